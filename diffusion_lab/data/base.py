@@ -1,0 +1,126 @@
+"""What every data set gives: facts, endless training batches, ordered batches for scoring, a density if known.
+
+A data module says where the images come from; `BatchOrder` says which of them make up training batch k. Scoring
+never sees a trainer.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from diffusion_lab.data.order import BatchOrder
+from diffusion_lab.data.splits import scoring_order
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class DataError(ValueError):
+    """The data cannot be used as asked: one sentence that names the option or the path, and what to do."""
+
+
+class DataModule(LightningDataModule, ABC):
+    """A data set with its facts.
+
+    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y int64 (B,), or None without classes.
+
+    Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
+    `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
+    `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
+
+    `batch_size` is the global batch, shared out over the ranks. `seed` keys the order of the training images and
+    their mirroring.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_classes: int | None
+    num_levels: int | None
+    num_train: int
+    num_test: int
+    identity: str
+
+    def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise DataError(f"data.batch_size={batch_size} must be at least 1.")
+        if seed < 0:
+            raise DataError(f"seed={seed} must not be negative: it keys the order of the training images.")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
+        if not self._prepared:
+            self._load()
+            self._prepared = True
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Find, check and, where it is small, read the data; set every fact."""
+
+    @abstractmethod
+    def _train_batches(self, order: BatchOrder, start: int) -> Iterator[Batch]:
+        """Training batches start, start + 1, … without end."""
+
+    @abstractmethod
+    def _scoring_batch(self, split: str, indices: Tensor) -> Batch:
+        """The images of `split` with these indices, as they are."""
+
+    def setup(self, stage: str | None = None) -> None:
+        self.prepare()
+
+    def train_dataloader(self) -> "TrainStream":
+        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or where the attached trainer stands."""
+        self.prepare()
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world_size:
+            raise DataError(
+                f"data.batch_size={self.batch_size} cannot be shared out evenly over {world_size} processes: "
+                f"choose a multiple of {world_size}."
+            )
+        order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
+        return TrainStream(lambda start: self._train_batches(order, start), self._batches_trained)
+
+    def _batches_trained(self) -> int:
+        # `total.processed` counts the batches whose optimizer step is done. `current.ready` would be one too many
+        # in a checkpoint written when a batch failed half-way, and begins again at 0 when training goes on from a
+        # finished run.
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+
+    def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        """(x, y) of "train" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
+
+        `limit` below the size of the split stands for the split by a fixed random subset, the same for everybody;
+        the subset of a smaller limit is its beginning. `start` skips that many images of this sequence.
+        """
+        self.prepare()
+        if split not in ("train", "test"):
+            raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
+        order = scoring_order(self.num_train if split == "train" else self.num_test, limit)
+        return (self._scoring_batch(split, indices) for indices in order[start:].split(batch_size) if len(indices))
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        """log p(x) in nats, float64 (B,), where the density is known; else None."""
+        return None
+
+    def entropy_bits(self) -> float | None:
+        """The differential entropy H(x) in bits per dimension, where it is known; else None."""
+        return None
+
+
+class TrainStream:
+    """An iterable without length that asks where training stands whenever Lightning opens it: it goes on.
+
+    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    """
+
+    def __init__(self, batches_from: Callable[[int], Iterator[Batch]], start: Callable[[], int]) -> None:
+        self._batches_from = batches_from
+        self._start = start
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches_from(self._start())

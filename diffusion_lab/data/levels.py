@@ -1,0 +1,33 @@
+"""x = 2·level/(num_levels − 1) − 1: data levels 0 … num_levels − 1 and the x in [-1, 1] that a model sees.
+
+The round trip level → x → level is the identity for every number of levels up to 256. Rounding is to the nearest
+level: truncation would lose levels and shift the mean by half a level.
+"""
+
+import torch
+from torch import Tensor
+
+
+def to_levels(x: Tensor, num_levels: int) -> Tensor:
+    """The nearest level to x, uint8, same shape; x is clamped to [-1, 1]. ValueError unless 2 ≤ num_levels ≤ 256."""
+    _check(num_levels)
+    return ((x.float() + 1) * ((num_levels - 1) / 2)).round().clamp(0, num_levels - 1).to(torch.uint8)
+
+
+def from_levels(levels: Tensor, num_levels: int) -> Tensor:
+    """The x in [-1, 1] of each level, float32, same shape. ValueError unless 2 ≤ num_levels ≤ 256."""
+    _check(num_levels)
+    # Divided, not multiplied by 2/(num_levels − 1): that rounds, and the last level would miss 1.
+    return levels.float() * 2 / (num_levels - 1) - 1
+
+
+def to_uint8(x: Tensor, num_levels: int | None) -> Tensor:
+    """A picture of x, uint8 in 0 … 255: rounded to the data's levels, if it has any, which are spread over 0 … 255."""
+    if num_levels is not None:
+        x = from_levels(to_levels(x, num_levels), num_levels)
+    return to_levels(x, 256)
+
+
+def _check(num_levels: int) -> None:
+    if not 2 <= num_levels <= 256:
+        raise ValueError(f"num_levels={num_levels} must lie between 2 and 256: levels are held as uint8.")

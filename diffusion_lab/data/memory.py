@@ -1,0 +1,62 @@
+"""A data set that lies in memory: images as uint8 levels, points as float32. No worker processes."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusion_lab.data.base import Batch, DataModule
+from diffusion_lab.data.levels import from_levels
+from diffusion_lab.data.order import BatchOrder
+
+
+@dataclass(frozen=True)
+class Split:
+    """values: uint8 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+
+    values: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class InMemoryDataModule(DataModule):
+    """A data module that is two tensors. A subclass states name, num_classes and num_levels, and reads the splits."""
+
+    @abstractmethod
+    def _read(self) -> tuple[Split, Split]:
+        """The training and the test split."""
+
+    def _load(self) -> None:
+        train, test = self._read()
+        self._splits = {"train": train, "test": test}
+        self.shape = tuple(train.values.shape[1:])
+        self.num_train, self.num_test = len(train), len(test)
+        self.identity = self._identify(train, test)
+
+    def _identify(self, train: Split, test: Split) -> str:
+        """The SHA-256 of what is in memory: equal wherever the same images came from."""
+        content = hashlib.sha256()
+        for split in (train, test):
+            for tensor in (split.values, *([] if split.labels is None else [split.labels])):
+                content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
+                content.update(tensor.numpy().tobytes())
+        return content.hexdigest()
+
+    def _train_batches(self, order: BatchOrder, start: int) -> Iterator[Batch]:
+        for indices, mirrored in order.batches_from(start):
+            x, y = self._scoring_batch("train", indices)
+            if self.flip:
+                x[mirrored] = x[mirrored].flip(-1)
+            yield x, y
+
+    def _scoring_batch(self, split: str, indices: Tensor) -> Batch:
+        values, labels = self._splits[split].values, self._splits[split].labels
+        x = values[indices]
+        return (
+            x if self.num_levels is None else from_levels(x, self.num_levels),
+            None if labels is None else labels[indices],
+        )

@@ -1,0 +1,63 @@
+"""The theory of denoising diffusion, part by part; each file answers one question.
+
+schedules    how fast does the signal decay?                     ᾱ_t
+process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_{t−1}|x_t, x_0)
+reverse      what is a less noisy image, given a noisy one?      p_θ(x_{t−1}|x_t)
+objectives   what is a good network?                             L_simple, L_hybrid, L_vlb
+samplers     which steps do we visit, and how do we take one?    S ⊂ {1 … T}
+"""
+
+from .bound import Bound, bound_term, variational_bound
+from .gaussian import Gaussian
+from .noise import SampleNoise, derive_seed
+from .objectives import Hybrid, MinSNR, Objective, Simple, Unweighted, VariationalBound, Weighting
+from .predictions import Prediction, PredictNoise, PredictStart, PredictVelocity
+from .process import GaussianDiffusion
+from .reverse import ReverseProcess, ReverseStep
+from .samplers import AncestralSampler, DDIMSampler, Sampler
+from .schedules import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
+from .spacings import AllSteps, EvenSpacing, QuadraticSpacing, Spacing
+from .timesteps import LossAwareTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
+from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
+
+__all__ = [
+    "AllSteps",
+    "AncestralSampler",
+    "Bound",
+    "CosineSchedule",
+    "DDIMSampler",
+    "EvenSpacing",
+    "FixedLarge",
+    "FixedSmall",
+    "Gaussian",
+    "GaussianDiffusion",
+    "Hybrid",
+    "LearnedRange",
+    "LinearSchedule",
+    "LossAwareTimesteps",
+    "MinSNR",
+    "Objective",
+    "PredictNoise",
+    "PredictStart",
+    "PredictVelocity",
+    "Prediction",
+    "QuadraticSpacing",
+    "ReverseProcess",
+    "ReverseStep",
+    "SampleNoise",
+    "Sampler",
+    "Schedule",
+    "SigmoidSchedule",
+    "Simple",
+    "Spacing",
+    "StratifiedTimesteps",
+    "TimestepSampler",
+    "UniformTimesteps",
+    "Unweighted",
+    "Variance",
+    "VariationalBound",
+    "Weighting",
+    "bound_term",
+    "derive_seed",
+    "variational_bound",
+]

@@ -1,0 +1,104 @@
+"""Where randomness comes from: a pure function of (seed, sample index, t), never of what was drawn before.
+
+So the i-th sample of a seed is the same image whether it is made alone or in a batch, on one device or on eight, now or after
+a crash. The generator is counter-based, Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
+in plain integer tensor operations, because `torch.Generator` keeps a state, and on a CPU only 32 bits of its seed.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from .shapes import Images
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_WEYL = 0x9E3779B9, 0xBB67AE85
+
+
+def derive_seed(seed: int, *keys: int) -> int:
+    """A new 63-bit seed that depends on all bits of its arguments: independent streams of one seed, by name or number."""
+    state = seed
+    for key in keys:
+        # splitmix64's finaliser, which is a bijection of 64 bits with full avalanche.
+        state = (state * 0x9E3779B97F4A7C15 + key + 0x632BE59BD9B4E019) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+        state ^= state >> 31
+    return state % 2**63
+
+
+def philox(counter: Int64[Tensor, "4 *n"], key: tuple[int, int]) -> Int64[Tensor, "4 *n"]:
+    """Ten rounds of Philox4x32 on counters of four 32-bit words, under a key of two: four uniform 32-bit words each."""
+    c_0, c_1, c_2, c_3 = counter
+    k_0, k_1 = key
+    for _ in range(10):
+        high_0, low_0 = _multiply(c_0, _MULTIPLIERS[0])
+        high_1, low_1 = _multiply(c_2, _MULTIPLIERS[1])
+        c_0, c_1, c_2, c_3 = high_1 ^ c_1 ^ k_0, low_1, high_0 ^ c_3 ^ k_1, low_0
+        k_0, k_1 = (k_0 + _WEYL[0]) & _MASK, (k_1 + _WEYL[1]) & _MASK
+    return torch.stack([c_0, c_1, c_2, c_3])
+
+
+def _multiply(word: Int64[Tensor, "*n"], multiplier: int) -> tuple[Int64[Tensor, "*n"], Int64[Tensor, "*n"]]:
+    """High and low halves of a 32 × 32 bit product; int64 wraps modulo 2⁶⁴, which loses nothing of either half."""
+    product = word * multiplier
+    return (product >> 32) & _MASK, product & _MASK
+
+
+class SampleNoise:
+    """Standard normal noise whose row i depends on (seed, indices[i], t) only.
+
+    Parameters
+    ----------
+    seed: any non-negative integer.
+    indices: int64 (B,), which samples these rows are, counted over everything that is drawn under this seed.
+    """
+
+    def __init__(self, seed: int, indices: Int64[Tensor, " b"]) -> None:
+        if seed < 0:
+            raise ValueError(f"seed = {seed}: a seed is a non-negative integer")
+        self.seed, self.indices = seed, indices
+
+    def initial(self, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+        """x_T ~ N(0, I), float32 (B, *shape)."""
+        return self._normal(0, shape).float()
+
+    def __call__(self, t: int, like: Images) -> Images:
+        """ε for the step that leaves x_t, t ≥ 1 counted in the *original* chain, with the shape and dtype of `like`."""
+        return self._normal(t, like.shape[1:]).to(like)
+
+    def uniform(self, t: int) -> Float64[Tensor, " b"]:
+        """One number in (0, 1) a row, float64: from another counter than any normal noise."""
+        return self._uniform(t, 1, stream=1)[0, :, 0]
+
+    def fork(self, key: int) -> "SampleNoise":
+        """Independent noise for the same samples."""
+        return SampleNoise(derive_seed(self.seed, key), self.indices)
+
+    def _normal(self, t: int, shape: tuple[int, ...]) -> Float64[Tensor, "b ..."]:
+        """Box & Muller 1958: √(−2·log u)·(cos 2πw, sin 2πw) are two independent N(0, 1)."""
+        size = math.prod(shape)
+        u, w, u_2, w_2 = self._uniform(t, -(-size // 4), stream=0)
+        radius, radius_2 = (-2 * u.log()).sqrt(), (-2 * u_2.log()).sqrt()
+        angle, angle_2 = 2 * math.pi * w, 2 * math.pi * w_2
+        normal = torch.cat(
+            [radius * angle.cos(), radius * angle.sin(), radius_2 * angle_2.cos(), radius_2 * angle_2.sin()], 1
+        )
+        return normal[:, :size].reshape(-1, *shape)
+
+    def _uniform(self, t: int, blocks: int, stream: int) -> Float64[Tensor, "4 b n"]:
+        """Uniform in (0, 1): (word + ½)/2³² of the counter (block, t and stream, low and high half of the index)."""
+        index = self.indices[:, None]
+        block = torch.arange(blocks, device=index.device)[None, :]
+        words = [block, torch.full_like(block, 2 * t + stream), index & _MASK, (index >> 32) & _MASK]
+        counter = torch.stack(torch.broadcast_tensors(*words))
+        return (philox(counter, (self.seed & _MASK, (self.seed >> 32) & _MASK)).double() + 0.5) / 2**32
+
+
+def fresh_noise(batch_size: int, device: torch.device) -> SampleNoise:
+    """Noise under a seed drawn from torch's global generator: for calls that name no seed."""
+    seed = int(torch.randint(2**62, ()))
+    return SampleNoise(seed, torch.arange(batch_size, device=device))

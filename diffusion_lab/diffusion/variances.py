@@ -1,0 +1,65 @@
+"""How wide is a reverse step? Σ_θ between its two bounds: β̃_t if x_0 is a point, β_t if x_0 is N(0, I).
+
+(Sohl-Dickstein et al. 2015, section 2.4; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section 3.1.)
+
+A variance is asked with the *process*, so a respaced process gives the wider β and β̃ of its longer strides; that is all there
+is to strided sampling.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import where
+
+from .process import GaussianDiffusion, per_sample
+from .shapes import Broadcast, Images, Steps
+
+
+@dataclass(frozen=True)
+class Variance(ABC):
+    """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1."""
+
+    outputs_per_channel: ClassVar[int]
+
+    @abstractmethod
+    def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
+        """log Σ, broadcasting against x_t; `v` is the variance part of the network's output, None where there is none."""
+
+
+@dataclass(frozen=True)
+class FixedSmall(Variance):
+    """Σ = β̃_t, the variance of q(x_{t−1}|x_t, x_0): too narrow when steps are few."""
+
+    outputs_per_channel = 0
+
+    def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
+        return per_sample(process.log_beta_tilde(t), x_t)
+
+
+@dataclass(frozen=True)
+class FixedLarge(Variance):
+    """Σ = β_t, the variance of q(x_t|x_{t−1}): too wide when steps are few. At t = 1 it is β̃_2.
+
+    The last step's width only matters to L_0; β_1 there would cost bits, so the authors of the choice use β̃_2 too.
+    """
+
+    outputs_per_channel = 0
+
+    def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
+        return per_sample(where(t == 1, process.log_beta_tilde(t), process.beta(t).log()), x_t)
+
+
+@dataclass(frozen=True)
+class LearnedRange(Variance):
+    """log Σ = f·log β_t + (1 − f)·log β̃_t with f = (v + 1)/2, not clamped (Nichol & Dhariwal 2021, eq. 15).
+
+    v = −1 is fixed small, v = 1 is β_t at every t (at t = 1 too, unlike fixed large), and v = 0 is their geometric mean.
+    """
+
+    outputs_per_channel = 1
+
+    def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
+        low, high = per_sample(process.log_beta_tilde(t), x_t), per_sample(process.beta(t).log(), x_t)
+        f = (v + 1) / 2
+        return f * high + (1 - f) * low

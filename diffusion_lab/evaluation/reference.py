@@ -1,0 +1,135 @@
+"""What samples are compared with: features of real images, computed once per data set, features and split.
+
+Two things are kept under the cache folder: the moments of *all* images of a split (a Fréchet distance needs no more),
+and the features themselves, float32, of a subset (kernel distance, precision and recall need single images; all
+60,000 images in 2048 dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusion_lab.evaluation.sampling import quantise
+from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
+from diffusion_lab.files import write_whole
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
+
+Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
+BATCH_SIZE = 256
+RECIPE = 1  # raise it when the same key would give other numbers
+
+
+class Reference:
+    """Real images of `data` as `features` sees them, on `device`, cached under `cache`.
+
+    A cache file that is damaged, or belongs to another key, is computed anew. Raises OSError if the cache cannot be
+    written.
+    """
+
+    def __init__(
+        self,
+        data: DataModule,
+        features: Features,
+        cache: Path,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> None:
+        self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
+        self.progress = progress or (lambda stage, done, total: None)
+
+    def moments(self, split: str, num_images: int | None = None) -> Moments:
+        """Moments of `num_images` images of the split (its fixed subset), or of all."""
+        statistics = self._statistics(split, num_images)
+        return Moments(statistics["n"], statistics["mean"], statistics["covariance"])
+
+    def class_prior(self, split: str) -> Tensor | None:
+        """(num_classes,) float64: the classes' shares of the split. None for data without classes."""
+        counts = self._statistics(split, None).get("class_counts")
+        return None if counts is None else counts / counts.sum()
+
+    def vectors(self, split: str, num_images: int | None = None) -> Tensor:
+        """(n, D) float32 features of `num_images` images of the split, or of all."""
+
+        def compute() -> dict[str, Tensor]:
+            return {"features": torch.cat([vectors.cpu() for vectors, _ in self._encode(split, num_images)])}
+
+        return self._cached("features", split, num_images, compute)["features"]
+
+    def _statistics(self, split: str, num_images: int | None) -> dict[str, Tensor]:
+        def compute() -> dict[str, Tensor]:
+            statistics = FeatureStatistics(self.features.dim).to(self.device)
+            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
+            for vectors, y in self._encode(split, num_images):
+                statistics.update(vectors)
+                if self.data.num_classes is not None:
+                    counts += torch.bincount(y.cpu(), minlength=len(counts))
+            tensors = {name: value.cpu() for name, value in statistics.compute()._asdict().items()}
+            return tensors if self.data.num_classes is None else {**tensors, "class_counts": counts}
+
+        return self._cached("moments", split, num_images, compute)
+
+    def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        size = self.data.num_train if split == "train" else self.data.num_test
+        total = size if num_images is None else min(num_images, size)
+        done = 0
+        for x, y in self.data.batches(split, BATCH_SIZE, limit=num_images):
+            vectors = self.features(quantise(x.to(self.device), self.data.num_levels))
+            done += len(x)
+            self.progress(f"features of {split} images", done, total)
+            yield vectors, y
+
+    def _cached(
+        self, kind: str, split: str, num_images: int | None, compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        key = {
+            "data": self.data.identity,
+            "features": self.features.identity,
+            "kind": kind,
+            "num_images": num_images,
+            "num_levels": self.data.num_levels,
+            "recipe": RECIPE,
+            "split": split,
+        }
+        text = json.dumps(key, sort_keys=True)
+        subset = "all" if num_images is None else str(num_images)
+        name = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
+        path = self.cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+        tensors = _read(path, text)
+        if tensors is None:
+            with torch.no_grad():
+                tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
+            write_whole(path, save(tensors, metadata={"key": text, "sha256": _digest(tensors)}))
+        return tensors
+
+
+def _read(path: Path, key: str) -> dict[str, Tensor] | None:
+    """The tensors of a cache file, or None if it is missing, damaged or of another key."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return None
+    intact = metadata.get("key") == key and metadata.get("sha256") == _digest(tensors)
+    return tensors if intact else None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """safetensors checks lengths, not content: a flipped bit would be a wrong score for ever."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

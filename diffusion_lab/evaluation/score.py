@@ -1,0 +1,213 @@
+"""One model, one data set, one set of features -> all numbers, each with its protocol.
+
+A number that does not exist (no likelihood, too few images, samples that are not finite) is left out of `values`, and
+`protocol["absent"]` says why. Nothing is compared silently with what was measured otherwise: the floor states its own n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab import __version__
+from diffusion_lab.data.splits import evenly_spaced
+from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
+from diffusion_lab.evaluation.fidelity import kernel_distance, precision_recall
+from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.likelihood import score_likelihood
+from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.sampling import draw_features
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.statistics import UnmeasurableError
+from diffusion_lab.models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
+
+
+@dataclass
+class Scores:
+    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
+    samples: Tensor = field(default_factory=lambda: torch.empty(0))
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
+        """A finite value is kept; instead of any other stands the reason."""
+        if value is not None and isfinite(value):
+            self.values[name] = value
+        else:
+            self.protocol["absent"][name] = reason if value is None else f"the result is {value}"
+
+    def measure(self, names: list[str], compute: Callable[[], tuple[float, ...]]) -> None:
+        """Record what `compute` returns under `names`, or for all of them why it cannot be measured."""
+        try:
+            values: tuple[float | None, ...] = compute()
+            reason = ""
+        except UnmeasurableError as error:
+            values, reason = (None,) * len(names), str(error)
+        for name, value in zip(names, values, strict=True):
+            self.record(name, value, reason)
+
+
+def score(
+    model: GenerativeModel,
+    data: DataModule,
+    features: Features,
+    settings: Evaluation,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    training: TrainingCost | None = None,
+    flops: int | None = None,
+) -> Scores:
+    """Everything there is to say about `model` with the weights `settings.weights` (already resolved: not "auto").
+
+    cache_dir keeps the reference between calls. training and flops (of one network evaluation of one image) are handed
+    on. Raises ValueError if the model, the data and the features do not belong together, or the weights do not exist.
+    """
+    data.prepare()
+    _check(model, data, features)
+    progress = progress or (lambda stage, done, total: None)
+    scores = Scores()
+    reference = Reference(data, features.to(model.device).eval(), cache_dir, model.device, progress)
+    with model.use_weights(settings.weights), _evaluating(model):
+        _score_samples(scores, model, reference, settings, progress)
+        _score_likelihood(scores, model, data, settings, progress)
+    _score_cost(scores, model, training, flops)
+    scores.protocol |= {
+        "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
+        "features": {"name": features.name, "identity": features.identity},
+        "weights": settings.weights,
+        "model": model.protocol(),
+        "versions": {"diffusion_lab": __version__} | {name: version(name) for name in ("torch", "torch-fidelity")},
+    }
+    return scores
+
+
+def _score_samples(
+    scores: Scores, model: GenerativeModel, reference: Reference, settings: Evaluation, progress: Progress
+) -> None:
+    """Fréchet distance and its floor, kernel distance, precision, recall, and what drawing the samples took."""
+    data, features, split = reference.data, reference.features, settings.reference_split
+    num_samples = settings.resolve_num_samples(data.num_test)
+    prior = reference.class_prior(split) if model.num_classes is not None else None
+    drawn = draw_features(
+        model, features, num_samples, settings.batch_size, settings.seed, data.num_levels, prior, progress
+    )
+    scores.samples = drawn.images
+
+    real = reference.moments(split)
+    num_held_out = data.num_test if settings.held_out_split == "test" else data.num_train
+    floor_images = min(num_samples, num_held_out)
+    distance = features.metric_name
+    scores.measure([distance], lambda: (frechet_distance(drawn.moments(), real),))
+    scores.measure(
+        [f"{distance}_floor"],
+        lambda: (frechet_distance(reference.moments(settings.held_out_split, floor_images), real),),
+    )
+
+    some_real = reference.vectors(split, settings.reference_features)
+    subset_size = min(settings.kid_subset_size, num_samples, len(some_real))
+    kernel = "k" + distance[1:]  # "fd_…" -> "kd_…", and only where the distance is a "fid" is this a "kid"
+    scores.measure(
+        [kernel],
+        lambda: (kernel_distance(drawn.vectors(), some_real, settings.kid_subsets, subset_size, settings.seed),),
+    )
+    # As many real images as samples: a manifold of more points is larger, and would favour one side.
+    as_many = some_real[evenly_spaced(len(some_real), min(num_samples, len(some_real)))]
+    scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
+
+    scores.record("seconds_per_1000_samples", drawn.stopwatch.seconds_per_1000)
+    scores.record("peak_memory_mib", drawn.peak_memory_mib, drawn.peak_memory_of)
+    scores.protocol |= {
+        "samples": {
+            "num_images": num_samples,
+            "seed": settings.seed,
+            "num_levels": data.num_levels,
+            "labels": "none" if prior is None else f"shares of the classes in {split}",
+        },
+        "reference": {"split": split, "num_images": int(real.n)},
+        "floor": {"split": settings.held_out_split, "num_images": floor_images},
+        "kernel_distance": {
+            "kernel": "(x·y/D + 1)³",
+            "num_subsets": settings.kid_subsets,
+            "subset_size": subset_size,
+            "num_reference": len(some_real),
+        },
+        "precision_recall": {"neighbours": settings.neighbours, "num_reference": len(as_many)},
+        "cost": {
+            "device": str(model.device),
+            "threads": torch.get_num_threads(),
+            "batch_size": settings.batch_size,
+            "timed_images": drawn.stopwatch.timed_images,
+            "peak_memory": drawn.peak_memory_of,
+        },
+    }
+
+
+def _score_likelihood(
+    scores: Scores, model: GenerativeModel, data: DataModule, settings: Evaluation, progress: Progress
+) -> None:
+    likelihood = score_likelihood(model, data, settings.bound, settings.seed, progress)
+    if likelihood is None:
+        scores.record("bits_per_dim", None, "this model states no likelihood")
+        return
+    scores.record("bits_per_dim", likelihood.bits_per_dim)
+    scores.record("bits_per_dim_standard_error", likelihood.standard_error)
+    scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs evaluation.bound.num_draws ≥ 2")
+    for name, value in likelihood.parts.items():
+        scores.record(f"bits_per_dim_{name}", value)
+    if likelihood.curve:
+        scores.curves["bits_per_dim"] = likelihood.curve
+    scores.protocol["bound"] = {
+        "kind": likelihood.kind,
+        "split": "test",
+        **asdict(settings.bound),
+        "num_images": likelihood.num_images,
+        "num_terms": max((len(entry) for entry in likelihood.curve.values()), default=None),
+        "seed": settings.seed,
+    }
+
+
+def _score_cost(scores: Scores, model: GenerativeModel, training: TrainingCost | None, flops: int | None) -> None:
+    scores.record("parameters", num_parameters(model))
+    scores.record("nfe", model.nfe)
+    if training is not None:
+        scores.record("training_steps", training.steps)
+        scores.record("training_seconds", training.seconds)
+        scores.record("training_images", training.images)
+    if flops is not None:
+        scores.record("flops_per_sample", flops * model.nfe)
+
+
+def _check(model: GenerativeModel, data: DataModule, features: Features) -> None:
+    """One sentence for what does not belong together."""
+    if tuple(model.shape) != tuple(data.shape):
+        raise ValueError(f"the model draws {tuple(model.shape)}, the data set {data.name} has {tuple(data.shape)}")
+    if model.num_classes not in (None, data.num_classes):
+        raise ValueError(
+            f"the model knows {model.num_classes} classes, the data set {data.name} has {data.num_classes}"
+        )
+    features.check(data.shape)
+
+
+@contextmanager
+def _evaluating(model: GenerativeModel) -> Iterator[None]:
+    """Evaluation mode (no dropout) inside the block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,85 @@
+"""The four blocks of the U-Net: residual, attention, downsampling, upsampling. All take and give channels-last (B, C, H, W).
+
+The last layer of the residual and of the attention block starts at zero, so every block starts as the identity (or as its 1×1 skip) and
+the depth of the network costs nothing at the first step. Source: Dhariwal & Nichol 2021, appendix; Nichol & Dhariwal 2021, section 3.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffusion_lab.networks.norm import GroupNorm
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """`module` with all its parameters set to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class PixelLinear(nn.Linear):
+    """The 1×1 convolution as one matrix product over the pixels of a channels-last image: no copy on the way in or out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """skip(x) + conv_2(dropout(SiLU((1 + scale(e)) · norm(h) + shift(e)))),  h = conv_1(SiLU(norm(x))): AdaGN.
+
+    x (B, in_channels, H, W), e (B, embedding_dim), already through SiLU -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float):
+        super().__init__()
+        self.norm_1 = GroupNorm(in_channels)
+        self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding_dim, 2 * out_channels)
+        self.norm_2 = GroupNorm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = PixelLinear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.modulation(e).chunk(2, dim=1)
+        h = self.conv_1(self.norm_1(x))
+        h = self.norm_2(h, scale, shift)
+        return self.conv_2(self.dropout(h)) + self.skip(x)
+
+
+class AttentionBlock(nn.Module):
+    """x + W_o attention(W_qkv norm(x)): every pixel attends to every pixel, in heads of `head_channels` channels."""
+
+    def __init__(self, channels: int, head_channels: int):
+        super().__init__()
+        self.num_heads = channels // head_channels
+        self.norm = GroupNorm(channels, silu=False)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        qkv = self.qkv(pixels).view(batch, height * width, 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = self.project(attended.transpose(1, 2).reshape(batch, height * width, channels))
+        return x + attended.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Conv2d):
+    """A 3×3 convolution of stride 2: n pixels become ⌈n/2⌉."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, stride=2, padding=1)
+
+
+class Upsample(nn.Conv2d):
+    """Nearest-neighbour upsampling to a given size, then a 3×3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        return super().forward(F.interpolate(x, size=size, mode="nearest"))

@@ -1,0 +1,55 @@
+"""What a network is told besides x_t: the timestep and, where there are classes, the class.
+
+    e = MLP(sinusoid(t)) + table[y]
+
+Every residual block reads the same e. The timestep is the 0-based index of the *original* chain, kept through respacing: a network that
+was trained at T = 1000 and is sampled in 50 steps sees 0, 20, 41, ..., 999, never 0, 1, 2, ..., 49.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+MAX_PERIOD = 10_000.0
+
+
+def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = 10000^{−2i/d}.
+
+    timesteps: int64 (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The sinusoids are float32
+    under any autocast and for any parameter dtype: bfloat16 has eight bits and could not tell t = 3999 from t = 3998.
+    Source: Vaswani et al. 2017, section 3.5, in the column order of Dhariwal & Nichol's guided diffusion.
+    """
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps.to(torch.float32)[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return nn.functional.pad(embedding, (0, dim % 2))
+
+
+class Conditioning(nn.Module):
+    """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
+
+    timesteps int64 (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the last row is the null
+    class, "no label", which label dropping trains, guidance uses and y = None means.
+    Raises ValueError where y is given to a network without classes.
+    """
+
+    def __init__(self, sinusoid_dim: int, dim: int, num_classes: int | None = None):
+        super().__init__()
+        self.sinusoid_dim = sinusoid_dim
+        self.num_classes = num_classes
+        self.time = nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.classes = nn.Embedding(num_classes + 1, dim) if num_classes is not None else None
+
+    def forward(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
+        if self.classes is None and y is not None:
+            raise ValueError("class labels y were given to a network that has no classes; build it with num_classes or pass y=None")
+        sinusoid = sinusoidal_embedding(timesteps, self.sinusoid_dim)
+        embedding = self.time(sinusoid.to(self.time[0].weight.dtype))
+        if self.classes is None:
+            return embedding
+        if y is None:
+            y = torch.full_like(timesteps, self.num_classes)
+        return embedding + self.classes(y)

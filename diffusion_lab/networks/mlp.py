@@ -1,0 +1,60 @@
+"""A residual multilayer perceptron for densities in a few dimensions, conditioned on time and class by FiLM.
+
+    h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))   for every layer,   output = W_out SiLU(h)
+"""
+
+from torch import Tensor, nn
+
+from diffusion_lab.networks.blocks import zero
+from diffusion_lab.networks.embeddings import Conditioning
+
+
+class MLP(nn.Module):
+    """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
+
+    hidden: width of every layer; num_layers: residual layers; num_classes as for the U-Net. The output layer starts at zero, so the
+    network's first output is exactly 0. Raises ValueError where a size is not positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_classes: int | None = None,
+        hidden: int = 128,
+        num_layers: int = 3,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        for name, value in (("hidden", hidden), ("num_layers", num_layers)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.conditioning = Conditioning(hidden, hidden, num_classes)
+        self.input = nn.Linear(in_channels, hidden)
+        self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))
+        self.output = zero(nn.Linear(hidden, out_channels))
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        e = nn.functional.silu(self.conditioning(timesteps, y))
+        h = self.input(x_t)
+        for layer in self.layers:
+            h = layer(h, e)
+        return self.output(nn.functional.silu(h)).float()
+
+
+class ResidualLayer(nn.Module):
+    """h + W_2 dropout(SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))): h, e (B, hidden); W_2 starts at zero."""
+
+    def __init__(self, hidden: int, dropout: float):
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
+        self.modulation = nn.Linear(hidden, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.last = zero(nn.Linear(hidden, hidden))
+
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.modulation(e).chunk(2, dim=1)
+        z = self.norm(self.first(nn.functional.silu(h)))
+        z = nn.functional.silu((1 + scale) * z + shift)
+        return h + self.last(self.dropout(z))

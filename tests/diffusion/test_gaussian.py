@@ -1,0 +1,71 @@
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import Gaussian
+
+
+def gaussian(mean: float, std: float) -> Gaussian:
+    return Gaussian(
+        torch.full((1, 1), mean, dtype=torch.float64), torch.full((1, 1), 2 * math.log(std), dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize(("a", "b"), [((0.3, 0.5), (-1.0, 2.0)), ((0.0, 1.0), (0.0, 1.0)), ((2.0, 3.0), (1.0, 0.1))])
+def test_kl_is_torchs(a, b):
+    expected = torch.distributions.kl_divergence(torch.distributions.Normal(*a), torch.distributions.Normal(*b))
+    assert float(gaussian(*a).kl(gaussian(*b))) == pytest.approx(float(expected), rel=1e-6, abs=1e-12)
+
+
+def test_kl_keeps_its_digits_when_the_two_are_nearly_equal():
+    near = Gaussian(torch.zeros(1, 1, dtype=torch.float64), torch.full((1, 1), 1e-6, dtype=torch.float64))
+    assert float(near.kl(gaussian(0.0, 1.0))) == pytest.approx(0.25e-12, rel=1e-3)
+
+
+def test_log_prob_is_torchs_and_sample_is_mean_plus_std_times_eps():
+    x = torch.tensor([[0.7]], dtype=torch.float64)
+    expected = torch.distributions.Normal(torch.tensor(0.2, dtype=torch.float64), 0.4).log_prob(x)
+    torch.testing.assert_close(gaussian(0.2, 0.4).log_prob(x), expected)
+    torch.testing.assert_close(gaussian(0.2, 0.4).sample(torch.full((1, 1), -2.0, dtype=torch.float64)), x * 0 - 0.6)
+
+
+@pytest.mark.parametrize("num_levels", [2, 17, 256])
+@pytest.mark.parametrize("mean", [-3.0, -1.0, -0.123, 0.0, 0.5, 1.0, 40.0])
+@pytest.mark.parametrize("std", [1e-4, 1e-2, 0.3, 5.0])
+def test_the_masses_of_all_levels_sum_to_one(num_levels, mean, std):
+    levels = torch.linspace(-1, 1, num_levels, dtype=torch.float64)[:, None]
+    one = gaussian(mean, std)
+    every = Gaussian(one.mean.expand(num_levels, 1), one.log_variance.expand(num_levels, 1))
+    log_mass = every.discretized_log_prob(levels, num_levels)
+    assert torch.isfinite(log_mass).all()
+    assert float(log_mass.exp().sum()) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_bin_is_the_difference_of_the_normal_cdf_and_the_edge_bins_are_open():
+    phi = lambda z: 0.5 * math.erfc(-z / math.sqrt(2))  # noqa: E731
+    mean, std, half = 0.1, 0.2, 1 / 16
+    one = gaussian(mean, std)
+    at = lambda x: float(one.discretized_log_prob(torch.tensor([[x]], dtype=torch.float64), 17).exp())  # noqa: E731
+    assert at(0.25) == pytest.approx(phi((0.25 + half - mean) / std) - phi((0.25 - half - mean) / std), rel=1e-10)
+    assert at(-1.0) == pytest.approx(phi((-1.0 + half - mean) / std), rel=1e-10)
+    assert at(1.0) == pytest.approx(1 - phi((1.0 - half - mean) / std), rel=1e-8)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_far_in_either_tail_the_log_mass_is_finite_with_a_finite_gradient(sign):
+    mean = torch.full((1, 1), 0.9 * sign, requires_grad=True)
+    log_variance = torch.full((1, 1), -12.0, requires_grad=True)
+    level = -1 + 2 * 64 / 255  # about −0.5
+    value = Gaussian(mean, log_variance).discretized_log_prob(torch.full((1, 1), level * sign), 256)
+    distance = (0.9 - level - 1 / 255) / math.exp(-6)  # to the bin's nearer edge, in standard deviations
+    assert value.item() == pytest.approx(-0.5 * distance**2, rel=1e-3)
+    value.backward()
+    assert torch.isfinite(mean.grad).all()
+    assert float(mean.grad) * sign < 0
+    assert torch.isfinite(log_variance.grad).all()
+
+
+def test_one_level_is_no_data():
+    with pytest.raises(ValueError, match="num_levels = 1"):
+        gaussian(0.0, 1.0).discretized_log_prob(torch.zeros(1, 1, dtype=torch.float64), 1)

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    FixedSmall,
+    GaussianDiffusion,
+    PredictNoise,
+    PredictStart,
+    PredictVelocity,
+    ReverseProcess,
+)
+
+from .oracles import ExactNetwork, GaussianData, steps
+
+PROCESS = GaussianDiffusion(CosineSchedule(100))
+PREDICTIONS = [PredictNoise(), PredictStart(), PredictVelocity()]
+
+
+def pair(t: int, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(t)
+    x_0, eps = (torch.randn(4, 3, dtype=dtype, generator=generator) for _ in range(2))
+    return x_0, eps, steps(t, 4), PROCESS.q_sample(x_0, steps(t, 4), eps)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("t", [1, 2, 50, 99, 100])
+def test_the_target_round_trips_to_x_0_and_eps(prediction, t):
+    x_0, eps, t, x_t = pair(t)
+    output = prediction.target(PROCESS, x_0, eps, t)
+    torch.testing.assert_close(prediction.to_x_0(PROCESS, output, x_t, t), x_0, rtol=0, atol=1e-9)
+    torch.testing.assert_close(prediction.to_eps(PROCESS, output, x_t, t), eps, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("t", [1, 100])
+def test_velocity_is_stable_at_both_ends_in_float32(t):
+    x_0, eps, t, x_t = pair(t, torch.float32)
+    velocity = PredictVelocity()
+    output = velocity.target(PROCESS, x_0, eps, t)
+    torch.testing.assert_close(velocity.to_x_0(PROCESS, output, x_t, t), x_0, rtol=0, atol=1e-6)
+    torch.testing.assert_close(velocity.to_eps(PROCESS, output, x_t, t), eps, rtol=0, atol=1e-6)
+
+
+def test_velocity_is_the_definition():
+    x_0, eps, t, _ = pair(30)
+    alpha_bar = PROCESS.alpha_bar(t)[:, None]
+    expected = alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * x_0
+    torch.testing.assert_close(PredictVelocity().target(PROCESS, x_0, eps, t), expected)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("t", [2, 50, 100])
+def test_error_scale_converts_the_error_of_the_output_to_that_of_x_0(prediction, t):
+    x_0, eps, t, x_t = pair(t)
+    output = prediction.target(PROCESS, x_0, eps, t)
+    wrong = prediction.to_x_0(PROCESS, output + 0.01, x_t, t)
+    scale = 0.01**2 / (wrong - x_0).square()
+    torch.testing.assert_close(scale, prediction.error_scale(PROCESS, t)[:, None].expand(4, 3), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("t", [1, 2, 50, 100])
+def test_a_start_or_velocity_network_made_from_a_noise_network_gives_the_same_reverse_step(clip, t):
+    x_t = 2 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    looks = []
+    for prediction in PREDICTIONS:
+        network = ExactNetwork(GaussianData(0.3, 0.5), PROCESS, prediction)
+        looks.append(ReverseProcess(network, prediction, FixedSmall(), clip_x_0=clip)(PROCESS, x_t, steps(t, 4)))
+    for look in looks[1:]:
+        torch.testing.assert_close(look.distribution.mean, looks[0].distribution.mean, rtol=0, atol=1e-8)
+        torch.testing.assert_close(look.x_0, looks[0].x_0, rtol=0, atol=1e-8)
+        torch.testing.assert_close(look.eps, looks[0].eps, rtol=0, atol=1e-8)

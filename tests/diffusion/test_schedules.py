@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import CosineSchedule, GaussianDiffusion, LinearSchedule, SigmoidSchedule
+
+VALID = [
+    *[LinearSchedule(T) for T in (21, 50, 1000, 4000)],
+    *[CosineSchedule(T) for T in (1, 2, 10, 1000, 4000)],
+    *[SigmoidSchedule(T) for T in (1, 2, 10, 1000, 4000)],
+]
+
+
+@pytest.mark.parametrize("schedule", VALID, ids=str)
+def test_a_table_starts_at_one_and_falls_strictly_without_reaching_zero(schedule):
+    table = schedule.alpha_bar()
+    assert table.dtype == torch.float64
+    assert table.shape == (schedule.num_timesteps + 1,)
+    assert table[0] == 1
+    assert (table.diff() < 0).all()
+    assert table[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "root_alpha_bar_last"),
+    [(CosineSchedule(1000), 4.928e-5), (CosineSchedule(4000), 1.232e-5), (LinearSchedule(1000), 6.353e-3)],
+    ids=str,
+)
+def test_the_signal_left_at_the_end_is_the_papers(schedule, root_alpha_bar_last):
+    assert float(schedule.alpha_bar()[-1].sqrt()) == pytest.approx(root_alpha_bar_last, rel=2e-4)
+
+
+def test_linear_beta_is_the_papers_at_a_thousand_steps():
+    process = GaussianDiffusion(LinearSchedule(1000))
+    beta = process.beta(torch.arange(1, 1001))
+    torch.testing.assert_close(beta, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_timesteps", [25, 200, 4000])
+def test_linear_is_rescaled_so_that_the_end_does_not_depend_on_the_number_of_steps(num_timesteps):
+    assert float(LinearSchedule(num_timesteps).alpha_bar()[-1]) < 1e-4
+    process = GaussianDiffusion(LinearSchedule(num_timesteps))
+    assert float(process.beta(torch.tensor([num_timesteps]))) == pytest.approx(20 / num_timesteps)
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 5, 20])
+def test_linear_says_why_it_does_not_exist_below_21_steps(num_timesteps):
+    with pytest.raises(ValueError, match=r"β_T = .* num_timesteps ≥ 21"):
+        LinearSchedule(num_timesteps)
+
+
+def test_cosine_is_the_formula_until_the_clip_which_touches_one_beta():
+    schedule = CosineSchedule(1000)
+    table = schedule.alpha_bar()
+    f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1000)]
+    torch.testing.assert_close(table[:1000], torch.tensor(f, dtype=torch.float64) / f[0], rtol=1e-9, atol=0)
+    beta = GaussianDiffusion(schedule).beta(torch.arange(1, 1001))
+    assert (beta >= 0.999 - 1e-12).nonzero().flatten().tolist() == [999]
+
+
+def test_sigmoid_is_the_formula_until_the_clip():
+    table = SigmoidSchedule(1000).alpha_bar()
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    t = torch.arange(999, dtype=torch.float64)
+    formula = [(sigmoid(3.0) - sigmoid(-3 + 6 * float(s) / 1000)) / (sigmoid(3.0) - sigmoid(-3.0)) for s in t]
+    torch.testing.assert_close(table[:999], torch.tensor(formula, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert float(table[500]) == pytest.approx(0.5)
+
+
+def test_the_first_noise_level_of_a_long_cosine_keeps_its_digits():
+    first = float(1 - CosineSchedule(4000).alpha_bar()[1])
+    f = lambda t: math.cos((t / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
+    assert first == pytest.approx(1 - f(1) / f(0), rel=1e-9)
+    assert abs(float(1 - CosineSchedule(4000).alpha_bar()[1].float()) / first - 1) > 1e-4  # why the table is float64
+
+
+@pytest.mark.parametrize("schedule", [LinearSchedule, CosineSchedule, SigmoidSchedule])
+def test_a_chain_needs_a_step(schedule):
+    with pytest.raises(ValueError, match="num_timesteps = 0"):
+        schedule(0)
+
+
+def test_impossible_shapes_are_named():
+    with pytest.raises(ValueError, match="beta_start"):
+        LinearSchedule(1000, beta_start=0.0)
+    with pytest.raises(ValueError, match="tau"):
+        SigmoidSchedule(1000, tau=0.0)

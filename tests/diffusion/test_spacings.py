@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from diffusion_lab.diffusion import AllSteps, EvenSpacing, QuadraticSpacing
+
+KINDS = [EvenSpacing, QuadraticSpacing]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("num_timesteps", [1, 2, 3, 10, 50, 97, 1000])
+def test_every_k_works_ends_at_t_and_rises_strictly(kind, num_timesteps):
+    for num_steps in range(1, num_timesteps + 1):
+        kept = kind(num_steps)(num_timesteps)
+        assert kept.dtype == torch.int64
+        assert kept.shape == (num_steps,)
+        assert kept[0] >= 1
+        assert kept[-1] == num_timesteps
+        assert (kept.diff() > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_t_steps_is_all_steps_and_one_step_is_the_noisiest(kind):
+    assert torch.equal(kind(37)(37), AllSteps()(37))
+    assert kind(1)(1000).tolist() == [1000]
+
+
+def test_even_is_even_with_halves_rounded_to_even():
+    assert EvenSpacing(5)(1000).tolist() == [1, 251, 501, 750, 1000]  # 249.75, 499.5 → 500, 749.25
+    assert EvenSpacing(3)(4).tolist() == [1, 3, 4]  # 1.5 → 2
+    assert EvenSpacing(3)(6).tolist() == [1, 3, 6]  # 2.5 → 2
+
+
+def test_quadratic_is_dense_near_the_data_and_moves_collisions_up():
+    assert QuadraticSpacing(5)(1601).tolist() == [1, 101, 401, 901, 1601]
+    assert QuadraticSpacing(6)(10).tolist() == [1, 2, 3, 4, 7, 10]  # 0, .36, 1.44, 3.24, 5.76, 9 above 1
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+@pytest.mark.parametrize("num_steps", [0, 11])
+def test_an_impossible_number_of_steps_is_named(kind, num_steps):
+    with pytest.raises(ValueError, match=rf"num_steps = {num_steps}: a chain of 10 steps"):
+        kind(num_steps)(10)

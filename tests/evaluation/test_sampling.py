@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from diffusion_lab.data.levels import from_levels
+from diffusion_lab.evaluation.cost import Stopwatch
+from diffusion_lab.evaluation.sampling import KEPT_IMAGES, draw, draw_features, labels, quantise
+from diffusion_lab.evaluation.statistics import UnmeasurableError
+from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels
+
+CPU = torch.device("cpu")
+
+
+def drawn(batch_size=16, seed=0, prior=None, num_levels=17, n=50):
+    model = GaussianModel(None if prior is None else len(prior)).eval()
+    return torch.cat(list(draw(model, n, batch_size, seed, num_levels, prior, Stopwatch(CPU))))
+
+
+def draw_and_look(model, n=50, progress=lambda *_: None):
+    return draw_features(model.eval(), RawPixels(), n, 16, 0, 17, None, progress)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_changes_no_image(batch_size):
+    prior = torch.tensor([0.5, 0.25, 0.25]).double()
+    assert torch.equal(drawn(batch_size, prior=prior), drawn(50, prior=prior))
+    assert not torch.equal(drawn(50, seed=1), drawn(50, seed=0))
+
+
+def test_samples_lie_on_the_levels_of_the_data():
+    levels = from_levels(torch.arange(17), 17)
+    assert torch.isin(drawn(), levels).all()
+    assert not torch.isin(drawn(num_levels=None), levels).all()
+
+
+def test_rounding_is_to_the_nearest_level_and_idempotent():
+    x = torch.linspace(-1.2, 1.2, 1001)
+    rounded = quantise(x, 17)
+    assert (rounded - x.clamp(-1, 1)).abs().max() <= 1 / 16 + 1e-6
+    assert torch.equal(quantise(rounded, 17), rounded)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_have_the_shares_of_the_prior_in_any_run_of_indices(seed):
+    prior = torch.tensor([0.1, 0.0, 0.6, 0.3]).double()
+    for start in (0, 37, 10_000):
+        y = labels(torch.arange(start, start + 200), seed, prior)
+        assert (torch.bincount(y, minlength=4) - 200 * prior).abs().max() < 4  # independent draws: up to 20
+        assert not (y == 1).any()
+
+
+def test_a_label_depends_on_seed_and_index_only():
+    prior = torch.full((10,), 0.1).double()
+    y = labels(torch.arange(100), 3, prior)
+    assert torch.equal(labels(torch.tensor([71, 5]), 3, prior), y[[71, 5]])
+    assert not torch.equal(labels(torch.arange(100), 4, prior), y)
+
+
+def test_an_unconditional_model_is_given_no_labels():
+    model = GaussianModel()
+    draw_and_look(model)
+    assert model.labels == [None] * 4
+
+
+def test_features_see_all_samples_and_pictures_are_the_first():
+    result = draw_and_look(GaussianModel(), n=KEPT_IMAGES + 20)
+    assert torch.equal(result.vectors().reshape(-1, 1, 2, 2), drawn(n=KEPT_IMAGES + 20))
+    assert torch.equal(result.images, drawn(n=KEPT_IMAGES + 20))  # small ones are all kept
+    assert result.moments().n == KEPT_IMAGES + 20
+
+
+def test_large_samples_are_not_all_kept(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.evaluation.sampling.KEPT_VALUES", 0)
+    assert torch.equal(draw_and_look(GaussianModel(), n=90).images, drawn(n=KEPT_IMAGES))
+
+
+def test_samples_that_are_not_finite_are_not_measured():
+    result = draw_and_look(Broken())
+    for measure in (result.vectors, result.moments):
+        with pytest.raises(UnmeasurableError, match="8 of 50 samples are not finite"):
+            measure()
+
+
+def test_progress_counts_to_the_end():
+    seen = []
+    draw_and_look(GaussianModel(), progress=lambda *what: seen.append(what))
+    assert seen == [("samples", done, 50) for done in (16, 32, 48, 50)]

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab.models.base import GenerativeModel
+
+
+class Line(GenerativeModel):
+    """Two parameters and nothing to say."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(1, 1)
+
+    def sample(self, indices, seed, y=None):
+        return self.net(indices.float()[:, None])
+
+    nfe = 1
+
+    def protocol(self):
+        return {}
+
+
+@pytest.fixture
+def model():
+    line = Line()
+    nn.init.constant_(line.net.weight, 1.0)
+    nn.init.constant_(line.net.bias, 0.0)
+    line.averages["ema_0.9"] = {"net.weight": torch.full((1, 1), 2.0), "net.bias": torch.full((1,), 0.5)}
+    return line
+
+
+def value(model):
+    return model.sample(torch.ones(1, dtype=torch.int64), 0).item()
+
+
+def test_averaged_weights_are_used_inside_the_block_only(model):
+    with model.use_weights("ema_0.9"):
+        assert value(model) == 2.5
+    assert value(model) == 1.0
+
+
+def test_raw_weights_are_back_after_an_error_and_were_never_written_over(model):
+    storage = model.net.weight.data_ptr()
+
+    def fail():
+        assert model.net.weight.data_ptr() != storage
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), model.use_weights("ema_0.9"):
+        fail()
+    assert model.net.weight.data_ptr() == storage
+    assert value(model) == 1.0
+
+
+def test_raw_is_what_is_there(model):
+    with model.use_weights("raw"):
+        assert value(model) == 1.0
+
+
+def test_blocks_may_be_nested(model):
+    model.averages["ema_0.5"] = {"net.bias": torch.full((1,), 7.0)}
+    with model.use_weights("ema_0.9"):
+        with model.use_weights("ema_0.5"):
+            assert value(model) == 9.0
+        assert value(model) == 2.5
+    assert value(model) == 1.0
+
+
+def test_averages_stay_out_of_the_state_dict(model):
+    assert set(model.state_dict()) == {"net.weight", "net.bias"}
+
+
+def test_an_average_is_brought_to_the_type_of_the_parameter(model):
+    model.double()
+    with model.use_weights("ema_0.9"):
+        assert model.net.weight.dtype == torch.float64
+
+
+def test_unknown_weights_are_named_with_those_that_exist(model):
+    assert model.weight_names == ["raw", "ema_0.9"]
+    with pytest.raises(ValueError, match=r"'ema_0.99'; it has raw, ema_0.9"), model.use_weights("ema_0.99"):
+        pass
+
+
+@pytest.mark.parametrize("average", [{"net.weights": torch.zeros(1, 1)}, {"net.weight": torch.zeros(2, 1)}])
+def test_weights_of_another_model_are_refused_before_anything_is_swapped(model, average):
+    model.averages["other"] = {"net.bias": torch.full((1,), 9.0)} | average
+    with pytest.raises(ValueError, match="do not fit"), model.use_weights("other"):
+        pass
+    assert value(model) == 1.0
+
+
+def test_a_family_without_likelihood_says_none(model):
+    assert model.likelihood(torch.zeros(1, 1), None, 0, torch.zeros(1, dtype=torch.int64), None) is None
+
+
+def test_the_interface_is_abstract():
+    with pytest.raises(TypeError, match="abstract"):
+        GenerativeModel()

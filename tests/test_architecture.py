@@ -1,0 +1,88 @@
+"""The house stands as drawn: a file imports only from packages above its own, and the theory reaches outside nothing but torch."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "diffusion_lab"
+ORDER = ["files", "diffusion", "networks", "data", "models", "callbacks", "evaluation", "runs", "commands"]
+THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
+THEORY += ["objectives", "timesteps", "spacings", "samplers"]
+# dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
+THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> list[str]:
+    """Absolute names of all modules that a file imports, relative imports resolved."""
+    package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            names += [".".join(module)] if node.module else [".".join([*module, alias.name]) for alias in node.names]
+    return names
+
+
+def layer(module: str) -> int | None:
+    parts = module.split(".")
+    return ORDER.index(parts[1]) if parts[0] == "diffusion_lab" and len(parts) > 1 and parts[1] in ORDER else None
+
+
+def wrong_way(path: Path) -> list[str]:
+    own = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return [m for m in imported(path) if own is not None and layer(m) is not None and layer(m) > own]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_up(path):
+    assert wrong_way(path) == []
+
+
+@pytest.mark.parametrize("name", THEORY)
+def test_the_theory_imports_torch_and_what_stands_above_it(name):
+    path = PACKAGE / "diffusion" / f"{name}.py"
+    for module in imported(path):
+        if module.startswith("diffusion_lab.diffusion."):
+            assert THEORY.index(module.rsplit(".", 1)[1]) < THEORY.index(name), f"{name} imports {module}"
+        else:
+            assert module in THEORY_IMPORTS, f"{name} imports {module}"
+
+
+def test_every_file_of_the_theory_has_its_place():
+    assert {p.stem for p in (PACKAGE / "diffusion").glob("*.py")} == {*THEORY, "__init__"}
+
+
+def test_every_package_has_its_place():
+    places = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
+    assert places - {"__pycache__", "__init__", "conf"} <= set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_commands_see_a_config_and_modules_stay_small(path):
+    text = path.read_text()
+    if "commands" not in path.parts:
+        assert not re.search(r"\b(cfg|omegaconf|hydra)\b", text), "a config below commands/"
+    assert len(text.splitlines()) <= 350
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "runs.py"], ids=lambda p: p.name)
+def test_the_layout_of_outputs_needs_no_torch(path):
+    outside = {m.split(".")[0] for m in imported(path)}
+    assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab"}
+
+
+def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    bad = tmp_path / "diffusion_lab" / "data" / "bad.py"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("from ..models import base\nfrom .. import evaluation\nimport diffusion_lab.commands.train\n")
+    assert len(wrong_way(bad)) == 3
