@@ -139,6 +139,11 @@ class ModelDirectory:
         return self.path / "config.yaml"
 
     @property
+    def choices(self) -> Path:
+        """Which option of each group that config was composed from."""
+        return self.path / "choices.json"
+
+    @property
     def resume(self) -> Path:
         """What training goes on from."""
         return self.path / "resume.ckpt"
@@ -179,6 +184,13 @@ class ModelDirectory:
     def finish(self, steps: int, seconds: float, images: int, **more: Any) -> None:
         """Mark the training as finished; everything else must have been written."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
+
+    def clear(self) -> None:
+        """Forget the training, the marker first, so that what is left is never taken for a finished model."""
+        for file in (self.training, self.resume, self.metrics_csv):
+            file.unlink(missing_ok=True)
+        for file in [*self.path.glob("*.safetensors"), *self.samples.glob("*.png")]:
+            file.unlink()
 
     def read_training(self) -> dict[str, Any]:
         """What `finish` wrote; RunError if training has not finished."""

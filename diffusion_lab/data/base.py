@@ -5,15 +5,17 @@ never sees a trainer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.data.order import BatchOrder
-from diffusion_lab.data.splits import scoring_order
+from diffusion_lab.data.splits import fixed_subset
 
 Batch = tuple[Tensor, Tensor | None]
+Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 
 class DataError(ValueError):
@@ -23,7 +25,8 @@ class DataError(ValueError):
 class DataModule(LightningDataModule, ABC):
     """A data set with its facts.
 
-    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y int64 (B,), or None without classes.
+    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y int64 (B,), or None
+    without classes.
 
     Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
@@ -63,12 +66,8 @@ class DataModule(LightningDataModule, ABC):
         """Find, check and, where it is small, read the data; set every fact."""
 
     @abstractmethod
-    def _train_batches(self, order: BatchOrder, start: int) -> Iterator[Batch]:
-        """Training batches start, start + 1, … without end."""
-
-    @abstractmethod
-    def _scoring_batch(self, split: str, indices: Tensor) -> Batch:
-        """The images of `split` with these indices, as they are."""
+    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """One batch for each pick: the images of `split` with these indices, mirrored where the pick says so."""
 
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
@@ -83,7 +82,7 @@ class DataModule(LightningDataModule, ABC):
                 f"choose a multiple of {world_size}."
             )
         order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
-        return TrainStream(lambda start: self._train_batches(order, start), self._batches_trained)
+        return TrainStream(lambda: self._show("train", order.batches_from(self._batches_trained())))
 
     def _batches_trained(self) -> int:
         # `total.processed` counts the batches whose optimizer step is done. `current.ready` would be one too many
@@ -100,8 +99,9 @@ class DataModule(LightningDataModule, ABC):
         self.prepare()
         if split not in ("train", "test"):
             raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
-        order = scoring_order(self.num_train if split == "train" else self.num_test, limit)
-        return (self._scoring_batch(split, indices) for indices in order[start:].split(batch_size) if len(indices))
+        order = fixed_subset(self.num_train if split == "train" else self.num_test, limit)
+        chosen = (indices for indices in order[start:].split(batch_size) if len(indices))
+        return self._show(split, ((indices, torch.zeros(len(indices), dtype=torch.bool)) for indices in chosen))
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""
@@ -118,9 +118,8 @@ class TrainStream:
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
     """
 
-    def __init__(self, batches_from: Callable[[int], Iterator[Batch]], start: Callable[[], int]) -> None:
-        self._batches_from = batches_from
-        self._start = start
+    def __init__(self, open_stream: Callable[[], Iterator[Batch]]) -> None:
+        self._open_stream = open_stream
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._batches_from(self._start())
+        return self._open_stream()

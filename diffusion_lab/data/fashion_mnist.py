@@ -1,8 +1,8 @@
 """Fashion-MNIST, 1×28×28, 60,000 + 10,000 images, from a folder, from Debian's package, or through torchvision's download.
 
-The files are in the idx format: two zero bytes, a type byte (8: unsigned bytes), the number of axes, each axis as a big-endian 32-bit integer, then
-the bytes (Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits). The identity is taken from the decoded images, so it
-is the same whichever source they came from.
+The files are in the idx format: two zero bytes, a type byte (8: unsigned bytes), the number of axes, each axis as a
+big-endian 32-bit integer, then the bytes (Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten
+digits). The identity is taken from the decoded images, so it is the same whichever source they came from.
 """
 
 import gzip
@@ -29,8 +29,9 @@ _UNSIGNED_BYTE = 8
 class FashionMNIST(InMemoryDataModule):
     """70,000 grey pictures of clothes in ten classes (H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747, 2017).
 
-    `root` is a folder with the idx files, gzipped or not, or one that torchvision downloaded into. Without it they are looked for where
-    Debian's dataset-fashion-mnist puts them and where an earlier download left them. `download` fetches them if they are not found.
+    `root` is a folder with the idx files, gzipped or not, or one that torchvision downloaded into. Without it they
+    are looked for where Debian's dataset-fashion-mnist puts them and where an earlier download left them.
+    `download` fetches them if they are not found.
     """
 
     name = "fashion_mnist"
@@ -52,8 +53,8 @@ class FashionMNIST(InMemoryDataModule):
         if files is None:
             where = self.root or "any share/datasets/fashion-mnist folder"
             raise DataError(
-                f"Fashion-MNIST was not found in {where}: set data.download=true, install Debian's package dataset-fashion-mnist, "
-                "or name the folder that holds its idx files with data.root=FOLDER."
+                f"Fashion-MNIST was not found in {where}: set data.download=true, install Debian's package "
+                "dataset-fashion-mnist, or name the folder that holds its idx files with data.root=FOLDER."
             )
         return tuple(
             Split(
@@ -76,7 +77,7 @@ class FashionMNIST(InMemoryDataModule):
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The array in an idx file of unsigned bytes, gzipped if its name ends in .gz: uint8, `shape`. DataError if the file holds anything else."""
+    """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has just this `shape`."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -91,7 +92,9 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
 def _labels(path: Path, size: int) -> Tensor:
     labels = read_idx(path, (size,)).long()
     if labels.max() >= FashionMNIST.num_classes:
-        raise DataError(f"{path} holds the label {labels.max()}, but there are {FashionMNIST.num_classes} classes: fetch it again.")
+        raise DataError(
+            f"{path} holds the label {labels.max()}, but there are {FashionMNIST.num_classes} classes: fetch it again."
+        )
     return labels
 
 
@@ -125,4 +128,6 @@ def _download(folder: Path) -> None:
             for path in (Path(staging) / "FashionMNIST" / "raw").iterdir():
                 os.replace(path, folder / path.name)
     except (OSError, RuntimeError) as error:
-        raise DataError(f"Fashion-MNIST could not be downloaded into {folder} ({error}): name a folder that has it with data.root.") from error
+        raise DataError(
+            f"Fashion-MNIST could not be downloaded into {folder} ({error}): name a folder that has it with data.root."
+        ) from error

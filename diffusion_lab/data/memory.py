@@ -2,14 +2,13 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffusion_lab.data.base import Batch, DataModule
+from diffusion_lab.data.base import Batch, DataModule, Pick
 from diffusion_lab.data.levels import from_levels
-from diffusion_lab.data.order import BatchOrder
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,13 @@ class InMemoryDataModule(DataModule):
                 content.update(tensor.numpy().tobytes())
         return content.hexdigest()
 
-    def _train_batches(self, order: BatchOrder, start: int) -> Iterator[Batch]:
-        for indices, mirrored in order.batches_from(start):
-            x, y = self._scoring_batch("train", indices)
-            if self.flip:
-                x[mirrored] = x[mirrored].flip(-1)
-            yield x, y
-
-    def _scoring_batch(self, split: str, indices: Tensor) -> Batch:
+    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         values, labels = self._splits[split].values, self._splits[split].labels
-        x = values[indices]
-        return (
-            x if self.num_levels is None else from_levels(x, self.num_levels),
-            None if labels is None else labels[indices],
-        )
+        for indices, mirrored in picks:
+            x = values[indices]
+            if mirrored.any():
+                x[mirrored] = x[mirrored].flip(-1)
+            yield (
+                x if self.num_levels is None else from_levels(x, self.num_levels),
+                None if labels is None else labels[indices],
+            )

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Scores are compared between runs, so what stands for a split must not depend on a run's seed.
-_SUBSET_SEED = 0
+# Scores are compared between runs, so neither may depend on a run's seed.
+_SEED = 0
 
 
 def evenly_spaced(num_items: int, num_chosen: int) -> Tensor:
@@ -13,8 +13,15 @@ def evenly_spaced(num_items: int, num_chosen: int) -> Tensor:
     return (2 * torch.arange(num_chosen) + 1) * num_items // (2 * num_chosen)
 
 
-def scoring_order(size: int, limit: int | None) -> Tensor:
-    """int64: 0 … size − 1; if `limit` is below it, the first `limit` entries of one fixed permutation."""
-    if limit is None or limit >= size:
+def fixed_subset(size: int, count: int | None) -> Tensor:
+    """`count` indices below `size`, int64: a random sample, the same for everybody; a larger one begins with a smaller.
+
+    All indices in order if `count` is None or not below `size`.
+
+    Not stratified by class: n held-out images set the floor of a Fréchet distance at n, and a sample whose class
+    counts are evened out lies several times closer to the whole than n independent images do, so that a perfect
+    model would miss the floor.
+    """
+    if count is None or count >= size:
         return torch.arange(size)
-    return torch.from_numpy(np.random.default_rng(_SUBSET_SEED).permutation(size)[:limit])
+    return torch.from_numpy(np.random.default_rng(_SEED).permutation(size)[:count])

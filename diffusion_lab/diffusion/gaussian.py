@@ -7,8 +7,6 @@ import torch
 
 from .shapes import Broadcast, Images
 
-_OPEN = 1e12  # an edge so far out that the bin beyond it is open, and yet finite, so that gradients stay finite
-
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -54,16 +52,17 @@ class Gaussian:
             raise ValueError(f"num_levels = {num_levels}: a discretized likelihood needs at least two data levels")
         half = 1.0 / (num_levels - 1)
         level = ((x.double() + 1) / (2 * half)).round().clamp(0, num_levels - 1)
+        first, last = level == 0, level == num_levels - 1
         centre = 2 * half * level - 1
-        upper = torch.where(level == num_levels - 1, _OPEN, centre + half)
-        lower = torch.where(level == 0, -_OPEN, centre - half)
         mean, inverse_std = self.mean.double(), torch.exp(-0.5 * self.log_variance.double())
-        upper, lower = (upper - mean) * inverse_std, (lower - mean) * inverse_std
-        # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): work on the side where log Φ is far from 0 and keeps its digits.
-        mirrored = lower > 0
+        upper, lower = (centre + half - mean) * inverse_std, (centre - half - mean) * inverse_std
+        # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): work on the side where log Φ is far from 0 and keeps its digits. An open bin has one edge,
+        # and its mass is Φ(upper) or Φ(−lower).
+        mirrored = ((lower > 0) | last) & ~first
         near = torch.special.log_ndtr(torch.where(mirrored, -lower, upper))
         far = torch.special.log_ndtr(torch.where(mirrored, -upper, lower))
-        return (near + torch.log(-torch.expm1(far - near))).to(x.dtype)
+        inner = near + torch.log(-torch.expm1(far - near))
+        return torch.where(first | last, near, inner).to(x.dtype)
 
 
 def standard_normal_like(gaussian: Gaussian) -> Gaussian:

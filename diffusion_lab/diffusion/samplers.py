@@ -9,7 +9,7 @@ A step rule sees the respaced process, so its ᾱ, β and β̃ are already those
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,8 +25,13 @@ Reverse = Callable[[GaussianDiffusion, Images, Steps], ReverseStep]
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """x_T -> x_0 along the steps of `spacing`. Give it the full process: it respaces by itself."""
+    """x_T -> x_0 along the steps of `spacing`. Give it the full process: it respaces by itself.
 
+    `draws_from_reverse_process`: every step is a draw from p_θ(x_{t−1}|x_t), so the variational bound of that chain is a bound on
+    what this sampler generates.
+    """
+
+    draws_from_reverse_process: ClassVar[bool]
     spacing: Spacing = field(default_factory=AllSteps)
 
     @abstractmethod
@@ -83,6 +88,8 @@ class AncestralSampler(Sampler):
     μ̃_1 is.
     """
 
+    draws_from_reverse_process = True
+
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, t_prev: int, noise: Noise, memory: Any
     ) -> tuple[Images, Any]:
@@ -99,6 +106,7 @@ class DDIMSampler(Sampler):
     η = 0 is deterministic; η = 1 is ancestral sampling with β̃ at any stride. The last step returns x̂_0. Σ_θ is not used.
     """
 
+    draws_from_reverse_process = False
     eta: float = 0.0
 
     def step(

@@ -1,8 +1,8 @@
 """Small image classifiers that ship with the package: a ruler that is the same on every machine.
 
-Each is two files in `weights/`: NAME.safetensors, and NAME.json, its card, which says how it was made, how well it does, and the SHA-256 of
-the weights. `scripts/train_feature_classifiers.py` makes both. A distance measured with other weights is another distance, so weights
-that do not match their card are refused.
+Each is two files in `weights/`: NAME.safetensors, and NAME.json, its card, which says what it is, how it was made,
+how well it does, and the SHA-256 of the weights. `scripts/train_feature_classifiers.py` makes both. A distance
+measured with other weights is another distance, so weights that do not match their card are refused.
 """
 
 import hashlib
@@ -19,35 +19,58 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 class WeightsError(ValueError):
-    """Weights of a classifier that are missing or are not the ones its card describes."""
+    """A classifier's weights are missing, or are not those that its card describes."""
 
 
 class Classifier(nn.Module):
     """3×3 convolutions in stages of falling resolution, the mean over pixels, one hidden layer, logits.
 
-    stages: the channels of each convolution, stage by stage; 2×2 maxima are taken between stages. There is no normalisation and no dropout:
-    what it computes does not depend on a mode or on the rest of the batch.
+    shape: (C, H, W) of the images. stages: the channels of each convolution, stage by stage; between stages the
+    maximum of 2×2 pixels is taken. There is no normalisation and no dropout: what it computes does not depend on a
+    mode or on the rest of the batch.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, stages: Sequence[Sequence[int]], num_features: int
+        self, shape: Sequence[int], num_classes: int, stages: Sequence[Sequence[int]], num_features: int
     ) -> None:
         super().__init__()
-        widths = [in_channels, *(width for stage in stages for width in stage)]
-        layers = iter([nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)])
-        self.stages = nn.ModuleList(nn.ModuleList(next(layers) for _ in stage) for stage in stages)
-        self.hidden = nn.Linear(widths[-1], num_features)
-        self.logits = nn.Linear(num_features, num_classes)
+        self.shape = tuple(shape)
+        channels = shape[0]
+        self.stages = nn.ModuleList()
+        for widths in stages:
+            self.stages.append(nn.ModuleList())
+            for width in widths:
+                self.stages[-1].append(nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+        self.hidden = nn.Linear(channels, num_features)
+        self.output = nn.Linear(num_features, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features), before the last nonlinearity."""
-        h = x
+        """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features): the hidden layer before its nonlinearity."""
         for i, stage in enumerate(self.stages):
-            h = h if i == 0 else F.max_pool2d(h, 2)
+            x = F.max_pool2d(x, 2) if i else x
             for convolution in stage:
-                h = F.relu(convolution(h))
-        return self.hidden(h.mean((2, 3)))
+                x = F.relu(convolution(x))
+        return self.hidden(x.mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes)."""
-        return self.logits(F.relu(self.features(x)))
+        return self.output(F.relu(self.features(x)))
+
+
+def load_classifier(name: str, folder: Path = FOLDER) -> tuple[Classifier, str]:
+    """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
+    path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        weights, card = path.read_bytes(), json.loads(card_path.read_text())
+    except OSError as error:
+        shipped = sorted(p.stem for p in folder.glob("*.json"))
+        raise WeightsError(
+            f"There is no classifier {name!r} ({error.filename} is missing): there are {shipped}."
+        ) from error
+    identity = hashlib.sha256(weights).hexdigest()
+    if identity != card["sha256"]:
+        raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
+    classifier = Classifier(**card["architecture"])
+    classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
+    return classifier.requires_grad_(False).eval().to(memory_format=torch.channels_last), identity

@@ -8,14 +8,23 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from diffusion_lab.diffusion import derive_seed
+from diffusion_lab.files import write_whole
+from diffusion_lab.models.optimization import Optimization
+
+_DROPOUT = 0  # a stream of the seed
 RAW = "raw"  # the weights that training resumes from
 
 
@@ -45,6 +54,9 @@ class GenerativeModel(LightningModule, ABC):
     shape: tuple[int, ...]  # (C, H, W) or (D,)
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
     num_classes: int | None  # None: unconditional, y is None everywhere
+
+    seed: int  # keys everything random in training
+    optimization: Optimization
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,9 +91,43 @@ class GenerativeModel(LightningModule, ABC):
         return None
 
     @property
+    def batches_trained(self) -> int:
+        """k while batch k is trained on, counted over all resumes: the clock that keys randomness in training."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
+        torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
+
+    def configure_optimizers(self) -> Any:
+        return self.optimization.configure(self.parameters(), self.trainer)
+
+    @property
     def weight_names(self) -> list[str]:
         """What `use_weights` accepts: "raw" and the averages."""
         return [RAW, *self.averages]
+
+    def save_weights(self, files: Mapping[str, Path]) -> None:
+        """Write the weights of each name to its safetensors file, whole or not at all."""
+        for name, path in files.items():
+            tensors = self.state_dict() if name == RAW else self.averages[name]
+            # Contiguous: a file keeps no memory format.
+            write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+
+    def load_weights(self, files: Mapping[str, Path]) -> None:
+        """Read what `save_weights` wrote. Raises ValueError, naming the file, if it is broken or of another model."""
+        for name, path in files.items():
+            try:
+                tensors = load_file(path)
+                if name == RAW:
+                    self.load_state_dict(tensors)
+                else:
+                    self.averages[name] = tensors
+                    self._averaged(name)
+            except (SafetensorError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"{path} does not hold the weights of this model: {' '.join(str(error).split())}"
+                ) from error
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:

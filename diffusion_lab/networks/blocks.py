@@ -45,7 +45,8 @@ class ResidualBlock(nn.Module):
         scale, shift = self.modulation(e).chunk(2, dim=1)
         h = self.conv_1(self.norm_1(x))
         h = self.norm_2(h, scale, shift)
-        return self.conv_2(self.dropout(h)) + self.skip(x)
+        # In place: the convolution does not need its own output for its gradient.
+        return self.conv_2(self.dropout(h)).add_(self.skip(x))
 
 
 class AttentionBlock(nn.Module):
@@ -76,10 +77,19 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Conv2d):
-    """Nearest-neighbour upsampling to a given size, then a 3×3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3×3 convolution, cropped to `size` (the skip's: 7 -> 14 -> 28, 4 -> 8 -> 15).
+
+    An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are one transposed
+    convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per input pixel instead of 36, and the
+    doubled image is never written. The parameters are those of the 3×3 convolution.
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        return super().forward(F.interpolate(x, size=size, mode="nearest"))
+        taps = F.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+        kernel = taps[:, :, :-1] + taps[:, :, 1:]
+        kernel = kernel[..., :-1] + kernel[..., 1:]
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)[..., : size[0], : size[1]]

@@ -45,7 +45,9 @@ class Conditioning(nn.Module):
 
     def forward(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
         if self.classes is None and y is not None:
-            raise ValueError("class labels y were given to a network that has no classes; build it with num_classes or pass y=None")
+            raise ValueError(
+                "class labels y were given to a network that has no classes; build it with num_classes or pass y=None"
+            )
         sinusoid = sinusoidal_embedding(timesteps, self.sinusoid_dim)
         embedding = self.time(sinusoid.to(self.time[0].weight.dtype))
         if self.classes is None:

@@ -1,6 +1,6 @@
 """A residual multilayer perceptron for densities in a few dimensions, conditioned on time and class by FiLM.
 
-    h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))   for every layer,   output = W_out SiLU(h)
+h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))   for every layer,   output = W_out SiLU(h)
 """
 
 from torch import Tensor, nn

@@ -24,58 +24,70 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
     def forward(ctx, x, weight, bias, scale, shift, num_groups, silu):
         batch, channels, height, width = x.shape
         pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = weight.to(precise), bias.to(precise)
+        gain, offset = weight, bias
+        if scale is not None:
+            scale, shift = scale.to(precise), shift.to(precise)
+            gain, offset = weight + weight * scale, torch.addcmul(shift, bias, scale).add_(bias)
 
+        squares = pixels * pixels
         count = height * width * (channels // num_groups)
-        total = pixels.sum(1, dtype=torch.float32)
-        square = (pixels * pixels).sum(1, dtype=torch.float32)
-        mean = _over_groups(total, num_groups) / count
-        variance = (_over_groups(square, num_groups) / count - mean * mean).clamp_min(0)
-        inverse_std = torch.rsqrt(variance + EPS)
-
-        gain = weight if scale is None else weight * (1 + scale)
-        offset = bias if scale is None else bias * (1 + scale) + shift
+        mean = _over_groups(pixels.sum(1, dtype=precise), num_groups) / count
+        mean_square = _over_groups(squares.sum(1, dtype=precise), num_groups) / count
+        inverse_std = (mean_square - mean * mean).clamp_min_(0).add_(EPS).rsqrt_()
         alpha = gain * inverse_std
         beta = offset - alpha * mean
-        alpha, beta = alpha.to(x.dtype), beta.to(x.dtype)
 
-        out = torch.addcmul(beta[:, None], alpha[:, None], pixels)
+        # The buffer of the squares becomes the output.
+        alpha, beta = alpha.to(x.dtype)[:, None], beta.to(x.dtype)[:, None]
+        out = torch.addcmul(beta, alpha, pixels, out=squares)
         if silu:
             out = nn.functional.silu(out, inplace=True)
-        ctx.save_for_backward(pixels, weight, bias, scale, mean, inverse_std, alpha, beta)
+        ctx.save_for_backward(pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta)
         ctx.num_groups, ctx.silu, ctx.count = num_groups, silu, count
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        pixels, weight, bias, scale, mean, inverse_std, alpha, beta = ctx.saved_tensors
+        pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta = ctx.saved_tensors
+        precise = mean.dtype
         batch, channels, height, width = grad.shape
         grad = grad.permute(0, 2, 3, 1).reshape(pixels.shape)
         if ctx.silu:
-            z = torch.addcmul(beta[:, None], alpha[:, None], pixels)
-            grad = torch.ops.aten.silu_backward(grad, z)
+            z = torch.addcmul(beta, alpha, pixels)
+            grad = torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z)
 
         # Every gradient below is a combination of these two sums over pixels.
-        d_beta = grad.sum(1, dtype=torch.float32)
-        d_alpha = (grad * pixels).sum(1, dtype=torch.float32)
+        products = grad * pixels
+        d_beta = grad.sum(1, dtype=precise)
+        d_alpha = products.sum(1, dtype=precise)
 
-        d_normed = (d_alpha - mean * d_beta) * inverse_std
-        gain = weight if scale is None else weight * (1 + scale)
-        d_x_normed = _over_groups(gain * d_normed, ctx.num_groups) / ctx.count
-        d_x_offset = _over_groups(gain * d_beta, ctx.num_groups) / ctx.count
-        slope = -inverse_std * inverse_std * d_x_normed
-        intercept = -inverse_std * d_x_offset - slope * mean
-        d_pixels = torch.addcmul(intercept.to(grad.dtype)[:, None], slope.to(grad.dtype)[:, None], pixels)
-        d_pixels.addcmul_(grad, alpha[:, None])
+        d_gain = (d_alpha - mean * d_beta) * inverse_std
+        d_mean = _over_groups(gain * d_beta, ctx.num_groups) / ctx.count
+        d_std = _over_groups(gain * d_gain, ctx.num_groups) / ctx.count
+        slope = -inverse_std * inverse_std * d_std
+        intercept = -inverse_std * d_mean - slope * mean
+        d_pixels = torch.addcmul(
+            intercept.to(grad.dtype)[:, None], slope.to(grad.dtype)[:, None], pixels, out=products
+        ).addcmul_(grad, alpha)
 
         d_scale = d_shift = None
-        if scale is not None:
-            d_scale = d_normed * weight + d_beta * bias
-            d_shift = d_beta
-            d_normed, d_beta = d_normed * (1 + scale), d_beta * (1 + scale)
-        d_weight, d_bias = d_normed.sum(0), d_beta.sum(0)
-        d_x = d_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        return d_x, d_weight, d_bias, d_scale, d_shift, None, None
+        if scale is None:
+            d_weight, d_bias = d_gain.sum(0), d_beta.sum(0)
+        else:
+            d_scale, d_shift = d_gain * weight + d_beta * bias, d_beta
+            d_weight, d_bias = (d_gain + d_gain * scale).sum(0), (d_beta + d_beta * scale).sum(0)
+        return (
+            d_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2),
+            d_weight,
+            d_bias,
+            d_scale,
+            d_shift,
+            None,
+            None,
+        )
 
 
 def _over_groups(table, num_groups):

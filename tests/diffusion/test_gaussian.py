@@ -66,6 +66,17 @@ def test_far_in_either_tail_the_log_mass_is_finite_with_a_finite_gradient(sign):
     assert torch.isfinite(log_variance.grad).all()
 
 
+@pytest.mark.parametrize("level", [-1.0, -0.875, 0.0, 0.875, 1.0])
+@pytest.mark.parametrize("log_variance", [-14.0, -6.0, 0.0])
+def test_every_bin_has_the_gradient_of_finite_differences(level, log_variance):
+    """Open bins too: an edge at infinity must not reach the backward pass."""
+    mean = torch.full((1, 1), level - 0.01, dtype=torch.float64, requires_grad=True)
+    log_variance = torch.full((1, 1), log_variance, dtype=torch.float64, requires_grad=True)
+    x = torch.full((1, 1), level, dtype=torch.float64)
+    log_mass = lambda m, v: Gaussian(m, v).discretized_log_prob(x, 17)  # noqa: E731
+    assert torch.autograd.gradcheck(log_mass, (mean, log_variance), eps=1e-7, atol=1e-6)
+
+
 def test_one_level_is_no_data():
     with pytest.raises(ValueError, match="num_levels = 1"):
         gaussian(0.0, 1.0).discretized_log_prob(torch.zeros(1, 1, dtype=torch.float64), 1)

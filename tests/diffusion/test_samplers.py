@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -155,7 +157,7 @@ def test_encoding_is_inverted_by_decoding_with_an_error_of_first_order():
         sampler = DDIMSampler(EvenSpacing(num_steps))
         x_T = sampler.encode(process, reverse, x_0)
         errors.append(float((sampler(process, reverse, x_T) - x_0).abs().max()))
-    rates = [coarse / fine for coarse, fine in zip(errors, errors[1:], strict=False)]
+    rates = [coarse / fine for coarse, fine in pairwise(errors)]
     assert errors[-1] < 0.02
     assert all(1.7 < rate < 2.3 for rate in rates), (errors, rates)
 

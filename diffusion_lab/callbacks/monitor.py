@@ -1,0 +1,74 @@
+"""What is logged while training: running means of every loss term, loss by quarter of t, gradient norm, learning rate, img/s."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import grad_norm
+from torch import nn
+from torchmetrics import MeanMetric
+
+
+class Monitor(Callback):
+    """Every `trainer.log_every_n_steps` steps, to every logger: the means since the last time, as "train/<name>".
+
+    A model's `training_step` gives "terms" (name -> scalar of the batch) and may give "by_quarter" (name -> sum, number).
+    The means are torchmetrics' (summed over ranks) and part of the checkpoint, so a resumed run logs what it would have logged.
+    `seconds`: what the training so far has taken, over all resumes.
+    """
+
+    def __init__(self) -> None:
+        self.means = nn.ModuleDict()
+        self.seconds = 0.0  # of the training that this run continues, and of this run
+        self._window_seconds, self._window_images = 0.0, 0
+        self._clock = perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.means.to(pl_module.device)
+        self._clock = perf_counter()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self._mean("grad_norm").update(grad_norm(pl_module, norm_type=2)["grad_2.0_norm_total"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for name, value in outputs["terms"].items():
+            self._mean(name).update(value)
+        for name, (total, count) in outputs.get("by_quarter", {}).items():
+            self._mean(name).update(total / count.clamp(min=1), weight=count)
+        now = perf_counter()
+        self.seconds += now - self._clock
+        self._window_seconds += now - self._clock
+        self._window_images += len(batch[0]) * trainer.world_size
+        self._clock = now
+        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > 0:
+            self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        measured = {name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called}
+        measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in measured.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics({f"train/{name}": value for name, value in measured.items()}, step=trainer.global_step)
+        for mean in self.means.values():
+            mean.reset()
+        self._window_seconds, self._window_images = 0.0, 0
+
+    def _mean(self, name: str) -> MeanMetric:
+        if name not in self.means:
+            self.means[name] = MeanMetric(nan_strategy="disable")
+            self.means[name].persistent(True)
+        return self.means[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "means": {name: mean.state_dict() for name, mean in self.means.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds = state["seconds"]
+        for name, mean in state["means"].items():
+            self._mean(name).load_state_dict(mean)

@@ -1,0 +1,51 @@
+"""A grid of samples every N steps, always from the same noise: how the same pictures come into being."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.files import write_whole
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.pictures import picture, png
+
+
+class SampleGrid(Callback):
+    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures.
+
+    Parameters
+    ----------
+    every_n_steps: 0 turns it off. num_images: samples 0, 1, … of stream `seed`, drawn with the averaged weights.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
+        self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: GenerativeModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        path = self.folder / f"step_{step:07d}.png"
+        due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
+        if not (due and trainer.is_global_zero) or path.exists():
+            return
+        pl_module.eval()
+        try:
+            with torch.no_grad(), pl_module.use_weights(suited_weights(pl_module.weight_names, step)):
+                indices = torch.arange(self.num_images, device=pl_module.device)
+                image = picture(pl_module.sample(indices, self.seed).cpu(), pl_module.num_levels)
+        finally:
+            pl_module.train()
+        write_whole(path, png(image))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("samples", [str(path)], step=step)
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+                size = (image.height, image.width, 3)
+                logger.experiment.add_image("samples", pixels.reshape(size), step, dataformats="HWC")

@@ -1,0 +1,56 @@
+"""One Hydra app a command, and one sentence for every mistake of its user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from diffusion_lab.commands.mistakes import mistake_in_job, mistake_in_options
+
+_PACKAGE = Path(__file__).parent.parent
+# In a wheel conf/ lies inside the package; in a clone beside it.
+CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+
+
+def run(command: str, options: list[str]) -> int:
+    """Run `diffusion-lab <command>` with Hydra's overrides; the exit code. Mistakes end in one sentence on stderr.
+
+    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too.
+    """
+    module = import_module(f"diffusion_lab.commands.{command}")
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Otherwise Hydra prints errors in its own way and exits; we want them raised.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def task(cfg: DictConfig) -> None:
+        """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
+        try:
+            module.run(cfg)
+        except Exception as error:
+            said = mistake_in_job(error)
+            if traceback_wanted or said is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            raise SystemExit(f"diffusion-lab {command}: {said}") from None
+
+    try:
+        sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+    except KeyboardInterrupt:
+        print(f"diffusion-lab {command}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        GlobalHydra.instance().clear()
+        said = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+        if traceback_wanted or said is None:
+            raise
+        print(f"diffusion-lab {command}: {said}", file=sys.stderr)
+        return 1
+    return 0

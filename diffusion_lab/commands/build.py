@@ -1,0 +1,76 @@
+"""From a config to objects. The config says which; the objects get their parts and never see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_lab.runs import canonical_json, code_digest, fingerprint, training_part
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.base import GenerativeModel
+
+PACKAGE = Path(__file__).parent.parent
+SCORING_CODE = ("diffusion", "networks", "data", "models", "evaluation")
+
+
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data set, found and checked."""
+    data = instantiate(cfg.data)
+    data.prepare()
+    return data
+
+
+def state_facts(cfg: DictConfig, data: DataModule) -> None:
+    """Fill in cfg.facts, which networks, objectives and models refer to."""
+    with open_dict(cfg):
+        cfg.facts.shape = list(data.shape)
+        cfg.facts.channels = data.shape[0]
+        cfg.facts.size = data.shape[-1]
+        cfg.facts.num_levels = data.num_levels
+        cfg.facts.bounded = data.num_levels is not None
+
+
+def build_model(cfg: DictConfig) -> GenerativeModel:
+    """The family's model with fresh weights that depend on cfg.seed only."""
+    import torch
+
+    torch.manual_seed(cfg.seed)
+    return instantiate(cfg.model)
+
+
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config in plain containers. `model` keeps its references to the groups, which stand beside it."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    resolved["model"] = OmegaConf.to_container(cfg.model, resolve=False)
+    return resolved
+
+
+def training_fingerprint(cfg: DictConfig, data: DataModule) -> str:
+    """64 hex digits of everything that shapes training, and of nothing else.
+
+    A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
+    """
+    config = training_part(plain_config(cfg))
+    if not variance_matters(cfg):
+        config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
+    return fingerprint(config, data.identity, code_digest(PACKAGE))
+
+
+def variance_matters(cfg: DictConfig) -> bool:
+    """Whether the variance shaped training: families without one have nothing to swap."""
+    return "variance" not in cfg or instantiate(cfg.objective).reads_variance
+
+
+def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
+    """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
+    choices = {
+        key: OmegaConf.to_container(cfg[key], resolve=True)
+        for key in ("sampler", "variance", "evaluation", "features")
+        if cfg.get(key) is not None
+    }
+    return fingerprint(choices, model_fingerprint, canonical_json(code_digest(PACKAGE, SCORING_CODE)))

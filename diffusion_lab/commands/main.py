@@ -1,0 +1,58 @@
+"""diffusion-lab <command> [option=value …]: which command. Imports nothing heavy, so that --help answers at once."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from diffusion_lab import __version__
+
+COMMANDS = {
+    "train": "train a model, then sample and score it: one command is a whole experiment",
+    "sample": "draw images from a trained model",
+    "evaluate": "score a trained model: Fréchet distance, bits/dim, cost",
+    "schedule": "look at a noise schedule before training with it",
+}
+
+HELP = f"""\
+diffusion-lab {__version__}: denoising diffusion as an experiment
+
+usage: diffusion-lab <command> [option=value ...]
+
+{chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
+
+first steps
+  diffusion-lab train                                    handwritten digits, about three minutes on two cores
+  diffusion-lab train schedule=linear variance=fixed     the same with other choices
+  diffusion-lab evaluate sampler.spacing.num_steps=10    score the newest model with ten sampling steps
+
+  diffusion-lab <command> --help       its options and what they are now
+  diffusion-lab <command> --cfg job    the whole config that would be used
+  eval "$(diffusion-lab -sc install=bash)"               tab completion (also zsh, fish)
+"""
+
+
+def main() -> None:
+    """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command)."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if arguments[0] == "--version":
+        print(f"diffusion-lab {__version__}")
+        return
+    if arguments[0] in ("-sc", "--shell-completion"):
+        from diffusion_lab.commands.completion import complete
+
+        complete(arguments[1:])
+        return
+    command, *options = arguments
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}."
+        print(f"diffusion-lab: there is no command {command!r}; {hint}", file=sys.stderr)
+        sys.exit(2)
+
+    from diffusion_lab.commands.app import run
+
+    sys.exit(run(command, options))

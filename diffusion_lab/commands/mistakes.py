@@ -1,0 +1,118 @@
+"""What went wrong, in one sentence that names the option or the file and the fix; None where it is our fault, not the user's."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_lab.runs import RunError
+
+
+class MistakeError(Exception):
+    """The user asked for what cannot be done; the message is the sentence."""
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """Around what is built from options: a ValueError in here says what is wrong with them."""
+    try:
+        yield
+    except (ValueError, RunError) as error:
+        raise MistakeError(str(error)) from error
+
+
+def mistake_in_job(error: BaseException) -> str | None:
+    """One sentence for what a job found wrong with its options, or None."""
+    match error:
+        case MistakeError() | RunError():
+            return str(error)
+        case InstantiationException():
+            return _instantiation(error)
+        case PermissionError() if error.filename:
+            return f"no permission to write {error.filename}"
+    return None
+
+
+def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | None:
+    """One sentence for options that no config can be composed from, or None."""
+    match error:
+        case MissingConfigException():
+            return _missing(error)
+        case OverrideParseException():
+            return (
+                f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
+            )
+        case ConfigCompositionException() | OmegaConfBaseException():
+            return _composition(error, command, conf)
+    return None
+
+
+def _instantiation(error: InstantiationException) -> str | None:
+    """Options that an object refuses: its own words, and where they stand."""
+    where = re.search(r"full_key: (\S+)", str(error))
+    cause = error.__cause__
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    place = f"{where[1]}: " if where else ""
+    if isinstance(cause, ValueError | OmegaConfBaseException):
+        return place + " ".join(str(cause).split())
+    if isinstance(cause, TypeError):
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        what = f"there is no option {unexpected[1]}" if unexpected else str(cause)
+        return place + what
+    return None if cause is not None else " ".join(str(error).split())
+
+
+def _missing(error: MissingConfigException) -> str:
+    """A group has no such option."""
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or [])
+    if not group or not options:
+        return " ".join(str(error).split("Config search path")[0].split())
+    return f"{group}={option}: there is no such choice; {group} is one of {', '.join(options)}{_hint(option, options)}"
+
+
+def _composition(error: Exception, command: str, conf: Path) -> str:
+    """An option that does not exist, or a value of the wrong kind."""
+    text = str(error)
+    named = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    if named is None:
+        return " ".join(text.split())
+    key = named[1].split("@")[0]
+    if "cannot be converted" in text or "Cannot convert" in text:
+        return f"{key}: {text.splitlines()[0]}"
+    hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
+    return f"there is no option {key!r}{hint}"
+
+
+def _known_options(command: str, conf: Path) -> list[str]:
+    """Every dotted key of the command's default config, and its groups."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = compose(command)
+
+    def keys(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield f"{prefix}{key}"
+            child = OmegaConf.to_container(node, resolve=False)[key]
+            if isinstance(child, dict):
+                yield from keys(OmegaConf.create(child), f"{prefix}{key}.")
+
+    return list(keys(config, ""))
+
+
+def _hint(word: str, known: list[str], otherwise: str = "") -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else otherwise

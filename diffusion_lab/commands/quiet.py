@@ -1,0 +1,20 @@
+"""Lightning's own lines, without its advertising and without its second log handler."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import lightning.pytorch  # first: importing it adds handlers of its own
+
+
+def quiet_lightning() -> None:
+    """Warnings and errors of Lightning are shown once; what it says about itself is not."""
+    logger = logging.getLogger(lightning.pytorch.__name__)
+    logger.handlers.clear()
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # The folder of a model that is resumed is not empty, and that is as it should be.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    # Lightning keeps calling what torch deprecates; nothing a user could change.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")

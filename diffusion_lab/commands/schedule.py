@@ -1,0 +1,153 @@
+"""diffusion-lab schedule: what a noise schedule does to these data, before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_lab.commands.build import build_data
+from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
+from diffusion_lab.files import write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from diffusion_lab.diffusion import GaussianDiffusion
+
+ROWS = 10  # values of t that are shown
+SIGNAL_LEFT = 1e-2  # √ᾱ_T above which samples start from noise that training never saw
+
+
+def completed(options: list[str]) -> list[str]:
+    """The schedule takes its options as they are."""
+    return options
+
+
+def run(cfg: DictConfig) -> None:
+    """Print the table, warn where it is due, write schedule.png and forward.png into the folder `to`."""
+    import torch
+
+    from diffusion_lab.diffusion import GaussianDiffusion
+    from diffusion_lab.pictures import png
+
+    if "schedule" not in cfg:
+        raise MistakeError("this model has no noise schedule; use model=diffusion")
+    with users_mistakes():
+        process = GaussianDiffusion(instantiate(cfg.schedule))
+        kept = instantiate(cfg.sampler).spacing(process.num_timesteps)
+        data = build_data(cfg)
+    chain = process.respace(kept)
+    x_0, _ = next(data.batches("train", max(cfg.num_images, 256), limit=max(cfg.num_images, 256)))
+    console = Console()
+    shown = torch.linspace(1, process.num_timesteps, min(ROWS, process.num_timesteps)).round().long()
+    console.print(_table(process, shown, str(process.schedule)))
+    console.print(
+        f"L_T = {prior_bits(process, x_0):.3g} bits/dim on these data; the sampler visits {chain.num_timesteps} of "
+        f"{process.num_timesteps} steps, β̃/β from {float(_ratio(chain)[1:].min() if len(kept) > 1 else 0):.2g} to "
+        f"{float(_ratio(chain).max()):.2g}",
+        highlight=False,
+    )
+    for warning in warnings(process):
+        console.print(f"warning: {warning}", style="yellow", highlight=False)
+    to = Path(cfg.to)
+    write_whole(to / "schedule.png", _plot(process, chain))
+    write_whole(to / "forward.png", png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
+    console.print(f"{to / 'schedule.png'}  {to / 'forward.png'}", highlight=False, soft_wrap=True)
+
+
+def warnings(process: GaussianDiffusion) -> list[str]:
+    """One sentence for each thing that would spoil samples."""
+    import torch
+
+    signal = float(process.alpha_bar(torch.tensor([process.num_timesteps])).sqrt())
+    if signal > SIGNAL_LEFT:
+        return [
+            f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}, but sampling starts "
+            "from pure noise; use more noise or another schedule"
+        ]
+    return []
+
+
+def prior_bits(process: GaussianDiffusion, x_0: Tensor) -> float:
+    """L_T = KL(q(x_T|x_0) ‖ N(0, I)) of these images, bits per dimension."""
+    import torch
+
+    from diffusion_lab.diffusion.bound import bits_per_dim
+    from diffusion_lab.diffusion.gaussian import standard_normal_like
+
+    last = process.q_marginal(x_0.double(), torch.full((len(x_0),), process.num_timesteps))
+    return float(bits_per_dim(last.kl(standard_normal_like(last))).mean())
+
+
+def _ratio(process: GaussianDiffusion) -> Tensor:
+    """β̃_t/β_t for every t of a chain."""
+    import torch
+
+    t = torch.arange(1, process.num_timesteps + 1)
+    return process.beta_tilde(t) / process.beta(t)
+
+
+def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("t", "ᾱ_t", "√ᾱ_t", "log-SNR", "β_t", "β̃_t/β_t"):
+        table.add_column(name, justify="right")
+    alpha_bar, beta, ratio = (
+        process.alpha_bar(shown),
+        process.beta(shown),
+        process.beta_tilde(shown) / process.beta(shown),
+    )
+    for row in zip(shown.tolist(), alpha_bar.tolist(), beta.tolist(), ratio.tolist(), strict=True):
+        t, a, b, r = row
+        table.add_row(str(t), f"{a:.4g}", f"{math.sqrt(a):.4g}", f"{math.log(a / (1 - a)):.2f}", f"{b:.3g}", f"{r:.4f}")
+    return table
+
+
+def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
+    """ᾱ_t, log-SNR and β̃/β against t/T; the steps that the sampler visits as dots."""
+    import io
+
+    import torch
+    from matplotlib.figure import Figure
+
+    t = torch.arange(1, process.num_timesteps + 1)
+    visited = chain.timesteps + 1
+    time, dots = t / process.num_timesteps, visited / process.num_timesteps
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.plot(time, process.alpha_bar(t))
+    left.plot(dots, process.alpha_bar(visited), ".", markersize=4)
+    left.set_title("signal  ᾱ_t")
+    middle.plot(time, process.snr(t).log())
+    middle.plot(dots, process.snr(visited).log(), ".", markersize=4)
+    middle.set_title("log-SNR")
+    right.plot(time, _ratio(process), label="all steps")
+    right.plot(dots, _ratio(chain), ".-", markersize=4, linewidth=0.8, label=f"{chain.num_timesteps} steps")
+    right.set_title("room for a learned variance  β̃_t/β_t")
+    right.legend(frameon=False)
+    for axes in (left, middle, right):
+        axes.set_xlabel("t / T")
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels: int | None) -> Image:
+    """Each row an image on its way to noise: x_0, then x_t at the t of the table, always with the same ε."""
+    import torch
+
+    from diffusion_lab.diffusion import SampleNoise
+    from diffusion_lab.pictures import picture, rows_of
+
+    eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
+    states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]
+    if x_0.ndim == 4:
+        return picture(rows_of([state.clamp(-1, 1) for state in states]), 256, columns=len(states))
+    return picture(torch.cat(states), num_levels)

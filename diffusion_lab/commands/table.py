@@ -1,0 +1,54 @@
+"""A score as a person reads it: one table, every number with its unit and what it has to be seen beside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """metrics.json -> a table of name, value and what the value means."""
+    values, protocol = metrics["values"], metrics["protocol"]
+    table = Table(title=_title(protocol), title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("", style="dim")
+
+    reference = protocol["reference"]
+    num_images = protocol["samples"]["num_images"]
+    floor_images = protocol["floor"]["num_images"]
+    for name in sorted(key for key in values if key.startswith(("fd_", "fid")) and not key.endswith("_floor")):
+        meaning = f"n = {num_images}, reference {reference['num_images']} {reference['split']} images; less is better"
+        table.add_row(name, f"{values[name]:.3f}", meaning)
+        floor = values.get(f"{name}_floor")
+        if floor is not None:
+            meaning = f"n = {floor_images} real {protocol['floor']['split']} images: what data themselves get"
+            if floor_images != num_images:
+                meaning += "; another n, so not comparable"
+            table.add_row("  its floor", f"{floor:.3f}", meaning)
+    for name, meaning in (
+        ("precision", "share of samples that look real"),
+        ("recall", "share of real images that samples come near"),
+    ):
+        if name in values:
+            table.add_row(name, f"{values[name]:.3f}", meaning)
+    if "bits_per_dim" in values:
+        error, bound = values.get("bits_per_dim_standard_error"), protocol["bound"]
+        value = f"{values['bits_per_dim']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        table.add_row("bits/dim", value, f"{bound['kind']}, {bound['num_images']} {bound['split']} images")
+    table.add_row("NFE", f"{values['nfe']:.0f}", "network evaluations a sample")
+    table.add_row(
+        "seconds", f"{values['seconds_per_1000_samples']:.1f}", f"per 1000 samples ({protocol['cost']['device']})"
+    )
+    if "training_seconds" in values:
+        steps, images = values["training_steps"], values["training_images"]
+        table.add_row("training", f"{values['training_seconds']:.0f} s", f"{steps:.0f} steps, {images:.0f} images")
+    for name, reason in protocol["absent"].items():
+        if name in ("bits_per_dim", "precision") or name.startswith("fd_"):
+            table.add_row(name, "–", reason)
+    return table
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    return f"{protocol['data']['name']}, {protocol['model']['family']}, weights {protocol['weights']}"

@@ -1,0 +1,81 @@
+"""What a Fréchet distance looks at: images in, feature vectors out. The name of the features is part of the name of the number."""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.evaluation.classifiers import FOLDER, load_classifier
+
+
+class Features(nn.Module, ABC):
+    """x float32 in [-1, 1], rounded to the data's levels by the caller -> feature vectors, float32 (B, dim).
+
+    `name`; `identity`, a SHA-256 of whatever decides their values; `dim`, known after `check`. They have no mode
+    and no gradient, and row i depends on image i alone.
+    """
+
+    name: str
+    identity: str
+    dim: int
+
+    @property
+    def metric_name(self) -> str:
+        """What a Fréchet distance of these features is called."""
+        return f"fd_{self.name}"
+
+    @abstractmethod
+    def check(self, shape: Sequence[int]) -> None:
+        """ValueError, in one sentence, if these features cannot look at data of this shape, (C, H, W) or (D,)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, *shape) float32 -> (B, dim) float32."""
+
+
+class Pixels(Features):
+    """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""
+
+    name = "pixels"
+    identity = hashlib.sha256(b"x, flattened").hexdigest()
+
+    def check(self, shape: Sequence[int]) -> None:
+        self.dim = math.prod(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).float()
+
+
+class ClassifierFeatures(Features):
+    """The hidden layer of a shipped classifier, 64 numbers per image. WeightsError if its weights are not its own.
+
+    name: "digits_cnn" (1×8×8) or "fashion_cnn" (1×28×28). Always float32, under autocast too: a ruler has one length.
+    """
+
+    def __init__(self, name: str, folder: Path = FOLDER) -> None:
+        super().__init__()
+        self.name = name
+        self.classifier, self.identity = load_classifier(name, folder)
+        self.dim = self.classifier.hidden.out_features
+
+    def check(self, shape: Sequence[int]) -> None:
+        if tuple(shape) != self.classifier.shape:
+            raise ValueError(
+                f"features={self.name} look at images of shape {self.classifier.shape}, but the data have shape "
+                f"{tuple(shape)}: choose features=pixels, or the features made for these data."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier.features(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """x as in `forward` -> (B, num_classes) float32: which class the classifier takes each image for."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier(x.float().contiguous(memory_format=torch.channels_last))

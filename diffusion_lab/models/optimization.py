@@ -1,0 +1,73 @@
+"""How the weights move: an optimizer and a learning rate over the budget of training, in steps or in time."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Timer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True)
+class LearningRate(ABC):
+    """The factor on the optimizer's lr: linear warm-up over the first `warmup_steps`, then `after_warmup`."""
+
+    warmup_steps: int = 0
+
+    def __call__(self, step: int, progress: float) -> float:
+        """`step` counts optimizer steps from 0; `progress` in [0, 1] is the share of the budget that is used."""
+        return min(1.0, (step + 1) / (self.warmup_steps + 1)) * self.after_warmup(progress)
+
+    @abstractmethod
+    def after_warmup(self, progress: float) -> float:
+        """The factor once warm."""
+
+
+@dataclass(frozen=True)
+class Constant(LearningRate):
+    """1, as in Ho et al. 2020 and Nichol & Dhariwal 2021."""
+
+    def after_warmup(self, progress: float) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class CosineDecay(LearningRate):
+    """(1 + cos(π·progress))/2: to zero at the end of the budget (Loshchilov & Hutter 2017, eq. 5)."""
+
+    def after_warmup(self, progress: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """An optimizer, still to be given its parameters, and its learning rate.
+
+    torch's own schedulers count steps only; with trainer.max_time the number of steps is not known, so the learning rate
+    follows the share of the budget that is used, whichever budget ends first.
+    """
+
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    learning_rate: LearningRate
+
+    def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer) -> dict:
+        """What LightningModule.configure_optimizers returns."""
+        optimizer = self.optimizer(parameters)
+        scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def budget_used(trainer: Trainer, step: int) -> float:
+    """The larger of the shares of trainer.max_steps and trainer.max_time that are used, in [0, 1]."""
+    shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
+    for timer in trainer.callbacks:
+        if isinstance(timer, Timer) and timer.time_remaining() is not None:
+            elapsed = timer.time_elapsed()
+            shares.append(elapsed / (elapsed + timer.time_remaining()))
+    return min(1.0, max(shares, default=0.0))

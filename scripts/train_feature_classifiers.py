@@ -1,0 +1,162 @@
+"""Train the classifiers whose hidden layers serve as features, and write their weights and cards into the package.
+
+    python scripts/train_feature_classifiers.py [digits_cnn] [fashion_cnn] [--folder FOLDER] [--threads N]
+
+Only training images are seen; the accuracy is that of the stored half-precision weights on the test split. The same
+seed, machine and number of threads give the same file. New weights are a new ruler: distances measured with the old
+ones can't be compared with theirs.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from diffusion_lab.data import DataModule
+from diffusion_lab.data.digits import Digits
+from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.evaluation.classifiers import FOLDER, Classifier, load_classifier
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set, a size and a training budget. max_shift: pixels that a training image is moved at most, in each direction."""
+
+    data: DataModule
+    stages: Sequence[Sequence[int]]
+    num_steps: int
+    max_shift: int
+    num_features: int = 64
+    peak_lr: float = 4e-3
+    weight_decay: float = 2e-2
+    label_smoothing: float = 0.1
+
+
+RECIPES = {
+    "digits_cnn": Recipe(Digits(128, SEED), stages=((32, 64), (64, 128)), num_steps=800, max_shift=1),
+    "fashion_cnn": Recipe(
+        FashionMNIST(128, SEED, flip=True), stages=((32,), (64, 64), (128, 128)), num_steps=4200, max_shift=2
+    ),
+}
+
+
+def shifted(x: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Each image of x (B, C, H, W) moved by up to `max_shift` pixels in both directions; −1, the background, comes in."""
+    size, (height, width) = 2 * max_shift + 1, x.shape[2:]
+    padded = F.pad(x, (max_shift,) * 4, value=-1.0).permute(0, 2, 3, 1)
+    down, right = torch.randint(size, (2, len(x), 1), generator=generator)
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    image = torch.arange(len(x))
+    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train(recipe: Recipe) -> Classifier:
+    """A trained classifier. Batch norms stand behind its convolutions while it is trained and are folded into them afterwards."""
+    torch.manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    classifier = Classifier(recipe.data.shape, recipe.data.num_classes, recipe.stages, recipe.num_features)
+    for stage in classifier.stages:
+        for i, convolution in enumerate(stage):
+            stage[i] = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
+    classifier.train().to(memory_format=torch.channels_last)
+
+    optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=recipe.weight_decay)
+    lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=recipe.num_steps)
+    start = time.perf_counter()
+    for step, (x, y) in enumerate(itertools.islice(recipe.data.train_dataloader(), recipe.num_steps), start=1):
+        logits = classifier(shifted(x, recipe.max_shift, generator))
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        lr_scheduler.step()
+        if step % 200 == 0:
+            print(f"  step {step}/{recipe.num_steps}  loss {loss:.3f}  {time.perf_counter() - start:.0f} s", flush=True)
+
+    classifier.eval()
+    for stage in classifier.stages:
+        for i, (convolution, batch_norm) in enumerate(stage):
+            stage[i] = fuse_conv_bn_eval(convolution, batch_norm)
+    return classifier
+
+
+@torch.no_grad()
+def accuracy(classifier: Classifier, data: DataModule, split: str) -> float:
+    """The share of the split's images that the classifier gives their own class."""
+    return torch.cat([classifier(x).argmax(1) == y for x, y in data.batches(split, 500)]).double().mean().item()
+
+
+def make(name: str, folder: Path) -> None:
+    """Train `name`, write its weights and its card."""
+    recipe = RECIPES[name]
+    recipe.data.prepare()
+    start = time.perf_counter()
+    classifier = train(recipe)
+    seconds = time.perf_counter() - start
+
+    weights = save({key: value.half().contiguous() for key, value in classifier.state_dict().items()})
+    card = {
+        "architecture": {
+            "shape": recipe.data.shape,
+            "num_classes": recipe.data.num_classes,
+            "stages": recipe.stages,
+            "num_features": recipe.num_features,
+        },
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "data": {"name": recipe.data.name, "identity": recipe.data.identity, "split": "train"},
+        "training": {
+            "seed": SEED,
+            "num_steps": recipe.num_steps,
+            "batch_size": recipe.data.batch_size,
+            "flip": recipe.data.flip,
+            "max_shift": recipe.max_shift,
+            "peak_lr": recipe.peak_lr,
+            "weight_decay": recipe.weight_decay,
+            "label_smoothing": recipe.label_smoothing,
+            "seconds": round(seconds),
+            "threads": torch.get_num_threads(),
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.safetensors").write_bytes(weights)
+    (folder / f"{name}.json").write_text(json.dumps(card))
+
+    stored, _ = load_classifier(name, folder)
+    card["accuracy"] = {split: round(accuracy(stored, recipe.data, split), 4) for split in ("train", "test")}
+    (folder / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
+    print(
+        f"{name}: accuracy {card['accuracy']}, {len(weights) / 1e3:.0f} kB, {seconds:.0f} s, SHA-256 {card['sha256']}"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", default=list(RECIPES), metavar="name", help=f"from {list(RECIPES)}; default: all"
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(RECIPES):
+        parser.error(f"there is no recipe for {sorted(unknown)}; there are {list(RECIPES)}")
+    torch.set_num_threads(arguments.threads)
+    torch.use_deterministic_algorithms(True)
+    for name in arguments.names:
+        print(name)
+        make(name, arguments.folder)
