@@ -38,7 +38,7 @@ def run(command: str, options: list[str]) -> int:
             said = mistake_in_job(error)
             if traceback_wanted or said is None or HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
-            raise SystemExit(f"diffusion-lab {command}: {said}") from None
+            raise SystemExit(said) from None  # not an Exception, so Hydra adds no lines of its own
 
     try:
         sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
@@ -46,11 +46,18 @@ def run(command: str, options: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"diffusion-lab {command}: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        if not isinstance(stop.code, str):
+            raise
+        print(f"diffusion-lab {command}: {stop.code}", file=sys.stderr)
+        return 1
     except Exception as error:
-        GlobalHydra.instance().clear()
+        GlobalHydra.instance().clear()  # a hint may have to compose the config again
         said = mistake_in_job(error) or mistake_in_options(error, command, CONF)
         if traceback_wanted or said is None:
             raise
         print(f"diffusion-lab {command}: {said}", file=sys.stderr)
         return 1
+    finally:
+        GlobalHydra.instance().clear()
     return 0

@@ -67,11 +67,11 @@ def _instantiation(error: InstantiationException) -> str | None:
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     place = f"{where[1]}: " if where else ""
-    if isinstance(cause, ValueError | OmegaConfBaseException):
-        return place + " ".join(str(cause).split())
+    if isinstance(cause, ValueError | OmegaConfBaseException) or type(cause).__name__ == "MisconfigurationException":
+        return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
     if isinstance(cause, TypeError):
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-        what = f"there is no option {unexpected[1]}" if unexpected else str(cause)
+        what = f"there is no option {unexpected[1]}" if unexpected else f"a value is of the wrong kind ({cause})"
         return place + what
     return None if cause is not None else " ".join(str(error).split())
 

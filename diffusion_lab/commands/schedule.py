@@ -68,10 +68,8 @@ def warnings(process: GaussianDiffusion) -> list[str]:
 
     signal = float(process.alpha_bar(torch.tensor([process.num_timesteps])).sqrt())
     if signal > SIGNAL_LEFT:
-        return [
-            f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}, but sampling starts "
-            "from pure noise; use more noise or another schedule"
-        ]
+        left = f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}"
+        return [f"{left}, but sampling starts from pure noise; use more noise or another schedule"]
     return []
 
 

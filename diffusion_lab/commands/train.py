@@ -69,15 +69,16 @@ def _train(
         trainer = _trainer(cfg, directory, fingerprint)
     if cfg.retrain:
         directory.clear()
-    parameters, flops = network_cost(model.network, model.shape)
+    cost = network_cost(model.network, model.shape)
     console.print(
-        f"{data.name}: {data.num_train} training images {tuple(data.shape)}; {choices['model']} with {parameters:,} parameters, "
-        f"{flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}",
+        f"{data.name}: {data.num_train} training images {tuple(data.shape)}; {choices['model']} with {cost.parameters:,} parameters, "
+        f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}",
         highlight=False,
         soft_wrap=True,
     )
-    if cfg.compile:
-        compile_network(model.network)
+    notice = compile_network(model.network) if cfg.compile else None
+    if notice:
+        console.print(notice, highlight=False)
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
     write_json(directory.choices, choices)
     resumed = directory.resume if directory.resume.is_file() else None
@@ -90,8 +91,8 @@ def _train(
         seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
         images=model.batches_trained * data.batch_size,
         fingerprint=fingerprint,
-        parameters=parameters,
-        flops=flops,
+        parameters=cost.parameters,
+        flops=cost.forward_flops,
         torch=torch.__version__,
     )
 
@@ -102,6 +103,8 @@ def _trainer(cfg: DictConfig, directory: ModelDirectory, fingerprint: str) -> Tr
 
     from diffusion_lab.callbacks.record import CSVRecord
 
+    if not isinstance(cfg.trainer.max_steps, int):
+        raise MistakeError(f"trainer.max_steps={cfg.trainer.max_steps}: the number of training steps is a whole number")
     if cfg.trainer.max_steps < 1 and cfg.trainer.max_time is None:
         raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
     callbacks = cfg.callbacks

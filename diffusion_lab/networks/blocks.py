@@ -1,12 +1,13 @@
 """The four blocks of the U-Net: residual, attention, downsampling, upsampling. All take and give channels-last (B, C, H, W).
 
-The last layer of the residual and of the attention block starts at zero, so every block starts as the identity (or as its 1×1 skip) and
-the depth of the network costs nothing at the first step. Source: Dhariwal & Nichol 2021, appendix; Nichol & Dhariwal 2021, section 3.
+The last layer of the residual and of the attention block starts at zero, so every block starts as the identity (or as
+its 1×1 skip) and the depth of the network costs nothing at the first step. Source: Dhariwal & Nichol 2021, appendix;
+Nichol & Dhariwal 2021, section 3.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from diffusion_lab.networks.norm import GroupNorm
 
@@ -45,8 +46,7 @@ class ResidualBlock(nn.Module):
         scale, shift = self.modulation(e).chunk(2, dim=1)
         h = self.conv_1(self.norm_1(x))
         h = self.norm_2(h, scale, shift)
-        # In place: the convolution does not need its own output for its gradient.
-        return self.conv_2(self.dropout(h)).add_(self.skip(x))
+        return self.conv_2(self.dropout(h)) + self.skip(x)
 
 
 class AttentionBlock(nn.Module):
@@ -64,7 +64,7 @@ class AttentionBlock(nn.Module):
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         qkv = self.qkv(pixels).view(batch, height * width, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = functional.scaled_dot_product_attention(query, key, value)
         attended = self.project(attended.transpose(1, 2).reshape(batch, height * width, channels))
         return x + attended.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
@@ -79,17 +79,17 @@ class Downsample(nn.Conv2d):
 class Upsample(nn.Conv2d):
     """Nearest-neighbour upsampling by 2, then a 3×3 convolution, cropped to `size` (the skip's: 7 -> 14 -> 28, 4 -> 8 -> 15).
 
-    An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are one transposed
-    convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per input pixel instead of 36, and the
-    doubled image is never written. The parameters are those of the 3×3 convolution.
+    An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are
+    one transposed convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per
+    input pixel instead of 36, and the doubled image is never written. The parameters are those of the 3×3 convolution.
     """
 
     def __init__(self, channels: int):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
-        taps = F.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
+        taps = functional.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
         kernel = taps[:, :, :-1] + taps[:, :, 1:]
         kernel = kernel[..., :-1] + kernel[..., 1:]
         kernel = kernel.contiguous(memory_format=torch.channels_last)
-        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)[..., : size[0], : size[1]]
+        return functional.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)[..., : size[0], : size[1]]

@@ -2,8 +2,9 @@
 
     e = MLP(sinusoid(t)) + table[y]
 
-Every residual block reads the same e. The timestep is the 0-based index of the *original* chain, kept through respacing: a network that
-was trained at T = 1000 and is sampled in 50 steps sees 0, 20, 41, ..., 999, never 0, 1, 2, ..., 49.
+Every residual block reads the same e. The timestep is the 0-based index of the *original* chain, kept through
+respacing: a network that was trained at T = 1000 and is sampled in 50 steps sees 0, 20, 41, ..., 999, never 0, 1, 2,
+..., 49.
 """
 
 import math
@@ -17,9 +18,10 @@ MAX_PERIOD = 10_000.0
 def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = 10000^{−2i/d}.
 
-    timesteps: int64 (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The sinusoids are float32
-    under any autocast and for any parameter dtype: bfloat16 has eight bits and could not tell t = 3999 from t = 3998.
-    Source: Vaswani et al. 2017, section 3.5, in the column order of Dhariwal & Nichol's guided diffusion.
+    timesteps: int64 (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The
+    sinusoids are float32 under any autocast and for any parameter dtype: bfloat16 has eight bits and could not tell t =
+    3999 from t = 3998. Source: Vaswani et al. 2017, section 3.5, in the column order of Dhariwal & Nichol's guided
+    diffusion.
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
@@ -31,9 +33,9 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
 class Conditioning(nn.Module):
     """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
 
-    timesteps int64 (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the last row is the null
-    class, "no label", which label dropping trains, guidance uses and y = None means.
-    Raises ValueError where y is given to a network without classes.
+    timesteps int64 (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
+    last row is the null class, "no label", which label dropping trains, guidance uses and y = None means. Raises
+    ValueError where y is given to a network without classes.
     """
 
     def __init__(self, sinusoid_dim: int, dim: int, num_classes: int | None = None):

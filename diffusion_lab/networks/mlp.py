@@ -1,6 +1,7 @@
 """A residual multilayer perceptron for densities in a few dimensions, conditioned on time and class by FiLM.
 
-h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))   for every layer,   output = W_out SiLU(h)
+h = W_in x_t,   h <- h + W_2 SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))   for every layer,   output =
+W_out SiLU(h)
 """
 
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from diffusion_lab.networks.embeddings import Conditioning
 class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; num_classes as for the U-Net. The output layer starts at zero, so the
-    network's first output is exactly 0. Raises ValueError where a size is not positive.
+    hidden: width of every layer; num_layers: residual layers; num_classes as for the U-Net. The output layer starts at
+    zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
     """
 
     def __init__(
@@ -26,9 +27,12 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        for name, value in (("hidden", hidden), ("num_layers", num_layers)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        counts = {"in_channels": in_channels, "out_channels": out_channels, "hidden": hidden, "num_layers": num_layers}
+        for name, count in counts.items():
+            if count < 1 or count != int(count):
+                raise ValueError(f"{name}={count} must be a whole number of at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.conditioning = Conditioning(hidden, hidden, num_classes)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))

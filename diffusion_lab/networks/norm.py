@@ -2,9 +2,10 @@
 
     h = SiLU((1 + scale) · (w · (x − μ_g) / σ_g + b) + shift)
 
-is, pixel by pixel, h = SiLU(α·x + β) with one α and one β per sample and channel. So the work splits in two: a small table (B, C) that
-holds everything one can know about the group moments, and passes over the pixels that only sum, multiply and add. PyTorch's own group norm
-runs several times slower in channels-last than in NCHW, while convolutions run up to three times faster there.
+is, pixel by pixel, h = SiLU(α·x + β) with one α and one β per sample and channel. So the work splits in two: a small
+table (B, C) that holds everything one can know about the group moments, and passes over the pixels that only sum,
+multiply and add. PyTorch's own group norm runs several times slower in channels-last than in NCHW, while convolutions
+run up to three times faster there.
 """
 
 import torch
@@ -15,7 +16,7 @@ EPS = 1e-5
 
 
 def num_groups_for(channels: int) -> int:
-    """The number of groups: the largest divisor of `channels` up to 32 that leaves at least four channels in a group (or one group)."""
+    """The largest divisor of `channels` up to 32 that leaves at least four channels in a group, or 1."""
     return max(g for g in range(1, min(32, max(channels // 4, 1)) + 1) if channels % g == 0)
 
 
@@ -26,18 +27,18 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         precise = torch.promote_types(x.dtype, torch.float32)
         weight, bias = weight.to(precise), bias.to(precise)
-        gain, offset = weight, bias
+        gain, offset = weight.expand(batch, -1), bias
         if scale is not None:
             scale, shift = scale.to(precise), shift.to(precise)
-            gain, offset = weight + weight * scale, torch.addcmul(shift, bias, scale).add_(bias)
+            gain, offset = torch.addcmul(weight, weight, scale), torch.addcmul(shift, bias, scale).add_(bias)
 
         squares = pixels * pixels
         count = height * width * (channels // num_groups)
-        mean = _over_groups(pixels.sum(1, dtype=precise), num_groups) / count
-        mean_square = _over_groups(squares.sum(1, dtype=precise), num_groups) / count
-        inverse_std = (mean_square - mean * mean).clamp_min_(0).add_(EPS).rsqrt_()
-        alpha = gain * inverse_std
-        beta = offset - alpha * mean
+        mean = _sum_groups(pixels.sum(1, dtype=precise), num_groups).div_(count)
+        variance = _sum_groups(squares.sum(1, dtype=precise), num_groups).div_(count).addcmul_(mean, mean, value=-1)
+        inverse_std = variance.clamp_min_(0).add_(EPS).rsqrt_()
+        alpha = (gain.unflatten(1, (num_groups, -1)) * inverse_std).flatten(1)
+        beta = offset - (alpha.unflatten(1, (num_groups, -1)) * mean).flatten(1)
 
         # The buffer of the squares becomes the output.
         alpha, beta = alpha.to(x.dtype)[:, None], beta.to(x.dtype)[:, None]
@@ -45,55 +46,44 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         if silu:
             out = nn.functional.silu(out, inplace=True)
         ctx.save_for_backward(pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta)
-        ctx.num_groups, ctx.silu, ctx.count = num_groups, silu, count
+        ctx.num_groups, ctx.count, ctx.silu = num_groups, count, silu
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta = ctx.saved_tensors
-        precise = mean.dtype
         batch, channels, height, width = grad.shape
+        groups = (ctx.num_groups, channels // ctx.num_groups)
         grad = grad.permute(0, 2, 3, 1).reshape(pixels.shape)
         if ctx.silu:
             z = torch.addcmul(beta, alpha, pixels)
             grad = torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z)
 
-        # Every gradient below is a combination of these two sums over pixels.
+        # Two sums over the pixels, dL/dα and dL/dβ: every gradient below is made of them.
         products = grad * pixels
-        d_beta = grad.sum(1, dtype=precise)
-        d_alpha = products.sum(1, dtype=precise)
+        d_beta = grad.sum(1, dtype=mean.dtype)
+        d_alpha = products.sum(1, dtype=mean.dtype).unflatten(1, groups)
+        d_gain = d_alpha.addcmul_(d_beta.unflatten(1, groups), mean, value=-1).mul_(inverse_std).flatten(1)
 
-        d_gain = (d_alpha - mean * d_beta) * inverse_std
-        d_mean = _over_groups(gain * d_beta, ctx.num_groups) / ctx.count
-        d_std = _over_groups(gain * d_gain, ctx.num_groups) / ctx.count
-        slope = -inverse_std * inverse_std * d_std
-        intercept = -inverse_std * d_mean - slope * mean
-        d_pixels = torch.addcmul(
-            intercept.to(grad.dtype)[:, None], slope.to(grad.dtype)[:, None], pixels, out=products
-        ).addcmul_(grad, alpha)
+        # x acts directly (through α·x), through σ (a slope in x) and through μ (a constant of the group).
+        slope = _sum_groups(gain * d_gain, ctx.num_groups).mul_(inverse_std).mul_(inverse_std).div_(-ctx.count)
+        constant = _sum_groups(gain * d_beta, ctx.num_groups).mul_(inverse_std).div_(-ctx.count)
+        constant.addcmul_(slope, mean, value=-1)
+        slope, constant = (c.to(grad.dtype).expand(-1, *groups).flatten(1)[:, None] for c in (slope, constant))
+        d_pixels = torch.addcmul(constant, slope, pixels, out=products).addcmul_(grad, alpha)
+        d_x = d_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
-        d_scale = d_shift = None
-        if scale is None:
-            d_weight, d_bias = d_gain.sum(0), d_beta.sum(0)
-        else:
-            d_scale, d_shift = d_gain * weight + d_beta * bias, d_beta
-            d_weight, d_bias = (d_gain + d_gain * scale).sum(0), (d_beta + d_beta * scale).sum(0)
-        return (
-            d_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2),
-            d_weight,
-            d_bias,
-            d_scale,
-            d_shift,
-            None,
-            None,
-        )
+        d_weight, d_bias, d_scale, d_shift = d_gain, d_beta, None, None
+        if scale is not None:
+            d_weight, d_bias = torch.addcmul(d_gain, d_gain, scale), torch.addcmul(d_beta, d_beta, scale)
+            d_scale, d_shift = torch.addcmul(d_beta * bias, d_gain, weight), d_beta
+        return d_x, d_weight.sum(0), d_bias.sum(0), d_scale, d_shift, None, None
 
 
-def _over_groups(table, num_groups):
-    batch, channels = table.shape
-    sums = table.view(batch, num_groups, -1).sum(2, keepdim=True)
-    return sums.expand(batch, num_groups, channels // num_groups).reshape(batch, channels)
+def _sum_groups(table, num_groups):
+    """(B, C) -> (B, G, 1): the sum over the channels of each group."""
+    return table.unflatten(1, (num_groups, -1)).sum(2, keepdim=True)
 
 
 def scale_shift_group_norm(
@@ -107,7 +97,8 @@ def scale_shift_group_norm(
 ) -> Tensor:
     """(1 + scale) · (w · (x − μ_g) / √(σ_g² + 10⁻⁵) + b) + shift, followed by SiLU if `silu`.
 
-    x (B, C, H, W) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape and dtype, channels-last.
+    x (B, C, H, W) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape and
+    dtype, channels-last.
     """
     return _ScaleShiftGroupNorm.apply(x, weight, bias, scale, shift, num_groups, silu)
 
@@ -115,7 +106,7 @@ def scale_shift_group_norm(
 class GroupNorm(nn.Module):
     """Group norm over (B, C, H, W), then optionally (1 + scale)·h + shift, then optionally SiLU; the parameters of `nn.GroupNorm`.
 
-    The moments are taken in float32 at least, also where x is bfloat16; the output has x's dtype and is channels-last.
+    The moments are taken in float32 at least, also where x is bfloat16; the output has x's dtype and memory format.
     """
 
     def __init__(self, channels: int, silu: bool = True):

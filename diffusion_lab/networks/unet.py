@@ -1,11 +1,13 @@
-"""The U-Net of guided diffusion (ADM): residual blocks with adaptive group norm, attention at chosen resolutions, skips by concatenation.
+"""The U-Net of guided diffusion (ADM): residual blocks with adaptive group norm, attention, skips by concatenation.
 
-    x_t -> conv -> [level 0: blocks] -> down -> [level 1: blocks] -> … -> [middle] -> … -> up -> [level 0: blocks + 1] -> norm, SiLU, conv
+    x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
-Level l has base_channels · channel_multipliers[l] channels and ⌈image_size / 2^l⌉ pixels a side. Every block of the way down, and every
-input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et al. 2020, appendix B.
+Level l has base_channels · channel_multipliers[l] channels and ⌈image_size / 2^l⌉ pixels a side. Every block of the way
+down, and every input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et
+al. 2020, appendix B.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,13 +22,17 @@ from diffusion_lab.networks.norm import GroupNorm
 class UNet(nn.Module):
     """network(x_t (B, in_channels, H, W) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
 
-    image_size: H = W at which attention_resolutions are counted; any size ≥ 1, odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
-    attention_resolutions: sides, in pixels, at which attention follows every block; the middle always attends once.
-    head_channels: channels of an attention head; must divide the channels wherever there is attention.
-    num_classes: None for a network without labels; else y in 0..num_classes, where num_classes (and y = None) is the null class.
-    activation_checkpointing: recompute each block in the backward pass: about a third slower, memory for one block at a time.
+    - image_size: H = W at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
+    - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
+      y = None means.
+    - num_res_blocks: per level on the way down; one more on the way up.
+    - attention_resolutions: sides, in pixels, at which attention follows every block; the middle always attends once.
+    - head_channels: channels of an attention head; must divide the channels wherever there is attention.
+    - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
+      one block at a time.
 
-    The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do not fit.
+    The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
+    not fit.
     """
 
     def __init__(
@@ -44,8 +50,19 @@ class UNet(nn.Module):
         activation_checkpointing: bool = False,
     ):
         super().__init__()
-        widths = [base_channels * m for m in channel_multipliers]
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
         sizes = [-(-image_size // 2**level) for level in range(len(widths))]
+        _check_counts(
+            in_channels,
+            out_channels,
+            image_size,
+            num_classes,
+            base_channels,
+            channel_multipliers,
+            num_res_blocks,
+            dropout,
+        )
+        _check_attention(widths, sizes, attention_resolutions, head_channels)
         self.activation_checkpointing = activation_checkpointing
 
         embedding_dim = 4 * base_channels
@@ -113,6 +130,50 @@ class UNet(nn.Module):
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(_run_parts, block, h, e, use_reentrant=False)
         return _run_parts(block, h, e)
+
+
+def _check_counts(
+    in_channels, out_channels, image_size, num_classes, base_channels, channel_multipliers, num_res_blocks, dropout
+):
+    counts = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "image_size": image_size,
+        "base_channels": base_channels,
+        "num_res_blocks": num_res_blocks,
+        **({} if num_classes is None else {"num_classes": num_classes}),
+        **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
+    }
+    for name, count in counts.items():
+        if count < 1 or count != int(count):
+            raise ValueError(f"{name}={count} must be a whole number of at least 1")
+    if not channel_multipliers:
+        raise ValueError("channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
+    halvings = len(channel_multipliers) - 1
+    if halvings > math.ceil(math.log2(image_size)):
+        raise ValueError(
+            f"channel_multipliers={list(channel_multipliers)} halves {image_size}-pixel images {halvings} times, past one pixel; "
+            f"give at most {math.ceil(math.log2(image_size)) + 1} multipliers"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
+
+
+def _check_attention(widths, sizes, attention_resolutions, head_channels):
+    absent = [resolution for resolution in attention_resolutions if resolution not in sizes]
+    if absent:
+        raise ValueError(
+            f"attention_resolutions={list(attention_resolutions)} names {absent}, but {sizes[0]}-pixel images with {len(sizes)} "
+            f"channel_multipliers have the resolutions {sizes}; choose from these, or [] for attention in the middle only"
+        )
+    attending = [width for width, size in zip(widths, sizes, strict=True) if size in attention_resolutions] + widths[
+        -1:
+    ]
+    if head_channels < 1 or any(width % head_channels for width in attending):
+        raise ValueError(
+            f"head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "
+            f"{math.gcd(*attending)} and its divisors do"
+        )
 
 
 def _run_parts(block: nn.ModuleList, h: Tensor, e: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from diffusion_lab.data import DataError
 from diffusion_lab.data import fashion_mnist as fashion
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fashion_package() -> None:
-    """Skips the test where Debian's dataset-fashion-mnist is not installed."""
+    """Skips a test where Debian's dataset-fashion-mnist is not installed."""
     try:
         fashion.FashionMNIST(batch_size=1, seed=0).prepare()
     except DataError as error:
@@ -36,13 +36,17 @@ def idx_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def image_root(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "own")
+
+
+def write_images(root: Path) -> Path:
     """Twenty pictures of assorted sizes and kinds in two class folders."""
     random = np.random.default_rng(0)
     for i in range(20):
-        folder = tmp_path / "own" / ("bees" if i % 2 else "ants")
+        folder = root / ("bees" if i % 2 else "ants")
         folder.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(256, size=(5 + i, 30 - i, 3), dtype=np.uint8)
         suffix, mode = (("png", "RGB"), ("jpg", "RGB"), ("bmp", "L"), ("gif", "P"), ("png", "RGBA"))[i % 5]
         Image.fromarray(pixels).convert(mode).save(folder / f"{i:02}.{suffix}")
-    (tmp_path / "own" / "notes.txt").write_text("not an image")
-    return tmp_path / "own"
+    (root / "notes.txt").write_text("not an image")
+    return root

@@ -1,0 +1,68 @@
+"""Commands run as a user runs them, in a folder of their own, on the smallest problem that has every part."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from diffusion_lab.commands import app
+
+TINY = [
+    "network.base_channels=8",
+    "network.channel_multipliers=[1]",
+    "network.attention_resolutions=[]",
+    "network.head_channels=8",
+    "schedule.num_timesteps=24",
+    "data.batch_size=8",
+    "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
+    "callbacks.sample_grid.every_n_steps=0",
+    "evaluation.num_samples=8",
+    "evaluation.bound.num_images=4",
+    "features=pixels",
+]
+STRIDED = ["sampler.spacing.num_steps=3"]
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch, capfd):
+    """lab("train", "option=value", …) -> (exit code, stdout, stderr), through the same entry as the installed command."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+
+    def run(command: str, *options: str) -> tuple[int, str, str]:
+        GlobalHydra.instance().clear()
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        capfd.readouterr()
+        code = app.run(command, list(options))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    run.folder = tmp_path
+    return run
+
+
+@pytest.fixture
+def process(tmp_path):
+    """process("train", …) -> a finished real process of the installed command, in a folder of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = Path(sys.executable).parent / "diffusion-lab"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment}
+        return subprocess.run(
+            [command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    run.folder = tmp_path
+    return run
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,109 @@
+"""Contracts over every yaml of a group: a new choice is tested the moment it exists."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from diffusion_lab.commands.app import CONF
+
+FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=list(overrides))
+    cfg.facts = FACTS
+    return cfg
+
+
+@pytest.mark.parametrize("name", choices("schedule"))
+def test_a_schedule_is_a_falling_float64_table(name):
+    schedule = instantiate(composed(f"schedule={name}").schedule)
+    table = schedule.alpha_bar()
+    assert table.shape == (schedule.num_timesteps + 1,)
+    assert table.dtype == torch.float64
+    assert table[0] == 1
+    assert (table.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", choices("variance"))
+def test_a_variance_brings_an_objective_that_can_train_it(name):
+    cfg = composed(f"variance={name}")
+    variance, objective = instantiate(cfg.variance), instantiate(cfg.objective)
+    assert objective.trains_variance or not variance.outputs_per_channel
+    if variance.outputs_per_channel:
+        assert type(instantiate(composed(f"variance={name}", "objective=vlb").objective)).__name__ == "VariationalBound"
+
+
+def test_fixed_is_an_alias_of_fixed_large():
+    assert instantiate(composed("variance=fixed").variance) == instantiate(composed("variance=fixed_large").variance)
+
+
+@pytest.mark.parametrize("name", choices("sampler"))
+def test_a_sampler_turns_noise_into_an_image_in_range(name):
+    from diffusion_lab.diffusion import CosineSchedule, FixedSmall, GaussianDiffusion, PredictVelocity, ReverseProcess
+
+    sampler = instantiate(composed(f"sampler={name}").sampler)
+    process = GaussianDiffusion(CosineSchedule(60))
+    reverse = ReverseProcess(lambda x_t, timesteps, y: torch.zeros_like(x_t), PredictVelocity(), FixedSmall())
+    x_0 = sampler(process, reverse, torch.randn(2, 1, 4, 4))
+    assert x_0.shape == (2, 1, 4, 4)
+    assert float(x_0.abs().max()) <= 1
+
+
+@pytest.mark.parametrize("name", choices("sampler/spacing"))
+def test_a_spacing_ends_at_the_last_step(name):
+    kept = instantiate(composed(f"sampler/spacing={name}").sampler.spacing)(100)
+    assert kept[-1] == 100
+    assert (kept.diff() > 0).all()
+
+
+@pytest.mark.parametrize("name", choices("timesteps"))
+def test_a_timestep_sampler_is_unbiased_before_it_has_learned(name):
+    sampler = instantiate(composed(f"timesteps={name}", "schedule.num_timesteps=10").timesteps)
+    t, w = sampler(1000, torch.Generator().manual_seed(0))
+    assert int(t.min()) >= 1
+    assert int(t.max()) <= 10
+    torch.testing.assert_close(w, torch.ones_like(w))
+
+
+@pytest.mark.parametrize("group", ["prediction", "objective", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"])
+def test_every_choice_can_be_built(group):
+    for name in choices(group):
+        assert instantiate(composed(f"{group}={name}")[group]) is not None
+
+
+@pytest.mark.parametrize("name", choices("network"))
+def test_a_network_gives_the_channels_it_is_asked_for(name):
+    cfg = composed(f"network={name}")
+    size = {"unet": 8, "unet_fashion": 28}.get(name, 32)
+    cfg.facts = {**FACTS, "size": size}
+    shape = (2,) if name == "mlp" else (1, size, size)
+    cfg.facts.channels = shape[0]
+    network = instantiate(cfg.network)(out_channels=2 * shape[0])
+    output = network(torch.zeros(2, *shape), torch.tensor([0, 999]), None)
+    assert output.shape == (2, 2 * shape[0], *shape[1:])
+    assert output.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_an_experiment_composes(name):
+    cfg = composed(f"experiment={name}")
+    assert instantiate(cfg.schedule).num_timesteps == 1000
+    assert instantiate(cfg.optimizer) is not None
+
+
+def test_the_users_word_beats_the_experiments():
+    assert instantiate(composed("experiment=ddpm_digits", "schedule=cosine").schedule).max_beta == 0.999
+
+
+def test_every_yaml_says_what_it_is():
+    for path in Path(CONF).rglob("*.yaml"):
+        assert "# " in path.read_text(), path

@@ -1,0 +1,60 @@
+import os
+import time
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from diffusion_lab.commands.completion import _candidates
+
+from .conftest import files
+
+
+def test_help_answers_in_under_a_second_without_torch(process):
+    process("--help")  # the first call may compile bytecode
+    start = time.perf_counter()
+    done = process("--help")
+    assert time.perf_counter() - start < 1.0
+    assert done.returncode == 0
+    for command in ("train", "sample", "evaluate", "schedule"):
+        assert f"\n  {command} " in done.stdout
+    imported = process("--help", PYTHONPROFILEIMPORTTIME="1").stderr
+    assert "diffusion_lab.commands.main" in imported
+    assert "torch" not in imported
+    assert "hydra" not in imported
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "schedule"])
+def test_every_command_has_its_help_and_its_config(lab, command):
+    lab.folder.joinpath("x").touch()
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(lab(command, "--help")[0])
+    assert stop.value.code == 0
+    assert files(lab.folder) == ["x"]
+
+
+def test_the_config_can_be_shown(lab):
+    code, out, _ = lab("train", "schedule=linear", "--cfg", "job")
+    assert code == 0
+    assert "_target_: diffusion_lab.diffusion.LinearSchedule" in out
+    assert files(lab.folder) == []
+
+
+def test_completion_knows_commands_options_and_choices(lab):
+    def candidates(line):
+        try:
+            return _candidates(line)
+        finally:
+            GlobalHydra.instance().clear()
+
+    assert candidates("diffusion-lab tr") == ["train "]
+    assert "schedule=" in candidates("diffusion-lab train sched")
+    assert set(candidates("diffusion-lab train schedule=")) == {"schedule=cosine", "schedule=linear", "schedule=sigmoid"}
+    assert any("trainer.max_steps=" in c for c in candidates("diffusion-lab train trainer.max_s"))
+
+
+def test_completion_can_be_installed(process):
+    script = process("-sc", "install=bash").stdout
+    assert "complete -o nospace -o default -F _diffusion_lab diffusion-lab" in script
+    answered = process("-sc", "query=bash", COMP_LINE="diffusion-lab eval")
+    assert answered.stdout.split() == ["evaluate"]
+    assert os.fspath(process.folder)

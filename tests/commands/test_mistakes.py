@@ -1,0 +1,74 @@
+"""A user's mistake: one clear sentence that names it, exit code 1, no traceback, nothing written."""
+
+import pytest
+
+from .conftest import STRIDED, TINY, files
+
+MISTAKES = {
+    "misspelt option": (["trainer.max_step=3"], ["trainer.max_step", "did you mean trainer.max_steps?"]),
+    "misspelt group": (["shedule=linear"], ["shedule", "did you mean schedule?"]),
+    "misspelt choice": (["schedule=cosin"], ["schedule=cosin", "cosine, linear, sigmoid", "did you mean cosine?"]),
+    "unreadable override": (["schedule"], ["schedule", "option=value"]),
+    "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
+    "no steps": (["schedule.num_timesteps=0"], ["num_timesteps = 0"]),
+    "more sampling steps than the chain has": (["sampler.spacing.num_steps=500"], ["num_steps = 500", "24 steps"]),
+    "learned variance under L_simple": (["variance=learned", "objective=simple"], ["LearnedRange", "objective=hybrid"]),
+    "impossible decay": (["ema.decays=[1.5]"], ["ema.decays", "1.5"]),
+    "unknown weights": (["evaluation.weights=ema_0.5"], ["evaluation.weights=ema_0.5", "ema_0.999"]),
+    "too few samples": (["evaluation.num_samples=1"], ["evaluation.num_samples", "at least 2"]),
+    "impossible batch": (["data.batch_size=0"], ["data.batch_size=0"]),
+    "no end": (["trainer.max_steps=-1"], ["trainer.max_steps", "trainer.max_time"]),
+    "features for other images": (["data=gaussian", "features=digits_cnn"], ["digits_cnn", "(1, 8, 8)"]),
+    "missing folder": (["data=image_folder", "data.root=nowhere", "data.image_size=8"], ["nowhere"]),
+    "word for a number": (["trainer.max_steps=many"], ["max_steps", "many"]),
+    "negative seed": (["seed=-1"], ["seed"]),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_train_says_what_is_wrong_and_writes_nothing(lab, options, said):
+    tiny = [o for o in (*TINY, *STRIDED) if "data=" not in "".join(options) or not o.startswith(("network", "data", "features"))]
+    code, _, err = lab("train", *tiny, *options)
+    assert code == 1
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("diffusion-lab train: ")
+    for words in said:
+        assert words in err
+    assert files(lab.folder) == []
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_a_model_is_needed(lab, command):
+    code, _, err = lab(command)
+    assert code == 1
+    assert "there is no trained model in outputs/models" in err
+    code, _, err = lab(command, "model_dir=elsewhere")
+    assert code == 1
+    assert "elsewhere" in err
+    assert files(lab.folder) == []
+
+
+def test_a_real_process_ends_with_the_sentence_and_a_code(process):
+    done = process("train", "schedule=cosin")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.strip().splitlines() == [
+        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, linear, sigmoid; "
+        "did you mean cosine?"
+    ]
+    done = process("trian")
+    assert done.returncode == 2
+    assert done.stderr == "diffusion-lab: there is no command 'trian'; did you mean train?\n"
+    assert files(process.folder) == []
+
+
+def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
+    from diffusion_lab.commands import train
+
+    def broken(cfg):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(train, "run", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        lab("train")

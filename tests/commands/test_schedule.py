@@ -1,0 +1,25 @@
+from PIL import Image
+
+
+def test_schedule_prints_plots_and_shows_the_forward_chain(lab):
+    code, out, err = lab("schedule", "schedule=cosine", "num_images=3")
+    assert code == 0, err
+    assert "CosineSchedule(num_timesteps=1000" in out
+    assert "L_T = " in out
+    assert "4.928e-05" in out  # √ᾱ_T
+    assert "50 of 1000 steps" in out
+    assert "warning" not in out
+    for name in ("schedule.png", "forward.png"):
+        with Image.open(lab.folder / "schedule" / name) as image:
+            assert image.size[0] > 300
+
+
+def test_schedule_warns_where_signal_is_left_at_the_end(lab):
+    code, out, _ = lab("schedule", "schedule=linear", "schedule.beta_end=0.002", "num_images=2")
+    assert code == 0
+    assert "warning: √ᾱ_T = 0.59" in out
+
+
+def test_schedule_works_for_points(lab):
+    code, _, err = lab("schedule", "data=two_moons")
+    assert code == 0, err

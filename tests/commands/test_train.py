@@ -1,0 +1,152 @@
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+
+def model_of(lab):
+    return newest_model(lab.folder / "outputs")
+
+
+def only_run(lab):
+    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    return run
+
+
+def test_one_command_trains_samples_scores_and_says_where(lab):
+    code, out, err = lab("train", *TINY, *STRIDED)
+    assert code == 0, err
+    directory, run = model_of(lab), only_run(lab)
+    for words in ("fd_pixels", "its floor", "bits/dim", "NFE", "per 1000 samples", "2 steps, 16 images"):
+        assert words in out
+    assert str(directory.path.relative_to(lab.folder)) in out
+    assert str(run.relative_to(lab.folder)) in out
+
+    assert set(directory.weight_names) == {"raw", "ema_0.999", "ema_0.9999"}
+    assert directory.config.is_file()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["values"]["nfe"] == 3
+    assert metrics["values"]["training_images"] == 16
+    assert metrics["protocol"]["weights"] == "ema_0.999"
+    assert metrics["protocol"]["data"]["identity"]
+    assert metrics["protocol"]["samples"]["num_levels"] == 17
+    assert "EvenSpacing(num_steps=3)" in metrics["protocol"]["model"]["sampler"]
+    assert metrics["protocol"]["bound"]["kind"] == "bound of a strided chain"
+    assert len(metrics["curves"]["bits_per_dim"]["t"]) == 3
+    with Image.open(run / "samples.png") as image:
+        assert image.size[0] > 64
+
+    with directory.metrics_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"]
+    for column in ("loss", "mse", "vlb", "grad_norm", "lr", "images_per_second", "loss_quarter_1", "loss_quarter_4"):
+        assert float(rows[-1][f"train/{column}"]) >= 0
+
+
+def test_the_same_command_trains_and_scores_once_and_says_so(lab):
+    lab("train", *TINY, *STRIDED)
+    before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
+    code, out, _ = lab("train", *TINY, *STRIDED)
+    assert code == 0
+    assert "this model is trained already" in out
+    assert "this score is there already" in out
+    assert "fd_pixels" in out
+    assert {name: (lab.folder / name).read_bytes() for name in files(lab.folder)} == before
+
+
+def test_retrain_trains_anew_and_gives_the_same_weights(lab):
+    lab("train", *TINY, *STRIDED)
+    directory = model_of(lab)
+    weights, stamp = load_file(directory.weights("raw")), directory.training.stat().st_mtime_ns
+    code, out, _ = lab("train", *TINY, *STRIDED, "retrain=true")
+    assert code == 0
+    assert "already" not in out
+    assert directory.training.stat().st_mtime_ns > stamp
+    again = load_file(directory.weights("raw"))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_not_makes_another_score(lab):
+    lab("train", *TINY, *STRIDED)
+    lab("train", *TINY, "sampler.spacing.num_steps=4")
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
+    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
+    lab("train", *TINY, *STRIDED, "seed=2")
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 2
+
+
+def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
+    lab("train", *TINY, *STRIDED, "variance=fixed_small")
+    code, out, _ = lab("train", *TINY, *STRIDED, "variance=fixed_large")
+    assert code == 0
+    assert "this model is trained already" in out
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
+    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
+
+
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
+    """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
+    options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=2"]
+    lab("train", *options)
+    directory = model_of(lab)
+    whole = {name: load_file(directory.weights(name)) for name in directory.weight_names}
+    rows = directory.metrics_csv.read_text()
+
+    class StopError(Exception):
+        pass
+
+    from diffusion_lab.models.diffusion import DiffusionModel
+
+    step = DiffusionModel.training_step
+
+    def stopping(self, batch, batch_idx):
+        if self.batches_trained == 5:
+            raise StopError
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionModel, "training_step", stopping)
+        with pytest.raises(StopError):
+            lab("train", *options, "retrain=true")
+    assert not directory.finished
+    code, out, err = lab("train", *options)
+    assert code == 0, err
+    assert "going on from" in out
+    for name, tensors in whole.items():
+        resumed = load_file(directory.weights(name))
+        assert all(torch.equal(tensors[key], resumed[key]) for key in tensors), name
+    timeless = lambda text: [row.rsplit(",", 1)[0] for row in text.splitlines()]  # noqa: E731 - img/s differs
+    assert timeless(directory.metrics_csv.read_text()) == timeless(rows)
+
+
+def test_pictures_while_training_start_from_the_same_noise(lab):
+    options = [o for o in TINY if "sample_grid" not in o]
+    lab("train", *options, *STRIDED, "callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=4")
+    assert [p.name for p in sorted(model_of(lab).samples.iterdir())] == ["step_0000001.png", "step_0000002.png"]
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_loggers_mirror_the_record(lab, logger, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    code, _, err = lab("train", *TINY, *STRIDED, f"logger={logger}")
+    assert code == 0, err
+    directory = model_of(lab)
+    assert directory.metrics_csv.is_file()
+    written = [name for name in files(directory.logs) if "tfevents" in name or name.endswith(".wandb")]
+    assert written
+
+
+def test_one_command_a_process(process):
+    done = process("train", *TINY, *STRIDED)
+    assert done.returncode == 0, done.stderr
+    assert "fd_pixels" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Tip" not in done.stdout + done.stderr

@@ -1,0 +1,101 @@
+"""Every data set that conf/data offers keeps the promises of a DataModule: a new one is tested the moment its yaml exists."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from diffusion_lab.data import DataModule
+from diffusion_lab.data.levels import from_levels, to_levels
+from tests.data.conftest import write_images
+
+CONF = Path(__file__).parents[2] / "conf" / "data"
+FILES = sorted(CONF.glob("*.yaml"))
+
+
+def parameter(path: Path):
+    marks = [pytest.mark.needs("dataset-fashion-mnist")] if path.stem == "fashion_mnist" else []
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.fixture(scope="module", params=map(parameter, FILES))
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DataModule:
+    options = OmegaConf.load(request.param)
+    if request.param.stem == "fashion_mnist":
+        request.getfixturevalue("fashion_package")
+    root = OmegaConf.create({"seed": 3, "data": options.data})
+    if request.param.stem == "image_folder":
+        root.data.root = str(write_images(tmp_path_factory.mktemp("own")))
+    data = instantiate(root.data)
+    data.prepare()
+    return data
+
+
+def test_there_are_data_sets() -> None:
+    assert {"digits", "fashion_mnist", "gaussian", "image_folder", "mixture", "two_moons"} <= {p.stem for p in FILES}
+
+
+def test_the_yaml_is_the_name_and_the_options_arrive(data: DataModule, request: pytest.FixtureRequest) -> None:
+    assert data.name == request.node.callspec.params["data"].stem
+    assert data.seed == 3
+    assert len(data.identity) == 64
+    assert int(data.identity, 16) > 0
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_facts_are_true_of_what_scoring_sees(data: DataModule, split: str) -> None:
+    size = data.num_train if split == "train" else data.num_test
+    batches = list(data.batches(split, 1024))
+    assert sum(len(x) for x, _ in batches) == size
+    for x, y in batches:
+        check_batch(data, x, y)
+    if data.num_classes is not None:
+        assert torch.cat([y for _, y in batches]).max() == data.num_classes - 1
+    if data.num_levels is not None:
+        assert max(x.max() for x, _ in batches) == 1
+    (x, _), *rest = data.batches(split, 5, limit=5)
+    assert len(x) == min(5, size)
+    assert rest == []
+
+
+def test_the_facts_are_true_of_what_training_sees(data: DataModule) -> None:
+    stream = iter(data.train_dataloader())
+    for _ in range(3):
+        x, y = next(stream)
+        assert len(x) == data.batch_size
+        check_batch(data, x, y)
+
+
+def check_batch(data: DataModule, x: torch.Tensor, y: torch.Tensor | None) -> None:
+    assert x.dtype == torch.float32
+    assert x.shape == (len(x), *data.shape)
+    assert x.isfinite().all()
+    if data.num_levels is not None:
+        assert x.abs().max() <= 1
+        assert torch.equal(from_levels(to_levels(x, data.num_levels), data.num_levels), x)
+    if data.num_classes is None:
+        assert y is None
+    else:
+        assert y.dtype == torch.int64
+        assert y.shape == (len(x),)
+        assert y.min() >= 0
+        assert y.max() < data.num_classes
+
+
+def test_the_density_is_known_as_a_whole_or_not_at_all(data: DataModule) -> None:
+    x, _ = next(data.batches("test", 7))
+    log_prob, entropy = data.log_prob(x), data.entropy_bits()
+    assert (log_prob is None) == (entropy is None)
+    if log_prob is not None:
+        assert log_prob.shape == (len(x),)
+        assert log_prob.dtype == torch.float64
+
+
+def test_preparing_twice_loads_once(data: DataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_again() -> None:
+        raise AssertionError("loaded twice")
+
+    monkeypatch.setattr(data, "_load", load_again)
+    data.prepare()

@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data.densities import Density, GaussianDensity, RingMixture, TwoMoons
+
+COMMON = {"batch_size": 4, "seed": 0, "num_train": 20_000, "num_test": 10}
+
+
+def points(data: Density, split: str = "train") -> tuple[torch.Tensor, torch.Tensor | None]:
+    return next(data.batches(split, 10**6))
+
+
+def gaussian(**options) -> GaussianDensity:
+    return GaussianDensity(**COMMON | options)
+
+
+def mixture(**options) -> RingMixture:
+    return RingMixture(**COMMON | options)
+
+
+KNOWN = [gaussian(), gaussian(dim=3, mean=0.25, std=0.1), mixture(), mixture(num_components=3, radius=0.2, std=0.3)]
+IDS = ["1-D Gaussian", "3-D Gaussian", "ring apart", "ring overlapping"]
+
+
+@pytest.mark.parametrize("data", [gaussian(), gaussian(dim=2, mean=0.25, std=0.1), *KNOWN[2:]])
+def test_densities_integrate_to_one(data: Density) -> None:
+    # The trapezoid rule on a grid finer than a third of the narrowest Gaussian, far beyond where it ends.
+    data.prepare()
+    axis = torch.arange(-128, 129, dtype=torch.float64) * data.std / 3 if data.shape == (1,) else None
+    step = data.std / 3
+    if data.shape == (2,):
+        half = math.ceil((1 + 9 * data.std) / step)
+        axis = torch.arange(-half, half + 1, dtype=torch.float64) * step
+    grid = torch.cartesian_prod(*[axis] * len(data.shape) * data.shape[0]).view(-1, data.shape[0])
+    assert float(data.log_prob(grid).exp().sum()) * step ** data.shape[0] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("data", KNOWN, ids=IDS)
+def test_entropy_is_the_mean_of_minus_log_density(data: Density) -> None:
+    x, _ = points(data)
+    bits = -data.log_prob(x) / (math.log(2) * x.shape[1])
+    assert bits.dtype == torch.float64
+    assert bits.mean().item() == pytest.approx(data.entropy_bits(), abs=5 * bits.std().item() / math.sqrt(len(x)))
+
+
+def test_entropy_of_a_gaussian() -> None:
+    # The figure that the bound of exact noise prediction is measured against.
+    assert gaussian(std=0.5).entropy_bits() == pytest.approx(1.04710, abs=1e-5)
+    assert gaussian(std=0.5, dim=7, mean=3.0).entropy_bits() == gaussian(std=0.5).entropy_bits()
+
+
+def test_entropy_of_a_mixture_at_its_two_ends() -> None:
+    single = math.log2(2 * math.pi * math.e * 0.05**2) / 2
+    assert mixture(radius=0.0).entropy_bits() == pytest.approx(single, abs=1e-9)
+    assert mixture(num_components=1).entropy_bits() == pytest.approx(single, abs=1e-9)
+    # Four components 15 standard deviations apart: the choice of one adds 2 bits, over two dimensions.
+    assert mixture(num_components=4).entropy_bits() == pytest.approx(single + 1, abs=1e-9)
+
+
+def test_a_gaussian_has_its_moments() -> None:
+    x, y = points(gaussian(dim=2, mean=0.25, std=0.1))
+    assert y is None
+    error = 0.1 / math.sqrt(len(x))
+    assert x.mean(0).tolist() == pytest.approx([0.25] * 2, abs=5 * error)
+    assert torch.cov(x.T).flatten().tolist() == pytest.approx([0.01, 0, 0, 0.01], abs=5 * 0.01 * math.sqrt(2 / len(x)))
+
+
+def test_the_class_of_a_mixture_is_its_component() -> None:
+    data = mixture()
+    x, y = points(data)
+    assert y.bincount().tolist() == pytest.approx([2500] * 8, abs=5 * 47)
+    for k, mean in enumerate(data.means()):
+        part = x[y == k].double()
+        assert (part.mean(0) - mean).abs().max() < 5 * 0.05 / math.sqrt(len(part))
+        assert part.std(0).tolist() == pytest.approx([0.05] * 2, rel=0.08)
+    assert data.means().norm(dim=1).tolist() == pytest.approx([0.75] * 8)
+
+
+def test_the_moons_are_half_circles_that_fit_the_square() -> None:
+    data = TwoMoons(**COMMON, noise=0.0)
+    x, y = points(data)
+    circle = x.double() * 1.75 + torch.tensor([0.5, 0.25])
+    upper, lower = circle[y == 0], circle[y == 1]
+    assert upper.norm(dim=1).tolist() == pytest.approx([1.0] * len(upper), abs=1e-5)
+    assert (lower - torch.tensor([1, 0.5])).norm(dim=1).tolist() == pytest.approx([1.0] * len(lower), abs=1e-5)
+    assert upper[:, 1].min() > -1e-6
+    assert lower[:, 1].max() < 0.5 + 1e-6
+    assert (points(TwoMoons(**COMMON))[0].abs() < 1).double().mean() > 0.99
+    assert data.log_prob(x) is None
+    assert data.entropy_bits() is None
+
+
+def test_the_seed_of_a_run_orders_the_points_but_does_not_draw_them() -> None:
+    runs = [mixture(seed=0), mixture(seed=1)]
+    assert torch.equal(points(runs[0])[0], points(runs[1])[0])
+    assert runs[0].identity == runs[1].identity
+    first, second = (next(iter(data.train_dataloader()))[0] for data in runs)
+    assert not torch.equal(first, second)
+
+
+def test_the_splits_are_drawn_apart() -> None:
+    data = gaussian(num_test=20_000)
+    assert not torch.equal(points(data, "train")[0], points(data, "test")[0])
+
+
+def test_every_part_of_the_definition_counts_in_the_identity() -> None:
+    variants = [
+        gaussian(),
+        gaussian(dim=2),
+        gaussian(mean=0.1),
+        gaussian(std=0.4),
+        gaussian(num_train=30),
+        gaussian(num_test=30),
+        gaussian(data_seed=1),
+        mixture(),
+        mixture(num_components=5),
+        mixture(radius=0.5),
+        mixture(std=0.1),
+        TwoMoons(**COMMON),
+        TwoMoons(**COMMON, noise=0.1),
+    ]
+    for data in variants:
+        data.prepare()
+    assert len({data.identity for data in variants}) == len(variants)
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (gaussian, {"dim": 0}),
+        (gaussian, {"std": 0.0}),
+        (gaussian, {"num_train": 0}),
+        (gaussian, {"data_seed": -1}),
+        (mixture, {"num_components": 0}),
+        (mixture, {"radius": -1.0}),
+        (mixture, {"std": -0.1}),
+        (lambda noise: TwoMoons(**COMMON, noise=noise), {"noise": -0.1}),
+    ],
+)
+def test_impossible_options_are_named(make, option: dict) -> None:
+    ((key, value),) = option.items()
+    with pytest.raises(DataError, match=f"data.{key}={value} "):
+        make(**option)

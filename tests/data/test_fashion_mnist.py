@@ -1,0 +1,135 @@
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data import fashion_mnist as fashion
+from diffusion_lab.data.fashion_mnist import FashionMNIST
+
+
+@pytest.mark.needs("dataset-fashion-mnist")
+def test_the_real_set(fashion_package: None) -> None:
+    data = FashionMNIST(batch_size=64, seed=0)
+    data.prepare()
+    assert (data.shape, data.num_train, data.num_test) == ((1, 28, 28), 60_000, 10_000)
+    assert data.identity == "c9fed61f396c09902e5e10e4935cf776f353797cab68e233296726cbe346c2a6"
+    for split, size in (("train", 6000), ("test", 1000)):
+        assert torch.cat([y for _, y in data.batches(split, 10_000)]).bincount().tolist() == [size] * 10
+
+
+def test_small_files_are_read_as_they_are(idx_folder: Path) -> None:
+    data = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
+    x, y = next(data.batches("train", 20))
+    content = gzip.decompress((idx_folder / "train-images-idx3-ubyte.gz").read_bytes())
+    assert ((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes() == content[16:]
+    assert y.tolist() == [i % 10 for i in range(20)]
+    assert x.shape == (20, 1, 28, 28)
+
+
+def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gzipped = FashionMNIST(batch_size=4, seed=0, root=str(idx_folder))
+    torchvisions = tmp_path / "torchvision" / "FashionMNIST" / "raw"
+    torchvisions.mkdir(parents=True)
+    package = tmp_path / "share" / "datasets" / "fashion-mnist"
+    package.mkdir(parents=True)
+    for path in idx_folder.glob("*.gz"):
+        (torchvisions / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+        shutil.copy(path, package)
+    plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
+    monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "share"))
+    monkeypatch.setattr(fashion, "_package_folders", only_below(tmp_path, fashion._package_folders))
+    installed = FashionMNIST(batch_size=4, seed=0)
+    for data in (gzipped, plain, installed):
+        data.prepare()
+    assert gzipped.identity == plain.identity == installed.identity
+
+
+def only_below(folder: Path, folders):
+    """The machine's own package must not be what the test finds."""
+    return lambda: [path for path in folders() if path.is_relative_to(folder)]
+
+
+def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = idx_folder / "share" / "datasets" / "fashion-mnist"
+    package.mkdir(parents=True)
+    for path in idx_folder.glob("*.gz"):
+        shutil.move(path, package)
+    monkeypatch.setattr("sys.prefix", str(idx_folder))
+    monkeypatch.setattr(fashion, "_package_folders", only_below(idx_folder, fashion._package_folders))
+    FashionMNIST(batch_size=4, seed=0).prepare()
+
+
+def test_a_download_is_moved_into_the_root_and_found_again(
+    idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(root: str, download: bool) -> None:
+        assert download
+        raw = Path(root) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for path in idx_folder.glob("*.gz"):
+            shutil.copy(path, raw)
+
+    target = tmp_path / "new" / "folder"
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", download)
+    FashionMNIST(batch_size=4, seed=0, root=str(target), download=True).prepare()
+    monkeypatch.delattr("torchvision.datasets.FashionMNIST")
+    FashionMNIST(batch_size=4, seed=0, root=str(target), download=True).prepare()
+    assert sorted(path.name for path in target.iterdir()) == sorted(path.name for path in idx_folder.glob("*.gz"))
+
+
+def test_a_failed_download_leaves_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(root: str, download: bool) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST", download)
+    with pytest.raises(DataError, match=r"could not be downloaded into .*Error downloading.*data\.root"):
+        FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "new"), download=True).prepare()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_nothing_found_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = r"data.download=true, install Debian's package dataset-fashion-mnist, or .*data.root=FOLDER"
+    with pytest.raises(DataError, match=rf"not found in {tmp_path}: .*{advice}"):
+        FashionMNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
+    monkeypatch.setattr(fashion, "_package_folders", list)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=advice):
+        FashionMNIST(batch_size=4, seed=0).prepare()
+
+
+def test_an_incomplete_folder_is_not_a_source(idx_folder: Path) -> None:
+    (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="not found"):
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"not gzip at all",
+        lambda content: content[:40] + bytes([content[40] ^ 255]) + content[41:],
+        lambda content: gzip.compress(b"\0\0\x0d" + gzip.decompress(content)[3:]),
+        lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+        lambda content: gzip.compress(gzip.decompress(content) + b"\0"),
+    ],
+    ids=["empty", "truncated", "no gzip", "flipped bits", "other type", "a byte short", "a byte long"],
+)
+def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
+    path = idx_folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz .*fetch the file again\.") as error:
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
+    assert "\n" not in str(error.value)
+
+
+def test_labels_beyond_the_classes_are_named(idx_folder: Path) -> None:
+    path = idx_folder / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-1] + b"\x0a"))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz holds the label 10, but there are 10 classes"):
+        FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()

@@ -1,0 +1,221 @@
+import itertools
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data.image_folder import ImageFolder
+from diffusion_lab.data.images import read_image
+from diffusion_lab.data.order import BatchOrder
+
+
+def folder(root: Path, **options) -> ImageFolder:
+    return ImageFolder(**{"batch_size": 4, "seed": 0, "root": str(root), "image_size": 8, "num_workers": 0} | options)
+
+
+def identity(root: Path, **options) -> str:
+    data = folder(root, **options)
+    data.prepare()
+    return data.identity
+
+
+def save(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_kind_become_squares(image_root: Path, channels: int) -> None:
+    data = folder(image_root, channels=channels)
+    x, y = next(data.batches("train", 100))
+    assert x.shape == (18, channels, 8, 8)
+    assert y is None
+    assert (data.num_train, data.num_test, data.num_classes) == (18, 2, None)
+
+
+def test_training_batches_are_those_of_the_order_with_and_without_workers(image_root: Path) -> None:
+    images, labels = next(folder(image_root, classes="subfolders").batches("train", 100))
+    order = BatchOrder(18, 4, seed=3, flip=True)
+    for num_workers in (0, 2):
+        data = folder(image_root, classes="subfolders", seed=3, flip=True, num_workers=num_workers)
+        for k, (x, y) in enumerate(itertools.islice(data.train_dataloader(), 7)):
+            indices, mirrored = order.batch(k)
+            expected = torch.where(mirrored[:, None, None, None], images[indices].flip(-1), images[indices])
+            assert torch.equal(x, expected)
+            assert torch.equal(y, labels[indices])
+
+
+def test_the_middle_square_is_kept(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 10, 3), dtype=np.uint8)
+    pixels[:, :2], pixels[:, 2:8], pixels[:, 8:] = (255, 0, 0), (0, 200, 0), (0, 0, 255)
+    for path, turned in ((tmp_path / "wide.png", pixels), (tmp_path / "tall.png", pixels.transpose(1, 0, 2))):
+        image = read_image(save(path, np.ascontiguousarray(turned)), image_size=6, channels=3)
+        assert image.flatten(1).unique(dim=1).flatten().tolist() == [0, 200, 0]
+
+
+def test_small_squares_of_large_images_are_means(tmp_path: Path) -> None:
+    # Alternating rows without antialiasing would come out black or white.
+    pixels = np.zeros((64, 64), dtype=np.uint8)
+    pixels[::2] = 255
+    image = read_image(save(tmp_path / "rows.png", pixels), image_size=8, channels=1).float()
+    assert (image - 127.5).abs().max() < 4
+
+
+def test_an_image_of_the_right_size_is_left_alone(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(read_image(save(tmp_path / "a.png", pixels), 8, 3).permute(1, 2, 0).numpy(), pixels)
+
+
+def test_a_single_pixel_becomes_a_square(tmp_path: Path) -> None:
+    image = read_image(save(tmp_path / "a.png", np.full((1, 1, 3), 77, dtype=np.uint8)), 8, 3)
+    assert image.unique().tolist() == [77]
+
+
+def test_grey_is_luma_and_transparency_is_white(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    assert read_image(save(tmp_path / "red.png", red), 8, 1).unique().tolist() == [76]
+    invisible = np.zeros((8, 8, 4), dtype=np.uint8)
+    assert read_image(save(tmp_path / "nothing.png", invisible), 8, 3).unique().tolist() == [255]
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180°
+    image = read_image(save(tmp_path / "a.png", pixels, exif=exif), 8, 1)
+    assert image[0, :4].unique().tolist() == [0]
+    assert image[0, 4:].unique().tolist() == [255]
+
+
+def test_classes_are_the_folders_in_alphabetical_order(image_root: Path) -> None:
+    data = folder(image_root, classes="subfolders")
+    _, y = next(data.batches("train", 100))
+    assert data.class_names == ["ants", "bees"]
+    assert data.num_classes == 2
+    assert set(y.tolist()) == {0, 1}
+    assert y.dtype == torch.int64
+
+
+def test_the_held_out_share_is_fixed_and_apart(image_root: Path) -> None:
+    data = folder(image_root, test_fraction=0.3)
+    train, test = (next(data.batches(split, 100))[0].flatten(1) for split in ("train", "test"))
+    assert (len(train), len(test)) == (14, 6)
+    assert len(torch.cat([train, test]).unique(dim=0)) == 20
+    assert torch.equal(test, next(folder(image_root, test_fraction=0.3, seed=7).batches("test", 100))[0].flatten(1))
+
+
+def test_folders_train_and_test_are_the_splits(image_root: Path, tmp_path: Path) -> None:
+    for split, first, last in (("train", 0, 15), ("test", 15, 20)):
+        for path in sorted(image_root.rglob("*.*")):
+            if path.suffix != ".txt" and first <= int(path.stem) < last:
+                target = tmp_path / "split" / split / path.parent.name / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+    data = folder(tmp_path / "split", classes="subfolders")
+    data.prepare()
+    assert (data.num_train, data.num_test, data.class_names) == (15, 5, ["ants", "bees"])
+    shutil.rmtree(tmp_path / "split" / "test" / "bees")
+    assert folder(tmp_path / "split", classes="subfolders").batches("test", 1) is not None
+    shutil.rmtree(tmp_path / "split" / "train" / "ants")
+    with pytest.raises(DataError, match="no training images of the class ants"):
+        folder(tmp_path / "split", classes="subfolders").prepare()
+    shutil.rmtree(tmp_path / "split" / "train")
+    with pytest.raises(DataError, match="train is missing beside the other split"):
+        folder(tmp_path / "split").prepare()
+
+
+def test_the_identity_follows_names_content_and_what_is_made_of_them(image_root: Path, tmp_path: Path) -> None:
+    original = identity(image_root)
+    shutil.copytree(image_root, tmp_path / "elsewhere")
+    assert identity(tmp_path / "elsewhere", batch_size=8, seed=3, flip=True, num_workers=1) == original
+
+    variants = [
+        identity(image_root, image_size=9),
+        identity(image_root, channels=1),
+        identity(image_root, classes="subfolders"),
+        identity(image_root, test_fraction=0.2),
+    ]
+    path = image_root / "ants" / "00.png"
+    path.rename(path.with_stem("aa"))
+    variants.append(identity(image_root))
+    path.with_stem("aa").rename(path)
+    assert identity(image_root) == original
+    save(path, np.zeros((8, 8), dtype=np.uint8))
+    variants.append(identity(image_root))
+    assert len({original, *variants}) == 7
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.root=.*/nowhere is not a folder"):
+        folder(tmp_path / "nowhere").prepare()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no images: their names must end in one of .*\.png"):
+        folder(tmp_path / "empty").prepare()
+    save(tmp_path / "one" / "a.png", np.zeros((8, 8), dtype=np.uint8))
+    with pytest.raises(DataError, match="one holds one image: at least two"):
+        folder(tmp_path / "one").prepare()
+
+
+def test_an_image_outside_every_class_is_named(image_root: Path) -> None:
+    save(image_root / "stray.png", np.zeros((8, 8), dtype=np.uint8))
+    folder(image_root).prepare()
+    with pytest.raises(DataError, match=r"stray\.png is in no class"):
+        folder(image_root, classes="subfolders").prepare()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "only a signature"])
+def test_a_file_that_is_no_image_is_named_before_training(image_root: Path, content: bytes) -> None:
+    (image_root / "ants" / "broken.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.png is not an image that can be read") as error:
+        folder(image_root).prepare()
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_png_is_named_before_training(image_root: Path) -> None:
+    path = image_root / "ants" / "00.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"00\.png is not an image that can be read"):
+        folder(image_root).prepare()
+
+
+def test_sixteen_bits_are_named_before_training(image_root: Path) -> None:
+    save(image_root / "ants" / "deep.png", np.zeros((8, 8), dtype=np.uint16))
+    with pytest.raises(DataError, match=r"deep\.png has pixels of more than 8 bits"):
+        folder(image_root).prepare()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_root: Path, num_workers: int) -> None:
+    data = folder(image_root, num_workers=num_workers)
+    data.prepare()
+    for path in image_root.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"\.jpg is not an image that can be read") as error:
+        list(data.batches("train", 4))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"channels": 2},
+        {"image_size": 0},
+        {"classes": "folders"},
+        {"test_fraction": 0.0},
+        {"test_fraction": 1.0},
+        {"num_workers": -1},
+    ],
+)
+def test_impossible_options_are_named(tmp_path: Path, option: dict) -> None:
+    ((key, value),) = option.items()
+    with pytest.raises(DataError, match=f"data.{key}={value} "):
+        folder(tmp_path, **option)

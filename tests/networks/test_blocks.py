@@ -1,0 +1,86 @@
+"""Each block against the plain formula it stands for."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from diffusion_lab.networks.blocks import AttentionBlock, Downsample, PixelLinear, ResidualBlock, Upsample
+
+
+def image(channels, size, batch=2):
+    x = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
+    return x.to(memory_format=torch.channels_last).requires_grad_()
+
+
+def randomise(module):
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module.to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("size", "target"), [((4, 4), (8, 8)), ((8, 8), (15, 15)), ((4, 3), (7, 6)), ((1, 1), (2, 2)), ((1, 1), (1, 1))]
+)
+def test_upsample_is_nearest_neighbour_then_convolution(size, target):
+    x, block = image(6, size), randomise(Upsample(6))
+    doubled = functional.interpolate(x, scale_factor=2, mode="nearest")
+    expected = functional.conv2d(doubled, block.weight, block.bias, padding=1)[..., : target[0], : target[1]]
+    actual = block(x, torch.Size(target))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+    direction = torch.randn_like(expected)
+    leaves = [x, block.weight, block.bias]
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, leaves, direction), torch.autograd.grad(expected, leaves, direction), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "half"), [(8, 4), (15, 8), (7, 4), (1, 1)])
+def test_downsample_halves_rounding_up(size, half):
+    assert Downsample(4)(image(4, (size, size))).shape == (2, 4, half, half)
+
+
+def test_pixel_linear_is_the_1x1_convolution_without_a_copy():
+    x, block = image(6, (5, 3)), PixelLinear(6, 4)
+    y = block(x)
+    torch.testing.assert_close(y, functional.conv2d(x, block.weight[..., None, None], block.bias))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_residual_block_is_its_formula():
+    block, x, e = randomise(ResidualBlock(8, 12, 16, dropout=0.0)), image(8, (5, 5)), torch.randn(2, 16)
+    scale, shift = block.modulation(e)[..., None, None].chunk(2, dim=1)
+    h = block.conv_1(functional.silu(functional.group_norm(x, 2, block.norm_1.weight, block.norm_1.bias)))
+    h = (1 + scale) * functional.group_norm(h, 3, block.norm_2.weight, block.norm_2.bias) + shift
+    expected = block.conv_2(functional.silu(h)) + block.skip(x)
+    torch.testing.assert_close(block(x, e), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_start_as_the_identity():
+    x, e = image(8, (4, 4)), torch.randn(2, 16)
+    assert torch.equal(ResidualBlock(8, 8, 16, dropout=0.0)(x, e), x)
+    assert torch.equal(AttentionBlock(8, head_channels=4)(x), x)
+
+
+def test_attention_is_softmax_of_products_per_head():
+    block, x = randomise(AttentionBlock(8, head_channels=4)), image(8, (3, 2))
+    pixels = functional.group_norm(x, 2, block.norm.weight, block.norm.bias).flatten(2).transpose(1, 2)
+    query, key, value = block.qkv(pixels).split(8, dim=2)
+    heads = []
+    for h in (slice(0, 4), slice(4, 8)):
+        weights = torch.softmax(query[..., h] @ key[..., h].transpose(1, 2) / 4**0.5, dim=2)
+        heads.append(weights @ value[..., h])
+    expected = x + block.project(torch.cat(heads, dim=2)).transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_acts_in_training_only():
+    block, x, e = randomise(ResidualBlock(8, 8, 16, dropout=0.5)), image(8, (4, 4)), torch.randn(2, 16)
+    assert not torch.equal(block(x, e), block(x, e))
+    block.eval()
+    assert torch.equal(block(x, e), block(x, e))
+    assert isinstance(block.dropout, nn.Dropout)

@@ -1,0 +1,53 @@
+"""The multilayer perceptron for densities."""
+
+import pytest
+import torch
+
+from diffusion_lab.networks import MLP
+
+
+def woken(**options):
+    torch.manual_seed(0)
+    network = MLP(2, 4, hidden=16, num_layers=2, **options)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return network
+
+
+def test_shapes_zero_start_and_autocast():
+    x_t, timesteps = torch.randn(5, 2), torch.arange(5)
+    assert not MLP(2, 4)(x_t, timesteps).any()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = woken()(x_t, timesteps)
+    assert output.shape == (5, 4)
+    assert output.dtype == torch.float32
+
+
+def test_every_parameter_has_a_gradient_and_every_input_matters():
+    network = woken(num_classes=3)
+    x_t, timesteps, y = torch.randn(3, 2), torch.tensor([0, 10, 999]), torch.tensor([0, 1, 2])
+    output = network(x_t, timesteps, y)
+    output.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+    assert not torch.allclose(output, network(x_t, timesteps + 100, y))
+    assert not torch.allclose(output, network(x_t + 1, timesteps, y))
+    torch.testing.assert_close(network(x_t, timesteps), network(x_t, timesteps, torch.full((3,), 3)))
+    changed = network(x_t, timesteps, torch.tensor([0, 1, 0]))
+    torch.testing.assert_close(changed[:2], output[:2])
+    assert not torch.allclose(changed[2], output[2])
+
+
+def test_dropout_acts_in_training_only():
+    network, x_t, timesteps = woken(dropout=0.5), torch.randn(4, 2), torch.arange(4)
+    assert not torch.equal(network(x_t, timesteps), network(x_t, timesteps))
+    network.eval()
+    assert torch.equal(network(x_t, timesteps), network(x_t, timesteps))
+
+
+@pytest.mark.parametrize("options", [{"hidden": 0}, {"num_layers": 0}, {"dropout": -0.1}])
+def test_impossible_sizes_are_one_clear_sentence(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+        MLP(2, 2, **options)

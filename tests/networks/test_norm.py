@@ -1,0 +1,112 @@
+"""The fast group norm is torch's group norm, then the modulation, then SiLU: in values, in gradients, in every dtype."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from diffusion_lab.networks.norm import GroupNorm, num_groups_for, scale_shift_group_norm
+
+NUM_GROUPS, CHANNELS, BATCH = 3, 12, 2
+
+
+def arguments(modulated, size=(5, 4), dtype=torch.float64, mean=0.3):
+    generator = torch.Generator().manual_seed(0)
+    x = mean + torch.randn(BATCH, CHANNELS, *size, generator=generator, dtype=dtype)
+    weight, bias = torch.randn(2, CHANNELS, generator=generator, dtype=dtype)
+    scale, shift = torch.randn(2, BATCH, CHANNELS, generator=generator, dtype=dtype) if modulated else (None, None)
+    return [None if a is None else a.requires_grad_() for a in (x, weight.clone(), bias.clone(), scale, shift)]
+
+
+def reference(x, weight, bias, scale, shift, silu):
+    h = functional.group_norm(x, NUM_GROUPS, weight, bias, eps=1e-5)
+    if scale is not None:
+        h = h * (1 + scale[..., None, None]) + shift[..., None, None]
+    return functional.silu(h) if silu else h
+
+
+def fast(x, weight, bias, scale, shift, silu):
+    return scale_shift_group_norm(x, NUM_GROUPS, weight, bias, scale, shift, silu)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize("size", [(5, 4), (1, 1), (3, 1)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_equals_torch_group_norm_in_values_and_gradients(silu, modulated, size, memory_format):
+    arguments_ = arguments(modulated, size)
+    arguments_[0] = arguments_[0].detach().to(memory_format=memory_format).requires_grad_()
+    expected, actual = reference(*arguments_, silu), fast(*arguments_, silu)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+    direction = torch.randn_like(expected)
+    leaves = [a for a in arguments_ if a is not None]
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, leaves, direction), torch.autograd.grad(expected, leaves, direction), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("modulated", [True, False])
+def test_gradients_are_those_of_finite_differences(silu, modulated):
+    leaves = [a for a in arguments(modulated, size=(2, 2)) if a is not None]
+
+    def function(*given):
+        return fast(*given, *([None] * (5 - len(given))), silu)
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+def test_float32_stays_close_where_the_mean_is_large():
+    """σ² is E[x²] − E[x]²: a mean of 30 σ must not cost more than three of float32's seven digits."""
+    leaves = arguments(modulated=True, size=(16, 16), mean=30.0)
+    single = [a.detach().float() for a in leaves]
+    torch.testing.assert_close(fast(*single, True).double(), reference(*leaves, True), rtol=2e-3, atol=2e-3)
+
+
+def test_bfloat16_has_float32_moments():
+    """A million bfloat16 ones-and-something summed in bfloat16 would stop growing at 256: the moments must not."""
+    x = (1 + torch.randn(1, 4, 128, 128, generator=torch.Generator().manual_seed(1))).to(torch.bfloat16)
+    weight, bias = torch.ones(4), torch.zeros(4)
+    actual = scale_shift_group_norm(x, 1, weight, bias)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual.float(), functional.group_norm(x.float(), 1), rtol=2**-6, atol=2**-6)
+
+
+def test_bfloat16_gradients_are_those_of_float32_up_to_rounding():
+    leaves = [a.detach().to(torch.bfloat16).requires_grad_() for a in arguments(modulated=True, size=(8, 8))]
+    singles = [a.detach().float().requires_grad_() for a in leaves]
+    actual, expected = fast(*leaves, True), reference(*singles, True)
+    direction = torch.randn_like(expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, leaves, direction.bfloat16()),
+        torch.autograd.grad(expected, singles, direction),
+        strict=True,
+    ):
+        assert ours.dtype == torch.bfloat16
+        error = (ours.float() - theirs).norm() / theirs.norm()
+        assert error < 0.02
+
+
+def test_a_constant_image_gives_the_bias_and_finite_gradients():
+    x = torch.full((1, 8, 4, 4), 5.0, requires_grad=True)
+    h = GroupNorm(8, silu=False)(x)
+    torch.testing.assert_close(h, torch.zeros_like(h), atol=1e-3, rtol=0)
+    assert torch.autograd.grad(h.square().sum(), x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_output_and_gradient_keep_the_memory_format(memory_format):
+    x = torch.randn(2, 8, 4, 4).to(memory_format=memory_format).requires_grad_()
+    h = GroupNorm(8)(x)
+    assert h.is_contiguous(memory_format=memory_format)
+    (gradient,) = torch.autograd.grad(h, x, torch.ones_like(h))
+    assert gradient.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(128, 32), (192, 32), (64, 16), (96, 24), (32, 8), (6, 1), (3, 1), (1, 1), (40, 10)]
+)
+def test_groups_divide_the_channels_and_hold_at_least_four(channels, groups):
+    assert num_groups_for(channels) == groups
+    assert channels % groups == 0

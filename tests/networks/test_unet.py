@@ -1,0 +1,189 @@
+"""What every part of the lab relies on when it calls the U-Net."""
+
+import pytest
+import torch
+
+from diffusion_lab.networks import UNet
+
+
+def small_unet(**options):
+    defaults = {
+        "in_channels": 1,
+        "out_channels": 2,
+        "image_size": 8,
+        "base_channels": 16,
+        "channel_multipliers": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+        "head_channels": 16,
+    }
+    torch.manual_seed(0)
+    return UNet(**{**defaults, **options})
+
+
+def wake(network):
+    """Replace what starts at zero, so that every path through the network carries something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def inputs(batch=3, channels=1, size=8):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, channels, size, size, generator=generator), torch.tensor([0, 500, 999][:batch])
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [
+        (8, (1, 2), (4,)),
+        (15, (1, 2, 2), (8,)),
+        (28, (1, 2, 2), (7,)),
+        (32, (1, 1, 2), (16, 8)),
+        (1, (1,), ()),
+        (5, (1, 1, 1, 1), ()),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_output_has_the_size_of_the_input(size, multipliers, attention, channels):
+    network = small_unet(
+        in_channels=channels,
+        out_channels=2 * channels,
+        image_size=size,
+        channel_multipliers=multipliers,
+        attention_resolutions=attention,
+    )
+    x_t, timesteps = inputs(2, channels, size)
+    output = wake(network)(x_t, timesteps)
+    assert output.shape == (2, 2 * channels, size, size)
+    assert output.dtype == torch.float32
+    assert output.abs().sum() > 0
+
+
+def test_first_output_is_exactly_zero():
+    assert not small_unet()(*inputs()).any()
+
+
+def test_every_parameter_has_a_gradient():
+    network = wake(small_unet(num_classes=3))
+    network(*inputs(), torch.tensor([0, 1, 2])).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_training_from_the_zero_start_reaches_every_parameter():
+    """Step 1 moves only the output layer; step 2 the blocks' last layers; step 3 everything."""
+    network = small_unet()
+    start = {name: parameter.clone() for name, parameter in network.named_parameters()}
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (network(*inputs()) - 1).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+    assert not any(torch.equal(parameter, start[name]) for name, parameter in network.named_parameters())
+
+
+def test_timesteps_and_labels_matter_row_by_row():
+    network = wake(small_unet(num_classes=3))
+    x_t, timesteps = inputs()
+    y = torch.tensor([0, 1, 2])
+    output = network(x_t, timesteps, y)
+    later, relabelled = network(x_t, torch.tensor([1, 500, 999]), y), network(x_t, timesteps, torch.tensor([0, 1, 0]))
+    assert not torch.allclose(output[0], later[0], atol=1e-4)
+    torch.testing.assert_close(output[1:], later[1:])
+    assert not torch.allclose(output[2], relabelled[2], atol=1e-4)
+    torch.testing.assert_close(output[:2], relabelled[:2])
+
+
+def test_no_label_is_the_null_class():
+    network = wake(small_unet(num_classes=3))
+    x_t, timesteps = inputs()
+    torch.testing.assert_close(network(x_t, timesteps), network(x_t, timesteps, torch.full((3,), 3)))
+    with pytest.raises(ValueError, match="num_classes"):
+        small_unet()(x_t, timesteps, torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    network = wake(small_unet())
+    x_t, timesteps = inputs()
+    alone = torch.cat([network(x_t[i : i + 1], timesteps[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(network(x_t, timesteps), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_format_of_the_input_changes_nothing():
+    network = wake(small_unet(in_channels=3))
+    x_t, timesteps = inputs(channels=3)
+    torch.testing.assert_close(network(x_t, timesteps), network(x_t.to(memory_format=torch.channels_last), timesteps))
+
+
+def test_activations_and_their_gradients_stay_channels_last():
+    """One block that answers in NCHW would make every later convolution copy."""
+    network, strided = wake(small_unet()), []
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+
+            def note(_, tensors, __=None, name=name):
+                if not tensors[0].is_contiguous(memory_format=torch.channels_last):
+                    strided.append(name)
+
+            module.register_forward_pre_hook(note)
+            module.register_full_backward_pre_hook(note)
+    x_t, timesteps = inputs()
+    network(x_t.requires_grad_(), timesteps).square().sum().backward()
+    assert strided == []
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.ndim == 4)
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
+    x_t, timesteps = inputs()
+    gradients = []
+    for checkpointing in (False, True):
+        network = wake(small_unet(dropout=0.3, activation_checkpointing=checkpointing))
+        torch.manual_seed(5)
+        network(x_t, timesteps).square().sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_autocast_output_is_float32_and_close():
+    network = wake(small_unet(num_classes=2))
+    x_t, timesteps = inputs()
+    expected = network(x_t, timesteps)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = network(x_t, timesteps)
+    assert actual.dtype == torch.float32
+    assert 0 < (actual - expected).norm() / expected.norm() < 0.05
+    actual.square().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_channels_that_share_no_factor_with_32_work():
+    network = wake(small_unet(base_channels=10, head_channels=5))
+    assert network(*inputs()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"base_channels": 0}, "base_channels=0"),
+        ({"in_channels": 1.5}, "in_channels=1.5"),
+        ({"num_res_blocks": 0}, "num_res_blocks=0"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"channel_multipliers": (1, 0)}, r"channel_multipliers\[1\]=0"),
+        ({"channel_multipliers": ()}, "channel_multipliers is empty"),
+        ({"channel_multipliers": (1,) * 5, "attention_resolutions": ()}, "at most 4 multipliers"),
+        ({"attention_resolutions": (16,)}, r"resolutions \[8, 4\]"),
+        ({"head_channels": 24}, "head_channels=24 must divide"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+    ],
+)
+def test_impossible_sizes_are_one_clear_sentence(options, words):
+    with pytest.raises(ValueError, match=words) as error:
+        small_unet(**options)
+    assert "\n" not in str(error.value)
