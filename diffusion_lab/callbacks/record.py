@@ -39,8 +39,8 @@ class CSVRecord(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}}
-        columns, rows = self._read()
-        if set(row) <= set(columns) and (not rows or int(rows[-1]["step"]) < int(row["step"])):
+        columns, rows, whole = self._read()
+        if whole and set(row) <= set(columns) and (not rows or int(rows[-1]["step"]) < int(row["step"])):
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, columns).writerow(row)
             return
@@ -52,10 +52,10 @@ class CSVRecord(Logger):
         writer.writerows([*earlier, row])
         write_whole(self.path, text.getvalue().encode())
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        if not self.path.exists():
-            return [], []
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if row["step"] and None not in row.values()]  # a crash may cut the last row
-        return list(reader.fieldnames or []), rows
+    def _read(self) -> tuple[list[str], list[dict[str, str]], bool]:
+        """Columns, rows, and whether the file ends with a whole row: a crash may have cut the last one, which is dropped."""
+        text = self.path.read_text() if self.path.exists() else ""
+        lines = text.splitlines(keepends=True)
+        whole = bool(lines) and lines[-1].endswith("\n")
+        reader = csv.DictReader(lines if whole else lines[:-1])
+        return list(reader.fieldnames or []), list(reader), whole

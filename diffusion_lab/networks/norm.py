@@ -24,55 +24,56 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, num_groups, silu):
         batch, channels, height, width = x.shape
-        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        groups = (num_groups, channels // num_groups)
+        count = height * width * groups[1]
         precise = torch.promote_types(x.dtype, torch.float32)
+        saved = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        pixels = saved.to(precise)
+
+        mean = _sum_groups(pixels.sum(1), groups).div_(count)
+        variance = _sum_groups((pixels * pixels).sum(1), groups).div_(count).addcmul_(mean, mean, value=-1)
+        inverse_std = variance.clamp_min_(0).add_(EPS).rsqrt_()
+
         weight, bias = weight.to(precise), bias.to(precise)
         gain, offset = weight.expand(batch, -1), bias
         if scale is not None:
             scale, shift = scale.to(precise), shift.to(precise)
             gain, offset = torch.addcmul(weight, weight, scale), torch.addcmul(shift, bias, scale).add_(bias)
+        alpha = (gain.unflatten(1, groups) * inverse_std).flatten(1)
+        beta = offset - (alpha.unflatten(1, groups) * mean).flatten(1)
 
-        squares = pixels * pixels
-        count = height * width * (channels // num_groups)
-        mean = _sum_groups(pixels.sum(1, dtype=precise), num_groups).div_(count)
-        variance = _sum_groups(squares.sum(1, dtype=precise), num_groups).div_(count).addcmul_(mean, mean, value=-1)
-        inverse_std = variance.clamp_min_(0).add_(EPS).rsqrt_()
-        alpha = (gain.unflatten(1, (num_groups, -1)) * inverse_std).flatten(1)
-        beta = offset - (alpha.unflatten(1, (num_groups, -1)) * mean).flatten(1)
-
-        # The buffer of the squares becomes the output.
-        alpha, beta = alpha.to(x.dtype)[:, None], beta.to(x.dtype)[:, None]
-        out = torch.addcmul(beta, alpha, pixels, out=squares)
+        out = torch.addcmul(beta[:, None], alpha[:, None], pixels)
         if silu:
             out = nn.functional.silu(out, inplace=True)
-        ctx.save_for_backward(pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta)
-        ctx.num_groups, ctx.count, ctx.silu = num_groups, count, silu
-        return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        ctx.save_for_backward(saved, weight, bias, scale, gain, mean, inverse_std, alpha, beta)
+        ctx.groups, ctx.count, ctx.silu = groups, count, silu
+        return out.to(x.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        pixels, weight, bias, scale, gain, mean, inverse_std, alpha, beta = ctx.saved_tensors
+        saved, weight, bias, scale, gain, mean, inverse_std, alpha, beta = ctx.saved_tensors
         batch, channels, height, width = grad.shape
-        groups = (ctx.num_groups, channels // ctx.num_groups)
-        grad = grad.permute(0, 2, 3, 1).reshape(pixels.shape)
+        groups = ctx.groups
+        pixels = saved.to(mean.dtype)
+        grad = grad.permute(0, 2, 3, 1).reshape(pixels.shape).to(mean.dtype)
         if ctx.silu:
-            z = torch.addcmul(beta, alpha, pixels)
+            z = torch.addcmul(beta[:, None], alpha[:, None], pixels)
             grad = torch.ops.aten.silu_backward.grad_input(grad, z, grad_input=z)
 
-        # Two sums over the pixels, dL/dα and dL/dβ: every gradient below is made of them.
+        # Two sums over the pixels, dL/dβ and dL/dα: every gradient below is made of them.
+        d_beta = grad.sum(1)
         products = grad * pixels
-        d_beta = grad.sum(1, dtype=mean.dtype)
-        d_alpha = products.sum(1, dtype=mean.dtype).unflatten(1, groups)
+        d_alpha = products.sum(1).unflatten(1, groups)
         d_gain = d_alpha.addcmul_(d_beta.unflatten(1, groups), mean, value=-1).mul_(inverse_std).flatten(1)
 
         # x acts directly (through α·x), through σ (a slope in x) and through μ (a constant of the group).
-        slope = _sum_groups(gain * d_gain, ctx.num_groups).mul_(inverse_std).mul_(inverse_std).div_(-ctx.count)
-        constant = _sum_groups(gain * d_beta, ctx.num_groups).mul_(inverse_std).div_(-ctx.count)
+        slope = _sum_groups(gain * d_gain, groups).mul_(inverse_std).mul_(inverse_std).div_(-ctx.count)
+        constant = _sum_groups(gain * d_beta, groups).mul_(inverse_std).div_(-ctx.count)
         constant.addcmul_(slope, mean, value=-1)
-        slope, constant = (c.to(grad.dtype).expand(-1, *groups).flatten(1)[:, None] for c in (slope, constant))
-        d_pixels = torch.addcmul(constant, slope, pixels, out=products).addcmul_(grad, alpha)
-        d_x = d_pixels.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        slope, constant = (table.expand(-1, *groups).flatten(1)[:, None] for table in (slope, constant))
+        d_pixels = torch.addcmul(constant, slope, pixels, out=products).addcmul_(grad, alpha[:, None])
+        d_x = d_pixels.to(saved.dtype).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
         d_weight, d_bias, d_scale, d_shift = d_gain, d_beta, None, None
         if scale is not None:
@@ -81,9 +82,9 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         return d_x, d_weight.sum(0), d_bias.sum(0), d_scale, d_shift, None, None
 
 
-def _sum_groups(table, num_groups):
-    """(B, C) -> (B, G, 1): the sum over the channels of each group."""
-    return table.unflatten(1, (num_groups, -1)).sum(2, keepdim=True)
+def _sum_groups(table, groups):
+    """(B, C) -> (B, G, 1): the sum over the channels of each group; groups = (G, C / G)."""
+    return table.unflatten(1, groups).sum(2, keepdim=True)
 
 
 def scale_shift_group_norm(

@@ -64,13 +64,17 @@ def test_float32_stays_close_where_the_mean_is_large():
     torch.testing.assert_close(fast(*single, True).double(), reference(*leaves, True), rtol=2e-3, atol=2e-3)
 
 
-def test_bfloat16_has_float32_moments():
-    """A million bfloat16 ones-and-something summed in bfloat16 would stop growing at 256: the moments must not."""
-    x = (1 + torch.randn(1, 4, 128, 128, generator=torch.Generator().manual_seed(1))).to(torch.bfloat16)
-    weight, bias = torch.ones(4), torch.zeros(4)
-    actual = scale_shift_group_norm(x, 1, weight, bias)
+@pytest.mark.parametrize("mean", [0.0, 8.0])
+def test_bfloat16_is_float32_rounded_once(mean):
+    """Moments, products and SiLU are float32: at a mean of 80 σ anything in bfloat16 would be off by far more than the last bit."""
+    generator = torch.Generator().manual_seed(1)
+    x = (mean + 0.1 * torch.randn(2, CHANNELS, 16, 16, generator=generator)).to(torch.bfloat16)
+    weight, bias = torch.randn(2, CHANNELS, generator=generator)
+    scale, shift = torch.randn(2, 2, CHANNELS, generator=generator)
+    actual = fast(x, weight, bias, scale, shift, True)
+    expected = reference(x.double(), *(a.double() for a in (weight, bias, scale, shift)), True)
     assert actual.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.float(), functional.group_norm(x.float(), 1), rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(actual.double(), expected, rtol=2**-8, atol=2e-3 if mean else 1e-5)
 
 
 def test_bfloat16_gradients_are_those_of_float32_up_to_rounding():
@@ -85,7 +89,7 @@ def test_bfloat16_gradients_are_those_of_float32_up_to_rounding():
     ):
         assert ours.dtype == torch.bfloat16
         error = (ours.float() - theirs).norm() / theirs.norm()
-        assert error < 0.02
+        assert error < 0.005
 
 
 def test_a_constant_image_gives_the_bias_and_finite_gradients():

@@ -121,20 +121,20 @@ def test_memory_format_of_the_input_changes_nothing():
     torch.testing.assert_close(network(x_t, timesteps), network(x_t.to(memory_format=torch.channels_last), timesteps))
 
 
-def test_activations_and_their_gradients_stay_channels_last():
+def test_activations_and_their_gradients_keep_channels_innermost():
     """One block that answers in NCHW would make every later convolution copy."""
     network, strided = wake(small_unet()), []
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d):
 
             def note(_, tensors, __=None, name=name):
-                if not tensors[0].is_contiguous(memory_format=torch.channels_last):
+                if tensors[0].shape[1] > 1 and tensors[0].stride(1) != 1:
                     strided.append(name)
 
             module.register_forward_pre_hook(note)
             module.register_full_backward_pre_hook(note)
     x_t, timesteps = inputs()
-    network(x_t.requires_grad_(), timesteps).square().sum().backward()
+    (network(x_t.requires_grad_(), timesteps) ** 2).sum().backward()
     assert strided == []
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.ndim == 4)
 

@@ -1,0 +1,159 @@
+"""Training throughput of our U-Net beside diffusers' UNet2DModel of the same size, on CPU.
+
+    python benchmarks/unet_throughput.py [--dtypes fp32 bf16] [--batch-size 64] [--rounds 5] [--threads 2] [--profile]
+
+One step is forward, mean square error, backward, AdamW and an exponential moving average of the weights: the same code for
+each network. Every round times one step of each contender in turn (A B C A B C …), so a slow minute of the machine falls
+on all of them. Contenders: ours (channels-last inside), diffusers as it ships (NCHW), diffusers in channels-last.
+Needs `diffusers`, which the project itself does not.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion_lab.networks import UNet
+from diffusion_lab.networks.compilation import compile_network
+from diffusion_lab.networks.cost import network_cost
+from diffusion_lab.networks.memory import keep_freed_memory
+
+SIZE, CHANNELS = 32, 1
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Diffusers(nn.Module):
+    """diffusers' UNet2DModel with the options that make it our network, called as ours is."""
+
+    def __init__(self, memory_format: torch.memory_format):
+        super().__init__()
+        from diffusers import UNet2DModel
+
+        self.memory_format = memory_format
+        self.unet = UNet2DModel(
+            sample_size=SIZE,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            layers_per_block=2,
+            block_out_channels=(64, 128, 128),
+            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=64,
+            resnet_time_scale_shift="scale_shift",
+        ).to(memory_format=memory_format)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        return self.unet(x_t.contiguous(memory_format=self.memory_format), timesteps).sample.float()
+
+
+def ours() -> UNet:
+    return UNet(CHANNELS, CHANNELS, SIZE, base_channels=64, channel_multipliers=(1, 2, 2), num_res_blocks=2)
+
+
+CONTENDERS: dict[str, Callable[[], nn.Module]] = {
+    "ours": ours,
+    "diffusers": lambda: Diffusers(torch.contiguous_format),
+    "diffusers channels-last": lambda: Diffusers(torch.channels_last),
+}
+
+
+def training_step(network: nn.Module, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
+    """A function that trains `network` by one step on random images."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
+    averages = [parameter.detach().clone() for parameter in network.parameters()]
+    x_0 = torch.randn(batch_size, CHANNELS, SIZE, SIZE)
+
+    def step() -> None:
+        eps, timesteps = torch.randn_like(x_0), torch.randint(0, 1000, (batch_size,))
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            output = network(x_0 + eps, timesteps)
+        functional.mse_loss(output, eps).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(averages, [parameter.detach() for parameter in network.parameters()], 1e-3)
+
+    return step
+
+
+def seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    """Processor, cores and which bfloat16 instructions they have."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    facts = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = facts.get("flags", "").split()
+    bf16 = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
+    name = f"{facts.get('model name', platform.processor())}, family {facts.get('cpu family', '?')}"
+    widest = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {torch.get_num_threads()} threads, {widest}, bf16 instructions: {', '.join(bf16) or 'none'}"
+
+
+def profile(name: str, step: Callable[[], None]) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        step()
+    print(f"\n{name}, one step, by self time")
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=45))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="torch.compile our network first (a minute or more)")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="as `diffusion-lab train` does; helps every contender"
+    )
+    parser.add_argument("--profile", action="store_true", help="print where each step's time goes")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    if options.keep_memory and not keep_freed_memory():
+        print("--keep-memory: this C library cannot")
+
+    print(f"torch {torch.__version__}; {machine()}")
+    print(f"{CHANNELS}x{SIZE}x{SIZE}, batch {options.batch_size}, {options.rounds} rounds; AdamW and EMA in every step")
+    networks = {name: CONTENDERS[name]() for name in options.contenders}
+    for name, network in networks.items():
+        cost = network_cost(network, (CHANNELS, SIZE, SIZE))
+        print(
+            f"{name:<24} {cost.parameters:,} parameters, {cost.forward_flops / 1e9:.3f} GFLOP forward (multiply-add = 2)"
+        )
+    if options.compile and (notice := compile_network(networks["ours"])):
+        print(notice)
+
+    medians: dict[str, dict[str, float]] = {}
+    for dtype in options.dtypes:
+        steps = {name: training_step(network, DTYPES[dtype], options.batch_size) for name, network in networks.items()}
+        for step in steps.values():
+            step()
+        rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]
+        print(f"\n{dtype:<24} {'img/s median':>12} {'min':>8} {'max':>8}   ours is x times as fast, by round")
+        for name in steps:
+            speeds = [options.batch_size / times[name] for times in rounds]
+            medians.setdefault(dtype, {})[name] = statistics.median(speeds)
+            ratios = sorted(times[name] / times["ours"] for times in rounds) if "ours" in steps else [float("nan")]
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            print(f"{name:<24} {medians[dtype][name]:12.2f} {min(speeds):8.2f} {max(speeds):8.2f}   {spread}")
+        if options.profile:
+            for name, step in steps.items():
+                profile(f"{name}, {dtype}", step)
+    if {"fp32", "bf16"} <= medians.keys() and {"ours", "diffusers"} <= networks.keys():
+        ratio = medians["bf16"]["ours"] / medians["fp32"]["diffusers"]
+        print(f"\nours in bf16 is {ratio:.2f} times diffusers in fp32")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+import csv
+
+from diffusion_lab.callbacks.record import CSVRecord
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_appended_and_new_columns_are_added(tmp_path):
+    record = CSVRecord(tmp_path / "metrics.csv")
+    record.log_metrics({"loss": 1.0}, step=10)
+    record.log_metrics({"loss": 0.5}, step=20)
+    record.log_metrics({"loss": 0.25, "grad": 3.0}, step=30)
+    assert rows(record.path) == [
+        {"step": "10", "loss": "1.0", "grad": ""},
+        {"step": "20", "loss": "0.5", "grad": ""},
+        {"step": "30", "loss": "0.25", "grad": "3.0"},
+    ]
+
+
+def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
+    first = CSVRecord(tmp_path / "metrics.csv")
+    for step in (10, 20, 30):
+        first.log_metrics({"loss": float(step)}, step=step)
+    resumed = CSVRecord(tmp_path / "metrics.csv")
+    resumed.log_metrics({"loss": -20.0}, step=20)
+    resumed.log_metrics({"loss": -30.0}, step=30)
+    assert [(row["step"], row["loss"]) for row in rows(first.path)] == [("10", "10.0"), ("20", "-20.0"), ("30", "-30.0")]
+
+
+def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):
+    record = CSVRecord(tmp_path / "metrics.csv")
+    record.log_metrics({"loss": 1.0, "lr": 0.1}, step=10)
+    with record.path.open("a") as file:
+        file.write("20,0.")
+    CSVRecord(record.path).log_metrics({"loss": 0.5, "lr": 0.1}, step=20)
+    assert [row["loss"] for row in rows(record.path)] == ["1.0", "0.5"]

@@ -1,0 +1,47 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization, budget_used
+
+
+def test_warm_up_rises_linearly_to_one():
+    rate = Constant(warmup_steps=4)
+    assert [rate(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_cosine_falls_from_one_to_zero_over_the_budget():
+    rate = CosineDecay(warmup_steps=0)
+    assert [rate(0, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0], abs=1e-12)
+    assert rate(0, 1 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
+
+
+def test_the_budget_is_steps_or_time_whichever_ends_first():
+    from lightning.pytorch.callbacks import Timer
+
+    class Halfway(Timer):
+        def time_elapsed(self, stage="train"):
+            return 30.0
+
+        def time_remaining(self, stage="train"):
+            return 90.0
+
+    timed = SimpleNamespace(max_steps=-1, callbacks=[Halfway(duration={"minutes": 2})])
+    assert budget_used(timed, 10) == 0.25
+    both = SimpleNamespace(max_steps=20, callbacks=timed.callbacks)
+    assert budget_used(both, 10) == 0.5
+    assert budget_used(both, 40) == 1.0
+
+
+def test_the_optimizer_follows_the_rate():
+    trainer = SimpleNamespace(max_steps=10, callbacks=[])
+    weight = torch.nn.Parameter(torch.zeros(1))
+    made = Optimization(lambda parameters: torch.optim.SGD(parameters, lr=2.0), CosineDecay()).configure([weight], trainer)
+    rates = []
+    for _ in range(10):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert rates == pytest.approx([1 + math.cos(math.pi * step / 10) for step in range(10)])
