@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from diffusion_lab.data.levels import to_uint8
 
-_SMALLEST_SIDE = 32  # pixels on the screen; smaller images are enlarged by whole factors, without smoothing
+_SMALLEST_SIDE = 48  # pixels on the screen; smaller images are enlarged by whole factors, without smoothing
 
 
 def picture(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image.Image:

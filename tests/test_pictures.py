@@ -9,8 +9,8 @@ from diffusion_lab.pictures import animation, picture, png, rows_of
 def test_a_grid_shows_images_in_reading_order_on_their_own_levels():
     x = torch.stack([torch.full((1, 8, 8), v) for v in (-1.0, 0.0, 1.0, -1.0)])
     image = picture(x, 17).convert("L")
-    assert image.size == (2 + 2 * 34, 2 + 2 * 34)  # enlarged to 32 pixels, two a row, framed by 2
-    assert [image.getpixel((18 + 34 * (i % 2), 18 + 34 * (i // 2))) for i in range(4)] == [0, 128, 255, 0]
+    assert image.size == (2 + 2 * 50, 2 + 2 * 50)  # enlarged to 48 pixels, two a row, framed by 2
+    assert [image.getpixel((26 + 50 * (i % 2), 26 + 50 * (i // 2))) for i in range(4)] == [0, 128, 255, 0]
 
 
 def test_colour_stays_colour():
