@@ -39,7 +39,9 @@ def test_an_average_is_the_recursion_with_its_warm_up():
 
 def test_the_initial_weights_are_soon_forgotten_and_the_raw_ones_untouched():
     _, model = trained(EMA([0.9999]), [1.0] * 300, start=1000.0)
-    assert float(model.averages["ema_0.9999"]["w"][0]) == pytest.approx(1.0, abs=1e-3)  # without warm-up it would be 971
+    assert float(model.averages["ema_0.9999"]["w"][0]) == pytest.approx(
+        1.0, abs=1e-3
+    )  # without warm-up it would be 971
     assert model.w.tolist() == [1.0, 1.0]
     assert list(model.state_dict()) == ["w"]
 

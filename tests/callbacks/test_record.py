@@ -27,7 +27,11 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
     resumed = CSVRecord(tmp_path / "metrics.csv")
     resumed.log_metrics({"loss": -20.0}, step=20)
     resumed.log_metrics({"loss": -30.0}, step=30)
-    assert [(row["step"], row["loss"]) for row in rows(first.path)] == [("10", "10.0"), ("20", "-20.0"), ("30", "-30.0")]
+    assert [(row["step"], row["loss"]) for row in rows(first.path)] == [
+        ("10", "10.0"),
+        ("20", "-20.0"),
+        ("30", "-30.0"),
+    ]
 
 
 def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):

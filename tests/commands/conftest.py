@@ -57,7 +57,13 @@ def process(tmp_path):
         command = Path(sys.executable).parent / "diffusion-lab"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment}
         return subprocess.run(
-            [command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+            [command, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
 
     run.folder = tmp_path

@@ -74,7 +74,9 @@ def test_a_timestep_sampler_is_unbiased_before_it_has_learned(name):
     torch.testing.assert_close(w, torch.ones_like(w))
 
 
-@pytest.mark.parametrize("group", ["prediction", "objective", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"])
+@pytest.mark.parametrize(
+    "group", ["prediction", "objective", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"]
+)
 def test_every_choice_can_be_built(group):
     for name in choices(group):
         assert instantiate(composed(f"{group}={name}")[group]) is not None

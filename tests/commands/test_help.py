@@ -48,7 +48,11 @@ def test_completion_knows_commands_options_and_choices(lab):
 
     assert candidates("diffusion-lab tr") == ["train "]
     assert "schedule=" in candidates("diffusion-lab train sched")
-    assert set(candidates("diffusion-lab train schedule=")) == {"schedule=cosine", "schedule=linear", "schedule=sigmoid"}
+    assert set(candidates("diffusion-lab train schedule=")) == {
+        "schedule=cosine",
+        "schedule=linear",
+        "schedule=sigmoid",
+    }
     assert any("trainer.max_steps=" in c for c in candidates("diffusion-lab train trainer.max_s"))
 
 

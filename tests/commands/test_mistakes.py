@@ -27,7 +27,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("options", "said"), MISTAKES.values(), ids=MISTAKES)
 def test_train_says_what_is_wrong_and_writes_nothing(lab, options, said):
-    tiny = [o for o in (*TINY, *STRIDED) if "data=" not in "".join(options) or not o.startswith(("network", "data", "features"))]
+    tiny = [
+        o
+        for o in (*TINY, *STRIDED)
+        if "data=" not in "".join(options) or not o.startswith(("network", "data", "features"))
+    ]
     code, _, err = lab("train", *tiny, *options)
     assert code == 1
     assert "Traceback" not in err

@@ -28,7 +28,9 @@ def model(variance=None, objective=None, timesteps=None, sampler=None, seed=1):
     torch.manual_seed(0)
 
     def network(out_channels):
-        net = UNet(1, out_channels, 8, base_channels=8, channel_multipliers=(1,), attention_resolutions=(), head_channels=8)
+        net = UNet(
+            1, out_channels, 8, base_channels=8, channel_multipliers=(1,), attention_resolutions=(), head_channels=8
+        )
         torch.nn.init.normal_(net.output.weight, std=0.1)
         return net
 

@@ -38,7 +38,9 @@ def test_the_budget_is_steps_or_time_whichever_ends_first():
 def test_the_optimizer_follows_the_rate():
     trainer = SimpleNamespace(max_steps=10, callbacks=[])
     weight = torch.nn.Parameter(torch.zeros(1))
-    made = Optimization(lambda parameters: torch.optim.SGD(parameters, lr=2.0), CosineDecay()).configure([weight], trainer)
+    made = Optimization(lambda parameters: torch.optim.SGD(parameters, lr=2.0), CosineDecay()).configure(
+        [weight], trainer
+    )
     rates = []
     for _ in range(10):
         rates.append(made["optimizer"].param_groups[0]["lr"])
