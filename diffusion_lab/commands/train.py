@@ -71,7 +71,8 @@ def _train(
         directory.clear()
     cost = network_cost(model.network, model.shape)
     console.print(
-        f"{data.name}: {data.num_train} training images {tuple(data.shape)}; {choices['model']} with {cost.parameters:,} parameters, "
+        f"{data.name}: {data.num_train} training images {tuple(data.shape)}; "
+        f"{choices['model']} with {cost.parameters:,} parameters, "
         f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}",
         highlight=False,
         soft_wrap=True,

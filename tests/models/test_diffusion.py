@@ -137,7 +137,7 @@ def test_the_same_bound_with_fewer_terms_says_what_each_stands_for():
 
 
 def test_a_pair_that_cannot_work_is_refused_with_the_fix():
-    with pytest.raises(ValueError, match="would never be trained.*objective=hybrid"):
+    with pytest.raises(ValueError, match=r"would never be trained.*objective=hybrid"):
         model(objective=Simple())
     with pytest.raises(ValueError, match="num_steps = 31"):
         model(sampler=AncestralSampler(EvenSpacing(31)))
