@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from importlib import import_module
-
-from diffusion_lab.commands.main import COMMANDS
 
 _BASH = """\
 _diffusion_lab() {
@@ -26,23 +25,23 @@ complete -c diffusion-lab -f -a '(__diffusion_lab)'
 _INSTALL = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-def complete(arguments: list[str]) -> None:
+def complete(arguments: list[str], commands: Collection[str]) -> None:
     """`-sc install=<shell>` prints what to evaluate in the shell; `-sc query=<shell>` answers for the line in COMP_LINE."""
     what, _, shell = (arguments or [""])[0].partition("=")
     if what == "install" and shell in _INSTALL:
         print(_INSTALL[shell], end="")
     elif what == "query":
-        print("\n".join(_candidates(os.environ.get("COMP_LINE", ""))))
+        print("\n".join(candidates(os.environ.get("COMP_LINE", ""), commands)))
     else:
         print("usage: diffusion-lab -sc install=bash (or zsh, fish)")
 
 
-def _candidates(line: str) -> list[str]:
+def candidates(line: str, commands: Collection[str]) -> list[str]:
     """What the last word of `line` may become."""
     words = line.split()[1:] + ([""] if line.endswith(" ") else [])
     if len(words) <= 1:
-        return [f"{command} " for command in COMMANDS if command.startswith(words[0] if words else "")]
-    if words[0] not in COMMANDS:
+        return [f"{command} " for command in commands if command.startswith(words[0] if words else "")]
+    if words[0] not in commands:
         return []
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path

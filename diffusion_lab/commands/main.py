@@ -44,7 +44,7 @@ def main() -> None:
     if arguments[0] in ("-sc", "--shell-completion"):
         from diffusion_lab.commands.completion import complete
 
-        complete(arguments[1:])
+        complete(arguments[1:], COMMANDS)
         return
     command, *options = arguments
     if command not in COMMANDS:

@@ -63,6 +63,7 @@ def _train(
     from diffusion_lab.callbacks.monitor import Monitor
     from diffusion_lab.networks.compilation import compile_network
     from diffusion_lab.networks.cost import network_cost
+    from diffusion_lab.networks.memory import keep_freed_memory
 
     console = Console()
     with users_mistakes():
@@ -77,6 +78,7 @@ def _train(
         highlight=False,
         soft_wrap=True,
     )
+    keep_freed_memory()
     notice = compile_network(model.network) if cfg.compile else None
     if notice:
         console.print(notice, highlight=False)

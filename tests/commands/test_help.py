@@ -4,7 +4,8 @@ import time
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from diffusion_lab.commands.completion import _candidates
+from diffusion_lab.commands import completion
+from diffusion_lab.commands.main import COMMANDS
 
 from .conftest import files
 
@@ -42,7 +43,7 @@ def test_the_config_can_be_shown(lab):
 def test_completion_knows_commands_options_and_choices(lab):
     def candidates(line):
         try:
-            return _candidates(line)
+            return completion.candidates(line, COMMANDS)
         finally:
             GlobalHydra.instance().clear()
 
