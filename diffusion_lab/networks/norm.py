@@ -30,8 +30,9 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         saved = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         pixels = saved.to(precise)
 
+        squares = pixels * pixels
         mean = _sum_groups(pixels.sum(1), groups).div_(count)
-        variance = _sum_groups((pixels * pixels).sum(1), groups).div_(count).addcmul_(mean, mean, value=-1)
+        variance = _sum_groups(squares.sum(1), groups).div_(count).addcmul_(mean, mean, value=-1)
         inverse_std = variance.clamp_min_(0).add_(EPS).rsqrt_()
 
         weight, bias = weight.to(precise), bias.to(precise)
@@ -42,7 +43,8 @@ class _ScaleShiftGroupNorm(torch.autograd.Function):
         alpha = (gain.unflatten(1, groups) * inverse_std).flatten(1)
         beta = offset - (alpha.unflatten(1, groups) * mean).flatten(1)
 
-        out = torch.addcmul(beta[:, None], alpha[:, None], pixels)
+        # Into the buffer of the squares, which is still in the cache.
+        out = torch.addcmul(beta[:, None], alpha[:, None], pixels, out=squares)
         if silu:
             out = nn.functional.silu(out, inplace=True)
         ctx.save_for_backward(saved, weight, bias, scale, gain, mean, inverse_std, alpha, beta)

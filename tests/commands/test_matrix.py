@@ -13,7 +13,7 @@ PREDICTIONS = ["noise", "start", "velocity"]
 SAMPLERS = {"ddpm": 24, "strided": 3, "ddim": 3}
 
 
-@pytest.mark.parametrize(("schedule", "variance", "prediction"), product(SCHEDULES, VARIANCES, PREDICTIONS))
+@pytest.mark.parametrize(("schedule", "variance", "prediction"), list(product(SCHEDULES, VARIANCES, PREDICTIONS)))
 def test_a_cell_trains_samples_and_scores(lab, schedule, variance, prediction):
     choices = [f"schedule={schedule}", f"variance={variance}", f"prediction={prediction}"]
     for sampler, nfe in SAMPLERS.items():
