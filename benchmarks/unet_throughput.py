@@ -1,11 +1,12 @@
 """Training throughput of our U-Net beside diffusers' UNet2DModel of the same size, on CPU.
 
     python benchmarks/unet_throughput.py [--dtypes fp32 bf16] [--batch-size 64] [--rounds 5] [--threads 2] [--profile]
+    python benchmarks/unet_throughput.py --contenders digits --batch-size 128 --rounds 50 --dtypes fp32
 
 One step is forward, mean square error, backward, AdamW and an exponential moving average of the weights: the same code for
 each network. Every round times one step of each contender in turn (A B C A B C …), so a slow minute of the machine falls
-on all of them. Contenders: ours (channels-last inside), diffusers as it ships (NCHW), diffusers in channels-last.
-Needs `diffusers`, which the project itself does not.
+on all of them. Contenders: ours (channels-last inside), diffusers as it ships (NCHW), diffusers in channels-last; or, for
+itself, the network that the default command trains on digits. Needs `diffusers`, which the project itself does not.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from diffusion_lab.networks.cost import network_cost
 from diffusion_lab.networks.memory import keep_freed_memory
 
 SIZE, CHANNELS = 32, 1
+COMPARED = ["ours", "diffusers", "diffusers channels-last"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -56,18 +58,32 @@ def ours() -> UNet:
     return UNet(CHANNELS, CHANNELS, SIZE, base_channels=64, channel_multipliers=(1, 2, 2), num_res_blocks=2)
 
 
+def digits() -> UNet:
+    """conf/network/unet.yaml on 8x8 images."""
+    return UNet(
+        CHANNELS,
+        CHANNELS,
+        8,
+        base_channels=32,
+        channel_multipliers=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+    )
+
+
 CONTENDERS: dict[str, Callable[[], nn.Module]] = {
     "ours": ours,
     "diffusers": lambda: Diffusers(torch.contiguous_format),
     "diffusers channels-last": lambda: Diffusers(torch.channels_last),
+    "digits": digits,
 }
 
 
-def training_step(network: nn.Module, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
+def training_step(network: nn.Module, size: int, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
     """A function that trains `network` by one step on random images."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     averages = [parameter.detach().clone() for parameter in network.parameters()]
-    x_0 = torch.randn(batch_size, CHANNELS, SIZE, SIZE)
+    x_0 = torch.randn(batch_size, CHANNELS, size, size)
 
     def step() -> None:
         eps, timesteps = torch.randn_like(x_0), torch.randint(0, 1000, (batch_size,))
@@ -108,14 +124,12 @@ def profile(name: str, step: Callable[[], None]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=COMPARED)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="torch.compile our network first (a minute or more)")
-    parser.add_argument(
-        "--keep-memory", action="store_true", help="as `diffusion-lab train` does; helps every contender"
-    )
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory (networks/memory.py)")
     parser.add_argument("--profile", action="store_true", help="print where each step's time goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -124,29 +138,37 @@ def main() -> None:
         print("--keep-memory: this C library cannot")
 
     print(f"torch {torch.__version__}; {machine()}")
-    print(f"{CHANNELS}x{SIZE}x{SIZE}, batch {options.batch_size}, {options.rounds} rounds; AdamW and EMA in every step")
+    sizes = {name: 8 if name == "digits" else SIZE for name in options.contenders}
+    print(f"batch {options.batch_size}, {options.rounds} rounds; AdamW and EMA in every step")
     networks = {name: CONTENDERS[name]() for name in options.contenders}
     for name, network in networks.items():
-        cost = network_cost(network, (CHANNELS, SIZE, SIZE))
-        print(
-            f"{name:<24} {cost.parameters:,} parameters, {cost.forward_flops / 1e9:.3f} GFLOP forward (multiply-add = 2)"
-        )
-    if options.compile and (notice := compile_network(networks["ours"])):
+        cost = network_cost(network, (CHANNELS, sizes[name], sizes[name]))
+        flops = f"{cost.forward_flops / 1e9:.3f} GFLOP forward (multiply-add = 2)"
+        print(f"{name:<24} {cost.parameters:,} parameters, {sizes[name]}x{sizes[name]}, {flops}")
+    if options.compile and "ours" in networks and (notice := compile_network(networks["ours"])):
         print(notice)
 
     medians: dict[str, dict[str, float]] = {}
     for dtype in options.dtypes:
-        steps = {name: training_step(network, DTYPES[dtype], options.batch_size) for name, network in networks.items()}
+        steps = {
+            name: training_step(network, sizes[name], DTYPES[dtype], options.batch_size)
+            for name, network in networks.items()
+        }
         for step in steps.values():
             step()
         rounds = [{name: seconds(step) for name, step in steps.items()} for _ in range(options.rounds)]
-        print(f"\n{dtype:<24} {'img/s median':>12} {'min':>8} {'max':>8}   ours is x times as fast, by round")
+        print(f"\n{dtype:<24} {'img/s median':>12} {'min':>8} {'max':>8}")
         for name in steps:
             speeds = [options.batch_size / times[name] for times in rounds]
             medians.setdefault(dtype, {})[name] = statistics.median(speeds)
-            ratios = sorted(times[name] / times["ours"] for times in rounds) if "ours" in steps else [float("nan")]
-            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            print(f"{name:<24} {medians[dtype][name]:12.2f} {min(speeds):8.2f} {max(speeds):8.2f}   {spread}")
+            print(f"{name:<24} {medians[dtype][name]:12.2f} {min(speeds):8.2f} {max(speeds):8.2f}", end="")
+            if name != "ours" and "ours" in steps:
+                ratios = sorted(times[name] / times["ours"] for times in rounds)
+                print(
+                    f"   ours is {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                    end="",
+                )
+            print()
         if options.profile:
             for name, step in steps.items():
                 profile(f"{name}, {dtype}", step)

@@ -1,11 +1,13 @@
-"""Group norm, modulation and SiLU in one pass over a channels-last image.
+"""Group norm, modulation and SiLU as one operation that is fast on channels-last images.
 
     h = SiLU((1 + scale) · (w · (x − μ_g) / σ_g + b) + shift)
 
 is, pixel by pixel, h = SiLU(α·x + β) with one α and one β per sample and channel. So the work splits in two: a small
-table (B, C) that holds everything one can know about the group moments, and passes over the pixels that only sum,
-multiply and add. PyTorch's own group norm runs several times slower in channels-last than in NCHW, while convolutions
-run up to three times faster there.
+table (B, C) that holds everything one needs of the group moments, and passes over the pixels that only sum, multiply and
+add; the gradient folds the same way. Convolutions want channels-last, where PyTorch's own group norm is up to three
+times slower than in NCHW (bfloat16, CPU; `benchmarks/group_norm.py`).
+
+All arithmetic is float32 at least, whatever x is, and the result is rounded once.
 """
 
 import torch
@@ -100,16 +102,16 @@ def scale_shift_group_norm(
 ) -> Tensor:
     """(1 + scale) · (w · (x − μ_g) / √(σ_g² + 10⁻⁵) + b) + shift, followed by SiLU if `silu`.
 
-    x (B, C, H, W) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape and
-    dtype, channels-last.
+    x (B, C, H, W) in any floating dtype; weight, bias (C,); scale, shift (B, C) or both None. Returns x's shape,
+    dtype and memory format. Differentiable once.
     """
     return _ScaleShiftGroupNorm.apply(x, weight, bias, scale, shift, num_groups, silu)
 
 
 class GroupNorm(nn.Module):
-    """Group norm over (B, C, H, W), then optionally (1 + scale)·h + shift, then optionally SiLU; the parameters of `nn.GroupNorm`.
+    """`nn.GroupNorm` with its parameters, then (1 + scale)·h + shift where these are given, then SiLU if `silu`.
 
-    The moments are taken in float32 at least, also where x is bfloat16; the output has x's dtype and memory format.
+    x (B, C, H, W), scale, shift (B, C) -> x's shape, dtype and memory format.
     """
 
     def __init__(self, channels: int, silu: bool = True):

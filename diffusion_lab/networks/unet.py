@@ -52,16 +52,16 @@ class UNet(nn.Module):
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         sizes = [-(-image_size // 2**level) for level in range(len(widths))]
-        _check_counts(
-            in_channels,
-            out_channels,
-            image_size,
-            num_classes,
-            base_channels,
-            channel_multipliers,
-            num_res_blocks,
-            dropout,
-        )
+        counts = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "image_size": image_size,
+            "base_channels": base_channels,
+            "num_res_blocks": num_res_blocks,
+            **({} if num_classes is None else {"num_classes": num_classes}),
+            **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
+        }
+        _check_sizes(counts, image_size, channel_multipliers, dropout)
         _check_attention(widths, sizes, attention_resolutions, head_channels)
         self.activation_checkpointing = activation_checkpointing
 
@@ -132,18 +132,7 @@ class UNet(nn.Module):
         return _run_parts(block, h, e)
 
 
-def _check_counts(
-    in_channels, out_channels, image_size, num_classes, base_channels, channel_multipliers, num_res_blocks, dropout
-):
-    counts = {
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        "image_size": image_size,
-        "base_channels": base_channels,
-        "num_res_blocks": num_res_blocks,
-        **({} if num_classes is None else {"num_classes": num_classes}),
-        **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
-    }
+def _check_sizes(counts, image_size, channel_multipliers, dropout):
     for name, count in counts.items():
         if count < 1 or count != int(count):
             raise ValueError(f"{name}={count} must be a whole number of at least 1")
@@ -166,9 +155,8 @@ def _check_attention(widths, sizes, attention_resolutions, head_channels):
             f"attention_resolutions={list(attention_resolutions)} names {absent}, but {sizes[0]}-pixel images with {len(sizes)} "
             f"channel_multipliers have the resolutions {sizes}; choose from these, or [] for attention in the middle only"
         )
-    attending = [width for width, size in zip(widths, sizes, strict=True) if size in attention_resolutions] + widths[
-        -1:
-    ]
+    attending = [width for width, size in zip(widths, sizes, strict=True) if size in attention_resolutions]
+    attending.append(widths[-1])
     if head_channels < 1 or any(width % head_channels for width in attending):
         raise ValueError(
             f"head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "

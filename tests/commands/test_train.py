@@ -150,3 +150,21 @@ def test_one_command_a_process(process):
     assert "fd_pixels" in done.stdout
     assert "Traceback" not in done.stderr
     assert "Tip" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("image_size", [8, 20])
+def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
+    """At any size, with the network that the data set brings; only the budget is small."""
+    for i in range(12):
+        Image.effect_noise((30, 24), 60 + i).save(lab.folder / f"{i}.png")
+    small = [o for o in TINY if not o.startswith(("network", "features"))]
+    options = [
+        "data=image_folder",
+        "data.root=.",
+        f"data.image_size={image_size}",
+        "data.num_workers=0",
+        "data.test_fraction=0.4",
+    ]
+    code, out, err = lab("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
+    assert code == 0, err
+    assert "fd_pixels" in out

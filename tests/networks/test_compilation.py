@@ -56,4 +56,4 @@ def test_a_compiled_network_has_the_same_keys_values_and_gradients():
     for output in outputs:
         output.square().sum().backward()
     for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+        assert (ours.grad - theirs.grad).norm() < 1e-4 * theirs.grad.norm()

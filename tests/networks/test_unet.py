@@ -163,6 +163,21 @@ def test_autocast_output_is_float32_and_close():
     assert all(parameter.grad.dtype == torch.float32 for parameter in network.parameters())
 
 
+def test_the_published_cifar_model_has_this_many_parameters():
+    """Improved DDPM on CIFAR-10 with learned variance is a model of 52,546,438 parameters."""
+    with torch.device("meta"):
+        network = UNet(
+            in_channels=3,
+            out_channels=6,
+            image_size=32,
+            base_channels=128,
+            channel_multipliers=(1, 2, 2, 2),
+            num_res_blocks=3,
+            attention_resolutions=(16, 8),
+        )
+    assert sum(parameter.numel() for parameter in network.parameters()) == 52_546_438
+
+
 def test_channels_that_share_no_factor_with_32_work():
     network = wake(small_unet(base_channels=10, head_channels=5))
     assert network(*inputs()).isfinite().all()
