@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import grad_norm
 from torch import nn
 from torchmetrics import MeanMetric
 
@@ -31,7 +30,8 @@ class Monitor(Callback):
         self._clock = perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        self._mean("grad_norm").update(grad_norm(pl_module, norm_type=2)["grad_2.0_norm_total"])
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        self._mean("grad_norm").update(nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

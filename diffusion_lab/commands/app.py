@@ -48,7 +48,7 @@ def run(command: str, options: list[str]) -> int:
         return 130
     except SystemExit as stop:
         if not isinstance(stop.code, str):
-            raise
+            return int(stop.code or 0)  # Hydra's own, after --help
         print(f"diffusion-lab {command}: {stop.code}", file=sys.stderr)
         return 1
     except Exception as error:

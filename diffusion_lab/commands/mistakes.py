@@ -15,7 +15,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.runs import RunError
@@ -63,6 +63,9 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
 def _instantiation(error: InstantiationException) -> str | None:
     """Options that an object refuses: its own words, and where they stand."""
     where = re.search(r"full_key: (\S+)", str(error))
+    lost = re.search(r"Error locating target '([^']+)'", str(error))
+    if lost:
+        return f"{where[1] + '.' if where else ''}_target_={lost[1]}: Python cannot import this; is it spelt and installed right?"
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -101,14 +104,13 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
 def _known_options(command: str, conf: Path) -> list[str]:
     """Every dotted key of the command's default config, and its groups."""
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = compose(command)
+        config = OmegaConf.to_container(compose(command), resolve=False)
 
-    def keys(node: DictConfig, prefix: str) -> Iterator[str]:
-        for key in node:
+    def keys(node: dict, prefix: str) -> Iterator[str]:
+        for key, child in node.items():
             yield f"{prefix}{key}"
-            child = OmegaConf.to_container(node, resolve=False)[key]
             if isinstance(child, dict):
-                yield from keys(OmegaConf.create(child), f"{prefix}{key}.")
+                yield from keys(child, f"{prefix}{key}.")
 
     return list(keys(config, ""))
 

@@ -19,11 +19,11 @@ def score_table(metrics: dict[str, Any]) -> Table:
     num_images = protocol["samples"]["num_images"]
     floor_images = protocol["floor"]["num_images"]
     for name in sorted(key for key in values if key.startswith(("fd_", "fid")) and not key.endswith("_floor")):
-        meaning = f"n = {num_images}, reference {reference['num_images']} {reference['split']} images; less is better"
+        meaning = f"n = {num_images} vs {reference['num_images']} {reference['split']} images; lower is better"
         table.add_row(name, f"{values[name]:.3f}", meaning)
         floor = values.get(f"{name}_floor")
         if floor is not None:
-            meaning = f"n = {floor_images} real {protocol['floor']['split']} images: what data themselves get"
+            meaning = f"n = {floor_images} real {protocol['floor']['split']} images vs the same"
             if floor_images != num_images:
                 meaning += "; another n, so not comparable"
             table.add_row("  its floor", f"{floor:.3f}", meaning)

@@ -42,7 +42,7 @@ class Unweighted(Weighting):
 
 @dataclass(frozen=True)
 class MinSNR(Weighting):
-    """The squared error of x̂_0 weighs min(SNR(t), γ), whatever the network predicts (Hang et al. 2023, section 3.4)."""
+    """The squared error of x̂_0 weighs min(SNR(t), γ), whatever the network predicts (Hang et al. 2023)."""
 
     gamma: float = 5.0
 

@@ -79,7 +79,7 @@ class GaussianDiffusion:
     def log_beta_tilde(self, t: Steps) -> PerSample:
         """log β̃_t, where log β̃_1 = −∞ is replaced by log β̃_2 (by log β_1 in a chain of one step).
 
-        Nichol & Dhariwal 2021, section 3.1, clip the same way in their code; 1e-20 in its place would make L_0 absurd.
+        The published code of DDPM and Improved DDPM does the same; 1e-20 in its place would make L_0 absurd.
         """
         if self.num_timesteps == 1:
             return self.beta(t).log()

@@ -83,7 +83,7 @@ class CosineSchedule(Schedule):
 
 @dataclass(frozen=True)
 class SigmoidSchedule(Schedule):
-    """ᾱ_t = (σ(end/τ) − σ((start + (end − start)·t/T)/τ)) / (σ(end/τ) − σ(start/τ)), with β_t ≤ 0.999 (Chen 2023, algorithm 1).
+    """ᾱ_t = (σ(end/τ) − σ((start + (end − start)·t/T)/τ)) / (σ(end/τ) − σ(start/τ)), with β_t ≤ 0.999 (Chen 2023).
 
     σ is the logistic function. Beside cosine it spends fewer steps at both ends of the chain.
     """

@@ -41,7 +41,7 @@ class EvenSpacing(Spacing):
 
 @dataclass(frozen=True)
 class QuadraticSpacing(Spacing):
-    """t_i = 1 + (i/(K − 1))²·(T − 1), i = 0 … K − 1: dense near the data (Song et al. 2020, DDIM, appendix D.2).
+    """t_i = 1 + (i/(K − 1))²·(T − 1), i = 0 … K − 1: dense near the data (Song et al. 2020, DDIM).
 
     Halves are rounded to even and collisions moved up. K = 1 keeps T.
     """

@@ -1,6 +1,7 @@
 """How wide is a reverse step? Σ_θ between its two bounds: β̃_t if x_0 is a point, β_t if x_0 is N(0, I).
 
-(Sohl-Dickstein et al. 2015, section 2.4; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section 3.1.)
+(Sohl-Dickstein et al. 2015, on the entropy of the reverse process; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section
+3.1.)
 
 A variance is asked with the *process*, so a respaced process gives the wider β and β̃ of its longer strides; that is all there
 is to strided sampling.
