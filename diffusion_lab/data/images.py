@@ -44,10 +44,10 @@ def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX
         image = _upright(opened).convert(_MODES[channels])
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize(
-        (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=3.0
-    )
-    return torch.from_numpy(np.array(image).reshape(image_size, image_size, channels)).permute(2, 0, 1)
+    # Cropped first: resize(box=…) would let what lies outside the square into its edges.
+    square = image.crop((left, top, left + side, top + side))
+    square = square.resize((image_size, image_size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return torch.from_numpy(np.array(square).reshape(image_size, image_size, channels)).permute(2, 0, 1)
 
 
 @contextmanager
