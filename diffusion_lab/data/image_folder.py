@@ -34,9 +34,7 @@ class ImageFolder(ImageFiles):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__(
-            batch_size, seed, flip, Path(root), image_size, channels, num_workers, on_error, max_pixels
-        )
+        super().__init__(batch_size, seed, flip, Path(root), image_size, channels, num_workers, on_error, max_pixels)
         if classes not in (None, "subfolders"):
             raise DataError(f"data.classes={classes} must be null or subfolders.")
         if not 0 < test_fraction < 1:
@@ -45,8 +43,6 @@ class ImageFolder(ImageFiles):
         self.test_fraction = test_fraction
 
     def _load(self) -> None:
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root} is not a folder: name the folder that holds your images.")
         folders = self._split_folders()
         if folders:
             listed = {split: _image_paths(folder) for split, folder in folders.items()}
@@ -73,6 +69,8 @@ class ImageFolder(ImageFiles):
 
     def _split_folders(self) -> dict[str, Path] | None:
         """The folders of the splits, if any of them is there."""
+        if not self.root.is_dir():
+            raise DataError(f"data.root={self.root} is not a folder: name the folder that holds your images.")
         folders = {split: self.root / split for split in ("train", "test")}
         return folders if any(folder.is_dir() for folder in folders.values()) else None
 
