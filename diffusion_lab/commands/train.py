@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> None:
         else:
             _say_trained(console, directory)
     if cfg.score and here.is_first:  # the others are gone: a measure that is summed over ranks has one to sum over
-        model.load_weights({name: directory.weights(name) for name in directory.weight_names})
+        model.load_weights(directory.weight_files())
         score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
 
 
