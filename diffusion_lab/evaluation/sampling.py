@@ -80,11 +80,15 @@ class Drawn:
     peak_memory_mib: float | None
     peak_memory_of: str
 
-    def vectors(self) -> Tensor:
-        """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
+    def finite(self, rows: Tensor) -> Tensor:
+        """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
         if self.num_not_finite > 0:
             raise UnmeasurableError(f"{self.num_not_finite} of {len(self.features)} samples are not finite")
-        return self.features
+        return rows
+
+    def vectors(self) -> Tensor:
+        """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
+        return self.finite(self.features)
 
     def moments(self) -> Moments:
         """Of the features; UnmeasurableError if a sample is not finite."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffusion_lab import __version__
 from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
-from diffusion_lab.evaluation.fidelity import kernel_distance, precision_recall
+from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.likelihood import score_likelihood
 from diffusion_lab.evaluation.reference import Progress, Reference
@@ -127,6 +127,11 @@ def _score_samples(
     # As many real images as samples: a manifold of more points is larger, and would favour one side.
     as_many = some_real[evenly_spaced(len(some_real), min(num_samples, len(some_real)))]
     scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
+    logits = features.class_logits(drawn.features.to(model.device))
+    if logits is not None:
+        names = ["inception_score", "inception_score_std"]
+        scores.measure(names, lambda: inception_score(drawn.finite(logits), settings.seed))
+        scores.protocol["inception_score"] = {"num_parts": INCEPTION_SCORE_PARTS}
 
     scores.record("seconds_per_1000_samples", drawn.stopwatch.seconds_per_1000)
     scores.record("peak_memory_mib", drawn.peak_memory_mib, drawn.peak_memory_of)
