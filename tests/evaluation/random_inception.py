@@ -15,7 +15,7 @@ def write_random_weights(path: Path) -> str:
     with mock.patch("torch.load"), mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], "unread")
     weights = network.state_dict()
-    for name, weight in weights.items():
+    for weight in weights.values():
         if weight.ndim == 4:  # He's variance keeps signals alive through 48 layers
             weight.normal_(0, (2 / weight[0].numel()) ** 0.5)
     weights["fc.weight"].normal_(0, 0.5)

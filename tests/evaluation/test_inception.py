@@ -78,7 +78,9 @@ def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=random_inception.path,
         **dict.fromkeys(("isc", "fid", "kid", "prc"), True),
-        **{"kid_subsets": 5, "kid_subset_size": 10, "rng_seed": 3},
+        kid_subsets=5,
+        kid_subset_size=10,
+        rng_seed=3,
         **dict.fromkeys(("cuda", "cache", "verbose"), False),
     )
     for ours, name in (
@@ -135,7 +137,7 @@ def test_without_the_file_it_is_said_which_from_where_and_to_where(tmp_path, mon
     said = one_sentence(error)
     for part in (FILE_NAME, "https://github.com/", str(tmp_path / "hub" / "checkpoints" / FILE_NAME), "download=true"):
         assert part in said
-    assert FILE_NAME == f"weights-inception-2015-12-05-{SHA256[:8]}.pth"
+    assert SHA256.startswith(FILE_NAME.removesuffix(".pth").rsplit("-", 1)[1])
 
 
 def test_a_file_with_another_digest_is_not_opened(tmp_path, monkeypatch):
