@@ -2,6 +2,7 @@
 
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
+    outputs/sweeps/<name>/                         many of them        (SweepDirectory)
     outputs/cache/                                 reference statistics
 
 The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved
@@ -226,6 +227,34 @@ class RunDirectory:
         return read_json(self.metrics)
 
 
+@dataclass(frozen=True)
+class SweepDirectory:
+    """Many cells: what was asked, and the report on them. The cells themselves lie in outputs/runs."""
+
+    path: Path
+
+    @property
+    def sweep(self) -> Path:
+        """The axes, and the model and run directory of each cell; written before anything starts."""
+        return self.path / "sweep.json"
+
+    @property
+    def report(self) -> Path:
+        """Folder of report.html, the tables and the figures."""
+        return self.path / "report"
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs/ that this sweep, its models and its runs lie in."""
+        return self.path.parent.parent
+
+    def write_sweep(self, content: Mapping[str, Any]) -> None:
+        write_json(self.sweep, content)
+
+    def read_sweep(self) -> dict[str, Any]:
+        return read_json(self.sweep)
+
+
 # ---- places ---------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +265,18 @@ def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> M
 
 def run_directory(outputs: Path, run_id: str) -> RunDirectory:
     return RunDirectory(outputs / "runs" / run_id)
+
+
+def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
+    return SweepDirectory(outputs / "sweeps" / name)
+
+
+def newest_sweep(outputs: Path) -> SweepDirectory:
+    """The sweep that was started last. RunError if there is none."""
+    sweeps = [SweepDirectory(path.parent) for path in (outputs / "sweeps").glob("*/sweep.json")]
+    if not sweeps:
+        raise RunError(f"there is no sweep in {outputs / 'sweeps'}; `diffusion-lab train -m …` makes one")
+    return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
 
 
 def cache_directory(outputs: Path) -> Path:
