@@ -42,9 +42,9 @@ def score_table(metrics: dict[str, Any]) -> Table:
         value = f"{values['bits_per_dim']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
         table.add_row("bits/dim", value, f"{bound['kind']}, {bound['num_images']} {bound['split']} images")
     table.add_row("NFE", f"{values['nfe']:.0f}", "network evaluations a sample")
-    table.add_row(
-        "seconds", f"{values['seconds_per_1000_samples']:.1f}", f"per 1000 samples ({protocol['cost']['device']})"
-    )
+    if "seconds_per_1000_samples" in values:
+        seconds, where = values["seconds_per_1000_samples"], protocol["cost"]["device"]
+        table.add_row("seconds", f"{seconds:.1f}", f"per 1000 samples ({where})")
     if "training_seconds" in values:
         steps, images = values["training_steps"], values["training_images"]
         table.add_row("training", f"{values['training_seconds']:.0f} s", f"{steps:.0f} steps, {images:.0f} images")

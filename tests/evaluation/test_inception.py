@@ -71,7 +71,7 @@ class AsBytes(torch.utils.data.Dataset):
 def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_path):
     """Its KID is float32, three means of order 1 that cancel: the two sets are far enough apart to leave six digits."""
     settings = Evaluation(num_samples=12, weights="raw", kid_subsets=5, kid_subset_size=10, seed=3)
-    scores = score(Painter(), Coloured(), features, settings, tmp_path)
+    scores = score(Painter(), Coloured(), features, settings, tmp_path, "painter")
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(pictures(0, 1.0, 0.0)),
         input2=AsBytes(pictures(1, 1.5, 0.3)),
