@@ -56,7 +56,7 @@ class Drawn:
 
     def moments(self, device: torch.device) -> Moments:
         """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
-        statistics = FeatureStatistics(self.features.shape[1]).to(device)
+        statistics = FeatureStatistics(self.features.shape[1], sync_on_compute=False).to(device)
         for rows in self.vectors().split(1024):
             statistics.update(rows.to(device))
         return Moments(*(moment.cpu() for moment in statistics.compute()))

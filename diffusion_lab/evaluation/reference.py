@@ -67,7 +67,7 @@ class Reference:
 
     def _statistics(self, split: str, num_images: int | None) -> dict[str, Tensor]:
         def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim).to(self.device)
+            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             for vectors, y in self._encode(split, num_images):
                 statistics.update(vectors)

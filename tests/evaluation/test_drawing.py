@@ -1,16 +1,20 @@
 """What is drawn once stays drawn, whoever draws it and however often it is stopped."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from diffusion_lab.evaluation import drawing
 from diffusion_lab.evaluation.drawing import KEPT_IMAGES, Drawn, draw_once
 from diffusion_lab.evaluation.sampling import Stream
+from diffusion_lab.evaluation.score import Scores, score
+from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
-from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels
+from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, TinyImages
 
 CPU = torch.device("cpu")
 STREAM = Stream(seed=0, batch_size=16, num_levels=17)  # shards of 128 images
@@ -19,8 +23,8 @@ STREAM = Stream(seed=0, batch_size=16, num_levels=17)  # shards of 128 images
 class Counting(GaussianModel):
     """Remembers which samples it was asked for, and can be stopped at one."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, stop_at: int | None = None, num_classes: int | None = None) -> None:
+        super().__init__(num_classes)
         self.asked: list[int] = []
         self.stop_at = stop_at
 
@@ -136,20 +140,32 @@ def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
     assert seen == [("samples", done, 150) for done in (144, 150)]
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
-    model = Counting()
-    drawn = draw(Path(folder) / "cache", model, n=600)
-    torch.save({"asked": model.asked, "features": drawn and drawn.features}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+def scored(folder: Path, model: GaussianModel) -> Scores | None:
+    """The conditional model needs the classes' shares on every rank."""
+    return score(model, TinyImages(), RawPixels(), Evaluation(num_samples=600, weights="raw"), folder, "made up")
 
 
-def test_two_ranks_share_the_shards_out_and_draw_what_one_draws(tmp_path):
-    """One shard of five is there already; the four that are missing are shared out."""
-    draw(tmp_path / "cache", n=128)
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert zero["asked"] == [*range(128, 256), *range(384, 512)]
-    assert one["asked"] == [*range(256, 384), *range(512, 600)]
-    assert one["features"] is None
-    assert torch.equal(zero["features"], draw(tmp_path / "one rank", n=600).features)
+def _rank(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
+    model = Counting(num_classes=3)
+    scores = scored(folder / "cache", model)
+    (folder / f"{rank}.json").write_text(json.dumps([model.asked, scores and scores.values]))
+    if rank == 1:
+        return  # and rank 0 is not left waiting for it
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_share_the_shards_out_and_score_what_one_scores(tmp_path):
+    """The first of five shards is there already; the four that are missing are shared out."""
+    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values
+    for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
+        (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
+        path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))
+    torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
+    (asked, scores), (asked_of_one, nothing) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert asked == [*range(128, 256), *range(384, 512)]
+    assert asked_of_one == [*range(256, 384), *range(512, 600)]
+    assert nothing is None
+    for name in ("seconds_per_1000_samples", "peak_memory_mib"):
+        del alone[name], scores[name]
+    assert scores == alone
