@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from submitit.core.core import Executor
 
 _ANSWER_SECONDS = 60
+_FOREVER = 60 * 24 * 365  # minutes
 
 
 class SlurmQueue(Queue):
@@ -68,10 +69,12 @@ class SlurmQueue(Queue):
 
 
 class LocalQueue(Queue):
-    """This machine: `parallel` jobs at a time, of `tasks` processes each, which share its `gpus` and its cores evenly."""
+    """This machine: `parallel` jobs at a time, which share its cores evenly and take turns among its `gpus`."""
 
-    def __init__(self, folder: Path, parallel: int, tasks: int, gpus: int, minutes: int) -> None:
-        self.folder, self.parallel, self.tasks, self.gpus, self.minutes = folder, parallel, tasks, gpus, minutes
+    tasks = 1
+
+    def __init__(self, folder: Path, parallel: int, gpus: int, gpus_per_job: int) -> None:
+        self.folder, self.parallel, self.gpus, self.gpus_per_job = folder, parallel, gpus, gpus_per_job
         self._jobs: dict[str, tuple[Job[None], int]] = {}  # with the slot, 0 … parallel - 1, that each takes
 
     def room(self, running: int) -> int:
@@ -85,10 +88,11 @@ class LocalQueue(Queue):
         names = []
         for call, slot in zip(calls, free, strict=False):
             executor = LocalExecutor(folder=self.folder)
+            gpus = sorted({(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ())
             executor.update_parameters(
-                tasks_per_node=self.tasks, timeout_min=self.minutes, stderr_to_stdout=True, **self._devices(slot)
+                timeout_min=_FOREVER, stderr_to_stdout=True, gpus_per_node=len(gpus), visible_gpus=tuple(gpus)
             )
-            with _threads(max(1, (os.cpu_count() or 1) // (self.parallel * self.tasks))):
+            with _threads(max(1, (os.cpu_count() or 1) // self.parallel)):
                 (job,) = _submitted(executor, [call])
             self._jobs[job.job_id] = (job, slot)
             names.append(job.job_id)
@@ -99,13 +103,6 @@ class LocalQueue(Queue):
 
     def fate(self, job: str) -> str:
         return "its process was killed"
-
-    def _devices(self, slot: int) -> dict[str, Any]:
-        """A job's share of the GPUs; without any, none is visible to it."""
-        if not self.gpus:
-            return {"gpus_per_node": 0}
-        mine = sorted({(slot * self.tasks + task) % self.gpus for task in range(self.tasks)})
-        return {"gpus_per_node": len(mine), "visible_gpus": tuple(mine)}
 
 
 def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:

@@ -38,16 +38,25 @@ class Call:
         self.singletons = Singleton.get_state()
 
     def __call__(self) -> None:
-        """Run the job, leave its outcome, and exit with 1 where it failed, so that the queue knows it too."""
+        """Run the job, leave its outcome, and exit with 1 where it failed, so that the queue knows it too.
+
+        A job that a signal ended has no outcome: it goes on when it is started again.
+        """
         from submitit import JobEnvironment
 
+        from diffusion_lab.callbacks.interruption import InterruptedTraining
         from diffusion_lab.sweeps.jobs import outcome_file
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
         outcome_file(folder, job, rank).unlink(missing_ok=True)  # of the same job before it was requeued
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and is then killed
-        outcome = self._run(f"{job}")
+        try:
+            outcome = self._run(job)
+        except InterruptedTraining as stop:
+            print(stop, flush=True)
+            # Slurm kills what still runs when one process fails; the first may be putting the job back into the queue.
+            sys.exit(0 if rank else 128 + stop.signum)
         outcome.write(folder, job, rank)
         if outcome.reason is not None:
             sys.exit(1)
@@ -109,16 +118,15 @@ class QueueLauncher(Launcher):
 class LocalLauncher(QueueLauncher):
     """See conf/hydra/launcher/local.yaml."""
 
-    def __init__(self, folder: str, parallel: int, tasks: int, gpus: int, minutes: int) -> None:
+    def __init__(self, folder: str, parallel: int, gpus: int, gpus_per_job: int) -> None:
         if parallel < 1:
-            raise ValueError(f"hydra.launcher.parallel={parallel}: at least one job at a time")
-        self.options: dict[str, Any] = {"parallel": parallel, "tasks": tasks, "gpus": gpus, "minutes": minutes}
-        self.folder = Path(folder).absolute()
+            raise ValueError(f"parallel={parallel}: at least one job at a time")
+        self.folder, self.parallel, self.gpus, self.gpus_per_job = Path(folder).absolute(), parallel, gpus, gpus_per_job
 
     def queue(self) -> Queue:
         from diffusion_lab.sweeps.queues import LocalQueue
 
-        return LocalQueue(self.folder, **self.options)
+        return LocalQueue(self.folder, self.parallel, self.gpus, self.gpus_per_job)
 
 
 class SlurmLauncher(QueueLauncher):
@@ -126,6 +134,9 @@ class SlurmLauncher(QueueLauncher):
 
     def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, sbatch: Mapping[str, Any]) -> None:
         self.folder, self.dry_run, self.max_num_timeout = Path(folder).absolute(), dry_run, max_num_timeout
+        for option in ("nodes", "ntasks_per_node"):
+            if not isinstance(sbatch[option], int):
+                raise ValueError(f"{option}={sbatch[option]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
         self.sbatch = {option: value for option, value in sbatch.items() if value is not None}
 
     def queue(self) -> SlurmQueue:
