@@ -56,9 +56,9 @@ def run(cfg: DictConfig) -> None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-        if cfg.score and here.is_first:
-            model.load_weights({name: directory.weights(name) for name in directory.weight_names})
-            score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+    if cfg.score and here.is_first:  # by itself: metrics would wait for ranks that do not score
+        model.load_weights({name: directory.weights(name) for name in directory.weight_names})
+        score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
 
 
 @contextmanager
