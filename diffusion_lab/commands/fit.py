@@ -75,7 +75,9 @@ def fit(
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
-            with suppress(SystemExit):  # a cluster's handler, having put the job back into its queue: we end too, and say why
+            with suppress(
+                SystemExit
+            ):  # a cluster's handler, having put the job back into its queue: we end too, and say why
                 interruption.hand_on()
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         if here.is_first:

@@ -98,10 +98,11 @@ def run_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) ->
     while waiting or running:
         batch = [waiting.popleft() for _ in range(min(len(waiting), queue.room(len(running))))]
         if batch:
-            for job, index in zip(queue.submit([calls[index] for index in batch]), batch, strict=True):
+            submitted = queue.submit([calls[index] for index in batch])
+            for job, index in zip(submitted, batch, strict=True):
                 write_json(_job_file(queue.folder, job), {"options": list(calls[index].options)})
                 running[job] = index
-                say(f"job {job} submitted; its log is {log_file(queue.folder, job)}")
+            say(f"submitted as {', '.join(submitted)}; logs in {queue.folder}")
         time.sleep(_POLL_SECONDS)
         lost: frozenset[str] = frozenset()
         if time.monotonic() - asked >= pause:
@@ -114,7 +115,8 @@ def run_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) ->
             outcome = _outcome(queue, job, gone=job in lost)
             if outcome is not None:
                 outcomes[running.pop(job)] = outcome
-                say(f"job {job} " + ("ended well" if outcome.reason is None else f"failed: {outcome.reason}"))
+                if outcome.reason is not None:
+                    say(f"job {job} failed: {outcome.reason}")
     return [outcomes[index] for index in range(len(calls))]
 
 

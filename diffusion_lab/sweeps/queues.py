@@ -88,7 +88,9 @@ class LocalQueue(Queue):
         names = []
         for call, slot in zip(calls, free, strict=False):
             executor = LocalExecutor(folder=self.folder)
-            gpus = sorted({(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ())
+            gpus = sorted(
+                {(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ()
+            )
             executor.update_parameters(
                 timeout_min=_FOREVER, stderr_to_stdout=True, gpus_per_node=len(gpus), visible_gpus=tuple(gpus)
             )

@@ -108,11 +108,8 @@ class QueueLauncher(Launcher):
         _require_submitit()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
-        for call in calls:
-            print(f"#{call.number}  {' '.join(filter_overrides(call.overrides))}")
-        return [
-            _returned(call, outcome) for call, outcome in zip(calls, run_jobs(calls, self.queue(), print), strict=True)
-        ]
+        outcomes = run_jobs(calls, self.queue(), print)
+        return [_returned(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
 
 
 class LocalLauncher(QueueLauncher):
@@ -136,7 +133,9 @@ class SlurmLauncher(QueueLauncher):
         self.folder, self.dry_run, self.max_num_timeout = Path(folder).absolute(), dry_run, max_num_timeout
         for option in ("nodes", "ntasks_per_node"):
             if not isinstance(sbatch[option], int):
-                raise ValueError(f"{option}={sbatch[option]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
+                raise ValueError(
+                    f"{option}={sbatch[option]}: Slurm needs a number (trainer.num_nodes, trainer.devices)"
+                )
         self.sbatch = {option: value for option, value in sbatch.items() if value is not None}
 
     def queue(self) -> SlurmQueue:
@@ -148,11 +147,11 @@ class SlurmLauncher(QueueLauncher):
         if not self.dry_run:
             return super().launch(job_overrides, initial_job_idx)
         _require_submitit()
-        print(f"{len(job_overrides)} jobs would be submitted:")
-        for number, overrides in enumerate(job_overrides):
-            print(f"#{initial_job_idx + number}  {' '.join(filter_overrides(overrides))}")
-        print(self.queue().script(len(job_overrides)))
-        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
+        print(f"{len(job_overrides)} jobs would be submitted; their options:")
+        for overrides in job_overrides:
+            print(f"  {' '.join(filter_overrides(overrides))}")
+        print(f"\n{self.queue().script(len(job_overrides))}")
+        raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 
 def _returned(call: Call, outcome: Outcome) -> JobReturn:
