@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +50,7 @@ def fit(
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
     cost = network_cost(model.network, model.shape)
-    with ExitStack() as stack:
+    with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
@@ -75,10 +75,6 @@ def fit(
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
-            with suppress(
-                SystemExit
-            ):  # a cluster's handler, having put the job back into its queue: we end too, and say why
-                interruption.hand_on()
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})

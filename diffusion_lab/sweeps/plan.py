@@ -90,9 +90,7 @@ def plan(
     return Plan(num_combinations, tuple(different), tuple(to_train), tuple(to_score))
 
 
-def sweep_content(
-    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan
-) -> dict[str, Any]:
+def sweep_content(name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan) -> dict[str, Any]:
     """sweep.json: what was asked, and where each cell lies."""
     return {
         "name": name,
