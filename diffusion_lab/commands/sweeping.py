@@ -128,17 +128,13 @@ def _reason(returned: JobReturn) -> str | None:
 
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
-    """How many failed, and each with its reason; a model's cells stand behind it."""
-    labels = {job.folder: job.label for job in (*plan.to_train, *plan.to_score)}
-    runs = {cell.run.path for cell in plan.cells}
-    num_cells = sum(folder in runs for folder in failures)
-    lines = [f"  {labels[folder] or folder.name}: {reason}" for folder, reason in failures.items()]
-    return "\n".join(
-        [
-            f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs: {directory.path / 'jobs'})",
-            *lines,
-        ]
-    )
+    """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
+    labels = {job.folder: job.label or job.folder.name for job in (*plan.to_train, *plan.to_score)}
+    spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
+    num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
+    lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
+    first = f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.path / 'jobs'})"
+    return "\n".join([first, *lines])
 
 
 def _plan_table(plan: Plan) -> Table:
