@@ -24,7 +24,7 @@ from rich.table import Table
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
-from diffusion_lab.sweeps.cells import sweep_name
+from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
 from diffusion_lab.sweeps.watch import watching
