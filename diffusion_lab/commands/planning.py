@@ -1,4 +1,4 @@
-"""From the words of a multirun to its plan: every cell composed, each with the directories that its model and its score have or will have."""
+"""From the words of a multirun to its plan: every cell composed, and where its model and its score lie or will lie."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Composed:
 
 
 def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
-    """Hydra's override grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
+    """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
     axes = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
         key = _key(override)

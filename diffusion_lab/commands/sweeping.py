@@ -19,7 +19,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.table import Table
 
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
@@ -49,7 +48,9 @@ def sweep(
     for line in [*plan.summary(), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
-        console.print(_plan_table(plan))
+        for what, jobs in (("train", plan.to_train), ("score", plan.to_score)):
+            for job in jobs:
+                console.print(f"{what}  {job.label or job.folder.name}", markup=False)
         return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     directory.write_sweep(sweep_content(name, arguments, swept, datetime.now().isoformat(timespec="seconds"), plan))
@@ -135,14 +136,3 @@ def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -
     lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
     first = f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.path / 'jobs'})"
     return "\n".join([first, *lines])
-
-
-def _plan_table(plan: Plan) -> Table:
-    """Every model and cell, and whether it is there."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "what", "state"):
-        table.add_column(column)
-    for word, jobs in (("model", plan.to_train), ("cell", plan.to_score)):
-        for job in jobs:
-            table.add_row(word, job.label, "to train" if word == "model" else "to score")
-    return table

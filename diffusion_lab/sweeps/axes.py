@@ -50,7 +50,7 @@ class Combination(Generic[Config]):
 def combinations(
     axes: Sequence[Axis], compose: Callable[[Sequence[str]], Config]
 ) -> tuple[list[Combination[Config]], int]:
-    """All different combinations in the order of the axes, the last one changing fastest, and how many there were before equal ones were one.
+    """All different combinations, the last axis changing fastest, and how many there were before equal ones were one.
 
     `compose` makes the config of a list of overrides, or raises MissingOptionError. Raises the cause of that error where no
     combination has an option that the command names.

@@ -48,17 +48,15 @@ class Plan:
     def num_models(self) -> int:
         return len({cell.model for cell in self.cells})
 
-    def cells_of(self, model: Path) -> list[PlannedCell]:
-        return [cell for cell in self.cells if cell.model.path == model]
-
     def summary(self) -> list[str]:
         """What will be done, in two lines."""
-        combinations, cells = _count(self.num_combinations, "combination"), _count(len(self.cells), "cell")
-        same = "" if len(self.cells) == self.num_combinations else f" in {combinations}; equal ones are one"
+        cells = _count(len(self.cells), "cell")
+        if len(self.cells) != self.num_combinations:
+            cells += f" in {self.num_combinations} combinations, of which equal ones are one"
         train, score = len(self.to_train), len(self.to_score)
         return [
             f"{_count(self.num_models, 'model')}: {train} to train, {self.num_models - train} reused",
-            f"{cells}: {score} to score, {len(self.cells) - score} scored already{same}",
+            f"{cells}: {score} to score, {len(self.cells) - score} scored already",
         ]
 
 
