@@ -36,7 +36,7 @@ TRAINING_EXCLUDED = frozenset((
     # where files lie: the data set's identity is that of its content
     "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
     # what is asked of the command
-    "retrain", "rescore", "score",
+    "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",

@@ -1,4 +1,4 @@
-"""From the words of a multirun to its plan: every cell composed, each with the directories that its model and its score have or will have."""
+"""From the words of a multirun to its plan: every cell composed, and where its model and its score lie or will lie."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.commands.build import build_data, plain_config, state_facts, training_fingerprint
+from diffusion_lab.commands.build import build_data, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.scoring import run_of
 from diffusion_lab.runs import canonical_json, model_directory
-from diffusion_lab.sweeps.cells import Axis, Combination, MissingOptionError, combinations
-from diffusion_lab.sweeps.plan import Cell, Plan, plan
+from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
+from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -38,7 +38,7 @@ class Composed:
 
 
 def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
-    """Hydra's override grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
+    """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
     axes = {}
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
         key = _key(override)
@@ -135,11 +135,15 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
     return data_of
 
 
-def _cell(combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path) -> Cell:
+def _cell(
+    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path
+) -> PlannedCell:
     cfg = combination.config.cfg
     with users_mistakes():
         data = data_of(cfg)
         state_facts(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
-    return Cell(combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs))
+    return PlannedCell(
+        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs)
+    )

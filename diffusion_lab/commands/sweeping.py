@@ -19,12 +19,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
-from rich.table import Table
 
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
-from diffusion_lab.sweeps.cells import sweep_name
+from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
 from diffusion_lab.sweeps.watch import watching
@@ -49,7 +48,9 @@ def sweep(
     for line in [*plan.summary(), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
-        console.print(_plan_table(plan))
+        for what, jobs in (("train", plan.to_train), ("score", plan.to_score)):
+            for job in jobs:
+                console.print(f"{what}  {job.label or job.folder.name}", markup=False)
         return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     directory.write_sweep(sweep_content(name, arguments, swept, datetime.now().isoformat(timespec="seconds"), plan))
@@ -128,25 +129,10 @@ def _reason(returned: JobReturn) -> str | None:
 
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
-    """How many failed, and each with its reason; a model's cells stand behind it."""
-    labels = {job.folder: job.label for job in (*plan.to_train, *plan.to_score)}
-    runs = {cell.run.path for cell in plan.cells}
-    num_cells = sum(folder in runs for folder in failures)
-    lines = [f"  {labels[folder] or folder.name}: {reason}" for folder, reason in failures.items()]
-    return "\n".join(
-        [
-            f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs: {directory.path / 'jobs'})",
-            *lines,
-        ]
-    )
-
-
-def _plan_table(plan: Plan) -> Table:
-    """Every model and cell, and whether it is there."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "what", "state"):
-        table.add_column(column)
-    for word, jobs in (("model", plan.to_train), ("cell", plan.to_score)):
-        for job in jobs:
-            table.add_row(word, job.label, "to train" if word == "model" else "to score")
-    return table
+    """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
+    labels = {job.folder: job.label or job.folder.name for job in (*plan.to_train, *plan.to_score)}
+    spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
+    num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
+    lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
+    first = f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.path / 'jobs'})"
+    return "\n".join([first, *lines])

@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.5
 
 
 def run_phase(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
-    """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if no job ever began."""
+    """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if none began."""
     for job in jobs:
         if not is_held(job.folder):
             (job.folder / FILE).unlink(missing_ok=True)  # of an earlier attempt
@@ -28,7 +28,10 @@ def run_phase(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
 
 
 def fail(folder: Path, reason: str) -> str:
-    """Write down why the work in `folder` failed, unless it said so itself or somebody else is at work there; the reason that stands."""
+    """Write down why the work in `folder` failed, unless it said so itself or somebody else is at work there.
+
+    Returns the reason that stands there now.
+    """
     if is_held(folder):
         return reason
     status = written_status(folder)
@@ -53,7 +56,7 @@ def _complete(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
 
 
 def _after_loss(jobs: Sequence[Job], launch: Launch, error: Exception) -> dict[Path, str]:
-    """The launcher lost a job and gave up: who is still at work is awaited, who was killed has failed, the others are launched again.
+    """The launcher lost a job and gave up: who is at work is awaited, who was killed has failed, the others are launched again.
 
     Where several were killed together, one of them may have pulled down the rest: each gets another try, alone.
     """

@@ -11,8 +11,8 @@ from diffusion_lab.runs import ModelDirectory, RunDirectory
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One model scored in one way. choices, overrides: as in cells.Combination."""
+class PlannedCell:
+    """One model scored in one way. choices, overrides: as in axes.Combination."""
 
     choices: dict[str, str | None]
     overrides: tuple[str, ...]
@@ -40,7 +40,7 @@ class Plan:
     """num_combinations: how many the command spells out; cells: the different ones; to_train, to_score: what is missing."""
 
     num_combinations: int
-    cells: tuple[Cell, ...]
+    cells: tuple[PlannedCell, ...]
     to_train: tuple[Job, ...]
     to_score: tuple[Job, ...]
 
@@ -48,29 +48,31 @@ class Plan:
     def num_models(self) -> int:
         return len({cell.model for cell in self.cells})
 
-    def cells_of(self, model: Path) -> list[Cell]:
-        return [cell for cell in self.cells if cell.model.path == model]
-
     def summary(self) -> list[str]:
         """What will be done, in two lines."""
-        combinations, cells = _count(self.num_combinations, "combination"), _count(len(self.cells), "cell")
-        same = "" if len(self.cells) == self.num_combinations else f" in {combinations}; equal ones are one"
+        cells = _count(len(self.cells), "cell")
+        if len(self.cells) != self.num_combinations:
+            cells += f" in {self.num_combinations} combinations, of which equal ones are one"
         train, score = len(self.to_train), len(self.to_score)
         return [
             f"{_count(self.num_models, 'model')}: {train} to train, {self.num_models - train} reused",
-            f"{cells}: {score} to score, {len(self.cells) - score} scored already{same}",
+            f"{cells}: {score} to score, {len(self.cells) - score} scored already",
         ]
 
 
 def plan(
-    cells: Iterable[Cell], num_combinations: int, retrain: bool = False, rescore: bool = False, score: bool = True
+    cells: Iterable[PlannedCell],
+    num_combinations: int,
+    retrain: bool = False,
+    rescore: bool = False,
+    score: bool = True,
 ) -> Plan:
     """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only."""
-    by_run: dict[RunDirectory, Cell] = {}
+    by_run: dict[RunDirectory, PlannedCell] = {}
     for cell in cells:
         by_run.setdefault(cell.run, cell)
     different = list(by_run.values())
-    by_model: dict[ModelDirectory, list[Cell]] = {}
+    by_model: dict[ModelDirectory, list[PlannedCell]] = {}
     for cell in different:
         by_model.setdefault(cell.model, []).append(cell)
     values = {
@@ -90,7 +92,9 @@ def plan(
     return Plan(num_combinations, tuple(different), tuple(to_train), tuple(to_score))
 
 
-def sweep_content(name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan) -> dict[str, Any]:
+def sweep_content(
+    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan
+) -> dict[str, Any]:
     """sweep.json: what was asked, and where each cell lies."""
     return {
         "name": name,
@@ -115,7 +119,7 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
 
 
-def _label(cells: Sequence[Cell], values: dict[str, set[str]]) -> str:
+def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:
     """The choices that set these cells apart from all others: an axis of which they have every value says nothing."""
     names = short_names(values)
     words = []

@@ -11,10 +11,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from diffusion_lab.runs import RunError, read_json
-from diffusion_lab.status import FAILED, RUNNING, read_status
+from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
 from diffusion_lab.sweeps.plan import Job
 
 _POLL_SECONDS = 0.5
@@ -23,7 +24,7 @@ _POLL_SECONDS = 0.5
 @contextmanager
 def watching(jobs: Sequence[Job], what: str, console: Console) -> Iterator[Watch]:
     """Tell of `jobs`, each a `what`, while the block runs."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     # The jobs of this process write elsewhere; the bar must not catch their output back.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     watch = Watch(jobs, what, console, bars)
@@ -41,7 +42,7 @@ def watching(jobs: Sequence[Job], what: str, console: Console) -> Iterator[Watch
         finally:
             stop.set()
             thread.join()
-            watch.look()
+            watch.look(last=True)
 
 
 class Watch:
@@ -52,16 +53,21 @@ class Watch:
         self._what, self._console, self._bars = what, console, bars
         self._tasks: dict[Path, TaskID] = {}
 
-    def look(self) -> None:
-        """Tell of every job that has ended since the last look; move the bars of those that run."""
+    def look(self, last: bool = False) -> None:
+        """Tell of every job that has ended since the last look; move the bars of those that run.
+
+        One that was killed has not ended before that is written down, because it may get another try, and one that was
+        interrupted may be put back in its queue.
+        """
+        ends = (FAILED, INTERRUPTED) if last else (FAILED,)
         for job in list(self._waiting):
-            status = read_status(job.folder)
+            status = written_status(job.folder)
             if job.done:
                 self._tell(job, result_line(job))
             elif status is not None and status.state == RUNNING:
                 self._move(job, status.step or 0, status.steps)
-            elif status is not None and status.state == FAILED:
-                self._tell(job, f"[red]failed[/]: {status.reason}")
+            elif status is not None and status.state in ends:
+                self._tell(job, f"[red]{status.state}[/]: {escape(str(status.reason))}")
 
     def _tell(self, job: Job, how: str) -> None:
         self._waiting.remove(job)
@@ -69,7 +75,7 @@ class Watch:
         if job.folder in self._tasks:
             self._bars.remove_task(self._tasks.pop(job.folder))
         place = f"{self._what} {self._told:>{len(str(self._num_jobs))}} of {self._num_jobs}"
-        self._console.print(f"{place}  {job.label}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
+        self._console.print(f"{place}  {escape(job.label)}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
 
     def _move(self, job: Job, step: int, steps: int | None) -> None:
         if job.folder not in self._tasks:

@@ -18,7 +18,7 @@ from diffusion_lab.runs import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_ASKED_OF_THE_COMMAND = frozenset(("outputs", "retrain", "rescore", "score"))  # not of the cells
+_ASKED_OF_THE_COMMAND = frozenset(("outputs", "retrain", "rescore", "score", "slurm"))  # not of the cells
 
 
 class MissingOptionError(Exception):
@@ -50,7 +50,7 @@ class Combination(Generic[Config]):
 def combinations(
     axes: Sequence[Axis], compose: Callable[[Sequence[str]], Config]
 ) -> tuple[list[Combination[Config]], int]:
-    """All different combinations in the order of the axes, the last one changing fastest, and how many there were before equal ones were one.
+    """All different combinations, the last axis changing fastest, and how many there were before equal ones were one.
 
     `compose` makes the config of a list of overrides, or raises MissingOptionError. Raises the cause of that error where no
     combination has an option that the command names.
@@ -82,7 +82,7 @@ def combinations(
 
 def sweep_name(axes: Iterable[Axis]) -> str:
     """The swept options and a hash of the whole command, whose order does not count: the same command finds its sweep again."""
-    asked = {axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key not in _ASKED_OF_THE_COMMAND}
+    asked = {axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key.partition(".")[0] not in _ASKED_OF_THE_COMMAND}
     digest = hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:8]
     swept = "-".join(re.findall(r"\w+$", axis.key.partition("@")[0])[-1] for axis in axes if axis.swept)
     return "-".join(filter(None, (swept[:_NAME_LENGTH].rstrip("-"), digest)))
