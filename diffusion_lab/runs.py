@@ -38,9 +38,9 @@ TRAINING_EXCLUDED = frozenset((
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels",
     # what is asked of the command
-    "retrain", "rescore", "score",
+    "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
-    "compile", "workers", "data.num_workers",
+    "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -31,11 +32,11 @@ def run(command: str, options: list[str]) -> int:
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> Any:
         """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
         look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
-            module.run(cfg)
+            return module.run(cfg)
         except Exception as error:
             said = mistake_in_job(error)
             if traceback_wanted or said is None or HydraConfig.get().mode is RunMode.MULTIRUN:

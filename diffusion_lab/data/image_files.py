@@ -92,7 +92,9 @@ class ImageFiles(DataModule):
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
             what, _, _ = str(broken[0]).rpartition(": ")  # without the remedy, which is to skip it
-            _warn(f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out; the first: {what}.")
+            _warn(
+                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out; the first: {what}."
+            )
         return digests
 
     def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:

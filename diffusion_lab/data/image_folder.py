@@ -34,9 +34,7 @@ class ImageFolder(ImageFiles):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__(
-            batch_size, seed, flip, Path(root), image_size, channels, num_workers, on_error, max_pixels
-        )
+        super().__init__(batch_size, seed, flip, Path(root), image_size, channels, num_workers, on_error, max_pixels)
         if classes not in (None, "subfolders"):
             raise DataError(f"data.classes={classes} must be null or subfolders.")
         if not 0 < test_fraction < 1:

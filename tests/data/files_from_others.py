@@ -77,7 +77,9 @@ def flipped_bit(content: bytes) -> bytes:
 
 def program(path: Path) -> bytes:
     """PostScript, which Pillow would hand to an interpreter; called .png."""
-    return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(ran) (" + str(path).encode() + b") (w) file\nshowpage\n"
+    return (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(ran) (" + str(path).encode() + b") (w) file\nshowpage\n"
+    )
 
 
 Expected = str | Callable[[np.ndarray], bool]

@@ -25,7 +25,9 @@ def test_small_files_are_read_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     pixels = torch.from_numpy(np.concatenate(contents)).view(-1, 3, 32, 32)  # red, green, blue; row by row
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), pixels)
-    assert y.tolist() == [4 * i % 10 + j if 4 * i % 10 + j < 10 else 4 * i % 10 + j - 10 for i in range(1, 6) for j in range(4)]
+    assert y.tolist() == [
+        4 * i % 10 + j if 4 * i % 10 + j < 10 else 4 * i % 10 + j - 10 for i in range(1, 6) for j in range(4)
+    ]
     assert (data.num_train, data.num_test, data.num_classes, data.num_levels) == (20, 10, 10, 256)
 
 
@@ -50,7 +52,9 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, monkeypatc
     root = write_cifar10(tmp_path / "data", monkeypatch)
     trace = tmp_path / "it ran"
     (root / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Hostile(trace)))
-    with pytest.raises(DataError, match=rf"{name} is not the published file \(its MD5 is .*data\.download=true") as error:
+    with pytest.raises(
+        DataError, match=rf"{name} is not the published file \(its MD5 is .*data\.download=true"
+    ) as error:
         cifar10(root).prepare()
     assert "\n" not in str(error.value)
     assert not trace.exists()
@@ -61,7 +65,9 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, monkeypatc
 def test_the_published_md5s_are_what_is_asked_for(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         root = write_cifar10(tmp_path, patch)
-    with pytest.raises(DataError, match=r"data_batch_1 is not the published file .*not c99cafc152244af753f735de768cd75f"):
+    with pytest.raises(
+        DataError, match=r"data_batch_1 is not the published file .*not c99cafc152244af753f735de768cd75f"
+    ):
         cifar10(root).prepare()
 
 
@@ -94,6 +100,8 @@ def test_without_network_one_sentence_says_what_to_do(tmp_path: Path, monkeypatc
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
-    with pytest.raises(DataError, match=r"CIFAR-10 could not be downloaded .*no route.*: put cifar-10-python\.tar\.gz into"):
+    with pytest.raises(
+        DataError, match=r"CIFAR-10 could not be downloaded .*no route.*: put cifar-10-python\.tar\.gz into"
+    ):
         cifar10(tmp_path / "new", download=True).prepare()
     assert list((tmp_path / "new").iterdir()) == []

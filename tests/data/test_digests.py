@@ -96,7 +96,9 @@ def test_a_broken_memory_is_no_memory(image_root: Path, checked: list[str], tmp_
     assert len(checked) == 20
 
 
-def test_a_cache_folder_that_cannot_be_written_only_costs_time(image_root: Path, checked: list[str], monkeypatch) -> None:
+def test_a_cache_folder_that_cannot_be_written_only_costs_time(
+    image_root: Path, checked: list[str], monkeypatch
+) -> None:
     (image_root / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(image_root / "file"))
     assert identity(image_root) == identity(image_root)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.data import DataError
-from diffusion_lab.data import idx
+from diffusion_lab.data import DataError, idx
 from diffusion_lab.data.fashion_mnist import FashionMNIST
 
 
@@ -92,7 +91,9 @@ def test_a_failed_download_leaves_nothing_and_says_so(tmp_path: Path, monkeypatc
 
 
 def test_nothing_found_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = r"data.download=true, install Debian's package dataset-fashion-mnist, or put train-images-.*data.root=FOLDER"
+    advice = (
+        r"data.download=true, install Debian's package dataset-fashion-mnist, or put train-images-.*data.root=FOLDER"
+    )
     with pytest.raises(DataError, match=rf"not found in {tmp_path}: .*{advice}"):
         FashionMNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
     monkeypatch.setattr(idx, "_package_folders", lambda package: [])

@@ -198,13 +198,17 @@ def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monke
     data.prepare()
     monkeypatch.setattr(image_files, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     started = time.monotonic()
-    with pytest.raises(DataError, match=r"A process that decodes images ended .*(killed|exited).*data\.num_workers=1") as error:
+    with pytest.raises(
+        DataError, match=r"A process that decodes images ended .*(killed|exited).*data\.num_workers=1"
+    ) as error:
         list(data.batches("train", 4))
     assert time.monotonic() - started < 30
     assert "\n" not in str(error.value)
 
 
-def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(image_root: Path, tmp_path: Path, caplog) -> None:
+def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
+    image_root: Path, tmp_path: Path, caplog
+) -> None:
     shutil.copytree(image_root, tmp_path / "clean")
     for name in ("ants/aa.png", "bees/zz.jpg"):
         (image_root / name).write_bytes(b"no image")
@@ -214,7 +218,9 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(image_
     assert data.identity == identity(tmp_path / "clean", classes="subfolders")
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"data.on_error=skip: 2 of 22 files in {image_root} are left out; the first: ")
-    assert said.endswith("aa.png is not an image that can be read (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP).")
+    assert said.endswith(
+        "aa.png is not an image that can be read (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP)."
+    )
 
 
 def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ def test_the_format_is_fashion_mnists(idx_folder: Path) -> None:
 
 
 def test_without_it_the_files_are_named_and_where_to_put_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"MNIST was not found in .*: set data\.download=true, or put train-images-") as e:
+    with pytest.raises(
+        DataError, match=r"MNIST was not found in .*: set data\.download=true, or put train-images-"
+    ) as e:
         MNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
     for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         assert f"{part}-ubyte.gz" in str(e.value)
@@ -43,7 +45,9 @@ def test_without_network_one_sentence_says_what_to_do(tmp_path: Path, monkeypatc
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", fetch)
-    with pytest.raises(DataError, match=r"MNIST could not be downloaded .*no route.*: put train-images-.*\.gz") as error:
+    with pytest.raises(
+        DataError, match=r"MNIST could not be downloaded .*no route.*: put train-images-.*\.gz"
+    ) as error:
         MNIST(batch_size=4, seed=0, root=str(tmp_path / "new"), download=True).prepare()
     assert "\n" not in str(error.value)
     assert list((tmp_path / "new").iterdir()) == []
