@@ -18,7 +18,7 @@ from diffusion_lab.sweeps.choices import read_choices
 MISSING = "missing"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
     status file says. values, protocol, curves: of metrics.json; empty unless done."""

@@ -10,8 +10,9 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.sweeps.cells import Gathered
-from diffusion_lab.sweeps.layout import NONE, Column, Entry, columns, has_floor, seeds_of, short_names
+from diffusion_lab.sweeps.layout import NONE, Column, Entry, columns, seeds_of, short_names
 from diffusion_lab.sweeps.measures import LOW, Measure
+from diffusion_lab.sweeps.notes import has_floor, notes
 from diffusion_lab.sweeps.table import Group, Table
 
 _TEX = {
@@ -27,7 +28,6 @@ _TEX = {
     "β": r"$\beta$",
     "×": r"$\times$",
     "³": "$^3$",
-    "\u202f": r"\,",
 }
 
 
@@ -95,8 +95,9 @@ def latex(table: Table) -> str:
 
     parts = ["% needs \\usepackage{booktabs}"]
     for group in table.groups:
+        measures = brief(group)
         head, *body = _lines(
-            table, group, written, escape_tex, lambda m: escape_tex(f"{m.label} {m.arrow}".strip(), brief(group))
+            table, group, written, escape_tex, lambda m: escape_tex(f"{m.label} {m.arrow}".strip()), measures
         )
         floors = 1 if has_floor(group) else 0
         rows = [" & ".join(line) + r" \\" for line in body]
@@ -144,34 +145,6 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         shown.add_row(*line)
     shown.caption = Text("\n".join(notes(group)))
     return shown
-
-
-def notes(group: Group) -> list[str]:
-    """What has to be known to read the numbers of a group: how they were measured, what ± and marks mean, footnotes."""
-    if not group.rows:
-        return []
-    samples, reference = group.protocol.get("samples", {}), group.protocol.get("reference", {})
-    data, features = group.protocol.get("data", {}), group.protocol.get("features", {})
-    drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
-    real = f"{reference.get('num_images')} {reference.get('split')} images"
-    said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
-    if any(len(row.cells) > 1 for row in group.rows):
-        said.append("± is the standard error of the mean over seeds (over test images where a row has one seed).")
-    else:
-        said.append("One seed: ± is the standard error over test images; of training nothing is known.")
-    said.append(
-        "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
-        "paired over shared seeds."
-    )
-    if has_floor(group):
-        floor = group.protocol.get("floor", {})
-        other = "" if floor.get("num_images") == samples.get("num_images") else ", another number and so not comparable"
-        said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
-    for column in columns(group):
-        said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
-        if not column.letters and column.measure.name == "bits_per_dim":
-            said.append(f"bits/dim: {group.protocol.get('bound', {}).get('kind')}.")
-    return said
 
 
 def escape_tex(text: str) -> str:

@@ -49,7 +49,7 @@ class Column:
         error = measured.error if self.measure.better is not None else None
         n = f"mean of {measured.n} seeds ± its standard error" if measured.n > 1 else ""
         return Entry(
-            value=f"{measured.mean:,.{self.decimals}f}".replace(",", "\u202f"),
+            value=f"{measured.mean:.{self.decimals}f}",
             error="" if error is None else f"{error:.{self.decimals}f}",
             letter=self.letters.get(row.protocol_key(self.measure), ""),
             best=(row.number, self.measure.name) in marked,
@@ -80,26 +80,22 @@ def seeds_of(row: Row) -> str:
     return str(len(row.done)) if len(row.done) == len(row.cells) else f"{len(row.done)} of {len(row.cells)}"
 
 
-def has_floor(group: Group) -> bool:
-    return any(group.floor(measure) is not None for measure in group.measures)
-
-
-def question(table: Table, axes: Mapping[str, list[str]]) -> str:
-    """The axes in words."""
+def question(table: Table) -> str:
+    """What the axes ask, in words."""
     names = short_names(table.axes)
-    parts = [f"{names[axis]} ({', '.join(axes[axis])})" for axis in table.axes]
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
-    on = f" on {_listed(data)}" if data else ""
-    if not parts:
+    on = f" on {listed(data)}" if data else ""
+    if not table.axes:
         return f"How good are samples and likelihood{on}?"
-    return f"What {'does' if len(parts) == 1 else 'do'} {_listed(parts)} change in samples, likelihood and cost{on}?"
+    verb = "does" if len(table.axes) == 1 else "do"
+    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples, likelihood and cost{on}?"
 
 
 def finding(standing: Standing, column: Column) -> str:
     """Who leads, and whether that is certain, in a sentence or two."""
     letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
     name = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
-    best = _listed([label(row) for row in standing.best[:3]])
+    best = listed([label(row) for row in standing.best[:3]])
     if len(standing.best) > 3:
         best += f" and {len(standing.best) - 3} more with the same value"
     value = column.entry(standing.best[0], set()).text
@@ -165,5 +161,5 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _listed(parts: list[str]) -> str:
+def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

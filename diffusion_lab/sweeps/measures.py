@@ -15,6 +15,7 @@ from typing import Any
 LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
+SECONDS = "seconds_per_1000_samples"
 _IMAGES = ("data", "features", "samples", "reference")
 
 
@@ -27,6 +28,7 @@ class Measure:
     floor_of  the value that real images get, beside which this one is seen
     logs      the plots show it on a logarithmic axis
     brief     it stands in the tables that have little room
+    headline  the report says in words who leads in it
     """
 
     name: str
@@ -38,6 +40,7 @@ class Measure:
     floor_of: str | None = None
     logs: bool = False
     brief: bool = True
+    headline: bool = False
 
     @property
     def arrow(self) -> str:
@@ -85,10 +88,9 @@ _KNOWN = {
         LOW,
         "negative log-likelihood of test images, or a bound on it",
         ("data", "bound"),
+        headline=True,
     ),
-    "seconds_per_1000_samples": Measure(
-        "seconds_per_1000_samples", "s / 1000", "s", LOW, "seconds for 1000 samples", ("data", "cost"), logs=True
-    ),
+    SECONDS: Measure(SECONDS, "s / 1000", "s", LOW, "seconds for 1000 samples", ("data", "cost"), logs=True),
 }
 # Prefix of the name -> what it is called before the features' name, and what it means.
 _DISTANCES = {
@@ -106,7 +108,7 @@ _ORDER = (
     "precision",
     "recall",
     "bits_per_dim",
-    "seconds_per_1000_samples",
+    SECONDS,
 )
 
 
@@ -128,6 +130,7 @@ def measure(name: str) -> Measure | None:
         floor_of=f"{name}_floor" if frechet else None,
         logs=True,
         brief=frechet,
+        headline=frechet,
     )
 
 

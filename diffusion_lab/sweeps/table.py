@@ -17,7 +17,7 @@ NO_SEED = ""  # the seed of a row where seed is no axis
 Choice = tuple[str | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One choice on every axis but the seed. cells: one a seed, as asked for; `number` counts rows over the whole report."""
 
@@ -55,7 +55,7 @@ class Row:
         return next((c.protocol.get("absent", {}).get(measure.name, "") for c in self.done), "") or "not measured"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Standing:
     """Who leads a column among rows that were measured alike.
 
@@ -71,7 +71,7 @@ class Standing:
     marked: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Rows whose samples were measured alike: one table. `protocol` is that of its first cell."""
 
@@ -108,7 +108,7 @@ class Group:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """All groups, the largest first. axes: those that differ, without the seed. seeds: as asked for; empty if that is no axis."""
 
