@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_STAGED = ".{name}.{unique}.staged"
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all: see `whole_file`."""
@@ -26,7 +28,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
     previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    staged = path.with_name(_STAGED.format(name=path.name, unique=uuid.uuid4().hex[:8]))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(staged, "xb") as file:  # not tempfile: its files are readable by their owner only
@@ -49,3 +51,9 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_staged(folder: Path) -> None:
+    """Clear away what processes that were killed while writing left behind. Only for who holds the folder."""
+    for staged in folder.glob(_STAGED.format(name="*", unique="*")):
+        staged.unlink(missing_ok=True)

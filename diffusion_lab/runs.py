@@ -36,7 +36,7 @@ TRAINING_EXCLUDED = frozenset((
     # where files lie: the data set's identity is that of its content
     "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
     # what is asked of the command
-    "retrain", "rescore",
+    "retrain", "rescore", "score",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
@@ -65,6 +65,18 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return keep(config, "")
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, or that only one of the two has."""
+    changed = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += changed_keys(before, after, f"{prefix}{key}.")
+        elif key not in old or key not in new or before != after:
+            changed.append(f"{prefix}{key}")
+    return changed
 
 
 def fingerprint(training_config: Mapping[str, Any], data_identity: str, code: str) -> str:
@@ -188,10 +200,11 @@ class ModelDirectory:
 
     def clear(self) -> None:
         """Forget the training, the marker first, so that what is left is never taken for a finished model."""
-        for file in (self.training, self.resume, self.metrics_csv):
-            file.unlink(missing_ok=True)
-        for file in [*self.path.glob("*.safetensors"), *self.samples.glob("*.png")]:
-            file.unlink()
+        self.training.unlink(missing_ok=True)
+        self.metrics_csv.unlink(missing_ok=True)
+        for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def read_training(self) -> dict[str, Any]:
         """What `finish` wrote; RunError if training has not finished."""

@@ -17,6 +17,7 @@ from diffusion_lab.files import write_whole
 from diffusion_lab.lock import is_held
 
 FILE = "status.json"
+SECONDS_BETWEEN_STEPS = 3.0
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 
@@ -61,3 +62,39 @@ def read_status(folder: Path) -> Status | None:
     if status.state == RUNNING and not is_held(folder):
         return replace(status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without a word")
     return status
+
+
+class Announcement:
+    """status.json of `folder` is kept true while the block runs: running, then done, failed or interrupted.
+
+    It is interrupted by what is no Exception (KeyboardInterrupt, SystemExit, a signal): the same command goes on.
+    """
+
+    def __init__(self, folder: Path, steps: int | None = None) -> None:
+        self._folder = folder
+        self._status = Status.begin(steps)
+
+    def __enter__(self) -> Announcement:
+        self._status.write(self._folder)
+        return self
+
+    def step(self, step: int) -> None:
+        """How far it is; on the disk within seconds."""
+        last = self._status.updated
+        if time.time() - last >= SECONDS_BETWEEN_STEPS:
+            self._status = self._status.now(RUNNING, step)
+            self._status.write(self._folder)
+        else:
+            self._status = replace(self._status, step=step)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            ended = self._status.now(DONE)
+        else:
+            said = " ".join(f"{error}".split()) or type(error).__name__
+            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=said)
+        try:
+            ended.write(self._folder)
+        except OSError:
+            if error is None:  # else the disk is full, and that is what the user must hear
+                raise
