@@ -51,12 +51,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """a − b. margin: half the width of its 95 % interval. over: what was repeated; n: how often."""
+    """a − b. margin: half the width of its 95 % interval. how: what the interval is over, in words."""
 
     mean: float
     margin: float
-    over: str
-    n: int
+    how: str
 
     @property
     def beyond_its_uncertainty(self) -> bool:
@@ -78,12 +77,12 @@ def difference(a: Measured, b: Measured) -> Difference | None:
     if len(shared) > 1:
         d = np.array([a.by_seed[seed] - b.by_seed[seed] for seed in shared])
         margin = stdtrit(len(d) - 1, _UPPER) * d.std(ddof=1) / np.sqrt(len(d))
-        return Difference(float(d.mean()), float(margin), SEEDS, len(d))
+        return Difference(float(d.mean()), float(margin), f"paired over {len(d)} seeds")
     if a.n > 1 and b.n > 1:
         return _welch(a, b)
     if a.n == b.n == 1 and a.image_error and b.image_error:
         margin = ndtri(_UPPER) * np.hypot(a.error, b.error)
-        return Difference(a.mean - b.mean, float(margin), IMAGES, 1)
+        return Difference(a.mean - b.mean, float(margin), f"over {IMAGES}, one seed each")
     return None
 
 
@@ -93,4 +92,4 @@ def _welch(a: Measured, b: Measured) -> Difference:
     total = square_a + square_b
     freedom = total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
     margin = stdtrit(freedom, _UPPER) * np.sqrt(total)
-    return Difference(a.mean - b.mean, float(margin), SEEDS, min(a.n, b.n))
+    return Difference(a.mean - b.mean, float(margin), f"over {a.n} and {b.n} other seeds")

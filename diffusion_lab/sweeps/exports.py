@@ -116,13 +116,19 @@ def latex(table: Table) -> str:
     return "\n".join(parts)
 
 
-def terminal(table: Table, width: int) -> Iterator[TerminalTable]:
-    """The tables in the terminal's own manner; where `width` columns are not enough, without what can be spared."""
+def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, int]]:
+    """Each table in the terminal's own manner, and the columns it takes: without what can be spared where `width` is not enough."""
     for group in table.groups:
-        shown = _terminal_table(table, group, brief(group))
-        if Console(width=1000).measure(shown).maximum > width:
-            shown = _terminal_table(table, group, [m for m in brief(group) if m.better == LOW])
-        yield shown
+        for measures in (
+            brief(group),
+            [m for m in brief(group) if m.better == LOW],
+            [m for m in group.measures if m.headline],
+        ):
+            shown = _terminal_table(table, group, measures)
+            needed = Console(width=1000).measure(shown).maximum
+            if needed <= width:
+                break
+        yield shown, max(needed, width)
 
 
 def brief(group: Group) -> list[Measure]:
@@ -143,7 +149,6 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
-    shown.caption = Text("\n".join(notes(group)))
     return shown
 
 

@@ -91,28 +91,34 @@ def question(table: Table) -> str:
     return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples, likelihood and cost{on}?"
 
 
-def finding(standing: Standing, column: Column) -> str:
-    """Who leads, and whether that is certain, in a sentence or two."""
+@dataclass(frozen=True)
+class Finding:
+    """Who leads a column, in words. what: the column; sure: whether the lead is beyond its uncertainty."""
+
+    what: str
+    text: str
+    sure: bool
+
+
+def finding(standing: Standing, column: Column) -> Finding:
+    """Who leads, by how much, and whether that is certain."""
     letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
-    name = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
+    what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
     best = listed([label(row) for row in standing.best[:3]])
     if len(standing.best) > 3:
-        best += f" and {len(standing.best) - 3} more with the same value"
-    value = column.entry(standing.best[0], set()).text
+        best += f" and {len(standing.best) - 3} more of the same value"
+    best += f" ({column.entry(standing.best[0], set()).text})"
     if standing.runner_up is None:
-        return f"{name}: all rows have the same value, {value}."
-    start = f"{name}: {standing.measure.better[:-2]}est is {best}, {value}"
+        return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
     if standing.lead is None:
-        return f"{start}. One seed does not tell how certain that is; seed=1,2,3 would."
-    lead, digits = standing.lead, column.decimals
-    how = f"{abs(lead.mean):.{digits}f} ± {lead.margin:.{digits}f} (95 %, over {lead.n if lead.n > 1 else 'the'} {lead.over})"
+        few = "one seed does not tell how certain that is; seed=1,2,3 would"
+        return Finding(what, f"{best} is {standing.measure.better[:-2]}est, but {few}", False)
+    lead = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
+    ahead = f"{label(standing.runner_up)} by {lead} (95 % interval, {standing.lead.how})"
     if standing.marked:
-        return f"{start}; the next, {label(standing.runner_up)}, is {how} behind."
-    if lead.beyond_its_uncertainty:
-        return (
-            f"{start}; the next, {label(standing.runner_up)}, is {how} behind, but not every other row is that certain."
-        )
-    return f"{start}; the next, {label(standing.runner_up)}, is {how} behind, which is within the uncertainty."
+        return Finding(what, f"{best} is best, ahead of {ahead}", True)
+    certain = ", but not every other row by more than the uncertainty" if standing.lead.beyond_its_uncertainty else ""
+    return Finding(what, f"undecided; {best} leads {ahead}{certain}", False)
 
 
 def _column(group: Group, measure: Measure) -> Column:

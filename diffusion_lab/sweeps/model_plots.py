@@ -88,6 +88,7 @@ def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
             ],
             log_y=True,
             note=note,
+            paper=column == wanted[0],
         )
         for column in wanted[:_MOST_COLUMNS]
     ]

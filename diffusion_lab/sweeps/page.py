@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from diffusion_lab import __version__
 from diffusion_lab.sweeps.cells import Gathered
-from diffusion_lab.sweeps.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
+from diffusion_lab.sweeps.layout import NONE, Column, Finding, columns, finding, label, question, seeds_of, short_names
 from diffusion_lab.sweeps.notes import has_floor, notes
 from diffusion_lab.sweeps.panels import Plot
 from diffusion_lab.sweeps.sprites import Sprite
@@ -51,7 +51,7 @@ def page(
         axes=_axes(gathered, table),
         names=[{"name": names[axis], "option": axis} for axis in table.axes],
         many_seeds=len(table.seeds) > 1,
-        findings=[{"text": text, "sure": sure} for group in table.groups for text, sure in _findings(group)],
+        findings=[said for group in table.groups for said in _findings(group)],
         groups=[_group(gathered, table, group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
         unfinished=[
@@ -105,13 +105,9 @@ def _axes(gathered: Gathered, table: Table) -> list[dict[str, Any]]:
     ]
 
 
-def _findings(group: Group) -> list[tuple[str, bool]]:
+def _findings(group: Group) -> list[Finding]:
     by_name = {column.measure.name: column for column in columns(group)}
-    return [
-        (finding(standing, by_name[standing.measure.name]), standing.marked)
-        for standing in group.standings
-        if standing.measure.headline
-    ]
+    return [finding(s, by_name[s.measure.name]) for s in group.standings if s.measure.headline]
 
 
 def _group(gathered: Gathered, table: Table, group: Group) -> dict[str, Any]:

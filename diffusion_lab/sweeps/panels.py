@@ -34,8 +34,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that share their axes. family: the heading under which it is one of several, `name` which of them; key: its file's
-    name; note: what has to be known to read it."""
+    """Panels that share their axes. family: the heading under which it is one of several, `name` which of them. key: its file's
+    name. note: what has to be known to read it. paper: whether it becomes a file."""
 
     key: str
     family: str
@@ -46,3 +46,4 @@ class Plot:
     log_x: bool = False
     log_y: bool = False
     note: str = ""
+    paper: bool = True

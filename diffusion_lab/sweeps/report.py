@@ -26,7 +26,7 @@ def make_report(
     """
     from diffusion_lab.sweeps.cells import read_sweep
 
-    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path}", show)
+    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
 
 
 def report_on_runs(
@@ -68,8 +68,16 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
         ("table.tex", latex(table)),
     ):
         write_whole(to / name, content.encode())
-    for heading, some in plots:
-        for plot in some:
-            for name, content in figure_files(plot):
-                write_whole(to / "figures" / heading.lower().replace(" ", "_") / name, content)
+    drawn_figures = {
+        to / "figures" / heading.lower().replace(" ", "_") / name: content
+        for heading, some in plots
+        for plot in some
+        if plot.paper
+        for name, content in figure_files(plot)
+    }
+    for path in (to / "figures").rglob("*.p[nd][gf]"):
+        if path not in drawn_figures:
+            path.unlink()  # of an earlier report on something else
+    for path, content in drawn_figures.items():
+        write_whole(path, content)
     return to / PAGE

@@ -99,6 +99,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
         panels=panels,
         log_x=True,
         log_y=measure.logs or _spans_decades(panels),
+        paper=measure.headline,
         note=f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}." if bound else "",
     )
 
@@ -169,6 +170,7 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         y_label=f"{measure.axis}, {measure.better} is better",
         panels=panels,
         log_y=_spans_decades(panels),
+        paper=measure.headline,
         note=note,
     )
 

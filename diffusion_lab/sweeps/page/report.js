@@ -96,11 +96,12 @@ function cardOf(number) {
     draw(picture, holder);
   };
   if (pictures.length > 1) {
-    line.append(" · seed");
+    const seeds = make("span", { className: "seeds" }, "seed");
+    line.append(" ", seeds);
     pictures.forEach((picture) => {
       const button = make("button", { type: "button", className: "seed", textContent: picture.seed });
       button.addEventListener("click", () => show(picture, button));
-      line.append(button);
+      seeds.append(button);
     });
   }
   const card = make("article", { className: "card" }, make("header", {}, make("b", {}, label), close), line, holder);
@@ -280,11 +281,12 @@ function familyCard(family, plots) {
   function redraw() {
     const plot = plots[Number(select.value || 0)];
     while (panels.children.length > plot.panels.length) { Plotly.purge(panels.lastChild); panels.lastChild.remove(); }
+    const fresh = plot.panels.slice(panels.children.length).map(() => make("div", { className: "panel" }));
+    panels.append(...fresh); // all of them before the first is drawn: plotly asks each for its width
     plot.panels.forEach((panel, i) => {
-      const fresh = !panels.children[i];
-      const place = panels.children[i] ?? panels.appendChild(make("div", { className: "panel" }));
+      const place = panels.children[i];
       Plotly.react(place, panel.series.map((series) => traceOf(series, hidden)), layoutOf(plot, panel), { displayModeBar: false, responsive: true });
-      if (fresh) place.on("plotly_click", ({ points }) => {
+      if (fresh.includes(place)) place.on("plotly_click", ({ points }) => {
         const row = points[0]?.customdata;
         if (report.rows[row]) { choose(row); offerSamples(); }
       });
