@@ -23,7 +23,7 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":
         options.append("sampler.spacing.num_steps=3")
-    code, out, err = lab("train", f"experiment={name}", *options)
+    code, _, err = lab("train", f"experiment={name}", *options)
     assert code == 0, err
     (model,) = (lab.folder / "outputs" / "models").iterdir()
     assert model.name.startswith(f"{chosen.data}-diffusion-")
