@@ -38,9 +38,9 @@ TRAINING_EXCLUDED = frozenset((
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels",
     # what is asked of the command
-    "retrain", "rescore", "score",
+    "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
-    "compile", "workers", "data.num_workers",
+    "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
@@ -191,6 +191,12 @@ class ModelDirectory:
     def weight_names(self) -> list[str]:
         """Names of the weights that lie here, sorted."""
         return sorted(file.name.removesuffix(".safetensors") for file in self.path.glob("*.safetensors"))
+
+    def weight_files(self) -> dict[str, Path]:
+        """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
+        if "raw" not in self.weight_names:
+            raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
+        return {name: self.weights(name) for name in self.weight_names}
 
     @property
     def finished(self) -> bool:

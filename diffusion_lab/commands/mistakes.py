@@ -17,7 +17,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.runs import RunError
 
@@ -78,6 +78,8 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return (
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
+        case MissingMandatoryValue():
+            return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
     return None
