@@ -52,9 +52,6 @@ class ImageFolder(ImageFiles):
             folders = dict.fromkeys(("train", "test"), self.root)
             digests = self._usable(_image_paths(self.root))
             paths = self._hold_out(list(digests))
-        for split, folder in folders.items():
-            if not paths[split]:
-                raise DataError(f"{folder} holds no image that can be used: add some.")
 
         labels = dict.fromkeys(paths)
         self.num_classes = None

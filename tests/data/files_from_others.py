@@ -9,7 +9,7 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +58,25 @@ def rotated() -> bytes:
     return encoded(Image.fromarray(pixels), "PNG", exif=exif)
 
 
-def huge_png(side: int) -> bytes:
-    """A few hundred kilobytes that unfold to side × side grey pixels."""
+def png(width: int, height: int, depth: int, colour_type: int, rows: Iterable[bytes]) -> bytes:
+    """A PNG of a kind that Pillow does not write; each row without its filter byte."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    packed = b"".join(packer.compress(b"\0" + row) for row in rows) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def huge_png(side: int) -> bytes:
+    """A few hundred kilobytes that unfold to side × side grey pixels."""
+    return png(side, side, 8, 0, (bytes(side) for _ in range(side)))
+
+
+def deep_png() -> bytes:
+    return png(60, 40, 16, 2, (row.tobytes() for row in PIXELS.astype(">u2") * np.array(257, ">u2")))
 
 
 def flipped_bit(content: bytes) -> bytes:
@@ -103,6 +112,7 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
     "16-bit grey PNG": ("a.png", encoded(Image.fromarray(ramp16()), "PNG"), resembles(GREY16)),
     "16-bit grey TIFF": ("a.tif", encoded(Image.fromarray(ramp16()), "TIFF"), resembles(GREY16)),
     "16-bit grey PGM": ("a.pgm", encoded(Image.fromarray(ramp16()), "PPM"), resembles(GREY16)),
+    "16-bit RGB PNG": ("a.png", deep_png(), resembles(SQUARE)),
     "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose black and white"),
     "32-bit integer TIFF": ("a.tif", encoded(photo("I"), "TIFF"), "has 32-bit pixels (mode I), whose black and white"),
     "palette": (
