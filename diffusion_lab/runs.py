@@ -190,6 +190,12 @@ class ModelDirectory:
         """Names of the weights that lie here, sorted."""
         return sorted(file.name.removesuffix(".safetensors") for file in self.path.glob("*.safetensors"))
 
+    def weight_files(self) -> dict[str, Path]:
+        """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
+        if "raw" not in self.weight_names:
+            raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
+        return {name: self.weights(name) for name in self.weight_names}
+
     @property
     def finished(self) -> bool:
         return self.training.is_file()

@@ -62,6 +62,8 @@ def mistake_in_job(error: BaseException) -> str | None:
                 f"no space is left on the disk of {error.filename or 'the outputs'}; what was there before is whole: make room and "
                 "give the same command again"
             )
+        case NotADirectoryError() | FileExistsError() if error.filename:
+            return f"a file stands in the way of the folder {error.filename}; outputs=… takes another"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
     return None

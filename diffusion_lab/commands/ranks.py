@@ -6,6 +6,7 @@ again in each rank, a multirun too, and a rank that dies leaves the others waiti
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -73,6 +74,7 @@ def start_ranks(cfg: DictConfig, command: str) -> None:
         signals_to_handle="SIGTERM,SIGINT,SIGUSR1,SIGUSR2",
     )
     hydra = HydraConfig.get()
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
     options = list(hydra.overrides.task)
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []

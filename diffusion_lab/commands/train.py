@@ -60,10 +60,10 @@ def run(cfg: DictConfig) -> float | None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-        if cfg.score and here.is_first:
-            model.load_weights({name: directory.weights(name) for name in directory.weight_names})
-            score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
-            return _objective(run, cfg.objective_metric)
+    if cfg.score and here.is_first:  # the others are gone: a measure that is summed over ranks has one to sum over
+        model.load_weights(directory.weight_files())
+        score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+        return _objective(run, cfg.objective_metric)
     return None
 
 

@@ -12,6 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
 
+from .zygote import Zygote
+
 TINY = [
     "network.base_channels=8",
     "network.channel_multipliers=[1]",
@@ -68,6 +70,14 @@ def process(tmp_path):
 
     run.folder = tmp_path
     return run
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """zygote.start(folder, "train", …) -> a real process, without the seconds of its imports."""
+    process = Zygote()
+    yield process
+    process.close()
 
 
 def files(folder: Path) -> list[str]:
