@@ -43,7 +43,14 @@ def test_a_broken_sweep_is_one_sentence(tmp_path):
 
 def test_runs_without_a_sweep_find_their_axes(sweep):
     gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
-    assert set(gathered.axes) == {"schedule", "variance", "sampler", "sampler.spacing", "sampler.spacing.num_steps", "seed"}
+    assert set(gathered.axes) == {
+        "schedule",
+        "variance",
+        "sampler",
+        "sampler.spacing",
+        "sampler.spacing.num_steps",
+        "seed",
+    }
     assert gathered.axes["sampler.spacing.num_steps"] == ["10", "50"]
     assert len(gathered.done) == 60
     assert all(cell.model.finished for cell in gathered.cells)

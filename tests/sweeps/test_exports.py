@@ -55,7 +55,9 @@ def test_the_best_is_bold_in_both(tmp_path):
     def change(choices, metrics):
         metrics["values"]["fd_digits_cnn"] = (1.0 if choices["schedule"] == "cosine" else 2.0) + int(choices["seed"])
 
-    table = build_table(read_sweep(write_sweep(tmp_path, axes={"schedule": ["linear", "cosine"], "seed": ["1", "2"]}, change=change)))
+    table = build_table(
+        read_sweep(write_sweep(tmp_path, axes={"schedule": ["linear", "cosine"], "seed": ["1", "2"]}, change=change))
+    )
     assert "**2.50 ± 0.50**" in markdown(table)
     assert r"\textbf{2.50 $\pm$ 0.50}" in latex(table)
     assert "**3.50" not in markdown(table)

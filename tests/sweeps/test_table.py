@@ -32,7 +32,10 @@ def test_seeds_are_folded_and_options_a_cell_has_not_are_none(sweep):
     assert len(table.rows) == 2 * 3 * 5
     assert {len(row.done) for row in table.rows} == {2}
     assert {row.choice[3] for row in table.rows if row.choice[2] == "ddpm"} == {None}
-    assert [row.choice for row in table.rows][:2] == [("linear", "fixed_small", "ddpm", None), ("linear", "fixed_small", "strided", "10")]
+    assert [row.choice for row in table.rows][:2] == [
+        ("linear", "fixed_small", "ddpm", None),
+        ("linear", "fixed_small", "strided", "10"),
+    ]
 
 
 def test_the_best_is_marked_when_every_seed_agrees(tmp_path):
