@@ -34,7 +34,9 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
     # where files lie: the data set's identity is that of its content
-    "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
+    "model_dir", "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
+    # which files are let in: the identity counts those that were
+    "data.on_error", "data.max_pixels",
     # what is asked of the command
     "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only

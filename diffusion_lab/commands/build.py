@@ -77,6 +77,11 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     return fingerprint(choices, model_fingerprint, canonical_json(_code(SCORING_CODE)))
 
 
+def sampling_identity(model_fingerprint: str) -> str:
+    """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws."""
+    return f"{model_fingerprint} {_code(SCORING_CODE)}"
+
+
 @cache
 def _code(parts: tuple[str, ...]) -> str:
     """The digest of this process's code: read once, whatever is edited while it runs."""

@@ -28,6 +28,7 @@ from diffusion_lab.networks.cost import network_cost
 from diffusion_lab.networks.memory import keep_freed_memory
 from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
 from diffusion_lab.status import Announcement
+from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -85,7 +86,7 @@ def fit(
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
-                torch=torch.__version__,
+                versions=versions(),
             )
             previous_of(directory.resume).unlink(missing_ok=True)
         here.agree(None)  # nobody reads the weights before they are there

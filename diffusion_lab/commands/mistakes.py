@@ -55,6 +55,8 @@ def mistake_in_job(error: BaseException) -> str | None:
             return str(error)
         case InstantiationException():
             return _instantiation(error)
+        case ValueError() if type(error).__name__ == "DataError":  # data that broke while in use; slow to import
+            return str(error)
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):

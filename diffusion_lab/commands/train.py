@@ -16,6 +16,7 @@ from diffusion_lab.commands.build import build_data, build_model, state_facts, t
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, must_start_ranks, ranks, start_ranks
 from diffusion_lab.commands.scoring import run_of, score_once
+from diffusion_lab.commands.trained import device
 from diffusion_lab.lock import Holder, hold
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
@@ -60,11 +61,12 @@ def run(cfg: DictConfig) -> float | None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-    if cfg.score and here.is_first:  # the others are gone: a measure that is summed over ranks has one to sum over
+        if not cfg.score:
+            return None
         model.load_weights(directory.weight_files())
+        model.to(device())  # Lightning leaves a trained model on the CPU
         score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
-        return _objective(run, cfg.objective_metric)
-    return None
+    return _objective(run, cfg.objective_metric) if here.is_first else None
 
 
 def _objective(run: RunDirectory, name: str | None) -> float | None:

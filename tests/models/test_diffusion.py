@@ -9,6 +9,7 @@ from diffusion_lab.diffusion import (
     DDIMSampler,
     EvenSpacing,
     FixedLarge,
+    FixedSmall,
     Hybrid,
     LearnedRange,
     LossAwareTimesteps,
@@ -142,3 +143,13 @@ def test_a_pair_that_cannot_work_is_refused_with_the_fix():
     with pytest.raises(ValueError, match="num_steps = 31"):
         model(sampler=AncestralSampler(EvenSpacing(31)))
     assert model(variance=FixedLarge(), objective=Simple()).network.output.out_channels == 1
+
+
+def test_a_variance_decides_samples_only_where_the_sampler_reads_it():
+    """Two models of the same weights: what they state decides whether their samples are drawn once or twice."""
+    for sampler, differs in ((AncestralSampler(EvenSpacing(5)), True), (DDIMSampler(EvenSpacing(5)), False)):
+        small, large = (model(variance, Simple(), sampler=sampler) for variance in (FixedSmall(), FixedLarge()))
+        images = [m.sample(torch.arange(2), seed=0) for m in (small, large)]
+        assert torch.equal(*images) != differs
+        assert (small.sampling_protocol() == large.sampling_protocol()) != differs
+        assert small.protocol() != large.protocol()
