@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = ["files", "diffusion", "networks", "data", "pictures", "models", "callbacks", "evaluation", "runs", "commands"]
 THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
-THEORY += ["objectives", "timesteps", "spacings", "samplers"]
+THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -20,7 +20,8 @@ class SampleGrid(Callback):
 
     Parameters
     ----------
-    every_n_steps: 0 turns it off. num_images: samples 0, 1, … of stream `seed`, drawn with the averaged weights.
+    every_n_steps: 0 turns it off. num_images: samples 0, 1, … of stream `seed`, drawn with the averaged weights; a
+        conditional model draws its classes in turn.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
@@ -38,7 +39,8 @@ class SampleGrid(Callback):
         try:
             with torch.no_grad(), pl_module.use_weights(suited_weights(pl_module.weight_names, step)):
                 indices = torch.arange(self.num_images, device=pl_module.device)
-                image = picture(pl_module.sample(indices, self.seed).cpu(), pl_module.num_levels)
+                x = pl_module.sample(indices, self.seed, pl_module.classes_in_turn(indices))
+                image = picture(x.cpu(), pl_module.num_levels)
         finally:
             pl_module.train()
         write_whole(path, png(image))

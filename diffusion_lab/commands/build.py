@@ -26,12 +26,19 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 
 def state_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to."""
+    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError where labels are asked of data without."""
+    if cfg.conditional and data.num_classes is None:
+        raise ValueError(
+            f"conditional=true: {data.name} has no classes to condition a model on; use other data (image_folder: data.classes=subfolders) "
+            "or conditional=false"
+        )
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]
         cfg.facts.size = data.shape[-1]
         cfg.facts.num_levels = data.num_levels
+        cfg.facts.num_classes = data.num_classes if cfg.conditional else None
+        cfg.facts.identity = data.identity
         cfg.facts.bounded = data.num_levels is not None
 
 
@@ -70,7 +77,7 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
     choices = {
         key: OmegaConf.to_container(cfg[key], resolve=True)
-        for key in ("sampler", "variance", "evaluation", "features")
+        for key in ("sampler", "guidance", "variance", "evaluation", "features")
         if cfg.get(key) is not None
     }
     return fingerprint(choices, model_fingerprint, canonical_json(code_digest(PACKAGE, SCORING_CODE)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 
 def completed(options: list[str]) -> list[str]:
-    """Sampling starts from the sampler that the model was trained with."""
-    return with_trained_choices(options, ("sampler",))
+    """Sampling starts from the sampler and the guidance that the model was trained with."""
+    return with_trained_choices(options, ("sampler", "guidance"))
 
 
 def run(cfg: DictConfig) -> None:
@@ -48,20 +49,36 @@ def run(cfg: DictConfig) -> None:
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
+    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+        known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
+        raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
     if cfg.trajectory and not hasattr(model, "trajectory"):
         raise MistakeError(f"trajectory=true: {directory.path} has no steps between noise and image to show")
     to = Path(cfg.to)
     with torch.no_grad(), model.use_weights(weights):
-        batches = torch.arange(cfg.num_images, device=model.device).split(cfg.batch_size)
-        x = torch.cat([model.sample(indices, cfg.seed).cpu() for indices in track(batches, "drawing", transient=True)])
-        written = _write(x, model, to, cfg.format)
+        indices = torch.arange(cfg.num_images, device=model.device)
+        y = model.classes_in_turn(indices) if cfg.label is None else torch.full_like(indices, cfg.label)
+        x = _draw(model, indices, cfg.seed, y, cfg.batch_size)
+        written = _write(x, y, model, to, cfg.format)
         if cfg.trajectory:
-            written = [*written, _animate(model, to, min(cfg.num_images, 64), cfg.seed)]
+            some = slice(0, 64)
+            written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
     Console().print(f"{len(x)} samples of {directory.path} ({weights}): {names}", highlight=False, soft_wrap=True)
 
 
-def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]:
+def _draw(model: GenerativeModel, indices: Tensor, seed: int, y: Tensor | None, batch_size: int) -> Tensor:
+    import torch
+
+    labels = [None] * len(indices) if y is None else y.split(batch_size)
+    batches = zip(indices.split(batch_size), labels, strict=False)
+    total = -(-len(indices) // batch_size)
+    return torch.cat(
+        [model.sample(some, seed, classes).cpu() for some, classes in track(batches, "drawing", total, transient=True)]
+    )
+
+
+def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str) -> list[Path]:
     import numpy as np
 
     from diffusion_lab.data.levels import to_uint8
@@ -78,7 +95,7 @@ def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]
         path = to / "samples.npz"
         buffer = io.BytesIO()
         # arr_1 holds labels; a model without classes has none, and published evaluators read arr_0 only.
-        np.savez(buffer, arr_0=pixels, arr_1=np.zeros(len(pixels), dtype=np.int64))
+        np.savez(buffer, arr_0=pixels, arr_1=np.zeros(len(pixels), np.int64) if y is None else y.cpu().numpy())
         write_whole(path, buffer.getvalue())
         return [path]
     from PIL import Image
@@ -89,13 +106,11 @@ def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]
     return paths
 
 
-def _animate(model: GenerativeModel, to: Path, num_images: int, seed: int) -> Path:
-    """x_T -> x_0 of the first samples, side by side."""
-    import torch
-
+def _animate(trajectory: Iterator[Tensor], to: Path) -> Path:
+    """x_T -> x_0 of some samples, side by side."""
     from diffusion_lab.pictures import animation, picture
 
-    states = [x.cpu() for x in model.trajectory(torch.arange(num_images, device=model.device), seed)]
+    states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
     shown = states[(len(states) - 1) % stride :: stride]
     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
