@@ -12,7 +12,7 @@ from diffusion_lab.runs import canonical_json, code_digest, fingerprint, trainin
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
 
 PACKAGE = Path(__file__).parent.parent
 SCORING_CODE = ("diffusion", "networks", "data", "models", "evaluation")
@@ -29,8 +29,8 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to. ValueError where labels are asked of data without."""
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
-            f"conditional=true: {data.name} has no classes to condition a model on; use other data (image_folder: data.classes=subfolders) "
-            "or conditional=false"
+            f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false, or other data "
+            "(image_folder: data.classes=subfolders)"
         )
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
@@ -42,7 +42,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.bounded = data.num_levels is not None
 
 
-def build_model(cfg: DictConfig) -> GenerativeModel:
+def build_model(cfg: DictConfig) -> TrainableModel:
     """The family's model with fresh weights that depend on cfg.seed only."""
     import torch
 
