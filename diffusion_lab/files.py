@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+_STAGED = ".{name}.{unique}.staged"
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, force it to the disk, then put it in place in one step.
+    """Write `content` to `path`, whole or not at all: see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write beside `path`; at the end of the block it is forced to the disk and put in place in one step.
 
     A reader, and whoever looks after a crash, sees the old file or the new one, never a part. Beside the target and not
     in a temporary folder, because a move across file systems is a copy. Folders above `path` are made. On any error
-    (OSError: disk full, no permission) the old file stays and nothing else is left.
+    (OSError with `path` in it: disk full, no permission) the old file stays and nothing else is left.
+
+    previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    staged = path.with_name(_STAGED.format(name=path.name, unique=uuid.uuid4().hex[:8]))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(staged, "xb") as file:  # not tempfile: its files are readable by their owner only
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(staged, path)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)  # a full disk does not say which file it was
+        raise
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written has nothing to remove, and must not hide why
+            staged.unlink(missing_ok=True)
     with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_staged(folder: Path) -> None:
+    """Clear away what processes that were killed while writing left behind. Only for who holds the folder."""
+    for staged in folder.glob(_STAGED.format(name="*", unique="*")):
+        staged.unlink(missing_ok=True)

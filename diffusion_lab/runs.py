@@ -2,6 +2,7 @@
 
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
+    outputs/sweeps/<name>/                         many of them        (SweepDirectory)
     outputs/cache/                                 reference statistics
 
 The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved
@@ -35,7 +36,7 @@ TRAINING_EXCLUDED = frozenset((
     # where files lie: the data set's identity is that of its content
     "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
     # what is asked of the command
-    "retrain", "rescore",
+    "retrain", "rescore", "score",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
@@ -64,6 +65,18 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return keep(config, "")
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, or that only one of the two has."""
+    changed = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += changed_keys(before, after, f"{prefix}{key}.")
+        elif key not in old or key not in new or before != after:
+            changed.append(f"{prefix}{key}")
+    return changed
 
 
 def fingerprint(training_config: Mapping[str, Any], data_identity: str, code: str) -> str:
@@ -187,10 +200,11 @@ class ModelDirectory:
 
     def clear(self) -> None:
         """Forget the training, the marker first, so that what is left is never taken for a finished model."""
-        for file in (self.training, self.resume, self.metrics_csv):
-            file.unlink(missing_ok=True)
-        for file in [*self.path.glob("*.safetensors"), *self.samples.glob("*.png")]:
-            file.unlink()
+        self.training.unlink(missing_ok=True)
+        self.metrics_csv.unlink(missing_ok=True)
+        for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def read_training(self) -> dict[str, Any]:
         """What `finish` wrote; RunError if training has not finished."""
@@ -226,6 +240,34 @@ class RunDirectory:
         return read_json(self.metrics)
 
 
+@dataclass(frozen=True)
+class SweepDirectory:
+    """Many cells: what was asked, and the report on them. The cells themselves lie in outputs/runs."""
+
+    path: Path
+
+    @property
+    def sweep(self) -> Path:
+        """The axes, and the model and run directory of each cell; written before anything starts."""
+        return self.path / "sweep.json"
+
+    @property
+    def report(self) -> Path:
+        """Folder of report.html, the tables and the figures."""
+        return self.path / "report"
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs/ that this sweep, its models and its runs lie in."""
+        return self.path.parent.parent
+
+    def write_sweep(self, content: Mapping[str, Any]) -> None:
+        write_json(self.sweep, content)
+
+    def read_sweep(self) -> dict[str, Any]:
+        return read_json(self.sweep)
+
+
 # ---- places ---------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +278,18 @@ def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> M
 
 def run_directory(outputs: Path, run_id: str) -> RunDirectory:
     return RunDirectory(outputs / "runs" / run_id)
+
+
+def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
+    return SweepDirectory(outputs / "sweeps" / name)
+
+
+def newest_sweep(outputs: Path) -> SweepDirectory:
+    """The sweep that was started last. RunError if there is none."""
+    sweeps = [SweepDirectory(path.parent) for path in (outputs / "sweeps").glob("*/sweep.json")]
+    if not sweeps:
+        raise RunError(f"there is no sweep in {outputs / 'sweeps'}; `diffusion-lab train -m …` makes one")
+    return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
 
 
 def cache_directory(outputs: Path) -> Path:

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
-ORDER = ["files", "diffusion", "networks", "data", "pictures", "models", "callbacks", "evaluation", "runs", "commands"]
+ORDER = ["files", "lock", "status", "diffusion", "baselines", "networks", "data", "pictures", "models", "callbacks"]
+ORDER += ["evaluation", "runs", "sweeps", "commands"]
 THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
 THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.

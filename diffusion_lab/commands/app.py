@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.commands.mistakes import mistake_in_job, mistake_in_options
 
 _PACKAGE = Path(__file__).parent.parent
@@ -43,6 +44,9 @@ def run(command: str, options: list[str]) -> int:
     try:
         sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+    except InterruptedTraining as stop:
+        print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         print(f"diffusion-lab {command}: interrupted", file=sys.stderr)
         return 130

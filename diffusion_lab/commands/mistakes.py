@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,19 @@ def users_mistakes() -> Iterator[None]:
         raise MistakeError(str(error)) from error
 
 
+@contextmanager
+def out_of_memory(at: str, fix: str) -> Iterator[None]:
+    """Around what needs memory in proportion to the options in `at`: running out of it says so, and how to need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch's class for accelerators, and what its allocator says on the processor
+        short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not short and "not enough memory" not in str(error):
+            raise
+        raise MistakeError(f"out of memory at {at}: {fix}") from error
+
+
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for what a job found wrong with its options, or None."""
     match error:
@@ -43,6 +57,13 @@ def mistake_in_job(error: BaseException) -> str | None:
             return _instantiation(error)
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return (
+                f"no space is left on the disk of {error.filename or 'the outputs'}; what was there before is whole: make room and "
+                "give the same command again"
+            )
+        case OSError(errno=errno.EROFS):
+            return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
     return None
 
 

@@ -89,9 +89,13 @@ class LossAwareTimesteps(TimestepSampler):
 
     @torch.no_grad()
     def update(self, t: Steps, loss: Float[Tensor, " b"]) -> None:
-        """Remember the unweighted losses of a global batch; each t keeps its newest, in order of arrival."""
+        """Remember the unweighted losses of a global batch; each t keeps its newest, in order of arrival.
+
+        A loss that is not finite is not remembered: no mean would ever be finite again.
+        """
         history, counts = self.history.cpu(), self.counts.cpu()
-        for index, value in zip((t - 1).tolist(), loss.double().tolist(), strict=True):
+        finite = loss.isfinite()
+        for index, value in zip((t[finite] - 1).tolist(), loss[finite].double().tolist(), strict=True):
             history[index, int(counts[index]) % history.shape[1]] = value
             counts[index] += 1
         self.history.copy_(history)

@@ -108,6 +108,8 @@ class DiffusionModel(GenerativeModel):
             "loss": (w[rows] * terms["loss"]).mean(),
             "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
             "by_quarter": self._loss_by_quarter(t[rows], terms["loss"].detach()),
+            "t": t[rows],
+            "losses": terms["loss"].detach(),
         }
 
     def _labels(self, y: Tensor | None) -> Tensor | None:

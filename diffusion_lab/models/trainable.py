@@ -33,6 +33,7 @@ class TrainableModel(LightningModule):
 
     seed: int  # keys everything random in training
     optimization: Optimization
+    skipped_steps: int = 0  # of this training, because something was not finite
 
     def __init__(self) -> None:
         super().__init__()

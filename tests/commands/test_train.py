@@ -93,7 +93,7 @@ def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
 
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
     """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
-    options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_train_steps=2"]
+    options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2"]
     lab("train", *options)
     directory = model_of(lab)
     whole = {name: load_file(directory.weights(name)) for name in directory.weight_names}

@@ -1,0 +1,74 @@
+"""SIGINT, SIGTERM, SIGUSR1, SIGUSR2 ask training to save and to end; a second one ends it at once.
+
+Our own, because Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock in its handler when ranks talk
+there, and under Slurm takes no signal that already has a handler, as submitit's do. Here a handler only sets a flag.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class InterruptedTraining(BaseException):
+    """A signal ended training after it had saved; the message says how to go on."""
+
+    def __init__(self, signum: int, said: str) -> None:
+        super().__init__(said)
+        self.signum = signum
+
+
+class Interruption:
+    """`signum`: the signal that asked training to end, or None. Of another rank too, once `Saving` has agreed on it."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._pid = os.getpid()
+        self._previous: dict[int, object] = {}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside the block signals are heard; afterwards whoever heard them before does so again."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python hands signals to the main thread only
+            return
+        self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self.listen()
+        try:
+            yield
+        finally:
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
+
+    def listen(self) -> None:
+        """Take the signals, also from whoever took them since the block began."""
+        if self._previous:
+            for signum in SIGNALS:
+                signal.signal(signum, self._heard)
+
+    def hand_on(self) -> None:
+        """Give the signal that was heard to the handler before ours: a cluster's, which may put the job back in its queue."""
+        handler = self._previous.get(self.signum)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(self.signum, None)
+
+    def _heard(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a process that loads data, forked with this handler
+            if signum != signal.SIGINT:  # a terminal sends it to all; the one that trains still needs its batches
+                _default(signum)
+        elif self.signum is not None:
+            _default(signum)
+        else:
+            self.signum = signum
+
+
+def _default(signum: int) -> None:
+    """Die of the signal."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)

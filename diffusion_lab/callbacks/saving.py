@@ -1,0 +1,143 @@
+"""resume.ckpt, what training goes on from: when it is written, how, and which one is good.
+
+Our own writer, because Lightning 2.6 stages a checkpoint in the temporary folder and moves it, which across file systems is
+a copy that a crash or a full disk can cut; and our own callback, because ModelCheckpoint knows no signals.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from time import monotonic
+from typing import Any, BinaryIO
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from diffusion_lab.callbacks.interruption import Interruption
+from diffusion_lab.files import whole_file
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all, the one before it stays as `previous_of(path)`; nothing is unpickled."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with whole_file(Path(path), previous=previous_of(Path(path))) as file:
+            errors = _Errors(file)
+            try:
+                torch.save(checkpoint, errors)
+            except RuntimeError as error:
+                raise errors.first or error from None  # torch says "unexpected pos" where the disk is full
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return load_state(Path(path))
+
+
+class Saving(Callback):
+    """Saves every so many steps, every so many minutes, and when a signal asks; after a signal training ends.
+
+    A callback that must stand behind all others, so that it sees the state of a step that is over.
+
+    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, kept in the file.
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: str, interruption: Interruption, every_n_steps: int, every_minutes: float
+    ) -> None:
+        self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
+        self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
+        self._step, self._saved_at = 0, monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.interruption.listen()  # Lightning has put its own handlers over ours
+        self._step, self._saved_at = trainer.global_step, monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._step:  # gradients are still being accumulated
+            return
+        self._step = step
+        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
+        late, signum = _agreed(trainer, late, self.interruption.signum or 0)
+        if due or late or signum:
+            trainer.save_checkpoint(self.path)
+            self._saved_at = monotonic()
+        if signum:
+            self.interruption.signum = signum
+            trainer.should_stop = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fingerprint"] = self.fingerprint
+
+
+def previous_of(path: Path) -> Path:
+    """resume.ckpt -> resume.previous.ckpt."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
+    """The newest of the checkpoint at `path` and the one before it that is whole and of this training, and what is wrong with
+    those that were passed over, a sentence each."""
+    wrong = []
+    for candidate in (path, previous_of(path)):
+        if not candidate.exists():
+            continue
+        try:
+            found = load_state(candidate).get("fingerprint")
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if found == fingerprint:
+            return candidate, wrong
+        wrong.append(f"{candidate} is of another training")
+    return None, wrong
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain containers and tensors, on the CPU. ValueError, naming the file, if it is broken or holds code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch reads past a wrong checksum
+        if damaged is None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(state, dict):
+                return state
+    except (zipfile.BadZipFile, EOFError):
+        pass
+    except Exception as error:  # torch has no one class for what it cannot read
+        if isinstance(error, OSError | MemoryError):
+            raise
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise ValueError(f"{path} holds more than tensors and plain values; it is not read") from None
+    raise ValueError(f"{path} is broken")
+
+
+def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
+    """What any rank says, all ranks do: clocks differ, and a signal may reach one of them."""
+    if trainer.world_size == 1:
+        return late, signum
+    said = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
+    late_somewhere, signum_somewhere = trainer.strategy.reduce(said, reduce_op="max").tolist()
+    return bool(late_somewhere), int(signum_somewhere)
+
+
+class _Errors:
+    """A file that remembers its first error."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.first: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.first = self.first or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

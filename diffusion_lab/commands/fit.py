@@ -1,0 +1,183 @@
+"""Train a model in its directory, from the beginning or from where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from diffusion_lab.callbacks.announce import Announce
+from diffusion_lab.callbacks.finite import NotFiniteError
+from diffusion_lab.callbacks.interruption import InterruptedTraining, Interruption
+from diffusion_lab.callbacks.monitor import Monitor
+from diffusion_lab.callbacks.record import CSVRecord
+from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
+from diffusion_lab.commands.build import plain_config
+from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
+from diffusion_lab.commands.ranks import Ranks
+from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.networks.compilation import compile_network
+from diffusion_lab.networks.cost import network_cost
+from diffusion_lab.networks.memory import keep_freed_memory
+from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
+from diffusion_lab.status import Announcement
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.base import GenerativeModel
+
+_BYTES = 4  # of a number in a checkpoint
+_MOMENTS = 2  # numbers that AdamW keeps for each weight
+
+
+def fit(
+    cfg: DictConfig,
+    data: DataModule,
+    model: GenerativeModel,
+    directory: ModelDirectory,
+    fingerprint: str,
+    choices: dict[str, str],
+    here: Ranks,
+) -> None:
+    """Called while the directory is held. InterruptedTraining after a signal; MistakeError for what the user can mend."""
+    console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
+    interruption = Interruption()
+    cost = network_cost(model.network, model.shape)
+    with ExitStack() as stack:
+        announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        with users_mistakes():
+            trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
+        if here.is_first:
+            _prepare(cfg, directory, choices, cost.parameters)
+            stack.enter_context(announcement)
+        resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
+        for sentence in wrong:
+            console.print(f"{sentence}; it is passed over")
+        console.print(
+            f"{data.name}: {data.num_train} training images {tuple(data.shape)}; "
+            f"{choices['model']} with {cost.parameters:,} parameters, "
+            f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}"
+        )
+        keep_freed_memory()
+        notice = compile_network(model.network) if cfg.compile else None
+        if notice:
+            console.print(notice)
+        if resumed:
+            console.print(f"going on from {resumed}")
+
+        with interruption.listening(), _mistakes_while_training(cfg):
+            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
+        if interruption.signum is not None:
+            interruption.hand_on()
+            raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
+        if here.is_first:
+            model.save_weights({name: directory.weights(name) for name in model.weight_names})
+            directory.finish(
+                steps=trainer.global_step,
+                seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
+                images=model.batches_trained * data.batch_size,
+                fingerprint=fingerprint,
+                parameters=cost.parameters,
+                flops=cost.forward_flops,
+                torch=torch.__version__,
+            )
+            previous_of(directory.resume).unlink(missing_ok=True)
+        here.agree(None)  # nobody reads the weights before they are there
+
+
+def build_trainer(
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    fingerprint: str,
+    interruption: Interruption,
+    announcement: Announcement,
+) -> Trainer:
+    """Lightning's Trainer with our callbacks, loggers and an endless stream of batches."""
+    if not isinstance(cfg.trainer.max_steps, int):
+        raise MistakeError(f"trainer.max_steps={cfg.trainer.max_steps}: the number of training steps is a whole number")
+    if cfg.trainer.max_steps < 1 and cfg.trainer.max_time is None:
+        raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
+    callbacks = cfg.callbacks
+    parts: list[Any] = [  # in this order: see the classes that say what they must stand before or behind
+        instantiate(callbacks.finite),
+        instantiate(cfg.ema),
+        instantiate(callbacks.monitor),
+        instantiate(callbacks.progress),
+        instantiate(callbacks.sample_grid)(folder=directory.samples),
+        Announce(announcement),
+        instantiate(callbacks.checkpoint)(path=directory.resume, fingerprint=fingerprint, interruption=interruption),
+    ]
+    loggers: list[Any] = [CSVRecord(directory.metrics_csv)]
+    if cfg.get("logger") is not None:
+        directory.logs.mkdir(parents=True, exist_ok=True)
+        named = {"name": directory.path.name, "id": fingerprint[:12]} if "wandb" in cfg.logger._target_ else {}
+        loggers.append(instantiate(cfg.logger)(save_dir=directory.logs, **named))
+    options = {**cfg.trainer}
+    if options["accelerator"] == "auto" and not torch.cuda.is_available():
+        options["accelerator"] = "cpu"  # "auto" may find a device without float64, which the theory's tables need
+    return instantiate(
+        options,
+        logger=loggers,
+        callbacks=parts,
+        plugins=[WholeCheckpoints()],
+        max_epochs=-1,
+        enable_checkpointing=False,  # ours is `Saving`
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        default_root_dir=directory.path,
+    )
+
+
+def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
+    """What an earlier process left is cleared away or checked; what describes the training is written."""
+    remove_staged(directory.path)
+    if cfg.retrain:
+        directory.clear()
+    config = plain_config(cfg)
+    if directory.config.is_file() and not cfg.retrain:
+        changed = changed_keys(
+            training_part(OmegaConf.to_container(OmegaConf.load(directory.config))), training_part(config)
+        )
+        if changed:
+            raise MistakeError(
+                f"{directory.config} was changed since this training began ({', '.join(changed)}); retrain=true trains anew"
+            )
+    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays))
+    needed = _BYTES * numbers * 3  # two checkpoints and one that is being written
+    free = shutil.disk_usage(directory.path).free
+    if free < needed:
+        raise MistakeError(
+            f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk and training needs {needed / 2**20:,.0f} MiB for its "
+            "checkpoints; make room, or outputs=… takes another disk"
+        )
+    write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+    write_json(directory.choices, choices)
+
+
+@contextmanager
+def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
+    from diffusion_lab.data.base import DataError
+
+    fix = f"take fewer at a time (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
+    with out_of_memory(f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}", fix):
+        try:
+            yield
+        except (DataError, NotFiniteError) as error:
+            raise MistakeError(str(error)) from error
+
+
+def _how_to_go_on(signum: int, trainer: Trainer, directory: ModelDirectory) -> str:
+    import signal
+
+    return (
+        f"{signal.Signals(signum).name} at step {trainer.global_step}; everything is saved in {directory.resume}, "
+        "the same command goes on from there"
+    )
