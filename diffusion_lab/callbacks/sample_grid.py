@@ -12,11 +12,12 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.pictures import picture, png
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures.
+    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that draws nothing has none.
 
     Parameters
     ----------
@@ -28,12 +29,12 @@ class SampleGrid(Callback):
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModel, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         path = self.folder / f"step_{step:07d}.png"
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
-        if not (due and trainer.is_global_zero) or path.exists():
+        if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return
         pl_module.eval()
         try:

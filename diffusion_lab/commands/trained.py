@@ -75,7 +75,13 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
 def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> GenerativeModel:
     """The model of a config with all the weights that lie in the directory, on `device`."""
+    from diffusion_lab.models.base import GenerativeModel
+
     model = instantiate(saved.model)
+    if not isinstance(model, GenerativeModel):
+        raise MistakeError(
+            f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
+        )
     model.load_weights({name: directory.weights(name) for name in directory.weight_names})
     return model.to(device).eval()
 

@@ -1,6 +1,6 @@
 """p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained as the families are, but generates nothing.
 
-    L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Nichol 2021, section 4
+L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Nichol 2021, section 4
 """
 
 from __future__ import annotations

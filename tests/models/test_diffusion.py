@@ -28,7 +28,14 @@ SHAPE = (1, 8, 8)
 
 
 def model(
-    variance=None, objective=None, timesteps=None, sampler=None, seed=1, num_classes=None, guidance=None, label_dropout=0.1
+    variance=None,
+    objective=None,
+    timesteps=None,
+    sampler=None,
+    seed=1,
+    num_classes=None,
+    guidance=None,
+    label_dropout=0.1,
 ):
     torch.manual_seed(0)
 
