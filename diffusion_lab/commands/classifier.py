@@ -32,12 +32,13 @@ def classifier_guidance(classifier: str, scale: float, schedule: Schedule, ident
     model = instantiate(saved.model)
     if not isinstance(model, NoisyClassifier):
         raise ValueError(
-            f"{classifier} holds a {type(model).__name__}, not a noisy classifier; `diffusion-lab train model=noisy_classifier` makes one"
+            f"{classifier} holds a {type(model).__name__}, not a noisy classifier; "
+            "`diffusion-lab train model=noisy_classifier` makes one"
         )
     if model.process.schedule != schedule:
         raise ValueError(
-            f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; train a classifier "
-            "with the model's schedule"
+            f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; "
+            "train a classifier with the model's schedule"
         )
     if saved.facts.identity != identity:
         raise ValueError(

@@ -44,7 +44,8 @@ class NoisyClassifier(TrainableModel):
             raise ValueError("conditional=false leaves a classifier nothing to learn: use conditional=true")
         if timesteps.learns_from_losses:
             raise ValueError(
-                f"timesteps {type(timesteps).__name__} follows the loss of a denoiser; use timesteps=uniform or timesteps=stratified"
+                f"timesteps {type(timesteps).__name__} follows the loss of a denoiser; "
+                "use timesteps=uniform or timesteps=stratified"
             )
         self.shape, self.num_classes = tuple(shape), num_classes
         self.seed, self.optimization = seed, optimization
