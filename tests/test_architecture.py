@@ -63,7 +63,7 @@ def test_every_file_of_the_theory_has_its_place():
 
 def test_every_package_has_its_place():
     places = {p.stem for p in PACKAGE.iterdir() if p.is_dir() or p.suffix == ".py"}
-    assert places - {"__pycache__", "__init__", "conf"} <= set(ORDER)
+    assert places - {"__pycache__", "__init__", "__main__", "conf"} <= set(ORDER)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

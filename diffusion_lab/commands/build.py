@@ -81,3 +81,8 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
         if cfg.get(key) is not None
     }
     return fingerprint(choices, model_fingerprint, canonical_json(code_digest(PACKAGE, SCORING_CODE)))
+
+
+def sampling_identity(model_fingerprint: str) -> str:
+    """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws."""
+    return f"{model_fingerprint} {code_digest(PACKAGE, SCORING_CODE)}"

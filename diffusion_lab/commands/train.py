@@ -17,6 +17,7 @@ from diffusion_lab.commands.build import build_data, build_model, state_facts, t
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, must_start_ranks, ranks, start_ranks
 from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.commands.trained import device
 from diffusion_lab.lock import Holder, hold
 from diffusion_lab.runs import ModelDirectory, model_directory
 
@@ -60,10 +61,12 @@ def run(cfg: DictConfig) -> None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-        if cfg.score and here.is_first:
+        if cfg.score:
             model.load_weights({name: directory.weights(name) for name in directory.weight_names})
+            model.to(device())  # Lightning leaves a trained model on the CPU
             if not generative:
-                report_accuracy(model, data, directory)
+                if here.is_first:
+                    report_accuracy(model, data, directory)
                 return
             score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
 

@@ -36,6 +36,10 @@ class Features(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, *shape) float32 -> (B, dim) float32."""
 
+    def class_logits(self, vectors: Tensor) -> Tensor | None:
+        """vectors (B, dim) -> logits (B, classes) of which an Inception score is made; None: these features make none."""
+        return None
+
 
 class Pixels(Features):
     """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.sampling import quantise
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
-from diffusion_lab.files import write_whole
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -69,7 +67,7 @@ class Reference:
 
     def _statistics(self, split: str, num_images: int | None) -> dict[str, Tensor]:
         def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim).to(self.device)
+            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             for vectors, y in self._encode(split, num_images):
                 statistics.update(vectors)
@@ -106,30 +104,10 @@ class Reference:
         subset = "all" if num_images is None else str(num_images)
         name = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
         path = self.cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
-        tensors = _read(path, text)
-        if tensors is None:
-            with torch.no_grad():
-                tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-            write_whole(path, save(tensors, metadata={"key": text, "sha256": _digest(tensors)}))
+        found = read_tensors(path, text)
+        if found is not None:
+            return found[0]
+        with torch.no_grad():
+            tensors = compute()
+        write_tensors(path, text, tensors)
         return tensors
-
-
-def _read(path: Path, key: str) -> dict[str, Tensor] | None:
-    """The tensors of a cache file, or None if it is missing, damaged or of another key."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError):
-        return None
-    intact = metadata.get("key") == key and metadata.get("sha256") == _digest(tensors)
-    return tensors if intact else None
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """safetensors checks lengths, not content: a flipped bit would be a wrong score for ever."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

@@ -57,6 +57,10 @@ class GenerativeModel(TrainableModel, ABC):
     def protocol(self) -> dict[str, Any]:
         """What decides samples and likelihood beside the weights (sampler, spacing, variance, clipping), as plain JSON."""
 
+    def sampling_protocol(self) -> dict[str, Any]:
+        """The part of `protocol` that decides samples: models of equal weights that agree in it draw the same images."""
+        return self.protocol()
+
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood | None:

@@ -175,6 +175,10 @@ class DiffusionModel(GenerativeModel):
             "clip_x_0": self.reverse.clip_x_0,
         }
 
+    def sampling_protocol(self) -> dict[str, Any]:
+        unread = set() if self.sampler.reads_variance else {"variance"}
+        return {name: fact for name, fact in self.protocol().items() if name not in unread}
+
     def _bound_kind(self, num_steps: int, labelled: bool) -> str:
         kind = "bound of the full chain" if num_steps == self.process.num_timesteps else "bound of a strided chain"
         if labelled:

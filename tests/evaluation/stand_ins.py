@@ -56,6 +56,9 @@ class RawPixels(nn.Module):
         self.seen.append(x)
         return x.flatten(1).float()
 
+    def class_logits(self, vectors: Tensor) -> None:
+        return None
+
 
 class GaussianModel(GenerativeModel):
     """x ~ N(mean, 0.3²), and its exact density with a little keyed noise on it."""

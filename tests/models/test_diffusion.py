@@ -11,6 +11,7 @@ from diffusion_lab.diffusion import (
     DDIMSampler,
     EvenSpacing,
     FixedLarge,
+    FixedSmall,
     Hybrid,
     LearnedRange,
     LossAwareTimesteps,
@@ -258,3 +259,13 @@ def test_a_classifier_lends_its_classes_to_a_model_without_any():
     assert not torch.equal(*samples)
     assert float(samples[0].abs().max()) <= 1
     assert torch.equal(diffusion.classes_in_turn(torch.arange(5)), torch.tensor([0, 1, 2, 0, 1]))
+
+
+def test_a_variance_decides_samples_only_where_the_sampler_reads_it():
+    """Two models of the same weights: what they state decides whether their samples are drawn once or twice."""
+    for sampler, differs in ((AncestralSampler(EvenSpacing(5)), True), (DDIMSampler(EvenSpacing(5)), False)):
+        small, large = (model(variance, Simple(), sampler=sampler) for variance in (FixedSmall(), FixedLarge()))
+        images = [m.sample(torch.arange(2), seed=0) for m in (small, large)]
+        assert torch.equal(*images) != differs
+        assert (small.sampling_protocol() == large.sampling_protocol()) != differs
+        assert small.protocol() != large.protocol()
