@@ -1,9 +1,13 @@
-"""diffusion-lab sample: images from a trained model, as a grid, as single files, or as published evaluators read them."""
+"""diffusion-lab sample: images from a trained model, as a grid, as single files, or as published evaluators read them.
+
+They come out of noise, or out of images that the user gives: `editing` says how.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from diffusion_lab.commands.editing import wanted_edit
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.trained import device, load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
@@ -49,6 +54,7 @@ def run(cfg: DictConfig) -> None:
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
+        edit = wanted_edit(cfg, model, saved)
     if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
         known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
         raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
@@ -57,9 +63,13 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     with torch.no_grad(), model.use_weights(weights):
         indices = torch.arange(cfg.num_images, device=model.device)
-        y = model.classes_in_turn(indices) if cfg.label is None else torch.full_like(indices, cfg.label)
-        x = _draw(model, indices, cfg.seed, y, cfg.batch_size)
-        written = _write(x, y, model, to, cfg.format)
+        if cfg.label is not None:
+            y = torch.full_like(indices, cfg.label)
+        else:
+            y = model.classes_in_turn(indices) if edit is None else None  # nobody said what the given images show
+        x = _draw(model.sample if edit is None else edit.draw, indices, cfg.seed, y, cfg.batch_size)
+        shown = torch.cat([edit.given.cpu(), x]) if edit is not None and cfg.format == "grid" else x
+        written = _write(shown, y, model, to, cfg.format)
         if cfg.trajectory:
             some = slice(0, 64)
             written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
@@ -67,14 +77,19 @@ def run(cfg: DictConfig) -> None:
     Console().print(f"{len(x)} samples of {directory.path} ({weights}): {names}", highlight=False, soft_wrap=True)
 
 
-def _draw(model: GenerativeModel, indices: Tensor, seed: int, y: Tensor | None, batch_size: int) -> Tensor:
+def _draw(
+    sample: Callable[[Tensor, int, Tensor | None], Tensor],
+    indices: Tensor,
+    seed: int,
+    y: Tensor | None,
+    batch_size: int,
+) -> Tensor:
     import torch
 
-    labels = [None] * len(indices) if y is None else y.split(batch_size)
-    batches = zip(indices.split(batch_size), labels, strict=False)
+    batches = zip(indices.split(batch_size), repeat(None) if y is None else y.split(batch_size), strict=False)
     total = -(-len(indices) // batch_size)
     return torch.cat(
-        [model.sample(some, seed, classes).cpu() for some, classes in track(batches, "drawing", total, transient=True)]
+        [sample(some, seed, classes).cpu() for some, classes in track(batches, "drawing", total, transient=True)]
     )
 
 
