@@ -34,11 +34,13 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
     # where files lie: the data set's identity is that of its content
-    "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
+    "model_dir", "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
+    # which files are let in: the identity counts those that were
+    "data.on_error", "data.max_pixels",
     # what is asked of the command
-    "retrain", "rescore", "score",
+    "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
-    "compile", "workers", "data.num_workers",
+    "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
@@ -194,6 +196,12 @@ class ModelDirectory:
     def weight_names(self) -> list[str]:
         """Names of the weights that lie here, sorted."""
         return sorted(file.name.removesuffix(".safetensors") for file in self.path.glob("*.safetensors"))
+
+    def weight_files(self) -> dict[str, Path]:
+        """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
+        if "raw" not in self.weight_names:
+            raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
+        return {name: self.weights(name) for name in self.weight_names}
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
-ORDER = ["files", "lock", "status", "diffusion", "baselines", "networks", "data", "pictures", "models", "callbacks"]
+ORDER = [
+    "versions",
+    "files",
+    "lock",
+    "status",
+    "diffusion",
+    "baselines",
+    "networks",
+    "data",
+    "pictures",
+    "models",
+    "callbacks",
+]
 ORDER += ["evaluation", "runs", "sweeps", "commands"]
 THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
 THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers"]
@@ -71,7 +83,7 @@ def test_every_package_has_its_place():
 def test_only_commands_see_a_config_and_modules_stay_small(path):
     text = path.read_text()
     if "commands" not in path.parts:
-        assert not re.search(r"\b(cfg|omegaconf|hydra)\b", text), "a config below commands/"
+        assert not re.search(r"\b(cfg|omegaconf|hydra(?!-core))\b", text), "a config below commands/"
     assert len(text.splitlines()) <= 350
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.runs import canonical_json, code_digest, fingerprint, training_part
+from diffusion_lab.runs import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -65,7 +66,7 @@ def training_fingerprint(cfg: DictConfig, data: DataModule) -> str:
     config = training_part(plain_config(cfg))
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return fingerprint(config, data.identity, code_digest(PACKAGE))
+    return fingerprint(config, data.identity, _code(TRAINING_CODE))
 
 
 def variance_matters(cfg: DictConfig) -> bool:
@@ -80,9 +81,15 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
         for key in ("sampler", "guidance", "variance", "evaluation", "features")
         if cfg.get(key) is not None
     }
-    return fingerprint(choices, model_fingerprint, canonical_json(code_digest(PACKAGE, SCORING_CODE)))
+    return fingerprint(choices, model_fingerprint, canonical_json(_code(SCORING_CODE)))
 
 
 def sampling_identity(model_fingerprint: str) -> str:
     """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws."""
-    return f"{model_fingerprint} {code_digest(PACKAGE, SCORING_CODE)}"
+    return f"{model_fingerprint} {_code(SCORING_CODE)}"
+
+
+@cache
+def _code(parts: tuple[str, ...]) -> str:
+    """The digest of this process's code: read once, whatever is edited while it runs."""
+    return code_digest(PACKAGE, parts)

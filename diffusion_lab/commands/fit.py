@@ -21,13 +21,14 @@ from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
-from diffusion_lab.commands.ranks import Ranks
+from diffusion_lab.commands.ranks import Ranks, cluster_environment
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.networks.cost import network_cost
 from diffusion_lab.networks.memory import keep_freed_memory
 from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
 from diffusion_lab.status import Announcement
+from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -50,7 +51,7 @@ def fit(
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
     cost = network_cost(model.network, model.shape)
-    with ExitStack() as stack:
+    with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
@@ -75,7 +76,6 @@ def fit(
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
-            interruption.hand_on()
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
@@ -86,7 +86,7 @@ def fit(
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
-                torch=torch.__version__,
+                versions=versions(),
             )
             previous_of(directory.resume).unlink(missing_ok=True)
         here.agree(None)  # nobody reads the weights before they are there
@@ -126,7 +126,7 @@ def build_trainer(
         options,
         logger=loggers,
         callbacks=parts,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), cluster_environment()],
         max_epochs=-1,
         enable_checkpointing=False,  # ours is `Saving`
         enable_model_summary=False,

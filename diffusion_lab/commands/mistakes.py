@@ -58,6 +58,8 @@ def mistake_in_job(error: BaseException) -> str | None:
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
             return f"{key} has no value yet; say {key}=…"
+        case ValueError() if type(error).__name__ == "DataError":  # data that broke while in use; slow to import
+            return str(error)
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -65,6 +67,8 @@ def mistake_in_job(error: BaseException) -> str | None:
                 f"no space is left on the disk of {error.filename or 'the outputs'}; what was there before is whole: make room and "
                 "give the same command again"
             )
+        case NotADirectoryError() | FileExistsError() if error.filename:
+            return f"a file stands in the way of the folder {error.filename}; outputs=… takes another"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
     return None
@@ -79,6 +83,8 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return (
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
+        case MissingMandatoryValue():
+            return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
     return None

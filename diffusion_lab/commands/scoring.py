@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 
+def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
+    """Where this score of this model lies or will lie; known before the model is trained, because weights "auto" stay "auto"."""
+    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
+    return run_directory(outputs, f"{directory.path.name}-{run_id}")
+
+
 def score_once(
     model: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, again: bool
 ) -> None:
@@ -35,9 +41,7 @@ def score_once(
 
     console = Console(quiet=rank() > 0)
     training = directory.read_training()
-    # "auto" stays in the name of a score, so that it is known before the model is trained.
-    run_id = scoring_fingerprint(training["fingerprint"], cfg)[:FINGERPRINT_LENGTH]
-    run = run_directory(outputs, f"{directory.path.name}-{run_id}")
+    run = run_of(directory, training["fingerprint"], cfg, outputs)
 
     def is_there() -> bool:
         return word_of_rank_zero(run.metrics.is_file()) and not again

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab import __version__
 from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cache import digest
 from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
@@ -32,6 +30,7 @@ from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -103,7 +102,7 @@ def score(
         "features": {"name": features.name, "identity": features.identity},
         "weights": settings.weights,
         "model": model.protocol(),
-        "versions": {"diffusion_lab": __version__} | {name: version(name) for name in ("torch", "torch-fidelity")},
+        "versions": versions(),
     }
     return scores
 

@@ -100,8 +100,22 @@ def test_a_network_gives_the_channels_it_is_asked_for(name):
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_an_experiment_composes(name):
     cfg = composed(f"experiment={name}")
-    assert instantiate(cfg.schedule).num_timesteps == 1000
+    published = 4000 if name in ("improved_ddpm_cifar10", "improved_ddpm_imagenet64") else 1000
+    assert instantiate(cfg.schedule).num_timesteps == published
     assert instantiate(cfg.optimizer) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "halves", "published"),
+    [("ddpm_cifar10", 32, 1, 35.7), ("improved_ddpm_cifar10", 32, 2, 50), ("improved_ddpm_imagenet64", 64, 2, 120)],
+)
+def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, published):
+    cfg = composed(f"experiment={name}")
+    cfg.facts = {**FACTS, "channels": 3, "size": size}
+    with torch.device("meta"):
+        network = instantiate(cfg.network)(out_channels=3 * halves)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    assert millions == pytest.approx(published, rel=0.08)
 
 
 def test_the_users_word_beats_the_experiments():
