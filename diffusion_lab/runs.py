@@ -169,6 +169,11 @@ class ModelDirectory:
         return self.path / "training.json"
 
     @property
+    def accuracy(self) -> Path:
+        """Of a classifier of noisy images, by t: what it has instead of a score."""
+        return self.path / "accuracy.json"
+
+    @property
     def metrics_csv(self) -> Path:
         """Losses and rates while training."""
         return self.path / "metrics.csv"
@@ -182,6 +187,11 @@ class ModelDirectory:
     def logs(self) -> Path:
         """Folder of TensorBoard's and W&B's own files."""
         return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this training's run at W&B."""
+        return self.path / "wandb_id"
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", ..."""
@@ -210,6 +220,8 @@ class ModelDirectory:
         """Forget the training, the marker first, so that what is left is never taken for a finished model."""
         self.training.unlink(missing_ok=True)
         self.metrics_csv.unlink(missing_ok=True)
+        self.tracked_as.unlink(missing_ok=True)
+        self.accuracy.unlink(missing_ok=True)
         for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -240,6 +252,16 @@ class RunDirectory:
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this score's run at W&B."""
+        return self.path / "wandb_id"
 
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)
