@@ -3,7 +3,7 @@
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
     outputs/sweeps/<name>/                         many of them        (SweepDirectory)
-    outputs/cache/                                 reference statistics
+    outputs/cache/                                 reference statistics; samples/: samples of scores
 
 The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved
 config, the data set's identity, and a digest of the code that trains. So the same command finds its model again.

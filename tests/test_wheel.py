@@ -81,17 +81,21 @@ def installed(built, tmp_path_factory) -> Path:
 
 def lab(installed: Path, folder: Path, *arguments: str, **environment: str) -> str:
     """What `diffusion-lab` prints, called in `folder`."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
         [installed / "diffusion-lab", *arguments],
         cwd=folder,
-        env={**inherited, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
+        env={**_environment(), "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Ours without what would lead Python back to this repository."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
 def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
@@ -128,7 +132,9 @@ def test_an_installed_lab_trains_and_scores_with_a_users_own_schedule(installed,
     (tmp_path / "my_schedules.py").write_text(SCHEDULE)
     (tmp_path / "my_conf" / "schedule").mkdir(parents=True)
     (tmp_path / "my_conf" / "schedule" / "exponential.yaml").write_text(SCHEDULE_YAML)
-    assert str(ROOT) not in lab(installed, tmp_path, "train", "--info", "searchpath")
+    where = [installed / "python", "-c", "import diffusion_lab; print(diffusion_lab.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(str(installed.parent))  # not this repository
 
     options = [option for option in TINY if not option.startswith("schedule.")]
     own = ["--config-dir", "my_conf", "schedule=exponential"]

@@ -51,9 +51,10 @@ def score_table(metrics: dict[str, Any]) -> Table:
     if "training_seconds" in values:
         steps, images = values["training_steps"], values["training_images"]
         table.add_row("training", f"{values['training_seconds']:.0f} s", f"{steps:.0f} steps, {images:.0f} images")
+    shown = ("bits_per_dim", "precision", "inception_score", "seconds_per_1000_samples")
     for name, reason in protocol["absent"].items():
-        if name in ("bits_per_dim", "precision", "inception_score") or name.startswith(("fd_", "fid")):
-            table.add_row(name, "–", reason)
+        if name in shown or name.startswith(("fd_", "fid")):
+            table.add_row(name.removesuffix("_per_1000_samples"), "–", reason)
     return table
 
 

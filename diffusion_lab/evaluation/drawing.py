@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +20,7 @@ from diffusion_lab.evaluation.cost import (
     seconds_per_1000,
 )
 from diffusion_lab.evaluation.ranks import num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.sampling import Stream
 from diffusion_lab.evaluation.shards import Effort, SampleStore, Shard, shards
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
@@ -29,7 +30,6 @@ from diffusion_lab.models.base import GenerativeModel
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.features import Features
 
-Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this
 

@@ -29,11 +29,11 @@ class InceptionFeatures(Features):
     """The 2048 averages of the last pooling layer, float32, under autocast too. Grey images are shown in three channels.
 
     path: the weights; None: FILE_NAME in the checkpoint folder of torch hub. download: fetch a file that is not there,
-    once. sha256: what the file must hash to; another digest is another ruler. Raises WeightsError, in one sentence.
+    once. sha256: what the file must hash to; with another than the published one the distance is no FID and is not called
+    so. Raises WeightsError, in one sentence.
     """
 
     name = "inception"
-    metric_name = "fid"
     dim = 2048
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
@@ -43,6 +43,10 @@ class InceptionFeatures(Features):
             _fetch(file, sha256)
         self.network = _network(_checked(file, sha256), file)
         self.identity = sha256
+
+    @property
+    def metric_name(self) -> str:
+        return "fid" if self.identity == SHA256 else super().metric_name
 
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):

@@ -67,7 +67,7 @@ def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path
     features = instantiate(OmegaConf.load(path), **weights)
     assert isinstance(features, Features)
     assert features.name == path.stem
-    assert features.metric_name == ("fid" if path.stem == "inception" else f"fd_{path.stem}")
+    assert features.metric_name == f"fd_{path.stem}"  # random weights make no FID
     assert len(features.identity) == 64
     shape = features.classifier.shape if isinstance(features, ClassifierFeatures) else (3, 4, 4)
     features.check(shape)

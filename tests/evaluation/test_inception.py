@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
+from diffusion_lab.evaluation import inception
 from diffusion_lab.evaluation.classifiers import WeightsError
 from diffusion_lab.evaluation.inception import FILE_NAME, SHA256, InceptionFeatures
 from diffusion_lab.evaluation.score import score
@@ -68,8 +69,10 @@ class AsBytes(torch.utils.data.Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_path):
+def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_path, monkeypatch):
     """Its KID is float32, three means of order 1 that cancel: the two sets are far enough apart to leave six digits."""
+    assert features.metric_name == "fd_inception"  # with these weights; but let them be the published ones
+    monkeypatch.setattr(inception, "SHA256", random_inception.sha256)
     settings = Evaluation(num_samples=12, weights="raw", kid_subsets=5, kid_subset_size=10, seed=3)
     scores = score(Painter(), Coloured(), features, settings, tmp_path, "painter")
     theirs = torch_fidelity.calculate_metrics(
