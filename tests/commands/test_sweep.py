@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .conftest import TINY, files
+from .conftest import STRIDED, TINY, files
 
 CELLS = ["variance=fixed_small,fixed_large", "sampler=ddpm,strided", "sampler.spacing.num_steps=2,3"]
 
@@ -158,7 +158,7 @@ def test_retrain_trains_each_model_once_and_scores_its_cells_anew(lab):
 
 
 def test_training_alone(lab):
-    code, _, err = lab("train", "-m", *TINY, "seed=1,2", "score=false")
+    code, _, err = lab("train", "-m", *TINY, *STRIDED, "seed=1,2", "score=false")
     assert code == 0, err
     assert len(names(lab, "models")) == 2
     assert names(lab, "runs") == set()
@@ -175,24 +175,23 @@ def test_hydras_own_sweepers_still_work(lab):
     assert len(names(lab, "runs")) == 3
 
 
-def test_a_search_is_told_the_metric_it_asks_for(lab):
+def test_a_search_is_told_the_metric_it_asks_for(process):
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
-    options = ["sampler.spacing.num_steps=2", "optimizer.weight_decay=interval(0.001,0.1)"]
-    code, _, err = lab("train", "-m", *TINY, *search, *options, "objective_metric=bits_per_dim")
-    assert code == 0, err
-    (result,) = (lab.folder / "outputs" / "sweeps").rglob("optimization_results.yaml")
-    assert "best_value: " in result.read_text()
-    values = [
-        json.loads(path.read_text())["values"] for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")
-    ]
+    options = [*STRIDED, "optimizer.lr=interval(0.001,0.1)", "objective_metric=bits_per_dim"]
+    done = process("train", "-m", *TINY, *search, *options)
+    assert done.returncode == 0, done.stderr
+    outputs = process.folder / "outputs"
+    (result,) = (outputs / "sweeps").rglob("optimization_results.yaml")
+    values = [json.loads(path.read_text())["values"] for path in (outputs / "runs").glob("*/metrics.json")]
+    assert len(values) == 2
     assert f"best_value: {min(value['bits_per_dim'] for value in values)}" in result.read_text()
 
 
 def test_a_metric_that_is_not_there_is_named(lab):
-    code, _, err = lab("train", *TINY, "sampler.spacing.num_steps=2", "objective_metric=fid")
+    code, _, err = lab("train", *TINY, *STRIDED, "objective_metric=fid")
     assert code == 1
     assert "objective_metric=fid" in err
     assert "bits_per_dim" in err
-    code, _, err = lab("train", *TINY, "objective_metric=fid", "score=false")
+    code, _, err = lab("train", *TINY, *STRIDED, "objective_metric=fid", "score=false")
     assert code == 1
     assert "score=false makes none" in err
