@@ -59,9 +59,11 @@ def hold(folder: Path, waiting: Callable[[Holder | None], None]) -> Iterator[Non
         file = folder / "holder.json"
         me = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
         write_whole(file, json.dumps(asdict(me)).encode())
-        with _heartbeat(file):
-            yield
-        file.unlink(missing_ok=True)
+        try:
+            with _heartbeat(file):
+                yield
+        finally:  # also after an error: this process may live on, and holds nothing any more
+            file.unlink(missing_ok=True)
     finally:
         lock.release()
 

@@ -55,13 +55,20 @@ class Status:
 
 def read_status(folder: Path) -> Status | None:
     """What is being done in `folder`; None if nothing ever was. Work whose process is gone is a failure with that reason."""
+    status = written_status(folder)
+    if status is not None and status.state == RUNNING and not is_held(folder):
+        status = written_status(folder)  # it may have ended properly since
+        if status is not None and status.state == RUNNING:
+            return replace(status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without a word")
+    return status
+
+
+def written_status(folder: Path) -> Status | None:
+    """What was last written there, true or not."""
     try:
-        status = Status(**json.loads((folder / FILE).read_bytes()))
+        return Status(**json.loads((folder / FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    if status.state == RUNNING and not is_held(folder):
-        return replace(status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without a word")
-    return status
 
 
 class Announcement:

@@ -6,6 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -31,16 +32,18 @@ def run(command: str, options: list[str]) -> int:
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def task(cfg: DictConfig) -> None:
+    def task(cfg: DictConfig) -> Any:
         """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
+        look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
-            module.run(cfg)
+            return module.run(cfg)
         except Exception as error:
             said = mistake_in_job(error)
             if traceback_wanted or said is None or HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
             raise SystemExit(said) from None  # not an Exception, so Hydra adds no lines of its own
 
+    look_in_working_directory()
     try:
         sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
@@ -65,3 +68,12 @@ def run(command: str, options: list[str]) -> int:
     finally:
         GlobalHydra.instance().clear()
     return 0
+
+
+def look_in_working_directory() -> None:
+    """A `_target_` may name a module in the folder that the command is called from, as after `python -m`.
+
+    Last in the search path, unlike there: a file that happens to be called like an installed module takes nothing's place.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

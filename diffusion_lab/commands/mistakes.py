@@ -17,7 +17,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.runs import RunError
 
@@ -55,6 +55,9 @@ def mistake_in_job(error: BaseException) -> str | None:
             return str(error)
         case InstantiationException():
             return _instantiation(error)
+        case MissingMandatoryValue():
+            key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
+            return f"{key} has no value yet; say {key}=…"
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -62,6 +65,8 @@ def mistake_in_job(error: BaseException) -> str | None:
                 f"no space is left on the disk of {error.filename or 'the outputs'}; what was there before is whole: make room and "
                 "give the same command again"
             )
+        case NotADirectoryError() | FileExistsError() if error.filename:
+            return f"a file stands in the way of the folder {error.filename}; outputs=… takes another"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
     return None
@@ -76,6 +81,8 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return (
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
+        case MissingMandatoryValue():
+            return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
     return None
@@ -91,7 +98,10 @@ def _instantiation(error: InstantiationException) -> str | None:
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     place = f"{where[1]}: " if where else ""
-    if isinstance(cause, ValueError | OmegaConfBaseException) or type(cause).__name__ == "MisconfigurationException":
+    if (
+        isinstance(cause, ValueError | RunError | OmegaConfBaseException)
+        or type(cause).__name__ == "MisconfigurationException"
+    ):
         return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
     if isinstance(cause, TypeError):
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))

@@ -12,12 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.build import build_data, build_model, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, must_start_ranks, ranks, start_ranks
-from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.commands.scoring import run_of, score_once
+from diffusion_lab.commands.trained import device
 from diffusion_lab.lock import Holder, hold
-from diffusion_lab.runs import ModelDirectory, model_directory
+from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -28,23 +30,30 @@ def completed(options: list[str]) -> list[str]:
     return options
 
 
-def run(cfg: DictConfig) -> None:
-    """Build and check everything, train what is not trained yet, score what is not scored yet."""
+def run(cfg: DictConfig) -> float | None:
+    """Build and check everything, train what is not trained yet, score what is not scored yet.
+
+    Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
+    """
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
+    from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()
     with users_mistakes():
         data = build_data(cfg)
         state_facts(cfg, data)
         model = build_model(cfg)
-        _check_scoring(cfg, data)
+        generative = isinstance(model, GenerativeModel)
+        if generative:
+            _check_scoring(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
     choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
     directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
+    run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(cfg, data.batch_size):
         start_ranks(cfg, "train")
-        return
+        return _objective(run, cfg.objective_metric)
     with ranks() as here:
         console = Console(quiet=not here.is_first, highlight=False)
         if cfg.retrain or not here.agree(directory.finished):
@@ -56,9 +65,28 @@ def run(cfg: DictConfig) -> None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-        if cfg.score and here.is_first:
-            model.load_weights({name: directory.weights(name) for name in directory.weight_names})
-            score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+        if not cfg.score:
+            return None
+        model.load_weights(directory.weight_files())
+        model.to(device())  # Lightning leaves a trained model on the CPU
+        if not generative:
+            if here.is_first:
+                report_accuracy(model, data, directory)
+            return None
+        score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+    return _objective(run, cfg.objective_metric) if here.is_first else None
+
+
+def _objective(run: RunDirectory, name: str | None) -> float | None:
+    """The value called `name` of a score; None where no name is given."""
+    if name is None:
+        return None
+    values = run.read_metrics()["values"]
+    if name not in values:
+        raise MistakeError(
+            f"objective_metric={name}: {run.metrics} has no such value; it has {', '.join(sorted(values))}"
+        )
+    return values[name]
 
 
 @contextmanager
@@ -82,6 +110,8 @@ def _say_trained(console: Console, directory: ModelDirectory) -> None:
 
 def _check_scoring(cfg: DictConfig, data: DataModule) -> None:
     """What would fail after training fails before it."""
+    if cfg.objective_metric is not None and not cfg.score:
+        raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
     instantiate(cfg.features).check(data.shape)
     settings = instantiate(cfg.evaluation)
     known = ["auto", "raw", *instantiate(cfg.ema).decays]

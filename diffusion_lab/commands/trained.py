@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diffusion_lab.commands.build import variance_matters
 from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.commands.targets import check_targets
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model, read_json
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-SCORING_GROUPS = ("sampler", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "evaluation", "features")
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -38,8 +41,8 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
     directory = None if "--help" in options or "-h" in options else model_dir_of(options)
     if directory is None:
         return options
-    choices = read_json(directory.choices)
     saved = load_config(directory)
+    choices = read_json(directory.choices)
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
     before = []
     for group in groups:
@@ -51,10 +54,19 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
-    """The config that a model was trained with. RunError if there is none."""
+    """The config that a model was trained with. RunError if there is none, or if it would build what no file may."""
+    if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
+        raise RunError(f"model_dir={directory.path}: models are not loaded from addresses; fetch the folder first")
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
-    return OmegaConf.load(directory.config)
+    try:
+        config = OmegaConf.load(directory.config)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
+    if not isinstance(config, DictConfig) or not {"model", "data"} <= set(config):
+        raise RunError(f"{directory.config} is not the config of a model: it says nothing of model and data")
+    check_targets(config, directory.config)
+    return config
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
@@ -75,8 +87,14 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
 def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> GenerativeModel:
     """The model of a config with all the weights that lie in the directory, on `device`."""
+    from diffusion_lab.models.base import GenerativeModel
+
     model = instantiate(saved.model)
-    model.load_weights({name: directory.weights(name) for name in directory.weight_names})
+    if not isinstance(model, GenerativeModel):
+        raise MistakeError(
+            f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
+        )
+    model.load_weights(directory.weight_files())
     return model.to(device).eval()
 
 

@@ -1,1 +1,1 @@
-"""Many scored cells: gathered, folded over seeds, compared, and shown in one report. Reads files only; imports no torch."""
+"""Many cells: which there are, what is there of them, how they compare, and the report on them. Imports no torch."""

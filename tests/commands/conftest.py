@@ -12,6 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
 
+from .zygote import Zygote
+
 TINY = [
     "network.base_channels=8",
     "network.channel_multipliers=[1]",
@@ -36,6 +38,7 @@ def lab(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command looks for modules in its working directory
 
     def run(command: str, *options: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()
@@ -68,6 +71,14 @@ def process(tmp_path):
 
     run.folder = tmp_path
     return run
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """zygote.start(folder, "train", …) -> a real process, without the seconds of its imports."""
+    process = Zygote()
+    yield process
+    process.close()
 
 
 def files(folder: Path) -> list[str]:

@@ -1,0 +1,149 @@
+"""From the words of a multirun to its plan: every cell composed, and where its model and its score lie or will lie."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from diffusion_lab.commands.build import build_data, state_facts, training_fingerprint
+from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
+from diffusion_lab.commands.scoring import run_of
+from diffusion_lab.runs import canonical_json, model_directory
+from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
+from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore")  # of the whole sweep
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A cell's config without Hydra's own part, and the model family that it names."""
+
+    cfg: DictConfig
+    family: str
+
+
+def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
+    """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
+    axes = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
+        key = _key(override)
+        if not override.is_sweep_override():
+            axes[key] = Axis(key, {override.get_value_element_as_str(): override.input_line}, swept=False)
+            continue
+        if not override.is_discrete_sweep():
+            raise MistakeError(f"{override.input_line}: an interval has no values to try; write {key}=value,value")
+        if key in ASKED_ONCE:
+            raise MistakeError(f"{override.input_line}: {key} is the same for all cells of a sweep")
+        element = override.get_key_element()
+        axes[key] = Axis(key, {value: f"{element}={value}" for value in override.sweep_string_iterator()})
+    return list(axes.values())
+
+
+def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, list[Composed]]:
+    """What is to be done, and every composed cell. `master`: the config of the command without what it sweeps over."""
+    found, count = combinations(axes, _Composer(loader, master))
+    data_of = _data_sets()
+    cells = [_cell(combination, data_of, Path(master.outputs)) for combination in found]
+    made = plan(cells, count, master.retrain, master.rescore, master.score)
+    return made, [combination.config for combination in found]
+
+
+class _Composer:
+    """Overrides -> config.
+
+    Hydra reads some twenty files for a config, so it composes each different choice of files once; plain values are put into
+    a copy, in the way in which Hydra does it.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._parsed: dict[str, Override] = {}
+        self._values: set[str] = set()
+        self._bases: dict[tuple[str, ...], Composed] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Composed:
+        for line in overrides:
+            if line not in self._parsed:
+                (self._parsed[line],) = self._parser.parse_overrides([line])
+                if self._is_value(self._parsed[line]):
+                    self._values.add(line)
+        values = [line for line in overrides if line in self._values]
+        base = self._base(tuple(line for line in overrides if line not in self._values))
+        cfg = copy.deepcopy(base.cfg)
+        for line in values:
+            override = self._parsed[line]
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            except (ConfigAttributeError, ConfigKeyError) as error:
+                said = f"Could not override '{override.key_or_group}'."
+                raise MissingOptionError(_key(override)) from ConfigCompositionException(said).with_traceback(
+                    error.__traceback__
+                )
+        return Composed(cfg, base.family)
+
+    def _is_value(self, override: Override) -> bool:
+        """Not the choice of a file, nor a key that is added or deleted."""
+        is_group = bool(self._loader.get_group_options(override.key_or_group))
+        return override.type is OverrideType.CHANGE and override.package is None and not is_group
+
+    def _base(self, overrides: tuple[str, ...]) -> Composed:
+        if overrides not in self._bases:
+            try:
+                cfg = self._loader.load_sweep_config(self._master, list(overrides))
+            except ConfigCompositionException as error:
+                missing = re.match(r"Could not override '([^']+)'", str(error))
+                if missing is None or missing[1] not in {_key(self._parsed[line]) for line in overrides}:
+                    raise
+                raise MissingOptionError(missing[1]) from error
+            family = cfg.hydra.runtime.choices.model
+            with open_dict(cfg):
+                del cfg["hydra"]
+            self._bases[overrides] = Composed(cfg, family)
+        return self._bases[overrides]
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _data_sets() -> Callable[[DictConfig], DataModule]:
+    """cfg -> its data set, each read once."""
+    known: dict[str, DataModule] = {}
+
+    def data_of(cfg: DictConfig) -> DataModule:
+        options = canonical_json(OmegaConf.to_container(cfg.data, resolve=True))
+        if options not in known:
+            known[options] = build_data(cfg)
+        return known[options]
+
+    return data_of
+
+
+def _cell(
+    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path
+) -> PlannedCell:
+    cfg = combination.config.cfg
+    with users_mistakes():
+        data = data_of(cfg)
+        state_facts(cfg, data)
+        fingerprint = training_fingerprint(cfg, data)
+    directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
+    return PlannedCell(
+        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs)
+    )

@@ -1,0 +1,138 @@
+"""diffusion-lab train -m: train each different model once, then score every cell, through any of Hydra's launchers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+
+from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.commands.planning import make_plan, read_axes
+from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
+from diffusion_lab.sweeps.axes import sweep_name
+from diffusion_lab.sweeps.phase import fail, run_phase
+from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
+from diffusion_lab.sweeps.watch import watching
+
+
+def sweep(
+    arguments: list[str],
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+    name: str | None,
+    dry_run: bool,
+) -> None:
+    """Plan, say what will be done, and do it. RunError with the number of failures if there are any."""
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
+    axes = read_axes(arguments, context.config_loader)
+    name = name or sweep_name(axes)
+    if Path(name).name != name:
+        raise MistakeError(f"hydra.sweeper.name={name}: a name of a folder, without a path")
+    plan, _ = make_plan(axes, context.config_loader, config)
+    directory = sweep_directory(Path(config.outputs), name)
+    for line in [*plan.summary(), f"sweep {directory.path}"]:
+        console.print(line)
+    if dry_run:
+        for what, jobs in (("train", plan.to_train), ("score", plan.to_score)):
+            for job in jobs:
+                console.print(f"{what}  {job.label or job.folder.name}", markup=False)
+        return
+    swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
+    directory.write_sweep(sweep_content(name, arguments, swept, datetime.now().isoformat(timespec="seconds"), plan))
+    launches = _Launches(config, context, task, directory, name)
+    failures = _train_and_score(plan, launches, console)
+    if failures:
+        raise RunError(_list_of(failures, plan, directory))
+
+
+def _train_and_score(plan: Plan, launches: _Launches, console: Console) -> dict[Path, str]:
+    """Folder -> reason, of all models and cells that failed."""
+    failures = {}
+    if plan.to_train:
+        with watching(plan.to_train, "model", console):
+            failures = run_phase(plan.to_train, lambda jobs: launches(jobs, "train", ["score=false"]))
+    spoilt = {cell.run.path: failures[cell.model.path] for cell in plan.cells if cell.model.path in failures}
+    jobs = [job for job in plan.to_score if job.folder not in spoilt]
+    for job in plan.to_score:
+        if job.folder in spoilt:
+            failures[job.folder] = fail(job.folder, f"its model failed: {spoilt[job.folder]}")
+    if jobs:
+        # Phase one has trained anew what was to be trained anew.
+        again = ["retrain=false", f"rescore={str(any(job.found for job in jobs)).lower()}"]
+        with watching(jobs, "cell", console):
+            failures |= run_phase(jobs, lambda some: launches(some, "score", again))
+    return failures
+
+
+class _Launches:
+    """Jobs through Hydra's launcher, numbered on from call to call; each writes its output to a log of its own."""
+
+    def __init__(
+        self, config: DictConfig, context: HydraContext, task: TaskFunction, directory: SweepDirectory, name: str
+    ) -> None:
+        self._directory, self._num_launched = directory, 0
+        # What Hydra composes for a job it composes anew from these overrides.
+        own = {"hydra.sweep.dir": str(directory.path / "jobs"), "hydra.sweeper.name": name}
+        with open_dict(config):
+            config.hydra.sweep.dir = own["hydra.sweep.dir"]
+            config.hydra.overrides.hydra += [f"{key}={json.dumps(value)}" for key, value in own.items()]
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=_Logged(task), config=config
+        )
+
+    def __call__(self, jobs: Sequence[Job], stage: str, more: Sequence[str]) -> list[str | None]:
+        overrides = [
+            [*job.overrides, *more, f"hydra.sweep.subdir={json.dumps(f'{stage}-{job.folder.name}')}"] for job in jobs
+        ]
+        first = self._num_launched
+        self._num_launched += len(jobs)
+        return [_reason(returned) for returned in self._launcher.launch(overrides, initial_job_idx=first)]
+
+
+@dataclass(frozen=True)
+class _Logged:
+    """The task, its output in log.txt of the job's folder: many jobs on one terminal would be noise."""
+
+    task: TaskFunction
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        log = Path(HydraConfig.get().runtime.output_dir) / "log.txt"
+        with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+            try:
+                return self.task(cfg)
+            except BaseException:
+                traceback.print_exc(file=file)
+                raise
+
+
+def _reason(returned: JobReturn) -> str | None:
+    """Why a job failed, in one sentence."""
+    if returned.status is JobStatus.COMPLETED:
+        return None
+    error = returned._return_value  # the public property raises it, and writes to stderr
+    return mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
+    """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
+    labels = {job.folder: job.label or job.folder.name for job in (*plan.to_train, *plan.to_score)}
+    spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
+    num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
+    lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
+    first = f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.path / 'jobs'})"
+    return "\n".join([first, *lines])

@@ -1,0 +1,89 @@
+"""One phase of a sweep: all its jobs, through a launcher that may lose some of them, until each has its result or a reason.
+
+What happened is read from the jobs' own folders (the result, status.json, the lock), because a process that was killed says
+nothing and a launcher whose worker was killed may give up on all the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from diffusion_lab.lock import is_held
+from diffusion_lab.status import DONE, FAILED, FILE, INTERRUPTED, RUNNING, Status, read_status, written_status
+from diffusion_lab.sweeps.plan import Job
+
+# Runs jobs and says of each, in their order, why it failed (None: it did not). Raises where it lost some.
+Launch = Callable[[Sequence[Job]], Sequence[str | None]]
+_POLL_SECONDS = 0.5
+
+
+def run_phase(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
+    """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if none began."""
+    for job in jobs:
+        if not is_held(job.folder):
+            (job.folder / FILE).unlink(missing_ok=True)  # of an earlier attempt
+    return _complete(jobs, launch) if jobs else {}
+
+
+def fail(folder: Path, reason: str) -> str:
+    """Write down why the work in `folder` failed, unless it said so itself or somebody else is at work there.
+
+    Returns the reason that stands there now.
+    """
+    if is_held(folder):
+        return reason
+    status = written_status(folder)
+    if status is not None and status.state in (FAILED, INTERRUPTED):
+        return status.reason or reason
+    (status or Status.begin()).now(FAILED, reason=reason).write(folder)
+    return reason
+
+
+def _complete(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
+    try:
+        reasons = launch(jobs)
+    except Exception as error:
+        return _after_loss(jobs, launch, error)
+    failures = {}
+    for job, reason in zip(jobs, reasons, strict=True):
+        if reason is None and not job.done:
+            reason = _own_reason(job) or "it ended without a result"
+        if reason is not None:
+            failures[job.folder] = fail(job.folder, reason)
+    return failures
+
+
+def _after_loss(jobs: Sequence[Job], launch: Launch, error: Exception) -> dict[Path, str]:
+    """The launcher lost a job and gave up: who is at work is awaited, who was killed has failed, the others are launched again.
+
+    Where several were killed together, one of them may have pulled down the rest: each gets another try, alone.
+    """
+    while any(is_held(job.folder) for job in jobs):
+        time.sleep(_POLL_SECONDS)
+    lost = [job for job in jobs if not job.done]
+    killed = [job for job in lost if _was_killed(job)]
+    failed = [job for job in lost if job not in killed and _own_reason(job)]
+    waiting = [job for job in lost if job not in killed and job not in failed]
+    if waiting == list(jobs):
+        raise error
+    failures = {job.folder: fail(job.folder, _own_reason(job) or "") for job in failed}
+    if len(killed) == 1:
+        failures[killed[0].folder] = fail(killed[0].folder, _own_reason(killed[0]) or "")
+    else:
+        for job in killed:
+            failures |= _complete([job], launch)
+    return failures | (_complete(waiting, launch) if waiting else {})
+
+
+def _was_killed(job: Job) -> bool:
+    """Whether it says that it is at work, although nobody is."""
+    status = written_status(job.folder)
+    return status is not None and status.state == RUNNING and not is_held(job.folder)
+
+
+def _own_reason(job: Job) -> str | None:
+    """Why it failed, by its own word or by its silence."""
+    status = read_status(job.folder)
+    return None if status is None or status.state == DONE else status.reason

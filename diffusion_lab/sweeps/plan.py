@@ -1,0 +1,141 @@
+"""What a sweep has to do: train the models that are not there yet, then score the cells that are not scored yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.runs import ModelDirectory, RunDirectory
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One model scored in one way. choices, overrides: as in axes.Combination."""
+
+    choices: dict[str, str | None]
+    overrides: tuple[str, ...]
+    model: ModelDirectory
+    run: RunDirectory
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does. folder: which it holds; result: the file there that it writes last; label: what sets it apart."""
+
+    folder: Path
+    result: Path
+    overrides: tuple[str, ...]
+    label: str
+    found: int | None = field(default=None, compare=False)  # the result of an earlier job, which is to be replaced
+
+    @property
+    def done(self) -> bool:
+        return _stamp(self.result) not in (None, self.found)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """num_combinations: how many the command spells out; cells: the different ones; to_train, to_score: what is missing."""
+
+    num_combinations: int
+    cells: tuple[PlannedCell, ...]
+    to_train: tuple[Job, ...]
+    to_score: tuple[Job, ...]
+
+    @property
+    def num_models(self) -> int:
+        return len({cell.model for cell in self.cells})
+
+    def summary(self) -> list[str]:
+        """What will be done, in two lines."""
+        cells = _count(len(self.cells), "cell")
+        if len(self.cells) != self.num_combinations:
+            cells += f" in {self.num_combinations} combinations, of which equal ones are one"
+        train, score = len(self.to_train), len(self.to_score)
+        return [
+            f"{_count(self.num_models, 'model')}: {train} to train, {self.num_models - train} reused",
+            f"{cells}: {score} to score, {len(self.cells) - score} scored already",
+        ]
+
+
+def plan(
+    cells: Iterable[PlannedCell],
+    num_combinations: int,
+    retrain: bool = False,
+    rescore: bool = False,
+    score: bool = True,
+) -> Plan:
+    """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only."""
+    by_run: dict[RunDirectory, PlannedCell] = {}
+    for cell in cells:
+        by_run.setdefault(cell.run, cell)
+    different = list(by_run.values())
+    by_model: dict[ModelDirectory, list[PlannedCell]] = {}
+    for cell in different:
+        by_model.setdefault(cell.model, []).append(cell)
+    values = {
+        key: {choice for cell in different if (choice := cell.choices[key]) is not None}
+        for key in (different[0].choices if different else ())
+    }
+    to_train = [
+        Job(model.path, model.training, same[0].overrides, _label(same, values), _stamp(model.training))
+        for model, same in by_model.items()
+        if retrain or not model.finished
+    ]
+    to_score = [
+        Job(cell.run.path, cell.run.metrics, cell.overrides, _label([cell], values), _stamp(cell.run.metrics))
+        for cell in different
+        if score and (retrain or rescore or not cell.run.metrics.is_file())
+    ]
+    return Plan(num_combinations, tuple(different), tuple(to_train), tuple(to_score))
+
+
+def sweep_content(
+    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan
+) -> dict[str, Any]:
+    """sweep.json: what was asked, and where each cell lies."""
+    return {
+        "name": name,
+        "command": list(command),
+        "axes": axes,
+        "created": created,
+        "cells": [
+            {
+                "choices": cell.choices,
+                "overrides": list(cell.overrides),
+                "model": cell.model.path.name,
+                "run": cell.run.path.name,
+            }
+            for cell in plan.cells
+        ],
+    }
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> its last part, sampler.spacing.num_steps -> num_steps, where no other key ends so."""
+    last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
+    return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
+
+
+def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:
+    """The choices that set these cells apart from all others: an axis of which they have every value says nothing."""
+    names = short_names(values)
+    words = []
+    for key, every in values.items():
+        own = list(dict.fromkeys(choice for cell in cells if (choice := cell.choices[key]) is not None))
+        if own and (len(own) < len(every) or len(cells) == 1):
+            words.append(f"{names[key]}={','.join(own)}")
+    return " ".join(words)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _stamp(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None

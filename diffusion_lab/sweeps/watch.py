@@ -1,0 +1,100 @@
+"""What a user sees of a sweep while it runs: one line for each job when it ends, and on a terminal how far the running ones are.
+
+It looks at the jobs' folders only, so it is the same for jobs of this process, of other processes, and of other machines.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from diffusion_lab.runs import RunError, read_json
+from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
+from diffusion_lab.sweeps.plan import Job
+
+_POLL_SECONDS = 0.5
+
+
+@contextmanager
+def watching(jobs: Sequence[Job], what: str, console: Console) -> Iterator[Watch]:
+    """Tell of `jobs`, each a `what`, while the block runs."""
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    # The jobs of this process write elsewhere; the bar must not catch their output back.
+    bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    watch = Watch(jobs, what, console, bars)
+    stop = threading.Event()
+
+    def look_now_and_then() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            watch.look()
+
+    thread = threading.Thread(target=look_now_and_then, daemon=True, name="watch")
+    with bars if console.is_terminal else nullcontext():
+        thread.start()
+        try:
+            yield watch
+        finally:
+            stop.set()
+            thread.join()
+            watch.look(last=True)
+
+
+class Watch:
+    """Looks at folders and says once of each job how it ended."""
+
+    def __init__(self, jobs: Sequence[Job], what: str, console: Console, bars: Progress) -> None:
+        self._waiting, self._num_jobs, self._told = list(jobs), len(jobs), 0
+        self._what, self._console, self._bars = what, console, bars
+        self._tasks: dict[Path, TaskID] = {}
+
+    def look(self, last: bool = False) -> None:
+        """Tell of every job that has ended since the last look; move the bars of those that run.
+
+        One that was killed has not ended before that is written down, because it may get another try, and one that was
+        interrupted may be put back in its queue.
+        """
+        ends = (FAILED, INTERRUPTED) if last else (FAILED,)
+        for job in list(self._waiting):
+            status = written_status(job.folder)
+            if job.done:
+                self._tell(job, result_line(job))
+            elif status is not None and status.state == RUNNING:
+                self._move(job, status.step or 0, status.steps)
+            elif status is not None and status.state in ends:
+                self._tell(job, f"[red]{status.state}[/]: {escape(str(status.reason))}")
+
+    def _tell(self, job: Job, how: str) -> None:
+        self._waiting.remove(job)
+        self._told += 1
+        if job.folder in self._tasks:
+            self._bars.remove_task(self._tasks.pop(job.folder))
+        place = f"{self._what} {self._told:>{len(str(self._num_jobs))}} of {self._num_jobs}"
+        self._console.print(f"{place}  {escape(job.label)}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
+
+    def _move(self, job: Job, step: int, steps: int | None) -> None:
+        if job.folder not in self._tasks:
+            self._tasks[job.folder] = self._bars.add_task(job.label or job.folder.name)
+        self._bars.update(self._tasks[job.folder], completed=step, total=steps)
+
+
+def result_line(job: Job) -> str:
+    """What a result says, in one line: of a model its training, of a cell its main measures."""
+    try:
+        result = read_json(job.result)
+    except RunError as error:
+        return str(error)
+    values = result.get("values")
+    if values is None:
+        return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
+    measures = [
+        f"{name} {values[name]:.3f}"
+        for name in values
+        if name == "bits_per_dim" or (name.startswith(("fd_", "fid")) and not name.endswith("_floor"))
+    ]
+    return "  ".join([*measures, f"{values['seconds_per_1000_samples']:.1f} s per 1000"])

@@ -1,0 +1,131 @@
+"""What goes wrong while training ends in one sentence, and nothing that was there is lost."""
+
+import errno
+
+import pytest
+import torch
+
+from diffusion_lab.callbacks.saving import load_state
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.status import FAILED, read_status
+
+from .conftest import STRIDED, TINY
+
+OPTIONS = [*TINY, *STRIDED, "score=false"]
+
+
+def only_model(folder):
+    (path,) = (folder / "outputs" / "models").iterdir()
+    return ModelDirectory(path)
+
+
+def fill_disk(file):
+    with open(file, "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(1024))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # noqa: PT017 - it is how a disk is filled
+
+
+def poison(monkeypatch, batches):
+    """The loss of these batches is NaN."""
+    step = DiffusionModel.training_step
+
+    def poisoned(self, batch, batch_idx):
+        outputs = step(self, batch, batch_idx)
+        if self.batches_trained in batches:
+            outputs["losses"] = torch.full_like(outputs["losses"], torch.nan)
+            outputs["loss"] = outputs["loss"] * torch.nan
+        return outputs
+
+    monkeypatch.setattr(DiffusionModel, "training_step", poisoned)
+
+
+def test_a_loss_that_is_not_finite_takes_no_step_and_is_counted(lab, monkeypatch):
+    poison(monkeypatch, batches={2})
+    code, _, err = lab("train", *OPTIONS, "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1")
+    assert code == 0, err
+    directory = only_model(lab.folder)
+    state = load_state(directory.resume)
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
+    steps = {int(entry["step"]) for entry in state["optimizer_states"][0]["state"].values()}
+    assert steps == {3}, "four batches, three steps of the optimizer"
+    rows = directory.metrics_csv.read_text().splitlines()
+    column = rows[0].split(",").index("train/skipped_steps")
+    assert [float(row.split(",")[column]) for row in rows[1:]] == [0, 0, 1, 1]
+
+
+def test_not_finite_again_and_again_stops_and_names_step_batch_and_t(lab, monkeypatch):
+    poison(monkeypatch, batches=range(3, 99))
+    options = ["trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", "callbacks.finite.stop_after=4"]
+    code, _, err = lab("train", *OPTIONS, *options)
+    assert code == 1
+    assert "Traceback" not in err
+    assert "not finite 4 steps in a row, the last one at step 7, batch 6, t = " in err
+    directory = only_model(lab.folder)
+    state = load_state(directory.resume)
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
+    assert read_status(directory.path).state == FAILED
+    assert not directory.finished
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_names_batch_and_precision_and_the_fix(lab, monkeypatch, error):
+    def too_big(self, batch, batch_idx):
+        raise error
+
+    monkeypatch.setattr(DiffusionModel, "training_step", too_big)
+    code, _, err = lab("train", *OPTIONS)
+    assert code == 1
+    assert err.strip().splitlines()[-1] == (
+        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=32-true: take fewer at a time "
+        "(data.batch_size=4 trainer.accumulate_grad_batches=2)"
+    )
+
+
+@pytest.mark.needs("mount")
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
+    """It fills while training: the checkpoint before is whole, and with room the same command goes on."""
+    outputs = f"outputs={small_disk / 'outputs'}"
+    options = [*OPTIONS, outputs, "trainer.max_steps=30", "callbacks.checkpoint.every_n_steps=1"]
+    filler = small_disk / "filler"
+    begin = DiffusionModel.training_step
+
+    def fill(self, batch, batch_idx):
+        if self.batches_trained == 3:
+            fill_disk(filler)
+        return begin(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiffusionModel, "training_step", fill)
+        code, _, err = lab("train", *options)
+    assert code == 1
+    assert "no space is left on the disk of " in err
+    assert "Traceback" not in err
+    directory = only_model(small_disk)
+    assert load_state(directory.resume)["global_step"] == 3
+    assert not list(directory.path.glob(".*.staged"))
+    filler.unlink()
+    code, out, err = lab("train", *options)
+    assert code == 0, err
+    assert "going on from" in out
+
+
+@pytest.mark.needs("mount")
+def test_a_disk_that_is_too_small_is_found_before_training(lab, small_disk):
+    (small_disk / "filler").write_bytes(bytes(int(2.7 * 2**20)))
+    code, out, err = lab("train", *OPTIONS, f"outputs={small_disk / 'outputs'}")
+    assert code == 1
+    assert "MiB are free on this disk and training needs" in err
+    assert "training images" not in out
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
+    (lab.folder / "file").write_text("in the way")
+    code, out, err = lab("train", *OPTIONS, "outputs=file")
+    assert code == 1
+    assert "Traceback" not in err
+    assert "a file stands in the way of the folder file/models/" in err
+    assert "training images" not in out

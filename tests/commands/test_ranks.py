@@ -1,0 +1,78 @@
+"""Two processes that train together are one that trains alone, up to rounding; and they end together."""
+
+import csv
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY
+from .test_resume import EVERYTHING, Training, assert_same_bits, installed
+
+TOGETHER = ["trainer.devices=2", "trainer.accelerator=cpu", "score=false"]
+
+
+def ranks_of(process: subprocess.Popen) -> list[int]:
+    """The processes that train, by their rank."""
+    listed = subprocess.run(["ps", "-o", "pid=,ppid=", "-A"], capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines())}
+    return sorted(pid for pid, parent in parents.items() if parent == process.pid and "train" in _command_line(pid))
+
+
+def _command_line(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def test_two_ranks_equal_one(lab, tmp_path):
+    """With loss-aware t too: every rank keeps the whole history."""
+    for name, more in (("one", []), ("two", TOGETHER)):
+        options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
+        training = Training(installed, tmp_path / name, *options, "trainer.max_steps=8", "score=false", *more)
+        out = training.finish()
+        assert out.count("training images") == 1, "only rank 0 speaks"
+    one, two = newest_model(tmp_path / "one" / "outputs"), newest_model(tmp_path / "two" / "outputs")
+    assert one.path.name == two.path.name, "the number of devices is not part of the fingerprint"
+    for name in one.weight_names:
+        a, b = load_file(one.weights(name)), load_file(two.weights(name))
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+    a, b = (list(csv.DictReader(m.metrics_csv.read_text().splitlines())) for m in (one, two))
+    for row, other in zip(a, b, strict=True):
+        for column in ("train/loss", "train/grad_norm"):
+            assert float(row[column]) == pytest.approx(float(other[column]), rel=1e-3)
+
+
+def test_two_ranks_resume_exactly_and_die_together(tmp_path):
+    options = [*EVERYTHING, *TOGETHER, "trainer.max_steps=12"]
+    whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    process = torn.start()
+    while torn.step() < 5 and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(ranks_of(process)[-1], signal.SIGKILL)
+    started = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - started < 45
+    assert "ended with exit code -9" in err
+    torn.finish()
+    assert_same_bits(whole, torn)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
+    code, _, err = lab("train", *TINY, *STRIDED, *TOGETHER, "data.batch_size=7")
+    assert code == 1
+    assert err.strip() == (
+        "diffusion-lab train: data.batch_size=7 cannot be shared out evenly over 2 processes: choose a multiple"
+    )
+    assert not (lab.folder / "outputs").exists()

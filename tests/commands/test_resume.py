@@ -1,0 +1,254 @@
+"""A run that was killed and started again is the run: the same bits in weights, averages, optimizer, history and log."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from diffusion_lab.callbacks.saving import load_state, previous_of
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.status import INTERRUPTED, read_status
+
+from .conftest import STRIDED, TINY
+from .zygote import Fork
+
+Process = Fork | subprocess.Popen
+
+# Everything random in training, at once: dropout, loss-aware t, mirrored images, workers.
+EVERYTHING = [o for o in TINY if not o.startswith(("trainer.max_steps", "evaluation"))] + [
+    *STRIDED,
+    "network.dropout=0.2",
+    "variance=learned",
+    "objective=vlb",
+    "timesteps=loss_aware",
+    "timesteps.history_per_timestep=1",
+    "data.flip=true",
+    "callbacks.checkpoint.every_n_steps=3",
+    "score=false",
+]
+
+
+class Training:
+    """One training in a folder, by processes that `start` makes."""
+
+    def __init__(self, start: Callable[..., Process], folder: Path, *options: str) -> None:
+        self._start, self.folder, self.options = start, folder, options
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> Process:
+        return self._start(self.folder, "train", *self.options)
+
+    def finish(self) -> str:
+        process = self.start()
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return out
+
+    def kill_at(self, step: int) -> bool:
+        """Start it and kill it, with all it started, once it has logged `step` or more; False if it was faster."""
+        before = self._logged_at()
+        process = self.start()
+        while process.poll() is None and (self._logged_at() == before or self.step() < step):
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.02))  # anywhere in a step, in a write of a checkpoint too
+        killed = process.poll() is None
+        if killed:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return killed
+
+    def _logged_at(self) -> int | None:
+        files = list(self.folder.glob("outputs/models/*/metrics.csv"))
+        return files[0].stat().st_mtime_ns if files else None
+
+    @property
+    def directory(self) -> ModelDirectory:
+        (path,) = (self.folder / "outputs" / "models").iterdir()
+        return ModelDirectory(path)
+
+    def step(self) -> int:
+        """The last step in metrics.csv."""
+        files = list(self.folder.glob("outputs/models/*/metrics.csv"))
+        lines = files[0].read_text().splitlines() if files else []
+        return int(lines[-1].partition(",")[0]) if len(lines) > 1 and lines[-1].partition(",")[0].isdecimal() else 0
+
+    def log(self) -> list[dict[str, str]]:
+        """Every logged number but the speed."""
+        with self.directory.metrics_csv.open() as file:
+            return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+
+
+def assert_same_bits(one: Training, other: Training) -> None:
+    assert one.log() == other.log()
+    assert one.directory.weight_names == other.directory.weight_names
+    for name in one.directory.weight_names:
+        a, b = (load_file(t.directory.weights(name)) for t in (one, other))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+    a, b = (load_state(t.directory.resume) for t in (one, other))
+    assert a["global_step"] == b["global_step"]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "averages"):
+        assert same(a[part], b[part]), part
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def interrupted(training: Training, kills: int, steps: int) -> int:
+    """Kill it `kills` times at random steps, then let it finish; the number of kills."""
+    done = 0
+    for at in sorted(random.Random(kills).randint(1, steps - 1) for _ in range(kills)):
+        done += training.kill_at(at)
+    training.finish()
+    return done
+
+
+def installed(folder: Path, *arguments: str) -> subprocess.Popen:
+    """The command as a user starts it."""
+    return subprocess.Popen(
+        [Path(sys.executable).parent / "diffusion-lab", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_killed_at_random_steps(tmp_path, zygote):
+    options = [*EVERYTHING, "trainer.max_steps=40"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 12, 40) >= 10
+    assert_same_bits(whole, torn)
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times(tmp_path):
+    """The installed command, each time anew."""
+    options = [*EVERYTHING, "trainer.max_steps=300"]
+    whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 105, 300) >= 100
+    assert_same_bits(whole, torn)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_with_workers(tmp_path, zygote, num_workers):
+    (tmp_path / "images").mkdir()
+    for i in range(23):
+        Image.effect_noise((12, 10), 40 + 5 * i).save(tmp_path / "images" / f"{i}.png")
+    options = [
+        "data=image_folder",
+        f"data.root={tmp_path / 'images'}",
+        "data.image_size=8",
+        f"data.num_workers={num_workers}",
+        *EVERYTHING,
+        "trainer.max_steps=20",
+    ]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 3, 20) >= 2
+    assert_same_bits(whole, torn)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
+    options = [*EVERYTHING, "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_steps=0"]
+    start = installed if signum == signal.SIGTERM else zygote.start
+    training = Training(start, tmp_path, *options)
+    process = training.start()
+    while training.step() < 4 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    state = load_state(training.directory.resume)
+    assert state["global_step"] == training.step()
+    assert err.startswith(f"diffusion-lab train: {signum.name} at step {state['global_step']}; everything is saved in ")
+    assert "the same command goes on" in err
+    assert "Traceback" not in err
+    assert read_status(training.directory.path).state == INTERRUPTED
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
+    """The step that the first signal waits for never ends here."""
+    endless = tmp_path / "endless.py"
+    endless.write_text(
+        "import time\nfrom diffusion_lab.networks import UNet\n"
+        "class Endless(UNet):\n"
+        "    def forward(self, *a):\n"
+        "        if len(a[0]) == 8:\n"
+        "            open('begun', 'w').close()\n"
+        "            time.sleep(600)\n"
+        "        return super().forward(*a)\n"
+    )
+    options = [*EVERYTHING, "network._target_=endless.Endless", "trainer.max_steps=5"]
+    process = zygote.start(tmp_path, "train", *options, PYTHONPATH=str(tmp_path))
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zygote):
+    options = [*EVERYTHING, "trainer.max_steps=20"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert torn.kill_at(8)
+    resume = torn.directory.resume
+    assert previous_of(resume).exists()
+    content = bytearray(resume.read_bytes())
+    content[len(content) // 2] ^= 1
+    resume.write_bytes(content)
+    out = torn.finish()
+    assert f"{resume.relative_to(torn.folder)} is broken; it is passed over" in out
+    assert f"going on from {previous_of(resume).relative_to(torn.folder)}" in out
+    assert_same_bits(whole, torn)
+
+
+def test_two_processes_train_one_model_once(tmp_path, zygote):
+    """The second waits and says for whom; when the first is killed it takes over and ends with the same weights."""
+    options = [*EVERYTHING, "trainer.max_steps=60"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    (tmp_path / "first").mkdir()
+    first = zygote.start(torn.folder, "train", *options)
+    while torn.step() < 5 and first.poll() is None:
+        time.sleep(0.01)
+    outputs = f"outputs={torn.folder / 'outputs'}"
+    second = zygote.start(tmp_path / "first", "train", *options, outputs)
+    deadline = time.monotonic() + 60
+    while "is being trained by" not in (tmp_path / "first" / "out").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+        os.kill(first.pid, signal.SIGSTOP)  # it must not end before the second one has come
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert f"is being trained by process {first.pid} on " in " ".join(out.split())
+    assert "going on from" in out
+    assert_same_bits(whole, torn)

@@ -1,0 +1,112 @@
+"""Real processes of the command without the seconds that its imports take: one process has imported everything and forks.
+
+    python -m tests.commands.zygote      a line of JSON in, a line of JSON out
+
+Each fork is a process of its own: it has its session, files and signals, and kill -9 ends it like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Fork:
+    """A process of `diffusion-lab <arguments>` in `folder`; used like subprocess.Popen."""
+
+    def __init__(self, zygote: Zygote, folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
+        self._zygote, self._folder = zygote, folder
+        self.returncode: int | None = None
+        self.pid = zygote.ask(start=arguments, folder=str(folder), environment=environment)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._zygote.ask(poll=self.pid)
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """(stdout, stderr) when it has ended."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise TimeoutError(f"no end after {timeout} s: {(self._folder / 'err').read_text()}")
+            time.sleep(0.01)
+        return (self._folder / "out").read_text(), (self._folder / "err").read_text()
+
+
+class Zygote:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **request: object) -> int | None:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, folder: Path, *arguments: str, **environment: str) -> Fork:
+        return Fork(self, folder, list(arguments), environment)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def serve() -> None:
+    from diffusion_lab.commands import app, evaluate, sample, scoring, train  # noqa: F401 - what a fork would import
+    from diffusion_lab.commands.fit import fit  # noqa: F401
+    from diffusion_lab.evaluation.score import score  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                _run(app, request)
+        print(json.dumps(answer), flush=True)
+
+
+def _run(app: object, request: dict) -> None:
+    """In the fork: become the command, and never come back."""
+    os.setsid()
+    os.chdir(request["folder"])
+    os.environ.update(request["environment"])
+    sys.path[:0] = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
+    for stream, name in ((sys.stdin, "/dev/null"), (sys.stdout, "out"), (sys.stderr, "err")):
+        file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream.fileno())
+    code = 1
+    try:
+        command, *options = request["start"]
+        code = app.run(command, options)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

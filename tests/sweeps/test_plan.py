@@ -1,0 +1,83 @@
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_lab.runs import model_directory, run_directory
+from diffusion_lab.sweeps.plan import PlannedCell, plan, short_names, sweep_content
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """Two schedules of one network, two variances that share it, two samplers."""
+    made = []
+    for schedule, digit in (("linear", "1"), ("cosine", "2")):
+        for variance in ("small", "large"):
+            for sampler in ("ddpm", "ddim"):
+                choices = {"schedule": schedule, "variance": variance, "sampler": sampler}
+                overrides = tuple(f"{key}={value}" for key, value in choices.items())
+                model = model_directory(tmp_path, "digits", "diffusion", digit * 64)
+                made.append(PlannedCell(choices, overrides, model, run_directory(tmp_path, "-".join(choices.values()))))
+    return made
+
+
+def test_each_model_is_trained_once_with_the_options_of_one_of_its_cells(cells):
+    planned = plan(cells, len(cells))
+    assert [job.label for job in planned.to_train] == ["schedule=linear", "schedule=cosine"]
+    assert [job.overrides for job in planned.to_train] == [cells[0].overrides, cells[4].overrides]
+    assert [job.folder for job in planned.to_score] == [cell.run.path for cell in cells]
+    assert planned.summary() == ["2 models: 2 to train, 0 reused", "8 cells: 8 to score, 0 scored already"]
+
+
+def test_what_is_there_is_left_alone(cells):
+    cells[0].model.finish(1, 1.0, 1)
+    cells[0].run.write_metrics({})
+    planned = plan(cells, len(cells))
+    assert [job.label for job in planned.to_train] == ["schedule=cosine"]
+    assert len(planned.to_score) == 7
+    assert planned.summary() == ["2 models: 1 to train, 1 reused", "8 cells: 7 to score, 1 scored already"]
+    assert plan(cells, len(cells), score=False).to_score == ()
+
+
+def test_what_is_to_be_made_anew_is_done_when_it_has_changed(cells):
+    cells[0].run.write_metrics({})
+    again = plan(cells[:1], 1, rescore=True).to_score
+    assert not again[0].done
+    cells[0].run.metrics.unlink()
+    assert not again[0].done
+    cells[0].run.write_metrics({"values": {}})
+    assert again[0].done
+    assert len(plan(cells, 8, retrain=True).to_train) == 2
+    assert len(plan(cells, 8, retrain=True).to_score) == 8
+
+
+def test_cells_that_are_one_run_are_one_cell(cells):
+    alias = PlannedCell({**cells[0].choices, "variance": "tiny"}, ("variance=tiny",), cells[0].model, cells[0].run)
+    planned = plan([*cells, alias], 9)
+    assert planned.cells == tuple(cells)
+    assert planned.summary()[1].startswith("8 cells in 9 combinations, of which equal ones are one: ")
+
+
+def test_the_record_says_where_each_cell_lies(cells):
+    content = sweep_content(
+        "name", ["schedule=linear,cosine"], {"schedule": ["linear", "cosine"]}, "now", plan(cells, 8)
+    )
+    assert content["cells"][0] == {
+        "choices": {"schedule": "linear", "variance": "small", "sampler": "ddpm"},
+        "overrides": ["schedule=linear", "variance=small", "sampler=ddpm"],
+        "model": f"digits-diffusion-{'1' * 12}",
+        "run": "linear-small-ddpm",
+    }
+
+
+def test_names_are_short_where_that_is_clear():
+    keys = ["sampler.spacing.num_steps", "seed", "a.lr", "b.lr", "sampler/spacing"]
+    assert list(short_names(keys).values()) == ["num_steps", "seed", "a.lr", "b.lr", "spacing"]
+
+
+def test_importing_sweeps_brings_no_torch():
+    program = (
+        "import sys, diffusion_lab.sweeps.phase, diffusion_lab.sweeps.axes, diffusion_lab.sweeps.watch;"
+        "sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
