@@ -34,11 +34,13 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
     # where files lie: the data set's identity is that of its content
-    "model_dir", "outputs", "paths", "data.root", "data.path", "trainer.default_root_dir",
+    "model_dir", "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
+    # which files are let in: the identity counts those that were
+    "data.on_error", "data.max_pixels",
     # what is asked of the command
     "retrain", "rescore", "score", "objective_metric",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
-    "compile", "workers", "data.num_workers",
+    "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
@@ -167,6 +169,11 @@ class ModelDirectory:
         return self.path / "training.json"
 
     @property
+    def accuracy(self) -> Path:
+        """Of a classifier of noisy images, by t: what it has instead of a score."""
+        return self.path / "accuracy.json"
+
+    @property
     def metrics_csv(self) -> Path:
         """Losses and rates while training."""
         return self.path / "metrics.csv"
@@ -180,6 +187,11 @@ class ModelDirectory:
     def logs(self) -> Path:
         """Folder of TensorBoard's and W&B's own files."""
         return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this training's run at W&B."""
+        return self.path / "wandb_id"
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", ..."""
@@ -208,6 +220,8 @@ class ModelDirectory:
         """Forget the training, the marker first, so that what is left is never taken for a finished model."""
         self.training.unlink(missing_ok=True)
         self.metrics_csv.unlink(missing_ok=True)
+        self.tracked_as.unlink(missing_ok=True)
+        self.accuracy.unlink(missing_ok=True)
         for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -238,6 +252,16 @@ class RunDirectory:
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this score's run at W&B."""
+        return self.path / "wandb_id"
 
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -52,11 +52,20 @@ class Interruption:
             for signum in SIGNALS:
                 signal.signal(signum, self._heard)
 
-    def hand_on(self) -> None:
-        """Give the signal that was heard to the handler before ours: a cluster's, which may put the job back in its queue."""
-        handler = self._previous.get(self.signum)
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(self.signum, None)
+    @contextmanager
+    def handing_on(self) -> Iterator[None]:
+        """A signal that ends the block goes on to the handler before ours: a cluster's, which may put the job back in its queue.
+
+        Only when the block has left everything in order, because the cluster kills the job that it puts back.
+        """
+        try:
+            yield
+        except InterruptedTraining:
+            handler = self._previous.get(self.signum)
+            if callable(handler) and handler is not signal.default_int_handler:
+                with suppress(SystemExit):  # we end too, and say why
+                    handler(self.signum, None)
+            raise
 
     def _heard(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a process that loads data, forked with this handler

@@ -34,6 +34,7 @@ def run(command: str, options: list[str]) -> int:
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
+        look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
             return module.run(cfg)
         except Exception as error:
@@ -42,6 +43,7 @@ def run(command: str, options: list[str]) -> int:
                 raise
             raise SystemExit(said) from None  # not an Exception, so Hydra adds no lines of its own
 
+    look_in_working_directory()
     try:
         sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
@@ -66,3 +68,12 @@ def run(command: str, options: list[str]) -> int:
     finally:
         GlobalHydra.instance().clear()
     return 0
+
+
+def look_in_working_directory() -> None:
+    """A `_target_` may name a module in the folder that the command is called from, as after `python -m`.
+
+    Last in the search path, unlike there: a file that happens to be called like an installed module takes nothing's place.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

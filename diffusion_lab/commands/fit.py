@@ -21,17 +21,19 @@ from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
-from diffusion_lab.commands.ranks import Ranks
+from diffusion_lab.commands.ranks import Ranks, cluster_environment
+from diffusion_lab.commands.tracking import tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.networks.cost import network_cost
 from diffusion_lab.networks.memory import keep_freed_memory
 from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
 from diffusion_lab.status import Announcement
+from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
 
 _BYTES = 4  # of a number in a checkpoint
 _MOMENTS = 2  # numbers that AdamW keeps for each weight
@@ -40,7 +42,7 @@ _MOMENTS = 2  # numbers that AdamW keeps for each weight
 def fit(
     cfg: DictConfig,
     data: DataModule,
-    model: GenerativeModel,
+    model: TrainableModel,
     directory: ModelDirectory,
     fingerprint: str,
     choices: dict[str, str],
@@ -50,12 +52,14 @@ def fit(
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
     cost = network_cost(model.network, model.shape)
-    with ExitStack() as stack:
+    with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
         if here.is_first:
             _prepare(cfg, directory, choices, cost.parameters)
+            with users_mistakes():
+                trainer.loggers += stack.enter_context(tracked_training(cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
@@ -75,7 +79,6 @@ def fit(
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
-            interruption.hand_on()
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
@@ -86,7 +89,7 @@ def fit(
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
-                torch=torch.__version__,
+                versions=versions(),
             )
             previous_of(directory.resume).unlink(missing_ok=True)
         here.agree(None)  # nobody reads the weights before they are there
@@ -114,19 +117,14 @@ def build_trainer(
         Announce(announcement),
         instantiate(callbacks.checkpoint)(path=directory.resume, fingerprint=fingerprint, interruption=interruption),
     ]
-    loggers: list[Any] = [CSVRecord(directory.metrics_csv)]
-    if cfg.get("logger") is not None:
-        directory.logs.mkdir(parents=True, exist_ok=True)
-        named = {"name": directory.path.name, "id": fingerprint[:12]} if "wandb" in cfg.logger._target_ else {}
-        loggers.append(instantiate(cfg.logger)(save_dir=directory.logs, **named))
     options = {**cfg.trainer}
     if options["accelerator"] == "auto" and not torch.cuda.is_available():
         options["accelerator"] = "cpu"  # "auto" may find a device without float64, which the theory's tables need
     return instantiate(
         options,
-        logger=loggers,
+        logger=[CSVRecord(directory.metrics_csv)],
         callbacks=parts,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), cluster_environment()],
         max_epochs=-1,
         enable_checkpointing=False,  # ours is `Saving`
         enable_model_summary=False,

@@ -12,6 +12,8 @@ COMMANDS = {
     "sample": "draw images from a trained model",
     "evaluate": "score a trained model: Fréchet distance, bits/dim, cost",
     "schedule": "look at a noise schedule before training with it",
+    "status": "how far a sweep is: queued, running, done, failed and why",
+    "report": "one page, tables and figures about a sweep or any runs",
 }
 
 HELP = f"""\
@@ -28,6 +30,7 @@ first steps
 
   diffusion-lab <command> --help       its options and what they are now
   diffusion-lab <command> --cfg job    the whole config that would be used
+  diffusion-lab --version              what numbers are made with: this package, Python, torch, …
   eval "$(diffusion-lab -sc install=bash)"               tab completion (also zsh, fish)
 """
 
@@ -39,7 +42,9 @@ def main() -> None:
         print(HELP, end="")
         return
     if arguments[0] == "--version":
-        print(f"diffusion-lab {__version__}")
+        from diffusion_lab.versions import versions
+
+        print("\n".join(f"{name} {version}" for name, version in versions().items()))
         return
     if arguments[0] in ("-sc", "--shell-completion"):
         from diffusion_lab.commands.completion import complete

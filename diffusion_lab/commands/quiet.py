@@ -18,3 +18,5 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # On a cluster's login node one may train too.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")

@@ -13,12 +13,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion_lab.commands.mistakes import MistakeError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.plugins.environments import ClusterEnvironment
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def start_ranks(cfg: DictConfig, command: str) -> None:
 def ranks() -> Iterator[Ranks]:
     """The processes that were started to train together, connected, as long as the block runs; one process by itself is all."""
     environment = _environment()
-    if environment is None or environment.world_size() == 1:
+    if environment is None:
         yield Ranks(0, 1)
         return
     import torch
@@ -108,15 +111,25 @@ def ranks() -> Iterator[Ranks]:
         torch.distributed.destroy_process_group()
 
 
-def _environment() -> Any:
-    """Lightning's view of what started this process: torchrun, Slurm, or None for nobody."""
-    from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+def cluster_environment() -> ClusterEnvironment:
+    """Lightning's view of what started this process: torchrun, Slurm's srun, or nobody.
+
+    Not Lightning's own choice: it takes a shell inside an allocation for a process that srun started, puts jobs back into the
+    queue that submitit puts back already, and warns wherever Slurm is installed and not used.
+    """
+    from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    if "SLURM_STEP_ID" in os.environ:
         return SLURMEnvironment(auto_requeue=False)
-    return None
+    return LightningEnvironment()
+
+
+def _environment() -> ClusterEnvironment | None:
+    """What started this process and others with it; None: it is by itself."""
+    environment = cluster_environment()
+    return environment if environment.creates_processes_externally and environment.world_size() > 1 else None
 
 
 def _num_devices(cfg: DictConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
-from diffusion_lab.commands.build import plain_config, scoring_fingerprint
+from diffusion_lab.commands.build import plain_config, sampling_identity, scoring_fingerprint
 from diffusion_lab.commands.mistakes import out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
+from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.lock import hold
-from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
+from diffusion_lab.runs import (
+    FINGERPRINT_LENGTH,
+    ModelDirectory,
+    RunDirectory,
+    cache_directory,
+    read_json,
+    run_directory,
+)
 from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
@@ -32,22 +41,44 @@ def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, o
 def score_once(
     model: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, again: bool
 ) -> None:
-    """Score `model` as `cfg` says, unless that score is there, and print its table and its folder."""
-    console = Console()
+    """Score `model` as `cfg` says, unless that score is there, and print its table and its folder.
+
+    Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
+    """
+    from diffusion_lab.evaluation.ranks import rank, word_of_rank_zero
+
+    console = Console(quiet=rank() > 0)
     training = directory.read_training()
     run = run_of(directory, training["fingerprint"], cfg, outputs)
-    if run.metrics.is_file() and not again:
+
+    def is_there() -> bool:
+        return word_of_rank_zero(run.metrics.is_file()) and not again
+
+    if is_there():
         _say_scored(console, run)
     else:
-        with hold(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")):
-            if run.metrics.is_file() and not again:  # whoever held it has scored it
+        with _held(run, console) if rank() == 0 else nullcontext():
+            if is_there():  # whoever held it has scored it
                 _say_scored(console, run)
             else:
-                with Announcement(run.path):
-                    _score(model, data, cfg, directory, run, cache_directory(outputs), training)
+                if rank() == 0:
+                    remove_staged(run.path)
+                with ExitStack() as stack:
+                    if rank() == 0:
+                        stack.enter_context(Announcement(run.path))
+                        show = stack.enter_context(tracked_score(cfg, run, read_json(directory.choices)))
+                    _score(model, data, cfg, directory, run, cache_directory(outputs), training, again, console)
+                    if rank() == 0:
+                        show(run.read_metrics())
+    if rank() > 0:
+        return
     console.print(score_table(run.read_metrics()))
     console.print(f"model  {directory.path}  (weights, config, metrics.csv)", highlight=False, soft_wrap=True)
     console.print(f"score  {run.path}  (samples.png, metrics.json)", highlight=False, soft_wrap=True)
+
+
+def _held(run: RunDirectory, console: Console) -> AbstractContextManager[None]:
+    return hold(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting"))
 
 
 def _say_scored(console: Console, run: RunDirectory) -> None:
@@ -62,6 +93,8 @@ def _score(
     run: RunDirectory,
     cache: Path,
     training: dict,
+    again: bool,
+    console: Console,
 ) -> None:
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.cost import TrainingCost
@@ -74,9 +107,8 @@ def _score(
     with users_mistakes():
         features, settings = instantiate(cfg.features), instantiate(cfg.evaluation)
         features.check(data.shape)
-    remove_staged(run.path)
     cost = TrainingCost(training["steps"], training["seconds"], training["images"])
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, console=console) as bar:
         tasks = {}
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -85,8 +117,11 @@ def _score(
             bar.update(tasks[stage], completed=done, total=total)
 
         at = f"evaluation.batch_size={settings.batch_size} and evaluation.bound.batch_size={settings.bound.batch_size}"
+        identity, flops = sampling_identity(training["fingerprint"]), training["flops"]
         with users_mistakes(), out_of_memory(at, "take fewer at a time; it changes no number"):
-            scores = score(model, data, features, settings, cache, progress, cost, training["flops"])
+            scores = score(model, data, features, settings, cache, identity, progress, cost, flops, anew=again)
+    if scores is None:
+        return  # rank 0 has them
     write_whole(run.samples_png, png(picture(scores.samples[:64], model.num_levels)))
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(

@@ -33,19 +33,26 @@ def score_table(metrics: dict[str, Any]) -> Table:
     ):
         if name in values:
             table.add_row(name, f"{values[name]:.3f}", meaning)
+    if "inception_score" in values:
+        value = f"{values['inception_score']:.3f} ± {values['inception_score_std']:.3f}"
+        parts = protocol["inception_score"]["num_parts"]
+        table.add_row("inception score", value, f"n = {num_images} in {parts} parts; higher is better")
+    for name in sorted(key for key in values if key.startswith("accuracy_")):
+        classifier = name.removeprefix("accuracy_")
+        table.add_row("accuracy", f"{100 * values[name]:.1f} %", f"of samples that {classifier} takes for their label")
     if "bits_per_dim" in values:
         error, bound = values.get("bits_per_dim_standard_error"), protocol["bound"]
         value = f"{values['bits_per_dim']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
         table.add_row("bits/dim", value, f"{bound['kind']}, {bound['num_images']} {bound['split']} images")
     table.add_row("NFE", f"{values['nfe']:.0f}", "network evaluations a sample")
-    table.add_row(
-        "seconds", f"{values['seconds_per_1000_samples']:.1f}", f"per 1000 samples ({protocol['cost']['device']})"
-    )
+    if "seconds_per_1000_samples" in values:
+        seconds, where = values["seconds_per_1000_samples"], protocol["cost"]["device"]
+        table.add_row("seconds", f"{seconds:.1f}", f"per 1000 samples ({where})")
     if "training_seconds" in values:
         steps, images = values["training_steps"], values["training_images"]
         table.add_row("training", f"{values['training_seconds']:.0f} s", f"{steps:.0f} steps, {images:.0f} images")
     for name, reason in protocol["absent"].items():
-        if name in ("bits_per_dim", "precision") or name.startswith("fd_"):
+        if name in ("bits_per_dim", "precision", "inception_score") or name.startswith(("fd_", "fid")):
             table.add_row(name, "–", reason)
     return table
 

@@ -1,56 +1,94 @@
 """One image file, of any size and kind -> a square of 8-bit levels: upright, cropped to the middle, resized with antialiasing."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from diffusion_lab.data.base import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+# What a file holds decides how it is read, whatever its name: no format but these, some of which start programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
+_SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+
+# What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
+# the user can raise; it is asked for before a pixel is decoded.
+MAX_PIXELS = 178_956_970
+Image.MAX_IMAGE_PIXELS = None
 
 
-def check_image(path: Path, content: bytes) -> None:
-    """DataError if `content` is not an image we can show. Pixels are not decoded: a damaged JPEG may pass until it is read."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode = image.mode
-            image.verify()
-    except Exception as error:
-        raise _broken(path, error) from error
-    if mode not in _EIGHT_BIT:
-        raise DataError(f"{path} has pixels of more than 8 bits (mode {mode}): convert it to 8 bits, or remove it.")
+def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """DataError if `read_image` could not show the file with this content; its first picture is decoded to find out."""
+    with _opened(path, io.BytesIO(content), max_pixels) as image:
+        image.verify()  # checksums of PNG chunks, which decoding does not look at
+    with _opened(path, io.BytesIO(content), max_pixels) as image:
+        image.draft(None, (1, 1))  # of a JPEG an eighth of the resolution: the whole file is read all the same
+        _upright(image).convert("RGB")
 
 
-def read_image(path: Path, image_size: int, channels: int) -> Tensor:
+def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX_PIXELS) -> Tensor:
     """uint8 (channels, image_size, image_size): the largest square in the middle, resized. channels: 1 is grey, 3 is RGB.
 
-    Turned as its camera says; transparent parts are shown on white; of an animation the first picture. DataError if
-    it is broken.
+    Turned as its camera says; 16-bit grey scaled to 8 bits; transparent parts are shown on white; of an animation the
+    first picture. DataError if it is broken, has more than `max_pixels`, or levels whose range is not known.
     """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert(_MODES[channels])
-    except Exception as error:
-        raise _broken(path, error) from error
+    with _opened(path, path, max_pixels) as opened:
+        image = _upright(opened).convert(_MODES[channels])
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize(
-        (image_size, image_size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side), reducing_gap=3.0
-    )
-    return torch.from_numpy(np.array(image).reshape(image_size, image_size, channels)).permute(2, 0, 1)
+    # Cropped first: resize(box=…) would let what lies outside the square into its edges.
+    square = image.crop((left, top, left + side, top + side))
+    square = square.resize((image_size, image_size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return torch.from_numpy(np.array(square).reshape(image_size, image_size, channels)).permute(2, 0, 1)
 
 
-def _broken(path: Path, error: Exception) -> DataError:
-    # Pillow meets damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error,
-    # DecompressionBombError and others.
-    return DataError(f"{path} is not an image that can be read ({error}): replace or remove it.")
+@contextmanager
+def _opened(path: Path, content: Path | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
+    """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it."""
+    remedy = "or leave it out with data.on_error=skip"
+    try:
+        with Image.open(content, formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"{path} has {image.width}×{image.height} pixels, more than data.max_pixels={max_pixels}, and may be "
+                    f"a decompression bomb: raise that number, make the image smaller, {remedy}."
+                )
+            if image.mode not in _EIGHT_BIT and not _is_sixteen_bit(image):
+                raise DataError(
+                    f"{path} has 32-bit pixels (mode {image.mode}), whose black and white are not known: convert it to "
+                    f"8 or 16 bits, {remedy}."
+                )
+            yield image
+    except DataError:
+        raise
+    except Exception as error:
+        # Pillow meets damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its content is not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        raise DataError(f"{path} is not an image that can be read ({reason}): replace it, {remedy}.") from error
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    # Pillow gives 16-bit PPM, scaled to 0 … 65535, and in older versions 16-bit PNG, the mode of 32-bit integers.
+    return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PPM", "PNG"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decoded, turned as the camera says, in 8 bits, on white."""
+    sixteen_bit = _is_sixteen_bit(image)
+    image = ImageOps.exif_transpose(image)
+    if sixteen_bit:  # Pillow's own conversion cuts off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image

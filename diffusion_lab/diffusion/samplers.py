@@ -28,10 +28,11 @@ class Sampler(ABC):
     """x_T -> x_0 along the steps of `spacing`. Give it the full process: it respaces by itself.
 
     `draws_from_reverse_process`: every step is a draw from p_θ(x_{t−1}|x_t), so the variational bound of that chain is a bound on
-    what this sampler generates.
+    what this sampler generates. `reads_variance`: what it generates depends on Σ_θ.
     """
 
     draws_from_reverse_process: ClassVar[bool]
+    reads_variance: ClassVar[bool] = True
     spacing: Spacing = field(default_factory=AllSteps)
 
     @abstractmethod
@@ -107,6 +108,7 @@ class DDIMSampler(Sampler):
     """
 
     draws_from_reverse_process = False
+    reads_variance = False
     eta: float = 0.0
 
     def step(

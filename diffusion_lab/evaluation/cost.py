@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -21,13 +21,21 @@ class TrainingCost:
     images: int
 
 
+@dataclass(frozen=True)
+class Lap:
+    """One batch. The first of a process also pays for memory, kernels and compilation."""
+
+    images: int
+    seconds: float
+    first: bool
+
+
 class Stopwatch:
-    """Seconds per image, by batch. The first batch also pays for memory, kernels and compilation: it is not counted
-    where there is a second one."""
+    """Seconds of each batch that this process handles."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.batches: list[tuple[int, float]] = []  # (images, seconds)
+        self.laps: list[Lap] = []
 
     @contextmanager
     def lap(self, images: int) -> Iterator[None]:
@@ -36,28 +44,31 @@ class Stopwatch:
         start = perf_counter()
         yield
         self._wait()
-        self.batches.append((images, perf_counter() - start))
-
-    @property
-    def warm(self) -> list[tuple[int, float]]:
-        """The batches that count."""
-        return self.batches[1:] or self.batches
-
-    @property
-    def timed_images(self) -> int:
-        return sum(images for images, _ in self.warm)
-
-    @property
-    def seconds_per_1000(self) -> float:
-        return 1000 * sum(seconds for _, seconds in self.warm) / self.timed_images
+        self.laps.append(Lap(images, perf_counter() - start, first=not self.laps))
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
+def counted(laps: Sequence[Lap]) -> list[Lap]:
+    """The batches that tell the cost: not the first of a process, where there are others."""
+    return [lap for lap in laps if not lap.first] or list(laps)
+
+
+def seconds_per_1000(laps: Sequence[Lap]) -> float:
+    """Seconds per 1000 images of the batches that count."""
+    warm = counted(laps)
+    return 1000 * sum(lap.seconds for lap in warm) / sum(lap.images for lap in warm)
+
+
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    """What times depend on: the GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Kernel distance, precision and recall of features, computed by torch-fidelity.
+"""Kernel distance, precision and recall of features, and the Inception score, computed by torch-fidelity.
 
 The kernel distance is the KID of Bińkowski et al. (2018): the unbiased squared MMD with the kernel
 (x·y/D + 1)³, averaged over random subsets. Being unbiased it may be slightly negative, and unlike a Fréchet distance it
@@ -6,16 +6,22 @@ does not grow when there are fewer samples. Precision and recall are those of Ky
 the share of samples inside the manifold of the reference, and the reverse; a manifold is the union of the balls around
 its points that reach to the k-th nearest neighbour.
 
+The Inception score (Salimans et al. 2016) is exp E_x KL(p(class|x) ‖ p(class)), from 1 to the number of classes; it never
+sees the reference. As published: the mean over ten random parts of the samples, and the deviation between the parts.
+
 float64 throughout: in float32 the three kernel means, each of order 1, cancel to noise, and distances go through x·y.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from diffusion_lab.evaluation.statistics import UnmeasurableError
+
+INCEPTION_SCORE_PARTS = 10
 
 
 def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset_size: int, seed: int) -> float:
@@ -58,3 +64,16 @@ def precision_recall(samples: Tensor, reference: Tensor, neighbours: int) -> tup
         verbose=False,
     )
     return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
+
+
+def inception_score(logits: Tensor, seed: int) -> tuple[float, float]:
+    """(mean, standard deviation) of the score over ten parts of logits (N, classes), shuffled by `seed`.
+
+    Raises UnmeasurableError unless there is a sample for each part.
+    """
+    if len(logits) < INCEPTION_SCORE_PARTS:
+        raise UnmeasurableError(
+            f"an Inception score over {INCEPTION_SCORE_PARTS} parts needs as many samples, got {len(logits)}"
+        )
+    result = isc_features_to_metric(logits.double().cpu(), INCEPTION_SCORE_PARTS, rng_seed=seed % 2**32)
+    return float(result[KEY_METRIC_ISC_MEAN]), float(result[KEY_METRIC_ISC_STD])

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.sampling import quantise
-from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
-from diffusion_lab.files import write_whole
+from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -59,6 +57,29 @@ class Reference:
         counts = self._statistics(split, None).get("class_counts")
         return None if counts is None else counts / counts.sum()
 
+    def class_moments(self, split: str) -> dict[int, Moments]:
+        """Moments of all images of the split, class by class; classes with fewer than two images are left out.
+
+        Raises UnmeasurableError if that is every class.
+        """
+
+        def compute() -> dict[str, Tensor]:
+            statistics = [
+                FeatureStatistics(self.features.dim, sync_on_compute=False) for _ in range(self.data.num_classes)
+            ]
+            for vectors, y in self._encode(split, None):
+                for label in y.unique().tolist():
+                    statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
+            found = {label: s.compute() for label, s in enumerate(statistics) if s.state[0, 0] >= 2}
+            if not found:
+                raise UnmeasurableError(f"no class has two images in {split}")
+            moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
+            return {"label": torch.tensor(list(found)), **moments}
+
+        tensors = self._cached("class-moments", split, None, compute)
+        columns = (tensors[name] for name in Moments._fields)
+        return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}
+
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
         """(n, D) float32 features of `num_images` images of the split, or of all."""
 
@@ -69,7 +90,7 @@ class Reference:
 
     def _statistics(self, split: str, num_images: int | None) -> dict[str, Tensor]:
         def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim).to(self.device)
+            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
             counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             for vectors, y in self._encode(split, num_images):
                 statistics.update(vectors)
@@ -106,30 +127,10 @@ class Reference:
         subset = "all" if num_images is None else str(num_images)
         name = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
         path = self.cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
-        tensors = _read(path, text)
-        if tensors is None:
-            with torch.no_grad():
-                tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-            write_whole(path, save(tensors, metadata={"key": text, "sha256": _digest(tensors)}))
+        found = read_tensors(path, text)
+        if found is not None:
+            return found[0]
+        with torch.no_grad():
+            tensors = compute()
+        write_tensors(path, text, tensors)
         return tensors
-
-
-def _read(path: Path, key: str) -> dict[str, Tensor] | None:
-    """The tensors of a cache file, or None if it is missing, damaged or of another key."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError):
-        return None
-    intact = metadata.get("key") == key and metadata.get("sha256") == _digest(tensors)
-    return tensors if intact else None
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """safetensors checks lengths, not content: a flipped bit would be a wrong score for ever."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab import __version__
 from diffusion_lab.data.splits import evenly_spaced
+from diffusion_lab.evaluation.cache import digest
+from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
-from diffusion_lab.evaluation.fidelity import kernel_distance, precision_recall
+from diffusion_lab.evaluation.drawing import Drawn, draw_once
+from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.likelihood import score_likelihood
 from diffusion_lab.evaluation.reference import Progress, Reference
-from diffusion_lab.evaluation.sampling import draw_features
+from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -67,14 +70,20 @@ def score(
     features: Features,
     settings: Evaluation,
     cache_dir: Path,
+    identity: str,
     progress: Progress | None = None,
     training: TrainingCost | None = None,
     flops: int | None = None,
-) -> Scores:
+    anew: bool = False,
+) -> Scores | None:
     """Everything there is to say about `model` with the weights `settings.weights` (already resolved: not "auto").
 
-    cache_dir keeps the reference between calls. training and flops (of one network evaluation of one image) are handed
-    on. Raises ValueError if the model, the data and the features do not belong together, or the weights do not exist.
+    cache_dir keeps the reference and the samples between calls; anew: the samples are drawn again. identity: what decides
+    the samples beside the weights and `model.sampling_protocol()`: the network's architecture, the code. training and flops
+    (of one network evaluation of one image) are handed on.
+
+    Where several ranks call it, they share the drawing; rank 0 does the rest and returns the scores, the others None.
+    Raises ValueError if the model, the data and the features do not belong together, or the weights do not exist.
     """
     data.prepare()
     _check(model, data, features)
@@ -82,36 +91,60 @@ def score(
     scores = Scores()
     reference = Reference(data, features.to(model.device).eval(), cache_dir, model.device, progress)
     with model.use_weights(settings.weights), _evaluating(model):
-        _score_samples(scores, model, reference, settings, progress)
+        drawn = _draw(model, reference, settings, cache_dir, identity, progress, anew)
+        if drawn is None:
+            return None
+        _score_samples(scores, drawn, reference, settings)
         _score_likelihood(scores, model, data, settings, progress)
-    _score_cost(scores, model, training, flops)
+    _score_cost(scores, model, drawn, training, flops)
     scores.protocol |= {
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         "features": {"name": features.name, "identity": features.identity},
         "weights": settings.weights,
         "model": model.protocol(),
-        "versions": {"diffusion_lab": __version__} | {name: version(name) for name in ("torch", "torch-fidelity")},
+        "versions": versions(),
     }
     return scores
 
 
-def _score_samples(
-    scores: Scores, model: GenerativeModel, reference: Reference, settings: Evaluation, progress: Progress
-) -> None:
+def _draw(
+    model: GenerativeModel,
+    reference: Reference,
+    settings: Evaluation,
+    cache_dir: Path,
+    identity: str,
+    progress: Progress,
+    anew: bool,
+) -> Drawn | None:
+    """The samples that the settings ask for, of the weights that the model has now."""
+    data, features = reference.data, reference.features
+    prior = reference.class_prior(settings.reference_split) if model.num_classes is not None else None
+    stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior)
+    decisive = {
+        "model": identity,
+        "weights": digest(model.state_dict()),
+        "sampling": model.sampling_protocol(),
+        "seed": stream.seed,
+        "batch_size": stream.batch_size,
+        "num_levels": stream.num_levels,
+        "class_prior": None if prior is None else prior.tolist(),
+        "features": features.identity,
+    }
+    store = SampleStore(cache_dir / "samples", decisive)
+    return draw_once(model, features, stream, settings.resolve_num_samples(data.num_test), store, progress, anew)
+
+
+def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings: Evaluation) -> None:
     """Fréchet distance and its floor, kernel distance, precision, recall, and what drawing the samples took."""
     data, features, split = reference.data, reference.features, settings.reference_split
-    num_samples = settings.resolve_num_samples(data.num_test)
-    prior = reference.class_prior(split) if model.num_classes is not None else None
-    drawn = draw_features(
-        model, features, num_samples, settings.batch_size, settings.seed, data.num_levels, prior, progress
-    )
+    num_samples = len(drawn.features)
     scores.samples = drawn.images
 
     real = reference.moments(split)
     num_held_out = data.num_test if settings.held_out_split == "test" else data.num_train
     floor_images = min(num_samples, num_held_out)
     distance = features.metric_name
-    scores.measure([distance], lambda: (frechet_distance(drawn.moments(), real),))
+    scores.measure([distance], lambda: (frechet_distance(drawn.moments(reference.device), real),))
     scores.measure(
         [f"{distance}_floor"],
         lambda: (frechet_distance(reference.moments(settings.held_out_split, floor_images), real),),
@@ -127,15 +160,20 @@ def _score_samples(
     # As many real images as samples: a manifold of more points is larger, and would favour one side.
     as_many = some_real[evenly_spaced(len(some_real), min(num_samples, len(some_real)))]
     scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
+    if drawn.stream.class_prior is not None:
+        _score_classes(scores, drawn, reference, split)
+    logits = features.class_logits(drawn.features.to(reference.device))
+    if logits is not None:
+        names = ["inception_score", "inception_score_std"]
+        scores.measure(names, lambda: inception_score(drawn.finite(logits), settings.seed))
+        scores.protocol["inception_score"] = {"num_parts": INCEPTION_SCORE_PARTS}
 
-    scores.record("seconds_per_1000_samples", drawn.stopwatch.seconds_per_1000)
-    scores.record("peak_memory_mib", drawn.peak_memory_mib, drawn.peak_memory_of)
     scores.protocol |= {
         "samples": {
             "num_images": num_samples,
             "seed": settings.seed,
             "num_levels": data.num_levels,
-            "labels": "none" if prior is None else f"shares of the classes in {split}",
+            "labels": "none" if drawn.stream.class_prior is None else f"shares of the classes in {split}",
         },
         "reference": {"split": split, "num_images": int(real.n)},
         "floor": {"split": settings.held_out_split, "num_images": floor_images},
@@ -146,13 +184,24 @@ def _score_samples(
             "num_reference": len(some_real),
         },
         "precision_recall": {"neighbours": settings.neighbours, "num_reference": len(as_many)},
-        "cost": {
-            "device": str(model.device),
-            "threads": torch.get_num_threads(),
-            "batch_size": settings.batch_size,
-            "timed_images": drawn.stopwatch.timed_images,
-            "peak_memory": drawn.peak_memory_of,
-        },
+    }
+
+
+def _score_classes(scores: Scores, drawn: Drawn, reference: Reference, split: str) -> None:
+    """Are the samples of the classes that they were asked for, and how good is each class?"""
+    features, distance = reference.features, reference.features.metric_name
+    y = labels(torch.arange(len(drawn.features)), drawn.stream.seed, drawn.stream.class_prior)
+    scores.measure([f"accuracy_{features.name}"], lambda: (class_accuracy(features, drawn.vectors(), y),))
+    try:
+        by_class = class_distances(drawn.vectors(), y, reference, split)
+    except UnmeasurableError as error:
+        scores.protocol["absent"][f"{distance} by class"] = str(error)
+        return
+    scores.curves["classes"] = {
+        "class": by_class.classes,
+        distance: by_class.distances,
+        "num_samples": by_class.num_samples,
+        "num_reference": by_class.num_reference,
     }
 
 
@@ -180,15 +229,22 @@ def _score_likelihood(
     }
 
 
-def _score_cost(scores: Scores, model: GenerativeModel, training: TrainingCost | None, flops: int | None) -> None:
+def _score_cost(
+    scores: Scores, model: GenerativeModel, drawn: Drawn, training: TrainingCost | None, flops: int | None
+) -> None:
+    """What the model takes: as it was written down when the samples were drawn, be it now or earlier."""
+    scores.measure(["seconds_per_1000_samples"], lambda: (drawn.seconds_per_1000(),))
+    cost = drawn.cost_protocol()
+    scores.record("peak_memory_mib", drawn.peak_memory_mib(), cost["peak_memory"])
+    scores.protocol["cost"] = cost
     scores.record("parameters", num_parameters(model))
-    scores.record("nfe", model.nfe)
+    scores.record("nfe", drawn.nfe)
     if training is not None:
         scores.record("training_steps", training.steps)
         scores.record("training_seconds", training.seconds)
         scores.record("training_images", training.images)
     if flops is not None:
-        scores.record("flops_per_sample", flops * model.nfe)
+        scores.record("flops_per_sample", flops * drawn.nfe)
 
 
 def _check(model: GenerativeModel, data: DataModule, features: Features) -> None:

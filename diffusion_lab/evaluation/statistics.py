@@ -43,6 +43,8 @@ def merge(parts: Tensor) -> Tensor:
 class FeatureStatistics(Metric):
     """Mean and unbiased covariance of all feature vectors seen, float64; synced over ranks by torchmetrics.
 
+    sync_on_compute: False where one rank sees everything by itself, and the others are not asked.
+
     The three sufficient statistics must be merged together, so they live in one (D + 1, D + 1) state: n at [0, 0],
     the mean in the rest of row 0, the centred products M below it.
     """
@@ -51,8 +53,8 @@ class FeatureStatistics(Metric):
     is_differentiable = False
     state: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
+    def __init__(self, dim: int, sync_on_compute: bool = True) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.add_state("state", torch.zeros(dim + 1, dim + 1, dtype=torch.float64), dist_reduce_fx=merge)
 
     def update(self, features: Tensor) -> None:

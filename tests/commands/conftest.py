@@ -38,6 +38,7 @@ def lab(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a command looks for modules in its working directory
 
     def run(command: str, *options: str) -> tuple[int, str, str]:
         GlobalHydra.instance().clear()

@@ -1,15 +1,11 @@
 """What goes wrong while training ends in one sentence, and nothing that was there is lost."""
 
 import errno
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
-from diffusion_lab.callbacks.saving import WholeCheckpoints, load_state, newest_good, previous_of
-from diffusion_lab.files import remove_staged
+from diffusion_lab.callbacks.saving import load_state
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import FAILED, read_status
@@ -22,20 +18,6 @@ OPTIONS = [*TINY, *STRIDED, "score=false"]
 def only_model(folder):
     (path,) = (folder / "outputs" / "models").iterdir()
     return ModelDirectory(path)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 3 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small file system: {mounted.stderr.decode()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def fill_disk(file):
@@ -147,42 +129,3 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
     assert "Traceback" not in err
     assert "a file stands in the way of the folder file/models/" in err
     assert "training images" not in out
-
-
-@pytest.mark.needs("mount")
-def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path, small_disk, monkeypatch):
-    """Another file system that is full: Lightning's own writer stages there."""
-    monkeypatch.setenv("TMPDIR", str(small_disk))
-    (small_disk / "filler").write_bytes(bytes(int(2.9 * 2**20)))
-    state = {"weights": torch.zeros(2**19)}
-    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
-    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
-    for file in (tmp_path / "resume.ckpt", previous_of(tmp_path / "resume.ckpt")):
-        assert torch.equal(load_state(file)["weights"], state["weights"])
-
-
-def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path):
-    """A process writes without end and is killed at random moments."""
-    writer = (
-        "import sys, torch, pathlib\nfrom diffusion_lab.callbacks.saving import WholeCheckpoints\n"
-        "path, n = pathlib.Path(sys.argv[1]), 0\n"
-        "while True:\n"
-        "    n += 1\n"
-        "    WholeCheckpoints().save_checkpoint({'n': n, 'fingerprint': 'f', 'weights': torch.full((2**16,), n)}, path)\n"
-        "    print(n, flush=True)\n"
-    )
-    path = tmp_path / "resume.ckpt"
-    for delay in (0.0, 0.007):
-        process = subprocess.Popen([sys.executable, "-c", writer, path], stdout=subprocess.PIPE, text=True)
-        for _ in range(3):
-            process.stdout.readline()
-        time.sleep(delay)
-        process.kill()
-        said = [int(line) for line in process.communicate()[0].split()]
-        good, wrong = newest_good(path, "f")
-        assert wrong == []
-        state = load_state(good)
-        assert state["n"] >= max(said, default=3)
-        assert (state["weights"] == state["n"]).all()
-        remove_staged(tmp_path)
-        assert {file.name for file in tmp_path.iterdir()} <= {"resume.ckpt", "resume.previous.ckpt"}

@@ -5,6 +5,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import completion
 from diffusion_lab.commands.main import COMMANDS
+from diffusion_lab.versions import versions
 
 from .conftest import files
 
@@ -21,6 +22,17 @@ def test_help_answers_in_under_a_second_without_torch(process):
     assert "diffusion_lab.commands.main" in imported
     assert "torch" not in imported
     assert "hydra" not in imported
+
+
+def test_versions_are_told_in_under_a_second_without_torch(process):
+    process("--version")
+    start = time.perf_counter()
+    done = process("--version", PYTHONPROFILEIMPORTTIME="1")
+    assert time.perf_counter() - start < 1.0
+    assert dict(line.split(" ", 1) for line in done.stdout.splitlines()) == versions()
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "diffusion_lab.versions" in imported
+    assert not {"torch", "lightning", "hydra", "torchmetrics"} & imported
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "schedule"])

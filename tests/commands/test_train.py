@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusion_lab.runs import newest_model
+from diffusion_lab.versions import versions
 
 from .conftest import STRIDED, TINY, files
 
@@ -31,7 +32,9 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
 
     assert set(directory.weight_names) == {"raw", "ema_0.999", "ema_0.9999"}
     assert directory.config.is_file()
+    assert directory.read_training()["versions"] == versions()
     metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["protocol"]["versions"] == versions()
     assert metrics["values"]["nfe"] == 3
     assert metrics["values"]["training_images"] == 16
     assert metrics["protocol"]["weights"] == "ema_0.999"

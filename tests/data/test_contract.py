@@ -1,5 +1,6 @@
 """Every data set that conf/data offers keeps the promises of a DataModule: a new one is tested the moment its yaml exists."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,32 +10,26 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataModule
 from diffusion_lab.data.levels import from_levels, to_levels
-from tests.data.conftest import write_images
+from tests.data.small_sets import SMALL
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 FILES = sorted(CONF.glob("*.yaml"))
 
 
-def parameter(path: Path):
-    marks = [pytest.mark.needs("dataset-fashion-mnist")] if path.stem == "fashion_mnist" else []
-    return pytest.param(path, id=path.stem, marks=marks)
-
-
-@pytest.fixture(scope="module", params=map(parameter, FILES))
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DataModule:
-    options = OmegaConf.load(request.param)
-    if request.param.stem == "fashion_mnist":
-        request.getfixturevalue("fashion_package")
-    root = OmegaConf.create({"seed": 3, "data": options.data})
-    if request.param.stem == "image_folder":
-        root.data.root = str(write_images(tmp_path_factory.mktemp("own")))
-    data = instantiate(root.data)
-    data.prepare()
-    return data
+@pytest.fixture(scope="module", params=[pytest.param(path, id=path.stem) for path in FILES])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataModule]:
+    root = OmegaConf.create({"seed": 3, "data": OmegaConf.load(request.param).data})
+    with pytest.MonkeyPatch.context() as patch:
+        if write := SMALL.get(request.param.stem):
+            root.data.root = str(write(tmp_path_factory.mktemp(request.param.stem) / "own", patch))
+        data = instantiate(root.data)
+        data.prepare()
+        yield data
 
 
 def test_there_are_data_sets() -> None:
-    assert {"digits", "fashion_mnist", "gaussian", "image_folder", "mixture", "two_moons"} <= {p.stem for p in FILES}
+    known = {"digits", "gaussian", "mixture", "two_moons", *SMALL}
+    assert known <= {path.stem for path in FILES}
 
 
 def test_the_yaml_is_the_name_and_the_options_arrive(data: DataModule, request: pytest.FixtureRequest) -> None:

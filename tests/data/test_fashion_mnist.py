@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.data import DataError
-from diffusion_lab.data import fashion_mnist as fashion
+from diffusion_lab.data import DataError, idx
 from diffusion_lab.data.fashion_mnist import FashionMNIST
 
 
@@ -41,7 +40,7 @@ def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, mo
     plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
     monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
     monkeypatch.setattr("sys.prefix", str(tmp_path / "share"))
-    monkeypatch.setattr(fashion, "_package_folders", only_below(tmp_path, fashion._package_folders))
+    monkeypatch.setattr(idx, "_package_folders", only_below(tmp_path, idx._package_folders))
     installed = FashionMNIST(batch_size=4, seed=0)
     for data in (gzipped, plain, installed):
         data.prepare()
@@ -50,7 +49,7 @@ def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, mo
 
 def only_below(folder: Path, folders):
     """The machine's own package must not be what the test finds."""
-    return lambda: [path for path in folders() if path.is_relative_to(folder)]
+    return lambda package: [path for path in folders(package) if path.is_relative_to(folder)]
 
 
 def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +58,7 @@ def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.M
     for path in idx_folder.glob("*.gz"):
         shutil.move(path, package)
     monkeypatch.setattr("sys.prefix", str(idx_folder))
-    monkeypatch.setattr(fashion, "_package_folders", only_below(idx_folder, fashion._package_folders))
+    monkeypatch.setattr(idx, "_package_folders", only_below(idx_folder, idx._package_folders))
     FashionMNIST(batch_size=4, seed=0).prepare()
 
 
@@ -92,10 +91,12 @@ def test_a_failed_download_leaves_nothing_and_says_so(tmp_path: Path, monkeypatc
 
 
 def test_nothing_found_names_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = r"data.download=true, install Debian's package dataset-fashion-mnist, or .*data.root=FOLDER"
+    advice = (
+        r"data.download=true, install Debian's package dataset-fashion-mnist, or put train-images-.*data.root=FOLDER"
+    )
     with pytest.raises(DataError, match=rf"not found in {tmp_path}: .*{advice}"):
         FashionMNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
-    monkeypatch.setattr(fashion, "_package_folders", list)
+    monkeypatch.setattr(idx, "_package_folders", lambda package: [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(DataError, match=advice):
         FashionMNIST(batch_size=4, seed=0).prepare()

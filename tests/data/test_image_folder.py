@@ -1,5 +1,8 @@
 import itertools
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data import DataError
+from diffusion_lab.data import DataError, image_files
 from diffusion_lab.data.image_folder import ImageFolder
 from diffusion_lab.data.images import read_image
 from diffusion_lab.data.order import BatchOrder
@@ -170,26 +173,12 @@ def test_an_image_outside_every_class_is_named(image_root: Path) -> None:
         folder(image_root, classes="subfolders").prepare()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "only a signature"])
-def test_a_file_that_is_no_image_is_named_before_training(image_root: Path, content: bytes) -> None:
-    (image_root / "ants" / "broken.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"broken\.png is not an image that can be read") as error:
-        folder(image_root).prepare()
-    assert "\n" not in str(error.value)
-
-
 def test_a_damaged_png_is_named_before_training(image_root: Path) -> None:
     path = image_root / "ants" / "00.png"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"00\.png is not an image that can be read"):
-        folder(image_root).prepare()
-
-
-def test_sixteen_bits_are_named_before_training(image_root: Path) -> None:
-    save(image_root / "ants" / "deep.png", np.zeros((8, 8), dtype=np.uint16))
-    with pytest.raises(DataError, match=r"deep\.png has pixels of more than 8 bits"):
         folder(image_root).prepare()
 
 
@@ -204,6 +193,46 @@ def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_roo
     assert "\n" not in str(error.value)
 
 
+def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder(image_root, num_workers=2)
+    data.prepare()
+    monkeypatch.setattr(image_files, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    started = time.monotonic()
+    with pytest.raises(
+        DataError, match=r"A process that decodes images ended .*(killed|exited).*data\.num_workers=1"
+    ) as error:
+        list(data.batches("train", 4))
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
+    image_root: Path, tmp_path: Path, caplog
+) -> None:
+    shutil.copytree(image_root, tmp_path / "clean")
+    for name in ("ants/aa.png", "bees/zz.jpg"):
+        (image_root / name).write_bytes(b"no image")
+    data = folder(image_root, on_error="skip", classes="subfolders")
+    data.prepare()
+    assert (data.num_train, data.num_test) == (18, 2)
+    assert data.identity == identity(tmp_path / "clean", classes="subfolders")
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith(f"data.on_error=skip: 2 of 22 files in {image_root} are left out; the first: ")
+    assert said.endswith(
+        "aa.png is not an image that can be read (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP)."
+    )
+
+
+def test_nothing_left_after_skipping_is_an_error(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"None of the 3 files in .* is an image that can be used: .*0\.png is empty"):
+        folder(tmp_path, on_error="skip").prepare()
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match="holds one image: at least two"):
+        folder(tmp_path, on_error="skip").prepare()
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -213,6 +242,8 @@ def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_roo
         {"test_fraction": 0.0},
         {"test_fraction": 1.0},
         {"num_workers": -1},
+        {"on_error": "ignore"},
+        {"max_pixels": 0},
     ],
 )
 def test_impossible_options_are_named(tmp_path: Path, option: dict) -> None:

@@ -80,3 +80,11 @@ def test_the_history_is_part_of_the_training_state():
 
 def test_losses_of_zero_everywhere_are_sampled_uniformly():
     assert warmed([0.0, 0.0]).probabilities.tolist() == [0.5, 0.5]
+
+
+def test_a_loss_that_is_not_finite_is_not_remembered():
+    sampler = LossAwareTimesteps(num_timesteps=2, history_per_timestep=1)
+    sampler.update(torch.tensor([1, 2]), torch.tensor([1.0, 3.0]))
+    before = sampler.probabilities
+    sampler.update(torch.tensor([1, 2]), torch.tensor([torch.nan, torch.inf]))
+    assert torch.equal(sampler.probabilities, before)

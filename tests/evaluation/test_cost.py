@@ -4,30 +4,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.evaluation.cost import Stopwatch, num_parameters, peak_memory_mib
+from diffusion_lab.evaluation.cost import Lap, Stopwatch, counted, num_parameters, peak_memory_mib, seconds_per_1000
 from tests.evaluation.stand_ins import GaussianModel
 
 CPU = torch.device("cpu")
 
 
-def watched(*seconds, images=10):
-    stopwatch = Stopwatch(CPU)
-    for pause in seconds:
-        with stopwatch.lap(images):
-            time.sleep(pause)
-    return stopwatch
-
-
-def test_the_first_batch_does_not_count():
-    stopwatch = watched(0.3, 0.01, 0.02)
-    assert stopwatch.timed_images == 20
-    assert 1.5 <= stopwatch.seconds_per_1000 < 10  # 30 ms / 20 images; with the first batch 11
+def test_the_first_batch_of_each_process_does_not_count():
+    laps = [Lap(10, 0.3, first=True), Lap(10, 0.01, first=False), Lap(10, 0.5, first=True), Lap(10, 0.02, first=False)]
+    assert counted(laps) == [laps[1], laps[3]]
+    assert seconds_per_1000(laps) == pytest.approx(1.5)
 
 
 def test_an_only_batch_counts():
-    stopwatch = watched(0.01)
-    assert stopwatch.timed_images == 10
-    assert stopwatch.seconds_per_1000 >= 1
+    assert seconds_per_1000([Lap(10, 0.01, first=True)]) == pytest.approx(1)
+
+
+def test_a_stopwatch_times_its_blocks():
+    stopwatch = Stopwatch(CPU)
+    for images, pause in ((3, 0.02), (5, 0.001)):
+        with stopwatch.lap(images):
+            time.sleep(pause)
+    assert [(lap.images, lap.first) for lap in stopwatch.laps] == [(3, True), (5, False)]
+    assert 0.02 <= stopwatch.laps[0].seconds < 0.5
+    assert 0.001 <= stopwatch.laps[1].seconds < 0.4
 
 
 def test_peak_memory_is_that_of_the_kernel_in_mib():

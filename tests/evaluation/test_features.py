@@ -62,11 +62,12 @@ def test_the_clothes_trained_on_are_the_clothes_installed(fashion: FashionMNIST)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path) -> None:
-    features = instantiate(OmegaConf.load(path))
+def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path, random_inception) -> None:
+    weights = random_inception._asdict() if path.stem == "inception" else {}
+    features = instantiate(OmegaConf.load(path), **weights)
     assert isinstance(features, Features)
     assert features.name == path.stem
-    assert features.metric_name == f"fd_{path.stem}"
+    assert features.metric_name == ("fid" if path.stem == "inception" else f"fd_{path.stem}")
     assert len(features.identity) == 64
     shape = features.classifier.shape if isinstance(features, ClassifierFeatures) else (3, 4, 4)
     features.check(shape)
@@ -76,6 +77,7 @@ def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path
     assert vectors.dtype == torch.float32
     assert not vectors.requires_grad
     assert not list(filter(lambda p: p.requires_grad, features.parameters()))
+    assert (features.class_logits(vectors) is not None) == (path.stem == "inception")
 
 
 def test_pixels_are_the_values_themselves() -> None:

@@ -3,20 +3,15 @@ import torch
 
 from diffusion_lab.data.levels import from_levels
 from diffusion_lab.evaluation.cost import Stopwatch
-from diffusion_lab.evaluation.sampling import KEPT_IMAGES, draw, draw_features, labels, quantise
-from diffusion_lab.evaluation.statistics import UnmeasurableError
-from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels
+from diffusion_lab.evaluation.sampling import Stream, labels, quantise
+from tests.evaluation.stand_ins import GaussianModel
 
 CPU = torch.device("cpu")
 
 
 def drawn(batch_size=16, seed=0, prior=None, num_levels=17, n=50):
     model = GaussianModel(None if prior is None else len(prior)).eval()
-    return torch.cat(list(draw(model, n, batch_size, seed, num_levels, prior, Stopwatch(CPU))))
-
-
-def draw_and_look(model, n=50, progress=lambda *_: None):
-    return draw_features(model.eval(), RawPixels(), n, 16, 0, 17, None, progress)
+    return torch.cat(list(Stream(seed, batch_size, num_levels, prior).draw(model, range(n), Stopwatch(CPU))))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -56,31 +51,12 @@ def test_a_label_depends_on_seed_and_index_only():
 
 
 def test_an_unconditional_model_is_given_no_labels():
-    model = GaussianModel()
-    draw_and_look(model)
+    model = GaussianModel().eval()
+    list(Stream(seed=0, batch_size=16, num_levels=17).draw(model, range(50), Stopwatch(CPU)))
     assert model.labels == [None] * 4
 
 
-def test_features_see_all_samples_and_pictures_are_the_first():
-    result = draw_and_look(GaussianModel(), n=KEPT_IMAGES + 20)
-    assert torch.equal(result.vectors().reshape(-1, 1, 2, 2), drawn(n=KEPT_IMAGES + 20))
-    assert torch.equal(result.images, drawn(n=KEPT_IMAGES + 20))  # small ones are all kept
-    assert result.moments().n == KEPT_IMAGES + 20
-
-
-def test_large_samples_are_not_all_kept(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.evaluation.sampling.KEPT_VALUES", 0)
-    assert torch.equal(draw_and_look(GaussianModel(), n=90).images, drawn(n=KEPT_IMAGES))
-
-
-def test_samples_that_are_not_finite_are_not_measured():
-    result = draw_and_look(Broken())
-    for measure in (result.vectors, result.moments):
-        with pytest.raises(UnmeasurableError, match="8 of 50 samples are not finite"):
-            measure()
-
-
-def test_progress_counts_to_the_end():
-    seen = []
-    draw_and_look(GaussianModel(), progress=lambda *what: seen.append(what))
-    assert seen == [("samples", done, 50) for done in (16, 32, 48, 50)]
+def test_a_part_of_the_stream_is_that_part():
+    model = GaussianModel().eval()
+    part = torch.cat(list(Stream(seed=0, batch_size=16, num_levels=17).draw(model, range(20, 45), Stopwatch(CPU))))
+    assert torch.equal(part, drawn(50)[20:45])

@@ -1,0 +1,98 @@
+"""diffusion-lab report [sweep]: a page, tables and figures about a sweep or any runs. Trains and scores nothing."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, ListConfig
+from rich.console import Console
+
+from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.runs import RunDirectory, SweepDirectory, newest_sweep, sweep_directory
+from diffusion_lab.sweeps.report import make_report, report_on_runs
+
+if TYPE_CHECKING:
+    from diffusion_lab.sweeps.cells import Gathered
+    from diffusion_lab.sweeps.table import Table
+
+
+def completed(options: list[str]) -> list[str]:
+    """`report NAME` is `report sweep=NAME`."""
+    if options and "=" not in options[0] and not options[0].startswith(("-", "+", "~")):
+        return [f"sweep={options[0]}", *options[1:]]
+    return options
+
+
+def run(cfg: DictConfig) -> None:
+    """Show the tables and write the report."""
+    if cfg.runs is not None and cfg.sweep is not None:
+        raise MistakeError("sweep and runs: a report is about one or the other")
+    if cfg.runs is not None:
+        patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
+        to = Path(cfg.to or "report")
+        command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"
+        page = report_on_runs(_run_folders(patterns, Path(cfg.outputs)), to, command, show)
+    else:
+        sweep = _sweep(str(cfg.sweep), Path(cfg.outputs)) if cfg.sweep is not None else newest_sweep(Path(cfg.outputs))
+        page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
+    Console().print(
+        f"report  {page}  (beside it table.csv, cells.csv, table.md, table.tex, figures/)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show(gathered: Gathered, table: Table) -> None:
+    """The tables, and what is missing, in the terminal."""
+    from rich.text import Text
+
+    from diffusion_lab.sweeps.exports import terminal
+    from diffusion_lab.sweeps.layout import columns, finding
+    from diffusion_lab.sweeps.notes import notes
+
+    console = Console()
+    for group, (shown, width) in zip(table.groups, terminal(table, console.width), strict=True):
+        Console(width=width).print(shown)
+        console.print(Text("\n".join(notes(group)), style="dim"))
+        named = {column.measure.name: column for column in columns(group)}
+        for standing in filter(lambda standing: standing.measure.headline, group.standings):
+            said = finding(standing, named[standing.measure.name])
+            console.print(Text(f"{said.what}: {said.text}", style="green" if said.sure else ""), soft_wrap=True)
+    waiting = [cell for cell in gathered.cells if not cell.done]
+    for cell in waiting:
+        choices = " · ".join(filter(None, cell.choices.values()))
+        console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"), soft_wrap=True)
+    for sentence in gathered.skipped:
+        console.print(Text(f"left out: {sentence}", style="yellow"), soft_wrap=True)
+
+
+def _sweep(named: str, outputs: Path) -> SweepDirectory:
+    """A folder, or the name of one under outputs/sweeps."""
+    sweep = SweepDirectory(Path(named))
+    if not sweep.sweep.is_file():
+        sweep = sweep_directory(outputs, named)
+    if not sweep.sweep.is_file():
+        known = sorted(path.parent.name for path in sweep.path.parent.glob("*/sweep.json"))
+        there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
+        raise MistakeError(f"sweep={named}: there is no such sweep; {there}")
+    return sweep
+
+
+def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
+    """The run folders that the patterns name, themselves or as a folder of runs; a bare name is one under outputs/runs."""
+    folders: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern)) or sorted(glob.glob(str(outputs / "runs" / pattern)))
+        matches = [Path(path) for path in found if Path(path).is_dir()]
+        if not matches:
+            raise MistakeError(f"runs={pattern}: there is no such folder, here or in {outputs / 'runs'}")
+        for match in matches:
+            inside = (
+                []
+                if RunDirectory(match).metrics.is_file()
+                else sorted(path.parent for path in match.glob("*/metrics.json"))
+            )
+            folders += inside or [match]
+    return folders

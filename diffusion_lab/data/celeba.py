@@ -1,0 +1,78 @@
+"""CelebA: faces, aligned, 178×218 pixels a file, through torchvision (Z. Liu, P. Luo, X. Wang, X. Tang, Deep learning face
+attributes in the wild, 2015).
+"""
+
+from pathlib import Path
+
+from torchvision import datasets
+
+from diffusion_lab.data.base import DataError
+from diffusion_lab.data.download import cache_folder, download
+from diffusion_lab.data.image_files import ImageFiles
+from diffusion_lab.data.images import MAX_PIXELS
+from diffusion_lab.data.published import first_wrong
+
+_FOLDER = datasets.CelebA.base_folder
+_IMAGES = "img_align_celeba"
+
+
+class CelebA(ImageFiles):
+    """162,770 faces to train on and 19,962 to test, the split of the authors; their 19,867 for validation are not used.
+
+    A face is the square of 178 pixels in the middle, resized. `attribute`, such as Smiling: two classes, 1 where it
+    is there. `root` holds celeba/img_align_celeba/ and the lists beside it; null: the user's cache folder. `download`
+    fetches them, which needs the package gdown. torchvision checks the MD5 of the lists; the images are checked and
+    hashed one by one.
+    """
+
+    name = "celeba"
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        image_size: int = 64,
+        attribute: str | None = None,
+        flip: bool = True,
+        root: str | None = None,
+        download: bool = False,
+        num_workers: int = 2,
+        on_error: str = "raise",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        folder = Path(root) if root else cache_folder(self.name)
+        super().__init__(batch_size, seed, flip, folder, image_size, 3, num_workers, on_error, max_pixels)
+        self.attribute = attribute
+        self.download = download
+
+    def _load(self) -> None:
+        lists = [name for _, _, name in datasets.CelebA.file_list if name.endswith(".txt")]
+        by_hand = f"put {_IMAGES}.zip, unpacked, and {', '.join(lists)} into {self.root / _FOLDER}"
+        wrong = self._first_wrong()
+        if wrong and self.download:
+            download("CelebA", self.root, lambda root: datasets.CelebA(root, download=True), "", by_hand)
+            wrong = self._first_wrong()
+        if wrong:
+            raise DataError(f"CelebA: {wrong}: set data.download=true, or {by_hand}.")
+        sources = {split: datasets.CelebA(str(self.root), split, target_type=[]) for split in ("train", "test")}
+        names = [name for name in sources["train"].attr_names if name]
+        if self.attribute not in (None, *names):
+            raise DataError(f"data.attribute={self.attribute} is not one of CelebA's: {', '.join(names)}.")
+        folder = self.root / _FOLDER / _IMAGES
+        listed = {split: [folder / name for name in source.filename] for split, source in sources.items()}
+        digests = self._usable([path for paths in listed.values() for path in paths])
+        shown = {split: [i for i, path in enumerate(listed[split]) if path in digests] for split in listed}
+        labels = dict.fromkeys(listed)
+        self.num_classes = None
+        if self.attribute is not None:
+            column = names.index(self.attribute)
+            labels = {split: source.attr[shown[split], column] for split, source in sources.items()}
+            self.num_classes = 2
+        self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, labels, digests)
+
+    def _first_wrong(self) -> str | None:
+        """What is missing or not as published, or None. Of the images only their folder is asked for here."""
+        folder = self.root / _FOLDER
+        lists = ((folder / name, md5) for _, md5, name in datasets.CelebA.file_list if name.endswith(".txt"))
+        wrong = first_wrong(lists)
+        return wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")

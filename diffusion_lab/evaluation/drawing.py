@@ -1,0 +1,174 @@
+"""Draw what is not drawn yet, look at it, and put all of it together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.cost import (
+    Stopwatch,
+    counted,
+    device_name,
+    peak_memory_mib,
+    reset_peak_memory,
+    seconds_per_1000,
+)
+from diffusion_lab.evaluation.ranks import num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.sampling import Stream
+from diffusion_lab.evaluation.shards import Effort, SampleStore, Shard, shards
+from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.lock import hold
+from diffusion_lab.models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.features import Features
+
+Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
+KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
+KEPT_IMAGES = 64  # but no fewer images than this
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """n samples of a stream: the first few as images (float32, CPU), all as features, and what drawing them took."""
+
+    stream: Stream
+    images: Tensor
+    features: Tensor
+    num_not_finite: int
+    efforts: list[Effort]
+
+    def finite(self, rows: Tensor) -> Tensor:
+        """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
+        if self.num_not_finite > 0:
+            raise UnmeasurableError(f"{self.num_not_finite} of {len(self.features)} samples are not finite")
+        return rows
+
+    def vectors(self) -> Tensor:
+        """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
+        return self.finite(self.features)
+
+    def moments(self, device: torch.device) -> Moments:
+        """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
+        statistics = FeatureStatistics(self.features.shape[1], sync_on_compute=False).to(device)
+        for rows in self.vectors().split(1024):
+            statistics.update(rows.to(device))
+        return Moments(*(moment.cpu() for moment in statistics.compute()))
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations that one sample took."""
+        return self.efforts[0].nfe
+
+    def seconds_per_1000(self) -> float:
+        """Of drawing alone, on one device; UnmeasurableError if the shards were not all drawn on the same."""
+        machines = sorted({f"{effort.device} with {effort.threads} threads" for effort in self.efforts})
+        if len(machines) > 1:
+            raise UnmeasurableError(f"some samples were drawn on {machines[0]}, others on {machines[1]}")
+        return seconds_per_1000([lap for effort in self.efforts for lap in effort.laps])
+
+    def cost_protocol(self) -> dict[str, str | int]:
+        """What the times are times of."""
+        return {
+            "device": ", ".join(sorted({effort.device for effort in self.efforts})),
+            "threads": max(effort.threads for effort in self.efforts),
+            "batch_size": self.stream.batch_size,
+            "timed_images": sum(lap.images for lap in counted([lap for e in self.efforts for lap in e.laps])),
+            "peak_memory": self.efforts[0].peak_memory_of,
+        }
+
+    def peak_memory_mib(self) -> float | None:
+        """The largest of any process that drew; None where the system does not tell."""
+        peaks = [effort.peak_memory_mib for effort in self.efforts]
+        return None if None in peaks else max(peaks)
+
+
+def draw_once(
+    model: GenerativeModel,
+    features: Features,
+    stream: Stream,
+    num_samples: int,
+    store: SampleStore,
+    progress: Progress,
+    anew: bool = False,
+) -> Drawn | None:
+    """Samples 0 … num_samples − 1: what the store lacks is drawn, by all ranks together. Rank 0 returns them, others None.
+
+    anew: forget what is there. A process that finds another one at the same samples waits for it, and finds them drawn.
+    """
+    parts = shards(num_samples, stream.batch_size)
+    with _alone(store, progress):
+        if anew and rank() == 0:
+            store.clear()
+        # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
+        found = [store.read(part) for part in parts] if rank() == 0 else []
+        missing = word_of_rank_zero([i for i, shard in enumerate(found) if shard is None])
+        mine = [parts[i] for i in missing[rank() :: num_ranks()]]
+        _draw(model, features, stream, mine, store, progress, num_samples - sum(len(parts[i]) for i in missing))
+        wait_for_all()
+    if rank() > 0:
+        return None
+    # Ranks that share no file system leave rank 0 with their work, but never with a hole.
+    unseen = [parts[i] for i in missing if store.read(parts[i]) is None]
+    _draw(model, features, stream, unseen, store, progress, num_samples - sum(map(len, unseen)))
+    found = [shard or store.read(part) for part, shard in zip(parts, found, strict=True)]
+    return Drawn(
+        stream=stream,
+        images=torch.cat([shard.images for shard in found]),
+        features=torch.cat([shard.features for shard in found]),
+        num_not_finite=sum(int((~shard.finite).sum()) for shard in found),
+        efforts=[shard.effort for shard in found],
+    )
+
+
+def _draw(
+    model: GenerativeModel,
+    features: Features,
+    stream: Stream,
+    parts: list[range],
+    store: SampleStore,
+    progress: Progress,
+    done: int,
+) -> None:
+    """Each shard is written as soon as it is whole. `done` samples are there already."""
+    reset_peak_memory(model.device)
+    stopwatch = Stopwatch(model.device)
+    total = done + sum(map(len, parts))
+    for part in parts:
+        laps_before = len(stopwatch.laps)
+        images, vectors, finite = [], [], []
+        room = max(KEPT_IMAGES, KEPT_VALUES // prod(model.shape)) - part.start
+        for x in stream.draw(model, part, stopwatch):
+            images.append(x[: max(0, room)].float().cpu())
+            finite.append(x.flatten(1).isfinite().all(1).cpu())
+            with torch.no_grad():
+                vectors.append(features(x).float().cpu())
+            room -= len(x)
+            done += len(x)
+            progress("samples", done, total)
+        peak, peak_of = peak_memory_mib(model.device)
+        effort = Effort(
+            laps=stopwatch.laps[laps_before:],
+            device=device_name(model.device),
+            threads=torch.get_num_threads(),
+            nfe=model.nfe,
+            peak_memory_mib=peak,
+            peak_memory_of=peak_of,
+        )
+        store.write(part, Shard(torch.cat(vectors), torch.cat(finite), torch.cat(images), effort))
+
+
+@contextmanager
+def _alone(store: SampleStore, progress: Progress) -> Iterator[None]:
+    """One command at a time draws into a store; its rank 0 holds the folder for all of its ranks."""
+    if rank() > 0:
+        yield
+        return
+    with hold(store.folder, lambda holder: progress(f"waiting for {holder or 'another process'}", 0, 1)):
+        yield

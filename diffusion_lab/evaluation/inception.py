@@ -1,0 +1,106 @@
+"""The Inception-v3 of the original FID: TensorFlow's graph of 2015-12-05 as torch-fidelity ported it, 2048 features.
+
+Only with these weights is a Fréchet distance called "fid". They are not shipped: 91 MiB, published by torch-fidelity.
+The file is hashed before anything looks into it, and nothing in it is unpickled but tensors.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from diffusion_lab.data.levels import to_levels
+from diffusion_lab.evaluation.classifiers import WeightsError
+from diffusion_lab.evaluation.features import Features
+
+FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[1]
+# Its first eight digits end the file's name; all of them are as several users of the file have published them.
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+CHUNK = 32  # images through the network at a time: at 299×299 its first layers take 25 MiB an image
+
+
+class InceptionFeatures(Features):
+    """The 2048 averages of the last pooling layer, float32, under autocast too. Grey images are shown in three channels.
+
+    path: the weights; None: FILE_NAME in the checkpoint folder of torch hub. download: fetch a file that is not there,
+    once. sha256: what the file must hash to; another digest is another ruler. Raises WeightsError, in one sentence.
+    """
+
+    name = "inception"
+    metric_name = "fid"
+    dim = 2048
+
+    def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
+        super().__init__()
+        file = Path(path) if path is not None else Path(torch.hub.get_dir(), "checkpoints", FILE_NAME)
+        if download and not file.is_file():
+            _fetch(file, sha256)
+        self.network = _network(_checked(file, sha256), file)
+        self.identity = sha256
+
+    def check(self, shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(
+                f"features=inception look at images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
+                "choose features=pixels."
+            )
+
+    def train(self, mode: bool = True) -> "InceptionFeatures":
+        """Batch normalisation always uses the stored moments: a ruler has no mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 1 or 3, H, W) of any size: shown as uint8, which is what this network was defined on."""
+        pixels = to_levels(x, 256).expand(-1, 3, -1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([self.network(chunk)[0] for chunk in pixels.split(CHUNK)])
+
+    @torch.no_grad()
+    def class_logits(self, vectors: Tensor) -> Tensor:
+        """Without the bias, as the published Inception scores have it (Salimans et al. 2016)."""
+        return vectors @ self.network.fc.weight.T.to(vectors)
+
+
+def _fetch(file: Path, sha256: str) -> None:
+    """Whole or not at all: torch hub writes beside the target and checks the digest before it puts the file in place."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=sha256, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(f"{URL_INCEPTION_V3} could not be fetched to {file} ({error}); put it there.") from error
+
+
+def _checked(file: Path, sha256: str) -> bytes:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"features=inception need the file {FILE_NAME}: fetch {URL_INCEPTION_V3} to {file.absolute()}, or say "
+            "features.download=true or features.path=FILE."
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise WeightsError(
+            f"{file} is not {FILE_NAME}: its SHA-256 is {found}, not {sha256}; fetch it again from {URL_INCEPTION_V3}."
+        )
+    return content
+
+
+def _network(content: bytes, file: Path) -> FeatureExtractorInceptionV3:
+    try:
+        weights: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        # torch-fidelity unpickles whatever file it is given: it is given what was just loaded safely.
+        safe = io.BytesIO()
+        torch.save(weights, safe)
+        safe.seek(0)
+        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], safe)
+    except (RuntimeError, UnpicklingError, AttributeError, TypeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{file} does not hold the weights of this Inception-v3: {reason}") from error

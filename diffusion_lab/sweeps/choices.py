@@ -1,0 +1,81 @@
+"""In which options the configs of some runs differ: their axes, when no sweep wrote them down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.runs import TRAINING_EXCLUDED
+
+# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
+_SCORING = {"sampler", "guidance", "evaluation", "features"}
+_IGNORED = (TRAINING_EXCLUDED - _SCORING) | {"model", "facts", "evaluation.batch_size"}
+_TARGET = "._target_"
+
+
+def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[dict[str, str | None]], list[str]]:
+    """(axes, the choices of each config, one sentence for each config that cannot be read).
+
+    An option is an axis when it differs between two configs. Left out are options that say the same again: those that follow
+    from the class that their group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed).
+    A group is called by its name and its choice by the class it builds.
+    """
+    unread: list[str] = []
+    flat = [_flat_config(path, unread) for path in configs]
+    keys = list(dict.fromkeys(key for config in flat for key in config))
+    columns = {key: [config.get(key) for config in flat] for key in keys}
+    varying = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    kept: dict[str, list[str | None]] = {}
+    for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
+        copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
+        if not _follows_from_its_group(key, varying) and not any(kept[k] == varying[key] for k in copies):
+            kept[key] = varying[key]
+    groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
+    axes = {key: sorted({value for value in kept[key] if value is not None}, key=natural) for key in order}
+    return axes, [{axis: config.get(axis) for axis in axes} for config in flat], unread
+
+
+def natural(text: str) -> tuple[int, float, str]:
+    """Sorts numbers by value, before words."""
+    try:
+        return (0, float(text), text)
+    except ValueError:
+        return (1, 0.0, text)
+
+
+def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]]) -> bool:
+    """Whether the option has one value wherever there is such an option, and a group above it says where that is."""
+    parts = key.split(".")
+    groups = [".".join(parts[:length]) for length in range(1, len(parts))]
+    return len(set(varying[key]) - {None}) == 1 and any(
+        len(set(zip(varying[group], varying[key], strict=True))) == len(set(varying[group]))
+        for group in groups
+        if group in varying
+    )
+
+
+def _flat_config(path: Path, unread: list[str]) -> dict[str, str]:
+    """Dotted option -> value as text; a group's own class under the group's name."""
+    try:
+        config = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, yaml.YAMLError) as error:
+        unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
+        return {}
+    return dict(_leaves(config, "")) if isinstance(config, Mapping) else {}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if name in _IGNORED or key == "_partial_":
+            continue
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.")
+        elif name.endswith(_TARGET):
+            yield name.removesuffix(_TARGET), str(value).rpartition(".")[2]
+        elif value is not None:
+            yield name, str(value)

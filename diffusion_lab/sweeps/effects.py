@@ -1,0 +1,63 @@
+"""What one axis does, the others averaged: over sets of cells that differ in that axis alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from diffusion_lab.sweeps.compare import Measured
+from diffusion_lab.sweeps.measures import Measure
+from diffusion_lab.sweeps.table import Group, Table, seed_of
+
+
+@dataclass(frozen=True)
+class Effect:
+    """values: of the axis, in order; means and errors of each (over seeds; None with one seed). blocks: for each set of cells that
+    differ in the axis alone, its numbers by value. left_out: values that share no such set with the others."""
+
+    values: list[str | None]
+    means: list[float]
+    errors: list[float | None]
+    blocks: list[list[float]]
+    left_out: list[str | None]
+
+
+def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
+    """None where no two cells differ in `axis` alone, or the values do not differ in it."""
+    cells = [
+        {**dict(zip(table.axes, row.choice, strict=True)), "_seed": seed_of(cell), "_y": cell.values[measure.name]}
+        for row in group.rows
+        for cell in row.done
+        if measure.name in cell.values
+    ]
+    if not cells or len({cell[axis] for cell in cells}) < 2:
+        return None
+    frame = pd.DataFrame(cells).fillna("").astype(dict.fromkeys(table.axes, str))
+    others = [other for other in (*table.axes, "_seed") if other != axis]
+    wide = frame.pivot_table(index=others, columns=axis, values="_y", sort=False)
+    order = list(dict.fromkeys(frame[axis]))
+    kept = _values_together(wide[order])
+    if len(kept) < 2:
+        return None
+    blocks = wide[kept].dropna()
+    by_seed = blocks.groupby(level="_seed").mean()
+    means = [Measured(by_seed[value].to_dict(), {}) for value in kept]
+    return Effect(
+        [value or None for value in kept],
+        [mean.mean for mean in means],
+        [mean.error for mean in means],
+        blocks.groupby(level=[other for other in others if other != "_seed"], sort=False).mean().to_numpy().tolist()
+        if len(others) > 1
+        else blocks.to_numpy().tolist(),
+        [value or None for value in order if value not in kept],
+    )
+
+
+def _values_together(wide: pd.DataFrame) -> Sequence[str]:
+    """The columns, two or more, whose complete lines hold the most cells; more columns first where that is equal."""
+    patterns = {tuple(line) for line in wide.notna().to_numpy()}
+    candidates = [[c for c, there in zip(wide.columns, pattern, strict=True) if there] for pattern in patterns]
+    candidates = [columns for columns in candidates if len(columns) > 1]
+    return max(candidates, key=lambda columns: (len(wide[columns].dropna()) * len(columns), len(columns)), default=[])

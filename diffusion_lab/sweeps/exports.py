@@ -1,0 +1,193 @@
+"""The tables as files: csv in full precision, Markdown, and LaTeX with booktabs; and as the terminal shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from diffusion_lab.sweeps.cells import Gathered
+from diffusion_lab.sweeps.layout import NONE, Column, Entry, columns, seeds_of, short_names
+from diffusion_lab.sweeps.measures import LOW, Measure
+from diffusion_lab.sweeps.notes import has_floor, notes
+from diffusion_lab.sweeps.table import Group, Table
+
+_TEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "·": r"$\cdot$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "β": r"$\beta$",
+    "×": r"$\times$",
+    "³": "$^3$",
+}
+
+
+def cell_csv(gathered: Gathered) -> str:
+    """One line a cell, in full precision: every axis, the state, every value, how it was measured, the folder."""
+    lines = [
+        {
+            **cell.choices,
+            "state": cell.state,
+            "reason": cell.reason,
+            **cell.values,
+            "bits_per_dim_kind": cell.protocol.get("bound", {}).get("kind"),
+            "num_samples": cell.protocol.get("samples", {}).get("num_images"),
+            "data": cell.protocol.get("data", {}).get("name"),
+            "weights": cell.protocol.get("weights"),
+            "run": cell.run.path.name,
+        }
+        for cell in gathered.cells
+    ]
+    return pd.DataFrame(lines).to_csv(index=False)
+
+
+def row_csv(table: Table) -> str:
+    """One line a row, folded over seeds, in full precision: means, standard errors, what they are over, and who is marked best."""
+    lines = []
+    for number, group in enumerate(table.groups, start=1):
+        for row in [*group.rows, *group.unfinished]:
+            line = {**dict(zip(table.axes, row.choice, strict=True)), "protocol": number, "seeds": len(row.done)}
+            for measure in group.measures:
+                if (measured := row.values.get(measure.name)) is None:
+                    continue
+                line |= {measure.name: measured.mean}
+                if measure.better is not None:
+                    line |= {
+                        f"{measure.name}_error": measured.error,
+                        f"{measure.name}_error_over": measured.error_over,
+                        f"{measure.name}_best": (row.number, measure.name) in group.marked,
+                    }
+            lines.append(line)
+    return pd.DataFrame(lines).to_csv(index=False)
+
+
+def markdown(table: Table) -> str:
+    """A table for each way of measuring, its notes below."""
+
+    def written(entry: Entry) -> str:
+        text = _md(entry.text)
+        return (f"**{text}**" if entry.best else text) + (f" [{entry.letter}]" if entry.letter else "")
+
+    parts = []
+    for group in table.groups:
+        head, *body = _lines(table, group, written, _md, lambda m: f"{_md(m.label)} {m.arrow}".strip(), brief(group))
+        align = [":--" if i < len(table.axes) else "--:" for i in range(len(head))]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
+        parts.append("\n".join(f"- {_md(note)}" for note in notes(group)))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(table: Table) -> str:
+    """tabulars with booktabs rules; needs no other package."""
+
+    def written(entry: Entry) -> str:
+        text = escape_tex(entry.value) + (f" $\\pm$ {escape_tex(entry.error)}" if entry.error else "")
+        return (f"\\textbf{{{text}}}" if entry.best else text) + (f"$^{{{entry.letter}}}$" if entry.letter else "")
+
+    parts = ["% needs \\usepackage{booktabs}"]
+    for group in table.groups:
+        measures = brief(group)
+        head, *body = _lines(
+            table, group, written, escape_tex, lambda m: escape_tex(f"{m.label} {m.arrow}".strip()), measures
+        )
+        floors = 1 if has_floor(group) else 0
+        rows = [" & ".join(line) + r" \\" for line in body]
+        parts += [
+            rf"\begin{{tabular}}{{{'l' * len(table.axes)}{'r' * (len(head) - len(table.axes))}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *rows[: len(rows) - floors],
+            *([r"\midrule", *rows[-floors:]] if floors else []),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {note}" for note in notes(group)),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, int]]:
+    """Each table in the terminal's own manner, and the columns it takes: without what can be spared where `width` is not enough."""
+    for group in table.groups:
+        for measures in (
+            brief(group),
+            [m for m in brief(group) if m.better == LOW],
+            [m for m in group.measures if m.headline],
+        ):
+            shown = _terminal_table(table, group, measures)
+            needed = Console(width=1000).measure(shown).maximum
+            if needed <= width:
+                break
+        yield shown, max(needed, width)
+
+
+def brief(group: Group) -> list[Measure]:
+    """The columns of tables that have little room."""
+    return [measure for measure in group.measures if measure.brief]
+
+
+def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> TerminalTable:
+    def written(entry: Entry) -> Text:
+        text = Text(entry.value, style="bold green" if entry.best else "")
+        text.append(f" ± {entry.error}" if entry.error else "", style="" if entry.best else "dim")
+        text.append(f" {entry.letter}" if entry.letter else "", style="dim")
+        return text
+
+    head, *body = _lines(table, group, written, str, lambda m: f"{m.label} {m.arrow}".strip(), measures)
+    shown = TerminalTable(box=None, pad_edge=False, header_style="dim", caption_justify="left", caption_style="dim")
+    for i, name in enumerate(head):
+        shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
+    for line in body:
+        shown.add_row(*line)
+    return shown
+
+
+def escape_tex(text: str) -> str:
+    """`text` as LaTeX prints it; signs that plain LaTeX does not know become commands."""
+    return "".join(_TEX.get(sign, sign) for sign in text)
+
+
+def _md(text: str) -> str:
+    return "".join(f"\\{sign}" if sign in "\\|*_`[]<>" else sign for sign in text)
+
+
+def _lines(
+    table: Table,
+    group: Group,
+    written: Callable[[Entry], str],
+    escaped: Callable[[str], str],
+    headed: Callable[[Measure], str],
+    measures: Sequence[Measure],
+) -> Iterator[list]:
+    """The head, the rows, those without a result, and the floor: each a list of texts."""
+    shown = [column for column in columns(group) if column.measure in measures]
+    names = short_names(table.axes)
+    many_seeds = len(table.seeds) > 1
+    yield [
+        *(escaped(names[axis]) for axis in table.axes),
+        *(["seeds"] if many_seeds else []),
+        *(headed(c.measure) for c in shown),
+    ]
+    for row in [*group.rows, *group.unfinished]:
+        choices = [NONE if value is None else escaped(value) for value in row.choice]
+        entries = [
+            written(column.entry(row, group.marked)) if row.done else escaped(row.cells[0].state) for column in shown
+        ]
+        yield [*choices, *([seeds_of(row)] if many_seeds else []), *entries]
+    if has_floor(group):
+        blanks = [""] * (max(len(table.axes) - 1, 0) + many_seeds)
+        yield ["real images", *blanks, *(_floor(column, written) for column in shown)]
+
+
+def _floor(column: Column, written: Callable[[Entry], str]) -> str:
+    return written(Entry(column.floor)) if column.floor else ""

@@ -1,0 +1,172 @@
+"""How numbers are written: digits, errors, footnotes. The page, the files and the terminal show the same texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_lab.sweeps.compare import IMAGES
+from diffusion_lab.sweeps.measures import Measure
+from diffusion_lab.sweeps.table import Group, Row, Standing, Table
+
+NONE = "–"  # no such option, no such value
+_MOST_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value as it is written. number: what it sorts by. letter: of the footnote that says how it was measured."""
+
+    value: str
+    error: str = ""
+    letter: str = ""
+    best: bool = False
+    number: float | None = None
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{self.value} ± {self.error}" if self.error else self.value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure over a group. floor: of real images. notes: letter -> how values with it were measured; one letter at most
+    is written as none."""
+
+    measure: Measure
+    decimals: int
+    letters: Mapping[str, str]
+    notes: Mapping[str, str]
+    floor: str
+
+    def entry(self, row: Row, marked: set[tuple[int, str]]) -> Entry:
+        if self.measure.name not in row.values:
+            return Entry(NONE, why=row.absent(self.measure))
+        measured = row.values[self.measure.name]
+        error = measured.error if self.measure.better is not None else None
+        n = f"mean of {measured.n} seeds ± its standard error" if measured.n > 1 else ""
+        return Entry(
+            value=f"{measured.mean:.{self.decimals}f}",
+            error="" if error is None else f"{error:.{self.decimals}f}",
+            letter=self.letters.get(row.protocol_key(self.measure), ""),
+            best=(row.number, self.measure.name) in marked,
+            number=measured.mean,
+            why=n or ("one seed ± standard error over test images" if measured.error_over == IMAGES else "one seed"),
+        )
+
+
+def columns(group: Group) -> list[Column]:
+    """One for each measure of the group."""
+    return [_column(group, measure) for measure in group.measures]
+
+
+def short_names(axes: Iterable[str]) -> dict[str, str]:
+    """The last part of each option's name where that is enough to tell them apart, else the whole."""
+    axes = list(axes)
+    last = [axis.rpartition(".")[2].rpartition("/")[2] for axis in axes]
+    return {axis: name if last.count(name) == 1 else axis for axis, name in zip(axes, last, strict=True)}
+
+
+def label(row: Row) -> str:
+    """The choices of a row in one line."""
+    return " · ".join(value for value in row.choice if value is not None) or "the only choice"
+
+
+def seeds_of(row: Row) -> str:
+    """How many of the seeds asked for are finished."""
+    return str(len(row.done)) if len(row.done) == len(row.cells) else f"{len(row.done)} of {len(row.cells)}"
+
+
+def question(table: Table) -> str:
+    """What the axes ask, in words."""
+    names = short_names(table.axes)
+    data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
+    on = f" on {listed(data)}" if data else ""
+    if not table.axes:
+        return f"How good are samples and likelihood{on}?"
+    verb = "does" if len(table.axes) == 1 else "do"
+    return f"What {verb} {listed([names[axis] for axis in table.axes])} change in samples, likelihood and cost{on}?"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Who leads a column, in words. what: the column; sure: whether the lead is beyond its uncertainty."""
+
+    what: str
+    text: str
+    sure: bool
+
+
+def finding(standing: Standing, column: Column) -> Finding:
+    """Who leads, by how much, and whether that is certain."""
+    letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
+    what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
+    best = listed([label(row) for row in standing.best[:3]])
+    if len(standing.best) > 3:
+        best += f" and {len(standing.best) - 3} more of the same value"
+    best += f" ({column.entry(standing.best[0], set()).text})"
+    if standing.runner_up is None:
+        return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
+    if standing.lead is None:
+        few = "one seed does not tell how certain that is; seed=1,2,3 would"
+        return Finding(what, f"{best} is {standing.measure.better[:-2]}est, but {few}", False)
+    lead = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
+    ahead = f"{label(standing.runner_up)} by {lead} (95 % interval, {standing.lead.how})"
+    if standing.marked:
+        return Finding(what, f"{best} is best, ahead of {ahead}", True)
+    certain = ", but not every other row by more than the uncertainty" if standing.lead.beyond_its_uncertainty else ""
+    return Finding(what, f"undecided; {best} leads {ahead}{certain}", False)
+
+
+def _column(group: Group, measure: Measure) -> Column:
+    rows = [row for row in group.rows if measure.name in row.values]
+    first = {row.protocol_key(measure): row for row in reversed(rows)}
+    keys = list(dict.fromkeys(row.protocol_key(measure) for row in rows))
+    texts = _differences([measure.how(first[key].done[0].protocol) for key in keys])
+    letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(keys) > 1 else {}
+    floor = group.floor(measure)
+    decimals = _decimals(
+        [row.values[measure.name].mean for row in rows], [row.values[measure.name].error for row in rows]
+    )
+    return Column(
+        measure,
+        decimals,
+        letters,
+        dict(zip(letters.values(), texts, strict=True)) if letters else {},
+        "" if floor is None else f"{floor:.{decimals}f}",
+    )
+
+
+def _decimals(values: list[float], errors: list[float | None]) -> int:
+    """So many that a typical error has two significant digits, or, without errors, a small value three."""
+    if all(value.is_integer() for value in values):
+        return 0
+    known = sorted(error for error in errors if error)
+    sizes = sorted(abs(value) for value in values if value)
+    size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
+    return max(0, min(_MOST_DECIMALS, digits - 1 - math.floor(math.log10(size))))
+
+
+def _differences(hows: list[dict[str, Any]]) -> list[str]:
+    """Of several ways of measuring, what each has that differs from the others."""
+    flat = [dict(_leaves(how)) for how in hows]
+    differing = [key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1]
+    return [
+        ", ".join(str(f[key]) if isinstance(f[key], str) else f"{key} {f[key]}" for key in differing if key in f)
+        for f in flat
+    ]
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{key} ")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,135 @@
+"""Curves of models rather than of rows: the losses while training, and the bound by t."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from diffusion_lab.sweeps.cells import Cell, Gathered
+from diffusion_lab.sweeps.panels import Panel, Plot, Series
+from diffusion_lab.sweeps.table import SEED, seed_of
+
+_PREFIX = "train/"
+_NO_LOSS = ("grad_norm", "lr", "images_per_second")
+_MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
+
+
+def model_plots(gathered: Gathered) -> list[Plot]:
+    """Training curves, one plot a loss, and L_t by t; each model once."""
+    models: dict[Path, list[Cell]] = {}
+    for cell in gathered.done:
+        models.setdefault(cell.model.path, []).append(cell)
+    shown = dict(list(models.items())[:_MOST_MODELS])
+    names = _names(shown, gathered)
+    note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
+    note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
+    return [*_bound(shown, names, note), *_losses(shown, names, note)]
+
+
+def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tuple[str, str]]:
+    """(its choices, its seed). A choice is named where models differ in it; "a/b" where one model serves two."""
+    chosen = {
+        path: {a: tuple(dict.fromkeys(cell.choices.get(a) for cell in cells)) for a in gathered.axes}
+        for path, cells in models.items()
+    }
+    telling = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
+    return {
+        path: (
+            " · ".join("/".join(value or "none" for value in values[axis]) for axis in telling) or path.name,
+            seed_of(models[path][0]),
+        )
+        for path, values in chosen.items()
+    }
+
+
+def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+    """L_t of each model's longest chain: terms of shorter chains are other terms."""
+    lines = []
+    for path, cells in models.items():
+        known = [cell for cell in cells if cell.curves.get("bits_per_dim", {}).get("bits_per_dim")]
+        if known:
+            longest = max(known, key=lambda cell: cell.values.get("nfe", 0))
+            curve = longest.curves["bits_per_dim"]
+            lines.append((path, curve["t"], curve["bits_per_dim"], longest.protocol.get("bound", {}).get("kind", "")))
+    if not lines:
+        return []
+    kinds = "; ".join(dict.fromkeys(kind for *_, kind in lines))
+    return [
+        Plot(
+            key="bound_by_t",
+            family="The bound by t",
+            name="L_t",
+            x_label="t",
+            y_label="L_t (bits/dim)",
+            panels=[Panel("", _lines(((path, x, y) for path, x, y, _ in lines), names))],
+            log_x=True,
+            log_y=True,
+            note=f"Of each model the longest chain that was scored ({kinds}). {note}".strip(),
+        )
+    ]
+
+
+def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+    read = {path: _read_csv(cells[0].model.metrics_csv) for path, cells in models.items()}
+    columns = dict.fromkeys(column for lines in read.values() for column in lines)
+    wanted = [c for c in columns if c.startswith(_PREFIX) and c.removeprefix(_PREFIX) not in _NO_LOSS]
+    wanted.sort(key=lambda column: -sum(column in lines for lines in read.values()))
+    return [
+        Plot(
+            key=f"training_{column.removeprefix(_PREFIX)}",
+            family="Training",
+            name=column.removeprefix(_PREFIX).replace("_", " "),
+            x_label="training step",
+            y_label=column.removeprefix(_PREFIX).replace("_", " "),
+            panels=[
+                Panel("", _lines(((path, *lines[column]) for path, lines in read.items() if column in lines), names))
+            ],
+            log_y=True,
+            note=note,
+            paper=column == wanted[0],
+        )
+        for column in wanted[:_MOST_COLUMNS]
+    ]
+
+
+def _lines(
+    curves: Iterable[tuple[Path, Sequence[float], Sequence[float]]], names: dict[Path, tuple[str, str]]
+) -> list[Series]:
+    """A colour for each choice, a line for each seed of it."""
+    choices = list(dict.fromkeys(choice for choice, _ in names.values()))
+    seeds = list(dict.fromkeys(seed for _, seed in names.values()))
+    series = []
+    for path, x, y in curves:
+        choice, seed = names[path]
+        kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0]
+        series.append(Series(choice, *_thinned(kept), colour=choices.index(choice), line=seeds.index(seed)))
+    return series
+
+
+def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """At most _MOST_POINTS: the mean of each run of as many neighbours as that takes."""
+    run = -(-len(points) // _MOST_POINTS) or 1
+    parts = [points[i : i + run] for i in range(0, len(points), run)]
+    return ([sum(x for x, _ in p) / len(p) for p in parts], [sum(y for _, y in p) / len(p) for p in parts])
+
+
+def _read_csv(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """column -> (steps, values). Empty if there is no such file; a broken line is left out."""
+    try:
+        lines = list(csv.DictReader(io.StringIO(path.read_text())))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    columns: dict[str, tuple[list[float], list[float]]] = {}
+    for line in lines:
+        for column, text in line.items():
+            try:
+                point = float(line["step"]), float(text)
+            except (KeyError, TypeError, ValueError):
+                continue
+            if column is not None and column != "step":
+                xs, ys = columns.setdefault(column, ([], []))
+                xs.append(point[0])
+                ys.append(point[1])
+    return columns

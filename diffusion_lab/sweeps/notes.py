@@ -1,0 +1,38 @@
+"""What has to be known to read the numbers of a group."""
+
+from __future__ import annotations
+
+from diffusion_lab.sweeps.layout import columns
+from diffusion_lab.sweeps.table import Group
+
+
+def has_floor(group: Group) -> bool:
+    return any(group.floor(measure) is not None for measure in group.measures)
+
+
+def notes(group: Group) -> list[str]:
+    """What has to be known to read the numbers of a group: how they were measured, what ± and marks mean, footnotes."""
+    if not group.rows:
+        return []
+    samples, reference = group.protocol.get("samples", {}), group.protocol.get("reference", {})
+    data, features = group.protocol.get("data", {}), group.protocol.get("features", {})
+    drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
+    real = f"{reference.get('num_images')} {reference.get('split')} images"
+    said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
+    if any(len(row.cells) > 1 for row in group.rows):
+        said.append("± is the standard error of the mean over seeds (over test images where a row has one seed).")
+    else:
+        said.append("One seed: ± is the standard error over test images; of training nothing is known.")
+    said.append(
+        "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
+        "paired over shared seeds."
+    )
+    if has_floor(group):
+        floor = group.protocol.get("floor", {})
+        other = "" if floor.get("num_images") == samples.get("num_images") else ", another number and so not comparable"
+        said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
+    for column in columns(group):
+        said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
+        if not column.letters and column.measure.name == "bits_per_dim":
+            said.append(f"bits/dim: {group.protocol.get('bound', {}).get('kind')}.")
+    return said

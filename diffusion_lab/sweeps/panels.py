@@ -1,0 +1,49 @@
+"""What a plot shows, as numbers; the page draws it for the eye, `figures` for paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+FRONT = -1  # the colour of a front rather than of a choice
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, or points alone. colour, line: places in the palettes. rows: the row number of each point. dots: no line."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    error: list[float | None] = field(default_factory=list)
+    colour: int = 0
+    line: int = 0
+    rows: list[int] = field(default_factory=list)
+    dots: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. categories: the names at x = 0, 1, …; levels: horizontal lines with a name."""
+
+    title: str
+    series: list[Series]
+    categories: list[str] = field(default_factory=list)
+    levels: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Panels that share their axes. family: the heading under which it is one of several, `name` which of them. key: its file's
+    name. note: what has to be known to read it. paper: whether it becomes a file."""
+
+    key: str
+    family: str
+    name: str
+    x_label: str
+    y_label: str
+    panels: list[Panel]
+    log_x: bool = False
+    log_y: bool = False
+    note: str = ""
+    paper: bool = True

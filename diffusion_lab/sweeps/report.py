@@ -1,0 +1,83 @@
+"""A sweep, or any runs -> one report: a page, tables and figures. Heavy imports wait until it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusion_lab.files import write_whole
+from diffusion_lab.runs import RunError, SweepDirectory
+
+if TYPE_CHECKING:
+    from diffusion_lab.sweeps.cells import Gathered
+    from diffusion_lab.sweeps.table import Table
+
+PAGE = "report.html"
+_MOST_GROUPS = 4  # groups that get plots: beyond that nothing is being compared
+
+
+def make_report(
+    sweep: SweepDirectory, to: Path | None = None, show: Callable[[Gathered, Table], None] | None = None
+) -> Path:
+    """The report on a sweep, finished or not, in its folder `report` or in `to`; the path of its page.
+
+    `show` is given what was found before anything is drawn. RunError if the sweep cannot be read.
+    """
+    from diffusion_lab.sweeps.cells import read_sweep
+
+    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
+
+
+def report_on_runs(
+    folders: Iterable[Path], to: Path, command: str, show: Callable[[Gathered, Table], None] | None = None
+) -> Path:
+    """The report on any run folders; the path of its page. RunError if none of them can be read."""
+    from diffusion_lab.sweeps.cells import read_runs
+
+    gathered = read_runs(folders, to.name)
+    if not gathered.cells:
+        raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
+    return _write(gathered, to, command, show)
+
+
+def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered, Table], None] | None) -> Path:
+    from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
+    from diffusion_lab.sweeps.figures import figure_files
+    from diffusion_lab.sweeps.model_plots import model_plots
+    from diffusion_lab.sweeps.page import page
+    from diffusion_lab.sweeps.row_plots import row_plots
+    from diffusion_lab.sweeps.sprites import sprites
+    from diffusion_lab.sweeps.table import build_table
+
+    table = build_table(gathered)
+    if show is not None:
+        show(gathered, table)
+    groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
+    several = len(groups) > 1
+    plots = [(f"Results {i}" if several else "", row_plots(table, group)) for i, group in enumerate(groups, start=1)]
+    plots.append(("Models" if several else "", model_plots(gathered)))
+    pictures = [(c.run.samples_png, c.protocol.get("data", {}).get("shape", ())) for c in gathered.done]
+    drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
+    text = page(gathered, table, plots, drawn, command)
+    for name, content in (
+        (PAGE, text),
+        ("table.csv", row_csv(table)),
+        ("cells.csv", cell_csv(gathered)),
+        ("table.md", markdown(table)),
+        ("table.tex", latex(table)),
+    ):
+        write_whole(to / name, content.encode())
+    drawn_figures = {
+        to / "figures" / heading.lower().replace(" ", "_") / name: content
+        for heading, some in plots
+        for plot in some
+        if plot.paper
+        for name, content in figure_files(plot)
+    }
+    for path in (to / "figures").rglob("*.p[nd][gf]"):
+        if path not in drawn_figures:
+            path.unlink()  # of an earlier report on something else
+    for path, content in drawn_figures.items():
+        write_whole(path, content)
+    return to / PAGE

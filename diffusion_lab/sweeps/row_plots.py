@@ -1,0 +1,219 @@
+"""Rows as plots: each measure against steps, the effect of each axis, and the distance against seconds.
+
+Of the axes, one becomes the colour, one the line and marker, the others a small panel each; the axis that sets the number of
+sampling steps is the abscissa.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from diffusion_lab.sweeps.effects import effects
+from diffusion_lab.sweeps.layout import label, short_names
+from diffusion_lab.sweeps.measures import LOW, SECONDS, Measure
+from diffusion_lab.sweeps.panels import FRONT, Panel, Plot, Series
+from diffusion_lab.sweeps.table import Choice, Group, Row, Table
+
+# Config groups that get the colour and the line where they are axes: the question "per sampler and variance".
+_COLOUR, _LINE = "variance", "sampler"
+_MOST_PANELS = 6
+
+
+@dataclass(frozen=True)
+class Look:
+    """Which axis of a group plays which part."""
+
+    colour: str | None
+    line: str | None
+    panels: tuple[str, ...]
+
+
+def row_plots(table: Table, group: Group) -> list[Plot]:
+    """Every plot of a group that has something to show."""
+    ranked = [measure for measure in group.measures if measure.better is not None]
+    distances = [measure for measure in ranked if measure.floor_of is not None]
+    drawn = [
+        *(_against_steps(table, group, measure) for measure in ranked if measure.name != SECONDS),
+        *(_effects(table, group, measure) for measure in ranked),
+        *(_against_seconds(table, group, measure) for measure in distances),
+    ]
+    return [plot for plot in drawn if plot is not None]
+
+
+def look(table: Table, group: Group) -> Look:
+    """The axes of the group that differ, shared out; the one that sets the steps is left out."""
+    axes = [a for i, a in enumerate(table.axes) if len({row.choice[i] for row in group.rows}) > 1]
+    axes = [axis for axis in axes if not _sets_steps(table, group, axis)]
+    colour = _COLOUR if _COLOUR in axes else next((axis for axis in axes if axis != _LINE), None)
+    line = _LINE if _LINE in axes else next((axis for axis in axes if axis != colour), None)
+    return Look(colour, line, tuple(axis for axis in axes if axis not in (colour, line)))
+
+
+def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
+    """The values of an axis in the group, in the order of its rows."""
+    if axis is None:
+        return [None]
+    place = table.axes.index(axis)
+    return list(dict.fromkeys(row.choice[place] for row in group.rows))
+
+
+def _sets_steps(table: Table, group: Group, axis: str) -> bool:
+    """A numeric axis that changes the number of network evaluations where everything else is equal."""
+    place = table.axes.index(axis)
+    if not all(value is None or _is_number(value) for value in values_of(table, group, axis)):
+        return False
+    seen: dict[tuple, set[float]] = {}
+    for row in group.rows:
+        if "nfe" in row.values:
+            seen.setdefault((*row.choice[:place], *row.choice[place + 1 :]), set()).add(row.values["nfe"].mean)
+    return any(len(nfe) > 1 for nfe in seen.values())
+
+
+def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
+    rows = [row for row in group.rows if measure.name in row.values and "nfe" in row.values]
+    if len({row.values["nfe"].mean for row in rows}) < 2:
+        return None
+    shown = look(table, group)
+    places = [table.axes.index(axis) for axis in shown.panels]
+    parts: dict[Choice, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(tuple(row.choice[place] for place in places), []).append(row)
+    names = short_names(table.axes)
+    panels = [
+        Panel(
+            ", ".join(f"{names[a]} {value}" for a, value in zip(shown.panels, values, strict=True) if value),
+            _by_look(table, group, part, measure, "nfe"),
+            levels=_floor(group, measure),
+        )
+        for values, part in list(parts.items())[:_MOST_PANELS]
+    ]
+    bound = "bound" in measure.agrees
+    kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
+    return Plot(
+        key=f"steps_{measure.name}",
+        family="Likelihood against steps" if bound else "Samples against steps",
+        name=measure.label,
+        x_label="network evaluations per sample",
+        y_label=f"{measure.axis}, {measure.better} is better",
+        panels=panels,
+        log_x=True,
+        log_y=measure.logs or _spans_decades(panels),
+        paper=measure.headline,
+        note=f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}." if bound else "",
+    )
+
+
+def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x: str) -> list[Series]:
+    """One series for each colour and line, in the order of the axes' values."""
+    shown = look(table, group)
+    colours, lines = values_of(table, group, shown.colour), values_of(table, group, shown.line)
+    parts: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        chosen = dict(zip(table.axes, row.choice, strict=True))
+        place = colours.index(chosen.get(shown.colour)), lines.index(chosen.get(shown.line))
+        parts.setdefault(place, []).append(row)
+    return [
+        _series(part, measure, x, " · ".join(filter(None, (colours[colour], lines[line]))), colour, line)
+        for (colour, line), part in sorted(parts.items())
+    ]
+
+
+def _series(rows: Iterable[Row], measure: Measure, x: str, name: str, colour: int = 0, line: int = 0) -> Series:
+    rows = sorted(rows, key=lambda row: row.values[x].mean)
+    return Series(
+        name or "all",
+        [row.values[x].mean for row in rows],
+        [row.values[measure.name].mean for row in rows],
+        [row.values[measure.name].error for row in rows],
+        colour,
+        line,
+        [row.number for row in rows],
+    )
+
+
+def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
+    floor = group.floor(measure)
+    return [] if floor is None else [("real images", floor)]
+
+
+def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
+    """The mean of each value of each axis over everything that the others were combined with."""
+    names = short_names(table.axes)
+    panels, left_out = [], []
+    for colour, axis in enumerate(table.axes):
+        effect = effects(table, group, measure, axis)
+        if effect is None:
+            continue
+        left_out += [f"{names[axis]} {value or 'none'}" for value in effect.left_out]
+        x = list(range(len(effect.values)))
+        dots = Series(
+            "cells",
+            [float(i) for block in effect.blocks for i in x],
+            [value for block in effect.blocks for value in block],
+            dots=True,
+            faint=True,
+            colour=colour,
+        )
+        mean = Series(names[axis], list(map(float, x)), effect.means, effect.errors, colour=colour)
+        panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
+    if not panels:
+        return None
+    note = "Averaged over cells that differ in this axis alone (faint), so that all values of an axis share the same others."
+    if left_out:
+        note += f" Left out, as nothing is equal but for the axis: {', '.join(left_out)}."
+    return Plot(
+        key=f"effects_{measure.name}",
+        family="Effect of each axis",
+        name=measure.label,
+        x_label="",
+        y_label=f"{measure.axis}, {measure.better} is better",
+        panels=panels,
+        log_y=_spans_decades(panels),
+        paper=measure.headline,
+        note=note,
+    )
+
+
+def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | None:
+    """Every row, and the front of those that none beats in both."""
+    rows = [row for row in group.rows if measure.name in row.values and SECONDS in row.values]
+    if len(rows) < 2:
+        return None
+    best = pareto(rows, measure)
+    points = [replace(series, dots=True) for series in _by_look(table, group, rows, measure, SECONDS)]
+    front = replace(_series(best, measure, SECONDS, "Pareto front", FRONT), error=[])
+    return Plot(
+        key=f"seconds_{measure.name}",
+        family="Distance against time",
+        name=measure.label,
+        x_label="seconds per 1000 samples",
+        y_label=f"{measure.axis}, {measure.better} is better",
+        panels=[Panel("", [front, *points], levels=_floor(group, measure))],
+        log_x=True,
+        log_y=True,
+        note=f"On the Pareto front are the rows that no other beats in both: {'; '.join(map(label, best))}.",
+    )
+
+
+def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
+    """Rows that no other row beats in seconds and in the measure at once, by rising seconds."""
+    sign = 1 if measure.better == LOW else -1
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: (row.values[SECONDS].mean, sign * row.values[measure.name].mean)):
+        if not front or sign * row.values[measure.name].mean < sign * front[-1].values[measure.name].mean:
+            front.append(row)
+    return front
+
+
+def _spans_decades(panels: Iterable[Panel]) -> bool:
+    values = [y for panel in panels for series in panel.series for y in series.y]
+    return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,183 @@
+"""Cells -> groups of rows that were measured alike; seeds folded into mean ± standard error; the best marked where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from diffusion_lab.sweeps.cells import Cell, Gathered
+from diffusion_lab.sweeps.compare import Difference, Measured, difference, same
+from diffusion_lab.sweeps.measures import LOW, STANDARD_ERROR, Measure, ordered, samples_key
+
+SEED = "seed"  # the axis that is folded
+NO_SEED = ""  # the seed of a row where seed is no axis
+
+Choice = tuple[str | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One choice on every axis but the seed. cells: one a seed, as asked for; `number` counts rows over the whole report."""
+
+    number: int
+    choice: Choice
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def done(self) -> list[Cell]:
+        """The finished ones."""
+        return [cell for cell in self.cells if cell.done]
+
+    @cached_property
+    def values(self) -> dict[str, Measured]:
+        """Every value that a finished cell has, by name."""
+        names = dict.fromkeys(name for cell in self.done for name in cell.values)
+        return {name: self._measured(name) for name in names}
+
+    def _measured(self, name: str) -> Measured:
+        with_it = [cell for cell in self.done if name in cell.values]
+        return Measured(
+            {seed_of(cell): cell.values[name] for cell in with_it},
+            {
+                seed_of(cell): cell.values[name + STANDARD_ERROR]
+                for cell in with_it
+                if name + STANDARD_ERROR in cell.values
+            },
+        )
+
+    def protocol_key(self, measure: Measure) -> str:
+        """How `measure` was measured in this row; of its first cell, as all cells of a row were measured alike."""
+        if measure.name not in self._keys:
+            self._keys[measure.name] = measure.protocol_key(self.done[0].protocol)
+        return self._keys[measure.name]
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        return {}
+
+    def absent(self, measure: Measure) -> str:
+        """Why there is no such value."""
+        return next((c.protocol.get("absent", {}).get(measure.name, "") for c in self.done), "") or "not measured"
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Who leads a column among rows that were measured alike.
+
+    best       rows with the best mean (several only where their values are equal)
+    marked     whether the best is better than every other row by more than the uncertainty of that difference
+    runner_up  the next row, and `lead` the difference to it; None where all rows are equal, or its uncertainty is unknown
+    """
+
+    measure: Measure
+    best: list[Row]
+    runner_up: Row | None
+    lead: Difference | None
+    marked: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows whose samples were measured alike: one table. `protocol` is that of its first cell."""
+
+    rows: list[Row]
+    measures: list[Measure]
+    protocol: dict[str, Any]
+    unfinished: list[Row] = field(default_factory=list)
+
+    @cached_property
+    def standings(self) -> list[Standing]:
+        """One for each measure that has a best, and for each way it was measured within the group."""
+        found = []
+        for measure in self.measures:
+            if measure.better is None:
+                continue
+            rows = [row for row in self.rows if measure.name in row.values]
+            for key in dict.fromkeys(row.protocol_key(measure) for row in rows):
+                alike = [row for row in rows if row.protocol_key(measure) == key]
+                if len(alike) > 1:
+                    found.append(standing(measure, alike))
+        return found
+
+    @cached_property
+    def marked(self) -> set[tuple[int, str]]:
+        """(row number, measure name) of everything that is marked as best."""
+        return {(row.number, s.measure.name) for s in self.standings if s.marked for row in s.best}
+
+    def floor(self, measure: Measure) -> float | None:
+        """What real images get in the place of samples; the same for all rows, which share reference and number."""
+        if measure.floor_of is None:
+            return None
+        return next(
+            (c.values[measure.floor_of] for r in self.rows for c in r.done if measure.floor_of in c.values), None
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """All groups, the largest first. axes: those that differ, without the seed. seeds: as asked for; empty if that is no axis."""
+
+    axes: tuple[str, ...]
+    seeds: tuple[str, ...]
+    groups: list[Group]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+
+def build_table(gathered: Gathered) -> Table:
+    """Fold seeds, and part what was measured differently."""
+    axes = _axes(gathered)
+    place = {axis: {value: i for i, value in enumerate(gathered.axes[axis])} for axis in axes}
+
+    def as_asked(row: Row) -> list[int]:
+        return [place[axis].get(value, -1) for axis, value in zip(axes, row.choice, strict=True)]
+
+    parts: dict[tuple[str, Choice], list[Cell]] = {}
+    waiting: dict[Choice, list[Cell]] = {}
+    for cell in gathered.cells:
+        choice = tuple(cell.choices.get(axis) for axis in axes)
+        if cell.done:
+            parts.setdefault((samples_key(cell.protocol), choice), []).append(cell)
+        else:
+            waiting.setdefault(choice, []).append(cell)
+    by_protocol: dict[str, list[Row]] = {}
+    for number, ((how, choice), cells) in enumerate(parts.items()):
+        by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
+    left = [Row(len(parts) + i, choice, tuple(cells)) for i, (choice, cells) in enumerate(waiting.items())]
+    groups = [_group(sorted(rows, key=as_asked)) for rows in sorted(by_protocol.values(), key=len, reverse=True)]
+    if left and groups:
+        groups[0].unfinished.extend(sorted(left, key=as_asked))
+    elif left:
+        groups = [Group([], [], {}, sorted(left, key=as_asked))]
+    return Table(axes, tuple(gathered.axes.get(SEED, ())), groups)
+
+
+def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
+    """Rows with fewer seeds than others take no part: their means are over another set."""
+    value = {row.number: row.values[measure.name] for row in rows}
+    most = max(v.n for v in value.values())
+    whole = [row for row in rows if value[row.number].n == most]
+    sign = 1 if measure.better == LOW else -1
+    whole.sort(key=lambda row: sign * value[row.number].mean)
+    best = [row for row in whole if same(value[row.number], value[whole[0].number])]
+    others = [row for row in whole if row not in best]
+    leads = [difference(value[best[0].number], value[row.number]) for row in others]
+    marked = bool(leads) and all(lead is not None and lead.beyond_its_uncertainty for lead in leads)
+    return Standing(measure, best, others[0] if others else None, leads[0] if leads else None, marked)
+
+
+def seed_of(cell: Cell) -> str:
+    return cell.choices.get(SEED) or NO_SEED
+
+
+def _axes(gathered: Gathered) -> tuple[str, ...]:
+    """Those that differ between cells, without the seed."""
+    return tuple(a for a in gathered.axes if a != SEED and len({cell.choices.get(a) for cell in gathered.cells}) > 1)
+
+
+def _group(rows: list[Row]) -> Group:
+    return Group(rows, ordered({name for row in rows for name in row.values}), rows[0].done[0].protocol)

@@ -1,0 +1,56 @@
+import os
+import signal
+import time
+
+import pytest
+
+from diffusion_lab.callbacks.interruption import SIGNALS, Interruption
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_sets_the_flag_and_nothing_else(signum):
+    interruption = Interruption()
+    with interruption.listening():
+        assert interruption.signum is None
+        os.kill(os.getpid(), signum)
+        assert interruption.signum == signum
+
+
+def test_handlers_are_as_before_afterwards_even_if_somebody_took_them_meanwhile():
+    before = [signal.getsignal(signum) for signum in SIGNALS]
+    interruption = Interruption()
+    with interruption.listening():
+        signal.signal(signal.SIGTERM, lambda *_: None)  # as Lightning does
+        interruption.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signum == signal.SIGTERM
+    assert [signal.getsignal(signum) for signum in SIGNALS] == before
+
+
+def test_the_signal_is_handed_on_to_the_clusters_handler():
+    heard = []
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: heard.append(signum))
+    try:
+        interruption = Interruption()
+        with interruption.listening():
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert heard == []
+        interruption.hand_on()
+        assert heard == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.parametrize(("signum", "survives"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
+def test_a_forked_worker_dies_of_what_ends_it_and_not_of_the_terminals_ctrl_c(signum, survives):
+    interruption = Interruption()
+    with interruption.listening():
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(0.5)
+            os._exit(0)
+        time.sleep(0.1)
+        os.kill(worker, signum)
+        _, status = os.waitpid(worker, 0)
+    assert os.waitstatus_to_exitcode(status) == (0 if survives else -signum)
+    assert interruption.signum is None

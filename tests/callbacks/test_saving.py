@@ -1,0 +1,112 @@
+"""A checkpoint is there whole, or the one before it is; and none of them can run anything."""
+
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from diffusion_lab.callbacks.saving import WholeCheckpoints, load_state, newest_good, previous_of
+from diffusion_lab.files import remove_staged
+
+
+class Harm:
+    def __reduce__(self):
+        return (subprocess.call, (["touch", "harm"],))
+
+
+def save(path, **state):
+    WholeCheckpoints().save_checkpoint({"fingerprint": "f", **state}, path)
+
+
+def test_the_one_before_is_kept(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    for n in range(3):
+        save(path, n=n)
+    assert load_state(path)["n"] == 2
+    assert load_state(previous_of(path))["n"] == 1
+    assert newest_good(path, "f") == (path, [])
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    save(path, weights=torch.zeros(100))
+    content = path.read_bytes()
+    weights = content.index(bytes(400))
+    for place in (weights, weights + 200, weights + 399):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"resume\.ckpt is broken"):
+            load_state(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1, -100])
+def test_a_cut_file_is_broken(tmp_path, length):
+    path = tmp_path / "resume.ckpt"
+    save(path, weights=torch.zeros(100))
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"resume\.ckpt is broken"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
+def test_a_pickle_does_not_run(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write({"fingerprint": "f", "harm": Harm()}, tmp_path / "resume.ckpt")
+    good, wrong = newest_good(tmp_path / "resume.ckpt", "f")
+    assert good is None
+    assert len(wrong) == 1
+    assert "resume.ckpt" in wrong[0]
+    assert not (tmp_path / "harm").exists()
+
+
+def test_the_newest_that_is_whole_and_of_this_training(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    assert newest_good(path, "f") == (None, [])
+    save(path, n=0)
+    save(path, n=1, fingerprint="of another")
+    assert newest_good(path, "f") == (previous_of(path), [f"{path} is of another training"])
+    path.unlink()  # as after a crash between the two moves
+    assert newest_good(path, "f") == (previous_of(path), [])
+
+
+@pytest.mark.needs("mount")
+def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path, small_disk, monkeypatch):
+    """Another file system that is full: Lightning's own writer stages there."""
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    (small_disk / "filler").write_bytes(bytes(int(2.9 * 2**20)))
+    state = {"weights": torch.zeros(2**19)}
+    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
+    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
+    for file in (tmp_path / "resume.ckpt", previous_of(tmp_path / "resume.ckpt")):
+        assert torch.equal(load_state(file)["weights"], state["weights"])
+
+
+def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path):
+    """A process writes without end and is killed at random moments."""
+    writer = (
+        "import sys, torch, pathlib\nfrom diffusion_lab.callbacks.saving import WholeCheckpoints\n"
+        "path, n = pathlib.Path(sys.argv[1]), 0\n"
+        "while True:\n"
+        "    n += 1\n"
+        "    WholeCheckpoints().save_checkpoint({'n': n, 'fingerprint': 'f', 'weights': torch.full((2**16,), n)}, path)\n"
+        "    print(n, flush=True)\n"
+    )
+    path = tmp_path / "resume.ckpt"
+    for delay in (0.0, 0.007):
+        process = subprocess.Popen([sys.executable, "-c", writer, path], stdout=subprocess.PIPE, text=True)
+        for _ in range(3):
+            process.stdout.readline()
+        time.sleep(delay)
+        process.kill()
+        said = [int(line) for line in process.communicate()[0].split()]
+        good, wrong = newest_good(path, "f")
+        assert wrong == []
+        state = load_state(good)
+        assert state["n"] >= max(said, default=3)
+        assert (state["weights"] == state["n"]).all()
+        remove_staged(tmp_path)
+        assert {file.name for file in tmp_path.iterdir()} <= {"resume.ckpt", "resume.previous.ckpt"}

@@ -1,0 +1,53 @@
+"""A file that breaks while a model trains on it ends the run: one sentence, a code, and no process left behind."""
+
+import time
+
+import pytest
+import torch.multiprocessing
+
+from diffusion_lab.data.image_folder import ImageFolder
+from tests.commands.conftest import STRIDED, TINY
+from tests.data.small_sets import write_images
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_workers):
+    root = write_images(lab.folder / "own")
+    load = ImageFolder._load
+
+    def load_then_break(self):
+        load(self)
+        for path in root.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+
+    monkeypatch.setattr(ImageFolder, "_load", load_then_break)
+    started = time.monotonic()
+    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", f"data.num_workers={num_workers}"]
+    code, _, err = lab("train", *TINY, *STRIDED, *own, "trainer.max_steps=1000")
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("diffusion-lab train: ")
+    assert ".png is not an image that can be read" in err
+    assert time.monotonic() - started < 60
+    assert torch.multiprocessing.active_children() == []
+
+
+def test_what_is_skipped_is_said_once(process):
+    root = write_images(process.folder / "own")
+    (root / "ants" / "broken.jpg").write_bytes(b"")
+    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.on_error=skip", "score=false"]
+    done = process("train", *TINY, *STRIDED, *own)
+    assert done.returncode == 0, done.stderr
+    assert "18 training images" in done.stdout
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "left out" in line]
+    first = f"{root}/ants/broken.jpg is empty (0 bytes)"
+    assert said == [f"data.on_error=skip: 1 of 21 files in {root} are left out; the first: {first}."]
+
+
+def test_where_the_files_lie_and_how_they_came_there_is_not_another_training(lab):
+    root = write_images(lab.folder / "own")
+    own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.num_workers=0"]
+    assert lab("train", *TINY, *STRIDED, *own)[0] == 0
+    code, out, _ = lab("train", *TINY, *STRIDED, *own, "data.on_error=skip", "data.max_pixels=2000000")
+    assert code == 0
+    assert "this model is trained already" in out

@@ -1,0 +1,30 @@
+"""Every experiment composes, is built and trains two steps, on data in their true format that are small enough.
+
+Not scored: the covariance of 64×64 colour pixels alone is a gigabyte."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from diffusion_lab.commands.app import CONF
+from tests.commands.conftest import TINY
+from tests.data.small_sets import SMALL
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
+    options = [*TINY, "score=false"]
+    if write := SMALL.get(chosen.data):
+        options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
+    if chosen.sampler != "ddpm":
+        options.append("sampler.spacing.num_steps=3")
+    code, _, err = lab("train", f"experiment={name}", *options)
+    assert code == 0, err
+    (model,) = (lab.folder / "outputs" / "models").iterdir()
+    assert model.name.startswith(f"{chosen.data}-diffusion-")
+    assert json.loads((model / "training.json").read_text())["steps"] == 2

@@ -1,0 +1,58 @@
+"""diffusion-lab report, on runs that were really trained and scored."""
+
+import pytest
+
+from diffusion_lab.runs import sweep_directory
+
+from .conftest import STRIDED, TINY, files
+
+
+def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
+    assert lab("train", *TINY, *STRIDED)[0] == 0
+    assert lab("evaluate", "sampler=ddim", "sampler.spacing.num_steps=6")[0] == 0
+
+    code, out, err = lab("report", "runs=outputs/runs")
+    assert code == 0, err
+    assert "DDIMSampler" in out
+    assert "fd_pixels" in out
+    written = {"report.html", "table.csv", "table.tex", "figures/steps_fd_pixels.pdf", "figures/training_mse.png"}
+    assert {f"report/{name}" for name in written} <= set(files(lab.folder))
+    page = (lab.folder / "report" / "report.html").read_text()
+    assert "2 of 2 cells scored" in page
+    assert "What do sampler and num_steps change" in page
+    assert '"columns":3,"rows":3' in page  # eight samples, cut out of samples.png
+
+    runs = sorted(path.name for path in (lab.folder / "outputs" / "runs").iterdir())
+    (model,) = [path.name for path in (lab.folder / "outputs" / "models").iterdir()]
+    for name in ("first", "second"):
+        cells = [
+            {"choices": {"x": str(i)}, "overrides": [], "model": model, "run": run}
+            for i, run in enumerate([*runs, "never"])
+        ]
+        sweep = {"name": name, "command": [], "axes": {"x": ["0", "1", "2"]}, "created": "", "cells": cells}
+        sweep_directory(lab.folder / "outputs", name).write_sweep(sweep)
+    code, out, err = lab("report")
+    assert code == 0, err
+    assert "outputs/sweeps/second/report/report.html" in out
+    assert "missing: 2: trained, not scored yet" in out
+    code, out, err = lab("report", "first", "to=elsewhere")
+    assert code == 0, err
+    assert (lab.folder / "elsewhere" / "table.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "there is no sweep in outputs/sweeps"),
+        (["nowhere"], "sweep=nowhere: there is no such sweep"),
+        (["runs=nowhere/*"], "runs=nowhere/*: there is no such folder"),
+        (["runs=."], "metrics.json"),
+        (["runs=.", "sweep=x"], "one or the other"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(lab, options, said):
+    code, _, err = lab("report", *options)
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1, err
+    assert said in err
+    assert files(lab.folder) == []

@@ -1,0 +1,95 @@
+"""Scoring as a user meets it: stopped and gone on with, and not done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY
+
+TIMES = ("seconds_per_1000_samples", "peak_memory_mib", "training_seconds")
+
+
+def scores(outputs: Path) -> list[dict]:
+    """metrics.json of every run, without the figures that are times."""
+    found = [json.loads(path.read_text()) for path in sorted(outputs.glob("runs/*/metrics.json"))]
+    for metrics in found:
+        for name in TIMES:
+            metrics["values"].pop(name, None)
+        metrics["protocol"].pop("cost")
+    return found
+
+
+def shards(outputs: Path) -> list[Path]:
+    return sorted(outputs.glob("cache/samples/*/*.safetensors"))
+
+
+def test_variances_that_the_sampler_does_not_read_share_samples(lab):
+    """Under DDIM fixed small and fixed large differ in their bound only."""
+    ddim = [*TINY, *STRIDED, "sampler=ddim", "sampler.spacing.num_steps=3"]
+    assert lab("train", *ddim, "variance=fixed_small")[0] == 0
+    outputs = lab.folder / "outputs"
+    drawn = {path: path.stat().st_mtime_ns for path in shards(outputs)}
+    assert drawn
+    assert lab("train", *ddim, "variance=fixed_large")[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in shards(outputs)} == drawn
+    one, other = scores(outputs)
+    assert one["values"]["fd_pixels"] == other["values"]["fd_pixels"]
+    assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
+
+
+def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab):
+    """kill -9 in the middle of the samples, then the same command."""
+    assert lab("train", *TINY, *STRIDED)[0] == 0
+    model = newest_model(lab.folder / "outputs").path
+    # The whole chain for four shards: slow enough to be caught.
+    options = [f"model_dir={model}", "sampler=ddpm", "evaluation.num_samples=512", "evaluation.batch_size=32"]
+    options += ["evaluation.kid_subsets=2", "evaluation.reference_features=100"]
+
+    assert lab("evaluate", *options, "outputs=undisturbed")[0] == 0
+    killed = lab.folder / "killed"
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "diffusion-lab", "evaluate", *options, f"outputs={killed}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=lab.folder,
+    )
+    deadline = time.monotonic() + 120
+    while not shards(killed) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    there = {path: path.stat().st_mtime_ns for path in shards(killed)}
+    assert 1 <= len(there) < 4
+    assert scores(killed) == []
+
+    code, _, err = lab("evaluate", *options, f"outputs={killed}")
+    assert code == 0, err
+    assert {path: path.stat().st_mtime_ns for path in shards(killed) if path in there} == there
+    assert len(shards(killed)) == 4
+    assert scores(killed) == scores(lab.folder / "undisturbed")
+
+
+def test_scoring_anew_draws_anew(lab):
+    assert lab("train", *TINY, *STRIDED)[0] == 0
+    (shard,) = shards(lab.folder / "outputs")
+    before = shard.stat().st_mtime_ns
+    expected = scores(lab.folder / "outputs")
+    assert lab("evaluate", "rescore=true")[0] == 0
+    assert shard.stat().st_mtime_ns > before
+    assert scores(lab.folder / "outputs") == expected
+
+
+def test_features_that_lack_their_weights_are_named_before_training(lab, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(lab.folder))
+    code, _, err = lab("train", *TINY, *STRIDED, "features=inception")
+    assert code == 1
+    assert "weights-inception-2015-12-05-6726825d.pth" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (lab.folder / "outputs").exists()

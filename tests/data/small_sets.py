@@ -1,0 +1,148 @@
+"""Published data sets in their true formats, small enough for a test.
+
+Where torchvision, or we, know what the published files are (sizes, MD5s), `patch` puts the small ones in their place.
+"""
+
+import gzip
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+from diffusion_lab.data import idx
+
+SIZES = {"train": 20, "t10k": 10}
+
+
+def write_idx(root: Path, patch: pytest.MonkeyPatch) -> Path:
+    """The four gzipped files of an MNIST of 20 + 10 images."""
+    patch.setattr(idx, "_SIZES", SIZES)
+    random = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    for part, size in SIZES.items():
+        images = random.integers(256, size=(size, 28, 28), dtype=np.uint8)
+        labels = (np.arange(size) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+            (root / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return root
+
+
+def write_cifar10(root: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Five batches of four images, and ten to test."""
+    batches = {f"data_batch_{i}": {"labels": [(4 * i + j) % 10 for j in range(4)]} for i in range(1, 6)}
+    batches["test_batch"] = {"labels": list(range(10))}
+    return _write_cifar(root, patch, datasets.CIFAR10, batches, {"label_names": [str(i) for i in range(10)]})
+
+
+def write_cifar100(root: Path, patch: pytest.MonkeyPatch) -> Path:
+    """One image of each class to train on, one to test."""
+    batches = {
+        split: {"fine_labels": list(range(100)), "coarse_labels": [i // 5 for i in range(100)]}
+        for split in ("train", "test")
+    }
+    names = {"fine_label_names": [str(i) for i in range(100)], "coarse_label_names": [str(i) for i in range(20)]}
+    return _write_cifar(root, patch, datasets.CIFAR100, batches, names)
+
+
+def _write_cifar(root: Path, patch, source: type[datasets.CIFAR10], batches: dict, meta: dict) -> Path:
+    folder = root / source.base_folder
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name, batch in batches.items():
+        (labels, *_) = batch.values()
+        pixels = random.integers(256, size=(len(labels), 3 * 32 * 32), dtype=np.uint8)
+        content = {"batch_label": name, "data": pixels, "filenames": [f"{i}.png" for i in labels], **batch}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    (folder / source.meta["filename"]).write_bytes(pickle.dumps(meta, protocol=2))
+    for files in ("train_list", "test_list"):
+        patch.setattr(source, files, [[name, _md5(folder / name)] for name, _ in getattr(source, files)])
+    patch.setattr(source, "meta", {**source.meta, "md5": _md5(folder / source.meta["filename"])})
+    return root
+
+
+def write_celeba(root: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Twelve faces to train on, three for validation, five to test; every other one smiles, and is white."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    parts = [0] * 12 + [1] * 3 + [2] * 5
+    names = [f"{i:06}.jpg" for i in range(1, len(parts) + 1)]
+    for i, name in enumerate(names):
+        pixels = np.full((218, 178, 3), (30 + 10 * i) if i % 2 else 255, dtype=np.uint8)
+        pixels[:20], pixels[-20:] = 0, 0  # outside the square in the middle
+        Image.fromarray(pixels).save(folder / "img_align_celeba" / name, quality=95)
+    attributes = [f"Attribute_{i}" for i in range(40)]
+    attributes[31] = "Smiling"
+    no_yes = ("-1", " 1")
+    smiles = {
+        name: [no_yes[i % 2 if attribute != "Smiling" else 1 - i % 2] for attribute in attributes]
+        for i, name in enumerate(names)
+    }
+    count = f"{len(names)}\n"
+    lists = {
+        "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, parts, strict=True)],
+        "identity_CelebA.txt": [f"{name} {2880 + i}" for i, name in enumerate(names)],
+        "list_bbox_celeba.txt": [f"{name}    95  71 226 313" for name in names],
+        "list_landmarks_align_celeba.txt": [f"{name} 69 109  106 113   77 142   73 152  108 154" for name in names],
+        "list_attr_celeba.txt": [f"{name} {' '.join(smiles[name])}" for name in names],
+    }
+    heads = {
+        "list_bbox_celeba.txt": "image_id x_1 y_1 width height",
+        "list_landmarks_align_celeba.txt": "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y "
+        "rightmouth_x rightmouth_y",
+        "list_attr_celeba.txt": " ".join(attributes) + " ",
+    }
+    for name, rows in lists.items():
+        head = f"{count}{heads[name]}\n" if name in heads else ""
+        (folder / name).write_text(head + "\n".join(rows) + "\n")
+    published = [
+        (file, _md5(folder / name) if name.endswith(".txt") else md5, name)
+        for file, md5, name in datasets.CelebA.file_list
+    ]
+    patch.setattr(datasets.CelebA, "file_list", published)
+    return root
+
+
+def write_imagenet64(root: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Twelve images to train on and five to validate, as the downsampled ImageNet unpacks."""
+    random = np.random.default_rng(0)
+    for folder, size in (("train_64x64", 12), ("valid_64x64", 5)):
+        (root / folder).mkdir(parents=True)
+        for i in range(size):
+            pixels = random.integers(256, size=(64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / folder / f"{i:07}.png")
+    return root
+
+
+def write_images(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
+    """Twenty pictures of assorted sizes and kinds in two class folders."""
+    random = np.random.default_rng(0)
+    for i in range(20):
+        folder = root / ("bees" if i % 2 else "ants")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(256, size=(5 + i, 30 - i, 3), dtype=np.uint8)
+        suffix, mode = (("png", "RGB"), ("jpg", "RGB"), ("bmp", "L"), ("gif", "P"), ("png", "RGBA"))[i % 5]
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:02}.{suffix}")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+# conf/data/<name>.yaml -> what writes a small one into a folder, which data.root then names.
+SMALL: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
+    "mnist": write_idx,
+    "fashion_mnist": write_idx,
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
+    "celeba": write_celeba,
+    "imagenet64": write_imagenet64,
+    "image_folder": write_images,
+}

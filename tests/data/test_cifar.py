@@ -1,0 +1,105 @@
+import pickle
+import shutil
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data.cifar import CIFAR10, CIFAR100
+from tests.data.small_sets import write_cifar10, write_cifar100
+
+
+def cifar10(root: Path, **options) -> CIFAR10:
+    return CIFAR10(**{"batch_size": 4, "seed": 0, "root": str(root)} | options)
+
+
+def test_small_files_are_read_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = cifar10(write_cifar10(tmp_path, monkeypatch))
+    x, y = next(data.batches("train", 100))
+    contents = [
+        pickle.loads((tmp_path / "cifar-10-batches-py" / f"data_batch_{i}").read_bytes())["data"] for i in range(1, 6)
+    ]
+    pixels = torch.from_numpy(np.concatenate(contents)).view(-1, 3, 32, 32)  # red, green, blue; row by row
+    assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), pixels)
+    assert y.tolist() == [(i + 4) % 10 for i in range(20)]
+    assert (data.num_train, data.num_test, data.num_classes, data.num_levels) == (20, 10, 10, 256)
+
+
+def test_a_hundred_classes_are_the_fine_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = CIFAR100(4, 0, root=str(write_cifar100(tmp_path, monkeypatch)))
+    _, y = next(data.batches("test", 100))
+    assert y.tolist() == list(range(100))
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path: Path, monkeypatch, name: str) -> None:
+    root = write_cifar10(tmp_path / "data", monkeypatch)
+    trace = tmp_path / "it ran"
+    (root / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(Hostile(trace)))
+    with pytest.raises(
+        DataError, match=rf"{name} is not the published file \(its MD5 is .*data\.download=true"
+    ) as error:
+        cifar10(root).prepare()
+    assert "\n" not in str(error.value)
+    assert not trace.exists()
+    pickle.loads((root / "cifar-10-batches-py" / name).read_bytes())
+    assert trace.exists()  # it would have
+
+
+def test_the_published_md5s_are_what_is_asked_for(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        root = write_cifar10(tmp_path, patch)
+    with pytest.raises(
+        DataError, match=r"data_batch_1 is not the published file .*not c99cafc152244af753f735de768cd75f"
+    ):
+        cifar10(root).prepare()
+
+
+@pytest.mark.parametrize(("kind", "archive"), [(CIFAR10, "cifar-10-python"), (CIFAR100, "cifar-100-python")])
+def test_without_it_the_archive_is_named_and_where_to_put_it(tmp_path: Path, kind, archive: str) -> None:
+    advice = rf"is missing: set data\.download=true, or put {archive}\.tar\.gz into {tmp_path} and unpack it there\."
+    with pytest.raises(DataError, match=advice):
+        kind(4, 0, root=str(tmp_path)).prepare()
+
+
+def test_torchvision_downloads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = write_cifar10(tmp_path / "made", monkeypatch)
+
+    def fetch(url: str, root: str, filename: str, md5: str) -> None:
+        assert (filename, md5) == ("cifar-10-python.tar.gz", datasets.CIFAR10.tgz_md5)
+        shutil.copytree(made, root, dirs_exist_ok=True)
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
+    data = cifar10(tmp_path / "new", download=True)
+    data.prepare()
+    assert data.num_train == 20
+    monkeypatch.delattr("torchvision.datasets.cifar.download_and_extract_archive")
+    again = cifar10(tmp_path / "new", download=True)
+    again.prepare()
+    assert again.identity == data.identity
+
+
+def test_without_network_one_sentence_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(url: str, root: str, **options: str) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", fetch)
+    with pytest.raises(
+        DataError, match=r"CIFAR-10 could not be downloaded .*no route.*: put cifar-10-python\.tar\.gz into"
+    ):
+        cifar10(tmp_path / "new", download=True).prepare()
+    assert list((tmp_path / "new").iterdir()) == []

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+from diffusion_lab.runs import RunError
+from diffusion_lab.status import Status
+from diffusion_lab.sweeps.cells import read_runs, read_sweep
+
+from .synthetic import write_sweep
+
+AXES = {"schedule": ["linear", "cosine"], "seed": ["1", "2"]}
+
+
+def test_a_finished_sweep_is_read_whole(sweep):
+    gathered = read_sweep(sweep)
+    assert len(gathered.cells) == len(gathered.done) == 60
+    assert gathered.command[0] == "schedule=linear,cosine"
+    assert gathered.skipped == []
+
+
+def test_cells_without_a_result_say_why(tmp_path):
+    sweep = write_sweep(tmp_path, axes=AXES)
+    failed, missing, broken, whole = read_sweep(sweep).cells
+    failed.run.metrics.unlink()
+    Status("failed", step=3, steps=9, reason="out of memory with batches of 128").write(failed.model.path)
+    missing.run.metrics.unlink()
+    broken.run.metrics.write_text('{"values": {"fd_digits_cnn": NaN}, "protocol": {"data": {}}}')
+    cells = read_sweep(sweep).cells
+    assert [cell.state for cell in cells] == ["failed", "missing", "failed", "done"]
+    assert cells[0].reason == "training at step 3 of 9: out of memory with batches of 128"
+    assert cells[1].reason == "trained, not scored yet"
+    assert str(broken.run.metrics) in cells[2].reason
+    assert "fd_digits_cnn = nan" in cells[2].reason
+    assert cells[3].values == whole.values
+
+
+def test_a_broken_sweep_is_one_sentence(tmp_path):
+    sweep = write_sweep(tmp_path, axes=AXES)
+    sweep.sweep.write_text(json.dumps({"axes": [], "cells": 3}))
+    with pytest.raises(RunError, match="is not what a sweep writes"):
+        read_sweep(sweep)
+
+
+def test_runs_without_a_sweep_find_their_axes(sweep):
+    gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
+    assert set(gathered.axes) == {
+        "schedule",
+        "variance",
+        "sampler",
+        "sampler.spacing",
+        "sampler.spacing.num_steps",
+        "seed",
+    }
+    assert gathered.axes["sampler.spacing.num_steps"] == ["10", "50"]
+    assert len(gathered.done) == 60
+    assert all(cell.model.finished for cell in gathered.cells)
+
+
+def test_foreign_and_broken_folders_are_named_and_left_out(tmp_path):
+    sweep = write_sweep(tmp_path, axes=AXES)
+    runs = sorted((sweep.outputs / "runs").iterdir())
+    (runs[0] / "metrics.json").write_text("[1, 2")
+    (runs[1] / "config.yaml").write_text("a: [1")
+    foreign = tmp_path / "holiday"
+    foreign.mkdir()
+    gathered = read_runs([*runs, foreign, runs[2]], "picked")
+    assert len(gathered.cells) == 3
+    for folder, sentence in zip((runs[0], foreign, runs[1]), gathered.skipped, strict=True):
+        assert str(folder) in sentence

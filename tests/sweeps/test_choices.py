@@ -1,0 +1,51 @@
+import yaml
+
+from diffusion_lab.sweeps.choices import read_choices
+
+
+def axes_of(tmp_path, *configs):
+    paths = []
+    for i, config in enumerate(configs):
+        paths.append(tmp_path / f"{i}.yaml")
+        paths[-1].write_text(yaml.safe_dump(config))
+    axes, choices, unread = read_choices(paths)
+    assert unread == []
+    return axes, choices
+
+
+def test_options_that_differ_are_axes_and_no_others(tmp_path):
+    axes, choices = axes_of(tmp_path, {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+    assert axes == {"b.c": ["2", "3"]}
+    assert choices == [{"b.c": "2"}, {"b.c": "3"}]
+
+
+def test_what_follows_from_a_groups_class_is_no_axis_of_its_own(tmp_path):
+    linear = {"schedule": {"_target_": "x.Linear", "beta_end": 0.02, "num_timesteps": 10}}
+    cosine = {"schedule": {"_target_": "x.Cosine", "s": 0.008, "num_timesteps": 10}}
+    longer = {"schedule": {"_target_": "x.Cosine", "s": 0.008, "num_timesteps": 20}}
+    assert axes_of(tmp_path, linear, cosine)[0] == {"schedule": ["Cosine", "Linear"]}
+    assert set(axes_of(tmp_path, linear, cosine, longer)[0]) == {"schedule", "schedule.num_timesteps"}
+
+
+def test_an_option_that_both_classes_have_is_an_axis_though_it_goes_along_with_them(tmp_path):
+    three = {"sampler": {"_target_": "x.Ancestral", "num_steps": 3}}
+    six = {"sampler": {"_target_": "x.DDIM", "num_steps": 6, "eta": 0.0}}
+    assert set(axes_of(tmp_path, three, six)[0]) == {"sampler", "sampler.num_steps"}
+
+
+def test_a_copy_under_another_group_is_left_out_but_not_an_option_that_happens_to_go_along(tmp_path):
+    one = {"seed": 1, "data": {"seed": 1}, "schedule": {"_target_": "x.Linear"}}
+    two = {"seed": 2, "data": {"seed": 2}, "schedule": {"_target_": "x.Cosine"}}
+    assert set(axes_of(tmp_path, one, two)[0]) == {"seed", "schedule"}
+
+
+def test_places_and_machines_are_no_choices(tmp_path):
+    one = {"outputs": "here", "trainer": {"devices": 1}, "sampler": {"eta": 0}}
+    two = {"outputs": "there", "trainer": {"devices": 2}, "sampler": {"eta": 1}}
+    assert set(axes_of(tmp_path, one, two)[0]) == {"sampler.eta"}
+
+
+def test_numbers_are_in_order_and_what_a_config_has_not_is_none(tmp_path):
+    axes, choices = axes_of(tmp_path, {"k": 100}, {"k": 9}, {})
+    assert axes == {"k": ["9", "100"]}
+    assert choices[2] == {"k": None}

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusion_lab.sweeps.compare import Measured, difference, same
+
+
+def seeds(values, first=1, errors=None):
+    names = [str(i) for i in range(first, first + len(values))]
+    return Measured(dict(zip(names, values, strict=True)), dict(zip(names, errors or [], strict=False)))
+
+
+A, B = [3.1, 3.4, 2.9, 3.3], [3.3, 3.7, 3.05, 3.5]
+
+
+def test_shared_seeds_are_paired_with_students_interval():
+    found = difference(seeds(A), seeds(B))
+    low, high = stats.ttest_rel(A, B).confidence_interval(0.95)
+    assert found.mean == pytest.approx(np.mean(A) - np.mean(B))
+    assert (found.mean - found.margin, found.mean + found.margin) == pytest.approx((low, high))
+    assert found.beyond_its_uncertainty
+
+
+def test_what_seeds_share_cancels():
+    effect_of_seed = np.array([10.0, -20.0, 5.0])
+    a, b = effect_of_seed + np.array([1.0, 1.1, 0.9]), effect_of_seed + 2.0
+    assert difference(seeds(a), seeds(b)).beyond_its_uncertainty
+    assert not difference(seeds(a), seeds(b, first=4)).beyond_its_uncertainty
+
+
+def test_other_seeds_are_welchs():
+    found = difference(seeds(A), seeds(B, first=5))
+    low, high = stats.ttest_ind(A, B, equal_var=False).confidence_interval(0.95)
+    assert (found.mean - found.margin, found.mean + found.margin) == pytest.approx((low, high))
+
+
+def test_two_seeds_need_a_large_difference():
+    assert not difference(seeds([1.0, 1.1]), seeds([1.2, 1.4])).beyond_its_uncertainty
+    assert difference(seeds([1.0, 1.1]), seeds([1.2, 1.301])).beyond_its_uncertainty
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    draws = random.standard_normal((2000, 2, 3))
+    found = [difference(seeds(a + 0.7), seeds(b)) for a, b in draws]
+    covered = np.mean([abs(d.mean - 0.7) <= d.margin for d in found])
+    assert covered == pytest.approx(0.95, abs=0.015)  # three standard errors of 2000 draws
+
+
+def test_one_seed_goes_by_test_images_or_is_unknown():
+    a, b = seeds([2.0], errors=[0.03]), seeds([2.2], errors=[0.04])
+    found = difference(a, b)
+    assert found.margin == pytest.approx(1.96 * 0.05, rel=1e-3)
+    assert "test images" in found.how
+    assert difference(seeds([2.0]), seeds([2.2])) is None
+    assert difference(seeds(A), seeds([2.2])) is None
+
+
+def test_the_error_of_a_row():
+    row = seeds(A, errors=[0.1] * 4)
+    assert row.error == pytest.approx(stats.sem(A))
+    assert row.error_over == "seeds"
+    assert seeds([1.0]).error is None
+    assert seeds([1.0], errors=[0.2]).error == 0.2
+
+
+def test_equal_for_every_seed_is_the_same():
+    assert same(seeds([1.0, 2.0]), seeds([1.0, 2.0]))
+    assert not same(seeds([1.0, 2.0]), seeds([2.0, 1.0]))

@@ -1,0 +1,63 @@
+import csv
+import io
+
+from diffusion_lab.sweeps.cells import read_sweep
+from diffusion_lab.sweeps.exports import cell_csv, escape_tex, latex, markdown, row_csv
+from diffusion_lab.sweeps.table import build_table
+
+from .synthetic import write_sweep
+
+
+def test_csv_keeps_every_digit_of_every_cell(sweep):
+    gathered = read_sweep(sweep)
+    lines = list(csv.DictReader(io.StringIO(cell_csv(gathered))))
+    assert [float(line["bits_per_dim"]) for line in lines] == [cell.values["bits_per_dim"] for cell in gathered.cells]
+    assert [line["seed"] for line in lines[:2]] == ["1", "2"]
+    assert all("bound" in line["bits_per_dim_kind"] for line in lines)
+
+
+def test_csv_of_rows_has_means_and_errors(sweep):
+    table = build_table(read_sweep(sweep))
+    lines = list(csv.DictReader(io.StringIO(row_csv(table))))
+    assert len(lines) == 30
+    assert [float(line["recall"]) for line in lines] == [row.values["recall"].mean for row in table.rows]
+    assert [float(line["recall_error"]) for line in lines] == [row.values["recall"].error for row in table.rows]
+    assert {line["seeds"] for line in lines} == {"2"}
+
+
+def test_markdown_is_a_table_with_its_notes(sweep):
+    lines = markdown(build_table(read_sweep(sweep))).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 2 + 30 + 1
+    assert len({line.replace(r"\|", "").count("|") for line in rows}) == 1
+    assert rows[-1].startswith("| real images |")
+    assert any("bound of a strided chain" in line for line in lines if line.startswith("- "))
+
+
+def test_latex_has_booktabs_rules_and_as_many_columns_as_it_says(sweep):
+    text = latex(build_table(read_sweep(sweep)))
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert rule in text
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.count(" & ") + 1 for line in rows} == {len(columns)}
+    assert r"fd\_digits\_cnn" in text
+    assert r"$\pm$" in text
+
+
+def test_latex_escapes_what_latex_would_read():
+    assert escape_tex(r"50% of a_b & {c} \d #1 ~ ^") == (
+        r"50\% of a\_b \& \{c\} \textbackslash{}d \#1 \textasciitilde{} \textasciicircum{}"
+    )
+
+
+def test_the_best_is_bold_in_both(tmp_path):
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = (1.0 if choices["schedule"] == "cosine" else 2.0) + int(choices["seed"])
+
+    table = build_table(
+        read_sweep(write_sweep(tmp_path, axes={"schedule": ["linear", "cosine"], "seed": ["1", "2"]}, change=change))
+    )
+    assert "**2.50 ± 0.50**" in markdown(table)
+    assert r"\textbf{2.50 $\pm$ 0.50}" in latex(table)
+    assert "**3.50" not in markdown(table)

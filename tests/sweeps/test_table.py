@@ -1,0 +1,119 @@
+import pytest
+
+from diffusion_lab.sweeps.cells import read_sweep
+from diffusion_lab.sweeps.table import build_table
+
+from .synthetic import write_sweep
+
+TWO = {"schedule": ["linear", "cosine"], "seed": ["1", "2"]}
+
+
+def table_of(tmp_path, axes=TWO, change=lambda choices, metrics: None):
+    return build_table(read_sweep(write_sweep(tmp_path, axes=axes, change=change)))
+
+
+def values(name, given):
+    """A change that sets `name` from given[(schedule, seed)]."""
+
+    def change(choices, metrics):
+        metrics["values"][name] = given[choices["schedule"], choices["seed"]]
+
+    return change
+
+
+def standing(table, name, group=0):
+    (found,) = [s for s in table.groups[group].standings if s.measure.name == name]
+    return found
+
+
+def test_seeds_are_folded_and_options_a_cell_has_not_are_none(sweep):
+    table = build_table(read_sweep(sweep))
+    assert table.axes == ("schedule", "variance", "sampler", "sampler.spacing.num_steps")
+    assert len(table.rows) == 2 * 3 * 5
+    assert {len(row.done) for row in table.rows} == {2}
+    assert {row.choice[3] for row in table.rows if row.choice[2] == "ddpm"} == {None}
+    assert [row.choice for row in table.rows][:2] == [
+        ("linear", "fixed_small", "ddpm", None),
+        ("linear", "fixed_small", "strided", "10"),
+    ]
+
+
+def test_the_best_is_marked_when_every_seed_agrees(tmp_path):
+    given = {("linear", "1"): 5.0, ("linear", "2"): 9.0, ("cosine", "1"): 4.0, ("cosine", "2"): 8.001}
+    found = standing(table_of(tmp_path, change=values("fd_digits_cnn", given)), "fd_digits_cnn")
+    assert found.marked
+    assert [row.choice for row in found.best] == [("cosine",)]
+
+
+def test_the_best_is_not_marked_within_its_uncertainty(tmp_path):
+    given = {("linear", "1"): 5.0, ("linear", "2"): 6.0, ("cosine", "1"): 4.0, ("cosine", "2"): 6.1}
+    found = standing(table_of(tmp_path, change=values("fd_digits_cnn", given)), "fd_digits_cnn")
+    assert [row.choice for row in found.best] == [("cosine",)]
+    assert not found.marked
+
+
+def test_higher_is_better_for_recall(tmp_path):
+    given = {("linear", "1"): 0.5, ("linear", "2"): 0.6, ("cosine", "1"): 0.3, ("cosine", "2"): 0.4001}
+    found = standing(table_of(tmp_path, change=values("recall", given)), "recall")
+    assert [row.choice for row in found.best] == [("linear",)]
+    assert found.marked
+
+
+def test_equal_rows_are_best_together(tmp_path):
+    axes = {"sampler": ["ddim"], "variance": ["fixed_small", "fixed_large", "learned"], "seed": ["1", "2", "3"]}
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = {"learned": 9.0}.get(choices["variance"], 4.0) + int(choices["seed"])
+
+    found = standing(table_of(tmp_path, axes, change), "fd_digits_cnn")
+    assert [row.choice for row in found.best] == [("fixed_small",), ("fixed_large",)]
+    assert found.marked
+
+
+def test_one_seed_leaves_a_distance_unmarked_and_bits_to_the_test_images(tmp_path):
+    def change(choices, metrics):
+        far = choices["schedule"] == "linear"
+        metrics["values"] |= {"fd_digits_cnn": 50.0 if far else 5.0, "bits_per_dim": 3.0 if far else 2.0}
+
+    table = table_of(tmp_path, {"schedule": ["linear", "cosine"]}, change)
+    distance = standing(table, "fd_digits_cnn")
+    assert distance.lead is None
+    assert not distance.marked
+    assert standing(table, "bits_per_dim").marked
+
+
+def test_another_number_of_samples_is_another_group_and_never_ranked_with_the_first(tmp_path):
+    axes = {"schedule": ["linear", "cosine"], "evaluation.num_samples": ["360", "64"], "seed": ["1", "2"]}
+
+    def change(choices, metrics):
+        metrics["protocol"]["samples"]["num_images"] = int(choices["evaluation.num_samples"])
+
+    table = table_of(tmp_path, axes, change)
+    assert [{row.choice[1] for row in group.rows} for group in table.groups] == [{"360"}, {"64"}]
+
+
+def test_bounds_of_another_kind_are_ranked_apart(sweep):
+    (group,) = build_table(read_sweep(sweep)).groups
+    standings = [s for s in group.standings if s.measure.name == "bits_per_dim"]
+    samplers = [{row.choice[2] for row in (*s.best, s.runner_up)} for s in standings]
+    assert samplers == [{"ddpm"}, {"strided"}, {"ddim"}]
+
+
+def test_seconds_of_another_machine_are_ranked_apart(tmp_path):
+    def change(choices, metrics):
+        metrics["protocol"]["cost"]["device"] = "cuda" if choices["schedule"] == "cosine" else "cpu"
+
+    (group,) = table_of(tmp_path, change=change).groups
+    assert not [s for s in group.standings if s.measure.name == "seconds_per_1000_samples"]
+
+
+@pytest.mark.parametrize("axis", ["fd_digits_cnn", "bits_per_dim"])
+def test_a_row_with_fewer_seeds_is_not_ranked(tmp_path, axis):
+    sweep = write_sweep(tmp_path, axes=TWO)
+    cells = read_sweep(sweep).cells
+    best = next(cell for cell in cells if cell.choices == {"schedule": "cosine", "seed": "1"})
+    best.run.metrics.unlink()
+    (group,) = build_table(read_sweep(sweep)).groups
+    (found,) = [s for s in group.standings if s.measure.name == axis]
+    assert [row.choice for row in found.best] == [("linear",)]
+    assert [len(row.done) for row in group.rows] == [2, 1]

@@ -1,0 +1,18 @@
+import platform
+from importlib import import_module
+
+from diffusion_lab.versions import PACKAGES, versions
+
+
+def test_the_versions_are_those_of_what_is_imported():
+    """The distribution's version, which needs no import, is what the package says of itself."""
+    told = versions()
+    assert told["python"] == platform.python_version()
+    for name in PACKAGES:
+        module = import_module({"hydra-core": "hydra"}.get(name, name.replace("-", "_")))
+        assert told[name].split("+")[0] == str(module.__version__).split("+")[0], name
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.versions.PACKAGES", ("no-such-package",))
+    assert versions()["no-such-package"] == "not installed"

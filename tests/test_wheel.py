@@ -1,0 +1,151 @@
+"""What a user installs: built as for publishing, installed outside the repository, used from an empty folder."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from email.parser import BytesParser
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab import __version__
+from tests.commands.conftest import STRIDED, TINY
+
+ROOT = Path(__file__).parent.parent
+PLACES = ("diffusion_lab", "hydra_plugins", "conf")  # what a user needs; conf/ lies inside the package of a wheel
+
+SCHEDULE = '''
+from dataclasses import dataclass
+
+import torch
+
+from diffusion_lab.diffusion.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """log ᾱ_t falls evenly."""
+
+    end: float = 1e-4
+
+    def alpha_bar(self):
+        t = torch.arange(self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
+        return self.end**t
+'''
+SCHEDULE_YAML = """\
+# The user's own.
+_target_: my_schedules.Exponential
+num_timesteps: 24
+end: 0.001
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> tuple[Path, Path]:
+    """(wheel, sdist); the wheel is built from the sdist, as whoever installs the sdist builds it."""
+    folder = tmp_path_factory.mktemp("dist")
+    # The build backend is that of this environment, so that nothing is fetched.
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    return wheel, sdist
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory) -> Path:
+    """The `bin` folder of a fresh environment outside the repository that holds this wheel and nothing else.
+
+    What the wheel depends on is looked up in the environment of the tests, by a .pth file: installing torch again would
+    take minutes. Such a file adds a folder behind the environment's own and reads no .pth files in there, so this
+    repository, installed for development, is not found through it.
+    """
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    Path(paths["purelib"], "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    python = Path(paths["scripts"], "python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", built[0]]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return Path(paths["scripts"])
+
+
+def lab(installed: Path, folder: Path, *arguments: str, **environment: str) -> str:
+    """What `diffusion-lab` prints, called in `folder`."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [installed / "diffusion-lab", *arguments],
+        cwd=folder,
+        env={**inherited, "OMP_NUM_THREADS": "1", "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
+    wheel, sdist = built
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for folder in PLACES
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {"diffusion_lab/evaluation/weights/digits_cnn.safetensors", "conf/train.yaml"} <= sources
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == {f"diffusion_lab/{source}" if source.startswith("conf/") else source for source in sources}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert sources | {"README.md", "LICENSE", "pyproject.toml", "tests/test_wheel.py"} <= names
+    assert {name for name in names if name.startswith("outputs/")} == {"outputs/README.md"}
+
+
+def test_the_metadata_say_for_whom_it_is(built):
+    with zipfile.ZipFile(built[0]) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = BytesParser().parsebytes(archive.read(name))
+    assert metadata["Version"] == __version__
+    assert metadata["Requires-Python"] == ">=3.11"
+    for minor in (11, 12, 13):
+        assert f"Programming Language :: Python :: 3.{minor}" in metadata.get_all("Classifier")
+    assert metadata["License-Expression"] == "MIT"
+
+
+def test_an_installed_lab_trains_and_scores_with_a_users_own_schedule(installed, tmp_path):
+    """From a folder that holds nothing but the user's module and yaml."""
+    (tmp_path / "my_schedules.py").write_text(SCHEDULE)
+    (tmp_path / "my_conf" / "schedule").mkdir(parents=True)
+    (tmp_path / "my_conf" / "schedule" / "exponential.yaml").write_text(SCHEDULE_YAML)
+    assert str(ROOT) not in lab(installed, tmp_path, "train", "--info", "searchpath")
+
+    options = [option for option in TINY if not option.startswith("schedule.")]
+    own = ["--config-dir", "my_conf", "schedule=exponential"]
+    said = lab(installed, tmp_path, "train", *own, *options, *STRIDED)
+    assert "fd_pixels" in said
+    (model,) = (tmp_path / "outputs" / "models").iterdir()
+    assert "my_schedules.Exponential" in (model / "config.yaml").read_text()
+
+    lab(installed, tmp_path, "evaluate", "sampler.spacing.num_steps=2", DIFFUSION_LAB_TARGETS="my_schedules")
+    runs = sorted((tmp_path / "outputs" / "runs").glob("*/metrics.json"))
+    assert len(runs) == 2
+    assert all("Exponential(num_timesteps=24, end=0.001)" in run.read_text() for run in runs)
+
+
+def test_every_file_is_python_3_11():
+    """The oldest Python that the metadata promise can at least read it."""
+    for path in ROOT.rglob("*.py"):
+        ast.parse(path.read_bytes(), str(path), feature_version=(3, 11))
+    with pytest.raises(SyntaxError):
+        ast.parse("type X = int", feature_version=(3, 11))
