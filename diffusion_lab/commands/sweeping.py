@@ -22,10 +22,12 @@ from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
+from diffusion_lab.commands.report import show
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
+from diffusion_lab.sweeps.report import make_report
 from diffusion_lab.sweeps.watch import watching
 
 
@@ -56,6 +58,8 @@ def sweep(
     directory.write_sweep(sweep_content(name, arguments, swept, datetime.now().isoformat(timespec="seconds"), plan))
     launches = _Launches(config, context, task, directory, name)
     failures = _train_and_score(plan, launches, console)
+    if config.score:
+        console.print(f"report {make_report(directory, show=show)}")
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 
