@@ -36,6 +36,7 @@ def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_n
         "sampler": ["ddpm", "strided"],
         "sampler.spacing.num_steps": ["2", "3"],
     }
+    assert sweep["evaluation_seed"] == 0
     assert {cell["model"] for cell in sweep["cells"]} == names(lab, "models")
     assert {cell["run"] for cell in sweep["cells"]} == names(lab, "runs")
     assert len(sweep["cells"]) == 6
@@ -84,6 +85,7 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
         (["rescore=true,false"], "rescore is the same for all cells of a sweep"),
         (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b: a name of a folder"),
         (["data=digits,image_folder"], "data.root has no value yet"),
+        (["model=noisy_classifier", "seed=1,2"], "draws nothing that could be scored; add score=false"),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(lab, options, said):
