@@ -88,6 +88,11 @@ def test_only_commands_see_a_config_and_modules_stay_small(path):
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "sweeps").glob("*.py")), ids=lambda p: p.name)
+def test_what_reads_runs_needs_no_torch(path):
+    assert not {m.split(".")[0] for m in imported(path)} & {"torch", "torchvision", "lightning"}
+
+
 @pytest.mark.parametrize("path", [PACKAGE / "runs.py"], ids=lambda p: p.name)
 def test_the_layout_of_outputs_needs_no_torch(path):
     outside = {m.split(".")[0] for m in imported(path)}

@@ -13,6 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -54,13 +55,28 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
     return list(axes.values())
 
 
-def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, list[Composed]]:
-    """What is to be done, and every composed cell. `master`: the config of the command without what it sweeps over."""
+def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, int | None]:
+    """What is to be done, and the evaluation's seed. `master`: the config of the command without what it sweeps over."""
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     cells = [_cell(combination, data_of, Path(master.outputs)) for combination in found]
-    made = plan(cells, count, master.retrain, master.rescore, master.score)
-    return made, [combination.config for combination in found]
+    if master.score:
+        _check_scored(found)
+    return plan(cells, count, master.retrain, master.rescore, master.score), _evaluation_seed(found)
+
+
+def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
+    """What keys the noise that all cells are sampled and scored with, so that their differences are paired; None: they differ."""
+    seeds = {combination.config.cfg.evaluation.seed for combination in found}
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+def _check_scored(found: Sequence[Combination[Composed]]) -> None:
+    from diffusion_lab.models.base import GenerativeModel
+
+    for combination in found:
+        if not issubclass(get_class(combination.config.cfg.model._target_), GenerativeModel):
+            raise MistakeError(f"model={combination.config.family} draws nothing that could be scored; add score=false")
 
 
 class _Composer:

@@ -22,10 +22,12 @@ from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
+from diffusion_lab.commands.report import show
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
+from diffusion_lab.sweeps.report import make_report
 from diffusion_lab.sweeps.watch import watching
 
 
@@ -43,19 +45,22 @@ def sweep(
     name = name or sweep_name(axes)
     if Path(name).name != name:
         raise MistakeError(f"hydra.sweeper.name={name}: a name of a folder, without a path")
-    plan, _ = make_plan(axes, context.config_loader, config)
+    plan, evaluation_seed = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
     for line in [*plan.summary(), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
         for what, jobs in (("train", plan.to_train), ("score", plan.to_score)):
             for job in jobs:
-                console.print(f"{what}  {job.label or job.folder.name}", markup=False)
+                console.print(f"{what}  {job.label}", markup=False)
         return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
-    directory.write_sweep(sweep_content(name, arguments, swept, datetime.now().isoformat(timespec="seconds"), plan))
+    created = datetime.now().isoformat(timespec="seconds")
+    directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
     launches = _Launches(config, context, task, directory, name)
     failures = _train_and_score(plan, launches, console)
+    if config.score:
+        console.print(f"report {make_report(directory, show=show)}")
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 
@@ -130,7 +135,7 @@ def _reason(returned: JobReturn) -> str | None:
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
     """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
-    labels = {job.folder: job.label or job.folder.name for job in (*plan.to_train, *plan.to_score)}
+    labels = {job.folder: job.label for job in (*plan.to_train, *plan.to_score)}
     spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
     num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
     lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]

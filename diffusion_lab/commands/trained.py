@@ -50,7 +50,9 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
             continue
         before.append(f"{group}={choices[group]}")
         before += [f"++{group}.{key}={_quoted(value)}" for key, value in _leaves(saved[group]).items()]
-    return [*before, *options]
+    # Behind flags such as -m: Hydra wants all options in one piece.
+    first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
+    return [*options[:first], *before, *options[first:]]
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:

@@ -88,5 +88,5 @@ def sweep_name(axes: Iterable[Axis]) -> str:
         if axis.key.partition(".")[0] not in _ASKED_OF_THE_COMMAND
     }
     digest = hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:8]
-    swept = "-".join(re.findall(r"\w+$", axis.key.partition("@")[0])[-1] for axis in axes if axis.swept)
+    swept = "-".join(sorted(re.findall(r"\w+$", axis.key.partition("@")[0])[-1] for axis in axes if axis.swept))
     return "-".join(filter(None, (swept[:_NAME_LENGTH].rstrip("-"), digest)))

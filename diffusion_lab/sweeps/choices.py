@@ -48,10 +48,10 @@ def natural(text: str) -> tuple[int, float, str]:
 
 
 def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]]) -> bool:
-    """Whether some group above the option differs too, and the option never does between two equal choices of it."""
+    """Whether the option has one value wherever there is such an option, and a group above it says where that is."""
     parts = key.split(".")
     groups = [".".join(parts[:length]) for length in range(1, len(parts))]
-    return any(
+    return len(set(varying[key]) - {None}) == 1 and any(
         len(set(zip(varying[group], varying[key], strict=True))) == len(set(varying[group]))
         for group in groups
         if group in varying

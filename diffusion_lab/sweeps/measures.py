@@ -62,17 +62,17 @@ class Measure:
 
 def samples_key(protocol: Mapping[str, Any]) -> str:
     """Equal for two scores that may stand in one table: same data, features and reference, samples alike in number and noise."""
-    return json.dumps({part: protocol.get(part) for part in _IMAGES}, sort_keys=True)
+    return json.dumps({part: _how(part, protocol.get(part)) for part in _IMAGES}, sort_keys=True)
 
 
 def _how(part: str, content: Any) -> Any:
-    """A part of the protocol without what follows from the choices or changes rounding only."""
-    ignored = {"bound": ("num_terms", "batch_size"), "cost": ("timed_images", "peak_memory")}.get(part, ())
     if isinstance(content, Mapping):
-        return {key: value for key, value in content.items() if key not in ignored}
+        return {key: value for key, value in content.items() if key not in _CHOSEN.get(part, ())}
     return content
 
 
+# In a part of the protocol, what follows from the choices or changes rounding only.
+_CHOSEN = {"bound": ("num_terms", "batch_size"), "cost": ("timed_images", "peak_memory"), "samples": ("labels",)}
 _KNOWN = {
     "nfe": Measure("nfe", "NFE", "", None, "network evaluations a sample"),
     "precision": Measure(
@@ -80,6 +80,15 @@ _KNOWN = {
     ),
     "recall": Measure(
         "recall", "recall", "", HIGH, "share of real images that samples come near", (*_IMAGES, "precision_recall")
+    ),
+    "inception_score": Measure(
+        "inception_score",
+        "inception score",
+        "",
+        HIGH,
+        "how sure a classifier is of each sample, and how many classes they spread over",
+        (*_IMAGES, "inception_score"),
+        brief=False,
     ),
     "bits_per_dim": Measure(
         "bits_per_dim",
@@ -99,6 +108,7 @@ _DISTANCES = {
     "kid": ("kernel distance on the Inception-v3 of the original FID", ("kernel_distance",)),
     "kd_": ("kernel distance between the features of samples and of real images", ("kernel_distance",)),
 }
+_ACCURACY = "accuracy_"
 _ORDER = (
     "nfe",
     "fid",
@@ -107,6 +117,8 @@ _ORDER = (
     "kd_",
     "precision",
     "recall",
+    "inception_score",
+    _ACCURACY,
     "bits_per_dim",
     SECONDS,
 )
@@ -116,6 +128,8 @@ def measure(name: str) -> Measure | None:
     """What a value's name means; None for a value that is no column (a part of another one, a cost that never differs)."""
     if name in _KNOWN:
         return _KNOWN[name]
+    if name.startswith(_ACCURACY):
+        return Measure(name, name, "", HIGH, "share of samples that the classifier takes for their label", _IMAGES)
     if name.endswith("_floor") or name[:3] not in _DISTANCES:
         return None
     meaning, more = _DISTANCES[name[:3]]

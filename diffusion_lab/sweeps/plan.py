@@ -93,14 +93,15 @@ def plan(
 
 
 def sweep_content(
-    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, plan: Plan
+    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, evaluation_seed: int | None, plan: Plan
 ) -> dict[str, Any]:
-    """sweep.json: what was asked, and where each cell lies."""
+    """sweep.json: what was asked, and where each cell lies. evaluation_seed: of the noise that all cells share, if they do."""
     return {
         "name": name,
         "command": list(command),
         "axes": axes,
         "created": created,
+        "evaluation_seed": evaluation_seed,
         "cells": [
             {
                 "choices": cell.choices,
@@ -120,14 +121,17 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:
-    """The choices that set these cells apart from all others: an axis of which they have every value says nothing."""
+    """The choices that set these cells apart from all others: an axis of which they have every value says nothing.
+
+    Where nothing sets them apart, the model's name.
+    """
     names = short_names(values)
     words = []
     for key, every in values.items():
         own = list(dict.fromkeys(choice for cell in cells if (choice := cell.choices[key]) is not None))
         if own and (len(own) < len(every) or len(cells) == 1):
             words.append(f"{names[key]}={','.join(own)}")
-    return " ".join(words)
+    return " ".join(words) or cells[0].model.path.name
 
 
 def _count(number: int, thing: str) -> str:

@@ -79,7 +79,7 @@ class Watch:
 
     def _move(self, job: Job, step: int, steps: int | None) -> None:
         if job.folder not in self._tasks:
-            self._tasks[job.folder] = self._bars.add_task(job.label or job.folder.name)
+            self._tasks[job.folder] = self._bars.add_task(job.label)
         self._bars.update(self._tasks[job.folder], completed=step, total=steps)
 
 

@@ -61,7 +61,7 @@ def test_a_sweep_is_named_by_what_it_asks_in_any_order():
         axis("seed", "1", swept=False),
     ]
     name = sweep_name(axes)
-    assert name.startswith("schedule-num_steps-")
+    assert name.startswith("num_steps-schedule-")
     turned = [axes[2], axes[0], axis("sampler.spacing.num_steps", "50", "10")]
     assert sweep_name(turned) == name
     assert sweep_name([*axes[:2], axis("seed", "2", swept=False)]) != name

@@ -27,6 +27,12 @@ def test_what_follows_from_a_groups_class_is_no_axis_of_its_own(tmp_path):
     assert set(axes_of(tmp_path, linear, cosine, longer)[0]) == {"schedule", "schedule.num_timesteps"}
 
 
+def test_an_option_that_both_classes_have_is_an_axis_though_it_goes_along_with_them(tmp_path):
+    three = {"sampler": {"_target_": "x.Ancestral", "num_steps": 3}}
+    six = {"sampler": {"_target_": "x.DDIM", "num_steps": 6, "eta": 0.0}}
+    assert set(axes_of(tmp_path, three, six)[0]) == {"sampler", "sampler.num_steps"}
+
+
 def test_a_copy_under_another_group_is_left_out_but_not_an_option_that_happens_to_go_along(tmp_path):
     one = {"seed": 1, "data": {"seed": 1}, "schedule": {"_target_": "x.Linear"}}
     two = {"seed": 2, "data": {"seed": 2}, "schedule": {"_target_": "x.Cosine"}}

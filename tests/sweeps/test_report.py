@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,7 +12,7 @@ from diffusion_lab.sweeps.report import make_report, report_on_runs
 
 from .synthetic import write_sweep
 
-SMALL = {"schedule": ["linear", "cosine"], "sampler.spacing.num_steps": ["10", "50"], "seed": ["1", "2"]}
+SMALL = {"sampler.spacing.num_steps": ["10", "50"]}
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
@@ -30,52 +31,50 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_a_report_is_a_page_tables_and_figures_for_paper(tmp_path):
-    sweep = write_sweep(tmp_path, axes=SMALL)
-    page = make_report(sweep)
-    assert page == sweep.report / "report.html"
-    written = {str(path.relative_to(sweep.report)) for path in sweep.report.rglob("*") if path.is_file()}
-    assert {"report.html", "table.csv", "cells.csv", "table.md", "table.tex"} < written
-    for figure in (
-        "steps_fd_digits_cnn",
-        "steps_bits_per_dim",
-        "effects_fd_digits_cnn",
-        "seconds_fd_digits_cnn",
-        "bound_by_t",
-        "training_mse",
-    ):
-        assert (sweep.report / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
-        assert (sweep.report / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_a_report_made_again_leaves_no_figure_of_the_one_before(tmp_path):
-    sweep = write_sweep(tmp_path, axes=SMALL)
-    make_report(sweep)
-    for cell in read_sweep(sweep).cells[1:]:
-        cell.run.metrics.unlink()
-    make_report(sweep)
-    left = {path.stem for path in (sweep.report / "figures").glob("*")}
-    assert left == {"bound_by_t", "training_mse"}
-
-
-def test_what_names_say_is_text_and_never_markup(tmp_path):
-    sweep = write_sweep(tmp_path, name="a<b>&c", axes={"note": [HOSTILE, "plain"], "seed": ["1", "2"]})
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A sweep whose names and reasons would be markup, with a failed cell, and its report."""
+    axes = {"note": [HOSTILE, "plain"], "sampler.spacing.num_steps": ["10", "50"], "seed": ["1", "2"]}
+    sweep = write_sweep(tmp_path_factory.mktemp("outputs"), name="a<b>&c", axes=axes)
     failed = read_sweep(sweep).cells[-1]
     failed.run.metrics.unlink()
     Status("failed", reason=f"it said {HOSTILE}").write(failed.run.path)
-    page = Elements(make_report(sweep).read_text())
+    assert make_report(sweep) == sweep.report / "report.html"
+    return sweep
+
+
+def test_a_report_is_a_page_tables_and_figures_for_paper(made):
+    written = {str(path.relative_to(made.report)) for path in made.report.rglob("*") if path.is_file()}
+    assert {"report.html", "table.csv", "cells.csv", "table.md", "table.tex"} < written
+    steps, effects = ("steps_fd_digits_cnn", "steps_bits_per_dim"), ("effects_fd_digits_cnn", "effects_bits_per_dim")
+    for figure in (*steps, *effects, "seconds_fd_digits_cnn", "bound_by_t", "training_mse"):
+        assert (made.report / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (made.report / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_names_say_is_text_and_never_markup(made):
+    page = Elements((made.report / "report.html").read_text())
     assert [attributes for tag, attributes in page.tags if tag == "img"] == []
     assert [tag for tag, _ in page.tags].count("script") == 4
     assert f"it said {HOSTILE}" in page.text
     assert "a<b>&c" in page.text
 
 
-def test_nothing_on_the_page_points_elsewhere(tmp_path):
-    page = Elements(make_report(write_sweep(tmp_path, axes=SMALL)).read_text())
+def test_nothing_on_the_page_points_elsewhere(made):
+    page = Elements((made.report / "report.html").read_text())
     pointers = [a[key] for tag, a in page.tags for key in ("src", "href", "action", "srcset") if key in a]
     assert pointers == ["data:,"]
     (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
+
+
+def test_a_report_made_again_leaves_no_figure_of_the_one_before(made, tmp_path):
+    sweep = SweepDirectory(shutil.copytree(made.outputs, tmp_path / "copy") / "sweeps" / made.path.name)
+    for cell in read_sweep(sweep).cells[1:]:
+        cell.run.metrics.unlink(missing_ok=True)
+    make_report(sweep)
+    left = {path.stem for path in (sweep.report / "figures").glob("*")}
+    assert left == {"bound_by_t", "training_mse"}
 
 
 def test_a_sweep_of_which_nothing_is_scored_has_a_report(tmp_path):

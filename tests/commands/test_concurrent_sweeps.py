@@ -1,0 +1,100 @@
+"""Real sweeps in processes of their own that want the same models at the same time, and one of them killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.status import RUNNING, written_status
+
+from .conftest import TINY
+
+STEPS = 100
+OPTIONS = [*TINY, f"trainer.max_steps={STEPS}", "callbacks.checkpoint.every_n_steps=5", "sampler.spacing.num_steps=2"]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """sweep("option=value", …) -> a running `diffusion-lab train -m` in the test's folder; killed when the test ends."""
+    started = []
+
+    def start(*options):
+        command = [Path(sys.executable).parent / "diffusion-lab", "train", "-m", *OPTIONS, *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (tmp_path / f"sweep_{len(started)}.txt").open("w") as log:
+            started.append(
+                subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def models(folder):
+    return sorted((folder / "outputs" / "models").glob("digits-*"))
+
+
+def wait_for(condition, what, seconds=200):
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"never seen: {what}")
+
+
+def at_work(folder, pid=None):
+    """The process that trains a model of which a checkpoint lies there, so that killing it loses less than all."""
+    for model in models(folder):
+        status = written_status(model)
+        if status and status.state == RUNNING and pid in (None, status.pid) and (model / "resume.ckpt").is_file():
+            return status.pid
+    return None
+
+
+def logs(folder, pattern):
+    return [path.read_text() for path in (folder / "outputs" / "sweeps").glob(f"*/jobs/{pattern}/log.txt")]
+
+
+def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_killed(tmp_path, sweep):
+    first, second = sweep("seed=1,2"), sweep("seed=2,1")
+    wait_for(lambda: at_work(tmp_path, first.pid) and at_work(tmp_path, second.pid), "both sweeps at work")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert second.wait(timeout=200) == 0, (tmp_path / "sweep_1.txt").read_text()
+
+    assert len(models(tmp_path)) == 2
+    for model in models(tmp_path):
+        assert json.loads((model / "training.json").read_text())["steps"] == STEPS
+        with (model / "metrics.csv").open() as file:
+            assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, STEPS + 1))
+    trained = "".join(logs(tmp_path, "train-*"))
+    assert trained.count("training images") == 3  # two models, and the one that was killed once more
+    assert trained.count("going on from") == 1
+    assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 2
+
+    assert sweep("seed=1,2").wait(timeout=200) == 0
+    assert "2 models: 0 to train, 2 reused" in (tmp_path / "sweep_2.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.needs("hydra-joblib-launcher")
+def test_a_killed_worker_costs_the_sweep_nothing_else(tmp_path, sweep):
+    running = sweep("seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    os.kill(wait_for(lambda: at_work(tmp_path), "a worker at work"), signal.SIGKILL)
+    running.wait(timeout=400)
+    again = sweep("seed=1,2,3")
+    assert again.wait(timeout=400) == 0
+    assert len(models(tmp_path)) == 3
+    assert all((model / "training.json").is_file() for model in models(tmp_path))
