@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion_lab.data.base import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-# What a file holds decides how it is read, whatever its name: no format but these, some of which start programs.
+# What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
