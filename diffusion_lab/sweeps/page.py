@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -48,6 +49,7 @@ def page(
         created=gathered.created[:16].replace("T", " "),
         question=question(table),
         facts=_facts(gathered, table),
+        asked=f"diffusion-lab train -m {shlex.join(gathered.command)}" if gathered.command else "",
         axes=_axes(gathered, table),
         names=[{"name": names[axis], "option": axis} for axis in table.axes],
         many_seeds=len(table.seeds) > 1,
