@@ -37,7 +37,8 @@ def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect |
     frame = pd.DataFrame(cells).fillna("").astype(dict.fromkeys(table.axes, str))
     others = [other for other in (*table.axes, "_seed") if other != axis]
     wide = frame.pivot_table(index=others, columns=axis, values="_y", sort=False)
-    order = list(dict.fromkeys(frame[axis]))
+    there = set(frame[axis])
+    order = [value for value in ("", *table.values[axis]) if value in there]
     kept = _values_together(wide[order])
     if len(kept) < 2:
         return None

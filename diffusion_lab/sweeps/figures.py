@@ -40,6 +40,7 @@ _STYLE = {
     "grid.alpha": 0.35,
 }
 _MOST_IN_LEGEND = 12
+_MANY = 30  # points of a line that are not marked one by one
 
 
 def figure_files(plot: Plot) -> Iterator[tuple[str, bytes]]:
@@ -132,7 +133,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
             series.x, series.y, "o", markersize=8, markerfacecolor="none", markeredgecolor="0.25", markeredgewidth=0.7
         )
         return
-    many = len(series.x) > 60
+    many = len(series.x) > _MANY
     known = [(x, y, e) for x, y, e in zip(series.x, series.y, series.error, strict=False) if e]
     style = {
         "color": COLOURS[series.colour % len(COLOURS)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from diffusion_lab import __version__
 from diffusion_lab.sweeps.cells import Gathered
-from diffusion_lab.sweeps.layout import NONE, Column, Finding, columns, finding, label, question, seeds_of, short_names
+from diffusion_lab.sweeps.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
 from diffusion_lab.sweeps.notes import has_floor, notes
 from diffusion_lab.sweeps.panels import Plot
 from diffusion_lab.sweeps.sprites import Sprite
@@ -48,11 +49,12 @@ def page(
         created=gathered.created[:16].replace("T", " "),
         question=question(table),
         facts=_facts(gathered, table),
+        asked=f"diffusion-lab train -m {shlex.join(gathered.command)}" if gathered.command else "",
         axes=_axes(gathered, table),
         names=[{"name": names[axis], "option": axis} for axis in table.axes],
         many_seeds=len(table.seeds) > 1,
-        findings=[said for group in table.groups for said in _findings(group)],
-        groups=[_group(gathered, table, group) for group in table.groups],
+        findings=_findings(table),
+        groups=[_group(table, group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
         unfinished=[
             {"label": " · ".join(filter(None, cell.choices.values())), "state": cell.state, "reason": cell.reason}
@@ -105,14 +107,21 @@ def _axes(gathered: Gathered, table: Table) -> list[dict[str, Any]]:
     ]
 
 
-def _findings(group: Group) -> list[Finding]:
-    by_name = {column.measure.name: column for column in columns(group)}
-    return [finding(s, by_name[s.measure.name]) for s in group.standings if s.measure.headline]
+def _findings(table: Table) -> list[dict[str, Any]]:
+    """Who leads, by group."""
+    found = []
+    for number, group in enumerate(table.groups, start=1):
+        by_name = {column.measure.name: column for column in columns(group)}
+        for standing in group.standings:
+            if standing.measure.headline:
+                said = finding(standing, by_name[standing.measure.name])
+                found.append({"group": number if len(table.groups) > 1 else None, "said": said})
+    return found
 
 
-def _group(gathered: Gathered, table: Table, group: Group) -> dict[str, Any]:
+def _group(table: Table, group: Group) -> dict[str, Any]:
     shown = columns(group)
-    place = {axis: {value: i for i, value in enumerate(gathered.axes[axis])} for axis in table.axes}
+    place = {axis: {value: i for i, value in enumerate(table.values[axis])} for axis in table.axes}
     said = notes(group) or ["Nothing has been scored yet."]
     return {
         "notes": said,

@@ -51,11 +51,12 @@ def look(table: Table, group: Group) -> Look:
 
 
 def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
-    """The values of an axis in the group, in the order of its rows."""
+    """The values that an axis has in the group, in the order asked for."""
     if axis is None:
         return [None]
     place = table.axes.index(axis)
-    return list(dict.fromkeys(row.choice[place] for row in group.rows))
+    there = {row.choice[place] for row in group.rows}
+    return [value for value in (None, *table.values[axis]) if value in there]
 
 
 def _sets_steps(table: Table, group: Group, axis: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -117,9 +117,11 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """All groups, the largest first. axes: those that differ, without the seed. seeds: as asked for; empty if that is no axis."""
+    """All groups, the largest first. axes: those that differ, without the seed. values: of each axis, as they were asked for.
+    seeds: as asked for; empty if that is no axis."""
 
     axes: tuple[str, ...]
+    values: Mapping[str, Sequence[str]]
     seeds: tuple[str, ...]
     groups: list[Group]
 
@@ -136,24 +138,24 @@ def build_table(gathered: Gathered) -> Table:
     def as_asked(row: Row) -> list[int]:
         return [place[axis].get(value, -1) for axis, value in zip(axes, row.choice, strict=True)]
 
-    parts: dict[tuple[str, Choice], list[Cell]] = {}
+    finished: dict[tuple[str, Choice], list[Cell]] = {}
     waiting: dict[Choice, list[Cell]] = {}
     for cell in gathered.cells:
         choice = tuple(cell.choices.get(axis) for axis in axes)
         if cell.done:
-            parts.setdefault((samples_key(cell.protocol), choice), []).append(cell)
+            finished.setdefault((samples_key(cell.protocol), choice), []).append(cell)
         else:
             waiting.setdefault(choice, []).append(cell)
     by_protocol: dict[str, list[Row]] = {}
-    for number, ((how, choice), cells) in enumerate(parts.items()):
+    for number, ((how, choice), cells) in enumerate(finished.items()):
         by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
-    left = [Row(len(parts) + i, choice, tuple(cells)) for i, (choice, cells) in enumerate(waiting.items())]
     groups = [_group(sorted(rows, key=as_asked)) for rows in sorted(by_protocol.values(), key=len, reverse=True)]
-    if left and groups:
-        groups[0].unfinished.extend(sorted(left, key=as_asked))
-    elif left:
-        groups = [Group([], [], {}, sorted(left, key=as_asked))]
-    return Table(axes, tuple(gathered.axes.get(SEED, ())), groups)
+    left = [Row(len(finished) + i, choice, tuple(cells)) for i, (choice, cells) in enumerate(waiting.items())]
+    if left and not groups:
+        groups = [Group([], [], {})]
+    for row in sorted(left, key=as_asked):
+        _where_it_belongs(row, groups).unfinished.append(row)
+    return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)
 
 
 def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
@@ -181,3 +183,19 @@ def _axes(gathered: Gathered) -> tuple[str, ...]:
 
 def _group(rows: list[Row]) -> Group:
     return Group(rows, ordered({name for row in rows for name in row.values}), rows[0].done[0].protocol)
+
+
+def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:
+    """The group that a row without a result would join: by the axes that tell groups apart first, then by all."""
+    there = [[{other.choice[i] for other in group.rows} for i in range(len(row.choice))] for group in groups]
+    telling = {
+        i
+        for i in range(len(row.choice))
+        if sum(len(values[i]) for values in there) == len(set().union(*(values[i] for values in there)))
+    }
+
+    def likeness(number: int) -> tuple[int, int]:
+        alike = {i for i, value in enumerate(row.choice) if value in there[number][i]}
+        return len(alike & telling), len(alike)
+
+    return groups[max(range(len(groups)), key=likeness)]

@@ -92,6 +92,19 @@ def test_another_number_of_samples_is_another_group_and_never_ranked_with_the_fi
     assert [{row.choice[1] for row in group.rows} for group in table.groups] == [{"360"}, {"64"}]
 
 
+def test_what_is_missing_stands_where_its_like_stand(tmp_path):
+    axes = {"schedule": ["linear", "cosine"], "evaluation.num_samples": ["360", "64"]}
+
+    def change(choices, metrics):
+        metrics["protocol"]["samples"]["num_images"] = int(choices["evaluation.num_samples"])
+
+    sweep = write_sweep(tmp_path, axes=axes, change=change)
+    lost = next(cell for cell in read_sweep(sweep).cells if cell.choices["evaluation.num_samples"] == "64")
+    lost.run.metrics.unlink()
+    groups = build_table(read_sweep(sweep)).groups
+    assert [[row.choice for row in group.unfinished] for group in groups] == [[], [("linear", "64")]]
+
+
 def test_bounds_of_another_kind_are_ranked_apart(sweep):
     (group,) = build_table(read_sweep(sweep)).groups
     standings = [s for s in group.standings if s.measure.name == "bits_per_dim"]

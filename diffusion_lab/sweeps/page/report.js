@@ -146,7 +146,7 @@ const offer = one("#to-samples");
 let samplesInView = false;
 function offerSamples() {
   offer.textContent = `${chosen.size} chosen: see the samples ↓`;
-  offer.hidden = samplesInView || chosen.size === 0;
+  offer.hidden = samplesInView || chosen.size === 0 || one("#samples").hidden;
 }
 offer.addEventListener("click", () => { one("#samples").scrollIntoView({ behavior: "smooth" }); offer.hidden = true; });
 if (Object.values(report.rows).some((row) => row.pictures.length)) {
@@ -167,6 +167,7 @@ const COLOURS = {
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "x", "cross"];
 const FRONT = -1;
+const MANY = 30; // points of a line that are not marked one by one
 const cycle = (list, place) => list[place % list.length];
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colourOf = (series) => series.colour === FRONT ? css("--ink") : cycle(COLOURS[isDark() ? "dark" : "light"], series.colour);
@@ -174,7 +175,7 @@ const short = (value) => Number(value.toPrecision(4)).toString();
 
 function traceOf(series, hidden) {
   const colour = colourOf(series);
-  const many = series.x.length > 60;
+  const many = series.x.length > MANY;
   const front = series.colour === FRONT;
   const trace = {
     type: "scatter", name: series.name, x: series.x, y: series.y, showlegend: false, customdata: series.rows,
@@ -226,7 +227,7 @@ function layoutOf(plot, panel) {
     ? { tickvals: panel.categories.map((_, i) => i), ticktext: panel.categories, range: [-0.4, panel.categories.length - 0.6] }
     : axes.x;
   return {
-    margin: { l: 8, r: 8, t: 26, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+    margin: { l: 8, r: 8, t: panel.html ? 26 : 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
     font: { family: "system-ui, sans-serif", size: 12, color: css("--soft") },
     hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--line"), font: { color: css("--ink") }, align: "left" },
     title: { text: panel.html, font: { size: 13, color: css("--ink") }, x: 0.5, y: 0.98, yanchor: "top" },
@@ -255,7 +256,7 @@ function legendOf(plot, hidden, redraw) {
       '<path d="M13 .6 17.4 5 13 9.4 8.600 5z"/>', '<path d="M13 9.200 9 1.600h8z"/>',
     ][series.line % 5];
     const line = series.dots ? "" : `<line x1="0" x2="26" y1="5" y2="5" stroke-width="2" stroke-dasharray="${dash}"/>`;
-    const drawn = series.colour === FRONT ? line : line + (series.x.length > 60 ? "" : shape);
+    const drawn = series.colour === FRONT ? line : line + (series.x.length > MANY ? "" : shape);
     swatch.innerHTML = `<g stroke="${colourOf(series)}" fill="${colourOf(series)}">${drawn}</g>`;
     const button = make("button", { type: "button" }, swatch, name);
     button.setAttribute("aria-pressed", !hidden.has(name));
