@@ -43,12 +43,12 @@ def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that shows what metrics.json holds."""
-    from diffusion_lab.callbacks.tracking import Score
-
     tracker = build_tracker(cfg)
     if tracker is None:
         yield lambda metrics: None
         return
+    from diffusion_lab.callbacks.tracking import Score
+
     with tracker.scoring(_about(cfg, run, choices)) as show:
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
