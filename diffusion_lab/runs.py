@@ -169,6 +169,11 @@ class ModelDirectory:
         return self.path / "training.json"
 
     @property
+    def accuracy(self) -> Path:
+        """Of a classifier of noisy images, by t: what it has instead of a score."""
+        return self.path / "accuracy.json"
+
+    @property
     def metrics_csv(self) -> Path:
         """Losses and rates while training."""
         return self.path / "metrics.csv"
@@ -216,6 +221,7 @@ class ModelDirectory:
         self.training.unlink(missing_ok=True)
         self.metrics_csv.unlink(missing_ok=True)
         self.tracked_as.unlink(missing_ok=True)
+        self.accuracy.unlink(missing_ok=True)
         for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
             for file in self.path.glob(pattern):
                 file.unlink()

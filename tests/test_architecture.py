@@ -24,7 +24,8 @@ ORDER = [
 ]
 ORDER += ["evaluation", "runs", "sweeps", "commands"]
 THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
-THEORY += ["objectives", "timesteps", "spacings", "samplers"]
+THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers"]
+THEORY += ["interpolation", "denoising", "inpainting"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))

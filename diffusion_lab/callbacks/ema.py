@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from diffusion_lab.models.base import RAW, GenerativeModel
+from diffusion_lab.models.trainable import RAW, TrainableModel
 
 _PREFIX = "ema_"
 
@@ -33,7 +33,7 @@ class EMA(Callback):
         self.num_updates = 0
         self._restored: dict[str, dict[str, Tensor]] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         raw = dict(pl_module.named_parameters())
         for name in self.decays:
             start = self._restored.get(name, raw)
@@ -42,7 +42,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModel, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step <= self.num_updates:  # gradients are still being accumulated
             return
@@ -52,11 +52,11 @@ class EMA(Callback):
             warm = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
             torch._foreach_lerp_(list(pl_module.averages[name].values()), raw, 1 - warm)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: GenerativeModel, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
         checkpoint["averages"] = pl_module.averages
         checkpoint["averages_num_updates"] = self.num_updates
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: GenerativeModel, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["averages"]
         self.num_updates = checkpoint["averages_num_updates"]
 

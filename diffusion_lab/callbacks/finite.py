@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 
 
 class NotFiniteError(RuntimeError):
@@ -31,10 +31,10 @@ class SkipNotFinite(Callback):
         self._skipped_steps, self._in_a_row = 0, 0
         self._skipped = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         pl_module.skipped_steps = self._skipped_steps
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GenerativeModel, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Optimizer) -> None:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -45,7 +45,7 @@ class SkipNotFinite(Callback):
                 parameter.grad = None  # an optimizer passes over what has no gradient
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModel, outputs: dict[str, Any], batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: dict[str, Any], batch: Any, batch_idx: int
     ) -> None:
         if not self._skipped:
             self._in_a_row = 0

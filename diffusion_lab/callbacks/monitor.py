@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from torch import nn
 from torchmetrics import MeanMetric
 
-from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 
 
 class Monitor(Callback):
@@ -27,17 +27,17 @@ class Monitor(Callback):
         self._window_seconds, self._window_images = 0.0, 0
         self._clock = perf_counter()
 
-    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         self.means.to(pl_module.device)
         self._clock = perf_counter()
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GenerativeModel, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
         gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
         if gradients:  # none, where the step is skipped
             self._mean("grad_norm").update(nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModel, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         for name, value in outputs["terms"].items():
             self._mean(name).update(value)
@@ -51,7 +51,7 @@ class Monitor(Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > 0:
             self._log(trainer, pl_module)
 
-    def _log(self, trainer: Trainer, pl_module: GenerativeModel) -> None:
+    def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         measured = {name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called}
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps

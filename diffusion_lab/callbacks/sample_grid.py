@@ -12,33 +12,36 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.pictures import picture, png
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures.
+    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that draws nothing has none.
 
     Parameters
     ----------
-    every_n_steps: 0 turns it off. num_images: samples 0, 1, … of stream `seed`, drawn with the averaged weights.
+    every_n_steps: 0 turns it off. num_images: samples 0, 1, … of stream `seed`, drawn with the averaged weights; a
+        conditional model draws its classes in turn.
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: GenerativeModel, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         path = self.folder / f"step_{step:07d}.png"
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
-        if not (due and trainer.is_global_zero) or path.exists():
+        if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return
         pl_module.eval()
         try:
             with torch.no_grad(), pl_module.use_weights(suited_weights(pl_module.weight_names, step)):
                 indices = torch.arange(self.num_images, device=pl_module.device)
-                image = picture(pl_module.sample(indices, self.seed).cpu(), pl_module.num_levels)
+                x = pl_module.sample(indices, self.seed, pl_module.classes_in_turn(indices))
+                image = picture(x.cpu(), pl_module.num_levels)
         finally:
             pl_module.train()
         write_whole(path, png(image))

@@ -13,7 +13,7 @@ from diffusion_lab.runs import TRAINING_CODE, canonical_json, code_digest, finge
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
 
 PACKAGE = Path(__file__).parent.parent
 SCORING_CODE = ("diffusion", "networks", "data", "models", "evaluation")
@@ -27,16 +27,23 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 
 def state_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to."""
+    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError where labels are asked of data without."""
+    if cfg.conditional and data.num_classes is None:
+        raise ValueError(
+            f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false, or other data "
+            "(image_folder: data.classes=subfolders)"
+        )
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]
         cfg.facts.size = data.shape[-1]
         cfg.facts.num_levels = data.num_levels
+        cfg.facts.num_classes = data.num_classes if cfg.conditional else None
+        cfg.facts.identity = data.identity
         cfg.facts.bounded = data.num_levels is not None
 
 
-def build_model(cfg: DictConfig) -> GenerativeModel:
+def build_model(cfg: DictConfig) -> TrainableModel:
     """The family's model with fresh weights that depend on cfg.seed only."""
     import torch
 
@@ -71,7 +78,7 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
     choices = {
         key: OmegaConf.to_container(cfg[key], resolve=True)
-        for key in ("sampler", "variance", "evaluation", "features")
+        for key in ("sampler", "guidance", "variance", "evaluation", "features")
         if cfg.get(key) is not None
     }
     return fingerprint(choices, model_fingerprint, canonical_json(_code(SCORING_CODE)))

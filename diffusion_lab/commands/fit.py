@@ -33,7 +33,7 @@ from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
 
 _BYTES = 4  # of a number in a checkpoint
 _MOMENTS = 2  # numbers that AdamW keeps for each weight
@@ -42,7 +42,7 @@ _MOMENTS = 2  # numbers that AdamW keeps for each weight
 def fit(
     cfg: DictConfig,
     data: DataModule,
-    model: GenerativeModel,
+    model: TrainableModel,
     directory: ModelDirectory,
     fingerprint: str,
     choices: dict[str, str],

@@ -55,8 +55,9 @@ def mistake_in_job(error: BaseException) -> str | None:
             return str(error)
         case InstantiationException():
             return _instantiation(error)
-        case ValueError() if type(error).__name__ == "DataError":  # data that broke while in use; slow to import
-            return str(error)
+        case MissingMandatoryValue():
+            key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
+            return f"{key} has no value yet; say {key}=…"
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
@@ -97,7 +98,10 @@ def _instantiation(error: InstantiationException) -> str | None:
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     place = f"{where[1]}: " if where else ""
-    if isinstance(cause, ValueError | OmegaConfBaseException) or type(cause).__name__ == "MisconfigurationException":
+    if (
+        isinstance(cause, ValueError | RunError | OmegaConfBaseException)
+        or type(cause).__name__ == "MisconfigurationException"
+    ):
         return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
     if isinstance(cause, TypeError):
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))

@@ -1,8 +1,13 @@
-"""diffusion-lab sample: images from a trained model, as a grid, as single files, or as published evaluators read them."""
+"""diffusion-lab sample: images from a trained model, as a grid, as single files, or as published evaluators read them.
+
+They come out of noise, or out of images that the user gives: `editing` says how.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from diffusion_lab.commands.editing import wanted_edit
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.trained import device, load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
@@ -24,8 +30,8 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 
 def completed(options: list[str]) -> list[str]:
-    """Sampling starts from the sampler that the model was trained with."""
-    return with_trained_choices(options, ("sampler",))
+    """Sampling starts from the sampler and the guidance that the model was trained with."""
+    return with_trained_choices(options, ("sampler", "guidance"))
 
 
 def run(cfg: DictConfig) -> None:
@@ -48,20 +54,46 @@ def run(cfg: DictConfig) -> None:
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
+        edit = wanted_edit(cfg, model, saved)
+    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+        known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
+        raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
     if cfg.trajectory and not hasattr(model, "trajectory"):
         raise MistakeError(f"trajectory=true: {directory.path} has no steps between noise and image to show")
     to = Path(cfg.to)
     with torch.no_grad(), model.use_weights(weights):
-        batches = torch.arange(cfg.num_images, device=model.device).split(cfg.batch_size)
-        x = torch.cat([model.sample(indices, cfg.seed).cpu() for indices in track(batches, "drawing", transient=True)])
-        written = _write(x, model, to, cfg.format)
+        indices = torch.arange(cfg.num_images, device=model.device)
+        if cfg.label is not None:
+            y = torch.full_like(indices, cfg.label)
+        else:
+            y = model.classes_in_turn(indices) if edit is None else None  # nobody said what the given images show
+        x = _draw(model.sample if edit is None else edit.draw, indices, cfg.seed, y, cfg.batch_size)
+        shown = torch.cat([edit.given.cpu(), x]) if edit is not None and cfg.format == "grid" else x
+        written = _write(shown, y, model, to, cfg.format)
         if cfg.trajectory:
-            written = [*written, _animate(model, to, min(cfg.num_images, 64), cfg.seed)]
+            some = slice(0, 64)
+            written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
     Console().print(f"{len(x)} samples of {directory.path} ({weights}): {names}", highlight=False, soft_wrap=True)
 
 
-def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]:
+def _draw(
+    sample: Callable[[Tensor, int, Tensor | None], Tensor],
+    indices: Tensor,
+    seed: int,
+    y: Tensor | None,
+    batch_size: int,
+) -> Tensor:
+    import torch
+
+    batches = zip(indices.split(batch_size), repeat(None) if y is None else y.split(batch_size), strict=False)
+    total = -(-len(indices) // batch_size)
+    return torch.cat(
+        [sample(some, seed, classes).cpu() for some, classes in track(batches, "drawing", total, transient=True)]
+    )
+
+
+def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str) -> list[Path]:
     import numpy as np
 
     from diffusion_lab.data.levels import to_uint8
@@ -78,7 +110,7 @@ def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]
         path = to / "samples.npz"
         buffer = io.BytesIO()
         # arr_1 holds labels; a model without classes has none, and published evaluators read arr_0 only.
-        np.savez(buffer, arr_0=pixels, arr_1=np.zeros(len(pixels), dtype=np.int64))
+        np.savez(buffer, arr_0=pixels, arr_1=np.zeros(len(pixels), np.int64) if y is None else y.cpu().numpy())
         write_whole(path, buffer.getvalue())
         return [path]
     from PIL import Image
@@ -89,13 +121,11 @@ def _write(x: Tensor, model: GenerativeModel, to: Path, form: str) -> list[Path]
     return paths
 
 
-def _animate(model: GenerativeModel, to: Path, num_images: int, seed: int) -> Path:
-    """x_T -> x_0 of the first samples, side by side."""
-    import torch
-
+def _animate(trajectory: Iterator[Tensor], to: Path) -> Path:
+    """x_T -> x_0 of some samples, side by side."""
     from diffusion_lab.pictures import animation, picture
 
-    states = [x.cpu() for x in model.trajectory(torch.arange(num_images, device=model.device), seed)]
+    states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)
     shown = states[(len(states) - 1) % stride :: stride]
     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.

@@ -37,6 +37,9 @@ def score_table(metrics: dict[str, Any]) -> Table:
         value = f"{values['inception_score']:.3f} ± {values['inception_score_std']:.3f}"
         parts = protocol["inception_score"]["num_parts"]
         table.add_row("inception score", value, f"n = {num_images} in {parts} parts; higher is better")
+    for name in sorted(key for key in values if key.startswith("accuracy_")):
+        classifier = name.removeprefix("accuracy_")
+        table.add_row("accuracy", f"{100 * values[name]:.1f} %", f"of samples that {classifier} takes for their label")
     if "bits_per_dim" in values:
         error, bound = values.get("bits_per_dim_standard_error"), protocol["bound"]
         value = f"{values['bits_per_dim']:.3f}" + (f" ± {error:.3f}" if error is not None else "")

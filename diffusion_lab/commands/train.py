@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.build import build_data, build_model, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, must_start_ranks, ranks, start_ranks
@@ -36,13 +37,16 @@ def run(cfg: DictConfig) -> float | None:
     """
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
+    from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()
     with users_mistakes():
         data = build_data(cfg)
         state_facts(cfg, data)
         model = build_model(cfg)
-        _check_scoring(cfg, data)
+        generative = isinstance(model, GenerativeModel)
+        if generative:
+            _check_scoring(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
     choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
     directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
@@ -65,6 +69,10 @@ def run(cfg: DictConfig) -> float | None:
             return None
         model.load_weights(directory.weight_files())
         model.to(device())  # Lightning leaves a trained model on the CPU
+        if not generative:
+            if here.is_first:
+                report_accuracy(model, data, directory)
+            return None
         score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
     return _objective(run, cfg.objective_metric) if here.is_first else None
 

@@ -19,7 +19,7 @@ from diffusion_lab.runs import ModelDirectory, RunError, newest_model, read_json
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-SCORING_GROUPS = ("sampler", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "evaluation", "features")
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -87,7 +87,13 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
 def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> GenerativeModel:
     """The model of a config with all the weights that lie in the directory, on `device`."""
+    from diffusion_lab.models.base import GenerativeModel
+
     model = instantiate(saved.model)
+    if not isinstance(model, GenerativeModel):
+        raise MistakeError(
+            f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
+        )
     model.load_weights(directory.weight_files())
     return model.to(device).eval()
 

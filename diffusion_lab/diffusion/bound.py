@@ -9,6 +9,7 @@ All in bits per dimension. Of a respaced process it is the bound of the strided 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from .gaussian import Gaussian, standard_normal_like
 from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
-from .reverse import ReverseProcess
+from .reverse import ReverseStep
 from .shapes import Images, Labels, PerSample, Steps
 
 
@@ -53,7 +54,7 @@ class Bound:
 @torch.no_grad()
 def variational_bound(
     process: GaussianDiffusion,
-    reverse: ReverseProcess,
+    reverse: Callable[..., ReverseStep],
     x_0: Images,
     y: Labels = None,
     num_levels: int | None = 256,
@@ -120,7 +121,7 @@ def bits_per_dim(nats: Images) -> PerSample:
 
 def _draw_terms(
     process: GaussianDiffusion,
-    reverse: ReverseProcess,
+    reverse: Callable[..., ReverseStep],
     x_0: Images,
     y: Labels,
     num_levels: int | None,

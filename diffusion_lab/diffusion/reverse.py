@@ -42,15 +42,24 @@ class ReverseProcess:
         the mean part, then the variance part. It sees the 0-based index of the step in the original chain.
     clip_x_0: clamp x̂_0 to [−1, 1], the range of images, before the mean is computed, and take ε̂ from the clamped x̂_0. For
         sampling and scoring; objectives ask `without_clipping()`.
+    null_class: the label that means "no label"; None for a network that takes no labels.
     """
 
     network: Callable[..., Tensor]
     prediction: Prediction
     variance: Variance
     clip_x_0: bool = True
+    null_class: int | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
         """p_θ(x_{t−1}|x_t), t in 1 … process.num_timesteps."""
+        output, v = self.evaluate(process, x_t, t, y)
+        return self.from_output(process, output, v, x_t, t)
+
+    def evaluate(
+        self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None
+    ) -> tuple[Images, Images | None]:
+        """The two parts of the network's raw output: the mean part, and the variance part where there is one."""
         raw = self.network(x_t, process.timesteps.to(t.device)[t - 1], y)
         channels = x_t.shape[1]
         expected = channels * (1 + self.variance.outputs_per_channel)
@@ -58,8 +67,12 @@ class ReverseProcess:
             raise ValueError(
                 f"the network gives {raw.shape[1]} channels; {type(self.variance).__name__} needs {expected}"
             )
-        output, v = (raw[:, :channels], raw[:, channels:]) if expected > channels else (raw, None)
+        return (raw[:, :channels], raw[:, channels:]) if expected > channels else (raw, None)
 
+    def from_output(
+        self, process: GaussianDiffusion, output: Images, v: Images | None, x_t: Images, t: Steps
+    ) -> ReverseStep:
+        """p_θ(x_{t−1}|x_t) of the two parts of an output at x_t."""
         x_0 = self.prediction.to_x_0(process, output, x_t, t)
         if self.clip_x_0:
             x_0 = x_0.clamp(-1, 1)

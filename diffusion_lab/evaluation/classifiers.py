@@ -55,7 +55,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes)."""
-        return self.output(F.relu(self.features(x)))
+        return self.logits_of(self.features(x))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(B, num_features), as `features` gives them -> logits (B, num_classes)."""
+        return self.output(F.relu(features))
 
 
 def load_classifier(name: str, folder: Path = FOLDER) -> tuple[Classifier, str]:

@@ -40,6 +40,10 @@ class Features(nn.Module, ABC):
         """vectors (B, dim) -> logits (B, classes) of which an Inception score is made; None: these features make none."""
         return None
 
+    def classes(self, vectors: Tensor) -> Tensor | None:
+        """vectors (B, dim) -> the class of the data that each is taken for, int64 (B,); None: these features know no classes."""
+        return None
+
 
 class Pixels(Features):
     """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""
@@ -83,3 +87,8 @@ class ClassifierFeatures(Features):
         """x as in `forward` -> (B, num_classes) float32: which class the classifier takes each image for."""
         with torch.autocast(x.device.type, enabled=False):
             return self.classifier(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def classes(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.classifier.logits_of(vectors.to(self.classifier.output.weight)).argmax(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.sampling import quantise
-from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
+from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -56,6 +56,29 @@ class Reference:
         """(num_classes,) float64: the classes' shares of the split. None for data without classes."""
         counts = self._statistics(split, None).get("class_counts")
         return None if counts is None else counts / counts.sum()
+
+    def class_moments(self, split: str) -> dict[int, Moments]:
+        """Moments of all images of the split, class by class; classes with fewer than two images are left out.
+
+        Raises UnmeasurableError if that is every class.
+        """
+
+        def compute() -> dict[str, Tensor]:
+            statistics = [
+                FeatureStatistics(self.features.dim, sync_on_compute=False) for _ in range(self.data.num_classes)
+            ]
+            for vectors, y in self._encode(split, None):
+                for label in y.unique().tolist():
+                    statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
+            found = {label: s.compute() for label, s in enumerate(statistics) if s.state[0, 0] >= 2}
+            if not found:
+                raise UnmeasurableError(f"no class has two images in {split}")
+            moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
+            return {"label": torch.tensor(list(found)), **moments}
+
+        tensors = self._cached("class-moments", split, None, compute)
+        columns = (tensors[name] for name in Moments._fields)
+        return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}
 
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
         """(n, D) float32 features of `num_images` images of the split, or of all."""

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cache import digest
+from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.likelihood import score_likelihood
 from diffusion_lab.evaluation.reference import Progress, Reference
-from diffusion_lab.evaluation.sampling import Stream
+from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
@@ -159,6 +160,8 @@ def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings:
     # As many real images as samples: a manifold of more points is larger, and would favour one side.
     as_many = some_real[evenly_spaced(len(some_real), min(num_samples, len(some_real)))]
     scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
+    if drawn.stream.class_prior is not None:
+        _score_classes(scores, drawn, reference, split)
     logits = features.class_logits(drawn.features.to(reference.device))
     if logits is not None:
         names = ["inception_score", "inception_score_std"]
@@ -181,6 +184,24 @@ def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings:
             "num_reference": len(some_real),
         },
         "precision_recall": {"neighbours": settings.neighbours, "num_reference": len(as_many)},
+    }
+
+
+def _score_classes(scores: Scores, drawn: Drawn, reference: Reference, split: str) -> None:
+    """Are the samples of the classes that they were asked for, and how good is each class?"""
+    features, distance = reference.features, reference.features.metric_name
+    y = labels(torch.arange(len(drawn.features)), drawn.stream.seed, drawn.stream.class_prior)
+    scores.measure([f"accuracy_{features.name}"], lambda: (class_accuracy(features, drawn.vectors(), y),))
+    try:
+        by_class = class_distances(drawn.vectors(), y, reference, split)
+    except UnmeasurableError as error:
+        scores.protocol["absent"][f"{distance} by class"] = str(error)
+        return
+    scores.curves["classes"] = {
+        "class": by_class.classes,
+        distance: by_class.distances,
+        "num_samples": by_class.num_samples,
+        "num_reference": by_class.num_reference,
     }
 
 

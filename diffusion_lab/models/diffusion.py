@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.diffusion import (
     GaussianDiffusion,
+    Guidance,
     Objective,
     Prediction,
     ReverseProcess,
@@ -21,6 +22,7 @@ from diffusion_lab.diffusion import (
     Sampler,
     Schedule,
     TimestepSampler,
+    Unguided,
     Variance,
     derive_seed,
     variational_bound,
@@ -28,24 +30,27 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
 
-_TRAINING, _BOUND = 1, 2  # streams of a seed
+_TRAINING, _BOUND, _LABELS = 1, 2, 3  # streams of a seed
 
 
 class DiffusionModel(GenerativeModel):
-    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and a sampler that may be replaced at any time.
+    """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and, replaceable after training, a sampler and a guidance.
 
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
-    network: given out_channels, builds the network.
+    num_classes: the classes that the model is conditioned on; None: it is not.
+    network: given out_channels and num_classes, builds the network.
+    label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: clamp x̂_0 to [−1, 1] in sampling and scoring; for data that lie there.
-    seed: training's t and ε at batch k are functions of (seed, k).
+    seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         num_levels: int | None,
+        num_classes: int | None,
         schedule: Schedule,
         network: Callable[..., nn.Module],
         prediction: Prediction,
@@ -53,21 +58,34 @@ class DiffusionModel(GenerativeModel):
         objective: Objective,
         timesteps: TimestepSampler,
         sampler: Sampler,
+        guidance: Guidance,
         optimization: Optimization,
         clip_x_0: bool,
+        label_dropout: float,
         seed: int,
     ) -> None:
         super().__init__()
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"model.label_dropout={label_dropout} is no probability: it must lie between 0 and 1")
         if variance.outputs_per_channel and not objective.trains_variance:
             raise ValueError(
                 f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
                 "gradient; use objective=hybrid or objective=vlb, or variance=fixed"
             )
-        self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, None
-        self.seed, self.optimization = seed, optimization
+        if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
+            raise ValueError(
+                f"guidance {type(guidance).__name__} asks the network with and without a label, and this model is not trained for "
+                "both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
+            )
+        self.shape, self.num_levels = tuple(shape), num_levels
+        # A classifier that guides lends its classes to a network without any.
+        self.num_classes = guidance.num_classes if num_classes is None else num_classes
+        self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
         self.process = GaussianDiffusion(schedule)
-        self.network = network(out_channels=self.shape[0] * (1 + variance.outputs_per_channel))
-        self.reverse = ReverseProcess(self._evaluate_network, prediction, variance, clip_x_0)
+        channels = self.shape[0] * (1 + variance.outputs_per_channel)
+        self.network = network(out_channels=channels, num_classes=num_classes)
+        self.reverse = ReverseProcess(self._evaluate_network, prediction, variance, clip_x_0, null_class=num_classes)
+        self.guided = guidance.around(self.reverse)
         self.objective = objective
         self.timesteps = timesteps
         self.sampler = sampler
@@ -77,15 +95,13 @@ class DiffusionModel(GenerativeModel):
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
-        x_0, _ = batch
-        ranks, rank, local = self.trainer.world_size, self.trainer.global_rank, len(x_0)
-        seed = derive_seed(self.seed, _TRAINING, self.batches_trained)
-        generator = torch.Generator(x_0.device).manual_seed(seed)
-        t, w = self.timesteps(ranks * local, generator)
-        eps = torch.randn(ranks * local, *x_0.shape[1:], generator=generator, device=x_0.device)
-        rows = slice(rank * local, (rank + 1) * local)
+        x_0, y = batch
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(_TRAINING, x_0.device)
+        t, w = self.timesteps(size, generator)
+        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
 
-        terms = self.objective(self.process, self.reverse, x_0, t[rows], eps[rows])
+        terms = self.objective(self.process, self.reverse, x_0, t[rows], eps[rows], self._labels(y))
         if self.timesteps.learns_from_losses:
             self.timesteps.update(t, self.all_gather(terms["loss"].detach()).flatten())
         return {
@@ -96,37 +112,46 @@ class DiffusionModel(GenerativeModel):
             "losses": terms["loss"].detach(),
         }
 
+    def _labels(self, y: Tensor | None) -> Tensor | None:
+        """What training tells the network: y, or the null class, by a coin a sample; None for an unconditional model."""
+        if self.reverse.null_class is None:
+            return None
+        size, rows = self.global_batch(len(y))
+        coins = torch.rand(size, generator=self.generator(_LABELS, y.device), device=y.device)
+        return y.masked_fill(coins[rows] < self.label_dropout, self.reverse.null_class)
+
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         noise = SampleNoise(seed, indices)
         self._evaluations = 0
-        x_0 = self.sampler(self.process, self.reverse, noise.initial(self.shape), noise=noise)
-        self._nfe = self._evaluations
-        return x_0
+        x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
+        self._nfe = self._evaluations // len(indices)
+        return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0  # a classifier may push the last mean beyond
 
-    def trajectory(self, indices: Tensor, seed: int) -> Iterator[Tensor]:
+    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
         """x_T, …, x_0 of the samples that `sample` draws."""
         noise = SampleNoise(seed, indices)
-        for _, x_t in self.sampler.trajectory(self.process, self.reverse, noise.initial(self.shape), noise=noise):
+        for _, x_t in self.sampler.trajectory(self.process, self.guided, noise.initial(self.shape), y, noise):
             yield x_t
 
     @property
     def nfe(self) -> int:
-        """Counted while the last samples were drawn; one evaluation for each step of the spacing if none were."""
+        """Counted while the last samples were drawn, two for a batch of both branches of a guided look; one for each step of the
+        spacing if none were. A guiding classifier's gradients are not among them."""
         return self._nfe or len(self.sampler.spacing(self.process.num_timesteps))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
-        """The variational bound of the sampler's own chain, with its variance."""
+        """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y."""
         chain = self.process.respace(self.sampler.spacing(self.process.num_timesteps))
         noise = SampleNoise(derive_seed(seed, _BOUND), indices)
         bound = variational_bound(
-            chain, self.reverse, x_0, num_levels=self.num_levels, noise=noise, max_terms=max_terms
+            chain, self.guided, x_0, y, num_levels=self.num_levels, noise=noise, max_terms=max_terms
         )
         ends = bound.weights.cumsum(0)
         return Likelihood(
             bits_per_dim=bound.bits_per_dim,
-            kind=self._bound_kind(chain.num_timesteps),
+            kind=self._bound_kind(chain.num_timesteps, y is not None),
             parts={"prior": bound.prior, "decoder": bound.terms[:, 0], "steps": bound.terms[:, 1:] @ bound.weights[1:]},
             curve={
                 # The middle of the run of steps that a term stands for, counted in the original chain.
@@ -145,6 +170,8 @@ class DiffusionModel(GenerativeModel):
             "prediction": repr(self.reverse.prediction),
             "variance": repr(self.reverse.variance),
             "sampler": repr(self.sampler),
+            "guidance": repr(self.guided.guidance),
+            "conditional": self.reverse.null_class is not None,
             "clip_x_0": self.reverse.clip_x_0,
         }
 
@@ -152,14 +179,18 @@ class DiffusionModel(GenerativeModel):
         unread = set() if self.sampler.reads_variance else {"variance"}
         return {name: fact for name, fact in self.protocol().items() if name not in unread}
 
-    def _bound_kind(self, num_steps: int) -> str:
+    def _bound_kind(self, num_steps: int, labelled: bool) -> str:
         kind = "bound of the full chain" if num_steps == self.process.num_timesteps else "bound of a strided chain"
+        if labelled:
+            kind += " given the class"
+        if not isinstance(self.guided.guidance, Unguided):
+            kind += ", guided"
         if not self.sampler.draws_from_reverse_process:
             return f"{kind}: the ancestral one on this sampler's steps"
         return kind
 
     def _evaluate_network(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        self._evaluations += 1
+        self._evaluations += len(x_t)
         return self.network(x_t, timesteps, y)
 
     def _loss_by_quarter(self, t: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

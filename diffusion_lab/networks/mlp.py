@@ -45,6 +45,10 @@ class MLP(nn.Module):
             h = layer(h, e)
         return self.output(nn.functional.silu(h)).float()
 
+    def classifier(self) -> "MLP":
+        """This network, whose outputs are one logit each."""
+        return self
+
 
 class ResidualLayer(nn.Module):
     """h + W_2 dropout(SiLU((1 + scale(e)) · LayerNorm(W_1 SiLU(h)) + shift(e))): h, e (B, hidden); W_2 starts at zero."""

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample, zero
-from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.blocks import Upsample, zero
+from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
 from diffusion_lab.networks.norm import GroupNorm
 
 
@@ -63,36 +62,20 @@ class UNet(nn.Module):
         }
         _check_sizes(counts, image_size, channel_multipliers, dropout)
         _check_attention(widths, sizes, attention_resolutions, head_channels)
-        self.activation_checkpointing = activation_checkpointing
-
-        embedding_dim = 4 * base_channels
-        self.conditioning = Conditioning(base_channels, embedding_dim, num_classes)
-
-        def block(channels_in: int, channels_out: int, attends: bool) -> nn.ModuleList:
-            parts = [ResidualBlock(channels_in, channels_out, embedding_dim, dropout)]
-            return nn.ModuleList([*parts, AttentionBlock(channels_out, head_channels)] if attends else parts)
-
-        self.input = nn.Conv2d(in_channels, base_channels, 3, padding=1)
-        channels, skips = base_channels, [base_channels]
-        self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
-        for level, (width, size) in enumerate(zip(widths, sizes, strict=True)):
-            if level > 0:
-                self.downsamples.append(Downsample(channels))
-                skips.append(channels)
-            blocks = nn.ModuleList()
-            for _ in range(num_res_blocks):
-                blocks.append(block(channels, width, size in attention_resolutions))
-                channels = width
-                skips.append(channels)
-            self.down.append(blocks)
-
-        self.middle = nn.ModuleList([*block(channels, channels, True), *block(channels, channels, False)])
+        self.activation_checkpointing, self.head_channels = activation_checkpointing, head_channels
+        attending = [size in attention_resolutions for size in sizes]
+        self.encoder = Encoder(
+            *(in_channels, num_classes, base_channels, widths, attending, num_res_blocks, head_channels, dropout),
+            activation_checkpointing,
+        )
+        channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
+        embedding_dim = self.encoder.embedding_dim
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
-        for level, (width, size) in reversed(list(enumerate(zip(widths, sizes, strict=True)))):
-            blocks = nn.ModuleList()
+        for level, (width, attends) in reversed(list(enumerate(zip(widths, attending, strict=True)))):
+            blocks, heads = nn.ModuleList(), head_channels if attends else None
             for _ in range(num_res_blocks + 1):
-                blocks.append(block(channels + skips.pop(), width, size in attention_resolutions))
+                blocks.append(block(channels + skips.pop(), width, embedding_dim, dropout, heads))
                 channels = width
             self.up.append(blocks)
             if level > 0:
@@ -103,33 +86,17 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        # Every block wants SiLU(e): once here instead of once in each.
-        e = nn.functional.silu(self.conditioning(timesteps, y))
-
-        h = self.input(x_t.contiguous(memory_format=torch.channels_last))
-        skips = [h]
-        for level, blocks in enumerate(self.down):
-            if level > 0:
-                h = self.downsamples[level - 1](h)
-                skips.append(h)
-            for block in blocks:
-                h = self._run(block, h, e)
-                skips.append(h)
-
-        h = self._run(self.middle, h, e)
-
+        h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(self.up):
             if level > 0:
                 h = self.upsamples[level - 1](h, skips[-1].shape[-2:])
-            for block in blocks:
-                h = self._run(block, torch.cat([h, skips.pop()], dim=1), e)
-
+            for part in blocks:
+                h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.activation_checkpointing)
         return self.output(self.output_norm(h)).float()
 
-    def _run(self, block: nn.ModuleList, h: Tensor, e: Tensor) -> Tensor:
-        if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(_run_parts, block, h, e, use_reentrant=False)
-        return _run_parts(block, h, e)
+    def classifier(self) -> EncoderClassifier:
+        """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
+        return EncoderClassifier(self.encoder, self.output.out_channels, self.head_channels)
 
 
 def _check_sizes(counts, image_size, channel_multipliers, dropout):
@@ -162,9 +129,3 @@ def _check_attention(widths, sizes, attention_resolutions, head_channels):
             f"head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "
             f"{math.gcd(*attending)} and its divisors do"
         )
-
-
-def _run_parts(block: nn.ModuleList, h: Tensor, e: Tensor) -> Tensor:
-    for part in block:
-        h = part(h, e) if isinstance(part, ResidualBlock) else part(h)
-    return h

@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffusion_lab.commands.app import CONF
+from diffusion_lab.diffusion import ClassifierFree, Guidance
 
-FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True}
+FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
+FACTS |= {"identity": "0" * 64}
 
 
 def choices(group: str) -> list[str]:
@@ -118,6 +120,18 @@ def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, p
 
 def test_the_users_word_beats_the_experiments():
     assert instantiate(composed("experiment=ddpm_digits", "schedule=cosine").schedule).max_beta == 0.999
+
+
+def test_an_experiment_may_ask_for_a_conditional_model():
+    cfg = composed("experiment=guided_fashion", "guidance.scale=3.0")
+    assert cfg.conditional
+    assert instantiate(cfg.guidance) == ClassifierFree(3.0)
+    assert not composed("experiment=guided_fashion", "conditional=false").conditional
+
+
+@pytest.mark.parametrize("name", ["none", "classifier_free"])
+def test_a_guidance_without_files_can_be_built(name):
+    assert isinstance(instantiate(composed(f"guidance={name}").guidance), Guidance)
 
 
 def test_every_yaml_says_what_it_is():

@@ -20,6 +20,7 @@ MISTAKES = {
     "no end": (["trainer.max_steps=-1"], ["trainer.max_steps", "trainer.max_time"]),
     "features for other images": (["data=gaussian", "features=digits_cnn"], ["digits_cnn", "(1, 8, 8)"]),
     "missing folder": (["data=image_folder", "data.root=nowhere", "data.image_size=8"], ["nowhere"]),
+    "nothing where something is needed": (["data=image_folder"], ["data.root has no value yet; say data.root=…"]),
     "word for a number": (["trainer.max_steps=many"], ["max_steps", "many"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
     "negative seed": (["seed=-1"], ["seed"]),

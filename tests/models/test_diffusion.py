@@ -5,6 +5,8 @@ import torch
 
 from diffusion_lab.diffusion import (
     AncestralSampler,
+    ClassifierFree,
+    ClassifierGuidance,
     CosineSchedule,
     DDIMSampler,
     EvenSpacing,
@@ -16,6 +18,7 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     Simple,
     StratifiedTimesteps,
+    Unguided,
     UniformTimesteps,
 )
 from diffusion_lab.models.diffusion import DiffusionModel
@@ -25,12 +28,25 @@ from diffusion_lab.networks import UNet
 SHAPE = (1, 8, 8)
 
 
-def model(variance=None, objective=None, timesteps=None, sampler=None, seed=1):
+def model(
+    variance=None,
+    objective=None,
+    timesteps=None,
+    sampler=None,
+    seed=1,
+    num_classes=None,
+    guidance=None,
+    label_dropout=0.1,
+):
     torch.manual_seed(0)
 
-    def network(out_channels):
+    def network(out_channels, num_classes):
         net = UNet(
-            1, out_channels, 8, base_channels=8, channel_multipliers=(1,), attention_resolutions=(), head_channels=8
+            *(1, out_channels, 8, num_classes),
+            base_channels=8,
+            channel_multipliers=(1,),
+            attention_resolutions=(),
+            head_channels=8,
         )
         torch.nn.init.normal_(net.output.weight, std=0.1)
         return net
@@ -38,6 +54,7 @@ def model(variance=None, objective=None, timesteps=None, sampler=None, seed=1):
     return DiffusionModel(
         SHAPE,
         17,
+        num_classes,
         CosineSchedule(30),
         network,
         PredictNoise(),
@@ -45,19 +62,21 @@ def model(variance=None, objective=None, timesteps=None, sampler=None, seed=1):
         objective or Hybrid(17),
         timesteps or StratifiedTimesteps(30),
         sampler or AncestralSampler(EvenSpacing(5)),
+        guidance or Unguided(),
         Optimization(torch.optim.AdamW, Constant()),
         clip_x_0=True,
+        label_dropout=label_dropout,
         seed=seed,
     ).eval()
 
 
-def step(diffusion, x_0, k=0, rank=0, ranks=1):
+def step(diffusion, x_0, k=0, rank=0, ranks=1, y=None):
     """training_step as rank `rank` of `ranks`, on its rows of the global batch x_0."""
     progress = SimpleNamespace(total=SimpleNamespace(processed=k))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
     diffusion._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
-    rows = len(x_0) // ranks
-    return diffusion.training_step((x_0[rank * rows : (rank + 1) * rows], None), 0)
+    rows = slice(rank * len(x_0) // ranks, (rank + 1) * len(x_0) // ranks)
+    return diffusion.training_step((x_0[rows], None if y is None else y[rows]), 0)
 
 
 def digits(n):
@@ -143,6 +162,103 @@ def test_a_pair_that_cannot_work_is_refused_with_the_fix():
     with pytest.raises(ValueError, match="num_steps = 31"):
         model(sampler=AncestralSampler(EvenSpacing(31)))
     assert model(variance=FixedLarge(), objective=Simple()).network.output.out_channels == 1
+
+
+def heard(diffusion):
+    """The model with labels that make a difference: a fresh network's blocks end in zeros and hear of none."""
+    torch.manual_seed(1)
+    for parameter in diffusion.network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return diffusion
+
+
+def told(diffusion, **where):
+    """The labels that training tells the network of one batch of 64."""
+    seen = []
+    network = diffusion.network.forward
+    diffusion.network.forward = lambda x_t, timesteps, y: (seen.append(y), network(x_t, timesteps, y))[1]
+    y = torch.arange(64) % 10
+    step(diffusion, digits(64), y=y, **where)
+    return seen[0]
+
+
+def test_training_tells_labels_and_drops_some_to_the_null_class_a_sample_at_a_time():
+    y, seen = torch.arange(64) % 10, told(model(num_classes=10, label_dropout=0.5))
+    dropped = seen == 10
+    assert 16 < int(dropped.sum()) < 48
+    assert torch.equal(seen[~dropped], y[~dropped])
+    assert torch.equal(told(model(num_classes=10, label_dropout=0.0)), y)
+    assert (told(model(num_classes=10, label_dropout=1.0)) == 10).all()
+
+
+def test_dropped_labels_are_a_function_of_seed_and_batch_and_of_the_global_batch():
+    whole = told(model(num_classes=10, label_dropout=0.5))
+    assert torch.equal(told(model(num_classes=10, label_dropout=0.5)), whole)
+    assert not torch.equal(told(model(num_classes=10, label_dropout=0.5), k=1), whole)
+    assert not torch.equal(told(model(num_classes=10, label_dropout=0.5, seed=2)), whole)
+    parts = [told(model(num_classes=10, label_dropout=0.5), rank=rank, ranks=2) for rank in range(2)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_an_unconditional_model_is_told_nothing_and_draws_the_same_t_and_noise():
+    assert told(model()) is None
+    plain, labelled = model(), model(num_classes=10, label_dropout=1.0)
+    torch.nn.init.zeros_(labelled.network.conditioning.classes.weight)
+    labelled.load_state_dict(plain.state_dict(), strict=False)
+    assert float(step(labelled, digits(8), y=torch.arange(8))["loss"].detach()) == float(
+        step(plain, digits(8))["loss"].detach()
+    )
+
+
+@pytest.mark.parametrize(
+    ("guidance", "evaluations"),
+    [
+        (Unguided(), 5),
+        (ClassifierFree(1.0), 5),
+        (ClassifierFree(0.0), 5),
+        (ClassifierFree(3.0), 10),
+        (ClassifierFree(3.0, interval=(1, 10)), 7),
+    ],
+    ids=str,
+)
+def test_evaluations_are_counted_a_sample_and_both_branches_of_guidance_count(guidance, evaluations):
+    diffusion = model(num_classes=10, guidance=guidance)
+    with torch.no_grad():
+        diffusion.sample(torch.arange(3), seed=0, y=torch.tensor([1, 2, 3]))
+    assert diffusion.nfe == evaluations  # steps at t = 1, 8, 16, 23, 30: two of them in [1, 10]
+
+
+def test_the_bound_is_that_of_the_class_and_of_the_guidance():
+    x_0, y = digits(4), torch.tensor([0, 1, 2, 3])
+    kinds, bits = [], []
+    for guidance in (Unguided(), ClassifierFree(1.0), ClassifierFree(4.0)):
+        likelihood = heard(model(num_classes=10, guidance=guidance)).likelihood(x_0, y, 0, torch.arange(4), None)
+        kinds.append(likelihood.kind)
+        bits.append(likelihood.bits_per_dim)
+    assert kinds[0] == "bound of a strided chain given the class"
+    assert kinds[2] == "bound of a strided chain given the class, guided"
+    assert torch.equal(bits[0], bits[1])
+    assert not torch.equal(bits[0], bits[2])
+
+
+def test_guidance_that_the_model_was_not_trained_for_is_refused():
+    for options in ({}, {"num_classes": 10, "label_dropout": 0.0}):
+        with pytest.raises(ValueError, match=r"ClassifierFree asks .* conditional=true .* guidance=none"):
+            model(guidance=ClassifierFree(2.0), **options)
+    with pytest.raises(ValueError, match=r"label_dropout=1.5"):
+        model(label_dropout=1.5)
+
+
+def test_a_classifier_lends_its_classes_to_a_model_without_any():
+    guidance = ClassifierGuidance(lambda x, timesteps: x.flatten(1)[:, :3], num_classes=3, scale=5.0)
+    diffusion = model(guidance=guidance)
+    assert diffusion.num_classes == 3
+    with torch.no_grad():
+        samples = [diffusion.sample(torch.arange(2), seed=0, y=torch.full((2,), y)) for y in (0, 1)]
+    assert not torch.equal(*samples)
+    assert float(samples[0].abs().max()) <= 1
+    assert torch.equal(diffusion.classes_in_turn(torch.arange(5)), torch.tensor([0, 1, 2, 0, 1]))
 
 
 def test_a_variance_decides_samples_only_where_the_sampler_reads_it():

@@ -1,0 +1,37 @@
+"""What a noisy classifier has instead of a score: its accuracy by t."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_lab.runs import ModelDirectory, read_json, write_json
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.noisy_classifier import NoisyClassifier
+
+
+def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory) -> None:
+    """Measure it once for a training, write it beside the weights, and show it."""
+    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
+
+    if not directory.accuracy.is_file():
+        weights = suited_weights(model.weight_names, directory.read_training()["steps"])
+        write_json(directory.accuracy, {"weights": weights} | accuracy_by_timestep(model, data, weights))
+    measured = read_json(directory.accuracy)
+    table = Table(title=f"{data.name}, weights {measured['weights']}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("t", justify="right")
+    table.add_column("accuracy on test images", justify="right")
+    for t, accuracy in zip(measured["t"], measured["accuracy"], strict=True):
+        table.add_row(str(t), f"{100 * accuracy:.1f} %")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"chance is {100 / model.num_classes:.1f} %; guidance=classifier guidance.classifier={directory.path} steers with it",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,55 @@
+"""guidance=classifier: a trained classifier of noisy images, read from its folder and checked against the model that it guides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+
+from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.diffusion import ClassifierGuidance, Schedule
+
+
+def classifier_guidance(classifier: str, scale: float, schedule: Schedule, identity: str) -> ClassifierGuidance:
+    """The guidance by the classifier in the folder `classifier`, a folder of outputs/models.
+
+    schedule, identity: of the model that is guided, and of its data. Raises ValueError where the classifier knows another process
+    or other data: it would be asked about images that it has never seen.
+    """
+    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.commands.trained import load_config
+    from diffusion_lab.diffusion import ClassifierGuidance
+    from diffusion_lab.models.noisy_classifier import NoisyClassifier
+    from diffusion_lab.models.trainable import RAW
+
+    directory = ModelDirectory(Path(classifier))
+    saved, training = load_config(directory), directory.read_training()
+    model = instantiate(saved.model)
+    if not isinstance(model, NoisyClassifier):
+        raise ValueError(
+            f"{classifier} holds a {type(model).__name__}, not a noisy classifier; "
+            "`diffusion-lab train model=noisy_classifier` makes one"
+        )
+    if model.process.schedule != schedule:
+        raise ValueError(
+            f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; "
+            "train a classifier with the model's schedule"
+        )
+    if saved.facts.identity != identity:
+        raise ValueError(
+            f"{classifier} was trained on other data ({saved.data._target_.rpartition('.')[2]}, by content) than the model to be "
+            "guided; train a classifier on the model's data"
+        )
+    weights = suited_weights(directory.weight_names, training["steps"])
+    model.load_weights({RAW: directory.weights(weights)})  # this copy guides and is never trained
+    model.requires_grad_(False).eval()
+
+    def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        return model.to(x_t.device)(x_t, timesteps)
+
+    return ClassifierGuidance(logits, model.num_classes, scale, name=f"{directory.path.name}, {weights}")

@@ -1,0 +1,145 @@
+"""What `diffusion-lab sample` draws from images that the user gives, instead of from noise alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from diffusion_lab.commands.build import build_data
+from diffusion_lab.commands.mistakes import MistakeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.models.diffusion import DiffusionModel
+
+WHITE = 128  # of a mask, from here up
+
+
+@dataclass(frozen=True)
+class Edit:
+    """given: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`."""
+
+    given: Tensor
+    draw: Callable[[Tensor, int, Tensor | None], Tensor]
+
+
+def wanted_edit(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit | None:
+    """The one edit that the options ask for, or None. MistakeError or DataError for what cannot be done."""
+    edits = {
+        "inpaint.image": (cfg.inpaint.image, inpainting),
+        "interpolate.images": (cfg.interpolate.images, interpolation),
+        "denoise.image": (cfg.denoise.image, denoising),
+    }
+    wanted = {name: edit for name, (image, edit) in edits.items() if image is not None}
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise MistakeError(f"{' and '.join(wanted)}: one at a time")
+    if cfg.trajectory:
+        raise MistakeError(
+            f"trajectory=true shows how samples come out of noise, which {next(iter(wanted))} does not start from"
+        )
+    if not hasattr(model, "process"):
+        raise MistakeError(
+            f"{next(iter(wanted))}: a {type(model).__name__} has no steps to take between noise and image"
+        )
+    return next(iter(wanted.values()))(cfg, model, saved)
+
+
+def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+    """Another filling of the hole for every index."""
+    import torch
+
+    from diffusion_lab.diffusion import SampleNoise, inpaint
+
+    if cfg.inpaint.mask is None:
+        raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
+    if cfg.inpaint.repeats < 1:
+        raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats}: every step is taken at least once")
+    if len(model.shape) != 3:
+        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: a mask is of an image, and these data are points")
+    image = _given(cfg.inpaint.image, model, saved)
+    known = (_read(cfg.inpaint.mask, model.shape[-1], 1) < WHITE)[None].to(model.device)
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        x_0 = image.expand(len(indices), *model.shape)
+        noise = SampleNoise(seed, indices)
+        x = inpaint(model.sampler, model.process, model.guided, x_0, known, noise, y, cfg.inpaint.repeats)
+        return _in_range(x, model)
+
+    return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
+
+
+def interpolation(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+    """num_images images from the first to the second, both included, along the steps of the sampler, whose rule is DDIM's."""
+    import torch
+
+    from diffusion_lab.diffusion import DDIMSampler, interpolate
+
+    if len(cfg.interpolate.images) != 2:
+        raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: it is [first,second]")
+    if cfg.num_images < 2:
+        raise MistakeError(f"num_images={cfg.num_images}: an interpolation has at least its two ends")
+    first, second = (_given(image, model, saved) for image in cfg.interpolate.images)
+    sampler, reverse = DDIMSampler(model.sampler.spacing), model.reverse.without_clipping()
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        ends = (image.expand(len(indices), *model.shape) for image in (first, second))
+        told = y if reverse.null_class is not None else None
+        x = interpolate(sampler, model.process, reverse, *ends, indices / (cfg.num_images - 1), told)
+        return _in_range(x, model)
+
+    return Edit(torch.cat([first, second]), draw)
+
+
+def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+    """Another noisy version of the image, and what the model sees in it, for every index."""
+    from diffusion_lab.diffusion import SampleNoise, denoise_from
+
+    last = model.process.num_timesteps
+    if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
+        raise MistakeError(
+            f"denoise.t={cfg.denoise.t}: it is a step of the chain, from 0 (the image itself) to {last} (noise)"
+        )
+    image = _given(cfg.denoise.image, model, saved)
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        x_0 = image.expand(len(indices), *model.shape)
+        noise = SampleNoise(seed, indices)
+        return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
+
+    return Edit(image, draw)
+
+
+def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
+    return x.clamp(-1, 1) if model.reverse.clip_x_0 else x
+
+
+def _given(image: str | int, model: DiffusionModel, saved: DictConfig) -> Tensor:
+    """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
+    from diffusion_lab.data.levels import from_levels, to_levels
+
+    if isinstance(image, int):
+        data = build_data(saved)
+        if not 0 <= image < data.num_test:
+            raise MistakeError(f"{image}: {data.name} has the test images 0 … {data.num_test - 1}")
+        x, _ = next(data.batches("test", 1, start=image))
+        return x.to(model.device)
+    if len(model.shape) != 3:
+        raise MistakeError(f"{image}: this model draws points; name one of the test split by its number")
+    x = from_levels(_read(image, model.shape[-1], model.shape[0]), 256)[None]
+    return from_levels(to_levels(x, model.num_levels), model.num_levels).to(model.device)
+
+
+def _read(file: str, image_size: int, channels: int) -> Tensor:
+    """uint8 (channels, image_size, image_size)."""
+    from diffusion_lab.data.images import read_image
+
+    if not Path(file).is_file():
+        raise MistakeError(f"{file}: there is no such file")
+    return read_image(Path(file), image_size, channels)

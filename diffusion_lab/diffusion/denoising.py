@@ -1,0 +1,40 @@
+"""What does the model see in a noisy version of an image? Down from a chosen t instead of from T.
+
+    x_t ~ q(x_t|x_0),  then the sampler's steps below t                                     SDEdit: Meng et al. 2022
+
+t = 0 changes nothing, t = T keeps next to nothing of the image.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from .noise import SampleNoise
+from .process import GaussianDiffusion
+from .reverse import ReverseStep
+from .samplers import Sampler
+from .shapes import Images, Labels
+from .spacings import AllSteps
+
+_START = 1  # noise that no step of the sampler uses
+
+
+def denoise_from(
+    sampler: Sampler,
+    process: GaussianDiffusion,
+    reverse: Callable[..., ReverseStep],
+    x_0: Images,
+    t: int,
+    noise: SampleNoise,
+    y: Labels = None,
+) -> Images:
+    """x̂_0 of a noisy x_t of each image, t in 0 … T, through t and the steps of the sampler's spacing below it."""
+    if not 0 <= t <= process.num_timesteps:
+        raise ValueError(f"t = {t}: the chain has the steps 0 … {process.num_timesteps}")
+    if t == 0:
+        return x_0
+    visited = sampler.spacing(process.num_timesteps)
+    chain = process.respace(torch.cat([visited[visited < t], torch.tensor([t])]))
+    x_t = process.q_sample(x_0, torch.full((len(x_0),), t, device=x_0.device), noise.fork(_START)(t, x_0))
+    return replace(sampler, spacing=AllSteps())(chain, reverse, x_t, y, noise)

@@ -1,0 +1,38 @@
+"""How noisy may an image be before its class is lost? Accuracy of a classifier of x_t on test images, by t."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.models.noisy_classifier import NoisyClassifier
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
+BATCH_SIZE = 256
+
+
+def accuracy_by_timestep(
+    model: NoisyClassifier, data: DataModule, weights: str, num_timesteps: int = 9, num_images: int = 1000
+) -> dict[str, list[float]]:
+    """{"t", "accuracy"} at evenly spaced t from 1 to T, over (at most) num_images test images, with the averaged `weights`.
+
+    The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
+    """
+    ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
+    right, seen = torch.zeros(len(ts), dtype=torch.float64), 0
+    was_training = model.training
+    model.eval()
+    try:
+        with model.use_weights(weights):
+            for x_0, y in data.batches("test", BATCH_SIZE, limit=min(num_images, data.num_test)):
+                x_0, y = x_0.to(model.device), y.to(model.device)
+                noise = SampleNoise(0, torch.arange(seen, seen + len(y), device=model.device))
+                right += torch.tensor([float(model.right(x_0, y, t, noise(t, x_0)).sum()) for t in ts])
+                seen += len(y)
+    finally:
+        model.train(was_training)
+    return {"t": ts, "accuracy": (right / seen).tolist()}

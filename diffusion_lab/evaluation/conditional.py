@@ -1,0 +1,62 @@
+"""Does a conditional model draw what it was asked for, and each class as well as the others?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.statistics import FeatureStatistics, UnmeasurableError
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.features import Features
+
+MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte of float64
+
+
+def class_accuracy(features: Features, vectors: Tensor, y: Tensor) -> float:
+    """The share of samples, as feature vectors (n, D), that the features' classifier takes for the class y (n,) asked for.
+
+    Raises UnmeasurableError for features that know no classes.
+    """
+    taken_for = features.classes(vectors)
+    if taken_for is None:
+        raise UnmeasurableError(f"features={features.name} know no classes")
+    return float((taken_for.cpu() == y.cpu()).double().mean())
+
+
+@dataclass(frozen=True)
+class ClassDistances:
+    """Fréchet distance of each class to the real images of that class; classes with fewer than two of either are left out."""
+
+    classes: list[int]
+    distances: list[float]
+    num_samples: list[int]
+    num_reference: list[int]
+
+
+def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str) -> ClassDistances:
+    """Of samples, as feature vectors (n, D), of the classes y (n,), to the reference's images of each class in `split`.
+
+    A class has few samples, so its distance is biased upwards, all classes alike: for comparing classes of one score and classes
+    of scores with the same n. Raises UnmeasurableError where the covariances would not fit into memory.
+    """
+    num_classes, dim = reference.data.num_classes, vectors.shape[1]
+    if num_classes * dim**2 > MAX_VALUES:
+        raise UnmeasurableError(f"{num_classes} covariances of {dim} features each are too large to keep")
+    rows = []
+    for label, real in reference.class_moments(split).items():
+        mine = vectors[y.cpu() == label]
+        if len(mine) < 2:
+            continue
+        statistics = FeatureStatistics(dim, sync_on_compute=False)
+        statistics.update(mine)
+        rows.append((label, frechet_distance(statistics.compute(), real), len(mine), int(real.n)))
+    return (
+        ClassDistances(*(list(column) for column in zip(*rows, strict=True)))
+        if rows
+        else ClassDistances([], [], [], [])
+    )

@@ -1,0 +1,87 @@
+"""p(y|x_t): a classifier of noisy images, for guidance=classifier. It is trained as the families are, but generates nothing.
+
+L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Nichol 2021, section 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion_lab.diffusion import GaussianDiffusion, Schedule, TimestepSampler
+from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.trainable import TrainableModel
+
+_TRAINING = 1  # a stream of the seed
+
+
+class NoisyClassifier(TrainableModel):
+    """logits of the class of x_t, at every t of the process of `schedule`.
+
+    Parameters
+    ----------
+    shape: (C, H, W) of images, or (D,) of points. num_classes: of the data.
+    network: given out_channels, builds a denoiser's network, whose `classifier()` is trained here.
+    seed: training's t and ε at batch k are functions of (seed, k).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_classes: int | None,
+        schedule: Schedule,
+        network: Callable[..., nn.Module],
+        timesteps: TimestepSampler,
+        optimization: Optimization,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if num_classes is None:
+            raise ValueError("conditional=false leaves a classifier nothing to learn: use conditional=true")
+        if timesteps.learns_from_losses:
+            raise ValueError(
+                f"timesteps {type(timesteps).__name__} follows the loss of a denoiser; "
+                "use timesteps=uniform or timesteps=stratified"
+            )
+        self.shape, self.num_classes = tuple(shape), num_classes
+        self.seed, self.optimization = seed, optimization
+        self.process = GaussianDiffusion(schedule)
+        self.network = network(out_channels=num_classes).classifier()
+        self.timesteps = timesteps
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t (B, *shape) float32, timesteps int64 (B,), 0-based -> logits (B, num_classes) float32."""
+        return self.network(x_t, timesteps)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Any]:
+        """Cross-entropy at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
+        x_0, y = batch
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(_TRAINING, x_0.device)
+        t, w = self.timesteps(size, generator)
+        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
+        t, w = t[rows], w[rows]
+
+        logits = self._look(x_0, t, eps[rows])
+        loss = functional.cross_entropy(logits, y, reduction="none")
+        right = (logits.argmax(1) == y).double()
+        quarter = (t - 1) * 4 // self.process.num_timesteps
+        return {
+            "loss": (w * loss).mean(),
+            "terms": {"loss": (w * loss).mean().detach(), "accuracy": right.mean()},
+            "by_quarter": {
+                f"accuracy_quarter_{q + 1}": (right[quarter == q].sum(), (quarter == q).sum()) for q in range(4)
+            },
+        }
+
+    @torch.no_grad()
+    def right(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
+        """Whether x_t of each image is taken for its class, bool (B,)."""
+        return self._look(x_0, torch.full_like(y, t), eps).argmax(1) == y
+
+    def _look(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return self(self.process.q_sample(x_0, t, eps), self.process.timesteps.to(t.device)[t - 1])

@@ -1,0 +1,102 @@
+"""A noisy classifier is trained, reports its accuracy by t, and guides a model that it fits."""
+
+import json
+
+import pytest
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+SMALL = [o for o in TINY if not o.startswith("evaluation")]
+
+
+@pytest.fixture
+def trained(lab):
+    """(model directory, classifier directory), relative to the folder of the test."""
+    assert lab("train", *TINY, *STRIDED)[0] == 0
+    model = newest_model(lab.folder / "outputs").path
+    code, out, err = lab("train", "model=noisy_classifier", *SMALL)
+    assert code == 0, err
+    assert "accuracy on test images" in out
+    classifier = newest_model(lab.folder / "outputs").path
+    assert "noisy_classifier" in classifier.name
+    return tuple(str(path.relative_to(lab.folder)) for path in (model, classifier))
+
+
+def test_a_classifier_reports_accuracy_by_t_and_has_no_score(lab, trained):
+    folder = lab.folder / trained[1]
+    measured = json.loads((folder / "accuracy.json").read_text())
+    assert measured["t"] == [1, 4, 7, 10, 12, 15, 18, 21, 24]
+    assert all(0 <= accuracy <= 1 for accuracy in measured["accuracy"])
+    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 1  # the diffusion model's
+    assert "train/accuracy_quarter_1" in (folder / "metrics.csv").read_text()
+    code, out, _ = lab("train", "model=noisy_classifier", *SMALL)
+    assert code == 0
+    assert "this model is trained already" in out
+    assert "accuracy on test images" in out
+
+
+def test_it_guides_a_model_that_knows_no_classes(lab, trained):
+    model, classifier = trained
+    guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
+    code, _, err = lab("evaluate", f"model_dir={model}", *guidance, "sampler=ddim", *STRIDED)
+    assert code == 0, err
+    runs = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    (run,) = [run for run in runs if "ClassifierGuidance" in run["protocol"]["model"]["guidance"]]
+    assert classifier.split("/")[-1] in run["protocol"]["model"]["guidance"]
+    assert run["protocol"]["samples"]["labels"] == "shares of the classes in train"
+    code, _, err = lab("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
+    assert code == 0, err
+
+
+def test_a_model_may_be_trained_and_scored_with_it(lab, trained):
+    guidance = ["guidance=classifier", f"guidance.classifier={trained[1]}"]
+    code, out, err = lab("train", *TINY, *STRIDED, *guidance)
+    assert code == 0, err
+    assert "this model is trained already" in out
+    code, _, err = lab("sample", f"model_dir={trained[0]}", "num_images=2")
+    assert code == 0, err
+
+
+def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained):
+    model, classifier = trained
+    lab("train", *TINY, *STRIDED, "schedule=linear")
+    other = newest_model(lab.folder / "outputs").path
+    before = files(lab.folder)
+    for command, options, said in (
+        (
+            "evaluate",
+            [f"model_dir={other}", f"guidance.classifier={classifier}"],
+            "train a classifier with the model's sch",
+        ),
+        ("evaluate", [f"model_dir={model}", f"guidance.classifier={model}"], "not a noisy classifier"),
+        ("sample", [f"model_dir={model}", "guidance.classifier=nowhere"], "nowhere is no model directory"),
+        ("sample", [f"model_dir={model}"], "guidance.classifier has no value yet"),
+        (
+            "train",
+            [*TINY, *STRIDED, "data=two_moons", "network=mlp", f"guidance.classifier={classifier}"],
+            "other data",
+        ),
+    ):
+        if "data=two_moons" in options:
+            options = [o for o in options if not o.startswith(("network.", "data.batch"))]
+        code, _, err = lab(command, "guidance=classifier", *options)
+        assert code == 1, (command, options)
+        assert said in err
+        assert len(err.strip().splitlines()) == 1, err
+    for command in ("evaluate", "sample"):
+        code, _, err = lab(command, f"model_dir={classifier}")
+        assert code == 1
+        assert "holds a NoisyClassifier, which draws nothing" in err
+    assert files(lab.folder) == before
+
+
+def test_points_have_classifiers_too_and_data_without_classes_have_none(lab):
+    points = [o for o in SMALL if not o.startswith(("network", "data", "features"))]
+    code, out, err = lab("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)
+    assert code == 0, err
+    assert "accuracy on test images" in out
+    code, _, err = lab("train", "model=noisy_classifier", "data=gaussian", *points)
+    assert code == 1
+    assert "gaussian has no classes" in err

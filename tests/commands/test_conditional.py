@@ -1,0 +1,83 @@
+"""Conditional models and guidance, as a user asks for them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+CONDITIONAL = [*TINY, *STRIDED, "conditional=true"]
+
+
+def runs_of(lab):
+    return [json.loads(path.read_text()) for path in sorted((lab.folder / "outputs" / "runs").glob("*/metrics.json"))]
+
+
+def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
+    code, _, err = lab("train", *CONDITIONAL)
+    assert code == 0, err
+    code, out, err = lab("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
+    assert code == 0, err
+    assert "this model is trained already" in out
+    code, _, err = lab("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,13]")
+    assert code == 0, err
+    plain, *guided = sorted(runs_of(lab), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"])
+    assert plain["values"]["nfe"] == 3
+    assert sorted(run["values"]["nfe"] for run in guided) == [5, 6]
+    assert plain["protocol"]["samples"]["labels"] == "shares of the classes in train"
+    assert plain["protocol"]["bound"]["kind"] == "bound of a strided chain given the class"
+
+
+def test_being_conditional_is_part_of_training(lab):
+    lab("train", *TINY, *STRIDED)
+    lab("train", *CONDITIONAL)
+    lab("train", *CONDITIONAL, "model.label_dropout=0.3")
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 3
+
+
+def test_samples_carry_the_labels_they_were_asked_for(lab):
+    lab("train", *CONDITIONAL)
+    for options, labels in (([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (["label=7"], [7] * 12)):
+        code, _, err = lab("sample", "num_images=12", "batch_size=5", "format=npz", *options)
+        assert code == 0, err
+        with np.load(lab.folder / "samples" / "samples.npz") as archive:
+            assert archive["arr_1"].tolist() == labels
+    code, _, err = lab("sample", "num_images=4", "trajectory=true", "guidance=classifier_free")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("train", ["conditional=true", "data=gaussian"], "conditional=true: gaussian has no classes"),
+        ("train", ["guidance=classifier_free"], "train with conditional=true"),
+        ("train", ["conditional=true", "model.label_dropout=2"], "model.label_dropout=2"),
+        ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
+    ],
+)
+def test_what_cannot_be_conditioned_or_guided_is_said_in_one_sentence(lab, command, options, said):
+    plain = [o for o in TINY if "data=gaussian" not in options or not o.startswith(("network", "data"))]
+    code, _, err = lab(command, *plain, *STRIDED, *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == []
+
+
+def test_a_trained_model_without_labels_refuses_them(lab):
+    lab("train", *TINY, *STRIDED)
+    before = files(lab.folder)
+    for command, option, said in (
+        ("sample", "label=3", "it is not conditional"),
+        ("sample", "guidance=classifier_free", "conditional=true"),
+        ("evaluate", "guidance=classifier_free", "conditional=true"),
+    ):
+        code, _, err = lab(command, option)
+        assert code == 1
+        assert said in err
+        assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before
+    assert newest_model(lab.folder / "outputs").finished

@@ -1,0 +1,73 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion_lab.data.densities import RingMixture
+from diffusion_lab.diffusion import CosineSchedule, LossAwareTimesteps, StratifiedTimesteps
+from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.noisy_classifier import NoisyClassifier
+from diffusion_lab.models.optimization import Constant, Optimization
+from diffusion_lab.networks import MLP
+
+
+def classifier(num_classes=3, timesteps=None):
+    torch.manual_seed(0)
+    return NoisyClassifier(
+        (2,),
+        num_classes,
+        CosineSchedule(40),
+        lambda out_channels: MLP(2, out_channels, hidden=32, num_layers=2),
+        timesteps or StratifiedTimesteps(40),
+        Optimization(torch.optim.AdamW, Constant()),
+        seed=1,
+    )
+
+
+def step(model, batch, k=0, rank=0, ranks=1):
+    progress = SimpleNamespace(total=SimpleNamespace(processed=k))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    model._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
+    rows = slice(rank * len(batch[1]) // ranks, (rank + 1) * len(batch[1]) // ranks)
+    return model.training_step(tuple(part[rows] for part in batch), 0)
+
+
+def test_it_learns_and_is_surer_the_less_noise_there_is():
+    data = RingMixture(256, 0, num_components=3, num_train=2000, num_test=500)
+    model = classifier()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    batches = iter(data.train_dataloader())
+    for k in range(150):
+        out = step(model, next(batches), k)
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+    measured = accuracy_by_timestep(model, data, "raw", num_timesteps=3)
+    assert measured["t"] == [1, 20, 40]
+    first, middle, last = measured["accuracy"]
+    assert first > 0.99
+    assert first >= middle > last + 0.1
+    assert last == pytest.approx(1 / 3, abs=0.12)
+    assert measured == accuracy_by_timestep(model, data, "raw", num_timesteps=3)
+    assert out["by_quarter"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
+    right = sum(float(total) for total, _ in out["by_quarter"].values())
+    assert right / 256 == pytest.approx(float(out["terms"]["accuracy"]))
+
+
+def test_training_is_a_function_of_seed_and_batch_and_of_the_global_batch():
+    batch = torch.randn(8, 2), torch.arange(8) % 3
+    torch.nn.init.normal_((model := classifier()).network.output.weight)
+    whole = float(step(model, batch)["loss"].detach())
+    assert float(step(model, batch)["loss"].detach()) == whole
+    assert float(step(model, batch, k=1)["loss"].detach()) != whole
+    parts = [float(step(model, batch, rank=rank, ranks=2)["loss"].detach()) for rank in range(2)]
+    assert sum(parts) / 2 == pytest.approx(whole, rel=1e-6)
+
+
+def test_it_is_no_generative_model_and_needs_classes():
+    assert not isinstance(classifier(), GenerativeModel)
+    with pytest.raises(ValueError, match="conditional=true"):
+        classifier(num_classes=None)
+    with pytest.raises(ValueError, match="timesteps=uniform"):
+        classifier(timesteps=LossAwareTimesteps(40))
