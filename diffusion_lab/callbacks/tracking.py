@@ -78,10 +78,17 @@ class TensorBoard(Tracker):
 class WeightsAndBiases(Tracker):
     """One run for each training and for each score; it goes on under its own id, which lies in its folder.
 
-    project, entity: where runs are filed; entity None: the account's own.
+    project, entity: where runs are filed; entity None: the account's own. ValueError where W&B would ask for an account.
     """
 
     def __init__(self, project: str, entity: str | None) -> None:
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+            raise ValueError(
+                "Weights & Biases knows no account here; give it one with `wandb login`, or set WANDB_MODE=offline "
+                "and send the runs later"
+            )
         self.project, self.entity = project, entity
 
     @contextmanager
@@ -98,17 +105,9 @@ class WeightsAndBiases(Tracker):
 
     @contextmanager
     def _run(self, about: About, job_type: str) -> Iterator[Run]:
-        """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued.
-
-        ValueError if W&B would ask for an account.
-        """
+        """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued."""
         import wandb
 
-        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
-            raise ValueError(
-                "logger=wandb: Weights & Biases knows no account here; give it one with `wandb login`, or set WANDB_MODE=offline "
-                "and send the runs later"
-            )
         about.folder.mkdir(parents=True, exist_ok=True)
         if not about.id_file.is_file():
             write_whole(about.id_file, secrets.token_hex(8).encode())
@@ -117,7 +116,7 @@ class WeightsAndBiases(Tracker):
             entity=self.entity,
             id=about.id_file.read_text(),
             resume="allow",
-            dir=about.folder,
+            dir=about.folder.absolute(),  # its service may have been started in another folder
             name=about.name,
             group=about.group,
             job_type=job_type,

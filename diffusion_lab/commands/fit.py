@@ -22,7 +22,7 @@ from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previo
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
-from diffusion_lab.commands.tracking import tracked_training
+from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.networks.cost import network_cost
@@ -54,12 +54,12 @@ def fit(
     cost = network_cost(model.network, model.shape)
     with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        tracker = build_tracker(cfg)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
         if here.is_first:
             _prepare(cfg, directory, choices, cost.parameters)
-            with users_mistakes():
-                trainer.loggers += stack.enter_context(tracked_training(cfg, directory, choices))
+            trainer.loggers += stack.enter_context(tracked_training(tracker, cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:

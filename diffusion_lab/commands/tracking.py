@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from diffusion_lab.callbacks.tracking import About, Tracker
 
 
+def build_tracker(cfg: DictConfig) -> Tracker | None:
+    """What `logger` chooses; None without one."""
+    return None if cfg.get("logger") is None else instantiate(cfg.logger)
+
+
 @contextmanager
-def tracked_training(cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]) -> Iterator[list[Logger]]:
+def tracked_training(
+    tracker: Tracker | None, cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]
+) -> Iterator[list[Logger]]:
     """Loggers for Lightning besides our own record: one or none."""
-    tracker = _tracker(cfg)
     if tracker is None:
         yield []
         return
@@ -37,12 +43,12 @@ def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that shows what metrics.json holds."""
-    from diffusion_lab.callbacks.tracking import Score
-
-    tracker = _tracker(cfg)
+    tracker = build_tracker(cfg)
     if tracker is None:
         yield lambda metrics: None
         return
+    from diffusion_lab.callbacks.tracking import Score
+
     with tracker.scoring(_about(cfg, run, choices)) as show:
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
@@ -50,10 +56,6 @@ def tracked_score(
             show(Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png))
 
         yield show_metrics
-
-
-def _tracker(cfg: DictConfig) -> Tracker | None:
-    return None if cfg.get("logger") is None else instantiate(cfg.logger)
 
 
 def _about(cfg: DictConfig, place: ModelDirectory | RunDirectory, choices: Mapping[str, str]) -> About:
