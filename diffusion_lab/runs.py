@@ -188,6 +188,11 @@ class ModelDirectory:
         """Folder of TensorBoard's and W&B's own files."""
         return self.path / "logs"
 
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this training's run at W&B."""
+        return self.path / "wandb_id"
+
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", ..."""
         return self.path / f"{name}.safetensors"
@@ -215,6 +220,7 @@ class ModelDirectory:
         """Forget the training, the marker first, so that what is left is never taken for a finished model."""
         self.training.unlink(missing_ok=True)
         self.metrics_csv.unlink(missing_ok=True)
+        self.tracked_as.unlink(missing_ok=True)
         self.accuracy.unlink(missing_ok=True)
         for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
             for file in self.path.glob(pattern):
@@ -246,6 +252,16 @@ class RunDirectory:
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of this score's run at W&B."""
+        return self.path / "wandb_id"
 
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)

@@ -20,7 +20,7 @@ def test_the_example_runs_and_learns_what_it_says(capsys):
 
 def test_the_table_of_choices_is_the_folder_of_choices():
     for group, cells in re.findall(r"^\| `([a-z_/]+)` \| (.*?) \|", README, flags=re.MULTILINE):
-        named = set(re.findall(r"`([a-z_]+)`(?! \()", cells)) | set(re.findall(r"`([a-z_]+)` \(", cells))
+        named = set(re.findall(r"`([a-z0-9_]+)`(?! \()", cells)) | set(re.findall(r"`([a-z0-9_]+)` \(", cells))
         on_disk = {path.stem for path in (CONF / group).glob("*.yaml")}
         assert on_disk <= named, f"{group}: {on_disk - named} are not in the README"
 

@@ -22,6 +22,7 @@ from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previo
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
+from diffusion_lab.commands.tracking import tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.networks.cost import network_cost
@@ -57,6 +58,8 @@ def fit(
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
         if here.is_first:
             _prepare(cfg, directory, choices, cost.parameters)
+            with users_mistakes():
+                trainer.loggers += stack.enter_context(tracked_training(cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
@@ -114,17 +117,12 @@ def build_trainer(
         Announce(announcement),
         instantiate(callbacks.checkpoint)(path=directory.resume, fingerprint=fingerprint, interruption=interruption),
     ]
-    loggers: list[Any] = [CSVRecord(directory.metrics_csv)]
-    if cfg.get("logger") is not None:
-        directory.logs.mkdir(parents=True, exist_ok=True)
-        named = {"name": directory.path.name, "id": fingerprint[:12]} if "wandb" in cfg.logger._target_ else {}
-        loggers.append(instantiate(cfg.logger)(save_dir=directory.logs, **named))
     options = {**cfg.trainer}
     if options["accelerator"] == "auto" and not torch.cuda.is_available():
         options["accelerator"] = "cpu"  # "auto" may find a device without float64, which the theory's tables need
     return instantiate(
         options,
-        logger=loggers,
+        logger=[CSVRecord(directory.metrics_csv)],
         callbacks=parts,
         plugins=[WholeCheckpoints(), cluster_environment()],
         max_epochs=-1,

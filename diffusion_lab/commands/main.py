@@ -12,6 +12,7 @@ COMMANDS = {
     "sample": "draw images from a trained model",
     "evaluate": "score a trained model: Fréchet distance, bits/dim, cost",
     "schedule": "look at a noise schedule before training with it",
+    "status": "how far a sweep is: queued, running, done, failed and why",
     "report": "one page, tables and figures about a sweep or any runs",
 }
 

@@ -58,8 +58,6 @@ def mistake_in_job(error: BaseException) -> str | None:
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
             return f"{key} has no value yet; say {key}=…"
-        case ValueError() if type(error).__name__ == "DataError":  # data that broke while in use; slow to import
-            return str(error)
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):

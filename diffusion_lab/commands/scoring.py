@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,17 @@ from rich.progress import Progress
 from diffusion_lab.commands.build import plain_config, sampling_identity, scoring_fingerprint
 from diffusion_lab.commands.mistakes import out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
+from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.lock import hold
-from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, cache_directory, run_directory
+from diffusion_lab.runs import (
+    FINGERPRINT_LENGTH,
+    ModelDirectory,
+    RunDirectory,
+    cache_directory,
+    read_json,
+    run_directory,
+)
 from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
@@ -55,8 +63,13 @@ def score_once(
             else:
                 if rank() == 0:
                     remove_staged(run.path)
-                with Announcement(run.path) if rank() == 0 else nullcontext():
+                with ExitStack() as stack:
+                    if rank() == 0:
+                        stack.enter_context(Announcement(run.path))
+                        show = stack.enter_context(tracked_score(cfg, run, read_json(directory.choices)))
                     _score(model, data, cfg, directory, run, cache_directory(outputs), training, again, console)
+                    if rank() == 0:
+                        show(run.read_metrics())
     if rank() > 0:
         return
     console.print(score_table(run.read_metrics()))

@@ -4,8 +4,6 @@ attributes in the wild, 2015).
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from torchvision import datasets
 
 from diffusion_lab.data.base import DataError
@@ -57,24 +55,20 @@ class CelebA(ImageFiles):
         if wrong:
             raise DataError(f"CelebA: {wrong}: set data.download=true, or {by_hand}.")
         sources = {split: datasets.CelebA(str(self.root), split, target_type=[]) for split in ("train", "test")}
+        names = [name for name in sources["train"].attr_names if name]
+        if self.attribute not in (None, *names):
+            raise DataError(f"data.attribute={self.attribute} is not one of CelebA's: {', '.join(names)}.")
         folder = self.root / _FOLDER / _IMAGES
         listed = {split: [folder / name for name in source.filename] for split, source in sources.items()}
         digests = self._usable([path for paths in listed.values() for path in paths])
         shown = {split: [i for i, path in enumerate(listed[split]) if path in digests] for split in listed}
-        self.num_classes = None if self.attribute is None else 2
-        self._hold(
-            {split: [listed[split][i] for i in shown[split]] for split in listed},
-            {split: self._labels(source, shown[split]) for split, source in sources.items()},
-            digests,
-        )
-
-    def _labels(self, source: datasets.CelebA, shown: list[int]) -> Tensor | None:
-        if self.attribute is None:
-            return None
-        names = [name for name in source.attr_names if name]
-        if self.attribute not in names:
-            raise DataError(f"data.attribute={self.attribute} is not one of CelebA's: {', '.join(names)}.")
-        return source.attr[torch.tensor(shown), names.index(self.attribute)]
+        labels = dict.fromkeys(listed)
+        self.num_classes = None
+        if self.attribute is not None:
+            column = names.index(self.attribute)
+            labels = {split: source.attr[shown[split], column] for split, source in sources.items()}
+            self.num_classes = 2
+        self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, labels, digests)
 
     def _first_wrong(self) -> str | None:
         """What is missing or not as published, or None. Of the images only their folder is asked for here."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import PIL
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -79,7 +80,8 @@ class ImageFiles(DataModule):
 
         try:
             with ThreadPoolExecutor(max_workers=8) as readers:
-                for first in range(0, len(paths), _AT_A_TIME):
+                parts = range(0, len(paths), _AT_A_TIME)
+                for first in track(parts, "checking images", transient=True, disable=len(parts) < 2):
                     some = paths[first : first + _AT_A_TIME]
                     for path, digest in zip(some, readers.map(digest_of, some), strict=True):
                         if isinstance(digest, DataError):
@@ -99,6 +101,11 @@ class ImageFiles(DataModule):
 
     def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
         """These files are the splits: set the facts that follow from them."""
+        for split in ("train", "test"):
+            if not paths[split]:
+                raise DataError(
+                    f"{self.root} holds no {split} images that can be used: add some, or mend those it has."
+                )
         self._images = {
             split: _Images(paths[split], labels[split], self.shape, self.max_pixels) for split in ("train", "test")
         }

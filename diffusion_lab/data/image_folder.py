@@ -43,8 +43,6 @@ class ImageFolder(ImageFiles):
         self.test_fraction = test_fraction
 
     def _load(self) -> None:
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root} is not a folder: name the folder that holds your images.")
         folders = self._split_folders()
         if folders:
             listed = {split: _image_paths(folder) for split, folder in folders.items()}
@@ -54,9 +52,6 @@ class ImageFolder(ImageFiles):
             folders = dict.fromkeys(("train", "test"), self.root)
             digests = self._usable(_image_paths(self.root))
             paths = self._hold_out(list(digests))
-        for split, folder in folders.items():
-            if not paths[split]:
-                raise DataError(f"{folder} holds no image that can be used: add some.")
 
         labels = dict.fromkeys(paths)
         self.num_classes = None
@@ -71,6 +66,8 @@ class ImageFolder(ImageFiles):
 
     def _split_folders(self) -> dict[str, Path] | None:
         """The folders of the splits, if any of them is there."""
+        if not self.root.is_dir():
+            raise DataError(f"data.root={self.root} is not a folder: name the folder that holds your images.")
         folders = {split: self.root / split for split in ("train", "test")}
         return folders if any(folder.is_dir() for folder in folders.values()) else None
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from diffusion_lab.data.base import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
-# What a file holds decides how it is read, whatever its name: no format but these, some of which start programs.
+# What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
 _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
-# Pillow's guard against decompression bombs warns at one size and refuses at twice that size. Ours is the one number
-# that the user can raise, asked before a pixel is decoded.
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+# What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
+# the user can raise; it is asked for before a pixel is decoded.
+MAX_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 

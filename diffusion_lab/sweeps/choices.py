@@ -33,7 +33,9 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
         if not _follows_from_its_group(key, varying) and not any(kept[k] == varying[key] for k in copies):
             kept[key] = varying[key]
-    axes = {key: sorted({v for v in kept[key] if v is not None}, key=natural) for key in keys if key in kept}
+    groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
+    order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
+    axes = {key: sorted({value for value in kept[key] if value is not None}, key=natural) for key in order}
     return axes, [{axis: config.get(axis) for axis in axes} for config in flat], unread
 
 

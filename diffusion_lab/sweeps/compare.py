@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
@@ -28,7 +29,7 @@ class Measured:
     by_seed: Mapping[str, float]
     image_error: Mapping[str, float]
 
-    @property
+    @cached_property
     def mean(self) -> float:
         return float(np.mean(list(self.by_seed.values())))
 
@@ -36,7 +37,7 @@ class Measured:
     def n(self) -> int:
         return len(self.by_seed)
 
-    @property
+    @cached_property
     def error(self) -> float | None:
         """The standard error over seeds if there are two or more, else over test images if it is stated, else None."""
         if self.n > 1:

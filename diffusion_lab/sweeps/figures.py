@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffusion_lab.sweeps.panels import FRONT, Panel, Plot, Series
 
@@ -118,7 +118,7 @@ def _plain_numbers(axis: Axis) -> None:
     short = low > 0 and high / low < 200
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_series(axes: Axes, series: Series) -> None:

@@ -74,6 +74,10 @@ class Queue(ABC):
     def fate(self, job: str) -> str:
         """One sentence on a job that ended without an outcome."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Called when every job has told its outcome; its process may still be on its way out."""
+
 
 def outcome_file(folder: Path, job: str, rank: int) -> Path:
     return folder / f"{job}_{rank}_outcome.json"
@@ -117,6 +121,7 @@ def run_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) ->
                 outcomes[running.pop(job)] = outcome
                 if outcome.reason is not None:
                     say(f"job {job} failed: {outcome.reason}")
+    queue.close()
     return [outcomes[index] for index in range(len(calls))]
 
 

@@ -123,8 +123,9 @@ def finding(standing: Standing, column: Column) -> Finding:
 
 def _column(group: Group, measure: Measure) -> Column:
     rows = [row for row in group.rows if measure.name in row.values]
-    keys = {row.protocol_key(measure): measure.how(row.done[0].protocol) for row in rows}
-    texts = _differences(list(keys.values()))
+    first = {row.protocol_key(measure): row for row in reversed(rows)}
+    keys = list(dict.fromkeys(row.protocol_key(measure) for row in rows))
+    texts = _differences([measure.how(first[key].done[0].protocol) for key in keys])
     letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(keys) > 1 else {}
     floor = group.floor(measure)
     decimals = _decimals(

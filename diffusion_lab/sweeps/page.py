@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -64,7 +64,7 @@ def page(
         command=command,
         data=_script_json(
             {
-                "rows": {row.number: _row_data(row, group, sprites) for group in table.groups for row in group.rows},
+                "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, sprites)},
                 "shown": _shown_first(table),
                 "plots": [{"title": title, "plots": [_plot(plot) for plot in some]} for title, some in plots if some],
             }
@@ -155,16 +155,21 @@ def _row(
     }
 
 
-def _row_data(row: Row, group: Group, sprites: Mapping[Path, Sprite | None]) -> dict[str, Any]:
-    """What the script knows of a row: its name, its main value, and its samples by seed."""
-    main = next((column for column in columns(group) if column.measure.name in row.values and column.floor), None)
-    drawn = [(cell, sprites.get(cell.run.path)) for cell in row.done]
-    return {
-        "label": label(row),
-        "html": html.escape(label(row)),
-        "value": "" if main is None else f"{main.measure.label} {main.entry(row, set()).text}",
-        "pictures": [{"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in drawn if sprite is not None],
-    }
+def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """What the script knows of each row: its name, its main value, and its samples by seed."""
+    main = next((column for column in columns(group) if column.floor), None)
+    for row in group.rows:
+        drawn = [(cell, sprites.get(cell.run.path)) for cell in row.done]
+        known = main is not None and main.measure.name in row.values
+        yield (
+            row,
+            {
+                "label": label(row),
+                "html": html.escape(label(row)),
+                "value": f"{main.measure.label} {main.entry(row, set()).text}" if known else "",
+                "pictures": [{"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in drawn if sprite is not None],
+            },
+        )
 
 
 def _shown_first(table: Table) -> list[int]:

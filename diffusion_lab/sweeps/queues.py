@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from submitit.core.core import Executor
 
 _ANSWER_SECONDS = 60
+_EXIT_SECONDS = 30
 _FOREVER = 60 * 24 * 365  # minutes
 
 
@@ -59,6 +61,9 @@ class SlurmQueue(Queue):
         state = re.search(r"JobState=(\w+)", shown)
         return f"Slurm says {state[1]}" if state else "it left Slurm's queue without a word"
 
+    def close(self) -> None:
+        """Slurm sees to it."""
+
     def script(self, num_jobs: int) -> str:
         """What `submit` would hand to sbatch for so many calls. Needs no Slurm."""
         from submitit.slurm.slurm import _make_sbatch_string
@@ -78,7 +83,7 @@ class LocalQueue(Queue):
         self._jobs: dict[str, tuple[Job[None], int]] = {}  # with the slot, 0 … parallel - 1, that each takes
 
     def room(self, running: int) -> int:
-        return max(0, self.parallel - running)
+        return self.parallel - len(self.living())
 
     def submit(self, calls: Sequence[Call]) -> list[str]:
         from submitit import LocalExecutor
@@ -86,7 +91,7 @@ class LocalQueue(Queue):
         taken = {slot for job, slot in self._jobs.values() if not job.done()}
         free = [slot for slot in range(self.parallel) if slot not in taken]
         names = []
-        for call, slot in zip(calls, free, strict=False):
+        for call, slot in zip(calls, free[: len(calls)], strict=True):
             executor = LocalExecutor(folder=self.folder)
             gpus = sorted(
                 {(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ()
@@ -105,6 +110,11 @@ class LocalQueue(Queue):
 
     def fate(self, job: str) -> str:
         return "its process was killed"
+
+    def close(self) -> None:
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while self.living() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:

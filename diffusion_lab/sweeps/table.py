@@ -25,8 +25,9 @@ class Row:
     choice: Choice
     cells: tuple[Cell, ...]
 
-    @property
+    @cached_property
     def done(self) -> list[Cell]:
+        """The finished ones."""
         return [cell for cell in self.cells if cell.done]
 
     @cached_property
@@ -48,7 +49,13 @@ class Row:
 
     def protocol_key(self, measure: Measure) -> str:
         """How `measure` was measured in this row; of its first cell, as all cells of a row were measured alike."""
-        return measure.protocol_key(self.done[0].protocol)
+        if measure.name not in self._keys:
+            self._keys[measure.name] = measure.protocol_key(self.done[0].protocol)
+        return self._keys[measure.name]
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        return {}
 
     def absent(self, measure: Measure) -> str:
         """Why there is no such value."""

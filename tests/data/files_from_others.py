@@ -9,7 +9,7 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,16 +58,25 @@ def rotated() -> bytes:
     return encoded(Image.fromarray(pixels), "PNG", exif=exif)
 
 
-def huge_png(side: int) -> bytes:
-    """A few hundred kilobytes that unfold to side × side grey pixels."""
+def png(width: int, height: int, depth: int, colour_type: int, rows: Iterable[bytes]) -> bytes:
+    """A PNG of a kind that Pillow does not write; each row without its filter byte."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    packed = b"".join(packer.compress(b"\0" + row) for row in rows) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def huge_png(side: int) -> bytes:
+    """A few hundred kilobytes that unfold to side × side grey pixels."""
+    return png(side, side, 8, 0, (bytes(side) for _ in range(side)))
+
+
+def deep_png() -> bytes:
+    return png(60, 40, 16, 2, (row.tobytes() for row in PIXELS.astype(">u2") * np.array(257, ">u2")))
 
 
 def flipped_bit(content: bytes) -> bytes:
@@ -75,11 +84,8 @@ def flipped_bit(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
 
 
-def program(path: Path) -> bytes:
-    """PostScript, which Pillow would hand to an interpreter; called .png."""
-    return (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(ran) (" + str(path).encode() + b") (w) file\nshowpage\n"
-    )
+# PostScript, which Pillow would hand to an interpreter.
+PROGRAM = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"
 
 
 Expected = str | Callable[[np.ndarray], bool]
@@ -106,6 +112,7 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
     "16-bit grey PNG": ("a.png", encoded(Image.fromarray(ramp16()), "PNG"), resembles(GREY16)),
     "16-bit grey TIFF": ("a.tif", encoded(Image.fromarray(ramp16()), "TIFF"), resembles(GREY16)),
     "16-bit grey PGM": ("a.pgm", encoded(Image.fromarray(ramp16()), "PPM"), resembles(GREY16)),
+    "16-bit RGB PNG": ("a.png", deep_png(), resembles(SQUARE)),
     "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose black and white"),
     "32-bit integer TIFF": ("a.tif", encoded(photo("I"), "TIFF"), "has 32-bit pixels (mode I), whose black and white"),
     "palette": (
@@ -144,7 +151,7 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
     "zero bytes": ("a.png", b"", "is empty (0 bytes)"),
     "text": ("a.png", b"hello", f"{BROKEN} (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP)"),
     "HTML of a failed download": ("a.jpg", b"<!DOCTYPE html><html>404</html>", f"{BROKEN} (its content is not BMP"),
-    "PostScript called .png": ("a.png", program(Path("ran")), f"{BROKEN} (its content is not BMP"),
+    "PostScript called .png": ("a.png", PROGRAM, f"{BROKEN} (its content is not BMP"),
     "PNG, signature only": ("a.png", b"\x89PNG\r\n\x1a\n", BROKEN),
     "PNG, a bit flipped": ("a.png", flipped_bit(encoded(photo(), "PNG")), BROKEN),
     "PNG, truncated": ("a.png", encoded(photo(), "PNG")[:-4000], BROKEN),
@@ -175,7 +182,7 @@ def shown(root: Path, name: str, **options) -> np.ndarray | None:
         for i, path in enumerate(images.paths):
             if path.name == name:
                 x, _ = list(data.batches(split, 1))[i]
-                return ((x[0] + 1) * 127.5).round().to(dtype=x.new_empty(0).byte().dtype).permute(1, 2, 0).numpy()
+                return ((x[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return None
 
 

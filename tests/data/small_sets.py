@@ -78,7 +78,11 @@ def write_celeba(root: Path, patch: pytest.MonkeyPatch) -> Path:
         Image.fromarray(pixels).save(folder / "img_align_celeba" / name, quality=95)
     attributes = [f"Attribute_{i}" for i in range(40)]
     attributes[31] = "Smiling"
-    smiles = {name: ["-1" if i % 2 else " 1"] * 40 for i, name in enumerate(names)}
+    no_yes = ("-1", " 1")
+    smiles = {
+        name: [no_yes[i % 2 if attribute != "Smiling" else 1 - i % 2] for attribute in attributes]
+        for i, name in enumerate(names)
+    }
     count = f"{len(names)}\n"
     lists = {
         "list_eval_partition.txt": [f"{name} {part}" for name, part in zip(names, parts, strict=True)],

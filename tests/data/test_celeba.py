@@ -53,6 +53,10 @@ def test_a_missing_face_is_named_or_left_out_with_its_label(root: Path) -> None:
     assert data.num_train == 11
     assert y.tolist() == [1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0]
     assert identity(root, on_error="skip") != whole
+    for i in range(16, 21):
+        (root / "celeba" / "img_align_celeba" / f"{i:06}.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="holds no test images that can be used"):
+        celeba(root, on_error="skip", attribute="Smiling").prepare()
 
 
 def test_what_is_missing_is_named_and_where_to_put_it(root: Path, tmp_path: Path) -> None:

@@ -33,10 +33,9 @@ def test_the_class_folders_of_imagenet_itself_are_resized(tmp_path: Path) -> Non
 
 
 def test_what_is_missing_is_named_and_where_to_put_it(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=rf"ImageNet was not found in {tmp_path}: get train_64x64\.tar and valid_64x64\.tar"
-    ):
-        imagenet(tmp_path).prepare()
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=rf"ImageNet was not found in {root}: get train_64x64\.tar and valid_64x64"):
+            imagenet(root).prepare()
     (tmp_path / "train_64x64").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "train_64x64" / "0.png")
     with pytest.raises(DataError, match="valid_64x64 is missing beside the other split"):

@@ -23,7 +23,7 @@ def test_shared_seeds_are_paired_with_students_interval():
 
 def test_what_seeds_share_cancels():
     effect_of_seed = np.array([10.0, -20.0, 5.0])
-    a, b = effect_of_seed + [1.0, 1.1, 0.9], effect_of_seed + [2.0, 2.0, 2.0]
+    a, b = effect_of_seed + np.array([1.0, 1.1, 0.9]), effect_of_seed + 2.0
     assert difference(seeds(a), seeds(b)).beyond_its_uncertainty
     assert not difference(seeds(a), seeds(b, first=4)).beyond_its_uncertainty
 

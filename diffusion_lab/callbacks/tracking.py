@@ -1,0 +1,162 @@
+"""Where trainings and scores are shown besides our own files, which are the record: TensorBoard, Weights & Biases.
+
+What these lose (a connection, the last records before a kill) is in metrics.csv and metrics.json all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.files import write_whole
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+
+@dataclass(frozen=True)
+class About:
+    """What a tracker is told of a training or a score.
+
+    name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
+    group: the sweep that asked for it, if one did. tags: the choices, as schedule=cosine. config: the whole one, nested.
+    """
+
+    name: str
+    folder: Path
+    id_file: Path
+    group: str | None
+    tags: tuple[str, ...]
+    config: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is shown of a score. labels: names of the values with their units. bound: columns of the bound by t, or empty."""
+
+    values: Mapping[str, float | None]
+    labels: Mapping[str, str]
+    bound: Mapping[str, list[float]]
+    samples_png: Path
+
+
+class Tracker(ABC):
+    """One of the choices of `logger`."""
+
+    @abstractmethod
+    def training(self, about: About) -> Any:
+        """A context that gives Lightning's logger of a training, and learns how the training ended."""
+
+    @abstractmethod
+    def scoring(self, about: About) -> Any:
+        """A context that gives a function which shows a `Score`, and learns how the scoring ended."""
+
+
+class TensorBoard(Tracker):
+    """Trainings only: TensorBoard has no place for a score of many measures."""
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        about.folder.mkdir(parents=True, exist_ok=True)
+        yield TensorBoardLogger(save_dir=about.folder, name="", version="")
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        yield lambda score: None
+
+
+class WeightsAndBiases(Tracker):
+    """One run for each training and for each score; it goes on under its own id, which lies in its folder.
+
+    project, entity: where runs are filed; entity None: the account's own.
+    """
+
+    def __init__(self, project: str, entity: str | None) -> None:
+        self.project, self.entity = project, entity
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        with self._run(about, "train") as run:
+            run.define_metric("trainer/global_step")
+            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            yield WandbLogger(experiment=run)
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        with self._run(about, "evaluate") as run:
+            yield lambda score: _show(run, score)
+
+    @contextmanager
+    def _run(self, about: About, job_type: str) -> Iterator[Run]:
+        """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued.
+
+        ValueError if W&B would ask for an account.
+        """
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+            raise ValueError(
+                "logger=wandb: Weights & Biases knows no account here; give it one with `wandb login`, or set WANDB_MODE=offline "
+                "and send the runs later"
+            )
+        about.folder.mkdir(parents=True, exist_ok=True)
+        if not about.id_file.is_file():
+            write_whole(about.id_file, secrets.token_hex(8).encode())
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=about.id_file.read_text(),
+            resume="allow",
+            dir=about.folder,
+            name=about.name,
+            group=about.group,
+            job_type=job_type,
+            tags=about.tags,
+            config=flat(about.config),
+            settings=wandb.Settings(silent=True),
+        )
+        code = 1
+        try:
+            yield run
+            code = 0
+        except InterruptedTraining:
+            run.mark_preempting()
+            raise
+        finally:
+            run.finish(exit_code=code)
+            if run.offline:
+                print(f"W&B is offline; to send this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"batch_size": 64}} -> {"data.batch_size": 64}."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _show(run: Run, score: Score) -> None:
+    import wandb
+
+    run.config.update({"measures": dict(score.labels)}, allow_val_change=True)
+    run.summary.update({name: value for name, value in score.values.items() if value is not None})
+    run.log({"samples": wandb.Image(str(score.samples_png))})
+    if score.bound:
+        table = wandb.Table(
+            columns=list(score.bound), data=[list(row) for row in zip(*score.bound.values(), strict=True)]
+        )
+        run.log({"L_t": wandb.plot.line(table, "t", "bits_per_dim", title="L_t (bits/dim)")})

@@ -1,0 +1,45 @@
+import time
+
+from diffusion_lab.runs import sweep_directory
+
+from .conftest import files
+
+
+def write_sweep(folder, name):
+    cells = [{"choices": {"seed": seed}, "overrides": [], "model": f"m{seed}", "run": f"r{seed}"} for seed in "12"]
+    content = {"name": name, "command": [], "axes": {"seed": ["1", "2"]}, "created": "now", "cells": cells}
+    sweep_directory(folder / "outputs", name).write_sweep(content)
+
+
+def test_the_newest_sweep_or_the_named_one(lab):
+    write_sweep(lab.folder, "old")
+    time.sleep(0.01)
+    write_sweep(lab.folder, "new")
+    before = files(lab.folder)
+    code, out, err = lab("status")
+    assert code == 0, err
+    assert "outputs/sweeps/new" in out
+    assert "models: 2 queued; cells: 2 queued" in out
+    assert "seed=1" in out
+    assert "outputs/sweeps/old" in lab("status", "old")[1]
+    assert "outputs/sweeps/old" in lab("status", "sweep=outputs/sweeps/old")[1]
+    assert files(lab.folder) == before
+
+
+def test_a_sweep_that_is_not_there(lab):
+    code, _, err = lab("status")
+    assert code == 1
+    assert err.startswith("diffusion-lab status: there is no sweep in outputs/sweeps")
+    write_sweep(lab.folder, "mine")
+    code, _, err = lab("status", "yours")
+    assert code == 1
+    assert err == "diffusion-lab status: sweep=yours: there is no such sweep; there are mine\n"
+
+
+def test_it_answers_without_torch(process):
+    write_sweep(process.folder, "mine")
+    asked = process("status", PYTHONPROFILEIMPORTTIME="1")
+    assert asked.returncode == 0
+    assert "2 queued" in asked.stdout
+    assert "diffusion_lab.sweeps.progress" in asked.stderr
+    assert " torch" not in asked.stderr

@@ -1,0 +1,198 @@
+"""Multiruns of train as a user gives them: planned, done, done again, with mistakes and with failures."""
+
+import json
+
+import pytest
+
+from .conftest import TINY, files
+
+CELLS = ["variance=fixed_small,fixed_large", "sampler=ddpm,strided", "sampler.spacing.num_steps=2,3"]
+
+
+def sweep_of(lab):
+    (file,) = (lab.folder / "outputs" / "sweeps").glob("*/sweep.json")
+    return json.loads(file.read_text())
+
+
+def names(lab, kind):
+    return {path.name for path in (lab.folder / "outputs" / kind).glob("*")}
+
+
+def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_nothing(lab):
+    code, out, err = lab("train", "-m", *TINY, *CELLS)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[:2] == [
+        "1 model: 1 to train, 0 reused",
+        "6 cells in 8 combinations, of which equal ones are one: 6 to score, 0 scored already",
+    ]
+    assert sum(line.startswith("model 1 of 1") for line in lines) == 1
+    assert sum(line.startswith("cell ") and "fd_pixels" in line and "bits_per_dim" in line for line in lines) == 6
+    assert len([line for line in lines if line]) <= 12  # the jobs' own output lies in their logs
+
+    sweep = sweep_of(lab)
+    assert sweep["axes"] == {
+        "variance": ["fixed_small", "fixed_large"],
+        "sampler": ["ddpm", "strided"],
+        "sampler.spacing.num_steps": ["2", "3"],
+    }
+    assert {cell["model"] for cell in sweep["cells"]} == names(lab, "models")
+    assert {cell["run"] for cell in sweep["cells"]} == names(lab, "runs")
+    assert len(sweep["cells"]) == 6
+    for cell in sweep["cells"]:
+        run = lab.folder / "outputs" / "runs" / cell["run"]
+        nfe = json.loads((run / "metrics.json").read_text())["values"]["nfe"]
+        assert nfe == int(cell["choices"]["sampler.spacing.num_steps"] or 24)
+        assert json.loads((run / "status.json").read_text())["state"] == "done"
+
+    before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder) if "/sweeps/" not in name}
+    code, out, err = lab("train", "-m", *TINY, *reversed(CELLS))
+    assert code == 0, err
+    assert out.splitlines()[0] == "1 model: 0 to train, 1 reused"
+    assert ": 0 to score, 6 scored already" in out
+    assert {name: (lab.folder / name).read_bytes() for name in files(lab.folder) if "/sweeps/" not in name} == before
+    assert len(names(lab, "sweeps")) == 1
+
+
+def test_the_plan_can_be_looked_at(lab):
+    code, out, err = lab(
+        "train", "-m", *TINY, "seed=range(1,4)", "sampler.spacing.num_steps=2", "hydra.sweeper.dry_run=true"
+    )
+    assert code == 0, err
+    assert out.splitlines()[:2] == ["3 models: 3 to train, 0 reused", "3 cells: 3 to score, 0 scored already"]
+    assert "train  seed=1" in out
+    assert "score  seed=3" in out
+    assert files(lab.folder) == []
+
+
+def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
+    choices = ["schedule=linear,cosine", "variance=fixed_small,fixed_large,learned", "seed=1,2"]
+    sampling = ["sampler=ddpm,strided,ddim", "sampler.spacing.num_steps=10,50"]
+    code, out, err = lab("train", "-m", *choices, *sampling, "hydra.sweeper.dry_run=true")
+    assert code == 0, err
+    assert out.splitlines()[0] == "8 models: 8 to train, 0 reused"
+    assert out.splitlines()[1].startswith("60 cells in 72 combinations")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["sampler=ddpm,strided", "sampler.eta=0,1"], "there is no option 'sampler.eta'"),
+        (["schedul=linear,cosine"], "there is no option 'schedul'; did you mean schedule?"),
+        (["schedule=linear,cosin"], "schedule=cosin: there is no such choice"),
+        (["optimizer.weight_decay=interval(0,1)"], "an interval has no values to try"),
+        (["rescore=true,false"], "rescore is the same for all cells of a sweep"),
+        (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b: a name of a folder"),
+        (["data=digits,image_folder"], "data.root has no value yet"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(lab, options, said):
+    code, _, err = lab("train", "-m", *TINY, *options)
+    assert code == 1
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert files(lab.folder) == []
+
+
+def test_a_failure_is_marked_with_its_reason_and_the_others_go_on(lab):
+    options = ["objective=simple,hybrid", "variance=learned", "sampler.spacing.num_steps=2,3"]
+    code, out, err = lab("train", "-m", *TINY, *options)
+    assert code == 1
+    assert "2 of 4 cells failed" in err
+    assert err.count("would never be trained") == 1
+    assert "Traceback" not in out + err
+    statuses = {}
+    for cell in sweep_of(lab)["cells"]:
+        statuses.setdefault(cell["choices"]["objective"], []).append(
+            json.loads((lab.folder / "outputs" / "runs" / cell["run"] / "status.json").read_text())
+        )
+    assert [status["state"] for status in statuses["hybrid"]] == ["done", "done"]
+    assert [status["state"] for status in statuses["simple"]] == ["failed", "failed"]
+    assert statuses["simple"][0]["reason"].startswith("its model failed: ")
+    logs = [path.read_text() for path in (lab.folder / "outputs" / "sweeps").glob("*/jobs/train-*/log.txt")]
+    assert sum("Traceback" in log for log in logs) == 1
+
+    code, out, err = lab("train", "-m", *TINY, *options)
+    assert code == 1
+    assert out.splitlines()[:2] == ["2 models: 1 to train, 1 reused", "4 cells: 2 to score, 2 scored already"]
+
+
+def test_a_cell_that_fails_is_tried_again_by_the_same_command(lab, monkeypatch):
+    from diffusion_lab.models.diffusion import DiffusionModel
+
+    likelihood = DiffusionModel.likelihood
+
+    def failing(self, *arguments, **options):
+        if self.nfe == 3:
+            raise RuntimeError("a cosmic ray")
+        return likelihood(self, *arguments, **options)
+
+    options = ["sampler.spacing.num_steps=2,3,4", "hydra.sweeper.name=mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModel, "likelihood", failing)
+        code, out, err = lab("train", "-m", *TINY, *options)
+    assert code == 1
+    assert "1 of 3 cells failed" in err
+    assert "num_steps=3: RuntimeError: a cosmic ray" in err or "num_steps=3: a cosmic ray" in err
+    code, out, err = lab("train", "-m", *TINY, *options)
+    assert code == 0, err
+    assert "3 cells: 1 to score, 2 scored already" in out
+    assert names(lab, "sweeps") == {"mine"}
+
+
+def test_retrain_trains_each_model_once_and_scores_its_cells_anew(lab):
+    options = ["sampler.spacing.num_steps=2,3"]
+    lab("train", "-m", *TINY, *options)
+    stamps = {
+        path: path.stat().st_mtime_ns
+        for kind in ("models/*/training.json", "runs/*/metrics.json")
+        for path in (lab.folder / "outputs").glob(kind)
+    }
+    code, out, err = lab("train", "-m", *TINY, *options, "retrain=true")
+    assert code == 0, err
+    assert "1 model: 1 to train, 0 reused" in out
+    assert out.count("model 1 of 1") == 1
+    assert len(stamps) == 3
+    assert all(path.stat().st_mtime_ns > stamp for path, stamp in stamps.items())
+    assert len(names(lab, "sweeps")) == 1
+
+
+def test_training_alone(lab):
+    code, _, err = lab("train", "-m", *TINY, "seed=1,2", "score=false")
+    assert code == 0, err
+    assert len(names(lab, "models")) == 2
+    assert names(lab, "runs") == set()
+
+
+def test_hydras_own_sweepers_still_work(lab):
+    options = ["sampler.spacing.num_steps=2,3"]
+    code, out, err = lab("train", "-m", *TINY, *options, "hydra/sweeper=basic")
+    assert code == 0, err
+    assert out.count("its floor") == 2
+    code, out, err = lab("evaluate", "-m", "sampler.spacing.num_steps=3,4", "model_dir=null")
+    assert code == 0, err
+    assert "this score is there already" in out
+    assert len(names(lab, "runs")) == 3
+
+
+def test_a_search_is_told_the_metric_it_asks_for(lab):
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
+    options = ["sampler.spacing.num_steps=2", "optimizer.weight_decay=interval(0.001,0.1)"]
+    code, _, err = lab("train", "-m", *TINY, *search, *options, "objective_metric=bits_per_dim")
+    assert code == 0, err
+    (result,) = (lab.folder / "outputs" / "sweeps").rglob("optimization_results.yaml")
+    assert "best_value: " in result.read_text()
+    values = [
+        json.loads(path.read_text())["values"] for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    ]
+    assert f"best_value: {min(value['bits_per_dim'] for value in values)}" in result.read_text()
+
+
+def test_a_metric_that_is_not_there_is_named(lab):
+    code, _, err = lab("train", *TINY, "sampler.spacing.num_steps=2", "objective_metric=fid")
+    assert code == 1
+    assert "objective_metric=fid" in err
+    assert "bits_per_dim" in err
+    code, _, err = lab("train", *TINY, "objective_metric=fid", "score=false")
+    assert code == 1
+    assert "score=false makes none" in err

@@ -1,0 +1,129 @@
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from diffusion_lab.runs import RunError, SweepDirectory
+from diffusion_lab.status import Status
+from diffusion_lab.sweeps.cells import read_sweep
+from diffusion_lab.sweeps.report import make_report, report_on_runs
+
+from .synthetic import write_sweep
+
+SMALL = {"schedule": ["linear", "cosine"], "sampler.spacing.num_steps": ["10", "50"], "seed": ["1", "2"]}
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+class Elements(HTMLParser):
+    """Every start tag outside of scripts, with its attributes, and all text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_report_is_a_page_tables_and_figures_for_paper(tmp_path):
+    sweep = write_sweep(tmp_path, axes=SMALL)
+    page = make_report(sweep)
+    assert page == sweep.report / "report.html"
+    written = {str(path.relative_to(sweep.report)) for path in sweep.report.rglob("*") if path.is_file()}
+    assert {"report.html", "table.csv", "cells.csv", "table.md", "table.tex"} < written
+    for figure in (
+        "steps_fd_digits_cnn",
+        "steps_bits_per_dim",
+        "effects_fd_digits_cnn",
+        "seconds_fd_digits_cnn",
+        "bound_by_t",
+        "training_mse",
+    ):
+        assert (sweep.report / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (sweep.report / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_report_made_again_leaves_no_figure_of_the_one_before(tmp_path):
+    sweep = write_sweep(tmp_path, axes=SMALL)
+    make_report(sweep)
+    for cell in read_sweep(sweep).cells[1:]:
+        cell.run.metrics.unlink()
+    make_report(sweep)
+    left = {path.stem for path in (sweep.report / "figures").glob("*")}
+    assert left == {"bound_by_t", "training_mse"}
+
+
+def test_what_names_say_is_text_and_never_markup(tmp_path):
+    sweep = write_sweep(tmp_path, name="a<b>&c", axes={"note": [HOSTILE, "plain"], "seed": ["1", "2"]})
+    failed = read_sweep(sweep).cells[-1]
+    failed.run.metrics.unlink()
+    Status("failed", reason=f"it said {HOSTILE}").write(failed.run.path)
+    page = Elements(make_report(sweep).read_text())
+    assert [attributes for tag, attributes in page.tags if tag == "img"] == []
+    assert [tag for tag, _ in page.tags].count("script") == 4
+    assert f"it said {HOSTILE}" in page.text
+    assert "a<b>&c" in page.text
+
+
+def test_nothing_on_the_page_points_elsewhere(tmp_path):
+    page = Elements(make_report(write_sweep(tmp_path, axes=SMALL)).read_text())
+    pointers = [a[key] for tag, a in page.tags for key in ("src", "href", "action", "srcset") if key in a]
+    assert pointers == ["data:,"]
+    (policy,) = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_a_sweep_of_which_nothing_is_scored_has_a_report(tmp_path):
+    sweep = write_sweep(tmp_path, axes=SMALL)
+    for cell in read_sweep(sweep).cells:
+        cell.run.metrics.unlink()
+    assert "Nothing has been scored yet" in make_report(sweep).read_text()
+
+
+def test_runs_of_several_sweeps_and_protocols_make_one_report(tmp_path):
+    def fewer(choices, metrics):
+        metrics["protocol"]["samples"]["num_images"] = 64
+
+    one = write_sweep(tmp_path / "one", axes=SMALL)
+    two = write_sweep(tmp_path / "two", axes=SMALL, change=fewer)
+    runs = [path for sweep in (one, two) for path in sorted((sweep.outputs / "runs").iterdir())]
+    page = report_on_runs(runs, tmp_path / "both", "diffusion-lab report").read_text()
+    assert "1 of 2: measured differently, so not compared" in page
+    assert (tmp_path / "both" / "figures" / "results_2" / "steps_fd_digits_cnn.pdf").is_file()
+
+
+def test_no_run_at_all_is_one_sentence(tmp_path):
+    with pytest.raises(RunError, match=r"there is no .*metrics\.json"):
+        report_on_runs([tmp_path], tmp_path / "report", "")
+    assert not (tmp_path / "report").exists()
+
+
+def test_points_and_other_families_need_no_special_care(tmp_path):
+    def points(choices, metrics):
+        metrics["protocol"]["data"] = {"name": "two_moons", "identity": "0", "shape": [2]}
+        del metrics["values"]["bits_per_dim"], metrics["protocol"]["bound"], metrics["curves"]["bits_per_dim"]
+        metrics["protocol"]["absent"]["bits_per_dim"] = "this model states no likelihood"
+
+    assert "two_moons" in make_report(write_sweep(tmp_path, axes=SMALL, change=points)).read_text()
+
+
+def test_reporting_imports_no_torch(tmp_path):
+    sweep = write_sweep(tmp_path, axes={"seed": ["1", "2"]})
+    code = f"""
+import sys
+from pathlib import Path
+from diffusion_lab.runs import SweepDirectory
+from diffusion_lab.sweeps.report import make_report
+light = {{"pandas", "plotly", "matplotlib", "jinja2"}} & set(sys.modules)
+assert not light, f"importing the function imports {{light}}"
+make_report(SweepDirectory(Path({str(sweep.path)!r})))
+heavy = {{"torch", "lightning", "hydra"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    assert isinstance(sweep, SweepDirectory)
+    subprocess.run([sys.executable, "-c", code], check=True)
