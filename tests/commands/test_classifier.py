@@ -93,7 +93,7 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
 
 
 def test_a_sweep_trains_one_for_each_schedule(lab):
-    code, out, err = lab("train", "-m", "model=noisy_classifier", *SMALL, "schedule=linear,cosine")
+    code, _, err = lab("train", "-m", "model=noisy_classifier", *SMALL, "schedule=linear,cosine")
     assert code == 0, err
     folders = list((lab.folder / "outputs" / "models").iterdir())
     assert len(folders) == 2
