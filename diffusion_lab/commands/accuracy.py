@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from diffusion_lab.commands.trained import device
 from diffusion_lab.runs import ModelDirectory, read_json, write_json
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
     from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
 
     if not directory.accuracy.is_file():
+        model.load_weights(directory.weight_files())
+        model.to(device())
         weights = suited_weights(model.weight_names, directory.read_training()["steps"])
         write_json(directory.accuracy, {"weights": weights} | accuracy_by_timestep(model, data, weights))
     measured = read_json(directory.accuracy)

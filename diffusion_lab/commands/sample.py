@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from diffusion_lab.commands.editing import wanted_edit
+from diffusion_lab.commands.editing import Edit, wanted_edit
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.trained import device, load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz")
+MOST_COLUMNS = 20  # of a grid with a column for each class
 FRAMES = 60  # of an animation, about; the last is x_0
 
 
@@ -63,18 +64,25 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     with torch.no_grad(), model.use_weights(weights):
         indices = torch.arange(cfg.num_images, device=model.device)
-        if cfg.label is not None:
-            y = torch.full_like(indices, cfg.label)
-        else:
-            y = model.classes_in_turn(indices) if edit is None else None  # nobody said what the given images show
+        y = _labels(indices, cfg.label, model, edit)
+        by_class = cfg.label is None and y is not None and model.num_classes <= MOST_COLUMNS
         x = _draw(model.sample if edit is None else edit.draw, indices, cfg.seed, y, cfg.batch_size)
         shown = torch.cat([edit.given.cpu(), x]) if edit is not None and cfg.format == "grid" else x
-        written = _write(shown, y, model, to, cfg.format)
+        written = _write(shown, y, model, to, cfg.format, model.num_classes if by_class else None)
         if cfg.trajectory:
             some = slice(0, 64)
             written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
     Console().print(f"{len(x)} samples of {directory.path} ({weights}): {names}", highlight=False, soft_wrap=True)
+
+
+def _labels(indices: Tensor, label: int | None, model: GenerativeModel, edit: Edit | None) -> Tensor | None:
+    """The label asked for; without one each class in turn, and for given images, of which nobody said what they show, none."""
+    import torch
+
+    if label is not None:
+        return torch.full_like(indices, label)
+    return model.classes_in_turn(indices) if edit is None else None
 
 
 def _draw(
@@ -93,7 +101,7 @@ def _draw(
     )
 
 
-def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str) -> list[Path]:
+def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str, columns: int | None) -> list[Path]:
     import numpy as np
 
     from diffusion_lab.data.levels import to_uint8
@@ -101,7 +109,7 @@ def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: 
 
     if form == "grid":
         path = to / "samples.png"
-        write_whole(path, png(picture(x, model.num_levels)))
+        write_whole(path, png(picture(x, model.num_levels, columns)))
         return [path]
     if x.ndim != 4:
         raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")

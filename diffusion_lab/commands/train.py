@@ -65,14 +65,14 @@ def run(cfg: DictConfig) -> float | None:
                     _say_trained(console, directory)
         else:
             _say_trained(console, directory)
-        if not cfg.score:
-            return None
-        model.load_weights(directory.weight_files())
-        model.to(device())  # Lightning leaves a trained model on the CPU
         if not generative:
             if here.is_first:
                 report_accuracy(model, data, directory)
             return None
+        if not cfg.score:
+            return None
+        model.load_weights(directory.weight_files())
+        model.to(device())  # Lightning leaves a trained model on the CPU
         score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
     return _objective(run, cfg.objective_metric) if here.is_first else None
 

@@ -92,6 +92,14 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
     assert files(lab.folder) == before
 
 
+def test_a_sweep_trains_one_for_each_schedule(lab):
+    code, _, err = lab("train", "-m", "model=noisy_classifier", *SMALL, "schedule=linear,cosine")
+    assert code == 0, err
+    folders = list((lab.folder / "outputs" / "models").iterdir())
+    assert len(folders) == 2
+    assert all((folder / "accuracy.json").is_file() for folder in folders)
+
+
 def test_points_have_classifiers_too_and_data_without_classes_have_none(lab):
     points = [o for o in SMALL if not o.startswith(("network", "data", "features"))]
     code, out, err = lab("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)

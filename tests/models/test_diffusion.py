@@ -204,7 +204,7 @@ def test_dropped_labels_are_a_function_of_seed_and_batch_and_of_the_global_batch
 def test_an_unconditional_model_is_told_nothing_and_draws_the_same_t_and_noise():
     assert told(model()) is None
     plain, labelled = model(), model(num_classes=10, label_dropout=1.0)
-    torch.nn.init.zeros_(labelled.network.conditioning.classes.weight)
+    torch.nn.init.zeros_(labelled.network.encoder.conditioning.classes.weight)
     labelled.load_state_dict(plain.state_dict(), strict=False)
     assert float(step(labelled, digits(8), y=torch.arange(8))["loss"].detach()) == float(
         step(plain, digits(8))["loss"].detach()
