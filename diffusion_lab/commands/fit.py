@@ -19,7 +19,7 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining, Interrupti
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
-from diffusion_lab.commands.build import plain_config
+from diffusion_lab.commands.build import plain_config, variance_matters
 from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
@@ -141,9 +141,13 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         directory.clear()
     config = plain_config(cfg)
     if directory.config.is_file() and not cfg.retrain:
-        changed = changed_keys(
-            training_part(OmegaConf.to_container(OmegaConf.load(directory.config))), training_part(config)
-        )
+        before = OmegaConf.to_container(OmegaConf.load(directory.config))
+        unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
+        changed = [
+            key
+            for key in changed_keys(training_part(before), training_part(config))
+            if key.partition(".")[0] not in unread
+        ]
         if changed:
             raise MistakeError(
                 f"{directory.config} was changed since this training began ({', '.join(changed)}); retrain=true trains anew"

@@ -94,6 +94,14 @@ def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
     assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
 
 
+def test_a_training_begun_with_one_fixed_variance_goes_on_under_the_other(lab):
+    lab("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
+    model_of(lab).training.unlink()  # as if it had been killed
+    code, _, err = lab("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
+    assert code == 0, err
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
+
+
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
     """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
     options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2"]
