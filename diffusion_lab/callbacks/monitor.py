@@ -13,6 +13,10 @@ from torchmetrics import MeanMetric
 from diffusion_lab.models.trainable import TrainableModel
 
 
+# A weighted mean is kept as two: torchmetrics 1.9 takes no notice of weights where NaN must come through.
+_SUM, _COUNT = "/sum", "/count"
+
+
 class Monitor(Callback):
     """Every `trainer.log_every_n_steps` steps, to every logger: the means since the last time, as "train/<name>".
 
@@ -42,7 +46,8 @@ class Monitor(Callback):
         for name, value in outputs["terms"].items():
             self._mean(name).update(value)
         for name, (total, count) in outputs.get("by_quarter", {}).items():
-            self._mean(name).update(total / count.clamp(min=1), weight=count)
+            self._mean(f"{name}{_SUM}").update(total)
+            self._mean(f"{name}{_COUNT}").update(count)
         now = perf_counter()
         self.seconds += now - self._clock
         self._window_seconds += now - self._clock
@@ -52,7 +57,7 @@ class Monitor(Callback):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        measured = {name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called}
+        measured = _quotients({name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called})
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
@@ -76,3 +81,10 @@ class Monitor(Callback):
         self.seconds = state["seconds"]
         for name, mean in state["means"].items():
             self._mean(name).load_state_dict(mean)
+
+
+def _quotients(means: dict[str, float]) -> dict[str, float]:
+    """<name>/sum over <name>/count as <name>, where anything was counted; the others as they are."""
+    counts = {name.removesuffix(_COUNT): count for name, count in means.items() if name.endswith(_COUNT)}
+    plain = {name: mean for name, mean in means.items() if not name.endswith((_SUM, _COUNT))}
+    return plain | {name: means[f"{name}{_SUM}"] / count for name, count in counts.items() if count > 0}

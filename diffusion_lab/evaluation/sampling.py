@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.evaluation.cost import Stopwatch
 from diffusion_lab.models.base import GenerativeModel
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2
+_LABELS = 1  # a stream of the seed
 
 
 def quantise(x: Tensor, num_levels: int | None) -> Tensor:
@@ -24,15 +25,14 @@ def quantise(x: Tensor, num_levels: int | None) -> Tensor:
 
 
 def labels(indices: Tensor, seed: int, prior: Tensor) -> Tensor:
-    """Class of sample i: the inverse distribution function of `prior` at u_i = frac(u_0(seed) + i·(√5 − 1)/2).
+    """Class of sample i ~ prior: its inverse distribution function at a u_i that is a function of (seed, i) alone.
 
-    A function of (seed, i) alone. The golden ratio's multiples fill [0, 1) more evenly than random numbers, so any run
-    of n indices has each class n·p times up to a few, and scores do not carry the noise of a draw of labels.
+    Drawn independently, as the classes of n real images are, so that the distance of n samples carries the noise of a draw as
+    its floor and an unconditional model do. Spread evenly, they bring a distance below that of real images.
 
     indices int64 (B,), prior float64 (num_classes,) summing to 1 -> int64 (B,).
     """
-    start = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    u = (start + indices.cpu().double() * GOLDEN_RATIO).frac()
+    u = SampleNoise(seed, indices.cpu()).fork(_LABELS).uniform(0)
     classes = torch.searchsorted(prior.cpu().cumsum(0), u, right=True)
     last_possible = prior.cpu().nonzero().max()  # rounding may leave the sum below 1
     return classes.clamp(max=last_possible).to(indices.device)

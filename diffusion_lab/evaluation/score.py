@@ -173,7 +173,9 @@ def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings:
             "num_images": num_samples,
             "seed": settings.seed,
             "num_levels": data.num_levels,
-            "labels": "none" if drawn.stream.class_prior is None else f"shares of the classes in {split}",
+            "labels": "none"
+            if drawn.stream.class_prior is None
+            else f"drawn from the shares of the classes in {split}",
         },
         "reference": {"split": split, "num_images": int(real.n)},
         "floor": {"split": settings.held_out_split, "num_images": floor_images},

@@ -45,7 +45,7 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     runs = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
     (run,) = [run for run in runs if "ClassifierGuidance" in run["protocol"]["model"]["guidance"]]
     assert classifier.split("/")[-1] in run["protocol"]["model"]["guidance"]
-    assert run["protocol"]["samples"]["labels"] == "shares of the classes in train"
+    assert run["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
     code, _, err = lab("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
     assert code == 0, err
 

@@ -27,7 +27,7 @@ def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
     plain, *guided = sorted(runs_of(lab), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"])
     assert plain["values"]["nfe"] == 3
     assert sorted(run["values"]["nfe"] for run in guided) == [5, 6]
-    assert plain["protocol"]["samples"]["labels"] == "shares of the classes in train"
+    assert plain["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
     assert plain["protocol"]["bound"]["kind"] == "bound of a strided chain given the class"
 
 
