@@ -12,7 +12,6 @@ from torchmetrics import MeanMetric
 
 from diffusion_lab.models.trainable import TrainableModel
 
-
 # A weighted mean is kept as two: torchmetrics 1.9 takes no notice of weights where NaN must come through.
 _SUM, _COUNT = "/sum", "/count"
 
