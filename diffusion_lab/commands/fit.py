@@ -95,6 +95,11 @@ def fit(
         here.agree(None)  # nobody reads the weights before they are there
 
 
+def check_training(cfg: DictConfig, directory: ModelDirectory, fingerprint: str) -> None:
+    """Build what trains and let it go: what is wrong with its options is said before anything is written."""
+    build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+
+
 def build_trainer(
     cfg: DictConfig,
     directory: ModelDirectory,

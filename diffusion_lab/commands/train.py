@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> float | None:
 
     Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
     """
-    from diffusion_lab.commands.fit import fit
+    from diffusion_lab.commands.fit import check_training, fit
     from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.models.base import GenerativeModel
 
@@ -48,8 +48,9 @@ def run(cfg: DictConfig) -> float | None:
         if generative:
             _check_scoring(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
-    choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
-    directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
+        choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
+        directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
+        check_training(cfg, directory, fingerprint)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(cfg, data.batch_size):
         start_ranks(cfg, "train")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from diffusion_lab.callbacks.interruption import SIGNALS, Interruption
+from diffusion_lab.callbacks.interruption import SIGNALS, InterruptedTraining, Interruption
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -27,16 +27,26 @@ def test_handlers_are_as_before_afterwards_even_if_somebody_took_them_meanwhile(
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
 
 
-def test_the_signal_is_handed_on_to_the_clusters_handler():
+def test_a_signal_that_ended_training_goes_on_to_the_clusters_handler_when_all_is_in_order():
     heard = []
-    before = signal.signal(signal.SIGUSR2, lambda signum, frame: heard.append(signum))
+    before = signal.signal(signal.SIGUSR2, lambda signum, frame: heard.append((signum, list(order))))
+    order = []
+    interruption = Interruption()
+
+    def train():
+        with interruption.handing_on():
+            try:
+                with interruption.listening():
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                assert heard == []
+                raise InterruptedTraining(signal.SIGUSR2, "saved")
+            finally:
+                order.append("left in order")
+
     try:
-        interruption = Interruption()
-        with interruption.listening():
-            os.kill(os.getpid(), signal.SIGUSR2)
-            assert heard == []
-        interruption.hand_on()
-        assert heard == [signal.SIGUSR2]
+        with pytest.raises(InterruptedTraining, match="saved"):
+            train()
+        assert heard == [(signal.SIGUSR2, ["left in order"])]
     finally:
         signal.signal(signal.SIGUSR2, before)
 

@@ -89,7 +89,7 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
         (["rescore=true,false"], "rescore is the same for all cells of a sweep"),
         (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b: a name of a folder"),
         (["data=digits,image_folder"], "data.root has no value yet"),
-        (["model=noisy_classifier", "seed=1,2"], "draws nothing that could be scored; add score=false"),
+        (["model=noisy_classifier", "seed=1,2", "score=true"], "draws nothing that could be scored; add score=false"),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(lab, options, said):
