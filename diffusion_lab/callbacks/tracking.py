@@ -21,7 +21,11 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.files import write_whole
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from types import ModuleType
+
+    from wandb import Run, Settings
+
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+        online = os.environ.get("WANDB_MODE", "online") == "online"
+        if online and not wandb.login(prompt=False, verify=False):
             raise ValueError(
                 "Weights & Biases knows no account here; give it one with `wandb login`, or set WANDB_MODE=offline "
                 "and send the runs later"
@@ -111,19 +116,25 @@ class WeightsAndBiases(Tracker):
         about.folder.mkdir(parents=True, exist_ok=True)
         if not about.id_file.is_file():
             write_whole(about.id_file, secrets.token_hex(8).encode())
-        run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            id=about.id_file.read_text(),
-            resume="allow",
-            dir=about.folder.absolute(),  # its service may have been started in another folder
-            name=about.name,
-            group=about.group,
-            job_type=job_type,
-            tags=about.tags,
-            config=flat(about.config),
-            settings=wandb.Settings(silent=True),
-        )
+        options = {
+            "project": self.project,
+            "entity": self.entity,
+            "id": about.id_file.read_text(),
+            "resume": "allow",
+            "dir": about.folder.absolute(),  # its service may have been started in another folder
+            "name": about.name,
+            "group": about.group,
+            "job_type": job_type,
+            "tags": about.tags,
+            "config": flat(about.config),
+        }
+        try:
+            run = wandb.init(**options, settings=_settings(wandb))
+        except wandb.errors.CommError as error:
+            reason = " ".join(str(error).split())
+            print(f"W&B cannot be reached ({reason}); the work goes on and is recorded offline", file=sys.stderr)
+            wandb.teardown()  # its service would say that the id is in use
+            run = wandb.init(**options, mode="offline", settings=_settings(wandb))
         code = 1
         try:
             yield run
@@ -135,6 +146,11 @@ class WeightsAndBiases(Tracker):
             run.finish(exit_code=code)
             if run.offline:
                 print(f"W&B is offline; to send this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+
+
+def _settings(wandb: ModuleType) -> Settings:
+    """Nothing waits longer than half a minute for a service that may be down."""
+    return wandb.Settings(silent=True, init_timeout=_PATIENCE_SECONDS, finish_timeout=_PATIENCE_SECONDS)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

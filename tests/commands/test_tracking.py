@@ -86,16 +86,25 @@ def test_a_training_that_fails_says_so_and_goes_on_under_its_id(lab):
     assert runs(lab.folder, "models")[-1]["run_id"] != finished["run_id"]
 
 
-def test_without_an_account_one_sentence_says_how_to_go_on(lab, monkeypatch):
-    import wandb
+def test_without_an_account_one_sentence_says_how_to_go_on(process):
+    done = process("train", *TINY, *STRIDED, "logger=wandb", WANDB_MODE="online", HOME=str(process.folder))
+    assert done.returncode == 1
+    assert "set WANDB_MODE=offline" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list((process.folder / "outputs").glob("*/*/config.yaml"))
 
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(type(wandb.api), "api_key", None)
-    code, _, err = lab("train", *TINY, *STRIDED, "logger=wandb")
-    assert code == 1
-    assert "set WANDB_MODE=offline" in err
-    assert err.count("\n") == 1
-    assert not list((lab.folder / "outputs").glob("*/*/config.yaml"))
+
+def test_a_service_that_is_down_costs_a_warning_and_nothing_else(process, monkeypatch):
+    """Nobody listens at that port. It is waited for half a minute, then the run is recorded offline."""
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # that of this process would be shared
+    nowhere = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    done = process("train", *TINY, *STRIDED, "logger=wandb", "score=false", **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B cannot be reached") == 1
+    assert "Traceback" not in done.stderr
+    directory = newest_model(process.folder / "outputs")
+    assert directory.finished
+    assert list(directory.logs.rglob("*.wandb"))
 
 
 def test_tensorboard_lies_beside_the_model(lab):
