@@ -24,7 +24,7 @@ from .zygote import Fork
 
 Process = Fork | subprocess.Popen
 
-# Everything random in training, at once: dropout, loss-aware t, mirrored images, workers.
+# Everything random in training, at once: dropout, loss-aware t, mirrored images; with conditional=true dropped labels too.
 EVERYTHING = [o for o in TINY if not o.startswith(("trainer.max_steps", "evaluation"))] + [
     *STRIDED,
     "network.dropout=0.2",
@@ -134,7 +134,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_killed_at_random_steps(tmp_path, zygote):
-    options = [*EVERYTHING, "trainer.max_steps=40"]
+    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=40"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 12, 40) >= 10
@@ -144,7 +144,7 @@ def test_killed_at_random_steps(tmp_path, zygote):
 @pytest.mark.slow
 def test_killed_a_hundred_times(tmp_path):
     """The installed command, each time anew."""
-    options = [*EVERYTHING, "trainer.max_steps=300"]
+    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=300"]
     whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 105, 300) >= 100
