@@ -67,6 +67,7 @@ def run(command: str, options: list[str]) -> int:
         return 1
     finally:
         GlobalHydra.instance().clear()
+        os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
     return 0
 
 

@@ -81,6 +81,7 @@ def start_ranks(cfg: DictConfig, command: str) -> None:
     options = list(hydra.overrides.task)
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
         elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except ChildFailedError as error:

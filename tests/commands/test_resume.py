@@ -235,16 +235,18 @@ def test_two_processes_train_one_model_once(tmp_path, zygote):
     options = [*EVERYTHING, "trainer.max_steps=60"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
-    (tmp_path / "first").mkdir()
+    (tmp_path / "other").mkdir()
+    said = tmp_path / "other" / "out"
+    said.touch()
     first = zygote.start(torn.folder, "train", *options)
     while torn.step() < 5 and first.poll() is None:
         time.sleep(0.01)
     outputs = f"outputs={torn.folder / 'outputs'}"
-    second = zygote.start(tmp_path / "first", "train", *options, outputs)
+    os.kill(first.pid, signal.SIGSTOP)  # it must not end before the second one has come
+    second = zygote.start(said.parent, "train", *options, outputs)
     deadline = time.monotonic() + 60
-    while "is being trained by" not in (tmp_path / "first" / "out").read_text() and time.monotonic() < deadline:
+    while "is being trained by" not in said.read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
-        os.kill(first.pid, signal.SIGSTOP)  # it must not end before the second one has come
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     out, err = second.communicate(timeout=60)
