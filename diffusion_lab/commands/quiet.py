@@ -14,8 +14,6 @@ def quiet_lightning() -> None:
     logger.handlers.clear()
     logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # The folder of a model that is resumed is not empty, and that is as it should be.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # On a cluster's login node one may train too.
