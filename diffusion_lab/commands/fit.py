@@ -20,7 +20,7 @@ from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config, variance_matters
-from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_mistakes
+from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
@@ -174,7 +174,8 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     from diffusion_lab.data.base import DataError
 
     fix = f"take fewer at a time (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
-    with out_of_memory(f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}", fix):
+    at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
+    with lost_process(), out_of_memory(at, fix):
         try:
             yield
         except (DataError, NotFiniteError) as error:

@@ -48,6 +48,17 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
         raise MistakeError(f"out of memory at {at}: {fix}") from error
 
 
+@contextmanager
+def lost_process() -> Iterator[None]:
+    """Around what several processes do together: where one of them dies, the others say so."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's words for it, and NCCL's
+        if not re.search("(closed|reset) by peer|remote process exited", str(error)):
+            raise
+        raise MistakeError("another process of this training ended; its own log says why") from error
+
+
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for what a job found wrong with its options, or None."""
     match error:

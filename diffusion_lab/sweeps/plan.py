@@ -53,10 +53,11 @@ class Plan:
         cells = _count(len(self.cells), "cell")
         if len(self.cells) != self.num_combinations:
             cells += f" in {self.num_combinations} combinations, of which equal ones are one"
-        train, score = len(self.to_train), len(self.to_score)
+        train, score = len(self.to_train), {job.folder for job in self.to_score}
+        scored = sum(cell.run.metrics.is_file() for cell in self.cells if cell.run.path not in score)
         return [
             f"{_count(self.num_models, 'model')}: {train} to train, {self.num_models - train} reused",
-            f"{cells}: {score} to score, {len(self.cells) - score} scored already",
+            f"{cells}: {len(score)} to score, {scored} scored already",
         ]
 
 

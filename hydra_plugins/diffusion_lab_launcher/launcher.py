@@ -173,17 +173,20 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, frame: FrameType | None) -> NoReturn:
-    """Slurm's notice of a time limit or of a preemption: the job goes back into the queue, if it may, and ends."""
+def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, frame: FrameType | None) -> None:
+    """Slurm's notice of a time limit or of a preemption: the first process puts the job back, if it may, and ends."""
     from submitit.core.utils import UncompletedJobError
 
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the requeue, which it would cut short
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the requeue, which it would cut short
     try:
         requeue(signum, frame)
     except UncompletedJobError as error:
         print(error, flush=True)
     except SystemExit:
         pass
+    else:
+        signal.signal(signal.SIGTERM, before)  # another process, which ends with the first
+        return
     raise SystemExit(128 + signum)
 
 

@@ -85,6 +85,18 @@ def test_out_of_memory_names_batch_and_precision_and_the_fix(lab, monkeypatch, e
     )
 
 
+def test_a_dead_process_is_named_by_those_that_trained_with_it(lab, monkeypatch):
+    def alone(self, batch, batch_idx):
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:15270")
+
+    monkeypatch.setattr(DiffusionModel, "training_step", alone)
+    code, _, err = lab("train", *OPTIONS)
+    assert code == 1
+    said = "another process of this training ended; its own log says why"
+    assert err.strip().splitlines()[-1] == f"diffusion-lab train: {said}"
+    assert read_status(only_model(lab.folder).path).reason == said
+
+
 @pytest.mark.needs("mount")
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
     """It fills while training: the checkpoint before is whole, and with room the same command goes on."""

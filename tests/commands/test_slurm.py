@@ -1,20 +1,17 @@
 """What a cluster does with our jobs, on a real Slurm: .ci/slurm starts one."""
 
-import csv
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import read_status
 
+from .cluster import SLURM, assert_same_training, jobs, log, models, only_model, rows, wait_until
 from .conftest import STRIDED, TINY
 
 ALONE = ["hydra/sweeper=basic", "score=false"]
@@ -59,30 +56,34 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been_and_the_com
     options = [*TINY, *STRIDED, *ON_EVERY_STEP, *ALONE, "trainer.max_steps=300"]
     first = start(tmp_path, *SLURM, *options)
     try:
-        models = tmp_path / "outputs" / "models"
-        wait_until(lambda: any(len(path.read_text().splitlines()) > 5 for path in models.glob("*/metrics.csv")))
-        (job,) = subprocess.check_output(["squeue", "--noheader", "--format=%i"], text=True).split()
+        wait_until(lambda: any(len(rows(model)) >= 5 for model in models(tmp_path)))
+        (job,) = jobs(tmp_path)
         subprocess.run(["scancel", "--signal=USR2", job], check=True)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     directory = only_model(tmp_path)
-    log = tmp_path / "outputs" / "jobs" / f"{job}_0_log.out"
-    wait_until(lambda: "Requeued job" in log.read_text())
+    wait_until(lambda: "Requeued job" in log(tmp_path, job))
     assert not directory.finished
 
     again = process("train", *SLURM, *options)
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"job {job} runs already" in again.stdout
     assert directory.finished
-    assert f"going on from {directory.resume.relative_to(tmp_path)}" in log.read_text()
+    assert f"going on from {directory.resume.relative_to(tmp_path)}" in log(tmp_path, job)
 
     code, _, err = lab("train", *[option for option in options if "sweeper" not in option], "outputs=undisturbed")
     assert code == 0, err
     (path,) = (lab.folder / "undisturbed" / "models").iterdir()
-    undisturbed = ModelDirectory(path)
-    assert path.name == directory.path.name
-    assert [row["train/loss"] for row in rows(directory)] == [row["train/loss"] for row in rows(undisturbed)]
-    for name in undisturbed.weight_names:
-        expected, got = load_file(undisturbed.weights(name)), load_file(directory.weights(name))
-        assert all(torch.equal(expected[key], got[key]) for key in expected), name
+    assert_same_training(directory, ModelDirectory(path))
+
+
+def test_slurm_takes_the_script_of_a_dry_run(lab, tmp_path):
+    site = ["slurm.partition=pair", "slurm.nodes=2", "slurm.mem=1GB", "slurm.setup=[ulimit -c 0]", "seed=1,2"]
+    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, *site)
+    assert code == 0, err
+    (tmp_path / "script.sh").write_text(out[out.index("#!/bin/bash") :])
+    asked = subprocess.run(["sbatch", "--test-only", "script.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    assert "using 2 processors" in asked.stderr
+    assert "in partition pair" in asked.stderr

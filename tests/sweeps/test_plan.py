@@ -36,7 +36,9 @@ def test_what_is_there_is_left_alone(cells):
     assert [job.label for job in planned.to_train] == ["schedule=cosine"]
     assert len(planned.to_score) == 7
     assert planned.summary() == ["2 models: 1 to train, 1 reused", "8 cells: 7 to score, 1 scored already"]
-    assert plan(cells, len(cells), score=False).to_score == ()
+    unscored = plan(cells, len(cells), score=False)
+    assert unscored.to_score == ()
+    assert unscored.summary()[1] == "8 cells: 0 to score, 1 scored already"
 
 
 def test_what_is_to_be_made_anew_is_done_when_it_has_changed(cells):
