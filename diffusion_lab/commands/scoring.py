@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.commands.build import plain_config, sampling_identity, scoring_fingerprint
-from diffusion_lab.commands.mistakes import out_of_memory, users_mistakes
+from diffusion_lab.commands.mistakes import lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
