@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.networks.cost import Cost, network_cost
 
 _DROPOUT = 0  # a stream of the seed; a subclass numbers its own from 1
 RAW = "raw"  # the weights that training resumes from
@@ -58,6 +59,17 @@ class TrainableModel(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
         torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
+
+    def averaged_parameters(self) -> dict[str, nn.Parameter]:
+        """What averages are kept of, by name: everything that is trained."""
+        return dict(self.named_parameters())
+
+    def cost(self) -> Cost:
+        """Of one evaluation of `network` on one sample."""
+        return network_cost(self.network, self.shape)
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.parameters(), self.trainer)

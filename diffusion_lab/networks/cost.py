@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,19 +20,22 @@ class Cost:
         return f"{self.parameters / 1e6:.2f} M parameters, {giga} per evaluation (a multiply-add counts 2)"
 
 
-@torch.no_grad()
 def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
+    """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,)."""
+    device = next(network.parameters()).device
+    return cost_of(network, torch.zeros(1, *shape, device=device), torch.zeros(1, dtype=torch.int64, device=device))
+
+
+@torch.no_grad()
+def cost_of(network: nn.Module, *inputs: Tensor | None) -> Cost:
+    """Parameters of `network` and the FLOPs of network(*inputs), inputs of one sample on its device.
 
     Counted by torch.utils.flop_counter: convolutions, matrix products and attention, a multiply-add as 2; norms,
     activations and sums are left out, as is usual. A training step costs about three forward evaluations. The network
-    is evaluated once, in its present mode and on its device, and keeps its parameters and the random state.
+    is evaluated once, in its present mode, and keeps its parameters and the random state.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    device = next(network.parameters()).device
-    x_t = torch.zeros(1, *shape, device=device)
-    timesteps = torch.zeros(1, dtype=torch.int64, device=device)
     # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(x_t, timesteps)
+        network(*inputs)
     return Cost(parameters, counter.get_total_flops())
