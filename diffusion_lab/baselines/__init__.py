@@ -1,1 +1,1 @@
-"""The theory of the families that diffusion is set against. Rules as for `diffusion/`: tensors in, tensors out."""
+"""The theory of the families beside diffusion, under the same rules: torch and mathematics, no files, no configs."""

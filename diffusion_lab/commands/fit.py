@@ -57,7 +57,7 @@ def fit(
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
         if here.is_first:
-            _prepare(cfg, directory, choices, cost.parameters)
+            _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
             trainer.loggers += stack.enter_context(tracked_training(tracker, cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)

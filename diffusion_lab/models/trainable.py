@@ -29,6 +29,9 @@ RAW = "raw"  # the weights that training resumes from
 class TrainableModel(LightningModule):
     """A LightningModule that a run can train and resume exactly. A subclass sets the attributes and trains."""
 
+    network: (
+        nn.Module
+    )  # what its work is done with once it is trained; the one that is compiled and whose cost is stated
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
     num_classes: int | None  # None: no labels, y is None everywhere
 
@@ -63,16 +66,16 @@ class TrainableModel(LightningModule):
     def check_trainer(self, trainer: Trainer) -> None:
         """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
 
+    def configure_optimizers(self) -> Any:
+        return self.optimization.configure(self.parameters(), self.trainer)
+
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """What averages are kept of, by name: everything that is trained."""
+        """Those that have averages, by name: all of them, unless some serve training only."""
         return dict(self.named_parameters())
 
     def cost(self) -> Cost:
-        """Of one evaluation of `network` on one sample."""
+        """What one evaluation of `network` costs."""
         return network_cost(self.network, self.shape)
-
-    def configure_optimizers(self) -> Any:
-        return self.optimization.configure(self.parameters(), self.trainer)
 
     @property
     def weight_names(self) -> list[str]:
