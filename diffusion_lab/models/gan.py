@@ -116,7 +116,8 @@ class GAN(GenerativeModel):
         parameters = list(network.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         if self.trainer.world_size > 1:
-            mean = self.trainer.strategy.reduce(nn.utils.parameters_to_vector(gradients), reduce_op="mean")
+            own = torch.cat([gradient.flatten() for gradient in gradients])
+            mean = self.trainer.strategy.reduce(own, reduce_op="mean")
             gradients = mean.split([parameter.numel() for parameter in parameters])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter)

@@ -87,17 +87,14 @@ class Generator(nn.Module):
         )
         self.input = nn.Linear(self.latent.width, widths[-1] * self.sides[-1] ** 2)
         self.levels, self.upsamples = nn.ModuleList(), nn.ModuleList()
-        channels = widths[-1]
         for level in reversed(range(len(widths))):
-            blocks = nn.ModuleList()
-            for _ in range(num_res_blocks):
-                blocks.append(ResidualBlock(channels, widths[level], embedding_dim, dropout=0.0))
-                channels = widths[level]
-            self.levels.append(blocks)
+            width = widths[level]
+            blocks = [ResidualBlock(width, width, embedding_dim, dropout=0.0) for _ in range(num_res_blocks)]
+            self.levels.append(nn.ModuleList(blocks))
             if level > 0:
-                self.upsamples.append(Upsample(channels))
-        self.norm = GroupNorm(channels)
-        self.output = nn.Conv2d(channels, out_channels, 3, padding=1)
+                self.upsamples.append(Upsample(width, widths[level - 1]))
+        self.norm = GroupNorm(widths[0])
+        self.output = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
