@@ -1,7 +1,7 @@
 """What a discriminator D and a generator G want of each other, and what keeps D's slope in check.
 
     non-saturating   L_D = E softplus(−D(x)) + E softplus(D(G(z)))       L_G = E softplus(−D(G(z)))    Goodfellow et al. 2014
-    hinge            L_D = E max(0, 1 − D(x)) + E max(0, 1 + D(G(z)))    L_G = −E D(G(z))              Miyato et al. 2018, eq. 16, 17
+    hinge            L_D = E max(0, 1 − D(x)) + E max(0, 1 + D(G(z)))    L_G = −E D(G(z))              Miyato et al. 2018, eq. 16
     Wasserstein      L_D = E D(G(z)) − E D(x)                            L_G = −E D(G(z))              Arjovsky et al. 2017
 
     R1                 γ/2 · E ‖∇D(x)‖²                                                               Mescheder et al. 2018, eq. 9
@@ -95,10 +95,10 @@ class Wasserstein(AdversarialLoss):
 
 @dataclass(frozen=True)
 class Regularizer(ABC):
-    """A penalty on the slope of D, added to L_D every `every` batches, `every` times as strong: its mean stays (lazy, Karras et al.
-    2020, section 3.1).
+    """A penalty on the slope of D, added to L_D every `every` batches, `every` times as strong: its mean stays, which Karras et
+    al. 2020, section 3.1, call lazy.
 
-    `penalises`: it looks at the slope at all. `bounds_slope`: where the penalty is small, no slope between data and samples is large.
+    `penalises`: it looks at the slope at all. `bounds_slope`: where the penalty is small, so is every slope it is to bound.
     """
 
     every: int = 1
@@ -138,7 +138,7 @@ class NoRegularizer(Regularizer):
 
 @dataclass(frozen=True)
 class R1(Regularizer):
-    """γ/2 · ‖∇D(x)‖² at real x only: a D that is right everywhere is flat there, and then G stands still (Mescheder et al. 2018)."""
+    """γ/2 · ‖∇D(x)‖² at real x only: once G draws the data D is flat there, and both stand still (Mescheder et al. 2018, eq. 9)."""
 
     gamma: float = 0.1
 

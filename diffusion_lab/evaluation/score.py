@@ -19,8 +19,8 @@ from torch import Tensor
 from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cache import digest
 from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
-from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
+from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance

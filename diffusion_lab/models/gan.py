@@ -138,16 +138,18 @@ class GAN(GenerativeModel):
     def check_trainer(self, trainer: Trainer) -> None:
         if trainer.gradient_clip_val:
             raise ValueError(
-                f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN steps twice a batch and scales its gradients by itself; "
-                "use trainer.gradient_clip_val=null and model.max_grad_norm"
+                f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN steps twice a batch and scales its gradients by "
+                "itself; use trainer.gradient_clip_val=null and model.max_grad_norm"
             )
         if trainer.accumulate_grad_batches != 1:
             raise ValueError(
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN steps at every batch; use 1 and a smaller "
-                "data.batch_size"
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN steps at every batch; use 1 and a "
+                "smaller data.batch_size"
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise ValueError(f"trainer.precision={trainer.precision} scales a loss and a GAN has two; use bf16-mixed or 32-true")
+            raise ValueError(
+                f"trainer.precision={trainer.precision} scales a loss and a GAN has two; use bf16-mixed or 32-true"
+            )
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
         """The generator's: the discriminator draws nothing."""

@@ -2,8 +2,8 @@
 
     e = SiLU(W_2 SiLU(W_1 [z, table[y]])),    z, e -> W [z, table[y]] on the coarsest grid -> [blocks, upsample] … -> tanh
 
-Every block is modulated by e, as in a style-based generator (Karras et al. 2019), and its norms are of one image's groups of channels:
-no statistics of a batch, so row i depends on z_i and y_i alone.
+Every block is modulated by e, as in a style-based generator (Karras et al. 2019), and its norms are of one image's groups of
+channels: no statistics of a batch, so row i depends on z_i and y_i alone.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from diffusion_lab.networks.norm import GroupNorm
 
 
 def sides(image_size: int, num_levels: int) -> list[int]:
-    """The side of every level in pixels, finest first: each ⌈half⌉ of the one before. ValueError where the last would be one pixel."""
+    """The side of every level in pixels, finest first: each ⌈half⌉ of the one before. ValueError where the last is one pixel."""
     found = [-(-image_size // 2**level) for level in range(num_levels)]
     if found[-1] < 2:
         raise ValueError(
@@ -51,9 +51,9 @@ class Latent(nn.Module):
 
 
 class Generator(nn.Module):
-    """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, image_size, image_size) float32 in [−1, 1].
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, side, side) float32 in [−1, 1].
 
-    channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks: per level.
+    image_size: the side. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks: per level.
     Raises ValueError where a size is not a positive whole number, or where there are too many levels.
     """
 

@@ -114,7 +114,10 @@ def test_a_batch_is_one_step_and_the_learning_rate_follows_the_budget():
     seen = []
     model = gan(learning_rate=CosineDecay())
     move = model._move
-    model._move = lambda network, loss, step: (seen.append(half.optimizers[0].param_groups[0]["lr"]), move(network, loss, step))
+    model._move = lambda network, loss, step: (
+        seen.append(half.optimizers[0].param_groups[0]["lr"]),
+        move(network, loss, step),
+    )
     half.fit(model, digits(40))
     assert seen[::2] == pytest.approx([1e-3 * (1 + c) / 2 for c in (1, 0.5**0.5, 0, -(0.5**0.5))], abs=1e-9)
 
@@ -154,7 +157,9 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_counts_once(broken):
 
     model._move = poisoned
     states = []
-    model.on_train_batch_start = lambda batch, batch_idx: states.append((copied(model.network), copied(model.discriminator)))
+    model.on_train_batch_start = lambda batch, batch_idx: states.append(
+        (copied(model.network), copied(model.discriminator))
+    )
     fit = trainer(3)
     fit.fit(model, digits(12))
     assert model.skipped_steps == 1
@@ -199,7 +204,9 @@ def test_a_resumed_training_is_the_training(tmp_path, options):
     assert second.global_step == 6
     assert same(copied(torn), copied(whole))
     assert same(torn.averages["ema_0.9"], whole.averages["ema_0.9"])
-    moments = [[v for o in f.optimizers for s in o.state_dict()["state"].values() for v in s.values()] for f in (fit, second)]
+    moments = [
+        [v for o in f.optimizers for s in o.state_dict()["state"].values() for v in s.values()] for f in (fit, second)
+    ]
     assert len(moments[0]) > 10
     assert all(map(torch.equal, *moments))
 
@@ -217,7 +224,7 @@ def alone(model, k, rank=0, ranks=1, x=None, y=None):
     strategy = SimpleNamespace(optimizer_step=lambda optimizer, closure: None)
     model._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop, strategy=strategy)
     stub = SimpleNamespace(optimizer=None, step=None)
-    model.optimizers, model.lr_schedulers = lambda: (stub, stub), lambda: []
+    model.optimizers, model.lr_schedulers = lambda: (stub, stub), list
     rows = slice(rank * len(x) // ranks, (rank + 1) * len(x) // ranks)
     model.training_step((x[rows], None if y is None else y[rows]), 0)
     return [gradient for network in (model.discriminator, model.network) for gradient in found[network]]
@@ -240,7 +247,9 @@ def test_gradients_are_scaled_down_to_the_norm():
     model = gan(max_grad_norm=1e-3, optimizer=partial(torch.optim.SGD, lr=1.0))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     trainer(1).fit(model, digits(4))
-    moved = dict(zip([name for name, _ in model.named_parameters()], map(torch.sub, model.parameters(), before), strict=True))
+    moved = dict(
+        zip([name for name, _ in model.named_parameters()], map(torch.sub, model.parameters(), before), strict=True)
+    )
     for network in ("network", "discriminator"):
         steps = torch.cat([step.detach().flatten() for name, step in moved.items() if name.startswith(network)])
         assert float(steps.norm()) == pytest.approx(1e-3, rel=1e-3)
