@@ -72,8 +72,8 @@ class Tracker(ABC):
         """A context that gives a function which shows a `Score`, and learns how the scoring ended."""
 
     @abstractmethod
-    def report(self, about: About, folder: Path) -> None:
-        """Keep the files of the report on a sweep; those of an earlier one stay beside them."""
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        """Keep the files of the report on a sweep, name in the report -> file; an earlier one stays beside it."""
 
 
 class TensorBoard(Tracker):
@@ -90,7 +90,7 @@ class TensorBoard(Tracker):
     def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
         yield lambda score: None
 
-    def report(self, about: About, folder: Path) -> None:
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
         pass
 
 
@@ -125,18 +125,18 @@ class WeightsAndBiases(Tracker):
         with self._run(about, "evaluate") as run:
             yield lambda score: _show(run, score)
 
-    def report(self, about: About, folder: Path) -> None:
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
         """A new version of the artifact that is called like the sweep, unless nothing has changed."""
         import wandb
 
         with self._run(about, "report") as run:
-            # What is sent later, after `wandb sync`, must still be what was logged: a report is written over.
-            copy = Path(run.dir).parent / "report"
-            shutil.copytree(folder, copy)
             artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", about.name)[:_LONGEST_NAME], type="report")
-            for file in sorted(path for path in copy.rglob("*") if path.is_file()):
-                name = file.relative_to(copy).as_posix()
-                artifact.add_file(str(file), name=name, policy="immutable", skip_cache=True)
+            for name, file in files.items():
+                # What `wandb sync` sends some day must be what was logged today: a report is written over.
+                copy = Path(run.dir).parent / "report" / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+                artifact.add_file(str(copy), name=name, policy="immutable", skip_cache=True)
             run.log_artifact(artifact)
 
     @contextmanager

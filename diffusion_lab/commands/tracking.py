@@ -71,10 +71,11 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         if tracker is None:
             return
         from diffusion_lab.callbacks.tracking import About
+        from diffusion_lab.sweeps.report import report_files
 
         asked = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
-        tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), folder)
+        tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), report_files(folder))
     except Exception as error:
         said = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report lies in {folder} alone: {said}", file=sys.stderr)
