@@ -86,6 +86,14 @@ def test_it_goes_where_the_runs_go(lab, sent):
     ]
 
 
+def test_help_says_where_it_goes(lab):
+    code, out, err = lab("dashboard", "--help")
+    assert code == 0, err
+    assert out.startswith("diffusion-lab dashboard: ")
+    assert "project: diffusion-lab" in out
+    assert files(lab.folder) == []
+
+
 def test_mistakes_are_one_sentence(lab, monkeypatch):
     def said(*options):
         code, _, err = lab("dashboard", *options)

@@ -33,7 +33,7 @@ def read(*command: str) -> str:
 
 
 def runs(folder: Path, what: str) -> list[dict]:
-    """Summaries of all runs of "models", "runs" or "sweeps", oldest first, with what they were opened with, artifacts and charts."""
+    """Summaries of all runs of "models", "runs" or "sweeps", oldest first, with how they were opened, artifacts and charts."""
     found = []
     for path in sorted((folder / "outputs" / what).glob("*/logs/wandb/offline-run-*")):
         records = [json.loads(line) for line in read("--json", str(path)).splitlines()]
