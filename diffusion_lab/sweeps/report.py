@@ -50,6 +50,7 @@ def report_files(folder: Path) -> dict[str, Path]:
 
 
 def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered, Table], None] | None) -> Path:
+    from diffusion_lab.sweeps.contrast import contenders
     from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.sweeps.figures import figure_files
     from diffusion_lab.sweeps.model_plots import model_plots
@@ -67,8 +68,10 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
     plots.append(("Models" if several else "", model_plots(gathered)))
     pictures = [(c.run.samples_png, c.protocol.get("data", {}).get("shape", ())) for c in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
+    families = contenders(table)
+    ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
     texts = (
-        page(gathered, table, plots, drawn, command),
+        page(gathered, table, plots, drawn, command, list(zip(families, ways, strict=True))),
         row_csv(table),
         cell_csv(gathered),
         markdown(table),
