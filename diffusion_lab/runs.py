@@ -292,6 +292,16 @@ class SweepDirectory:
         return self.path / "report"
 
     @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of the reports' run at W&B."""
+        return self.path / "wandb_id"
+
+    @property
     def outputs(self) -> Path:
         """The outputs/ that this sweep, its models and its runs lie in."""
         return self.path.parent.parent
