@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
@@ -122,6 +123,9 @@ class _Logged:
         with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 return self.task(cfg)
+            except InterruptedTraining as stop:
+                print(stop, file=file)
+                raise
             except BaseException:
                 traceback.print_exc(file=file)
                 raise
