@@ -19,7 +19,7 @@ from diffusion_lab.runs import ModelDirectory, RunError, newest_model, read_json
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-SCORING_GROUPS = ("sampler", "guidance", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "sampling", "evaluation", "features")
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
