@@ -1,1 +1,1 @@
-"""The theory of the families beside diffusion; each file answers one question, with torch and what `diffusion` offers."""
+"""The theory of the families beside diffusion, under the same rules: torch and mathematics, no files, no configs."""
