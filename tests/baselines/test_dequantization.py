@@ -50,7 +50,7 @@ def test_the_mean_over_the_noise_is_a_bound_on_the_mass_of_a_level(std):
     mass = torch.special.ndtr(edges / std).diff()
     gap = (bound + mass.log2())[mass > 1e-6]  # a difference of distribution functions has no digits far out
     assert float(gap.min()) >= -1e-6
-    assert float(gap.max()) < 0.001 if std == 2.0 else float(gap.max()) > 0.01
+    assert (float(gap.max()) < 0.001) == (std == 2.0)
 
 
 def test_bits_are_nats_over_dimensions_and_log_two():
