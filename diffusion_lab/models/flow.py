@@ -63,26 +63,20 @@ class FlowModel(GenerativeModel):
         """Bits per dimension. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
         y = y if self.num_classes is not None else None
+        size, rows = self.global_batch(len(x_0))
+        u = torch.rand(size, *self.shape, generator=self.generator(_TRAINING, x_0.device), device=x_0.device)
         if not self.network.initialised:
-            self._initialise(x_0, y)
-        _, rows = self.global_batch(len(x_0))
-        parts = self._bits(*self.network(self._continuous(x_0, self._noise(x_0)[rows]), y))
-        means = {name: part.mean() for name, part in parts.items()}
-        loss = sum(means.values())
-        terms = {"loss": loss, **means}
-        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+            self._initialise(x_0, y, u)
+        parts = self._bits(*self.network(self._continuous(x_0, u[rows]), y))
+        terms = {name: part.mean() for name, part in parts.items()}
+        loss = sum(terms.values())
+        return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
-    def _initialise(self, x_0: Tensor, y: Tensor | None) -> None:
-        """Actnorms see the global batch on every rank, so that all ranks and any number of them start alike."""
+    def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
+        """Every rank shows its actnorms the global batch, so that all ranks, and any number of them, start alike."""
         x_0 = self.all_gather(x_0).reshape(-1, *self.shape)
-        y = y if y is None else self.all_gather(y).flatten()
-        noise = self._noise(x_0[self.global_batch(len(x_0) // self.trainer.world_size)[1]])
-        self.network.initialise(self._continuous(x_0, noise), y)
-
-    def _noise(self, x_0: Tensor) -> Tensor:
-        """u ~ U[0, 1) of the global batch, where this rank has the images x_0."""
-        size, _ = self.global_batch(len(x_0))
-        return torch.rand(size, *self.shape, generator=self.generator(_TRAINING, x_0.device), device=x_0.device)
+        y = None if y is None else self.all_gather(y).flatten()
+        self.network.initialise(self._continuous(x_0, u), y)
 
     def _continuous(self, x_0: Tensor, u: Tensor) -> Tensor:
         return x_0 if self.num_levels is None else dequantise(x_0, u, self.num_levels)

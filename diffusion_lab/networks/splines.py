@@ -43,7 +43,8 @@ class SplineFlow(Flow):
         for _ in range(num_steps):
             moved = (in_channels - kept) * (3 * num_bins - 1)
             conditioner = PointNetwork(kept, moved, hidden, num_layers, told)
-            steps += [ActNorm(in_channels), InvertibleConv(in_channels), SplineCoupling(conditioner, num_bins, bound)]
+            mixing = [InvertibleConv(in_channels)] if in_channels > 1 else []
+            steps += [ActNorm(in_channels), *mixing, SplineCoupling(conditioner, num_bins, bound)]
         super().__init__(Chain([*steps, ActNorm(in_channels)]), num_classes, embedding_dim)
 
 
