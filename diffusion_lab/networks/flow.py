@@ -51,15 +51,18 @@ class Flow(nn.Module):
 
     def _embedded(self, y: Tensor | None) -> Tensor | None:
         if (y is None) != (self.classes is None):
-            raise ValueError("a flow with num_classes is told y, one without is not: the density of neither is known otherwise")
+            raise ValueError(
+                "a flow with num_classes is told y, one without is not: the density of neither is known otherwise"
+            )
         return None if y is None else self.classes(y)
 
 
 class Glow(Flow):
     """Images in_channels × image_size², halved `num_scales` times, `num_steps` steps at each size.
 
-    num_scales: null halves as long as 4 pixels or more can be halved. hidden, num_blocks: channels and residual blocks of the
-    networks in the couplings. log_scale_bound: of the couplings. Raises ValueError where image_size cannot be halved as often.
+    num_scales: None halves as long as 4 pixels or more can be halved. hidden: channels of the networks in the couplings of the
+    finest scale, twice as many in the next; num_blocks, dropout: residual blocks of each. log_scale_bound: of the couplings.
+    Raises ValueError where image_size cannot be halved as often.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class Glow(Flow):
         num_classes: int | None = None,
         num_scales: int | None = None,
         num_steps: int = 8,
-        hidden: int = 64,
+        hidden: int = 32,
         num_blocks: int = 1,
+        dropout: float = 0.0,
         log_scale_bound: float = 2.0,
         embedding_dim: int = 64,
     ):
@@ -79,10 +83,10 @@ class Glow(Flow):
         for name, count in counts.items():
             if count < 1 or count != int(count):
                 raise ValueError(f"network.{name}={count} must be a whole number of at least 1")
-        if num_blocks < 0 or log_scale_bound <= 0:
+        if num_blocks < 0 or log_scale_bound <= 0 or not 0 <= dropout < 1:
             raise ValueError(
-                f"network.num_blocks={num_blocks} must not be negative, and network.log_scale_bound={log_scale_bound} must be "
-                "above 0"
+                f"network.num_blocks={num_blocks} must not be negative, network.log_scale_bound={log_scale_bound} must be above 0, "
+                f"and network.dropout={dropout} at least 0 and below 1"
             )
         num_scales = num_scales or _halvings(image_size)
         if num_scales == 0 or image_size % 2**num_scales:
@@ -92,15 +96,18 @@ class Glow(Flow):
             )
         told = embedding_dim if num_classes is not None else None
 
-        def coupling(channels: int) -> AffineCoupling:
-            network = CouplingNetwork(channels // 2, 2 * (channels - channels // 2), hidden, num_blocks, told)
+        def coupling(channels: int, scale: int) -> AffineCoupling:
+            moved = channels - channels // 2
+            network = CouplingNetwork(channels // 2, 2 * moved, hidden * 2**scale, num_blocks, dropout, told)
             return AffineCoupling(network, log_scale_bound)
 
         scales, shapes, channels = [], [], in_channels
         for scale in range(num_scales):
             channels, side = 4 * channels, image_size // 2 ** (scale + 1)
-            steps = [t for _ in range(num_steps) for t in (ActNorm(channels), InvertibleConv(channels), coupling(channels))]
-            prior = [coupling(channels)] if scale < num_scales - 1 else []
+            steps = []
+            for _ in range(num_steps):
+                steps += [ActNorm(channels), InvertibleConv(channels), coupling(channels, scale)]
+            prior = [coupling(channels, scale)] if scale < num_scales - 1 else []
             scales.append(Chain([Squeeze(), *steps, *prior]))
             shapes.append((channels, side, side))
             channels //= 2
@@ -113,10 +120,18 @@ class CouplingNetwork(nn.Module):
     (B, in_channels, H, W), e (B, embedding_dim) | None -> (B, out_channels, H, W).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, hidden: int, num_blocks: int, embedding_dim: int | None):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden: int,
+        num_blocks: int,
+        dropout: float,
+        embedding_dim: int | None,
+    ):
         super().__init__()
         self.input = nn.Conv2d(in_channels, hidden, 3, padding=1)
-        self.blocks = nn.ModuleList(CouplingBlock(hidden, embedding_dim) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(CouplingBlock(hidden, dropout, embedding_dim) for _ in range(num_blocks))
         self.output = zero(nn.Conv2d(hidden, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, e: Tensor | None) -> Tensor:
@@ -127,12 +142,13 @@ class CouplingNetwork(nn.Module):
 
 
 class CouplingBlock(nn.Module):
-    """h + W_2 SiLU((1 + scale(e))·W_1 SiLU(h) + shift(e)): W_1 a 3×3 convolution, W_2 a 1×1 one that starts at zero."""
+    """h + W_2 dropout(SiLU((1 + scale(e))·W_1 SiLU(h) + shift(e))): W_1 a 3×3 convolution, W_2 a 1×1 one that starts at zero."""
 
-    def __init__(self, hidden: int, embedding_dim: int | None):
+    def __init__(self, hidden: int, dropout: float, embedding_dim: int | None):
         super().__init__()
         self.first = nn.Conv2d(hidden, hidden, 3, padding=1)
         self.modulation = nn.Linear(embedding_dim, 2 * hidden) if embedding_dim is not None else None
+        self.dropout = nn.Dropout(dropout)
         self.last = zero(nn.Conv2d(hidden, hidden, 1))
 
     def forward(self, h: Tensor, e: Tensor | None) -> Tensor:
@@ -140,7 +156,7 @@ class CouplingBlock(nn.Module):
         if self.modulation is not None:
             scale, shift = self.modulation(e)[..., None, None].chunk(2, 1)
             z = (1 + scale) * z + shift
-        return h + self.last(functional.silu(z))
+        return h + self.last(self.dropout(functional.silu(z)))
 
 
 def _halvings(side: int) -> int:

@@ -37,7 +37,9 @@ def digits(n):
 
 def step(flow, x_0, k=0, rank=0, ranks=1, y=None):
     """training_step as rank `rank` of `ranks`, on its rows of the global batch x_0."""
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=k))))
+    loop = SimpleNamespace(
+        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=k)))
+    )
     flow._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
     whole = {len(x_0) // ranks: (x_0 if ranks == 1 else x_0.unflatten(0, (ranks, -1)))}
     labels = None if y is None else (y if ranks == 1 else y.unflatten(0, (ranks, -1)))

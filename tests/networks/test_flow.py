@@ -126,6 +126,7 @@ def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
         ({"image_size": 8, "hidden": 0}, "network.hidden=0"),
         ({"image_size": 8, "num_steps": 1.5}, "network.num_steps=1.5"),
         ({"image_size": 8, "num_blocks": -1}, "network.num_blocks=-1"),
+        ({"image_size": 8, "dropout": 1.0}, "network.dropout=1.0"),
         ({"image_size": 8, "log_scale_bound": 0}, "network.log_scale_bound=0"),
     ],
 )
