@@ -42,6 +42,7 @@ def report_on_runs(
 
 
 def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered, Table], None] | None) -> Path:
+    from diffusion_lab.sweeps.contrast import contenders
     from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.sweeps.figures import figure_files
     from diffusion_lab.sweeps.model_plots import model_plots
@@ -59,7 +60,9 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
     plots.append(("Models" if several else "", model_plots(gathered)))
     pictures = [(c.run.samples_png, c.protocol.get("data", {}).get("shape", ())) for c in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
-    text = page(gathered, table, plots, drawn, command)
+    families = contenders(table)
+    ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
+    text = page(gathered, table, plots, drawn, command, list(zip(families, ways, strict=True)))
     for name, content in (
         (PAGE, text),
         ("table.csv", row_csv(table)),
