@@ -16,15 +16,15 @@ A coupling with its own t and s on the half that is done is the learned prior N(
 N(0, I). Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) tells a class, None tells nothing.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from diffusion_lab.diffusion.shapes import Images
-
+Batch = Float[Tensor, "b ..."]  # (B, C, H, W) or (B, D)
 LogDet = Float[Tensor, " b"]
 Embedding = Float[Tensor, "b e"] | None
 LEAST_STD = 1e-6  # below which a channel of the first batch counts as constant
@@ -34,11 +34,11 @@ class Transform(nn.Module, ABC):
     """z = f(x), its log|det ∂z/∂x| in nats for each sample, and the way back."""
 
     @abstractmethod
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         """(z, log|det ∂z/∂x|)."""
 
     @abstractmethod
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         """x with f(x) = z."""
 
 
@@ -49,14 +49,14 @@ class Chain(Transform):
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         log_det = x.new_zeros(len(x))
         for transform in self.transforms:
             x, more = transform(x, e)
             log_det = log_det + more
         return x, log_det
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         for transform in reversed(self.transforms):
             z = transform.inverse(z, e)
         return z
@@ -71,17 +71,17 @@ class ActNorm(Transform):
         self.log_std = nn.Parameter(torch.zeros(channels))
 
     @torch.no_grad()
-    def fit(self, x: Images) -> None:
+    def fit(self, x: Batch) -> None:
         """m and e^s become the mean and the standard deviation of each channel over samples and pixels, taken in float64."""
         values = x.double().transpose(0, 1).flatten(1)
         self.mean.copy_(values.mean(1))
         self.log_std.copy_(values.std(1, correction=0).clamp(min=LEAST_STD).log())
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         z = (x - _by_channel(self.mean, x)) * _by_channel((-self.log_std).exp(), x)
         return z, (-self.log_std.sum() * _pixels(x)).expand(len(x))
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         return z * _by_channel(self.log_std.exp(), z) + _by_channel(self.mean, z)
 
 
@@ -103,13 +103,13 @@ class InvertibleConv(Transform):
         self.upper = nn.Parameter(upper.triu(1).float())
         self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         with _exact(x):
             lower, upper = self._factors()
             z = _mix(self.permutation @ lower @ upper, x)
         return z, (self.log_diagonal.sum() * _pixels(x)).expand(len(x))
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         with _exact(z):
             lower, upper = self._factors()
             columns = self.permutation.T @ z.transpose(0, 1).flatten(1)  # P⁻¹ = Pᵀ
@@ -130,22 +130,22 @@ class AffineCoupling(Transform):
     s = bound·tanh(raw/bound): a factor stays within e^{±bound}, and so does what a rounding error can grow by.
     """
 
-    def __init__(self, conditioner: Callable[[Images, Embedding], Images], bound: float = 2.0) -> None:
+    def __init__(self, conditioner: Callable[[Batch, Embedding], Batch], bound: float = 2.0) -> None:
         super().__init__()
         self.conditioner, self.bound = conditioner, bound
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         x_a, x_b = halves(x)
         shift, log_scale = self._affine(x_a, e)
         z_b = (x_b - shift) * (-log_scale).exp()
         return torch.cat([x_a, z_b], 1), -log_scale.flatten(1).sum(1)
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         z_a, z_b = halves(z)
         shift, log_scale = self._affine(z_a, e)
         return torch.cat([z_a, z_b * log_scale.exp() + shift], 1)
 
-    def _affine(self, x_a: Images, e: Embedding) -> tuple[Images, Images]:
+    def _affine(self, x_a: Batch, e: Embedding) -> tuple[Batch, Batch]:
         shift, raw = self.conditioner(x_a, e).to(x_a.dtype).chunk(2, 1)
         return shift, self.bound * torch.tanh(raw / self.bound)
 
@@ -153,10 +153,10 @@ class AffineCoupling(Transform):
 class Squeeze(Transform):
     """(B, C, H, W) -> (B, 4C, H/2, W/2): nothing is lost, and channels are there to be coupled. H and W are even."""
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         return nn.functional.pixel_unshuffle(x, 2), x.new_zeros(len(x))
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         return nn.functional.pixel_shuffle(z, 2)
 
 
@@ -170,7 +170,7 @@ class Multiscale(Transform):
         super().__init__()
         self.scales, self.shapes = nn.ModuleList(scales), list(shapes)
 
-    def forward(self, x: Images, e: Embedding = None) -> tuple[Images, LogDet]:
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         log_det, done = x.new_zeros(len(x)), []
         for scale in self.scales:
             x, more = scale(x, e)
@@ -180,7 +180,7 @@ class Multiscale(Transform):
                 done.insert(0, rest.flatten(1))
         return torch.cat([x.flatten(1), *done], 1), log_det
 
-    def inverse(self, z: Images, e: Embedding = None) -> Images:
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
         shape = self.shapes[-1]
         size = torch.Size(shape).numel()
         x, z = self.scales[-1].inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
@@ -192,13 +192,19 @@ class Multiscale(Transform):
         return x
 
 
-def halves(x: Images) -> tuple[Images, Images]:
+def halves(x: Batch) -> tuple[Batch, Batch]:
     """The first ⌊C/2⌋ channels and the others."""
     return x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
 
 
+def standard_normal_log_prob(z: Batch) -> Float64[Tensor, " b"]:
+    """log p(z) of (1), nats, summed over the dimensions in float64."""
+    z = z.double().flatten(1)
+    return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
+
+
 @torch.no_grad()
-def fit_actnorms(transform: Transform, x: Images, e: Embedding = None) -> None:
+def fit_actnorms(transform: Transform, x: Batch, e: Embedding = None) -> None:
     """Data-dependent initialisation: each actnorm is fitted to what the maps before it, already fitted, make of the batch x."""
     hooks = [
         module.register_forward_pre_hook(lambda norm, given: norm.fit(given[0]))
@@ -212,18 +218,18 @@ def fit_actnorms(transform: Transform, x: Images, e: Embedding = None) -> None:
             hook.remove()
 
 
-def _by_channel(values: Float[Tensor, " c"], like: Images) -> Tensor:
+def _by_channel(values: Float[Tensor, " c"], like: Batch) -> Tensor:
     return values.reshape(1, -1, *[1] * (like.ndim - 2))
 
 
-def _pixels(x: Images) -> int:
+def _pixels(x: Batch) -> int:
     return x[0, 0].numel()
 
 
-def _mix(matrix: Float[Tensor, "c c"], x: Images) -> Images:
+def _mix(matrix: Float[Tensor, "c c"], x: Batch) -> Batch:
     return torch.einsum("ij,bj...->bi...", matrix, x)
 
 
-def _exact(x: Images) -> torch.autocast:
+def _exact(x: Batch) -> torch.autocast:
     """No lower precision inside: the inverse of a rounded map is another map."""
     return torch.autocast(x.device.type, enabled=False)

@@ -46,12 +46,6 @@ def scale_bits(num_levels: int) -> float:
     return math.log2(num_levels / 2)
 
 
-def standard_normal_log_prob(z: Float[Tensor, "b *dims"]) -> Float64[Tensor, " b"]:
-    """log N(z; 0, I), nats, summed over the dimensions in float64."""
-    z = z.double().flatten(1)
-    return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
-
-
 def uniform_from_normal(eps: Float64[Tensor, "b *dims"]) -> Float64[Tensor, "b *dims"]:
     """u = Φ(ε) ~ U(0, 1) for ε ~ N(0, 1): keyed uniform noise out of keyed normal noise."""
     return torch.special.ndtr(eps)

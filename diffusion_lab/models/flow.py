@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.dequantization import (
     bits_per_dim,
     dequantise,
     scale_bits,
-    standard_normal_log_prob,
     undo,
     uniform_from_normal,
 )

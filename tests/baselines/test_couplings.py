@@ -14,8 +14,8 @@ from diffusion_lab.baselines.couplings import (
     Multiscale,
     Squeeze,
     fit_actnorms,
+    standard_normal_log_prob,
 )
-from diffusion_lab.baselines.dequantization import standard_normal_log_prob
 from diffusion_lab.diffusion import Gaussian
 
 CHANNELS, SIDE, TOLD = 6, 4, 3

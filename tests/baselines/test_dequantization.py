@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.dequantization import (
     bits_per_dim,
     dequantise,
     discrete_bits_per_dim,
-    standard_normal_log_prob,
     undo,
     uniform_from_normal,
 )

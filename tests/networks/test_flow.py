@@ -1,10 +1,13 @@
 """Glow and the spline flow, as networks: what they are at first, how they are told, which sizes they take."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.baselines.dequantization import standard_normal_log_prob
+import diffusion_lab
+from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.networks.flow import Glow
 from diffusion_lab.networks.splines import SplineCoupling, SplineFlow
 
@@ -148,3 +151,15 @@ def test_low_precision_stays_in_the_couplings_networks():
         z, log_det = network(x)
         assert z.dtype == log_det.dtype == torch.float32
         torch.testing.assert_close(network.inverse(z), x, rtol=0, atol=1e-4)
+
+
+def test_only_the_splines_need_zuko():
+    """So that a command which draws images does not wait for a library that it does not use."""
+    package = Path(diffusion_lab.__file__).parent
+    named = [
+        path.name
+        for path in package.rglob("*.py")
+        if "import zuko" in path.read_text() or "from zuko" in path.read_text()
+    ]
+    assert named == ["splines.py"]
+    assert not any("splines" in path.read_text() for path in package.rglob("*.py") if path.name != "splines.py")
