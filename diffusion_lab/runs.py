@@ -26,7 +26,7 @@ from diffusion_lab.files import write_whole
 # fmt: off
 TRAINING_EXCLUDED = frozenset((
     # used after training
-    "sampler", "guidance", "evaluation", "features",
+    "sampler", "guidance", "sampling", "evaluation", "features",
     # what is watched and kept while training
     "logger", "callbacks", "checkpoint", "progress",
     "trainer.logger", "trainer.callbacks", "trainer.log_every_n_steps", "trainer.enable_checkpointing",

@@ -1,5 +1,6 @@
 """What a network costs: parameters, and floating-point operations of one evaluation on one sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,12 @@ def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
     device = next(network.parameters()).device
     x_t = torch.zeros(1, *shape, device=device)
     timesteps = torch.zeros(1, dtype=torch.int64, device=device)
+    return Cost(parameters, flops(lambda: network(x_t, timesteps)))
+
+
+def flops(evaluate: Callable[[], object]) -> int:
+    """Floating-point operations of calling `evaluate`, counted as above; the random state is kept."""
     # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(x_t, timesteps)
-    return Cost(parameters, counter.get_total_flops())
+        evaluate()
+    return counter.get_total_flops()
