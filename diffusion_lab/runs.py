@@ -249,6 +249,11 @@ class RunDirectory:
         return self.path / "samples.png"
 
     @property
+    def interpolation_png(self) -> Path:
+        """Ways from one sample to another through the latents."""
+        return self.path / "interpolation.png"
+
+    @property
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"

@@ -70,6 +70,12 @@ def test_the_theory_imports_torch_and_what_stands_above_it(name):
             assert module in THEORY_IMPORTS, f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "baselines").glob("*.py")), ids=lambda p: p.name)
+def test_the_theory_of_the_other_families_imports_torch_and_theory(path):
+    for module in imported(path):
+        assert module in THEORY_IMPORTS or module.startswith(("diffusion_lab.diffusion", "diffusion_lab.baselines"))
+
+
 def test_every_file_of_the_theory_has_its_place():
     assert {p.stem for p in (PACKAGE / "diffusion").glob("*.py")} == {*THEORY, "__init__"}
 

@@ -1,1 +1,1 @@
-"""The theory of the families that diffusion is set against, under the same rules as that of diffusion itself."""
+"""The theory of the families beside diffusion, under the same rules: torch and mathematics, no files, no configs."""

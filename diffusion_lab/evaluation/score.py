@@ -23,6 +23,7 @@ from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.interpolation import interpolation
 from diffusion_lab.evaluation.likelihood import score_likelihood
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.sampling import Stream, labels
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scores:
-    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU."""
+    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
+    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only."""
 
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
     samples: Tensor = field(default_factory=lambda: torch.empty(0))
+    interpolation: Tensor | None = None
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
@@ -95,6 +98,7 @@ def score(
         if drawn is None:
             return None
         _score_samples(scores, drawn, reference, settings)
+        scores.interpolation = interpolation(model, settings.seed) if len(data.shape) == 3 else None
         _score_likelihood(scores, model, data, settings, progress)
     _score_cost(scores, model, drawn, training, flops)
     scores.protocol |= {
@@ -217,7 +221,7 @@ def _score_likelihood(
     scores.record("bits_per_dim", likelihood.bits_per_dim)
     scores.record("bits_per_dim_standard_error", likelihood.standard_error)
     scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs evaluation.bound.num_draws ≥ 2")
-    for name, value in likelihood.parts.items():
+    for name, value in (likelihood.parts | likelihood.beside).items():
         scores.record(f"bits_per_dim_{name}", value)
     if likelihood.curve:
         scores.curves["bits_per_dim"] = likelihood.curve

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import (
+    DDIMSampler,
     GaussianDiffusion,
     Guidance,
     Objective,
@@ -126,6 +127,19 @@ class DiffusionModel(GenerativeModel):
         x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
         self._nfe = self._evaluations // len(indices)
         return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0  # a classifier may push the last mean beyond
+
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        return SampleNoise(seed, indices).initial(self.shape)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The deterministic sampler along the steps of the model's own, whatever its rule: x_T = z -> x_0."""
+        x_0 = DDIMSampler(self.sampler.spacing)(self.process, self.guided, z, y)
+        return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+        """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
+        told = y if self.reverse.null_class is not None else None
+        return DDIMSampler(self.sampler.spacing).encode(self.process, self.reverse.without_clipping(), x_0, told)
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
         """x_T, …, x_0 of the samples that `sample` draws."""

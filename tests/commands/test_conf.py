@@ -84,12 +84,12 @@ def test_every_choice_can_be_built(group):
         assert instantiate(composed(f"{group}={name}")[group]) is not None
 
 
-@pytest.mark.parametrize("name", choices("network"))
+@pytest.mark.parametrize("name", choices("network/diffusion"))
 def test_a_network_gives_the_channels_it_is_asked_for(name):
-    cfg = composed(f"network={name}")
-    size = {"unet": 8, "unet_fashion": 28}.get(name, 32)
+    cfg = composed(f"network=diffusion/{name}")
+    size = {"8x8": 8, "28x28": 28}.get(name, 32)
     cfg.facts = {**FACTS, "size": size}
-    shape = (2,) if name == "mlp" else (1, size, size)
+    shape = (2,) if name == "points" else (1, size, size)
     cfg.facts.channels = shape[0]
     network = instantiate(cfg.network)(out_channels=2 * shape[0])
     output = network(torch.zeros(2, *shape), torch.tensor([0, 999]), None)
@@ -132,6 +132,14 @@ def test_an_experiment_may_ask_for_a_conditional_model():
 @pytest.mark.parametrize("name", ["none", "classifier_free"])
 def test_a_guidance_without_files_can_be_built(name):
     assert isinstance(instantiate(composed(f"guidance={name}").guidance), Guidance)
+
+
+@pytest.mark.parametrize("family", choices("model"))
+@pytest.mark.parametrize("data", choices("data"))
+def test_every_family_has_a_network_for_every_data_set(family, data):
+    cfg = composed(f"model={family}", f"data={data}")
+    assert cfg.model.network is not None
+    assert cfg.network._target_.startswith("diffusion_lab.networks")
 
 
 def test_every_yaml_says_what_it_is():
