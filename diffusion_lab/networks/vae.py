@@ -201,7 +201,8 @@ class ClassEmbedding(nn.Module):
 class PointAutoencoder(Autoencoder):
     """Of points x_0 (B, in_channels): two residual perceptrons.
 
-    hidden: width of every layer; num_layers: residual layers of each. Raises ValueError where a size is not a positive whole number.
+    hidden: width of every layer; num_layers: residual layers of each. Raises ValueError where a size is not a positive whole
+    number.
     """
 
     def __init__(
