@@ -158,11 +158,6 @@ class GaussianLikelihood(DecoderLikelihood):
         return Gaussian(mean, 2 * (_SMALLEST_STD + softplus(raw_std)).log())
 
 
-def suited_likelihood(num_levels: int | None) -> DecoderLikelihood:
-    """The logistic mixture where the data have levels, the Gaussian density where they are continuous."""
-    return GaussianLikelihood(None) if num_levels is None else DiscretizedLogisticMixture(num_levels)
-
-
 def nearest_level(x: Images, num_levels: int) -> Images:
     """x rounded to the nearest of `num_levels` levels from −1 to 1."""
     last_level = num_levels - 1

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.baselines.likelihoods import DiscretizedLogisticMixture, GaussianLikelihood, suited_likelihood
+from diffusion_lab.baselines.likelihoods import DiscretizedLogisticMixture, GaussianLikelihood
 from diffusion_lab.diffusion import Gaussian, SampleNoise
 
 
@@ -177,8 +177,3 @@ def test_a_gaussian_on_levels_is_the_discretized_one():
 def test_what_cannot_be_is_said_in_one_sentence(options, said):
     with pytest.raises(ValueError, match=said):
         DiscretizedLogisticMixture(**options)
-
-
-def test_data_with_levels_are_suited_by_the_mixture_and_continuous_ones_by_the_density():
-    assert suited_likelihood(17) == DiscretizedLogisticMixture(17, num_mixtures=5)
-    assert suited_likelihood(None) == GaussianLikelihood(None)
