@@ -254,6 +254,11 @@ class RunDirectory:
         return self.path / "interpolation.png"
 
     @property
+    def reconstructions_png(self) -> Path:
+        """Test images, each followed by what the model makes of its latent."""
+        return self.path / "reconstructions.png"
+
+    @property
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"

@@ -24,7 +24,7 @@ from diffusion_lab.baselines.dequantization import (
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, flops
+from diffusion_lab.networks.cost import Cost, count_flops
 
 _TRAINING, _BOUND = 1, 2  # streams of a seed
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
@@ -118,7 +118,7 @@ class FlowModel(GenerativeModel):
         """Of f, whose operations are as many as those of f⁻¹: the counter has no formula for a triangular system."""
         x = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        return Cost(sum(weights.numel() for weights in self.parameters()), flops(lambda: self.network(x, y)))
+        return Cost(sum(weights.numel() for weights in self.parameters()), count_flops(lambda: self.network(x, y)))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
