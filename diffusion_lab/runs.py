@@ -45,7 +45,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
 # fmt: on
-TRAINING_CODE = ("diffusion", "networks", "data", "models", "callbacks")
+TRAINING_CODE = ("diffusion", "baselines", "networks", "data", "models", "callbacks")
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
 
 PACKAGE = Path(__file__).parent.parent
-SCORING_CODE = ("diffusion", "networks", "data", "models", "evaluation")
+SCORING_CODE = ("diffusion", "baselines", "networks", "data", "models", "evaluation")
 
 
 def build_data(cfg: DictConfig) -> DataModule:
