@@ -1,11 +1,9 @@
 """What a cluster does with our jobs, on a real Slurm: .ci/slurm starts one."""
 
-import csv
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,6 @@
 """What ends a job of a real Slurm before its work is done, and how the work goes on."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import subprocess
 import pytest
 
 from diffusion_lab.callbacks.saving import load_state
-from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING
+from diffusion_lab.status import FAILED, INTERRUPTED
 
 from .cluster import PACED, SLURM, assert_same_training, jobs, log, models, only_model, rows, status, wait_until
 from .conftest import STRIDED, TINY
