@@ -26,7 +26,7 @@ from diffusion_lab.files import write_whole
 # fmt: off
 TRAINING_EXCLUDED = frozenset((
     # used after training
-    "sampler", "guidance", "evaluation", "features",
+    "sampler", "guidance", "sampling", "evaluation", "features",
     # what is watched and kept while training
     "logger", "callbacks", "checkpoint", "progress",
     "trainer.logger", "trainer.callbacks", "trainer.log_every_n_steps", "trainer.enable_checkpointing",
@@ -254,6 +254,11 @@ class RunDirectory:
         return self.path / "interpolation.png"
 
     @property
+    def reconstructions_png(self) -> Path:
+        """Test images, each followed by what the model makes of its latent."""
+        return self.path / "reconstructions.png"
+
+    @property
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
@@ -290,6 +295,16 @@ class SweepDirectory:
     def report(self) -> Path:
         """Folder of report.html, the tables and the figures."""
         return self.path / "report"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of the reports' run at W&B."""
+        return self.path / "wandb_id"
 
     @property
     def outputs(self) -> Path:

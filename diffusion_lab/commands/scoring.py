@@ -127,6 +127,8 @@ def _score(
     if scores.interpolation is not None:
         ways = picture(scores.interpolation, model.num_levels, columns=PATH_IMAGES)
         write_whole(run.interpolation_png, png(ways))
+    if scores.reconstructions is not None:
+        write_whole(run.reconstructions_png, png(picture(scores.reconstructions, model.num_levels, columns=8)))
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(
         {

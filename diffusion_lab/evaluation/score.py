@@ -26,6 +26,7 @@ from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_s
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.interpolation import interpolation
 from diffusion_lab.evaluation.likelihood import score_likelihood
+from diffusion_lab.evaluation.reconstruction import reconstructions
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.settings import Evaluation
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
 @dataclass
 class Scores:
     """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
-    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only."""
+    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
+    reconstructions: test images, each followed by the image of its latent; of images only, and where the family has encoders."""
 
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
     samples: Tensor = field(default_factory=lambda: torch.empty(0))
     interpolation: Tensor | None = None
+    reconstructions: Tensor | None = None
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
@@ -99,7 +102,9 @@ def score(
         if drawn is None:
             return None
         _score_samples(scores, drawn, reference, settings)
-        scores.interpolation = interpolation(model, settings.seed) if len(data.shape) == 3 else None
+        if len(data.shape) == 3:
+            scores.interpolation = interpolation(model, settings.seed)
+            scores.reconstructions = reconstructions(model, data)
         _score_likelihood(scores, model, data, settings, progress)
     _score_cost(scores, model, drawn, training, flops)
     scores.protocol |= {

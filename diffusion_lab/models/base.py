@@ -63,6 +63,11 @@ class GenerativeModel(TrainableModel, ABC):
         """Latents whose images x_0 (B, *shape) are, or are close to; None for a family that cannot look back."""
         return None
 
+    def reconstruct(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
+        """The images of the latents of x_0; None for a family that cannot look back."""
+        z = self.encode(x_0, y)
+        return None if z is None else self.decode(z, y)
+
     def interpolate(self, first: Tensor, second: Tensor, weight: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         """What lies at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
         latents on the arc between theirs."""

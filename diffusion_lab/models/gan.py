@@ -19,7 +19,7 @@ from diffusion_lab.baselines.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, cost_of
+from diffusion_lab.networks.cost import Cost, count_flops
 
 _TRAINING = 1  # a stream of the seed
 
@@ -158,7 +158,9 @@ class GAN(GenerativeModel):
     def cost(self) -> Cost:
         device = next(self.network.parameters()).device
         z = torch.zeros(1, self.network.latent_size, device=device)
-        return cost_of(self.network, z, None if self.num_classes is None else z.new_zeros(1, dtype=torch.int64))
+        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=device)
+        parameters = sum(weights.numel() for weights in self.network.parameters())
+        return Cost(parameters, count_flops(lambda: self.network(z, y)))
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial((self.network.latent_size,))

@@ -1,9 +1,10 @@
 """What a network costs: parameters, and floating-point operations of one evaluation on one sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,21 +22,23 @@ class Cost:
 
 
 def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,)."""
-    device = next(network.parameters()).device
-    return cost_of(network, torch.zeros(1, *shape, device=device), torch.zeros(1, dtype=torch.int64, device=device))
-
-
-@torch.no_grad()
-def cost_of(network: nn.Module, *inputs: Tensor | None) -> Cost:
-    """Parameters of `network` and the FLOPs of network(*inputs), inputs of one sample on its device.
+    """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
 
     Counted by torch.utils.flop_counter: convolutions, matrix products and attention, a multiply-add as 2; norms,
     activations and sums are left out, as is usual. A training step costs about three forward evaluations. The network
-    is evaluated once, in its present mode, and keeps its parameters and the random state.
+    is evaluated once, in its present mode and on its device, and keeps its parameters and the random state.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    device = next(network.parameters()).device
+    x_t = torch.zeros(1, *shape, device=device)
+    timesteps = torch.zeros(1, dtype=torch.int64, device=device)
+    return Cost(parameters, count_flops(lambda: network(x_t, timesteps)))
+
+
+@torch.no_grad()
+def count_flops(evaluate: Callable[[], object]) -> int:
+    """Floating-point operations of one call of `evaluate`, which changes no random state."""
     # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(*inputs)
-    return Cost(parameters, counter.get_total_flops())
+        evaluate()
+    return counter.get_total_flops()

@@ -97,6 +97,20 @@ def test_a_network_gives_the_channels_it_is_asked_for(name):
     assert output.dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", choices("network/vae"))
+def test_an_autoencoder_gives_the_outputs_that_its_likelihood_asks_for(name):
+    size = {"8x8": 8, "28x28": 28, "64x64": 64}.get(name, 32)
+    cfg = composed("model=vae", f"network=vae/{name}")
+    cfg.facts = {**FACTS, "size": size, "channels": 2 if name == "points" else 1}
+    shape = (2,) if name == "points" else (1, size, size)
+    outputs = instantiate(cfg.decoder_likelihood).outputs_per_channel * shape[0]
+    with torch.device("meta"):
+        network = instantiate(cfg.network)(out_channels=outputs, num_classes=None)
+        mean, log_variance = network.encode(torch.zeros(2, *shape))
+        assert network.decode(mean).shape == (2, outputs, *shape[1:])
+    assert mean.shape == log_variance.shape == (2, cfg.network.latent_dim)
+
+
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_an_experiment_composes(name):
     cfg = composed(f"experiment={name}")
@@ -171,6 +185,15 @@ def test_every_family_has_a_network_for_every_data_set(family, data):
     cfg = composed(f"model={family}", f"data={data}")
     assert cfg.model.network is not None
     assert cfg.network._target_.startswith("diffusion_lab.networks")
+
+
+@pytest.mark.parametrize("data", choices("data"))
+def test_the_vaes_likelihood_follows_the_data_unless_the_user_names_one(data):
+    points = composed(f"data={data}").network._target_.endswith("MLP")
+    suited = "GaussianLikelihood" if points else "DiscretizedLogisticMixture"
+    for options, expected in (([], suited), (["decoder_likelihood=gaussian"], "GaussianLikelihood")):
+        cfg = composed("model=vae", f"data={data}", *options)
+        assert cfg.model.decoder_likelihood._target_.endswith(expected)
 
 
 def test_every_yaml_says_what_it_is():
