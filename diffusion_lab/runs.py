@@ -143,10 +143,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ModelDirectory:
-    """One trained model. `training` is written last: where it lies, training has finished."""
+class Directory:
+    """One folder under outputs/ for something that a tracker may be told of."""
 
     path: Path
+
+    @property
+    def logs(self) -> Path:
+        """Folder of TensorBoard's and W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of its run at W&B."""
+        return self.path / "wandb_id"
+
+
+class ModelDirectory(Directory):
+    """One trained model. `training` is written last: where it lies, training has finished."""
 
     @property
     def config(self) -> Path:
@@ -182,16 +196,6 @@ class ModelDirectory:
     def samples(self) -> Path:
         """Folder of the grids drawn while training."""
         return self.path / "samples"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of TensorBoard's and W&B's own files."""
-        return self.path / "logs"
-
-    @property
-    def tracked_as(self) -> Path:
-        """The id of this training's run at W&B."""
-        return self.path / "wandb_id"
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", ..."""
@@ -233,11 +237,8 @@ class ModelDirectory:
         return read_json(self.training)
 
 
-@dataclass(frozen=True)
-class RunDirectory:
+class RunDirectory(Directory):
     """One scored cell."""
-
-    path: Path
 
     @property
     def metrics(self) -> Path:
@@ -263,16 +264,6 @@ class RunDirectory:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
 
-    @property
-    def logs(self) -> Path:
-        """Folder of W&B's own files."""
-        return self.path / "logs"
-
-    @property
-    def tracked_as(self) -> Path:
-        """The id of this score's run at W&B."""
-        return self.path / "wandb_id"
-
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)
 
@@ -280,11 +271,8 @@ class RunDirectory:
         return read_json(self.metrics)
 
 
-@dataclass(frozen=True)
-class SweepDirectory:
+class SweepDirectory(Directory):
     """Many cells: what was asked, and the report on them. The cells themselves lie in outputs/runs."""
-
-    path: Path
 
     @property
     def sweep(self) -> Path:
@@ -295,16 +283,6 @@ class SweepDirectory:
     def report(self) -> Path:
         """Folder of report.html, the tables and the figures."""
         return self.path / "report"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of W&B's own files."""
-        return self.path / "logs"
-
-    @property
-    def tracked_as(self) -> Path:
-        """The id of the reports' run at W&B."""
-        return self.path / "wandb_id"
 
     @property
     def outputs(self) -> Path:
