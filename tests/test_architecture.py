@@ -75,7 +75,7 @@ def test_the_theory_imports_torch_and_what_stands_above_it(name):
 def test_the_theory_of_the_other_families_imports_torch_and_theory(path):
     for module in imported(path):
         ours = module.startswith(("diffusion_lab.diffusion", "diffusion_lab.baselines"))
-        assert ours or module in THEORY_IMPORTS or module == "torch.nn", module  # its functional: softplus, relu
+        assert ours or module in THEORY_IMPORTS or module in {"torch.nn", "torch.nn.functional"}, module
 
 
 def test_every_file_of_the_theory_has_its_place():
