@@ -26,7 +26,7 @@ from diffusion_lab.files import write_whole
 # fmt: off
 TRAINING_EXCLUDED = frozenset((
     # used after training
-    "sampler", "guidance", "evaluation", "features",
+    "sampler", "guidance", "sampling", "evaluation", "features",
     # what is watched and kept while training
     "logger", "callbacks", "checkpoint", "progress",
     "trainer.logger", "trainer.callbacks", "trainer.log_every_n_steps", "trainer.enable_checkpointing",
@@ -45,7 +45,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
 # fmt: on
-TRAINING_CODE = ("diffusion", "networks", "data", "models", "callbacks")
+TRAINING_CODE = ("diffusion", "baselines", "networks", "data", "models", "callbacks")
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 
 
@@ -295,6 +295,16 @@ class SweepDirectory:
     def report(self) -> Path:
         """Folder of report.html, the tables and the figures."""
         return self.path / "report"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of W&B's own files."""
+        return self.path / "logs"
+
+    @property
+    def tracked_as(self) -> Path:
+        """The id of the reports' run at W&B."""
+        return self.path / "wandb_id"
 
     @property
     def outputs(self) -> Path:

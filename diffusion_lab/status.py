@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
@@ -98,10 +99,18 @@ class Announcement:
         if error is None:
             ended = self._status.now(DONE)
         else:
-            said = " ".join(f"{error}".split()) or type(error).__name__
-            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=said)
+            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=_said(error))
         try:
             ended.write(self._folder)
         except OSError:
             if error is None:  # else the disk is full, and that is what the user must hear
                 raise
+
+
+def _said(error: BaseException) -> str:
+    """In one sentence; a process that a signal told to end has no words, but 128 and the signal as its exit code."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        for signum in signal.Signals:
+            if error.code == 128 + signum:
+                return f"{signum.name}; the same command does it again"
+    return " ".join(f"{error}".split()) or type(error).__name__

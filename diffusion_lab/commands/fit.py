@@ -94,9 +94,10 @@ def fit(
         here.agree(None)  # nobody reads the weights before they are there
 
 
-def check_training(cfg: DictConfig, directory: ModelDirectory, fingerprint: str) -> None:
+def check_training(cfg: DictConfig, model: TrainableModel, directory: ModelDirectory, fingerprint: str) -> None:
     """Build what trains and let it go: what is wrong with its options is said before anything is written."""
-    build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+    trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+    model.check_trainer(trainer)
 
 
 def build_trainer(

@@ -20,9 +20,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
+from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
@@ -61,6 +63,7 @@ def sweep(
     failures = _train_and_score(plan, launches, console)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
+        track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 
@@ -120,6 +123,9 @@ class _Logged:
         with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 return self.task(cfg)
+            except InterruptedTraining as stop:
+                print(stop, file=file)
+                raise
             except BaseException:
                 traceback.print_exc(file=file)
                 raise

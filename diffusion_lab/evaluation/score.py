@@ -20,6 +20,7 @@ from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cache import digest
 from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
+from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
@@ -171,6 +172,12 @@ def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings:
     scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
     if drawn.stream.class_prior is not None:
         _score_classes(scores, drawn, reference, split)
+    taken_for = features.classes(drawn.features.to(reference.device))
+    if taken_for is not None:
+        names = ["classes_present", "class_entropy"]
+        scores.measure(names, lambda: class_coverage(drawn.finite(taken_for)))
+        present, entropy = class_coverage(features.classes(some_real.to(reference.device)))
+        scores.protocol["class_coverage"] = {"reference_present": present, "reference_entropy": entropy}
     logits = features.class_logits(drawn.features.to(reference.device))
     if logits is not None:
         names = ["inception_score", "inception_score_std"]

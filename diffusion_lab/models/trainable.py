@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -62,6 +62,9 @@ class TrainableModel(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
         torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.parameters(), self.trainer)

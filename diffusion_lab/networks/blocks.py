@@ -83,10 +83,11 @@ class Upsample(nn.Conv2d):
     An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are
     one transposed convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per
     input pixel instead of 36, and the doubled image is never written. The parameters are those of the 3×3 convolution.
+    out_channels: None for as many as come in.
     """
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, out_channels: int | None = None):
+        super().__init__(channels, out_channels or channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         taps = functional.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,8 +59,13 @@ class SlurmQueue(Queue):
 
     def fate(self, job: str) -> str:
         shown = _ask("scontrol", "show", "job", job, "--oneliner") or ""
-        state = re.search(r"JobState=(\w+)", shown)
-        return f"Slurm says {state[1]}" if state else "it left Slurm's queue without a word"
+        found = re.search(r"JobState=(\w+).* ExitCode=(\d+):(\d+)", shown)
+        if found is None:
+            return "it left Slurm's queue without a word"
+        state, code, signum = found[1], int(found[2]), int(found[3])
+        # A shell that waited for what a signal ended returns 128 more than the signal.
+        ended = next((f" after {each.name}" for each in signal.Signals if each in (signum, code - 128)), "")
+        return f"Slurm says {state}{ended}"
 
     def close(self) -> None:
         """Slurm sees to it."""

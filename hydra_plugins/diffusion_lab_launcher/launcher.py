@@ -11,7 +11,8 @@ import signal
 import sys
 import traceback
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -51,6 +52,10 @@ class Call:
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
         outcome_file(folder, job, rank).unlink(missing_ok=True)  # of the same job before it was requeued
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and is then killed
+        for signum in (signal.SIGUSR1, signal.SIGUSR2):
+            handler = signal.getsignal(signum)
+            if callable(handler):  # submitit's, which puts the job back into the queue
+                signal.signal(signum, partial(_end_after, handler))
         try:
             outcome = self._run(job)
         except InterruptedTraining as stop:
@@ -165,6 +170,20 @@ def _returned(call: Call, outcome: Outcome) -> JobReturn:
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:
     """Slurm's notice before it kills: scancel, requeue, preemption. Training hears it before us and saves first."""
+    raise SystemExit(128 + signum)
+
+
+def _end_after(requeue: Callable[[int, FrameType | None], Any], signum: int, frame: FrameType | None) -> NoReturn:
+    """Slurm's notice of a time limit or of a preemption: the job goes back into the queue, if it may, and ends."""
+    from submitit.core.utils import UncompletedJobError
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that of the requeue, which it would cut short
+    try:
+        requeue(signum, frame)
+    except UncompletedJobError as error:
+        print(error, flush=True)
+    except SystemExit:
+        pass
     raise SystemExit(128 + signum)
 
 

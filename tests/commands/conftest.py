@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
 
+from .cluster import slurm_answers
 from .zygote import Zygote
 
 TINY = [
@@ -79,6 +80,13 @@ def zygote():
     process = Zygote()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Slurm that answers."""
+    if not slurm_answers():
+        pytest.skip('no Slurm answers: .ci/slurm start && eval "$(.ci/slurm env)"')
 
 
 def files(folder: Path) -> list[str]:

@@ -148,6 +148,37 @@ def test_a_guidance_without_files_can_be_built(name):
     assert isinstance(instantiate(composed(f"guidance={name}").guidance), Guidance)
 
 
+@pytest.mark.parametrize("name", choices("network/gan"))
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_a_discriminator_judges_what_its_generator_draws(name, num_classes):
+    cfg = composed("model=gan", f"network=gan/{name}")
+    size = {"any": 19, "points": 2}.get(name) or int(name.partition("x")[0])
+    shape = (2,) if name == "points" else (3, size, size)
+    cfg.facts = {**FACTS, "size": size, "channels": shape[0]}
+    generator = instantiate(cfg.network)(num_classes=num_classes)
+    discriminator = instantiate(cfg.discriminator)(num_classes=num_classes, spectral_norm=False)
+    y = None if num_classes is None else torch.tensor([0, 2])
+    x = generator(torch.zeros(2, cfg.network.latent_size), y)
+    assert x.shape == (2, *shape)
+    assert discriminator(x, y).shape == (2,)
+
+
+@pytest.mark.parametrize("loss", choices("adversarial_loss"))
+def test_an_adversarial_loss_brings_a_regularizer_that_it_works_with(loss):
+    cfg = composed("model=gan", f"adversarial_loss={loss}")
+    assert instantiate(cfg.regularizer).bounds_slope or not instantiate(cfg.adversarial_loss).needs_bounded_slope
+    assert instantiate(cfg.model) is not None
+    chosen = composed("model=gan", f"adversarial_loss={loss}", "regularizer=none")
+    assert not instantiate(chosen.regularizer).penalises
+
+
+def test_a_family_may_train_in_another_way_and_the_users_word_still_wins():
+    assert composed("model=gan").optimizer.betas == [0.0, 0.99]
+    assert composed("model=gan").trainer.gradient_clip_val is None
+    assert composed("model=gan", "optimizer.lr=0.5").optimizer.lr == 0.5
+    assert composed().trainer.gradient_clip_val == 1.0
+
+
 @pytest.mark.parametrize("family", choices("model"))
 @pytest.mark.parametrize("data", choices("data"))
 def test_every_family_has_a_network_for_every_data_set(family, data):

@@ -1,11 +1,9 @@
 """What a cluster does with our jobs, on a real Slurm: .ci/slurm starts one."""
 
-import csv
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,48 +15,16 @@ from diffusion_lab.status import read_status
 
 from .conftest import STRIDED, TINY
 
-SLURM = ["-m", "hydra/launcher=slurm"]
 ALONE = ["hydra/sweeper=basic", "score=false"]
 ON_EVERY_STEP = ["trainer.log_every_n_steps=1"]
 
-
-def slurm_answers() -> bool:
-    try:
-        return bool(subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20, check=True).stdout)
-    except (OSError, subprocess.SubprocessError):
-        return False
-
-
-@pytest.fixture(autouse=True)
-def cluster():
-    if not slurm_answers():
-        pytest.skip('no Slurm answers: .ci/slurm start && eval "$(.ci/slurm env)"')
-
-
-pytestmark = pytest.mark.needs("slurm-wlm, munge")
-
-
-def only_model(folder: Path) -> ModelDirectory:
-    (path,) = (folder / "outputs" / "models").iterdir()
-    return ModelDirectory(path)
-
-
-def rows(directory: ModelDirectory) -> list[dict[str, str]]:
-    with directory.metrics_csv.open() as file:
-        return list(csv.DictReader(file))
+pytestmark = [pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:
     command = Path(sys.executable).parent / "diffusion-lab"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([command, "train", *options], cwd=folder, env=environment, start_new_session=True)
-
-
-def wait_until(true, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.05)
 
 
 def test_a_sweep_goes_through_sbatch_and_a_failing_cell_fails_alone(process):

@@ -1,0 +1,90 @@
+"""A sweep that hands its jobs to Slurm, watched from outside: what its tests ask of Slurm and of the files."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.status import Status, read_status
+
+SLURM = ["-m", "hydra/launcher=slurm"]
+# A training that takes its time as long as a file says how much, because a signal must find it at work.
+PACED = """\
+import time
+from pathlib import Path
+
+from lightning import Callback
+
+
+class Paced(Callback):
+    def on_train_batch_end(self, *_):
+        if Path("seconds_a_step").exists():
+            time.sleep(float(Path("seconds_a_step").read_text()))
+"""
+
+
+def slurm_answers() -> bool:
+    try:
+        return bool(subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=20, check=True).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
+
+
+def models(folder: Path) -> list[ModelDirectory]:
+    return [ModelDirectory(path) for path in sorted((folder / "outputs" / "models").glob("*"))]
+
+
+def only_model(folder: Path) -> ModelDirectory:
+    (model,) = models(folder)
+    return model
+
+
+def status(model: ModelDirectory) -> Status:
+    found = read_status(model.path)
+    assert found is not None, f"nothing is said in {model.path}"
+    return found
+
+
+def jobs(folder: Path) -> list[str]:
+    """Names of the jobs that were submitted from `folder`, in their order."""
+    files = sorted((folder / "outputs" / "jobs").glob("*_job.json"), key=lambda file: file.stat().st_mtime)
+    return [file.name.removesuffix("_job.json") for file in files]
+
+
+def log(folder: Path, job: str) -> str:
+    return (folder / "outputs" / "jobs" / f"{job}_0_log.out").read_text()
+
+
+def rows(model: ModelDirectory) -> list[dict[str, str]]:
+    """What was logged, but the speed."""
+    if not model.metrics_csv.is_file():
+        return []
+    with model.metrics_csv.open() as file:
+        return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+
+
+def assert_same_training(one: ModelDirectory, other: ModelDirectory) -> None:
+    """The same model, step by step: no step lost, none repeated, the same bits in the end."""
+    assert one.path.name == other.path.name
+    assert rows(one) == rows(other)
+    counted = [{key: model.read_training()[key] for key in ("steps", "images")} for model in (one, other)]
+    assert counted[0] == counted[1]
+    assert one.weight_names == other.weight_names
+    for name in one.weight_names:
+        a, b = (load_file(model.weights(name)) for model in (one, other))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
