@@ -19,7 +19,6 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 Images = Float[Tensor, "b *dims"]
 PerSample = Float[Tensor, " b"]
@@ -53,10 +52,10 @@ class NonSaturating(AdversarialLoss):
     """
 
     def discriminator(self, real: PerSample, fake: PerSample) -> PerSample:
-        return functional.softplus(-real) + functional.softplus(fake)
+        return torch.nn.functional.softplus(-real) + torch.nn.functional.softplus(fake)
 
     def generator(self, fake: PerSample) -> PerSample:
-        return functional.softplus(-fake)
+        return torch.nn.functional.softplus(-fake)
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Hinge(AdversarialLoss):
     """
 
     def discriminator(self, real: PerSample, fake: PerSample) -> PerSample:
-        return functional.relu(1 - real) + functional.relu(1 + fake)
+        return torch.relu(1 - real) + torch.relu(1 + fake)
 
     def generator(self, fake: PerSample) -> PerSample:
         return -fake

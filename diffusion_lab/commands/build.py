@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.runs import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
+from diffusion_lab.fingerprints import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

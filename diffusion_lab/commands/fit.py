@@ -24,9 +24,10 @@ from diffusion_lab.commands.mistakes import MistakeError, out_of_memory, users_m
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.networks.memory import keep_freed_memory
-from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
+from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
 from diffusion_lab.versions import versions
 

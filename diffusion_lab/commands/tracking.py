@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import mistake_in_job
-from diffusion_lab.runs import ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
 from diffusion_lab.sweeps.measures import measure
 from diffusion_lab.sweeps.panels import SERIES, series
 
@@ -81,7 +81,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         print(f"warning: the report lies in {folder} alone: {said}", file=sys.stderr)
 
 
-def _about(cfg: DictConfig, place: ModelDirectory | RunDirectory, choices: Mapping[str, str]) -> About:
+def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
     from diffusion_lab.callbacks.tracking import About
 
     hydra = HydraConfig.get()

@@ -141,7 +141,7 @@ class VAE(GenerativeModel):
         return {
             "family": "vae",
             "decoder_likelihood": repr(self.decoder_likelihood),
-            "samples_are": "means of the decoder's likelihood" if self.samples_are_means else "draws from it",
+            "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
             "importance_draws": IMPORTANCE_DRAWS,
             "conditional": self.num_classes is not None,
         }

@@ -142,13 +142,6 @@ def test_a_penalty_on_the_slope_reaches_the_weights(kind):
     loss = squared_slope(discriminator, x).sum()
     gradients = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
     assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) >= 4
-    # The slope is what a small step says.
-    step = 1e-3 * torch.randn_like(x)
-    with torch.no_grad():
-        said = (discriminator.double()(x.double() + step) - discriminator(x.double() - step)) / 2
-    points = x.double().requires_grad_()
-    (slope,) = torch.autograd.grad(discriminator(points).sum(), points)
-    torch.testing.assert_close((slope * step).flatten(1).sum(1), said.double(), rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize(
