@@ -9,6 +9,7 @@ inverse as cheap as itself:
     actnorm        z = (x − m)·e^{−s}, a number each a channel          −N·Σ_c s_c          Kingma & Dhariwal 2018, section 3.1
     invertible 1×1 z = W x at each of N pixels, W = P L (U + diag d)     N·Σ_c log|d_c|      ibid., section 3.2 and eq. 10
     affine coupling  z_a = x_a,  z_b = (x_b − t(x_a))·e^{−s(x_a)}        −Σ s                Dinh et al. 2017, eq. 7 and 8
+    logit          z = log s/(1 − s),  s = α + (1 − 2α)(x + 1)/2     −Σ log(2s(1 − s)/(1 − 2α))  ibid., section 4.1
     squeeze        each 2×2 square of pixels becomes four channels       0                  ibid., section 3.6
     multiscale     half of the channels are done after each scale        that of the scales  ibid., section 3.6
 
@@ -148,6 +149,29 @@ class AffineCoupling(Transform):
     def _affine(self, x_a: Batch, e: Embedding) -> tuple[Batch, Batch]:
         shift, raw = self.conditioner(x_a, e).to(x_a.dtype).chunk(2, 1)
         return shift, self.bound * torch.tanh(raw / self.bound)
+
+
+class Logit(Transform):
+    """z = log s/(1 − s), s = α + (1 − 2α)·(x + 1)/2, for x in [−1, 1]: the ends, where most pixels of images lie, are drawn out.
+
+    margin: α in (0, ½). With α = 1/L the bin of the first of L levels becomes log 2 wide instead of 2/L, so that a flow need not
+    squeeze everything else to see it. Samples lie in [−1, 1], but for α/(1 − 2α) on both sides.
+    """
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        if not 0 < margin < 0.5:
+            raise ValueError(f"network.margin={margin} must lie between 0 and 0.5")
+        self.margin = margin
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        share = self.margin + (1 - 2 * self.margin) * (x + 1) / 2
+        z = share.log() - (-share).log1p()
+        slope = math.log((1 - 2 * self.margin) / 2) - share.log() - (-share).log1p()
+        return z, slope.flatten(1).sum(1)
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        return 2 * (z.sigmoid() - self.margin) / (1 - 2 * self.margin) - 1
 
 
 class Squeeze(Transform):

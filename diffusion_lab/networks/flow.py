@@ -14,6 +14,7 @@ from diffusion_lab.baselines.couplings import (
     AffineCoupling,
     Chain,
     InvertibleConv,
+    Logit,
     Multiscale,
     Squeeze,
     Transform,
@@ -58,10 +59,11 @@ class Flow(nn.Module):
 
 
 class Glow(Flow):
-    """Images in_channels × image_size², halved `num_scales` times, `num_steps` steps at each size.
+    """Images in_channels × image_size² in [−1, 1], halved `num_scales` times, `num_steps` steps at each size.
 
-    num_scales: None halves as long as 4 pixels or more can be halved. hidden: channels of the networks in the couplings of the
-    finest scale, twice as many in the next; num_blocks, dropout: residual blocks of each. log_scale_bound: of the couplings.
+    margin: α of the logits, which come first. num_scales: None halves as long as 4 pixels or more can be halved. hidden: channels
+    of the networks in the couplings of the finest scale, twice as many in the next; num_blocks, dropout: residual blocks of each.
+    log_scale_bound: of the couplings.
     Raises ValueError where image_size cannot be halved as often.
     """
 
@@ -70,6 +72,7 @@ class Glow(Flow):
         in_channels: int,
         image_size: int,
         num_classes: int | None = None,
+        margin: float = 1 / 256,
         num_scales: int | None = None,
         num_steps: int = 8,
         hidden: int = 32,
@@ -111,7 +114,7 @@ class Glow(Flow):
             scales.append(Chain([Squeeze(), *steps, *prior]))
             shapes.append((channels, side, side))
             channels //= 2
-        super().__init__(Multiscale(scales, shapes), num_classes, embedding_dim)
+        super().__init__(Chain([Logit(margin), Multiscale(scales, shapes)]), num_classes, embedding_dim)
 
 
 class CouplingNetwork(nn.Module):

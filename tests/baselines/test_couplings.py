@@ -11,6 +11,7 @@ from diffusion_lab.baselines.couplings import (
     AffineCoupling,
     Chain,
     InvertibleConv,
+    Logit,
     Multiscale,
     Squeeze,
     fit_actnorms,
@@ -56,6 +57,7 @@ MAPS = {
     "coupling": (lambda: coupling(CHANNELS), (CHANNELS, SIDE, SIDE)),
     "coupling of points": (lambda: coupling(3), (3,)),
     "coupling of odd channels": (lambda: coupling(5), (5, 2, 2)),
+    "logit": (lambda: Logit(0.01), (CHANNELS, SIDE, SIDE)),
     "squeeze": (Squeeze, (CHANNELS, SIDE, SIDE)),
     "chain": (lambda: Chain([*steps(CHANNELS), *steps(CHANNELS)]), (CHANNELS, SIDE, SIDE)),
     "multiscale": (whole, (2, 8, 8)),
@@ -69,7 +71,8 @@ def made(name, dtype=torch.float64):
     transform = build()
     for parameter in transform.parameters():
         nn.init.normal_(parameter, std=0.15)
-    return transform.to(dtype), torch.randn(3, *shape, dtype=dtype), torch.randn(3, TOLD, dtype=dtype)
+    x, e = torch.randn(3, *shape, dtype=dtype), torch.randn(3, TOLD, dtype=dtype)
+    return transform.to(dtype), x.tanh() if name == "logit" else x, e
 
 
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str)
@@ -151,6 +154,13 @@ def test_no_coupling_scales_by_more_than_its_bound(raw):
     z, log_det = layer(x)
     torch.testing.assert_close(z[:, 2:], x[:, 2:] * math.exp(-math.copysign(1.5, raw)))
     torch.testing.assert_close(log_det, torch.full((2,), -2 * math.copysign(1.5, raw), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_levels", [2, 17, 256])
+def test_the_logit_draws_the_first_levels_bin_out_to_log_2_or_nearly(num_levels):
+    ends = torch.tensor([[-1.0], [2 / num_levels - 1]], dtype=torch.float64)
+    z, _ = Logit(1 / (num_levels + 2))(ends)
+    assert float(z[1] - z[0]) == pytest.approx(math.log(2) + math.log((num_levels + 1) / num_levels))
 
 
 def test_squeeze_takes_squares_of_pixels_to_channels():

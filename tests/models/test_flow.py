@@ -72,15 +72,15 @@ def test_ranks_start_alike_and_see_the_rows_of_the_global_batch(ranks, num_class
 
 def test_actnorms_start_at_the_first_batch_and_only_there():
     flow = model(woken=False, started=False)
-    before = flow.network.transform.scales[0].transforms[1].mean.clone()
+    before = flow.network.transform.transforms[1].scales[0].transforms[1].mean.clone()
     step(flow, digits(8))
-    after = flow.network.transform.scales[0].transforms[1].mean.clone()
+    after = flow.network.transform.transforms[1].scales[0].transforms[1].mean.clone()
     assert not torch.equal(before, after)
     assert flow.state_dict()["network.initialised"]
     again = model(woken=False, started=False)
     again.load_state_dict(flow.state_dict())
     step(again, -digits(8))
-    assert torch.equal(again.network.transform.scales[0].transforms[1].mean, after)
+    assert torch.equal(again.network.transform.transforms[1].scales[0].transforms[1].mean, after)
 
 
 def test_resumed_from_any_step_training_is_the_training(tmp_path):
