@@ -283,3 +283,11 @@ def test_an_image_comes_back_from_its_latent():
     x_0 = 0.5 * torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():  # the untrained network says ε = 0, whose chain only scales
         torch.testing.assert_close(diffusion.decode(diffusion.encode(x_0)), x_0, atol=1e-4, rtol=0)
+
+
+def test_a_sampler_of_many_steps_does_not_make_pictures_of_latents_dear(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.models.diffusion._MOST_LATENT_STEPS", 7)
+    diffusion = model(sampler=AncestralSampler())
+    with torch.no_grad():
+        diffusion.decode(diffusion.latents(torch.tensor([7, 2]), 3))
+    assert diffusion._evaluations == 2 * 7
