@@ -134,8 +134,11 @@ class DiffusionModel(GenerativeModel):
         return SampleNoise(seed, indices).initial(self.shape)
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough."""
-        x_0 = self._deterministic(self.process, self.guided, z, y)
+        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
+
+        Only the image is clipped, not each x̂_0, so that what was encoded comes back.
+        """
+        x_0 = self._deterministic(self.process, self.guided.without_clipping(), z, y)
         return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
