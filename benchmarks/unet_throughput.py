@@ -59,7 +59,7 @@ def ours() -> UNet:
 
 
 def digits() -> UNet:
-    """conf/network/unet.yaml on 8x8 images."""
+    """conf/network/diffusion/8x8.yaml."""
     return UNet(
         CHANNELS,
         CHANNELS,

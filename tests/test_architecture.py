@@ -12,6 +12,7 @@ PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     "versions",
     "files",
+    "fingerprints",
     "lock",
     "status",
     "diffusion",
@@ -70,6 +71,13 @@ def test_the_theory_imports_torch_and_what_stands_above_it(name):
             assert module in THEORY_IMPORTS, f"{name} imports {module}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "baselines").glob("*.py")), ids=lambda p: p.name)
+def test_the_theory_of_the_other_families_imports_torch_and_theory(path):
+    for module in imported(path):
+        ours = module.startswith(("diffusion_lab.diffusion", "diffusion_lab.baselines"))
+        assert ours or module in THEORY_IMPORTS or module in {"torch.nn", "torch.nn.functional"}, module
+
+
 def test_every_file_of_the_theory_has_its_place():
     assert {p.stem for p in (PACKAGE / "diffusion").glob("*.py")} == {*THEORY, "__init__"}
 
@@ -93,7 +101,7 @@ def test_what_reads_runs_needs_no_torch(path):
     assert not {m.split(".")[0] for m in imported(path)} & {"torch", "torchvision", "lightning"}
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "runs.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize("path", [PACKAGE / "runs.py", PACKAGE / "fingerprints.py"], ids=lambda p: p.name)
 def test_the_layout_of_outputs_needs_no_torch(path):
     outside = {m.split(".")[0] for m in imported(path)}
     assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab"}

@@ -34,7 +34,7 @@ class EMA(Callback):
         self._restored: dict[str, dict[str, Tensor]] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        raw = dict(pl_module.named_parameters())
+        raw = pl_module.averaged_parameters()
         for name in self.decays:
             start = self._restored.get(name, raw)
             pl_module.averages[name] = {key: start[key].detach().to(raw[key], copy=True) for key in raw}
@@ -47,7 +47,7 @@ class EMA(Callback):
         if trainer.global_step <= self.num_updates:  # gradients are still being accumulated
             return
         self.num_updates = trainer.global_step
-        raw = [parameter.detach() for parameter in pl_module.parameters()]
+        raw = [parameter.detach() for parameter in pl_module.averaged_parameters().values()]
         for name, decay in self.decays.items():
             warm = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
             torch._foreach_lerp_(list(pl_module.averages[name].values()), raw, 1 - warm)

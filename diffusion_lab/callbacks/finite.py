@@ -39,8 +39,8 @@ class SkipNotFinite(Callback):
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        self._skipped = not bool(norm.isfinite())
-        if self._skipped:
+        if not bool(norm.isfinite()):
+            self._skipped = True  # the batch's, if any of a model's optimizers has to pass
             for parameter in parameters:
                 parameter.grad = None  # an optimizer passes over what has no gradient
 

@@ -35,7 +35,10 @@ class Monitor(Callback):
         self._clock = perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
-        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        if optimizer is not trainer.optimizers[0]:
+            return  # a GAN's discriminator
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if gradients:  # none, where the step is skipped
             self._mean("grad_norm").update(nn.utils.get_total_norm(gradients))
 

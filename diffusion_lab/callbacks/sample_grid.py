@@ -10,6 +10,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.tracking import SAMPLES
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
@@ -47,8 +48,8 @@ class SampleGrid(Callback):
         write_whole(path, png(image))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [str(path)], step=step)
+                logger.log_image(SAMPLES, [str(path)], step=step)
             elif isinstance(logger, TensorBoardLogger):
                 pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
                 size = (image.height, image.width, 3)
-                logger.experiment.add_image("samples", pixels.reshape(size), step, dataformats="HWC")
+                logger.experiment.add_image(SAMPLES, pixels.reshape(size), step, dataformats="HWC")

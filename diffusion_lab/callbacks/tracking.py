@@ -1,12 +1,15 @@
-"""Where trainings and scores are shown besides our own files, which are the record: TensorBoard, Weights & Biases.
+"""Where trainings, scores and reports are shown besides our own files, which are the record: TensorBoard, Weights & Biases.
 
-What these lose (a connection, the last records before a kill) is in metrics.csv and metrics.json all the same.
+What these lose (a connection, the last records before a kill) is in metrics.csv and metrics.json all the same. Lightning is
+imported where a training begins: reports are made without it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -15,22 +18,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-
 from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.files import write_whole
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from lightning.pytorch.loggers import Logger
     from wandb import Run, Settings
 
+# What W&B's panels are made of, besides the names of losses and measures.
+SAMPLES, BOUND_BY_T, STEP = "samples", "L_t", "trainer/global_step"
+
 _PATIENCE_SECONDS = 30.0
+_LONGEST_NAME = 128  # of an artifact
 
 
 @dataclass(frozen=True)
 class About:
-    """What a tracker is told of a training or a score.
+    """What a tracker is told of a training, a score or a report.
 
     name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
     group: the sweep that asked for it, if one did. tags: the choices, as schedule=cosine. config: the whole one, nested.
@@ -65,12 +71,18 @@ class Tracker(ABC):
     def scoring(self, about: About) -> Any:
         """A context that gives a function which shows a `Score`, and learns how the scoring ended."""
 
+    @abstractmethod
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        """Keep the files of the report on a sweep, name in the report -> file; an earlier one stays beside it."""
+
 
 class TensorBoard(Tracker):
-    """Trainings only: TensorBoard has no place for a score of many measures."""
+    """Trainings only: TensorBoard has no place for a score of many measures, nor for files."""
 
     @contextmanager
     def training(self, about: About) -> Iterator[Logger]:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
         about.folder.mkdir(parents=True, exist_ok=True)
         yield TensorBoardLogger(save_dir=about.folder, name="", version="")
 
@@ -78,9 +90,12 @@ class TensorBoard(Tracker):
     def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
         yield lambda score: None
 
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        pass
+
 
 class WeightsAndBiases(Tracker):
-    """One run for each training and for each score; it goes on under its own id, which lies in its folder.
+    """One run for each training, each score and each sweep's reports; it goes on under its own id, which lies in its folder.
 
     project, entity: where runs are filed; entity None: the account's own. ValueError where W&B would ask for an account.
     """
@@ -98,15 +113,31 @@ class WeightsAndBiases(Tracker):
 
     @contextmanager
     def training(self, about: About) -> Iterator[Logger]:
+        from lightning.pytorch.loggers import WandbLogger
+
         with self._run(about, "train") as run:
-            run.define_metric("trainer/global_step")
-            run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            run.define_metric(STEP)
+            run.define_metric("*", step_metric=STEP, step_sync=True)
             yield WandbLogger(experiment=run)
 
     @contextmanager
     def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
         with self._run(about, "evaluate") as run:
             yield lambda score: _show(run, score)
+
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        """A new version of the artifact that is called like the sweep, unless nothing has changed."""
+        import wandb
+
+        with self._run(about, "report") as run:
+            artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", about.name)[:_LONGEST_NAME], type="report")
+            for name, file in files.items():
+                # What `wandb sync` sends some day must be what was logged today: a report is written over.
+                copy = Path(run.dir).parent / "report" / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+                artifact.add_file(str(copy), name=name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
 
     @contextmanager
     def _run(self, about: About, job_type: str) -> Iterator[Run]:
@@ -168,10 +199,12 @@ def _show(run: Run, score: Score) -> None:
     import wandb
 
     run.config.update({"measures": dict(score.labels)}, allow_val_change=True)
-    run.summary.update({name: value for name, value in score.values.items() if value is not None})
-    run.log({"samples": wandb.Image(str(score.samples_png))})
+    values = {name: value for name, value in score.values.items() if value is not None}
+    run.log(
+        {**values, SAMPLES: wandb.Image(str(score.samples_png))}
+    )  # one row, so that a plot may set value against value
     if score.bound:
         table = wandb.Table(
             columns=list(score.bound), data=[list(row) for row in zip(*score.bound.values(), strict=True)]
         )
-        run.log({"L_t": wandb.plot.line(table, "t", "bits_per_dim", title="L_t (bits/dim)")})
+        run.log({BOUND_BY_T: wandb.plot.line(table, "t", "bits_per_dim", title="L_t (bits/dim)")})

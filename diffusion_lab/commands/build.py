@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.runs import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
+from diffusion_lab.fingerprints import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 PACKAGE = Path(__file__).parent.parent
-SCORING_CODE = ("diffusion", "networks", "data", "models", "evaluation")
+SCORING_CODE = ("diffusion", "baselines", "networks", "data", "models", "evaluation")
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -78,7 +78,7 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
     choices = {
         key: OmegaConf.to_container(cfg[key], resolve=True)
-        for key in ("sampler", "guidance", "variance", "evaluation", "features")
+        for key in ("sampler", "guidance", "variance", "sampling", "evaluation", "features")
         if cfg.get(key) is not None
     }
     return fingerprint(choices, model_fingerprint, canonical_json(_code(SCORING_CODE)))

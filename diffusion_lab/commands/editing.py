@@ -15,6 +15,7 @@ from diffusion_lab.commands.mistakes import MistakeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.diffusion import DiffusionModel
 
 WHITE = 128  # of a mask, from here up
@@ -28,8 +29,11 @@ class Edit:
     draw: Callable[[Tensor, int, Tensor | None], Tensor]
 
 
-def wanted_edit(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit | None:
-    """The one edit that the options ask for, or None. MistakeError or DataError for what cannot be done."""
+def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit | None:
+    """The one edit that the options ask for, or None. ValueError or MistakeError for what cannot be done.
+
+    Call it with the weights that are to draw: an interpolation looks at its images at once.
+    """
     edits = {
         "inpaint.image": (cfg.inpaint.image, inpainting),
         "interpolate.images": (cfg.interpolate.images, interpolation),
@@ -44,10 +48,6 @@ def wanted_edit(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Ed
         raise MistakeError(
             f"trajectory=true shows how samples come out of noise, which {next(iter(wanted))} does not start from"
         )
-    if not hasattr(model, "process"):
-        raise MistakeError(
-            f"{next(iter(wanted))}: a {type(model).__name__} has no steps to take between noise and image"
-        )
     return next(iter(wanted.values()))(cfg, model, saved)
 
 
@@ -57,6 +57,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 
     from diffusion_lab.diffusion import SampleNoise, inpaint
 
+    _takes_steps(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if cfg.inpaint.repeats < 1:
@@ -75,32 +76,34 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
     return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
 
 
-def interpolation(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
-    """num_images images from the first to the second, both included, along the steps of the sampler, whose rule is DDIM's."""
+def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
+    """num_images images from the first to the second, both included, on the arc between their latents."""
     import torch
 
-    from diffusion_lab.diffusion import DDIMSampler, interpolate
+    from diffusion_lab.diffusion import slerp
 
     if len(cfg.interpolate.images) != 2:
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: it is [first,second]")
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation has at least its two ends")
-    first, second = (_given(image, model, saved) for image in cfg.interpolate.images)
-    sampler, reverse = DDIMSampler(model.sampler.spacing), model.reverse.without_clipping()
+    ends = torch.cat([_given(image, model, saved) for image in cfg.interpolate.images])
+    label = None if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
+    latents = model.encode(ends, label)
+    if latents is None:
+        raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot tell the latents of given images")
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
-        ends = (image.expand(len(indices), *model.shape) for image in (first, second))
-        told = y if reverse.null_class is not None else None
-        x = interpolate(sampler, model.process, reverse, *ends, indices / (cfg.num_images - 1), told)
-        return _in_range(x, model)
+        first, second = (z.expand(len(indices), *z.shape) for z in latents)
+        return model.decode(slerp(first, second, indices / (cfg.num_images - 1)), y)
 
-    return Edit(torch.cat([first, second]), draw)
+    return Edit(ends, draw)
 
 
 def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
     """Another noisy version of the image, and what the model sees in it, for every index."""
     from diffusion_lab.diffusion import SampleNoise, denoise_from
 
+    _takes_steps(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
         raise MistakeError(
@@ -116,11 +119,17 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
     return Edit(image, draw)
 
 
+def _takes_steps(model: GenerativeModel, option: str) -> None:
+    """MistakeError where there is no chain between image and noise to go along."""
+    if not hasattr(model, "process"):
+        raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
+
+
 def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
     return x.clamp(-1, 1) if model.reverse.clip_x_0 else x
 
 
-def _given(image: str | int, model: DiffusionModel, saved: DictConfig) -> Tensor:
+def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
     from diffusion_lab.data.levels import from_levels, to_levels
 

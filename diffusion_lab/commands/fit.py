@@ -24,10 +24,10 @@ from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_m
 from diffusion_lab.commands.ranks import Ranks, cluster_environment
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.networks.compilation import compile_network
-from diffusion_lab.networks.cost import network_cost
 from diffusion_lab.networks.memory import keep_freed_memory
-from diffusion_lab.runs import ModelDirectory, changed_keys, training_part, write_json
+from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
 from diffusion_lab.versions import versions
 
@@ -51,14 +51,14 @@ def fit(
     """Called while the directory is held. InterruptedTraining after a signal; MistakeError for what the user can mend."""
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
-    cost = network_cost(model.network, model.shape)
+    cost = model.cost()
     with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         tracker = build_tracker(cfg)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
         if here.is_first:
-            _prepare(cfg, directory, choices, cost.parameters)
+            _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
             trainer.loggers += stack.enter_context(tracked_training(tracker, cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
@@ -95,9 +95,10 @@ def fit(
         here.agree(None)  # nobody reads the weights before they are there
 
 
-def check_training(cfg: DictConfig, directory: ModelDirectory, fingerprint: str) -> None:
+def check_training(cfg: DictConfig, model: TrainableModel, directory: ModelDirectory, fingerprint: str) -> None:
     """Build what trains and let it go: what is wrong with its options is said before anything is written."""
-    build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+    trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+    model.check_trainer(trainer)
 
 
 def build_trainer(

@@ -14,6 +14,7 @@ COMMANDS = {
     "schedule": "look at a noise schedule before training with it",
     "status": "how far a sweep is: queued, running, done, failed and why",
     "report": "one page, tables and figures about a sweep or any runs",
+    "dashboard": "the same panels at Weights & Biases",
 }
 
 HELP = f"""\

@@ -20,7 +20,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from diffusion_lab.commands.build import build_data, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.scoring import run_of
-from diffusion_lab.runs import canonical_json, model_directory
+from diffusion_lab.fingerprints import canonical_json
+from diffusion_lab.runs import model_directory
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.commands.tracking import build_tracker, track_report
 from diffusion_lab.runs import RunDirectory, SweepDirectory, newest_sweep, sweep_directory
 from diffusion_lab.sweeps.report import make_report, report_on_runs
 
@@ -29,7 +30,12 @@ def run(cfg: DictConfig) -> None:
     """Show the tables and write the report."""
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("sweep and runs: a report is about one or the other")
+    tracker = build_tracker(cfg)  # what is wrong with it is said before anything is written
     if cfg.runs is not None:
+        if tracker is not None:
+            raise MistakeError(
+                "logger: only the report on a sweep is tracked, which names its runs; leave it out with runs"
+            )
         patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
         to = Path(cfg.to or "report")
         command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"
@@ -37,6 +43,7 @@ def run(cfg: DictConfig) -> None:
     else:
         sweep = _sweep(str(cfg.sweep), Path(cfg.outputs)) if cfg.sweep is not None else newest_sweep(Path(cfg.outputs))
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
+        track_report(cfg, sweep, page.parent)
     Console().print(
         f"report  {page}  (beside it table.csv, cells.csv, table.md, table.tex, figures/)",
         highlight=False,

@@ -32,7 +32,7 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, ("sampler", "guidance"))
+    return with_trained_choices(options, ("sampler", "guidance", "sampling"))
 
 
 def run(cfg: DictConfig) -> None:
@@ -53,12 +53,11 @@ def run(cfg: DictConfig) -> None:
         model = load_model(directory, saved, device())
         auto = cfg.weights == "auto"
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
-        with model.use_weights(weights):
-            pass  # says at once if there are no such weights
-        edit = wanted_edit(cfg, model, saved)
-    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
-        known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
-        raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
+        if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+            known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
+            raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
+        with torch.no_grad(), model.use_weights(weights):  # says at once if there are no such weights
+            edit = wanted_edit(cfg, model, saved)
     if cfg.trajectory and not hasattr(model, "trajectory"):
         raise MistakeError(f"trajectory=true: {directory.path} has no steps between noise and image to show")
     to = Path(cfg.to)

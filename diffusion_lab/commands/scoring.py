@@ -98,6 +98,7 @@ def _score(
 ) -> None:
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.cost import TrainingCost
+    from diffusion_lab.evaluation.interpolation import PATH_IMAGES
     from diffusion_lab.evaluation.score import score
     from diffusion_lab.pictures import picture, png
 
@@ -123,6 +124,11 @@ def _score(
     if scores is None:
         return  # rank 0 has them
     write_whole(run.samples_png, png(picture(scores.samples[:64], model.num_levels)))
+    if scores.interpolation is not None:
+        ways = picture(scores.interpolation, model.num_levels, columns=PATH_IMAGES)
+        write_whole(run.interpolation_png, png(ways))
+    if scores.reconstructions is not None:
+        write_whole(run.reconstructions_png, png(picture(scores.reconstructions, model.num_levels, columns=8)))
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(
         {

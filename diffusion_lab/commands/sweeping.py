@@ -24,6 +24,7 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
+from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
@@ -62,6 +63,7 @@ def sweep(
     failures = _train_and_score(plan, launches, console)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
+        track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 

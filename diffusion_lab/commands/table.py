@@ -33,6 +33,10 @@ def score_table(metrics: dict[str, Any]) -> Table:
     ):
         if name in values:
             table.add_row(name, f"{values[name]:.3f}", meaning)
+    if "classes_present" in values:
+        real, entropy = protocol["class_coverage"], values["class_entropy"]
+        meaning = f"of {real['reference_present']:.0f} are drawn, {entropy:.2f} bits of {real['reference_entropy']:.2f}"
+        table.add_row("classes", f"{values['classes_present']:.0f}", meaning)
     if "inception_score" in values:
         value = f"{values['inception_score']:.3f} ± {values['inception_score_std']:.3f}"
         parts = protocol["inception_score"]["num_parts"]

@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> float | None:
         fingerprint = training_fingerprint(cfg, data)
         choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
-        check_training(cfg, directory, fingerprint)
+        check_training(cfg, model, directory, fingerprint)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(cfg, data.batch_size):
         start_ranks(cfg, "train")

@@ -19,7 +19,7 @@ from diffusion_lab.runs import ModelDirectory, RunError, newest_model, read_json
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
-SCORING_GROUPS = ("sampler", "guidance", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "sampling", "evaluation", "features")
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -44,6 +44,7 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
     saved = load_config(directory)
     choices = read_json(directory.choices)
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
+    _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
         if group in picked or group not in choices or any(key.startswith(f"{group}/") for key in picked):
@@ -53,6 +54,17 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
     # Behind flags such as -m: Hydra wants all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]
+
+
+def _refuse_unknown_groups(
+    directory: ModelDirectory, saved: DictConfig, picked: set[str], groups: tuple[str, ...]
+) -> None:
+    """MistakeError for a choice that means nothing to the model: a temperature of a diffusion model, a sampler of a flow."""
+    for option in sorted(picked):
+        group = option.partition(".")[0].partition("/")[0]
+        if group in groups and group not in saved:
+            known = ", ".join(name for name in groups if name in saved)
+            raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:

@@ -61,7 +61,9 @@ class Gaussian:
         mirrored = ((lower > 0) | last) & ~first
         near = torch.special.log_ndtr(torch.where(mirrored, -lower, upper))
         far = torch.special.log_ndtr(torch.where(mirrored, -upper, lower))
-        inner = near + torch.log(-torch.expm1(far - near))
+        # Where the mass is all in one open bin, near − far is 0, whose log would send NaN into the gradient of a branch not taken.
+        gap = torch.where(first | last, -torch.ones_like(near), far - near)
+        inner = near + torch.log(-torch.expm1(gap))
         return torch.where(first | last, near, inner).to(x.dtype)
 
 

@@ -24,6 +24,7 @@ class LikelihoodScore:
     standard_error  of bits_per_dim as an estimate for the images' distribution: spread over images / √n
     noise_error     of bits_per_dim as an estimate for these very images, from noise and choice of terms alone; None
                     where nothing tells (one draw, and the model states none)
+    beside          other statements in bits/dim about the same images, by name
     curve           by term, from the first draw: name -> K numbers
     """
 
@@ -32,6 +33,7 @@ class LikelihoodScore:
     standard_error: float
     noise_error: float | None
     parts: dict[str, float]
+    beside: dict[str, float]
     curve: dict[str, list[float]]
     num_images: int
 
@@ -76,13 +78,15 @@ def aggregate(rows: list[list[Likelihood]]) -> LikelihoodScore:
         bits_per_dim=float(per_image.mean()),
         standard_error=float(per_image.std() / num_images**0.5) if num_images > 1 else float("nan"),
         noise_error=noise_error,
-        parts={
-            name: float(torch.cat([batch.parts[name].cpu().double() for draw in rows for batch in draw]).mean())
-            for name in rows[0][0].parts
-        },
+        parts=_means([batch.parts for draw in rows for batch in draw]),
+        beside=_means([batch.beside for draw in rows for batch in draw]),
         curve=_mean_curve(rows[0]),
         num_images=num_images,
     )
+
+
+def _means(batches: list[dict[str, Tensor]]) -> dict[str, float]:
+    return {name: float(torch.cat([batch[name].cpu().double() for batch in batches]).mean()) for name in batches[0]}
 
 
 def _stated_error(batches: list[Likelihood]) -> float | None:

@@ -20,10 +20,13 @@ from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.evaluation.cache import digest
 from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
 from diffusion_lab.evaluation.cost import TrainingCost, num_parameters
+from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.fidelity import INCEPTION_SCORE_PARTS, inception_score, kernel_distance, precision_recall
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.interpolation import interpolation
 from diffusion_lab.evaluation.likelihood import score_likelihood
+from diffusion_lab.evaluation.reconstruction import reconstructions
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.settings import Evaluation
@@ -39,11 +42,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Scores:
-    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU."""
+    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
+    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
+    reconstructions: test images, each followed by the image of its latent; of images only, and where the family has encoders."""
 
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
     samples: Tensor = field(default_factory=lambda: torch.empty(0))
+    interpolation: Tensor | None = None
+    reconstructions: Tensor | None = None
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
@@ -95,6 +102,9 @@ def score(
         if drawn is None:
             return None
         _score_samples(scores, drawn, reference, settings)
+        if len(data.shape) == 3:
+            scores.interpolation = interpolation(model, settings.seed)
+            scores.reconstructions = reconstructions(model, data)
         _score_likelihood(scores, model, data, settings, progress)
     _score_cost(scores, model, drawn, training, flops)
     scores.protocol |= {
@@ -162,6 +172,12 @@ def _score_samples(scores: Scores, drawn: Drawn, reference: Reference, settings:
     scores.measure(["precision", "recall"], lambda: precision_recall(drawn.vectors(), as_many, settings.neighbours))
     if drawn.stream.class_prior is not None:
         _score_classes(scores, drawn, reference, split)
+    taken_for = features.classes(drawn.features.to(reference.device))
+    if taken_for is not None:
+        names = ["classes_present", "class_entropy"]
+        scores.measure(names, lambda: class_coverage(drawn.finite(taken_for)))
+        present, entropy = class_coverage(features.classes(some_real.to(reference.device)))
+        scores.protocol["class_coverage"] = {"reference_present": present, "reference_entropy": entropy}
     logits = features.class_logits(drawn.features.to(reference.device))
     if logits is not None:
         names = ["inception_score", "inception_score_std"]
@@ -217,7 +233,7 @@ def _score_likelihood(
     scores.record("bits_per_dim", likelihood.bits_per_dim)
     scores.record("bits_per_dim_standard_error", likelihood.standard_error)
     scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs evaluation.bound.num_draws ≥ 2")
-    for name, value in likelihood.parts.items():
+    for name, value in (likelihood.parts | likelihood.beside).items():
         scores.record(f"bits_per_dim_{name}", value)
     if likelihood.curve:
         scores.curves["bits_per_dim"] = likelihood.curve

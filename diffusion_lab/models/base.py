@@ -8,11 +8,12 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from diffusion_lab.diffusion import slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -25,6 +26,7 @@ class Likelihood:
     parts           named summands of bits_per_dim, each (B,) float64
     curve           by term, or None. A 1-D entry (K,) says which the K terms are (e.g. "timesteps") and is the same for
                     every batch; a 2-D entry (B, K) holds a quantity per image and term
+    beside          other statements about the same images in bits/dim, by name, each (B,) float64: no summands
     standard_error  of this batch's mean, from the randomness of the estimate (noise, choice of terms) alone and
                     independent between batches; None where it was not estimated or nothing is random
     """
@@ -34,6 +36,7 @@ class Likelihood:
     parts: dict[str, Tensor]
     curve: dict[str, Tensor] | None = None
     standard_error: float | None = None
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
 
 class GenerativeModel(TrainableModel, ABC):
@@ -47,6 +50,28 @@ class GenerativeModel(TrainableModel, ABC):
 
         y: int64 (B,) class indices, or None.
         """
+
+    @abstractmethod
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        """z ~ N(0, I) of samples `indices` of the stream `seed`: (B, …) float32."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The image of each latent, without further randomness: (B, *shape) float32 in [-1, 1]."""
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
+        """Latents whose images x_0 (B, *shape) are, or are close to; None for a family that cannot look back."""
+        return None
+
+    def reconstruct(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
+        """The images of the latents of x_0; None for a family that cannot look back."""
+        z = self.encode(x_0, y)
+        return None if z is None else self.decode(z, y)
+
+    def interpolate(self, first: Tensor, second: Tensor, weight: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+        """What lies at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
+        latents on the arc between theirs."""
+        return self.decode(slerp(self.latents(first, seed), self.latents(second, seed), weight), y)
 
     @property
     @abstractmethod

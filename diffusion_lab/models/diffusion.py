@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import (
+    DDIMSampler,
+    EvenSpacing,
     GaussianDiffusion,
     Guidance,
     Objective,
@@ -31,6 +33,7 @@ from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
 
 _TRAINING, _BOUND, _LABELS = 1, 2, 3  # streams of a seed
+_MOST_LATENT_STEPS = 50  # between an image and its latent
 
 
 class DiffusionModel(GenerativeModel):
@@ -126,6 +129,29 @@ class DiffusionModel(GenerativeModel):
         x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
         self._nfe = self._evaluations // len(indices)
         return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0  # a classifier may push the last mean beyond
+
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        return SampleNoise(seed, indices).initial(self.shape)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
+
+        Only the image is clipped, not each x̂_0, so that what was encoded comes back.
+        """
+        x_0 = self._deterministic(self.process, self.guided.without_clipping(), z, y)
+        return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+        """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
+        told = y if self.reverse.null_class is not None else None
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, told)
+
+    @property
+    def _deterministic(self) -> DDIMSampler:
+        """What is made of latents is looked at, not scored: a sampler of many steps does not make it dear."""
+        own = self.sampler.spacing
+        few = len(own(self.process.num_timesteps)) <= _MOST_LATENT_STEPS
+        return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
         """x_T, …, x_0 of the samples that `sample` draws."""

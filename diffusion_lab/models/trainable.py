@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.networks.cost import Cost, network_cost
 
 _DROPOUT = 0  # a stream of the seed; a subclass numbers its own from 1
 RAW = "raw"  # the weights that training resumes from
@@ -28,6 +29,9 @@ RAW = "raw"  # the weights that training resumes from
 class TrainableModel(LightningModule):
     """A LightningModule that a run can train and resume exactly. A subclass sets the attributes and trains."""
 
+    network: (
+        nn.Module
+    )  # what its work is done with once it is trained; the one that is compiled and whose cost is stated
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
     num_classes: int | None  # None: no labels, y is None everywhere
 
@@ -59,8 +63,19 @@ class TrainableModel(LightningModule):
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
         torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
 
+    def check_trainer(self, trainer: Trainer) -> None:
+        """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
+
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.parameters(), self.trainer)
+
+    def averaged_parameters(self) -> dict[str, nn.Parameter]:
+        """Those that have averages, by name: all of them, unless some serve training only."""
+        return dict(self.named_parameters())
+
+    def cost(self) -> Cost:
+        """What one evaluation of `network` costs."""
+        return network_cost(self.network, self.shape)
 
     @property
     def weight_names(self) -> list[str]:

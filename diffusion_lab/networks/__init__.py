@@ -1,9 +1,10 @@
-"""The networks: tensors in, tensors out. network(x_t, timesteps, y) -> (B, out_channels, …) float32.
+"""The networks: tensors in, tensors out. A denoiser's network(x_t, timesteps, y) -> (B, out_channels, …) float32.
 
-network.classifier() turns a fresh one into a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits.
+A denoiser's network.classifier() turns a fresh one into a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits.
 """
 
 from diffusion_lab.networks.mlp import MLP
 from diffusion_lab.networks.unet import UNet
+from diffusion_lab.networks.vae import ConvAutoencoder, PointAutoencoder
 
-__all__ = ["MLP", "UNet"]
+__all__ = ["MLP", "ConvAutoencoder", "PointAutoencoder", "UNet"]

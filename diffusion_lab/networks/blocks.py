@@ -29,21 +29,22 @@ class PixelLinear(nn.Linear):
 class ResidualBlock(nn.Module):
     """skip(x) + conv_2(dropout(SiLU((1 + scale(e)) · norm(h) + shift(e)))),  h = conv_1(SiLU(norm(x))): AdaGN.
 
-    x (B, in_channels, H, W), e (B, embedding_dim), already through SiLU -> (B, out_channels, H, W).
+    x (B, in_channels, H, W), e (B, embedding_dim), already through SiLU -> (B, out_channels, H, W). embedding_dim None: there
+    is no e, and scale and shift are 0.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int, dropout: float):
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None, dropout: float):
         super().__init__()
         self.norm_1 = GroupNorm(in_channels)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.modulation = nn.Linear(embedding_dim, 2 * out_channels)
+        self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, 2 * out_channels)
         self.norm_2 = GroupNorm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = PixelLinear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        scale, shift = self.modulation(e).chunk(2, dim=1)
+    def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
+        scale, shift = (None, None) if self.modulation is None else self.modulation(e).chunk(2, dim=1)
         h = self.conv_1(self.norm_1(x))
         h = self.norm_2(h, scale, shift)
         return self.conv_2(self.dropout(h)) + self.skip(x)
@@ -82,10 +83,11 @@ class Upsample(nn.Conv2d):
     An output pixel sees its 3×3 window of the doubled image, which holds only 2×2 different pixels: so both steps are
     one transposed convolution of stride 2 whose 4×4 kernel sums the taps that meet the same pixel. 16 products per
     input pixel instead of 36, and the doubled image is never written. The parameters are those of the 3×3 convolution.
+    out_channels: None for as many as come in.
     """
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, out_channels: int | None = None):
+        super().__init__(channels, out_channels or channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size) -> Tensor:
         taps = functional.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))

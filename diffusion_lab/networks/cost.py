@@ -1,5 +1,6 @@
 """What a network costs: parameters, and floating-point operations of one evaluation on one sample."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,6 @@ class Cost:
         return f"{self.parameters / 1e6:.2f} M parameters, {giga} per evaluation (a multiply-add counts 2)"
 
 
-@torch.no_grad()
 def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
     """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
 
@@ -32,7 +32,13 @@ def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
     device = next(network.parameters()).device
     x_t = torch.zeros(1, *shape, device=device)
     timesteps = torch.zeros(1, dtype=torch.int64, device=device)
+    return Cost(parameters, count_flops(lambda: network(x_t, timesteps)))
+
+
+@torch.no_grad()
+def count_flops(evaluate: Callable[[], object]) -> int:
+    """Floating-point operations of one call of `evaluate`, which changes no random state."""
     # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(x_t, timesteps)
-    return Cost(parameters, counter.get_total_flops())
+        evaluate()
+    return counter.get_total_flops()

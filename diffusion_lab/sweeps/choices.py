@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.runs import TRAINING_EXCLUDED
+from diffusion_lab.fingerprints import TRAINING_EXCLUDED
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_SCORING = {"sampler", "guidance", "evaluation", "features"}
+_SCORING = {"sampler", "guidance", "sampling", "evaluation", "features"}
 _IGNORED = (TRAINING_EXCLUDED - _SCORING) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 

@@ -81,6 +81,24 @@ _KNOWN = {
     "recall": Measure(
         "recall", "recall", "", HIGH, "share of real images that samples come near", (*_IMAGES, "precision_recall")
     ),
+    "classes_present": Measure(
+        "classes_present",
+        "classes",
+        "",
+        HIGH,
+        "classes that a classifier takes some sample for; a collapsed model leaves some out",
+        _IMAGES,
+        brief=False,
+    ),
+    "class_entropy": Measure(
+        "class_entropy",
+        "class entropy",
+        "bits",
+        None,
+        "how evenly the samples spread over the classes; a collapsed model stays below the data",
+        _IMAGES,
+        brief=False,
+    ),
     "inception_score": Measure(
         "inception_score",
         "inception score",
@@ -117,6 +135,8 @@ _ORDER = (
     "kd_",
     "precision",
     "recall",
+    "classes_present",
+    "class_entropy",
     "inception_score",
     _ACCURACY,
     "bits_per_dim",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.sweeps.cells import Cell, Gathered
-from diffusion_lab.sweeps.panels import Panel, Plot, Series
+from diffusion_lab.sweeps.panels import BOUND, TRAINING, Panel, Plot, Series
 from diffusion_lab.sweeps.table import SEED, seed_of
 
 _PREFIX = "train/"
-_NO_LOSS = ("grad_norm", "lr", "images_per_second")
+_NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
 
 
@@ -26,6 +27,11 @@ def model_plots(gathered: Gathered) -> list[Plot]:
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
     note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
     return [*_bound(shown, names, note), *_losses(shown, names, note)]
+
+
+def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
+    """The columns of their metrics.csv that training curves are drawn of, as "train/mse"."""
+    return _loss_columns([_read_csv(model.metrics_csv) for model in models])
 
 
 def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tuple[str, str]]:
@@ -59,7 +65,7 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
     return [
         Plot(
             key="bound_by_t",
-            family="The bound by t",
+            family=BOUND,
             name="L_t",
             x_label="t",
             y_label="L_t (bits/dim)",
@@ -73,13 +79,11 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
 
 def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
     read = {path: _read_csv(cells[0].model.metrics_csv) for path, cells in models.items()}
-    columns = dict.fromkeys(column for lines in read.values() for column in lines)
-    wanted = [c for c in columns if c.startswith(_PREFIX) and c.removeprefix(_PREFIX) not in _NO_LOSS]
-    wanted.sort(key=lambda column: -sum(column in lines for lines in read.values()))
+    wanted = _loss_columns(read.values())
     return [
         Plot(
             key=f"training_{column.removeprefix(_PREFIX)}",
-            family="Training",
+            family=TRAINING,
             name=column.removeprefix(_PREFIX).replace("_", " "),
             x_label="training step",
             y_label=column.removeprefix(_PREFIX).replace("_", " "),
@@ -90,8 +94,15 @@ def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
             note=note,
             paper=column == wanted[0],
         )
-        for column in wanted[:_MOST_COLUMNS]
+        for column in wanted
     ]
+
+
+def _loss_columns(tables: Collection[Iterable[str]]) -> list[str]:
+    """Those that most of the tables have; their order is that of the tables."""
+    columns = dict.fromkeys(column for table in tables for column in table)
+    losses = [c for c in columns if c.startswith(_PREFIX) and c.removeprefix(_PREFIX) not in _NO_LOSS]
+    return sorted(losses, key=lambda column: -sum(column in table for table in tables))[:_MOST_COLUMNS]
 
 
 def _lines(

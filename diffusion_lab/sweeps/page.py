@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from diffusion_lab import __version__
 from diffusion_lab.sweeps.cells import Gathered
+from diffusion_lab.sweeps.contrast import Contender
 from diffusion_lab.sweeps.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
 from diffusion_lab.sweeps.notes import has_floor, notes
 from diffusion_lab.sweeps.panels import Plot
@@ -33,8 +34,10 @@ def page(
     plots: Sequence[tuple[str, Sequence[Plot]]],
     sprites: Mapping[Path, Sprite | None],
     command: str,
+    contrast: Sequence[tuple[Contender, Sprite | None]] = (),
 ) -> str:
-    """The page. plots: under which heading which. sprites: by run folder. command: what makes the report again."""
+    """The page. plots: under which heading which. sprites: of samples, by run folder. command: what makes the report again.
+    contrast: the families and the sprites of their interpolations."""
     names = short_names(table.axes)
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -56,6 +59,7 @@ def page(
         findings=_findings(table),
         groups=[_group(table, group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
+        contrast=[one for one, _ in contrast],
         unfinished=[
             {"label": " · ".join(filter(None, cell.choices.values())), "state": cell.state, "reason": cell.reason}
             for cell in waiting
@@ -68,6 +72,7 @@ def page(
             {
                 "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, sprites)},
                 "shown": _shown_first(table),
+                "contrast": [_pictures(sprites.get(one.cell.run.path), way) for one, way in contrast],
                 "plots": [{"title": title, "plots": [_plot(plot) for plot in some]} for title, some in plots if some],
             }
         ),
@@ -179,6 +184,13 @@ def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[
                 "pictures": [{"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in drawn if sprite is not None],
             },
         )
+
+
+def _pictures(samples: Sprite | None, interpolation: Sprite | None) -> dict[str, Any]:
+    return {
+        "samples": None if samples is None else asdict(samples),
+        "interpolation": None if interpolation is None else asdict(interpolation),
+    }
 
 
 def _shown_first(table: Table) -> list[int]:

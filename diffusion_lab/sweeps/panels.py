@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# Headings under which plots stand, on the page and at W&B.
+SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
+EFFECTS, TIME, BOUND, TRAINING = "Effect of each axis", "Distance against time", "The bound by t", "Training"
+# Labels of abscissas.
+STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000 samples"
+
+# Config groups that get the colour and the line where they are axes: the question "per sampler and variance".
+COLOUR, LINE = "variance", "sampler"
+SERIES = "series"  # what W&B's lines are told apart by
+
 FRONT = -1  # the colour of a front rather than of a choice
+
+
+def series(choices: Mapping[str, str | None]) -> str:
+    """The line that a cell with these choices of config groups is a point of; a family without such groups is one line."""
+    chosen = [choice for group in (COLOUR, LINE) if (choice := choices.get(group)) is not None]
+    return " · ".join(chosen) or str(choices["model"])
 
 
 @dataclass(frozen=True)

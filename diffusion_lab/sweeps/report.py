@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from diffusion_lab.sweeps.table import Table
 
 PAGE = "report.html"
+_TABLES = ("table.csv", "cells.csv", "table.md", "table.tex")
+_FIGURES = "*.p[nd][gf]"
 _MOST_GROUPS = 4  # groups that get plots: beyond that nothing is being compared
 
 
@@ -41,7 +43,14 @@ def report_on_runs(
     return _write(gathered, to, command, show)
 
 
+def report_files(folder: Path) -> dict[str, Path]:
+    """The files of the report in this folder, by their names there; whatever else lies in it is not ours."""
+    found = [*(folder / name for name in (PAGE, *_TABLES)), *sorted((folder / "figures").rglob(_FIGURES))]
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered, Table], None] | None) -> Path:
+    from diffusion_lab.sweeps.contrast import contenders
     from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.sweeps.figures import figure_files
     from diffusion_lab.sweeps.model_plots import model_plots
@@ -59,15 +68,17 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
     plots.append(("Models" if several else "", model_plots(gathered)))
     pictures = [(c.run.samples_png, c.protocol.get("data", {}).get("shape", ())) for c in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
-    text = page(gathered, table, plots, drawn, command)
-    for name, content in (
-        (PAGE, text),
-        ("table.csv", row_csv(table)),
-        ("cells.csv", cell_csv(gathered)),
-        ("table.md", markdown(table)),
-        ("table.tex", latex(table)),
-    ):
-        write_whole(to / name, content.encode())
+    families = contenders(table)
+    ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
+    texts = (
+        page(gathered, table, plots, drawn, command, list(zip(families, ways, strict=True))),
+        row_csv(table),
+        cell_csv(gathered),
+        markdown(table),
+        latex(table),
+    )
+    for name, text in zip((PAGE, *_TABLES), texts, strict=True):
+        write_whole(to / name, text.encode())
     drawn_figures = {
         to / "figures" / heading.lower().replace(" ", "_") / name: content
         for heading, some in plots
@@ -75,7 +86,7 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
         if plot.paper
         for name, content in figure_files(plot)
     }
-    for path in (to / "figures").rglob("*.p[nd][gf]"):
+    for path in (to / "figures").rglob(_FIGURES):
         if path not in drawn_figures:
             path.unlink()  # of an earlier report on something else
     for path, content in drawn_figures.items():

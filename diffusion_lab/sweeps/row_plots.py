@@ -12,11 +12,22 @@ from dataclasses import dataclass, replace
 from diffusion_lab.sweeps.effects import effects
 from diffusion_lab.sweeps.layout import label, short_names
 from diffusion_lab.sweeps.measures import LOW, SECONDS, Measure
-from diffusion_lab.sweeps.panels import FRONT, Panel, Plot, Series
+from diffusion_lab.sweeps.panels import (
+    COLOUR,
+    EFFECTS,
+    FRONT,
+    LIKELIHOOD,
+    LINE,
+    SAMPLES,
+    SECONDS_LABEL,
+    STEPS_LABEL,
+    TIME,
+    Panel,
+    Plot,
+    Series,
+)
 from diffusion_lab.sweeps.table import Choice, Group, Row, Table
 
-# Config groups that get the colour and the line where they are axes: the question "per sampler and variance".
-_COLOUR, _LINE = "variance", "sampler"
 _MOST_PANELS = 6
 
 
@@ -45,8 +56,8 @@ def look(table: Table, group: Group) -> Look:
     """The axes of the group that differ, shared out; the one that sets the steps is left out."""
     axes = [a for i, a in enumerate(table.axes) if len({row.choice[i] for row in group.rows}) > 1]
     axes = [axis for axis in axes if not _sets_steps(table, group, axis)]
-    colour = _COLOUR if _COLOUR in axes else next((axis for axis in axes if axis != _LINE), None)
-    line = _LINE if _LINE in axes else next((axis for axis in axes if axis != colour), None)
+    colour = COLOUR if COLOUR in axes else next((axis for axis in axes if axis != LINE), None)
+    line = LINE if LINE in axes else next((axis for axis in axes if axis != colour), None)
     return Look(colour, line, tuple(axis for axis in axes if axis not in (colour, line)))
 
 
@@ -93,9 +104,9 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
     return Plot(
         key=f"steps_{measure.name}",
-        family="Likelihood against steps" if bound else "Samples against steps",
+        family=LIKELIHOOD if bound else SAMPLES,
         name=measure.label,
-        x_label="network evaluations per sample",
+        x_label=STEPS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",
         panels=panels,
         log_x=True,
@@ -165,7 +176,7 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         note += f" Left out, as nothing is equal but for the axis: {', '.join(left_out)}."
     return Plot(
         key=f"effects_{measure.name}",
-        family="Effect of each axis",
+        family=EFFECTS,
         name=measure.label,
         x_label="",
         y_label=f"{measure.axis}, {measure.better} is better",
@@ -186,9 +197,9 @@ def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | Non
     front = replace(_series(best, measure, SECONDS, "Pareto front", FRONT), error=[])
     return Plot(
         key=f"seconds_{measure.name}",
-        family="Distance against time",
+        family=TIME,
         name=measure.label,
-        x_label="seconds per 1000 samples",
+        x_label=SECONDS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",
         panels=[Panel("", [front, *points], levels=_floor(group, measure))],
         log_x=True,

@@ -14,6 +14,9 @@ class Model(torch.nn.Module):
         self.w = torch.nn.Parameter(torch.zeros(2))
         self.averages = {}
 
+    def averaged_parameters(self):
+        return dict(self.named_parameters())
+
 
 def trained(ema, values, start=0.0):
     trainer, model = Trainer(), Model()
@@ -82,3 +85,21 @@ def test_the_weights_that_suit_the_length_of_training():
     assert suited_weights(names, 9_000) == "ema_0.999"
     assert suited_weights(names, 100_000) == "ema_0.9999"
     assert suited_weights(["raw"], 100_000) == "raw"
+
+
+def test_what_serves_training_only_has_no_average():
+    class Adversaries(Model):
+        def __init__(self):
+            super().__init__()
+            self.critic = torch.nn.Parameter(torch.ones(3))
+
+        def averaged_parameters(self):
+            return {"w": self.w}
+
+    ema, trainer, model = EMA([0.5]), Trainer(), Adversaries()
+    ema.on_fit_start(trainer, model)
+    model.w.data.fill_(2.0)
+    trainer.global_step += 1
+    ema.on_train_batch_end(trainer, model, {}, None, 0)
+    assert list(model.averages["ema_0.5"]) == ["w"]
+    assert float(model.averages["ema_0.5"]["w"][0]) == pytest.approx(2.0 * 9 / 11)

@@ -75,7 +75,7 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
         ("sample", [f"model_dir={model}"], "guidance.classifier has no value yet"),
         (
             "train",
-            [*TINY, *STRIDED, "data=two_moons", "network=mlp", f"guidance.classifier={classifier}"],
+            [*TINY, *STRIDED, "data=two_moons", "network=diffusion/points", f"guidance.classifier={classifier}"],
             "other data",
         ),
     ):

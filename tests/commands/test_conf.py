@@ -84,17 +84,31 @@ def test_every_choice_can_be_built(group):
         assert instantiate(composed(f"{group}={name}")[group]) is not None
 
 
-@pytest.mark.parametrize("name", choices("network"))
+@pytest.mark.parametrize("name", choices("network/diffusion"))
 def test_a_network_gives_the_channels_it_is_asked_for(name):
-    cfg = composed(f"network={name}")
-    size = {"unet": 8, "unet_fashion": 28}.get(name, 32)
+    cfg = composed(f"network=diffusion/{name}")
+    size = {"8x8": 8, "28x28": 28}.get(name, 32)
     cfg.facts = {**FACTS, "size": size}
-    shape = (2,) if name == "mlp" else (1, size, size)
+    shape = (2,) if name == "points" else (1, size, size)
     cfg.facts.channels = shape[0]
     network = instantiate(cfg.network)(out_channels=2 * shape[0])
     output = network(torch.zeros(2, *shape), torch.tensor([0, 999]), None)
     assert output.shape == (2, 2 * shape[0], *shape[1:])
     assert output.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", choices("network/vae"))
+def test_an_autoencoder_gives_the_outputs_that_its_likelihood_asks_for(name):
+    size = {"8x8": 8, "28x28": 28, "64x64": 64}.get(name, 32)
+    cfg = composed("model=vae", f"network=vae/{name}")
+    cfg.facts = {**FACTS, "size": size, "channels": 2 if name == "points" else 1}
+    shape = (2,) if name == "points" else (1, size, size)
+    outputs = instantiate(cfg.decoder_likelihood).outputs_per_channel * shape[0]
+    with torch.device("meta"):
+        network = instantiate(cfg.network)(out_channels=outputs, num_classes=None)
+        mean, log_variance = network.encode(torch.zeros(2, *shape))
+        assert network.decode(mean).shape == (2, outputs, *shape[1:])
+    assert mean.shape == log_variance.shape == (2, cfg.network.latent_dim)
 
 
 @pytest.mark.parametrize("name", choices("experiment"))
@@ -132,6 +146,54 @@ def test_an_experiment_may_ask_for_a_conditional_model():
 @pytest.mark.parametrize("name", ["none", "classifier_free"])
 def test_a_guidance_without_files_can_be_built(name):
     assert isinstance(instantiate(composed(f"guidance={name}").guidance), Guidance)
+
+
+@pytest.mark.parametrize("name", choices("network/gan"))
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_a_discriminator_judges_what_its_generator_draws(name, num_classes):
+    cfg = composed("model=gan", f"network=gan/{name}")
+    size = {"any": 19, "points": 2}.get(name) or int(name.partition("x")[0])
+    shape = (2,) if name == "points" else (3, size, size)
+    cfg.facts = {**FACTS, "size": size, "channels": shape[0]}
+    generator = instantiate(cfg.network)(num_classes=num_classes)
+    discriminator = instantiate(cfg.discriminator)(num_classes=num_classes, spectral_norm=False)
+    y = None if num_classes is None else torch.tensor([0, 2])
+    x = generator(torch.zeros(2, cfg.network.latent_size), y)
+    assert x.shape == (2, *shape)
+    assert discriminator(x, y).shape == (2,)
+
+
+@pytest.mark.parametrize("loss", choices("adversarial_loss"))
+def test_an_adversarial_loss_brings_a_regularizer_that_it_works_with(loss):
+    cfg = composed("model=gan", f"adversarial_loss={loss}")
+    assert instantiate(cfg.regularizer).bounds_slope or not instantiate(cfg.adversarial_loss).needs_bounded_slope
+    assert instantiate(cfg.model) is not None
+    chosen = composed("model=gan", f"adversarial_loss={loss}", "regularizer=none")
+    assert not instantiate(chosen.regularizer).penalises
+
+
+def test_a_family_may_train_in_another_way_and_the_users_word_still_wins():
+    assert composed("model=gan").optimizer.betas == [0.0, 0.99]
+    assert composed("model=gan").trainer.gradient_clip_val is None
+    assert composed("model=gan", "optimizer.lr=0.5").optimizer.lr == 0.5
+    assert composed().trainer.gradient_clip_val == 1.0
+
+
+@pytest.mark.parametrize("family", choices("model"))
+@pytest.mark.parametrize("data", choices("data"))
+def test_every_family_has_a_network_for_every_data_set(family, data):
+    cfg = composed(f"model={family}", f"data={data}")
+    assert cfg.model.network is not None
+    assert cfg.network._target_.startswith("diffusion_lab.networks")
+
+
+@pytest.mark.parametrize("data", choices("data"))
+def test_the_vaes_likelihood_follows_the_data_unless_the_user_names_one(data):
+    points = composed(f"data={data}").network._target_.endswith("MLP")
+    suited = "GaussianLikelihood" if points else "DiscretizedLogisticMixture"
+    for options, expected in (([], suited), (["decoder_likelihood=gaussian"], "GaussianLikelihood")):
+        cfg = composed("model=vae", f"data={data}", *options)
+        assert cfg.model.decoder_likelihood._target_.endswith(expected)
 
 
 def test_every_yaml_says_what_it_is():

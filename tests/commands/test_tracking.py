@@ -1,18 +1,25 @@
 """What Weights & Biases and TensorBoard are told, read back from what they write offline."""
 
+import base64
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from diffusion_lab.callbacks.tracking import WeightsAndBiases
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.runs import newest_model
+from diffusion_lab.runs import newest_model, newest_sweep
 
-from .conftest import STRIDED, TINY
+from ..sweeps.synthetic import write_sweep
+from .conftest import STRIDED, TINY, files
 
 WANDB = ["logger=wandb", "callbacks.sample_grid.every_n_steps=2", "callbacks.sample_grid.num_images=4"]
+
+CHART = "_wandb.visualize."
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +33,17 @@ def read(*command: str) -> str:
 
 
 def runs(folder: Path, what: str) -> list[dict]:
-    """Summaries of all runs of "models" or "runs", oldest first, with what they were opened with."""
+    """Summaries of all runs of "models", "runs" or "sweeps", oldest first, with how they were opened, artifacts and charts."""
     found = []
     for path in sorted((folder / "outputs" / what).glob("*/logs/wandb/offline-run-*")):
         records = [json.loads(line) for line in read("--json", str(path)).splitlines()]
         (opened,) = [record["run"] for record in records if record["type"] == "run"]
-        found.append(json.loads(read("--summary", "--json", str(path))) | {"opened": opened, "folder": path})
+        kept = [record["artifact"] for record in records if record["type"] == "artifact"]
+        updates = [record["config"]["update"] for record in records if record["type"] == "config"]
+        drawn = {key: chart for update in updates for key, chart in update.items() if key.startswith(CHART)}
+        charts = {key.removeprefix(CHART): chart["panel_config"] for key, chart in drawn.items()}
+        summary = json.loads(read("--summary", "--json", str(path)))
+        found.append(summary | {"opened": opened, "folder": path, "artifacts": kept, "charts": charts})
     return found
 
 
@@ -58,12 +70,87 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     assert score["summary"]["L_t_table"]["nrows"] == 3
 
 
-def test_runs_of_a_sweep_are_a_group(lab):
+def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
     options = [*TINY, *STRIDED, "logger=wandb", "callbacks.sample_grid.every_n_steps=0"]
     code, _, err = lab("train", "-m", *options, "sampler=strided,ddim", "hydra.sweeper.name=mine")
     assert code == 0, err
-    found = [*runs(lab.folder, "models"), *runs(lab.folder, "runs")]
-    assert [run["opened"]["run_group"] for run in found] == ["mine"] * 3
+    scores, (report,) = runs(lab.folder, "runs"), runs(lab.folder, "sweeps")
+    found = [*runs(lab.folder, "models"), *scores, report]
+    assert [run["opened"]["run_group"] for run in found] == ["mine"] * 4
+    for sampler in ("strided", "ddim"):  # one model, trained with the first of them
+        (score,) = [run for run in scores if f"sampler={sampler}" in run["tags"]]
+        assert score["config"]["series"] == f"learned · {sampler}"
+
+    assert (report["opened"]["job_type"], report["name"], report["exit_code"]) == ("report", "mine", 0)
+    assert report["config"]["axes.sampler"] == ["strided", "ddim"]
+    assert report["config"]["command"]
+    assert err.count(f"wandb sync {report['folder']}") == 1
+    (artifact,) = report["artifacts"]
+    assert (artifact["name"], artifact["type"], artifact["aliases"]) == ("mine", "report", ["latest"])
+    folder = newest_sweep(lab.folder / "outputs").report
+    kept = {entry["path"]: entry for entry in artifact["manifest"]["contents"]}
+    assert {"report.html", "table.csv", "cells.csv", "table.md", "table.tex"} < set(kept) == set(files(folder))
+    for path, entry in kept.items():
+        digest = hashlib.md5((folder / path).read_bytes()).digest()
+        assert entry["digest"] == base64.b64encode(digest).decode()
+        assert (
+            report["folder"] in Path(entry["local_path"]).parents
+        )  # so that another report may be written over this one
+
+
+def test_a_report_made_anew_is_the_next_version_and_needs_no_torch(lab, process):
+    sweep = write_sweep(process.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
+    code, _, err = lab("report", "mine", "to=elsewhere", "logger=wandb")
+    assert code == 0, err
+    (process.folder / "elsewhere" / "of_the_users.txt").write_text("not a part of any report")
+    done = process("report", "mine", "to=elsewhere", "logger=wandb", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "wandb" in imported
+    assert not {"torch", "lightning", "torchvision", "torchmetrics"} & imported
+    first, second = runs(process.folder, "sweeps")
+    assert first["run_id"] == second["run_id"] == sweep.tracked_as.read_text()
+    (old,), (new,) = first["artifacts"], second["artifacts"]
+    assert (old["name"], old["type"]) == (new["name"], new["type"]) == ("mine", "report")
+    for artifact in (old, new):
+        assert "of_the_users.txt" not in {entry["path"] for entry in artifact["manifest"]["contents"]}
+
+
+def test_a_finished_sweep_is_not_spoilt_by_a_tracker(lab, monkeypatch):
+    asked = ["train", "-m", *TINY, *STRIDED, "sampler=strided,ddim", "hydra.sweeper.name=mine"]
+    assert lab(*asked)[0] == 0
+
+    def lost(*_):
+        raise ConnectionError("nobody\nanswers")
+
+    def warned():
+        shutil.rmtree(lab.folder / "outputs" / "sweeps" / "mine" / "report")
+        code, out, err = lab(*asked, "logger=wandb")
+        assert code == 0, err
+        assert "report outputs/sweeps/mine/report/report.html" in out
+        assert (lab.folder / "outputs" / "sweeps" / "mine" / "report" / "report.html").is_file()
+        (warning,) = err.strip().splitlines()
+        assert warning.startswith("warning: the report lies in outputs/sweeps/mine/report alone: ")
+        return warning
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightsAndBiases, "report", lost)
+        assert "ConnectionError: nobody answers" in warned()
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("wandb.login", lambda **_: False)
+    assert "give it one with `wandb login`" in warned()
+
+
+def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, monkeypatch):
+    sweep = write_sweep(lab.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
+    code, _, err = lab("report", "runs=outputs/runs", "logger=wandb")
+    assert (code, "leave it out with runs" in err, err.count("\n")) == (1, True, 1)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("wandb.login", lambda **_: False)
+    code, _, err = lab("report", "logger=wandb")
+    assert (code, "wandb login" in err, err.count("\n")) == (1, True, 1)
+    assert not sweep.report.exists()
+    assert not (lab.folder / "report").exists()
 
 
 def test_a_training_that_fails_says_so_and_goes_on_under_its_id(lab):

@@ -77,6 +77,15 @@ def test_every_bin_has_the_gradient_of_finite_differences(level, log_variance):
     assert torch.autograd.gradcheck(log_mass, (mean, log_variance), eps=1e-7, atol=1e-6)
 
 
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_all_the_mass_in_an_open_bin_leaves_a_finite_gradient(sign):
+    mean = torch.tensor([[sign * 1e4]], requires_grad=True)
+    log_prob = Gaussian(mean, torch.zeros(1, 1)).discretized_log_prob(torch.tensor([[sign]]), 17)
+    log_prob.sum().backward()
+    assert float(log_prob.detach()) == 0
+    assert float(mean.grad) == 0
+
+
 def test_one_level_is_no_data():
     with pytest.raises(ValueError, match="num_levels = 1"):
         gaussian(0.0, 1.0).discretized_log_prob(torch.zeros(1, 1, dtype=torch.float64), 1)

@@ -78,8 +78,14 @@ class GaussianModel(GenerativeModel):
         assert not torch.is_grad_enabled()
         assert not self.training
         self.labels.append(y)
+        return self.decode(self.latents(indices, seed), y)
+
+    def latents(self, indices, seed):
+        return SampleNoise(seed, indices).initial(self.shape)
+
+    def decode(self, z, y=None):
         shift = 0 if y is None else 0.4 * (y - 1).reshape(-1, 1, 1, 1)
-        return (self.mean + shift + 0.3 * SampleNoise(seed, indices).initial(self.shape)).clamp(-1, 1)
+        return (self.mean + shift + 0.3 * z).clamp(-1, 1)
 
     @property
     def nfe(self):

@@ -40,7 +40,7 @@ def test_every_number_of_the_table_is_there_and_finite(tmp_path):
         *("fd_raw", "fd_raw_floor", "kd_raw", "precision", "recall"),
         *("bits_per_dim", "bits_per_dim_standard_error", "bits_per_dim_noise_error", "bits_per_dim_prior"),
         *("parameters", "nfe", "seconds_per_1000_samples", "peak_memory_mib", "flops_per_sample"),
-        *("training_steps", "training_seconds", "training_images"),
+        *("training_steps", "training_seconds", "training_images", "classes_present", "class_entropy"),
     } == set(scores.values)
     assert all(math.isfinite(value) for value in scores.values.values())
     assert scores.values["flops_per_sample"] == 5000

@@ -15,6 +15,12 @@ class Line(GenerativeModel):
     def sample(self, indices, seed, y=None):
         return self.net(indices.float()[:, None])
 
+    def latents(self, indices, seed):
+        return indices.double()[:, None]
+
+    def decode(self, z, y=None):
+        return z
+
     nfe = 1
 
     def protocol(self):
@@ -98,3 +104,13 @@ def test_a_family_without_likelihood_says_none(model):
 def test_the_interface_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         GenerativeModel()
+
+
+def test_a_way_between_two_samples_ends_at_both(model):
+    first, second = torch.tensor([3, 3, 3]), torch.tensor([5, 5, 5])
+    way = model.interpolate(first, second, torch.tensor([0.0, 0.5, 1.0]), seed=0)
+    torch.testing.assert_close(way, torch.tensor([[3.0], [4.0], [5.0]], dtype=torch.float64))
+
+
+def test_a_family_need_not_look_back(model):
+    assert model.encode(torch.zeros(1, 1)) is None

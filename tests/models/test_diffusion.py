@@ -269,3 +269,28 @@ def test_a_variance_decides_samples_only_where_the_sampler_reads_it():
         assert torch.equal(*images) != differs
         assert (small.sampling_protocol() == large.sampling_protocol()) != differs
         assert small.protocol() != large.protocol()
+
+
+def test_latents_are_what_samples_begin_from_and_decoding_is_the_deterministic_sampler():
+    diffusion = model(sampler=DDIMSampler(EvenSpacing(5)))
+    indices = torch.tensor([7, 2])
+    with torch.no_grad():
+        decoded = diffusion.decode(diffusion.latents(indices, 3))
+        diffusion.guided = diffusion.guided.without_clipping()
+        torch.testing.assert_close(decoded, diffusion.sample(indices, 3))
+
+
+def test_an_image_comes_back_from_its_latent():
+    diffusion = model(sampler=AncestralSampler(EvenSpacing(10)))
+    torch.nn.init.zeros_(diffusion.network.output.weight)  # ε = 0 everywhere: a chain that only scales
+    x_0 = 0.5 * torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(diffusion.decode(diffusion.encode(x_0)), x_0, atol=1e-4, rtol=0)
+
+
+def test_a_sampler_of_many_steps_does_not_make_pictures_of_latents_dear(monkeypatch):
+    monkeypatch.setattr("diffusion_lab.models.diffusion._MOST_LATENT_STEPS", 7)
+    diffusion = model(sampler=AncestralSampler())
+    with torch.no_grad():
+        diffusion.decode(diffusion.latents(torch.tensor([7, 2]), 3))
+    assert diffusion._evaluations == 2 * 7

@@ -142,6 +142,11 @@ function draw({ src, columns, rows, width, height }, holder) {
   holder.onpointerleave = () => all(".picture .mark").forEach((other) => { other.style.display = "none"; });
 }
 
+all("#contrast .picture").forEach((holder) => {
+  const picture = report.contrast[Number(holder.dataset.picture)][holder.dataset.of];
+  if (picture) draw(picture, holder); else { holder.nextElementSibling.remove(); holder.remove(); }
+});
+
 const offer = one("#to-samples");
 let samplesInView = false;
 function offerSamples() {

@@ -1,0 +1,259 @@
+"""What is a density, given an invertible map to noise? The density of the noise times the volume that the map stretches.
+
+    log p(x) = log p(z) + log|det ∂z/∂x|,   z = f(x),   p(z) = N(0, I)                   change of variables      (1)
+    f = f_n ∘ … ∘ f_1   ⇒   log|det ∂z/∂x| = Σ_i log|det ∂f_i|                                                   (2)
+
+Every map here has a triangular, diagonal or channel-wise Jacobian, so its log-determinant is a sum that costs nothing, and an
+inverse as cheap as itself:
+
+    actnorm        z = (x − m)·e^{−s}, a number each a channel          −N·Σ_c s_c          Kingma & Dhariwal 2018, section 3.1
+    invertible 1×1 z = W x at each of N pixels, W = P L (U + diag d)     N·Σ_c log|d_c|      ibid., section 3.2 and eq. 10
+    affine coupling  z_a = x_a,  z_b = (x_b − t(x_a))·e^{−s(x_a)}        −Σ s                Dinh et al. 2017, eq. 7 and 8
+    logit          z = log s/(1 − s),  s = α + (1 − 2α)(x + 1)/2     −Σ log(2s(1 − s)/(1 − 2α))  ibid., section 4.1
+    squeeze        each 2×2 square of pixels becomes four channels       0                  ibid., section 3.6
+    multiscale     half of the channels are done after each scale        that of the scales  ibid., section 3.6
+
+A coupling with its own t and s on the half that is done is the learned prior N(t(x_a), e^{2s(x_a)}) of Glow, so all of z is
+N(0, I). Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) tells a class, None tells nothing.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+Batch = Float[Tensor, "b ..."]  # (B, C, H, W) or (B, D)
+LogDet = Float[Tensor, " b"]
+Embedding = Float[Tensor, "b e"] | None
+LEAST_STD = 1e-6  # below which a channel of the first batch counts as constant
+
+
+class Transform(nn.Module, ABC):
+    """z = f(x), its log|det ∂z/∂x| in nats for each sample, and the way back."""
+
+    @abstractmethod
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        """(z, log|det ∂z/∂x|)."""
+
+    @abstractmethod
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        """x with f(x) = z."""
+
+
+class Chain(Transform):
+    """f_n ∘ … ∘ f_1, equation (2)."""
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        log_det = x.new_zeros(len(x))
+        for transform in self.transforms:
+            x, more = transform(x, e)
+            log_det = log_det + more
+        return x, log_det
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        for transform in reversed(self.transforms):
+            z = transform.inverse(z, e)
+        return z
+
+
+class ActNorm(Transform):
+    """z = (x − m)·e^{−s}, m and s (C,) learned; `fit` starts them where the first batch has mean 0 and variance 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(channels))
+        self.log_std = nn.Parameter(torch.zeros(channels))
+
+    @torch.no_grad()
+    def fit(self, x: Batch) -> None:
+        """m and e^s become the mean and the standard deviation of each channel over samples and pixels, taken in float64."""
+        values = x.double().transpose(0, 1).flatten(1)
+        self.mean.copy_(values.mean(1))
+        self.log_std.copy_(values.std(1, correction=0).clamp(min=LEAST_STD).log())
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        z = (x - _by_channel(self.mean, x)) * _by_channel((-self.log_std).exp(), x)
+        return z, (-self.log_std.sum() * _pixels(x)).expand(len(x))
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        return z * _by_channel(self.log_std.exp(), z) + _by_channel(self.mean, z)
+
+
+class InvertibleConv(Transform):
+    """z = W x at every pixel, W = P·L·(U + diag d) (C, C): a rotation at first, then whatever permutation serves.
+
+    P, a permutation, and the signs of d stay as they were drawn; L has ones on its diagonal, so |det W| = Π|d| and the inverse
+    solves two triangular systems. Drawn from torch's global generator.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        rotation, _ = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", diagonal.sign().float())
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
+        self.log_diagonal = nn.Parameter(diagonal.abs().log().float())
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        with _exact(x):
+            lower, upper = self._factors()
+            z = _mix(self.permutation @ lower @ upper, x)
+        return z, (self.log_diagonal.sum() * _pixels(x)).expand(len(x))
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        with _exact(z):
+            lower, upper = self._factors()
+            columns = self.permutation.T @ z.transpose(0, 1).flatten(1)  # P⁻¹ = Pᵀ
+            columns = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
+            columns = torch.linalg.solve_triangular(upper, columns, upper=True)
+        return columns.unflatten(1, (len(z), *z.shape[2:])).transpose(0, 1)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """L with its ones, U with d = sign·e^{log|d|} on the diagonal."""
+        one = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        return self.lower.tril(-1) + one, self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+
+
+class AffineCoupling(Transform):
+    """z_a = x_a,  z_b = (x_b − t)·e^{−s}: any network of x_a may say t and s, for it is never inverted.
+
+    conditioner(x_a, e) -> [t, raw s] along the channels, of twice as many channels as x_b; x_a are the first ⌊C/2⌋.
+    s = bound·tanh(raw/bound): a factor stays within e^{±bound}, and so does what a rounding error can grow by.
+    """
+
+    def __init__(self, conditioner: Callable[[Batch, Embedding], Batch], bound: float = 2.0) -> None:
+        super().__init__()
+        self.conditioner, self.bound = conditioner, bound
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        x_a, x_b = halves(x)
+        shift, log_scale = self._affine(x_a, e)
+        z_b = (x_b - shift) * (-log_scale).exp()
+        return torch.cat([x_a, z_b], 1), -log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        z_a, z_b = halves(z)
+        shift, log_scale = self._affine(z_a, e)
+        return torch.cat([z_a, z_b * log_scale.exp() + shift], 1)
+
+    def _affine(self, x_a: Batch, e: Embedding) -> tuple[Batch, Batch]:
+        shift, raw = self.conditioner(x_a, e).to(x_a.dtype).chunk(2, 1)
+        return shift, self.bound * torch.tanh(raw / self.bound)
+
+
+class Logit(Transform):
+    """z = log s/(1 − s), s = α + (1 − 2α)·(x + 1)/2, for x in [−1, 1]: the ends, where most pixels of images lie, are drawn out.
+
+    margin: α in (0, ½). With α = 1/L the bin of the first of L levels becomes log 2 wide instead of 2/L, so that a flow need not
+    squeeze everything else to see it. Samples lie in [−1, 1], but for α/(1 − 2α) on both sides.
+    """
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        if not 0 < margin < 0.5:
+            raise ValueError(f"network.margin={margin} must lie between 0 and 0.5")
+        self.margin = margin
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        share = self.margin + (1 - 2 * self.margin) * (x + 1) / 2
+        z = share.log() - (-share).log1p()
+        slope = math.log((1 - 2 * self.margin) / 2) - share.log() - (-share).log1p()
+        return z, slope.flatten(1).sum(1)
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        return 2 * (z.sigmoid() - self.margin) / (1 - 2 * self.margin) - 1
+
+
+class Squeeze(Transform):
+    """(B, C, H, W) -> (B, 4C, H/2, W/2): nothing is lost, and channels are there to be coupled. H and W are even."""
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        return nn.functional.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        return nn.functional.pixel_shuffle(z, 2)
+
+
+class Multiscale(Transform):
+    """z (B, D) = [z_n, …, z_1]: after each scale the second half of the channels is done, the next scale goes on with the first.
+
+    scales: n maps; shapes: what each of them gives, (C, H, W).
+    """
+
+    def __init__(self, scales: Sequence[Transform], shapes: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.scales, self.shapes = nn.ModuleList(scales), list(shapes)
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        log_det, done = x.new_zeros(len(x)), []
+        for scale in self.scales:
+            x, more = scale(x, e)
+            log_det = log_det + more
+            if scale is not self.scales[-1]:
+                x, rest = halves(x)
+                done.insert(0, rest.flatten(1))
+        return torch.cat([x.flatten(1), *done], 1), log_det
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        shape = self.shapes[-1]
+        size = torch.Size(shape).numel()
+        x, z = self.scales[-1].inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
+        for scale, (channels, *side) in zip(self.scales[-2::-1], self.shapes[-2::-1], strict=True):
+            shape = (channels - channels // 2, *side)
+            size = torch.Size(shape).numel()
+            x, z = torch.cat([x, z[:, :size].unflatten(1, shape)], 1), z[:, size:]
+            x = scale.inverse(x, e)
+        return x
+
+
+def halves(x: Batch) -> tuple[Batch, Batch]:
+    """The first ⌊C/2⌋ channels and the others."""
+    return x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+
+
+def standard_normal_log_prob(z: Batch) -> Float64[Tensor, " b"]:
+    """log p(z) of (1), nats, summed over the dimensions in float64."""
+    z = z.double().flatten(1)
+    return -0.5 * (z.square().sum(1) + z.shape[1] * math.log(2 * math.pi))
+
+
+@torch.no_grad()
+def fit_actnorms(transform: Transform, x: Batch, e: Embedding = None) -> None:
+    """Data-dependent initialisation: each actnorm is fitted to what the maps before it, already fitted, make of the batch x."""
+    hooks = [
+        module.register_forward_pre_hook(lambda norm, given: norm.fit(given[0]))
+        for module in transform.modules()
+        if isinstance(module, ActNorm)
+    ]
+    try:
+        transform(x, e)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _by_channel(values: Float[Tensor, " c"], like: Batch) -> Tensor:
+    return values.reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def _pixels(x: Batch) -> int:
+    return x[0, 0].numel()
+
+
+def _mix(matrix: Float[Tensor, "c c"], x: Batch) -> Batch:
+    return torch.einsum("ij,bj...->bi...", matrix, x)
+
+
+def _exact(x: Batch) -> torch.autocast:
+    """No lower precision inside: the inverse of a rounded map is another map."""
+    return torch.autocast(x.device.type, enabled=False)

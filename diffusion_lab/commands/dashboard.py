@@ -1,0 +1,67 @@
+"""diffusion-lab dashboard: the panels of the report as a workspace of the project at Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from diffusion_lab.commands.mistakes import MistakeError
+
+_PATIENCE_SECONDS = 30
+
+
+def completed(options: list[str]) -> list[str]:
+    """The dashboard takes its options as they are."""
+    return options
+
+
+def run(cfg: DictConfig) -> None:
+    """Build the workspace from what the runs in `outputs` have logged, and send it."""
+    if find_spec("wandb_workspaces") is None:
+        raise MistakeError("a dashboard needs wandb-workspaces; pip install 'diffusion-lab[dashboard]'")
+    from diffusion_lab.sweeps.cells import read_runs
+    from diffusion_lab.sweeps.dashboard import found, workspace
+    from diffusion_lab.sweeps.model_plots import losses_of
+
+    folder = Path(cfg.outputs) / "runs"
+    gathered = read_runs(sorted(path.parent for path in folder.glob("*/metrics.json")), "dashboard")
+    if not gathered.cells:
+        raise MistakeError(f"there is no score in {folder} that says what to show; train with logger=wandb first")
+    losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
+    entity = cfg.entity or _own_entity()
+    made = workspace(entity, cfg.project, cfg.name, found(gathered), losses)
+    with _asking_wandb():
+        made.save()
+        url = made.url
+    Console().print(f"dashboard  {url}", highlight=False, soft_wrap=True)
+
+
+def _own_entity() -> str:
+    """The account's own."""
+    import wandb
+
+    with _asking_wandb():
+        entity = wandb.Api(timeout=_PATIENCE_SECONDS).default_entity
+    if entity is None:
+        raise MistakeError("this account has no entity of its own at W&B; say whose project it is with entity=…")
+    return entity
+
+
+@contextmanager
+def _asking_wandb() -> Iterator[None]:
+    """What W&B says no to, or does not answer, is a sentence; its errors are of many kinds, which share no class."""
+    import wandb
+
+    try:
+        yield
+    except wandb.errors.UsageError as error:
+        raise MistakeError(
+            "Weights & Biases knows no account here, and a dashboard needs one; give it one with `wandb login`"
+        ) from error
+    except Exception as error:
+        raise MistakeError(f"W&B did not take the dashboard: {' '.join(str(error).split())}") from error

@@ -1,0 +1,18 @@
+"""Which classes a model draws: what a collapsed one leaves out, whether or not it was asked for classes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def class_coverage(taken_for: Tensor) -> tuple[float, float]:
+    """(number of classes that some image is taken for, entropy of their shares in bits); taken_for int64 (n,).
+
+    The entropy of K classes drawn alike is log2(K), and 0 where one is drawn alone. A stray image makes a class present; the
+    entropy hardly notices it.
+    """
+    shares = torch.bincount(taken_for.cpu()).double() / len(taken_for)
+    return float((shares > 0).sum()), float(-torch.xlogy(shares, shares).sum()) / math.log(2)

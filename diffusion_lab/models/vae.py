@@ -1,0 +1,167 @@
+"""The variational autoencoder: an encoder q(z|x_0), a prior N(0, I), a decoder with its likelihood p(x_0|z).
+
+    L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ N(0, I))
+
+in bits/dim, so that at β = 1 without free bits L is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes all
+of it is given the class: q(z|x_0, y), p(x_0|z, y).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.baselines.elbo import ImportanceWeighted, log_weight, paid_rate, rate
+from diffusion_lab.baselines.likelihoods import DecoderLikelihood
+from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
+from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.networks.cost import Cost, count_flops
+from diffusion_lab.networks.vae import Autoencoder
+
+_TRAINING, _BOUND, _DRAW = 1, 2, 3  # streams of a seed
+IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
+
+
+class VAE(GenerativeModel):
+    """q(z|x_0), p(x_0|z), trained by the evidence lower bound.
+
+    Parameters
+    ----------
+    shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
+    num_classes: the classes that the model is conditioned on; None: it is not.
+    network: given out_channels and num_classes, builds encoder and decoder.
+    decoder_likelihood: p(x_0|z) of the decoder's outputs.
+    beta: the factor on the rate in training; the stated likelihood is always that of β = 1.
+    free_bits: of every latent dimension, so many bits cost nothing in training (Kingma et al. 2016).
+    samples_are_means: samples show the mean of p(x_0|z); else a draw from it, which is what the likelihood is about, with its noise
+        in every pixel.
+    seed: training's noise at batch k is a function of (seed, k).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_levels: int | None,
+        num_classes: int | None,
+        network: Callable[..., Autoencoder],
+        decoder_likelihood: DecoderLikelihood,
+        optimization: Optimization,
+        beta: float,
+        free_bits: float,
+        samples_are_means: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("beta", beta), ("free_bits", free_bits)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.{name}={value} must be at least 0 and finite")
+        self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
+        self.seed, self.optimization = seed, optimization
+        self.decoder_likelihood = decoder_likelihood
+        self.beta, self.free_bits, self.samples_are_means = beta, free_bits, samples_are_means
+        self.network = network(
+            out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
+        """One z a sample. Every rank draws the noise of the global batch and takes its rows."""
+        x_0, y = batch
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(_TRAINING, x_0.device)
+        eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)
+
+        mean, log_variance, output = self.network(x_0, eps[rows], self._told(y))
+        rates = rate(Gaussian(mean, log_variance))
+        distortion = self._distortion(output, x_0).mean()
+        paid = paid_rate(rates, self.free_bits * math.log(2), self._batch_mean(rates))
+        loss = distortion + self.beta * self._bits_per_dim(paid)
+        terms = {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
+        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+
+    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+        output = self.network.decode(self.latents(indices, seed), self._told(y))
+        if self.samples_are_means:
+            return self.decoder_likelihood.mean(output)
+        return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, _DRAW), indices))
+
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        return SampleNoise(seed, indices).initial((self.network.latent_dim,))
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of p(x_0|z)."""
+        return self.decoder_likelihood.mean(self.network.decode(z, self._told(y)))
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of q(z|x_0)."""
+        return self.network.encode(x_0, self._told(y))[0]
+
+    nfe = 1  # the decoder
+
+    def cost(self) -> Cost:
+        """Of both halves the parameters, of the decoder the operations: it is what draws a sample."""
+        z = torch.zeros(1, self.network.latent_dim, device=self.device)
+        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return Cost(parameters, count_flops(lambda: self.network.decode(z, y)))
+
+    def likelihood(
+        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
+    ) -> Likelihood:
+        """The ELBO, its distortion averaged over K draws of z, and beside it the importance-weighted bound of these draws.
+
+        One draw at a time: memory does not grow with K.
+        """
+        y = self._told(y)
+        posterior = Gaussian(*self.network.encode(x_0, y))
+        noise = SampleNoise(derive_seed(seed, _BOUND), indices)
+        distortions, weighted = [], ImportanceWeighted()
+        for k in range(IMPORTANCE_DRAWS):
+            z = posterior.sample(noise(k + 1, posterior.mean))
+            distortions.append(self._distortion(self.network.decode(z, y), x_0))
+            weighted.add(log_weight(posterior, z, -self._nats(distortions[-1])))
+        parts = {
+            "rate": self._bits_per_dim(rate(posterior).double().sum(dim=1)),
+            "distortion": torch.stack(distortions).mean(dim=0),
+        }
+        variance = torch.stack(distortions).var(dim=0) / IMPORTANCE_DRAWS
+        return Likelihood(
+            bits_per_dim=parts["rate"] + parts["distortion"],
+            kind="ELBO" if y is None else "ELBO given the class",
+            parts=parts,
+            beside={"importance_weighted": self._bits_per_dim(-weighted.log_mean)},
+            standard_error=float(variance.sum().sqrt()) / len(x_0),
+        )
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "family": "vae",
+            "decoder_likelihood": repr(self.decoder_likelihood),
+            "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
+            "importance_draws": IMPORTANCE_DRAWS,
+            "conditional": self.num_classes is not None,
+        }
+
+    def _told(self, y: Tensor | None) -> Tensor | None:
+        """Data with classes give them to an unconditional model too."""
+        return None if self.num_classes is None else y
+
+    def _distortion(self, output: Tensor, x_0: Tensor) -> Tensor:
+        """−log p(x_0|z), bits/dim, float64 (B,)."""
+        return self._bits_per_dim(-self.decoder_likelihood.log_prob(output, x_0).double().flatten(1).sum(dim=1))
+
+    def _bits_per_dim(self, nats: Tensor) -> Tensor:
+        return nats / (math.prod(self.shape) * math.log(2))
+
+    def _nats(self, bits_per_dim: Tensor) -> Tensor:
+        return bits_per_dim * (math.prod(self.shape) * math.log(2))
+
+    def _batch_mean(self, rates: Tensor) -> Tensor | None:
+        """Of the rate of each latent dimension over all ranks; None where one rank has the whole batch, or nothing is free."""
+        if self.trainer.world_size == 1 or self.free_bits == 0:
+            return None
+        return self.all_gather(rates.detach().mean(dim=0)).mean(dim=0)

@@ -1,0 +1,142 @@
+"""The generator of a GAN: a latent becomes an image, from coarse to fine, by the residual blocks of the U-Net.
+
+    e = SiLU(W_2 SiLU(W_1 [z, table[y]])),    z, e -> W [z, table[y]] on the coarsest grid -> [blocks, upsample] … -> tanh
+
+Every block is modulated by e, as in a style-based generator (Karras et al. 2019), and its norms are of one image's groups of
+channels: no statistics of a batch, so row i depends on z_i and y_i alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffusion_lab.networks.blocks import ResidualBlock, Upsample
+from diffusion_lab.networks.mlp import ResidualLayer
+from diffusion_lab.networks.norm import GroupNorm
+
+
+def sides(image_size: int, num_levels: int) -> list[int]:
+    """The side of every level in pixels, finest first: each ⌈half⌉ of the one before. ValueError where the last is one pixel."""
+    found = [-(-image_size // 2**level) for level in range(num_levels)]
+    if found[-1] < 2:
+        raise ValueError(
+            f"channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: take fewer levels"
+        )
+    return found
+
+
+def check_counts(**counts: int) -> None:
+    """ValueError, naming it, for a size that is not a positive whole number."""
+    for name, count in counts.items():
+        if count < 1 or count != int(count):
+            raise ValueError(f"{name}={count} must be a whole number of at least 1")
+
+
+class Latent(nn.Module):
+    """(z (B, latent_size), y int64 (B,) | None) -> [z, table[y]] (B, width). ValueError where y and num_classes disagree."""
+
+    def __init__(self, latent_size: int, num_classes: int | None):
+        super().__init__()
+        self.table = None if num_classes is None else nn.Embedding(num_classes, latent_size)
+        self.width = latent_size if num_classes is None else 2 * latent_size
+
+    def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
+        if (y is None) != (self.table is None):
+            raise ValueError(
+                "class labels y go with a network that was built with num_classes, and only with such a one"
+            )
+        return z if self.table is None else torch.cat([z, self.table(y)], dim=1)
+
+
+class Generator(nn.Module):
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, side, side) float32 in [−1, 1].
+
+    image_size: the side. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks: per level.
+    Raises ValueError where a size is not a positive whole number, or where there are too many levels.
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        image_size: int,
+        num_classes: int | None = None,
+        latent_size: int = 64,
+        base_channels: int = 32,
+        channel_multipliers: Sequence[int] = (1, 2),
+        num_res_blocks: int = 1,
+    ):
+        super().__init__()
+        check_counts(
+            latent_size=latent_size,
+            base_channels=base_channels,
+            num_res_blocks=num_res_blocks,
+            channel_multipliers=min(channel_multipliers, default=0),
+        )
+        self.latent_size = latent_size
+        self.sides = sides(image_size, len(channel_multipliers))
+        widths = [base_channels * multiplier for multiplier in channel_multipliers]
+        embedding_dim = 4 * base_channels
+        self.latent = Latent(latent_size, num_classes)
+        self.embedding = nn.Sequential(
+            nn.Linear(self.latent.width, embedding_dim),
+            nn.SiLU(),
+            nn.Linear(embedding_dim, embedding_dim),
+            nn.SiLU(),
+        )
+        self.input = nn.Linear(self.latent.width, widths[-1] * self.sides[-1] ** 2)
+        self.levels, self.upsamples = nn.ModuleList(), nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            width = widths[level]
+            blocks = [ResidualBlock(width, width, embedding_dim, dropout=0.0) for _ in range(num_res_blocks)]
+            self.levels.append(nn.ModuleList(blocks))
+            if level > 0:
+                self.upsamples.append(Upsample(width, widths[level - 1]))
+        self.norm = GroupNorm(widths[0])
+        self.output = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        z = self.latent(z, y)
+        e = self.embedding(z)
+        side = self.sides[-1]
+        h = self.input(z).view(len(z), side, side, -1).permute(0, 3, 1, 2)
+        for level, blocks in enumerate(self.levels):
+            if level > 0:
+                side = self.sides[-1 - level]
+                h = self.upsamples[level - 1](h, (side, side))
+            for block in blocks:
+                h = block(h, e)
+        return self.output(self.norm(h)).float().tanh()
+
+
+class PointGenerator(nn.Module):
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> points (B, out_channels) float32, anywhere.
+
+    hidden: width of every layer; num_layers: residual layers, modulated by an embedding of (z, y).
+    """
+
+    def __init__(
+        self,
+        out_channels: int,
+        num_classes: int | None = None,
+        latent_size: int = 16,
+        hidden: int = 128,
+        num_layers: int = 3,
+    ):
+        super().__init__()
+        check_counts(latent_size=latent_size, hidden=hidden, num_layers=num_layers)
+        self.latent_size = latent_size
+        self.latent = Latent(latent_size, num_classes)
+        self.embedding = nn.Sequential(nn.Linear(self.latent.width, hidden), nn.SiLU())
+        self.input = nn.Linear(self.latent.width, hidden)
+        self.layers = nn.ModuleList(ResidualLayer(hidden, dropout=0.0) for _ in range(num_layers))
+        self.output = nn.Linear(hidden, out_channels)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        z = self.latent(z, y)
+        e, h = self.embedding(z), self.input(z)
+        for layer in self.layers:
+            h = layer(h, e)
+        return self.output(functional.silu(h)).float()

@@ -1,0 +1,103 @@
+"""Every family through the same commands: one experiment, bad input, a kill, a sweep of all of them."""
+
+import json
+
+import pytest
+
+from diffusion_lab.runs import newest_model
+
+from ..models.test_families import FAMILIES
+from .conftest import STRIDED, files
+from .conftest import TINY as TINY_DIFFUSION
+from .test_resume import Training, assert_same_bits, interrupted
+
+COMMON = [option for option in TINY_DIFFUSION if not option.startswith(("network.", "schedule."))]
+SMALL = {
+    "diffusion": [option for option in TINY_DIFFUSION if option.startswith(("network.", "schedule."))] + STRIDED,
+    "gan": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_size=4"],
+    "vae": ["network.base_channels=8", "network.channel_multipliers=[1]", "network.latent_dim=4"],
+    "flow": ["network.hidden=8", "network.num_steps=1"],
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def tiny(family, *more):
+    return [f"model={family}", *SMALL[family], *COMMON, *more]
+
+
+def test_every_family_is_known_here():
+    assert set(SMALL) == set(FAMILIES)
+
+
+def test_one_command_is_a_whole_experiment_and_the_same_again_finds_it(lab, family):
+    code, out, err = lab("train", *tiny(family, "conditional=true"))
+    assert code == 0, err
+    (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    run = json.loads(path.read_text())
+    assert run["protocol"]["model"]["family"] == family
+    assert {"fd_pixels", "nfe", "seconds_per_1000_samples", "training_seconds", "parameters"} <= set(run["values"])
+    assert ("bits_per_dim" in run["values"]) != ("bits_per_dim" in run["protocol"]["absent"])
+    assert {"samples.png", "interpolation.png", "config.yaml"} <= {file.name for file in path.parent.iterdir()}
+    code, out, err = lab("train", *tiny(family, "conditional=true"))
+    assert code == 0, err
+    assert "this model is trained already" in out
+    assert "this score is there already" in out
+    code, _, err = lab("sample", "num_images=3", "label=4", "format=npz")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("optimiser=adamw", "optimiser"),
+        ("trainer.max_steps=0", "trainer.max_steps or trainer.max_time must say when training ends"),
+        ("data.batch_size=0", "data.batch_size"),
+        ("ema.decays=[2]", "ema.decays"),
+        ("network.nonsense=1", "nonsense"),
+        ("evaluation.weights=best", "evaluation.weights=best"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_nothing_is_written(lab, family, option, said):
+    code, _, err = lab("train", *tiny(family), option)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert files(lab.folder) == []
+
+
+def test_weights_of_another_family_are_refused(lab, family):
+    other = FAMILIES[FAMILIES.index(family) - 1]
+    assert lab("train", *tiny(family, "score=false"))[0] == 0
+    mine = newest_model(lab.folder / "outputs")
+    assert lab("train", *tiny(other, "score=false"))[0] == 0
+    theirs = newest_model(lab.folder / "outputs")
+    mine.weights("raw").write_bytes(theirs.weights("raw").read_bytes())
+    code, _, err = lab("evaluate", f"model_dir={mine.path}")
+    assert code == 1
+    assert "raw.safetensors does not hold the weights of this model" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_killed_training_is_the_training(tmp_path, zygote, family):
+    options = [o for o in tiny(family) if not o.startswith(("trainer.max_steps", "evaluation"))]
+    options += ["trainer.max_steps=16", "conditional=true", "callbacks.checkpoint.every_n_steps=3", "score=false"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 3, 16) >= 1
+    assert_same_bits(whole, torn)
+
+
+def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
+    """With what all of them have; an option that only one has is dropped for the others."""
+    models = f"model={','.join(FAMILIES)}"
+    code, out, err = lab("train", "-m", models, "seed=1,2", *SMALL["diffusion"], *COMMON)
+    assert code == 0, err
+    assert "8 models: 8 to train" in out
+    page = next((lab.folder / "outputs" / "sweeps").glob("*/report/report.html")).read_text()
+    assert page.count('class="card family"') == len(FAMILIES)
+    table = next((lab.folder / "outputs" / "sweeps").glob("*/report/table.csv")).read_text()
+    assert all(family in table for family in FAMILIES)

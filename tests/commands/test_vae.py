@@ -1,0 +1,133 @@
+"""model=vae as a user asks for it: trained, scored, sampled, edited, killed and resumed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion_lab.data.densities import RingMixture
+from diffusion_lab.runs import newest_model
+
+from .conftest import files
+from .test_resume import Training, assert_same_bits, interrupted
+
+TINY = [
+    "model=vae",
+    "network.base_channels=8",
+    "network.channel_multipliers=[1,2]",
+    "network.latent_dim=4",
+    "data.batch_size=8",
+    "trainer.max_steps=2",
+    "trainer.log_every_n_steps=1",
+    "callbacks.sample_grid.every_n_steps=0",
+    "evaluation.num_samples=8",
+    "evaluation.bound.num_images=4",
+    "features=pixels",
+]
+EVERYTHING = [
+    *(option for option in TINY if not option.startswith(("trainer.max_steps", "evaluation"))),
+    "network.dropout=0.2",
+    "data.flip=true",
+    "model.free_bits=0.1",
+    "model.beta=2.0",
+    "conditional=true",
+    "callbacks.checkpoint.every_n_steps=3",
+    "score=false",
+]
+
+
+def score_of(lab):
+    (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    return json.loads(path.read_text()), path.parent
+
+
+def test_a_vae_is_trained_scored_and_sampled_like_any_model(lab):
+    code, _, err = lab("train", *TINY)
+    assert code == 0, err
+    score, folder = score_of(lab)
+    values = score["values"]
+    assert values["bits_per_dim_rate"] + values["bits_per_dim_distortion"] == pytest.approx(values["bits_per_dim"])
+    assert values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"]
+    assert values["nfe"] == 1
+    assert score["protocol"]["bound"]["kind"] == "ELBO"
+    assert score["protocol"]["model"]["family"] == "vae"
+    assert {"samples.png", "interpolation.png", "reconstructions.png"} <= {path.name for path in folder.iterdir()}
+    code, out, err = lab("train", *TINY)
+    assert (code, "trained already" in out) == (0, True), err
+    assert lab("evaluate", "evaluation.seed=1")[0] == 0
+    assert lab("sample", "num_images=5", "batch_size=2", "format=npz")[0] == 0
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_0"].shape == (5, 8, 8, 1)
+
+
+def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(lab):
+    lab("train", *TINY, "score=false")
+    code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
+    assert code == 0, err
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_0"].shape == (4, 8, 8, 1)
+    before = files(lab.folder)
+    for options in (["denoise.image=5", "denoise.t=3"], ["inpaint.image=5", "inpaint.mask=mask.png"]):
+        code, _, err = lab("sample", *options, "to=other")
+        assert code == 1
+        assert "a VAE has no steps to take between noise and image" in err
+        assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before
+
+
+def test_given_the_class(lab):
+    code, _, err = lab("train", *TINY, "conditional=true")
+    assert code == 0, err
+    assert score_of(lab)[0]["protocol"]["bound"]["kind"] == "ELBO given the class"
+    assert lab("sample", "label=3", "num_images=3")[0] == 0
+    assert lab("sample", "label=3", "interpolate.images=[5,6]", "num_images=3")[0] == 0
+    code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=3")
+    assert code == 1
+    assert "label=… names it" in err
+    code, _, err = lab("sample", "label=10", "interpolate.images=[5,6]")
+    assert code == 1
+    assert "0 … 9" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["data=mixture", "decoder_likelihood=logistic_mixture"], "decoder_likelihood=gaussian"),
+        (["model.beta=-1"], "model.beta=-1"),
+        (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images take 1 to 4 levels"),
+        (["schedule=cosine"], "schedule"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(lab, options, said):
+    code, _, err = lab("train", "model=vae", *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == []
+
+
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, zygote):
+    options = [*EVERYTHING, "trainer.max_steps=20"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 3, 20) >= 2
+    assert_same_bits(whole, torn)
+
+
+def test_no_bits_below_the_entropy_of_a_mixture(lab):
+    """The ring of Gaussians, whose entropy is known; trained long enough to come near, so that the sign would show."""
+    options = ["data.num_components=2", "data.std=0.3", "data.num_train=5000", "data.batch_size=128"]
+    code, _, err = lab(
+        *("train", "model=vae", "data=mixture", "network.hidden=32", "network.num_layers=1", "trainer.max_steps=300"),
+        *("evaluation.bound.num_images=2000", "evaluation.num_samples=64", "ema.decays=[0.9]", "optimizer.lr=3e-3"),
+        *("callbacks.sample_grid.every_n_steps=0", *options),
+    )
+    assert code == 0, err
+    score, folder = score_of(lab)
+    values = score["values"]
+    entropy = RingMixture(8, 0, num_components=2, std=0.3).entropy_bits()
+    lowest = entropy - 3 * values["bits_per_dim_standard_error"]
+    assert lowest < values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"] < entropy + 0.3
+    assert not (folder / "reconstructions.png").exists()
+    assert score["protocol"]["model"]["samples_are"] == "draws of the decoder's likelihood"
+    assert newest_model(lab.folder / "outputs").finished

@@ -1,0 +1,150 @@
+"""What every generative family promises, whichever it is: a new conf/model/*.yaml is checked the moment it exists."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+
+from diffusion_lab.commands.app import CONF
+from diffusion_lab.models.base import GenerativeModel
+
+IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True, "identity": "0" * 64}
+POINTS = {"shape": [2], "channels": 2, "size": 2, "num_levels": None, "bounded": False, "identity": "0" * 64}
+DATA = {"digits": IMAGES, "mixture": POINTS}
+INDICES = torch.tensor([3, 11, 0, 7, 11])
+
+
+def family_of(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return get_class(compose("train", overrides=[f"model={name}"]).model._target_)
+
+
+FAMILIES = [p.stem for p in sorted((CONF / "model").glob("*.yaml")) if issubclass(family_of(p.stem), GenerativeModel)]
+
+
+def built(family, data="digits", num_classes=None):
+    """With weights that a few steps of anything could have left: what starts at zero would hide what depends on what."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"model={family}", f"data={data}"])
+    cfg.facts = {**DATA[data], "num_classes": num_classes}
+    torch.manual_seed(0)
+    model = instantiate(cfg.model).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(params=DATA)
+def data(request):
+    return request.param
+
+
+def data_like(model, size):
+    """Something that could be data, on the data's own levels where they have any."""
+    x = torch.rand(size, *model.shape, generator=torch.Generator().manual_seed(1))
+    return (
+        2 * x - 1 if model.num_levels is None else (x * (model.num_levels - 1)).round() / (model.num_levels - 1) * 2 - 1
+    )
+
+
+@torch.no_grad()
+def test_a_sample_is_a_function_of_seed_and_index_alone(family, data):
+    model = built(family, data)
+    together = model.sample(INDICES, 5)
+    assert together.shape == (5, *model.shape)
+    assert together.dtype == torch.float32
+    assert together.isfinite().all()
+    if model.num_levels is not None:
+        assert float(together.abs().max()) <= 1
+    alone = torch.cat([model.sample(INDICES[i : i + 1], 5) for i in range(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together[1], together[4], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together[0], together[1])
+    assert not torch.allclose(together, model.sample(INDICES, 6))
+
+
+@torch.no_grad()
+def test_a_conditional_model_draws_what_it_is_told(family):
+    model = built(family, num_classes=10)
+    y = torch.tensor([0, 1, 2, 3, 4])
+    told = model.sample(INDICES, 5, y)
+    assert not torch.allclose(told, model.sample(INDICES, 5, y + 5))
+    torch.testing.assert_close(told[2:3], model.sample(INDICES[2:3], 5, y[2:3]), rtol=1e-4, atol=1e-4)
+    assert model.protocol()["conditional"] is True
+    assert built(family).protocol()["conditional"] is False
+
+
+@torch.no_grad()
+def test_latents_are_standard_normal_and_ways_between_them_end_at_their_images(family, data):
+    model = built(family, data)
+    z = model.latents(torch.arange(2000), 5)
+    assert z.flatten(1).mean(0).abs().max() < 5 / 2000**0.5
+    assert z.flatten(1).var(0).sub(1).abs().max() < 5 * (2 / 2000) ** 0.5
+    images = model.decode(z[:2])
+    torch.testing.assert_close(images, model.decode(z[:2]))
+    way = model.interpolate(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]), torch.tensor([0.0, 0.4, 1.0]), seed=5)
+    torch.testing.assert_close(way[[0, 2]], images, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(way[1], way[0])
+
+
+@torch.no_grad()
+def test_a_likelihood_is_the_sum_of_its_parts_and_of_each_image_alone(family, data):
+    model = built(family, data)
+    x_0, indices = data_like(model, 4), torch.tensor([5, 1, 9, 2])
+    stated = model.likelihood(x_0, None, 3, indices, max_terms=10)
+    if stated is None:
+        assert model.encode(x_0) is None, "what looks back can say how likely an image is"
+        return
+    assert stated.kind
+    assert stated.bits_per_dim.shape == (4,)
+    assert stated.bits_per_dim.dtype == torch.float64
+    assert stated.bits_per_dim.isfinite().all()
+    torch.testing.assert_close(sum(stated.parts.values()), stated.bits_per_dim, rtol=1e-6, atol=1e-6)
+    alone = torch.cat(
+        [model.likelihood(x_0[i : i + 1], None, 3, indices[i : i + 1], 10).bits_per_dim for i in range(4)]
+    )
+    torch.testing.assert_close(stated.bits_per_dim, alone, rtol=1e-4, atol=1e-4)
+    other = model.likelihood(x_0, None, 3, indices + 1, 10)
+    if "exact" not in stated.kind:
+        assert not torch.equal(stated.bits_per_dim, other.bits_per_dim)
+
+
+@torch.no_grad()
+def test_an_encoder_looks_back_at_what_it_can_draw_again(family):
+    model = built(family)
+    x_0 = data_like(model, 2)
+    z = model.encode(x_0)
+    if z is not None:
+        assert z.shape == model.latents(INDICES[:2], 0).shape
+        assert model.decode(z).shape == x_0.shape
+
+
+def test_what_is_averaged_draws_the_samples_and_costs_are_stated(family, data):
+    model = built(family, data)
+    averaged = model.averaged_parameters()
+    parameters = dict(model.named_parameters())
+    assert all(parameters[name] is parameter for name, parameter in averaged.items())
+    assert {f"network.{name}" for name, _ in model.network.named_parameters()} <= set(averaged)
+    cost = model.cost()
+    assert cost.parameters > 1000
+    assert cost.forward_flops > cost.parameters / 2
+    assert model.nfe >= 1
+
+
+def test_the_protocol_is_json_and_names_the_family(family):
+    model = built(family)
+    assert model.protocol()["family"] == family
+    assert json.loads(json.dumps(model.protocol())) == model.protocol()
+    assert model.sampling_protocol().items() <= model.protocol().items()
+
+
+def test_families_have_comparable_sizes(family):
+    assert 0.5e6 < sum(parameter.numel() for parameter in built(family).parameters()) < 1.2e6
