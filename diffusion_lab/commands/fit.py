@@ -26,7 +26,6 @@ from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.networks.compilation import compile_network
-from diffusion_lab.networks.memory import keep_freed_memory
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
 from diffusion_lab.versions import versions
@@ -69,7 +68,6 @@ def fit(
             f"{choices['model']} with {cost.parameters:,} parameters, "
             f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}"
         )
-        keep_freed_memory()
         notice = compile_network(model.network) if cfg.compile else None
         if notice:
             console.print(notice)

@@ -102,7 +102,9 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> GenerativeModel:
     """The model of a config with all the weights that lie in the directory, on `device`."""
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.networks.memory import keep_freed_memory
 
+    keep_freed_memory()
     model = instantiate(saved.model)
     if not isinstance(model, GenerativeModel):
         raise MistakeError(

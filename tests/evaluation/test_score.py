@@ -6,6 +6,7 @@ import torch
 
 from diffusion_lab.evaluation.cost import TrainingCost
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.reconstruction import PAIRS
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Bound, Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics
@@ -200,4 +201,4 @@ def test_the_cache_is_used_for_the_next_model(tmp_path):
     scored(tmp_path, data=data)
     reads = data.reads
     scored(tmp_path, Silent(), data=data)
-    assert data.reads - reads == 40  # the test images that the likelihood was asked about
+    assert data.reads - reads == 40 + PAIRS  # test images whose likelihood and whose reconstruction was asked for
