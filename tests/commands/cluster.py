@@ -1,4 +1,4 @@
-"""A sweep that hands its jobs to Slurm, watched from outside: what its tests ask of Slurm and of the files."""
+"""A sweep watched from outside, as its tests do: what they ask of Slurm and of the files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import Status, read_status
 
 SLURM = ["-m", "hydra/launcher=slurm"]
+OF_THE_MACHINE = ("seconds", "memory")  # in the names of measures that no two runs share
 # A training that takes its time as long as a file says how much, because a signal must find it at work.
 PACED = """\
 import time
@@ -75,6 +76,16 @@ def rows(model: ModelDirectory) -> list[dict[str, str]]:
         return []
     with model.metrics_csv.open() as file:
         return [{k: v for k, v in row.items() if k != "train/images_per_second"} for row in csv.DictReader(file)]
+
+
+def scored_cells(folder: Path) -> list[dict[str, str]]:
+    """The report's lines of cells, in full precision but for what the machine was busy with."""
+    (file,) = (folder / "outputs" / "sweeps").glob("*/report/cells.csv")
+    with file.open() as lines:
+        return [
+            {key: value for key, value in line.items() if not any(part in key for part in OF_THE_MACHINE)}
+            for line in csv.DictReader(lines)
+        ]
 
 
 def assert_same_training(one: ModelDirectory, other: ModelDirectory) -> None:

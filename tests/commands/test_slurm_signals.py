@@ -1,6 +1,5 @@
 """What ends a job of a real Slurm before its work is done, and how the work goes on."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,7 +9,19 @@ import pytest
 from diffusion_lab.callbacks.saving import load_state
 from diffusion_lab.status import FAILED, INTERRUPTED
 
-from .cluster import PACED, SLURM, assert_same_training, jobs, log, models, only_model, rows, status, wait_until
+from .cluster import (
+    PACED,
+    SLURM,
+    assert_same_training,
+    jobs,
+    log,
+    models,
+    only_model,
+    rows,
+    scored_cells,
+    status,
+    wait_until,
+)
 from .conftest import STRIDED, TINY
 
 STEPS = 24
@@ -21,7 +32,6 @@ OPTIONS = [
     "network.dropout=0.2",
     "callbacks.progress._target_=paced.Paced",
 ]
-OF_THE_MACHINE = ("seconds", "memory")  # in the names of measures that no two runs share
 
 pytestmark = [pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
 
@@ -62,15 +72,6 @@ class Sweep:
         (self.folder / "asked").mkdir(exist_ok=True)
         file = self.folder / "seconds_a_step"
         file.write_text(f"{seconds}") if seconds else file.unlink()
-
-    def cells(self):
-        """The report's lines of cells, in full precision but for what the machine was busy with."""
-        (file,) = (self.folder / "outputs" / "sweeps").glob("*/report/cells.csv")
-        with file.open() as lines:
-            return [
-                {key: value for key, value in line.items() if not any(part in key for part in OF_THE_MACHINE)}
-                for line in csv.DictReader(lines)
-            ]
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +179,14 @@ def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygo
     assert (status(victim).state, status(victim).reason) == (FAILED, reason)
     assert err.count(reason) == 1
     assert "models: 1 done, 1 failed; cells: 1 done, 1 failed" in sweep.status()
-    assert [cell["state"] for cell in sweep.cells()].count("done") == 1
+    assert [cell["state"] for cell in scored_cells(sweep.folder)].count("done") == 1
 
     code, out, err = sweep.finish()
     assert code == 0, out + err
     assert "1 to train, 1 reused" in out
     for model in models(sweep.folder):
         assert_same_training(model, twin(undisturbed, model))
-    assert sweep.cells() == undisturbed.cells()
+    assert scored_cells(sweep.folder) == scored_cells(undisturbed.folder)
 
 
 def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path, zygote):

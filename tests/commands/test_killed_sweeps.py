@@ -1,0 +1,94 @@
+"""kill -9 in the middle of a sweep, then the same command: the table is that of a sweep that nothing happened to."""
+
+import os
+import signal
+
+import pytest
+
+from diffusion_lab.status import RUNNING, read_status
+
+from .cluster import PACED, models, scored_cells, wait_until
+from .conftest import TINY
+
+STEPS = 24
+OPTIONS = [
+    *TINY,
+    "seed=1,2",
+    "sampler.spacing.num_steps=2,3",
+    f"trainer.max_steps={STEPS}",
+    "network.dropout=0.2",
+    "callbacks.checkpoint.every_n_steps=4",
+    "callbacks.progress._target_=paced.Paced",
+]
+
+
+@pytest.fixture
+def sweep(tmp_path, zygote):
+    """sweep(option, …) -> a running sweep in the test's folder, a twentieth of a second a step."""
+    (tmp_path / "paced.py").write_text(PACED)
+    (tmp_path / "seconds_a_step").write_text("0.05")
+    return lambda *more: zygote.start(tmp_path, "train", "-m", *OPTIONS, *more, COLUMNS="200")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, zygote):
+    """The cells of the sweep that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "paced.py").write_text(PACED)
+    running = zygote.start(folder, "train", "-m", *OPTIONS)
+    _, err = running.communicate()
+    assert running.returncode == 0, err
+    cells = scored_cells(folder)
+    assert len(cells) == 4
+    return cells
+
+
+def trained(folder):
+    return [model for model in models(folder) if model.finished]
+
+
+def at_work(folder):
+    """(pid, model) of the training that has a checkpoint and is not over."""
+    for model in models(folder):
+        said = read_status(model.path)
+        if said and said.state == RUNNING and model.resume.is_file():
+            return said.pid, model
+    return None
+
+
+def metrics(folder):
+    return list((folder / "outputs" / "runs").glob("*/metrics.json"))
+
+
+@pytest.mark.parametrize("moment", ["the second model is trained", "the second cell is scored"])
+def test_a_killed_sweep_goes_on(tmp_path, sweep, undisturbed, moment):
+    running = sweep()
+    if moment == "the second model is trained":
+        wait_until(lambda: len(trained(tmp_path)) == 1 and at_work(tmp_path))
+    else:
+        wait_until(lambda: len(metrics(tmp_path)) == 1)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert len(metrics(tmp_path)) < 4
+    again = sweep()
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "0 to train" in out if moment == "the second cell is scored" else "1 to train, 1 reused" in out
+    assert scored_cells(tmp_path) == undisturbed
+
+
+@pytest.mark.needs("submitit")
+def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_table(tmp_path, sweep, undisturbed):
+    running = sweep("hydra/launcher=local", "hydra.launcher.parallel=1")
+    wait_until(lambda: at_work(tmp_path))
+    pid, model = at_work(tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    out, err = running.communicate()
+    assert running.returncode == 1
+    assert not model.finished
+    assert "SIGKILL" in out + err
+    assert len(metrics(tmp_path)) == 2, "the other model's cells are scored"
+    again = sweep("hydra/launcher=local", "hydra.launcher.parallel=1")
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert scored_cells(tmp_path) == undisturbed
