@@ -135,12 +135,12 @@ _ORDER = (
     "kd_",
     "precision",
     "recall",
-    "classes_present",
-    "class_entropy",
     "inception_score",
     _ACCURACY,
     "bits_per_dim",
     SECONDS,
+    "classes_present",
+    "class_entropy",
 )
 
 
