@@ -86,7 +86,7 @@ def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_tabl
     out, err = running.communicate()
     assert running.returncode == 1
     assert not model.finished
-    assert "SIGKILL" in out + err
+    assert "killed; its log is" in err
     assert len(metrics(tmp_path)) == 2, "the other model's cells are scored"
     again = sweep("hydra/launcher=local", "hydra.launcher.parallel=1")
     _, err = again.communicate()
