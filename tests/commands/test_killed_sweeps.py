@@ -83,7 +83,7 @@ def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_tabl
     wait_until(lambda: at_work(tmp_path))
     pid, model = at_work(tmp_path)
     os.kill(pid, signal.SIGKILL)
-    out, err = running.communicate()
+    _, err = running.communicate()
     assert running.returncode == 1
     assert not model.finished
     assert "killed; its log is" in err
