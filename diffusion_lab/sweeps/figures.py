@@ -142,6 +142,8 @@ def _draw_series(axes: Axes, series: Series) -> None:
         "linewidth": 0.8 if many else 1.2,
     }
     axes.plot(series.x, series.y, label=series.name, **style)
+    for x, y, text in zip(series.x, series.y, series.labels, strict=False):
+        axes.annotate(text, (x, y), (3, 3), textcoords="offset points", size=6, color="0.35")
     if known:
         x, y, error = zip(*known, strict=True)
         axes.errorbar(x, y, error, fmt="none", ecolor=style["color"], elinewidth=0.8, capsize=1.5)

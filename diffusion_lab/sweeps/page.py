@@ -216,6 +216,7 @@ def _plot(plot: Plot) -> dict[str, Any]:
         panel["categories"] = [html.escape(text) for text in panel["categories"]]
         for series in panel["series"]:
             series["html"] = html.escape(series["name"])
+            series["labels"] = [html.escape(text) for text in series["labels"]]
             for part in ("x", "y", "error"):
                 series[part] = [None if v is None else float(f"{v:.{_DIGITS}g}") for v in series[part]]
     return content

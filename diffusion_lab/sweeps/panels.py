@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 # Headings under which plots stand, on the page and at W&B.
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
-EFFECTS, TIME, BOUND, TRAINING = "Effect of each axis", "Distance against time", "The bound by t", "Training"
+EFFECTS, TIME, TRADE = "Effect of each axis", "Distance against time", "Precision against recall"
+BOUND, TRAINING = "The bound by t", "Training"
 # Labels of abscissas.
 STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000 samples"
 
@@ -26,7 +27,8 @@ def series(choices: Mapping[str, str | None]) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or points alone. colour, line: places in the palettes. rows: the row number of each point. dots: no line."""
+    """One line, or points alone. colour, line: places in the palettes. rows: the row number of each point. labels: what is written at each
+    point. dots: no line."""
 
     name: str
     x: list[float]
@@ -35,6 +37,7 @@ class Series:
     colour: int = 0
     line: int = 0
     rows: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     dots: bool = False
     faint: bool = False
 

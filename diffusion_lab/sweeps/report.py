@@ -58,13 +58,17 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
     from diffusion_lab.sweeps.row_plots import row_plots
     from diffusion_lab.sweeps.sprites import sprites
     from diffusion_lab.sweeps.table import build_table
+    from diffusion_lab.sweeps.trade import trade_plots
 
     table = build_table(gathered)
     if show is not None:
         show(gathered, table)
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
-    plots = [(f"Results {i}" if several else "", row_plots(table, group)) for i, group in enumerate(groups, start=1)]
+    plots = [
+        (f"Results {i}" if several else "", [*row_plots(table, group), *trade_plots(table, group)])
+        for i, group in enumerate(groups, start=1)
+    ]
     plots.append(("Models" if several else "", model_plots(gathered)))
     pictures = [(c.run.samples_png, c.protocol.get("data", {}).get("shape", ())) for c in gathered.done]
     drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))

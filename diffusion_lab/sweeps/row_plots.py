@@ -55,7 +55,7 @@ def row_plots(table: Table, group: Group) -> list[Plot]:
 def look(table: Table, group: Group) -> Look:
     """The axes of the group that differ, shared out; the one that sets the steps is left out."""
     axes = [a for i, a in enumerate(table.axes) if len({row.choice[i] for row in group.rows}) > 1]
-    axes = [axis for axis in axes if not _sets_steps(table, group, axis)]
+    axes = [axis for axis in axes if not sets_steps(table, group, axis)]
     colour = COLOUR if COLOUR in axes else next((axis for axis in axes if axis != LINE), None)
     line = LINE if LINE in axes else next((axis for axis in axes if axis != colour), None)
     return Look(colour, line, tuple(axis for axis in axes if axis not in (colour, line)))
@@ -70,10 +70,10 @@ def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
     return [value for value in (None, *table.values[axis]) if value in there]
 
 
-def _sets_steps(table: Table, group: Group, axis: str) -> bool:
+def sets_steps(table: Table, group: Group, axis: str) -> bool:
     """A numeric axis that changes the number of network evaluations where everything else is equal."""
     place = table.axes.index(axis)
-    if not all(value is None or _is_number(value) for value in values_of(table, group, axis)):
+    if not all(value is None or is_number(value) for value in values_of(table, group, axis)):
         return False
     seen: dict[tuple, set[float]] = {}
     for row in group.rows:
@@ -95,7 +95,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     panels = [
         Panel(
             ", ".join(f"{names[a]} {value}" for a, value in zip(shown.panels, values, strict=True) if value),
-            _by_look(table, group, part, measure, "nfe"),
+            by_look(table, group, part, measure, "nfe"),
             levels=_floor(group, measure),
         )
         for values, part in list(parts.items())[:_MOST_PANELS]
@@ -116,7 +116,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     )
 
 
-def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x: str) -> list[Series]:
+def by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x: str) -> list[Series]:
     """One series for each colour and line, in the order of the axes' values."""
     shown = look(table, group)
     colours, lines = values_of(table, group, shown.colour), values_of(table, group, shown.line)
@@ -126,13 +126,16 @@ def _by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, 
         place = colours.index(chosen.get(shown.colour)), lines.index(chosen.get(shown.line))
         parts.setdefault(place, []).append(row)
     return [
-        _series(part, measure, x, " · ".join(filter(None, (colours[colour], lines[line]))), colour, line)
+        series_of(
+            sorted(part, key=lambda row: row.values[x].mean),
+            *(measure, x, " · ".join(filter(None, (colours[colour], lines[line]))), colour, line),
+        )
         for (colour, line), part in sorted(parts.items())
     ]
 
 
-def _series(rows: Iterable[Row], measure: Measure, x: str, name: str, colour: int = 0, line: int = 0) -> Series:
-    rows = sorted(rows, key=lambda row: row.values[x].mean)
+def series_of(rows: Sequence[Row], measure: Measure, x: str, name: str, colour: int = 0, line: int = 0) -> Series:
+    """The rows' means of a measure and its errors, at the value named x, in the order they come in."""
     return Series(
         name or "all",
         [row.values[x].mean for row in rows],
@@ -193,8 +196,8 @@ def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | Non
     if len(rows) < 2:
         return None
     best = pareto(rows, measure)
-    points = [replace(series, dots=True) for series in _by_look(table, group, rows, measure, SECONDS)]
-    front = replace(_series(best, measure, SECONDS, "Pareto front", FRONT), error=[])
+    points = [replace(series, dots=True) for series in by_look(table, group, rows, measure, SECONDS)]
+    front = replace(series_of(best, measure, SECONDS, "Pareto front", FRONT), error=[])
     return Plot(
         key=f"seconds_{measure.name}",
         family=TIME,
@@ -223,7 +226,7 @@ def _spans_decades(panels: Iterable[Panel]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

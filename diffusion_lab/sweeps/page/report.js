@@ -194,6 +194,11 @@ function traceOf(series, hidden) {
       return `<b>${row ? row.html : series.html}</b><br>${short(series.x[i])}: ${short(y)}${error}`;
     }),
   };
+  if (series.labels.length) {
+    // the hover text stays whole, what is written at the point is short
+    Object.assign(trace, { hovertext: trace.text, hovertemplate: "%{hovertext}<extra></extra>", text: series.labels });
+    Object.assign(trace, { mode: `${trace.mode}+text`, textposition: "top right", textfont: { size: 11, color: css("--soft") }, cliponaxis: false });
+  }
   if (front) Object.assign(trace.marker, { symbol: "circle-open", size: 15, line: { width: 1.5 } });
   if (series.faint) Object.assign(trace, { opacity: 0.3, hoverinfo: "skip", hovertemplate: undefined, text: undefined });
   if (series.error.some(Boolean)) trace.error_y = { type: "data", array: series.error, color: colour, thickness: 1.2, width: 3 };

@@ -1,0 +1,70 @@
+"""What is traded for what: precision against recall, one line along the values of a knob such as the scale of guidance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from diffusion_lab.sweeps.layout import short_names
+from diffusion_lab.sweeps.measures import measure
+from diffusion_lab.sweeps.panels import TRADE, Panel, Plot, Series
+from diffusion_lab.sweeps.row_plots import by_look, is_number, series_of, sets_steps, values_of
+from diffusion_lab.sweeps.table import Choice, Group, Row, Table
+
+_PRECISION, _RECALL = "precision", "recall"
+
+
+def trade_plots(table: Table, group: Group) -> list[Plot]:
+    """Precision against recall where both were measured of several rows; none otherwise.
+
+    Rows that differ in the knob alone are one line, and each of its points says the knob's value. Without a knob rows are dots.
+    """
+    rows = [row for row in group.rows if _PRECISION in row.values and _RECALL in row.values]
+    if len(rows) < 2:
+        return []
+    knob = _knob(table, group)
+    if knob is None:
+        series = [replace(one, dots=True) for one in by_look(table, group, rows, measure(_PRECISION), _RECALL)]
+        note = "Towards the upper right corner samples are both as real and as diverse as the data."
+    else:
+        series = _lines(table, rows, knob)
+        note = f"Numbers are the values of {short_names(table.axes)[knob]}: what it gains in one it pays in the other."
+    return [
+        Plot(
+            key="precision_recall",
+            family=TRADE,
+            name=_PRECISION,
+            x_label=_axis(_RECALL),
+            y_label=_axis(_PRECISION),
+            panels=[Panel("", series)],
+            note=note,
+        )
+    ]
+
+
+def _knob(table: Table, group: Group) -> str | None:
+    """The first axis of numbers that differ and are not of steps, which the plots against steps show."""
+    for axis in table.axes:
+        values = [value for value in values_of(table, group, axis) if value is not None]
+        if len(values) > 1 and all(map(is_number, values)) and not sets_steps(table, group, axis):
+            return axis
+    return None
+
+
+def _lines(table: Table, rows: list[Row], knob: str) -> list[Series]:
+    place = table.axes.index(knob)
+    parts: dict[Choice, list[Row]] = {}
+    for row in rows:
+        parts.setdefault((*row.choice[:place], *row.choice[place + 1 :]), []).append(row)
+    differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    lines = []
+    for number, (choice, part) in enumerate(parts.items()):
+        part.sort(key=lambda row: float(row.choice[place] or "-inf"))
+        name = " · ".join(choice[i] or "none" for i in differ)
+        line = series_of(part, measure(_PRECISION), _RECALL, name, number, number)
+        lines.append(replace(line, labels=[row.choice[place] or "none" for row in part]))
+    return lines
+
+
+def _axis(name: str) -> str:
+    known = measure(name)
+    return f"{known.axis}, {known.better} is better"
