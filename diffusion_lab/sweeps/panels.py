@@ -27,8 +27,10 @@ def series(choices: Mapping[str, str | None]) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or points alone. colour, line: places in the palettes. rows: the row number of each point. labels: what is written at each
-    point. dots: no line."""
+    """One line, or points alone.
+
+    colour, line: places in the palettes. rows: the row number of each point. labels: what is written at each. dots: no line.
+    """
 
     name: str
     x: list[float]
