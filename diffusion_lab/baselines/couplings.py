@@ -10,11 +10,12 @@ inverse as cheap as itself:
     invertible 1×1 z = W x at each of N pixels, W = P L (U + diag d)     N·Σ_c log|d_c|      ibid., section 3.2 and eq. 10
     affine coupling  z_a = x_a,  z_b = (x_b − t(x_a))·e^{−s(x_a)}        −Σ s                Dinh et al. 2017, eq. 7 and 8
     logit          z = log s/(1 − s),  s = α + (1 − 2α)(x + 1)/2     −Σ log(2s(1 − s)/(1 − 2α))  ibid., section 4.1
-    squeeze        each 2×2 square of pixels becomes four channels       0                  ibid., section 3.6
-    multiscale     half of the channels are done after each scale        that of the scales  ibid., section 3.6
+    Haar           each 2×2 square becomes twice its mean and details    0                  Yu et al. 2020, section 3.2
+    multiscale     details are done, the coarse image goes on            that of the scales  ibid., eq. 4 and 5
 
-A coupling with its own t and s on the half that is done is the learned prior N(t(x_a), e^{2s(x_a)}) of Glow, so all of z is
-N(0, I). Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) tells a class, None tells nothing.
+Of details that are mapped given the coarse image, log p is the conditional log p(details | coarse), so every scale is a density
+of its own. A coupling that moves all details given the coarse image alone is a Gaussian N(t(coarse), e^{2s(coarse)}) of them.
+Maps are modules: forward(x, e) -> (z, log_det (B,)), inverse(z, e) -> x; e (B, E) tells a class, None tells nothing.
 """
 
 import math
@@ -127,28 +128,47 @@ class InvertibleConv(Transform):
 class AffineCoupling(Transform):
     """z_a = x_a,  z_b = (x_b − t)·e^{−s}: any network of x_a may say t and s, for it is never inverted.
 
-    conditioner(x_a, e) -> [t, raw s] along the channels, of twice as many channels as x_b; x_a are the first ⌊C/2⌋.
+    conditioner(x_a, e) -> [t, raw s] along the channels, of twice as many channels as x_b; x_a are the first `kept`, None: ⌊C/2⌋.
     s = bound·tanh(raw/bound): a factor stays within e^{±bound}, and so does what a rounding error can grow by.
     """
 
-    def __init__(self, conditioner: Callable[[Batch, Embedding], Batch], bound: float = 2.0) -> None:
+    def __init__(
+        self, conditioner: Callable[[Batch, Embedding], Batch], bound: float = 2.0, kept: int | None = None
+    ) -> None:
         super().__init__()
-        self.conditioner, self.bound = conditioner, bound
+        self.conditioner, self.bound, self.kept = conditioner, bound, kept
 
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
-        x_a, x_b = halves(x)
+        x_a, x_b = split(x, self.kept)
         shift, log_scale = self._affine(x_a, e)
         z_b = (x_b - shift) * (-log_scale).exp()
         return torch.cat([x_a, z_b], 1), -log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
-        z_a, z_b = halves(z)
+        z_a, z_b = split(z, self.kept)
         shift, log_scale = self._affine(z_a, e)
         return torch.cat([z_a, z_b * log_scale.exp() + shift], 1)
 
     def _affine(self, x_a: Batch, e: Embedding) -> tuple[Batch, Batch]:
         shift, raw = self.conditioner(x_a, e).to(x_a.dtype).chunk(2, 1)
         return shift, self.bound * torch.tanh(raw / self.bound)
+
+
+class OfTheRest(Transform):
+    """z_a = x_a,  z_b = f(x_b): the first `kept` channels stay, and f does not see them."""
+
+    def __init__(self, transform: Transform, kept: int) -> None:
+        super().__init__()
+        self.transform, self.kept = transform, kept
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        x_a, x_b = split(x, self.kept)
+        z_b, log_det = self.transform(x_b, e)
+        return torch.cat([x_a, z_b], 1), log_det
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        z_a, z_b = split(z, self.kept)
+        return torch.cat([z_a, self.transform.inverse(z_b, e)], 1)
 
 
 class Logit(Transform):
@@ -174,25 +194,53 @@ class Logit(Transform):
         return 2 * (z.sigmoid() - self.margin) / (1 - 2 * self.margin) - 1
 
 
-class Squeeze(Transform):
-    """(B, C, H, W) -> (B, 4C, H/2, W/2): nothing is lost, and channels are there to be coupled. H and W are even."""
+class Haar(Transform):
+    """(B, C, H, W) -> (B, 4C, H/2, W/2) = [coarse, details]: an orthonormal change of basis in every 2×2 square of pixels.
+
+    The first C channels are twice the means of the squares, an image of half the size; the others are, a third each, what differs
+    from left to right, from top to bottom, and along the diagonals. H and W are even.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        signs = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+        self.register_buffer("basis", torch.tensor(signs) / 2, persistent=False)
 
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
-        return nn.functional.pixel_unshuffle(x, 2), x.new_zeros(len(x))
+        squares = nn.functional.pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
+        with _exact(x):
+            z = torch.einsum("ij,bcjhw->bichw", self.basis, squares).flatten(1, 2)
+        return z, x.new_zeros(len(x))
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
-        return nn.functional.pixel_shuffle(z, 2)
+        with _exact(z):
+            squares = torch.einsum("ij,bichw->bcjhw", self.basis, z.unflatten(1, (4, -1)))  # H⁻¹ = Hᵀ
+        return nn.functional.pixel_shuffle(squares.flatten(1, 2), 2)
+
+
+class Flatten(Transform):
+    """(B, *shape) -> (B, D)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
+        return x.flatten(1), x.new_zeros(len(x))
+
+    def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        return z.unflatten(1, self.shape)
 
 
 class Multiscale(Transform):
-    """z (B, D) = [z_n, …, z_1]: after each scale the second half of the channels is done, the next scale goes on with the first.
+    """z (B, D) = [z_n, …, z_1]: after each scale the first `kept` channels go on to the next, the others are done.
 
-    scales: n maps; shapes: what each of them gives, (C, H, W).
+    scales: n maps; shapes: what each of them gives, (C, H, W), or (D,) for the last.
     """
 
-    def __init__(self, scales: Sequence[Transform], shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, scales: Sequence[Transform], shapes: Sequence[tuple[int, ...]], kept: int) -> None:
         super().__init__()
-        self.scales, self.shapes = nn.ModuleList(scales), list(shapes)
+        self.scales, self.shapes, self.kept = nn.ModuleList(scales), list(shapes), kept
 
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
         log_det, done = x.new_zeros(len(x)), []
@@ -200,7 +248,7 @@ class Multiscale(Transform):
             x, more = scale(x, e)
             log_det = log_det + more
             if scale is not self.scales[-1]:
-                x, rest = halves(x)
+                x, rest = split(x, self.kept)
                 done.insert(0, rest.flatten(1))
         return torch.cat([x.flatten(1), *done], 1), log_det
 
@@ -209,16 +257,17 @@ class Multiscale(Transform):
         size = torch.Size(shape).numel()
         x, z = self.scales[-1].inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
         for scale, (channels, *side) in zip(self.scales[-2::-1], self.shapes[-2::-1], strict=True):
-            shape = (channels - channels // 2, *side)
+            shape = (channels - self.kept, *side)
             size = torch.Size(shape).numel()
             x, z = torch.cat([x, z[:, :size].unflatten(1, shape)], 1), z[:, size:]
             x = scale.inverse(x, e)
         return x
 
 
-def halves(x: Batch) -> tuple[Batch, Batch]:
-    """The first ⌊C/2⌋ channels and the others."""
-    return x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+def split(x: Batch, kept: int | None = None) -> tuple[Batch, Batch]:
+    """The first `kept` channels, None: ⌊C/2⌋, and the others."""
+    kept = x.shape[1] // 2 if kept is None else kept
+    return x[:, :kept], x[:, kept:]
 
 
 def standard_normal_log_prob(z: Batch) -> Float64[Tensor, " b"]:

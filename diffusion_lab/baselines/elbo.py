@@ -3,7 +3,7 @@
     log p(x) ≥ E_q log p(x|z) − KL(q(z|x) ‖ p(z)) = −distortion − rate              Kingma & Welling 2014, eq. 3
     log p(x) ≥ E log 1/K Σ_k p(x|z_k)·p(z_k)/q(z_k|x),  z_k ~ q(z|x)                Burda et al. 2016, eq. 8
 
-The second grows with K, from the first at K = 1 to log p(x). p(z) = N(0, I). All in nats.
+The second grows with K, from the first at K = 1 to log p(x). All in nats.
 """
 
 import math
@@ -39,11 +39,10 @@ def paid_rate(rate: Latents, free_nats: float, batch_mean: Float[Tensor, " *late
     return torch.where(paying, mean, torch.full_like(mean, free_nats)).sum()
 
 
-def log_weight(posterior: Gaussian, z: Latents, log_likelihood: PerSample) -> PerSample:
-    """log p(x|z)·p(z)/q(z|x), float64 (B,), from log p(x|z) (B,)."""
-    prior = standard_normal_like(posterior)
-    log_ratio = prior.log_prob(z).double() - posterior.log_prob(z).double()
-    return log_likelihood.double() + log_ratio.flatten(1).sum(dim=1)
+def log_weight(posterior: Gaussian, z: Latents, log_prior: PerSample, log_likelihood: PerSample) -> PerSample:
+    """log p(x|z)·p(z)/q(z|x), float64 (B,), from log p(z) and log p(x|z), each (B,)."""
+    log_posterior = posterior.log_prob(z).double().flatten(1).sum(dim=1)
+    return log_likelihood.double() + log_prior.double() - log_posterior
 
 
 class ImportanceWeighted:

@@ -1,9 +1,9 @@
-"""The variational autoencoder: an encoder q(z|x_0), a prior N(0, I), a decoder with its likelihood p(x_0|z).
+"""The variational autoencoder: an encoder q(z|x_0), a prior p(z), a decoder with its likelihood p(x_0|z).
 
-    L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ N(0, I))
+    L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ p(z))
 
 in bits/dim, so that at β = 1 without free bits L is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes all
-of it is given the class: q(z|x_0, y), p(x_0|z, y).
+of it is given the class: q(z|x_0, y), p(z|y), p(x_0|z, y).
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.baselines.elbo import ImportanceWeighted, log_weight, paid_rate, rate
+from diffusion_lab.baselines.elbo import ImportanceWeighted, log_weight, paid_rate
 from diffusion_lab.baselines.likelihoods import DecoderLikelihood
+from diffusion_lab.baselines.priors import Prior
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
@@ -28,16 +29,16 @@ IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
 
 
 class VAE(GenerativeModel):
-    """q(z|x_0), p(x_0|z), trained by the evidence lower bound.
+    """q(z|x_0), p(z), p(x_0|z), trained by the evidence lower bound.
 
     Parameters
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: the classes that the model is conditioned on; None: it is not.
     network: given out_channels and num_classes, builds encoder and decoder.
-    decoder_likelihood: p(x_0|z) of the decoder's outputs.
+    decoder_likelihood: p(x_0|z) of the decoder's outputs. prior: given latent_dim and num_classes, builds p(z).
     beta: the factor on the rate in training; the stated likelihood is always that of β = 1.
-    free_bits: of every latent dimension, so many bits cost nothing in training (Kingma et al. 2016).
+    free_bits: of every latent dimension, so many bits cost nothing in training (Kingma et al. 2016); needs a rate by dimension.
     samples_are_means: samples show the mean of p(x_0|z); else a draw from it, which is what the likelihood is about, with its noise
         in every pixel.
     seed: training's noise at batch k is a function of (seed, k).
@@ -50,6 +51,7 @@ class VAE(GenerativeModel):
         num_classes: int | None,
         network: Callable[..., Autoencoder],
         decoder_likelihood: DecoderLikelihood,
+        prior: Callable[..., Prior],
         optimization: Optimization,
         beta: float,
         free_bits: float,
@@ -67,16 +69,23 @@ class VAE(GenerativeModel):
         self.network = network(
             out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes
         )
+        self.prior = prior(latent_dim=self.network.latent_dim, num_classes=num_classes)
+        if free_bits > 0 and not self.prior.by_dimension:
+            raise ValueError(
+                f"model.free_bits={free_bits} needs prior=standard_normal: the rate of a learned prior is no sum over dimensions"
+            )
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One z a sample. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(_TRAINING, x_0.device)
-        eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)
+        eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
+        y = self._told(y)
 
-        mean, log_variance, output = self.network(x_0, eps[rows], self._told(y))
-        rates = rate(Gaussian(mean, log_variance))
+        mean, log_variance, output = self.network(x_0, eps, y)
+        posterior = Gaussian(mean, log_variance)
+        rates = self.prior.rate(posterior, posterior.sample(eps), y)
         distortion = self._distortion(output, x_0).mean()
         paid = paid_rate(rates, self.free_bits * math.log(2), self._batch_mean(rates))
         loss = distortion + self.beta * self._bits_per_dim(paid)
@@ -84,51 +93,55 @@ class VAE(GenerativeModel):
         return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        output = self.network.decode(self.latents(indices, seed), self._told(y))
+        y = self._told(y)
+        output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
         return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, _DRAW), indices))
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
+        """u ~ N(0, I), of which the prior makes z."""
         return SampleNoise(seed, indices).initial((self.network.latent_dim,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean of p(x_0|z)."""
-        return self.decoder_likelihood.mean(self.network.decode(z, self._told(y)))
+        """The mean of p(x_0|z) of the z that the prior makes of these latents."""
+        y = self._told(y)
+        return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
-        """The mean of q(z|x_0)."""
-        return self.network.encode(x_0, self._told(y))[0]
+        """What the prior would make the mean of q(z|x_0) of."""
+        y = self._told(y)
+        return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
     nfe = 1  # the decoder
 
+    @torch.no_grad()
     def cost(self) -> Cost:
-        """Of both halves the parameters, of the decoder the operations: it is what draws a sample."""
+        """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z), as
+        many as of z(u): the counter has no formula for a triangular system."""
         z = torch.zeros(1, self.network.latent_dim, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        return Cost(parameters, count_flops(lambda: self.network.decode(z, y)))
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return Cost(parameters, count_flops(lambda: (self.prior.to_noise(z, y), self.network.decode(z, y))))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
-        """The ELBO, its distortion averaged over K draws of z, and beside it the importance-weighted bound of these draws.
+        """The ELBO, averaged over K draws of z, and beside it the importance-weighted bound of these draws.
 
         One draw at a time: memory does not grow with K.
         """
         y = self._told(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, _BOUND), indices)
-        distortions, weighted = [], ImportanceWeighted()
+        rates, distortions, weighted = [], [], ImportanceWeighted()
         for k in range(IMPORTANCE_DRAWS):
             z = posterior.sample(noise(k + 1, posterior.mean))
+            rates.append(self._bits_per_dim(self.prior.rate(posterior, z, y).double().sum(dim=1)))
             distortions.append(self._distortion(self.network.decode(z, y), x_0))
-            weighted.add(log_weight(posterior, z, -self._nats(distortions[-1])))
-        parts = {
-            "rate": self._bits_per_dim(rate(posterior).double().sum(dim=1)),
-            "distortion": torch.stack(distortions).mean(dim=0),
-        }
-        variance = torch.stack(distortions).var(dim=0) / IMPORTANCE_DRAWS
+            weighted.add(log_weight(posterior, z, self.prior.log_prob(z, y), -self._nats(distortions[-1])))
+        parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
+        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
         return Likelihood(
             bits_per_dim=parts["rate"] + parts["distortion"],
             kind="ELBO" if y is None else "ELBO given the class",
@@ -141,6 +154,7 @@ class VAE(GenerativeModel):
         return {
             "family": "vae",
             "decoder_likelihood": repr(self.decoder_likelihood),
+            "prior": type(self.prior).__name__,
             "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
             "importance_draws": IMPORTANCE_DRAWS,
             "conditional": self.num_classes is not None,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from zuko.transforms import MonotonicRQSTransform
 
-from diffusion_lab.baselines.couplings import ActNorm, Chain, InvertibleConv, Transform, halves
+from diffusion_lab.baselines.couplings import ActNorm, Chain, InvertibleConv, Transform, split
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
 
@@ -38,14 +38,21 @@ class SplineFlow(Flow):
         if num_bins < 2 or bound <= 0:
             raise ValueError(f"network.num_bins={num_bins} must be at least 2, and network.bound={bound} above 0")
         told = embedding_dim if num_classes is not None else 0
-        kept = in_channels // 2
-        steps = []
-        for _ in range(num_steps):
-            moved = (in_channels - kept) * (3 * num_bins - 1)
-            conditioner = PointNetwork(kept, moved, hidden, num_layers, told)
-            mixing = [InvertibleConv(in_channels)] if in_channels > 1 else []
-            steps += [ActNorm(in_channels), *mixing, SplineCoupling(conditioner, num_bins, bound)]
-        super().__init__(Chain([*steps, ActNorm(in_channels)]), num_classes, embedding_dim)
+        steps = spline_steps(in_channels, num_steps, num_bins, bound, hidden, num_layers, told)
+        super().__init__(Chain(steps), num_classes, embedding_dim)
+
+
+def spline_steps(
+    dims: int, num_steps: int, num_bins: int, bound: float, hidden: int, num_layers: int, embedding_dim: int
+) -> list[Transform]:
+    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, and an actnorm; embedding_dim 0: told nothing."""
+    kept = dims // 2
+    steps: list[Transform] = []
+    for _ in range(num_steps):
+        conditioner = PointNetwork(kept, (dims - kept) * (3 * num_bins - 1), hidden, num_layers, embedding_dim)
+        mixing = [InvertibleConv(dims)] if dims > 1 else []
+        steps += [ActNorm(dims), *mixing, SplineCoupling(conditioner, num_bins, bound)]
+    return [*steps, ActNorm(dims)]
 
 
 class SplineCoupling(Transform):
@@ -59,12 +66,12 @@ class SplineCoupling(Transform):
         self.conditioner, self.num_bins, self.bound = conditioner, num_bins, bound
 
     def forward(self, x: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x_a, x_b = halves(x)
+        x_a, x_b = split(x)
         z_b, log_slope = self._spline(x_a, x_b, e).call_and_ladj(x_b)
         return torch.cat([x_a, z_b], 1), log_slope.sum(1)
 
     def inverse(self, z: Tensor, e: Tensor | None = None) -> Tensor:
-        z_a, z_b = halves(z)
+        z_a, z_b = split(z)
         return torch.cat([z_a, self._spline(z_a, z_b, e).inv(z_b)], 1)
 
     def _spline(self, x_a: Tensor, x_b: Tensor, e: Tensor | None) -> MonotonicRQSTransform:

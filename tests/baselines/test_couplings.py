@@ -10,10 +10,12 @@ from diffusion_lab.baselines.couplings import (
     ActNorm,
     AffineCoupling,
     Chain,
+    Flatten,
+    Haar,
     InvertibleConv,
     Logit,
     Multiscale,
-    Squeeze,
+    OfTheRest,
     fit_actnorms,
     standard_normal_log_prob,
 )
@@ -36,8 +38,9 @@ class Conditioner(nn.Module):
         return (2 * outputs.sin()).movedim(-1, 1)
 
 
-def coupling(channels, bound=2.0):
-    return AffineCoupling(Conditioner(channels // 2, 2 * (channels - channels // 2)), bound)
+def coupling(channels, bound=2.0, kept=None):
+    known = channels // 2 if kept is None else kept
+    return AffineCoupling(Conditioner(known, 2 * (channels - known)), bound, kept)
 
 
 def steps(channels):
@@ -45,9 +48,14 @@ def steps(channels):
 
 
 def whole():
-    """Two scales, from 2 × 8 × 8 to numbers."""
-    scales = [Chain([Squeeze(), *steps(8), *steps(8), coupling(8)]), Chain([Squeeze(), *steps(16)])]
-    return Multiscale(scales, [(8, 4, 4), (16, 2, 2)])
+    """Two scales and a vector: 2 × 8 × 8, of which 2 × 4 × 4 and then 2 × 2 × 2 go on."""
+
+    def details(kept):
+        mixed = [OfTheRest(Chain([ActNorm(6), InvertibleConv(6)]), kept), coupling(8, kept=5)]
+        return Chain([Haar(), *mixed, coupling(8, kept=kept)])
+
+    scales = [details(2), details(2), Chain([Flatten((2, 2, 2)), *steps(8)])]
+    return Multiscale(scales, [(8, 4, 4), (8, 2, 2), (8,)], kept=2)
 
 
 MAPS = {
@@ -58,7 +66,10 @@ MAPS = {
     "coupling of points": (lambda: coupling(3), (3,)),
     "coupling of odd channels": (lambda: coupling(5), (5, 2, 2)),
     "logit": (lambda: Logit(0.01), (CHANNELS, SIDE, SIDE)),
-    "squeeze": (Squeeze, (CHANNELS, SIDE, SIDE)),
+    "coupling that keeps one": (lambda: coupling(4, kept=1), (4, 2, 2)),
+    "of the rest": (lambda: OfTheRest(Chain(steps(4)), 2), (CHANNELS, SIDE, SIDE)),
+    "Haar": (Haar, (CHANNELS, SIDE, SIDE)),
+    "flatten": (lambda: Flatten((2, 3, 1)), (2, 3, 1)),
     "chain": (lambda: Chain([*steps(CHANNELS), *steps(CHANNELS)]), (CHANNELS, SIDE, SIDE)),
     "multiscale": (whole, (2, 8, 8)),
 }
@@ -126,8 +137,9 @@ def test_all_actnorms_of_a_flow_are_fitted_to_what_the_maps_before_them_make():
     transform(x, e)
     assert len(seen) == 3
     for z in seen:
-        torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros_like(z[0, :, 0, 0]), rtol=0, atol=1e-10)
-        torch.testing.assert_close(z.var((0, 2, 3), correction=0), torch.ones_like(z[0, :, 0, 0]), rtol=0, atol=1e-10)
+        values = z.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(values.mean(1), torch.zeros_like(values[:, 0]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(values.var(1, correction=0), torch.ones_like(values[:, 0]), rtol=0, atol=1e-10)
 
 
 def test_a_channel_that_never_changes_does_not_break_the_start():
@@ -163,14 +175,49 @@ def test_the_logit_draws_the_first_levels_bin_out_to_log_2_or_nearly(num_levels)
     assert float(z[1] - z[0]) == pytest.approx(math.log(2) + math.log((num_levels + 1) / num_levels))
 
 
-def test_squeeze_takes_squares_of_pixels_to_channels():
-    z, _ = Squeeze()(torch.arange(16.0).reshape(1, 1, 4, 4))
-    assert z[0, :, 0, 0].tolist() == [0, 1, 4, 5]
-    assert z[0, :, 1, 1].tolist() == [10, 11, 14, 15]
+def test_haars_first_channels_are_twice_the_means_of_the_squares_and_no_length_is_lost():
+    x = torch.arange(32.0, dtype=torch.float64).reshape(1, 2, 4, 4)
+    z, log_det = Haar()(x.float())
+    assert z.shape == (1, 8, 2, 2)
+    torch.testing.assert_close(z[:, :2], 2 * nn.functional.avg_pool2d(x, 2).float())
+    torch.testing.assert_close(z.square().sum(), x.square().sum().float())
+    assert log_det.tolist() == [0]
 
 
-def test_a_chosen_prior_is_a_coupling_on_what_is_done():
-    """log N(x_b; t, e^{2s}) = log N(z_b; 0, I) + log|det|: factoring out with a learned prior is the same coupling."""
+@pytest.mark.parametrize(
+    ("image", "details"),
+    [([[1.0, 1], [1, 1]], [0.0, 0, 0]), ([[1.0, 0], [1, 0]], [1.0, 0, 0]), ([[1.0, 1], [0, 0]], [0.0, 1, 0])],
+    ids=["flat", "left to right", "top to bottom"],
+)
+def test_haars_details_are_the_differences_along_each_direction(image, details):
+    z, _ = Haar()(torch.tensor(image)[None, None])
+    assert z[0, 1:, 0, 0].tolist() == details
+
+
+def test_what_is_kept_is_not_seen_by_what_works_on_the_rest():
+    transform, x, e = made("of the rest")
+    z, log_det = transform(x, e)
+    changed = torch.cat([x[:, :2] + 1, x[:, 2:]], 1)
+    again, log_det_again = transform(changed, e)
+    assert torch.equal(z[:, :2], x[:, :2])
+    assert torch.equal(again[:, 2:], z[:, 2:])
+    assert torch.equal(log_det_again, log_det)
+
+
+def test_each_scale_is_a_density_of_its_details_given_the_coarse_image():
+    """The coarse image's latents come first and do not depend on the details: log p(x) = log p(coarse) + log p(details | coarse)."""
+    transform, x, e = made("multiscale")
+    haar = Haar().double()
+    z, _ = transform(x, e)
+    squares, _ = haar(x)
+    other = haar.inverse(torch.cat([squares[:, :2], squares[:, 2:] + 1], 1))
+    again, _ = transform(other, e)
+    torch.testing.assert_close(again[:, :32], z[:, :32])
+    assert not torch.allclose(again[:, 32:], z[:, 32:])
+
+
+def test_a_coupling_of_all_details_is_a_gaussian_of_them():
+    """log N(x_b; t, e^{2s}) = log N(z_b; 0, I) + log|det|."""
     layer, x, e = coupling(4).double(), torch.randn(5, 4, dtype=torch.float64), torch.randn(5, TOLD).double()
     z, log_det = layer(x, e)
     shift, log_scale = layer._affine(x[:, :2], e)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.elbo import ImportanceWeighted, log_weight, paid_rate, rate
 from diffusion_lab.diffusion import Gaussian
 
@@ -38,7 +39,8 @@ def importance_weighted(posterior, num_draws, repeats=1):
     generator, bound = torch.Generator().manual_seed(0), ImportanceWeighted()
     for _ in range(num_draws):
         z = repeated.sample(torch.randn(repeated.mean.shape, generator=generator, dtype=X.dtype))
-        bound.add(log_weight(repeated, z, gaussian(A * z, S).log_prob(X.repeat(repeats, 1))[:, 0]))
+        prior = standard_normal_log_prob(z)
+        bound.add(log_weight(repeated, z, prior, gaussian(A * z, S).log_prob(X.repeat(repeats, 1))[:, 0]))
     return bound.log_mean.view(repeats, len(X))
 
 

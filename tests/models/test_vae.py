@@ -1,16 +1,21 @@
 import math
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffusion_lab.baselines.likelihoods import DecoderLikelihood, DiscretizedLogisticMixture, GaussianLikelihood
+from diffusion_lab.baselines.priors import FlowPrior, StandardNormal
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.models.vae import VAE
 from diffusion_lab.networks import ConvAutoencoder, PointAutoencoder
+from diffusion_lab.networks.splines import SplineFlow
 
 SHAPE = (1, 8, 8)
+LEARNED = partial(FlowPrior, network=partial(SplineFlow, num_steps=2, num_bins=4, hidden=8))
+PRIORS = pytest.mark.parametrize("prior", [StandardNormal, LEARNED], ids=["standard", "learned"])
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,16 @@ class Uniform(DecoderLikelihood):
         return torch.zeros_like(output)
 
 
-def model(likelihood=None, num_classes=None, seed=1, woken=True, beta=1.0, free_bits=0.0, samples_are_means=True):
+def model(
+    likelihood=None,
+    num_classes=None,
+    seed=1,
+    woken=True,
+    beta=1.0,
+    free_bits=0.0,
+    samples_are_means=True,
+    prior=StandardNormal,
+):
     torch.manual_seed(0)
     vae = VAE(
         SHAPE,
@@ -39,6 +53,7 @@ def model(likelihood=None, num_classes=None, seed=1, woken=True, beta=1.0, free_
             1, image_size=8, latent_dim=4, base_channels=8, channel_multipliers=[1, 2], **asked
         ),
         likelihood or DiscretizedLogisticMixture(17, num_mixtures=2),
+        prior,
         Optimization(torch.optim.AdamW, Constant()),
         beta=beta,
         free_bits=free_bits,
@@ -123,16 +138,18 @@ def test_beta_and_free_bits_are_of_training_only():
     assert plain.kind == other.kind == "ELBO"
 
 
-def test_the_parts_add_up_and_the_importance_weighted_bound_is_sharper():
-    stated = likelihood(model(), digits(6))
+@PRIORS
+def test_the_parts_add_up_and_the_importance_weighted_bound_is_sharper(prior):
+    stated = likelihood(model(prior=prior), digits(6))
     torch.testing.assert_close(stated.parts["rate"] + stated.parts["distortion"], stated.bits_per_dim)
     assert stated.bits_per_dim.dtype == torch.float64
     assert (stated.beside["importance_weighted"] < stated.bits_per_dim).all()
     assert 0 < stated.standard_error < 0.1
 
 
-def test_the_loss_estimates_the_likelihood():
-    vae, x_0 = model(), digits(256)
+@PRIORS
+def test_the_loss_estimates_the_likelihood(prior):
+    vae, x_0 = model(prior=prior), digits(256)
     draws = torch.tensor([loss(vae, x_0, k=k) for k in range(8)])
     stated = likelihood(vae, x_0)
     spread = float(draws.std()) / math.sqrt(8) + stated.standard_error
@@ -146,9 +163,10 @@ def test_a_uniform_decoder_behind_the_prior_takes_exactly_log2_levels():
     assert stated.standard_error == 0
 
 
-def test_samples_and_likelihood_are_functions_of_seed_and_index():
+@PRIORS
+def test_samples_and_likelihood_are_functions_of_seed_and_index(prior):
     for means in (True, False):
-        vae = model(samples_are_means=means)
+        vae = model(samples_are_means=means, prior=prior)
         with torch.no_grad():
             whole = vae.sample(torch.arange(7), seed=3)
             parts = [vae.sample(torch.arange(7)[rows], seed=3) for rows in (slice(0, 2), slice(2, 7))]
@@ -186,8 +204,9 @@ def test_a_reconstruction_is_the_image_of_the_posterior_mean():
         assert torch.equal(vae.reconstruct(x_0), vae.decode(z))
 
 
-def test_given_the_class_everything_hears_of_it_and_says_so():
-    vae, x_0 = model(num_classes=3), digits(3)
+@PRIORS
+def test_given_the_class_everything_hears_of_it_and_says_so(prior):
+    vae, x_0 = model(num_classes=3, prior=prior), digits(3)
     one, two = torch.tensor([0, 1, 2]), torch.tensor([1, 1, 2])
     assert likelihood(vae, x_0, one).kind == "ELBO given the class"
     bits = [likelihood(vae, x_0, y).bits_per_dim for y in (one, two)]
@@ -206,8 +225,9 @@ def test_data_with_classes_leave_an_unconditional_model_alone():
     assert model().protocol()["conditional"] is False
 
 
-def test_its_cost_is_all_parameters_and_the_decoders_operations():
-    vae = model(num_classes=3)
+@PRIORS
+def test_its_cost_is_all_parameters_and_the_decoders_operations(prior):
+    vae = model(num_classes=3, prior=prior)
     cost = vae.cost()
     assert cost.parameters == sum(parameter.numel() for parameter in vae.parameters())
     assert vae.nfe == 1
@@ -223,7 +243,8 @@ def test_what_cannot_be_weighed_is_refused(option, value):
         model(**{option: value})
 
 
-def test_no_bits_below_the_entropy_of_a_gaussian():
+@PRIORS
+def test_no_bits_below_the_entropy_of_a_gaussian(prior):
     """x ~ N(0, 0.5²) in two dimensions, trained for a moment: no bound beats H(x) by more than three standard errors."""
     torch.manual_seed(0)
     vae = VAE(
@@ -232,6 +253,7 @@ def test_no_bits_below_the_entropy_of_a_gaussian():
         None,
         lambda **asked: PointAutoencoder(2, latent_dim=2, hidden=16, num_layers=1, **asked),
         GaussianLikelihood(None),
+        prior,
         Optimization(torch.optim.AdamW, Constant()),
         beta=1.0,
         free_bits=0.0,
@@ -248,3 +270,18 @@ def test_no_bits_below_the_entropy_of_a_gaussian():
     for bits in (stated.bits_per_dim, stated.beside["importance_weighted"]):
         error = float(bits.std()) / math.sqrt(len(bits))
         assert entropy - 3 * error < float(bits.mean()) < entropy + 0.1
+
+
+def test_free_bits_need_a_rate_by_dimension():
+    with pytest.raises(ValueError, match=r"model\.free_bits=0\.5 needs prior=standard_normal"):
+        model(free_bits=0.5, prior=LEARNED)
+
+
+def test_latents_are_noise_of_which_the_prior_makes_what_the_decoder_sees():
+    vae, x_0 = model(prior=LEARNED), digits(3)
+    with torch.no_grad():
+        u, mean = vae.encode(x_0), vae.network.encode(x_0)[0]
+        assert not torch.allclose(u, mean)
+        torch.testing.assert_close(vae.prior.from_noise(u), mean, rtol=0, atol=1e-4)
+        seen = vae.decoder_likelihood.mean(vae.network.decode(mean))
+        torch.testing.assert_close(vae.reconstruct(x_0), seen, rtol=0, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Glow and the spline flow, as networks: what they are at first, how they are told, which sizes they take."""
+"""The wavelet flow and the spline flow, as networks: what they are at first, how they are told, which sizes they take."""
 
 from pathlib import Path
 
@@ -8,13 +8,19 @@ from torch import nn
 
 import diffusion_lab
 from diffusion_lab.baselines.couplings import standard_normal_log_prob
-from diffusion_lab.networks.flow import Glow
 from diffusion_lab.networks.splines import SplineCoupling, SplineFlow
+from diffusion_lab.networks.wavelet_flow import WaveletFlow
 
 NETWORKS = {
-    "glow": (lambda **o: Glow(1, 8, num_steps=2, hidden=8, embedding_dim=3, **o), (1, 8, 8)),
-    "glow of 28 pixels": (lambda **o: Glow(1, 28, num_steps=1, hidden=4, embedding_dim=3, **o), (1, 28, 28)),
-    "glow in colour": (lambda **o: Glow(3, 12, num_steps=1, hidden=8, embedding_dim=3, **o), (3, 12, 12)),
+    "wavelets": (lambda **o: WaveletFlow(1, 8, num_steps=2, hidden=8, coarse_steps=2, embedding_dim=3, **o), (1, 8, 8)),
+    "wavelets of 28 pixels": (
+        lambda **o: WaveletFlow(1, 28, num_steps=1, hidden=4, coarse_steps=1, embedding_dim=3, **o),
+        (1, 28, 28),
+    ),
+    "wavelets in colour": (
+        lambda **o: WaveletFlow(3, 12, num_steps=1, hidden=8, coarse_steps=1, embedding_dim=3, **o),
+        (3, 12, 12),
+    ),
     "splines": (lambda **o: SplineFlow(2, num_steps=3, hidden=16, embedding_dim=3, **o), (2,)),
     "splines of a line": (lambda **o: SplineFlow(1, num_steps=2, hidden=8, embedding_dim=3, **o), (1,)),
     "splines in 5 dimensions": (lambda **o: SplineFlow(5, num_steps=2, hidden=8, embedding_dim=3, **o), (5,)),
@@ -43,7 +49,7 @@ def test_what_goes_in_comes_back(name, dtype, within):
     torch.testing.assert_close(network.inverse(z), x, rtol=0, atol=within)
 
 
-@pytest.mark.parametrize("name", ["glow", "splines", "splines of a line", "splines in 5 dimensions"])
+@pytest.mark.parametrize("name", ["wavelets", "splines", "splines of a line", "splines in 5 dimensions"])
 def test_the_log_determinant_of_the_whole_is_autograds(name):
     network, x = made(name, num_classes=3)
     y = torch.tensor([0, 1, 2, 1])
@@ -89,10 +95,10 @@ def test_every_parameter_learns_and_the_class_is_heard(name):
 
 
 def test_a_flow_with_classes_is_told_one_and_a_flow_without_is_not():
-    network, x = made("glow", num_classes=3)
+    network, x = made("wavelets", num_classes=3)
     with pytest.raises(ValueError, match="is told y"):
         network(x)
-    network, x = made("glow")
+    network, x = made("wavelets")
     with pytest.raises(ValueError, match="is told y"):
         network(x, torch.zeros(4, dtype=torch.int64))
 
@@ -118,7 +124,7 @@ def test_splines_are_the_identity_beyond_their_end():
 @pytest.mark.parametrize(("size", "scales"), [(4, 1), (6, 1), (8, 2), (28, 2), (32, 4), (64, 5), (50, 1)])
 def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
     with torch.device("meta"):
-        assert len(Glow(1, size, num_steps=1, hidden=4).transform.transforms[1].scales) == scales
+        assert len(WaveletFlow(1, size, num_steps=1, hidden=4).transform.transforms[1].scales) - 1 == scales
 
 
 @pytest.mark.parametrize(
@@ -134,11 +140,14 @@ def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
         ({"image_size": 8, "margin": 0.5}, "network.margin=0.5"),
         ({"image_size": 8, "dropout": 1.0}, "network.dropout=1.0"),
         ({"image_size": 8, "log_scale_bound": 0}, "network.log_scale_bound=0"),
+        ({"image_size": 8, "coarse_steps": 0}, "network.coarse_steps=0"),
+        ({"image_size": 8, "coarse_hidden": 0}, "network.coarse_hidden=0"),
+        ({"image_size": 8, "num_bins": 1}, "network.num_bins=1"),
     ],
 )
 def test_a_size_that_cannot_be_is_named(options, said):
     with pytest.raises(ValueError, match=said):
-        Glow(1, **options)
+        WaveletFlow(1, **options)
 
 
 @pytest.mark.parametrize("option", [{"num_bins": 1}, {"bound": 0.0}, {"num_steps": 0}, {"hidden": 0}])
@@ -149,15 +158,15 @@ def test_a_spline_that_cannot_be_is_named(option):
 
 
 def test_low_precision_stays_in_the_couplings_networks():
-    network, x = made("glow", dtype=torch.float32)
+    network, x = made("wavelets", dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         z, log_det = network(x)
         assert z.dtype == log_det.dtype == torch.float32
         torch.testing.assert_close(network.inverse(z), x, rtol=0, atol=1e-4)
 
 
-def test_only_the_splines_need_zuko():
-    """So that a command which draws images does not wait for a library that it does not use."""
+def test_only_flows_need_zuko():
+    """So that a command which has no flow does not wait for a library that it does not use."""
     package = Path(diffusion_lab.__file__).parent
     named = [
         path.name
@@ -165,4 +174,6 @@ def test_only_the_splines_need_zuko():
         if "import zuko" in path.read_text() or "from zuko" in path.read_text()
     ]
     assert named == ["splines.py"]
-    assert not any("splines" in path.read_text() for path in package.rglob("*.py") if path.name != "splines.py")
+    users = {path.name for path in package.rglob("*.py") if "networks.splines" in path.read_text()}
+    assert users == {"wavelet_flow.py"}
+    assert not any("networks.wavelet_flow" in path.read_text() for path in package.rglob("*.py"))
