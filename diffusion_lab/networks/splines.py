@@ -45,7 +45,7 @@ class SplineFlow(Flow):
 def spline_steps(
     dims: int, num_steps: int, num_bins: int, bound: float, hidden: int, num_layers: int, embedding_dim: int
 ) -> list[Transform]:
-    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, and an actnorm; embedding_dim 0: told nothing."""
+    """Of vectors (B, dims): `num_steps` times actnorm -> matrix -> spline coupling, then actnorm. embedding_dim 0: told nothing."""
     kept = dims // 2
     steps: list[Transform] = []
     for _ in range(num_steps):

@@ -28,10 +28,8 @@ from diffusion_lab.networks.flow import Flow
 from diffusion_lab.networks.splines import spline_steps
 
 SMALLEST_SIDE = 4  # of what is halved, where nobody says how often
-SPLINE_BOUND, COARSE_LAYERS = (
-    5.0,
-    2,
-)  # where the splines of the coarsest image end, in standard deviations; layers of their networks
+SPLINE_BOUND = 5.0  # where the splines of the coarsest image end, in standard deviations
+COARSE_LAYERS = 2  # of their networks
 
 
 class WaveletFlow(Flow):

@@ -205,7 +205,7 @@ def test_what_is_kept_is_not_seen_by_what_works_on_the_rest():
 
 
 def test_each_scale_is_a_density_of_its_details_given_the_coarse_image():
-    """The coarse image's latents come first and do not depend on the details: log p(x) = log p(coarse) + log p(details | coarse)."""
+    """The coarse image's latents come first and do not know the details: log p(x) = log p(coarse) + log p(details | coarse)."""
     transform, x, e = made("multiscale")
     haar = Haar().double()
     z, _ = transform(x, e)

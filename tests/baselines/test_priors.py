@@ -1,4 +1,4 @@
-"""Priors against what is known: a flow that is the identity is the standard normal, one that scales is a Gaussian in closed form."""
+"""Priors against what is known: a flow that is the identity is the standard normal, one that scales is another Gaussian."""
 
 import math
 

@@ -28,7 +28,6 @@ EVERYTHING = [
     *(option for option in TINY if not option.startswith(("trainer.max_steps", "evaluation"))),
     "network.dropout=0.2",
     "data.flip=true",
-    "model.free_bits=0.1",
     "model.beta=2.0",
     "conditional=true",
     "callbacks.checkpoint.every_n_steps=3",
@@ -94,6 +93,8 @@ def test_given_the_class(lab):
     [
         (["data=mixture", "decoder_likelihood=logistic_mixture"], "decoder_likelihood=gaussian"),
         (["model.beta=-1"], "model.beta=-1"),
+        (["model.free_bits=0.1"], "model.free_bits=0.1 needs prior=standard_normal"),
+        (["prior.network.num_bins=1"], "network.num_bins=1"),
         (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images take 1 to 4 levels"),
         (["schedule=cosine"], "schedule"),
     ],
@@ -106,8 +107,9 @@ def test_what_cannot_be_is_said_in_one_sentence(lab, options, said):
     assert files(lab.folder) == []
 
 
-def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, zygote):
-    options = [*EVERYTHING, "trainer.max_steps=20"]
+@pytest.mark.parametrize("prior", [["prior=spline_flow"], ["prior=standard_normal", "model.free_bits=0.1"]], ids=str)
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, zygote, prior):
+    options = [*EVERYTHING, *prior, "trainer.max_steps=20"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 3, 20) >= 2

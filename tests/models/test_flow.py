@@ -10,8 +10,9 @@ from torch import nn
 from diffusion_lab.data.densities import GaussianDensity
 from diffusion_lab.models.flow import FlowModel
 from diffusion_lab.models.optimization import Constant, Optimization
-from diffusion_lab.networks.flow import Flow, Glow
+from diffusion_lab.networks.flow import Flow
 from diffusion_lab.networks.splines import SplineFlow
+from diffusion_lab.networks.wavelet_flow import WaveletFlow
 
 SHAPE = (1, 8, 8)
 
@@ -19,16 +20,16 @@ SHAPE = (1, 8, 8)
 def model(num_classes=None, temperature=1.0, seed=1, woken=True, started=True):
     torch.manual_seed(0)
 
-    def network(num_classes):
-        glow = Glow(1, 8, num_classes, num_steps=2, hidden=8, embedding_dim=4)
-        for parameter in glow.parameters():
+    def built(num_classes):
+        network = WaveletFlow(1, 8, num_classes, num_steps=2, hidden=8, coarse_steps=2, embedding_dim=4)
+        for parameter in network.parameters():
             if woken and not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
-        glow.initialised.fill_(started)
-        return glow
+        network.initialised.fill_(started)
+        return network
 
     optimization = Optimization(torch.optim.AdamW, Constant())
-    return FlowModel(SHAPE, 17, num_classes, network, optimization, temperature, seed).eval()
+    return FlowModel(SHAPE, 17, num_classes, built, optimization, temperature, seed).eval()
 
 
 def digits(n):

@@ -11,14 +11,15 @@ from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.networks.splines import SplineCoupling, SplineFlow
 from diffusion_lab.networks.wavelet_flow import WaveletFlow
 
+SMALL = {"coarse_hidden": 16, "embedding_dim": 3}
 NETWORKS = {
-    "wavelets": (lambda **o: WaveletFlow(1, 8, num_steps=2, hidden=8, coarse_steps=2, embedding_dim=3, **o), (1, 8, 8)),
+    "wavelets": (lambda **o: WaveletFlow(1, 8, num_steps=2, hidden=8, coarse_steps=2, **SMALL, **o), (1, 8, 8)),
     "wavelets of 28 pixels": (
-        lambda **o: WaveletFlow(1, 28, num_steps=1, hidden=4, coarse_steps=1, embedding_dim=3, **o),
+        lambda **o: WaveletFlow(1, 28, num_steps=1, hidden=4, coarse_steps=1, **SMALL, **o),
         (1, 28, 28),
     ),
     "wavelets in colour": (
-        lambda **o: WaveletFlow(3, 12, num_steps=1, hidden=8, coarse_steps=1, embedding_dim=3, **o),
+        lambda **o: WaveletFlow(3, 12, num_steps=1, hidden=8, coarse_steps=1, **SMALL, **o),
         (3, 12, 12),
     ),
     "splines": (lambda **o: SplineFlow(2, num_steps=3, hidden=16, embedding_dim=3, **o), (2,)),
