@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from diffusion_lab.data.densities import GaussianDensity, RingMixture
 from diffusion_lab.runs import newest_model
 
 from ..models.test_families import FAMILIES
@@ -101,3 +102,21 @@ def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
     assert page.count('class="card family"') == len(FAMILIES)
     table = next((lab.folder / "outputs" / "sweeps").glob("*/report/table.csv")).read_text()
     assert all(family in table for family in FAMILIES)
+
+
+@pytest.mark.parametrize("density", [GaussianDensity, RingMixture], ids=lambda density: density.name)
+def test_no_family_has_fewer_bits_than_the_entropy(lab, family, density):
+    """Of densities whose entropy is known; trained until the bound is near, so that a wrong sign or factor would show."""
+    code, _, err = lab(
+        *("train", f"model={family}", f"data={density.name}", "optimizer.lr=3e-3", "trainer.max_steps=150"),
+        *("evaluation.num_samples=64", "evaluation.bound.num_images=2000", "evaluation.bound.batch_size=2000"),
+        *("ema.decays=[0.95]", "callbacks.sample_grid.every_n_steps=0"),
+    )
+    assert code == 0, err
+    (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    run = json.loads(path.read_text())
+    if family == "gan":
+        assert "bits_per_dim" not in run["values"]
+        return
+    excess = run["values"]["bits_per_dim"] - density(batch_size=8, seed=0).entropy_bits()
+    assert -3 * run["values"]["bits_per_dim_standard_error"] < excess < 1.5

@@ -1,5 +1,6 @@
 """What a cluster does with our jobs, on a real Slurm: .ci/slurm starts one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import read_status
 
+from ..models.test_families import FAMILIES
 from .cluster import SLURM, assert_same_training, jobs, log, models, only_model, rows, wait_until
 from .conftest import STRIDED, TINY
+from .test_families import COMMON, SMALL
 
 ALONE = ["hydra/sweeper=basic", "score=false"]
 ON_EVERY_STEP = ["trainer.log_every_n_steps=1"]
@@ -35,6 +38,18 @@ def test_a_sweep_goes_through_sbatch_and_a_failing_cell_fails_alone(process):
     assert len(list((process.folder / "outputs" / "runs").glob("*/metrics.json"))) == 1
     states = sorted(read_status(path).state for path in (process.folder / "outputs" / "models").iterdir())
     assert states == ["done", "failed"]
+
+
+def test_a_sweep_of_every_family_goes_through_sbatch_and_the_same_again_does_nothing(process):
+    command = ["train", *SLURM, f"model={','.join(FAMILIES)}", *SMALL["diffusion"], *COMMON]
+    done = process(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scores = [json.loads(path.read_text()) for path in (process.folder / "outputs" / "runs").glob("*/metrics.json")]
+    assert sorted(score["protocol"]["model"]["family"] for score in scores) == sorted(FAMILIES)
+    again = process(*command)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "0 to train" in again.stdout
+    assert "0 to score" in again.stdout
 
 
 def test_two_tasks_train_what_one_does(process, lab):

@@ -46,7 +46,7 @@ def test_a_vae_is_trained_scored_and_sampled_like_any_model(lab):
     score, folder = score_of(lab)
     values = score["values"]
     assert values["bits_per_dim_rate"] + values["bits_per_dim_distortion"] == pytest.approx(values["bits_per_dim"])
-    assert values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"]
+    assert values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"] + 4 * values["bits_per_dim_noise_error"]
     assert values["nfe"] == 1
     assert score["protocol"]["bound"]["kind"] == "ELBO"
     assert score["protocol"]["model"]["family"] == "vae"
