@@ -58,6 +58,8 @@ def run(command: str, options: list[str]) -> int:
             return int(stop.code or 0)  # Hydra's own, after --help
         print(f"diffusion-lab {command}: {stop.code}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # nobody reads on: no mistake, and nothing to say it to
+        raise
     except Exception as error:
         GlobalHydra.instance().clear()  # a hint may have to compose the config again
         said = mistake_in_job(error) or mistake_in_options(error, command, CONF)

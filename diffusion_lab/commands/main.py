@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import signal
 import sys
 
 from diffusion_lab import __version__
@@ -37,7 +39,21 @@ first steps
 
 
 def main() -> None:
-    """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command)."""
+    """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command).
+
+    141 where its output is no longer read, as after `diffusion-lab train --help | head`.
+    """
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

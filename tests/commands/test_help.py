@@ -1,4 +1,8 @@
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -44,6 +48,19 @@ def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, 
     for words in ("schedule: cosine, linear, sigmoid", "sampler: ddim, ddpm, strided", "num_steps: 50", "--cfg job"):
         assert words in out
     assert files(lab.folder) == []
+
+
+@pytest.mark.parametrize("options", [["--help"], ["train", "--help"], ["train", "--cfg", "job"]], ids=str)
+def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):
+    """As with `| head`: the reader is gone before the first word."""
+    command = Path(sys.executable).parent / "diffusion-lab"
+    with subprocess.Popen(
+        [command, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        started.stdout.close()
+        said = started.stderr.read()
+    assert started.returncode == 128 + signal.SIGPIPE
+    assert said == ""
 
 
 def test_the_config_can_be_shown(lab):
