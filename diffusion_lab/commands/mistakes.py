@@ -17,7 +17,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.runs import RunError
 
@@ -31,6 +31,8 @@ def users_mistakes() -> Iterator[None]:
     """Around what is built from options: a ValueError in here says what is wrong with them."""
     try:
         yield
+    except InterpolationKeyError:  # a ValueError too, but what is wrong is said below
+        raise
     except (ValueError, RunError) as error:
         raise MistakeError(str(error)) from error
 
@@ -64,6 +66,8 @@ def mistake_in_job(error: BaseException) -> str | None:
     match error:
         case MistakeError() | RunError():
             return str(error)
+        case InterpolationKeyError():
+            return _of_another_family(error)
         case InstantiationException():
             return _instantiation(error)
         case MissingMandatoryValue():
@@ -108,6 +112,8 @@ def _instantiation(error: InstantiationException) -> str | None:
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, InterpolationKeyError):
+        return _of_another_family(cause)
     place = f"{where[1]}: " if where else ""
     if (
         isinstance(cause, ValueError | RunError | OmegaConfBaseException)
@@ -119,6 +125,15 @@ def _instantiation(error: InstantiationException) -> str | None:
         what = f"there is no option {unexpected[1]}" if unexpected else f"a value is of the wrong kind ({cause})"
         return place + what
     return None if cause is not None else " ".join(str(error).split())
+
+
+def _of_another_family(error: InterpolationKeyError) -> str:
+    """A model refers to an option that the choice of a group does not have, as sampling=temperature of a VAE."""
+    wanted = re.search(r"Interpolation key '([^']+)'", str(error))
+    if wanted is None:
+        return " ".join(str(error).split())
+    group, _, option = wanted[1].rpartition(".")
+    return f"{group or option}: this model needs a choice with {option}, which the one that was made does not have"
 
 
 def _missing(error: MissingConfigException) -> str:

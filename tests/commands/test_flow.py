@@ -77,6 +77,8 @@ def test_a_conditional_flow_is_told_its_classes(lab):
         ("train", "sampling.temperature=0", "sampling.temperature=0"),
         ("train", "network.num_scales=4", "8x8 pixels cannot be halved 4 times"),
         ("train", "schedule=linear", "schedule"),
+        ("train", "sampling=means", "sampling: this model needs a choice with temperature"),
+        ("evaluate", "sampling=draws", "sampling: this model needs a choice with temperature"),
         ("evaluate", "sampler=ddim", "has no sampler to choose; it has sampling, evaluation, features"),
         ("sample", "guidance.scale=2", "has no guidance to choose"),
         ("sample", "sampling.temperature=-1", "sampling.temperature=-1"),

@@ -59,6 +59,19 @@ def test_a_vae_is_trained_scored_and_sampled_like_any_model(lab):
         assert archive["arr_0"].shape == (5, 8, 8, 1)
 
 
+def test_means_or_draws_are_a_choice_of_scoring(lab):
+    assert lab("train", *TINY)[0] == 0
+    code, out, err = lab("train", *TINY, "sampling=draws")
+    assert code == 0, err
+    assert "this model is trained already" in out
+    assert lab("evaluate", "sampling=draws")[0] == 0
+    scores = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    drawn = {score["protocol"]["model"]["samples_are"]: score["values"] for score in scores}
+    assert set(drawn) == {"means of the decoder's likelihood", "draws of the decoder's likelihood"}
+    assert len({values["bits_per_dim"] for values in drawn.values()}) == 1
+    assert len({values["fd_pixels"] for values in drawn.values()}) == 2
+
+
 def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(lab):
     lab("train", *TINY, "score=false")
     code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
@@ -95,6 +108,7 @@ def test_given_the_class(lab):
         (["model.beta=-1"], "model.beta=-1"),
         (["model.free_bits=0.1"], "model.free_bits=0.1 needs prior=standard_normal"),
         (["prior.network.num_bins=1"], "network.num_bins=1"),
+        (["sampling=temperature"], "sampling: this model needs a choice with means"),
         (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images take 1 to 4 levels"),
         (["schedule=cosine"], "schedule"),
     ],
