@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -45,8 +48,7 @@ def run(command: str, options: list[str]) -> int:
 
     look_in_working_directory()
     try:
-        sys.argv = [f"diffusion-lab {command}", *module.completed(options)]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+        _start(command, module.completed(options), task)
     except InterruptedTraining as stop:
         print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
         return 128 + stop.signum
@@ -71,6 +73,33 @@ def run(command: str, options: list[str]) -> int:
         GlobalHydra.instance().clear()
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
     return 0
+
+
+def _start(command: str, options: list[str], task: Callable[[DictConfig], Any]) -> None:
+    sys.argv = [f"diffusion-lab {command}", *options]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+    except ConfigCompositionException as error:
+        left_to_cells = _left_to_cells(options, error)
+        if left_to_cells is None:
+            raise
+        GlobalHydra.instance().clear()
+        _start(command, left_to_cells, task)
+
+
+def _left_to_cells(options: list[str], error: ConfigCompositionException) -> list[str] | None:
+    """In a sweep, the option that the default family does not have as a choice of one; None where that is not what is wrong.
+
+    Hydra composes the fixed options of a sweep before its swept ones: network.latent_dim=8 fails although model=vae,flow follows.
+    """
+    named = re.match(r"Could not override '([^']+)'", str(error))
+    if named is None or not {"-m", "--multirun"} & set(options):
+        return None
+    for place, option in enumerate(options):
+        key, _, value = option.partition("=")
+        if key == named[1] and value and not value.startswith("choice("):
+            return [*options[:place], f"{key}=choice({value})", *options[place + 1 :]]
+    return None
 
 
 def look_in_working_directory() -> None:

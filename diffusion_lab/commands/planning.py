@@ -52,7 +52,8 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if key in ASKED_ONCE:
             raise MistakeError(f"{override.input_line}: {key} is the same for all cells of a sweep")
         element = override.get_key_element()
-        axes[key] = Axis(key, {value: f"{element}={value}" for value in override.sweep_string_iterator()})
+        values = {value: f"{element}={value}" for value in override.sweep_string_iterator()}
+        axes[key] = Axis(key, values, swept=len(values) > 1)
     return list(axes.values())
 
 

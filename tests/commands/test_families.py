@@ -104,6 +104,22 @@ def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
     assert all(family in table for family in FAMILIES)
 
 
+def test_an_option_that_only_one_family_has_is_dropped_for_the_others(lab):
+    """Also where the default family, which Hydra composes first, does not have it."""
+    options = ["network.latent_dim=4", "network.channel_multipliers=[1]", "network.base_channels=8", *COMMON]
+    code, out, err = lab("train", "-m", "model=gan,vae", *options, "score=false")
+    assert code == 0, err
+    assert "2 models: 2 to train" in out
+    configs = [(path / "config.yaml").read_text() for path in (lab.folder / "outputs" / "models").iterdir()]
+    assert sorted("latent_dim: 4" in config for config in configs) == [False, True]
+    before = files(lab.folder)
+    code, _, err = lab("train", "-m", "model=gan,flow", *options, "score=false")
+    assert code == 1
+    assert "there is no option 'network.latent_dim'" in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before
+
+
 @pytest.mark.parametrize("density", [GaussianDensity, RingMixture], ids=lambda density: density.name)
 def test_no_family_has_fewer_bits_than_the_entropy(lab, family, density):
     """Of densities whose entropy is known; trained until the bound is near, so that a wrong sign or factor would show."""
