@@ -10,8 +10,8 @@ inverse as cheap as itself:
     invertible 1×1 z = W x at each of N pixels, W = P L (U + diag d)     N·Σ_c log|d_c|      ibid., section 3.2 and eq. 10
     affine coupling  z_a = x_a,  z_b = (x_b − t(x_a))·e^{−s(x_a)}        −Σ s                Dinh et al. 2017, eq. 7 and 8
     logit          z = log s/(1 − s),  s = α + (1 − 2α)(x + 1)/2     −Σ log(2s(1 − s)/(1 − 2α))  ibid., section 4.1
-    Haar           each 2×2 square becomes twice its mean and details    0                  Yu et al. 2020, section 3.2
-    multiscale     details are done, the coarse image goes on            that of the scales  ibid., eq. 4 and 5
+    Haar           each 2×2 square becomes twice its mean and details    0                  Yu et al. 2020
+    multiscale     details are done, the coarse image goes on            that of the scales  ibid.
 
 Of details that are mapped given the coarse image, log p is the conditional log p(details | coarse), so every scale is a density
 of its own. A coupling that moves all details given the coarse image alone is a Gaussian N(t(coarse), e^{2s(coarse)}) of them.

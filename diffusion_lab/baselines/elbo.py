@@ -35,6 +35,8 @@ def paid_rate(rate: Latents, free_nats: float, batch_mean: Float[Tensor, " *late
     batch_mean: E_batch rate over the rows of all ranks, where these are not all here; it decides who pays, and carries no gradient.
     """
     mean = rate.mean(dim=0)
+    if free_nats == 0:
+        return mean.sum()  # an estimate of the rate may be negative, and pays all the same
     paying = (mean if batch_mean is None else batch_mean).detach() >= free_nats
     return torch.where(paying, mean, torch.full_like(mean, free_nats)).sum()
 

@@ -29,8 +29,11 @@ class Prior(nn.Module, ABC):
     by_dimension: bool  # whether the rate is a sum over dimensions
 
     @abstractmethod
-    def rate(self, posterior: Gaussian, z: Latents, y: Classes = None) -> Float[Tensor, "b parts"]:
-        """Of each sample, in parts whose sum it is: (B, D), or (B, 1) where it is no sum over dimensions. z is a draw from q."""
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
+        """Of each sample, in parts whose sum it is: (B, D), or (B, 1) where it is no sum over dimensions.
+
+        log_prior: log p(z|y) of a draw z from q, where the rate is estimated from it.
+        """
 
     @abstractmethod
     def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
@@ -53,7 +56,7 @@ class StandardNormal(Prior):
     def __init__(self, latent_dim: int, num_classes: int | None = None) -> None:
         super().__init__()
 
-    def rate(self, posterior: Gaussian, z: Latents, y: Classes = None) -> Float[Tensor, "b parts"]:
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
         return rate(posterior)
 
     def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
@@ -73,11 +76,14 @@ class FlowPrior(Prior):
 
     def __init__(self, latent_dim: int, num_classes: int | None, network: Callable[..., nn.Module]) -> None:
         super().__init__()
-        self.flow = network(in_channels=latent_dim, num_classes=num_classes)
+        try:
+            self.flow = network(in_channels=latent_dim, num_classes=num_classes)
+        except ValueError as error:
+            raise ValueError(f"prior.{error}") from error
 
-    def rate(self, posterior: Gaussian, z: Latents, y: Classes = None) -> Float[Tensor, "b parts"]:
+    def rate(self, posterior: Gaussian, log_prior: PerSample) -> Float[Tensor, "b parts"]:
         minus_entropy = -0.5 * (1 + math.log(2 * math.pi) + posterior.log_variance.double()).sum(1)
-        return (minus_entropy - self.log_prob(z, y))[:, None]
+        return (minus_entropy - log_prior)[:, None]
 
     def log_prob(self, z: Latents, y: Classes = None) -> PerSample:
         u, log_det = self.flow(z, y)

@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -97,7 +98,9 @@ def _left_to_cells(options: list[str], error: ConfigCompositionException) -> lis
         return None
     for place, option in enumerate(options):
         key, _, value = option.partition("=")
-        if key == named[1] and value and not value.startswith("choice("):
+        if key != named[1] or key.startswith("hydra"):
+            continue
+        if not OverridesParser.create().parse_override(option).is_sweep_override():
             return [*options[:place], f"{key}=choice({value})", *options[place + 1 :]]
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import signal
 import sys
 
@@ -49,8 +50,17 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
+        if not _nobody_reads():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _nobody_reads() -> bool:
+    """Whether it is our own output that is broken, and no other pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _main() -> None:

@@ -133,7 +133,9 @@ def _of_another_family(error: InterpolationKeyError) -> str:
     if wanted is None:
         return " ".join(str(error).split())
     group, _, option = wanted[1].rpartition(".")
-    return f"{group or option}: this model needs a choice with {option}, which the one that was made does not have"
+    if not group:
+        return f"this model needs {option}, which no choice brings: is network=… of another family?"
+    return f"{group}: this model needs a choice with {option}, which the one that was made does not have"
 
 
 def _missing(error: MissingConfigException) -> str:

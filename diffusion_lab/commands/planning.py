@@ -113,7 +113,17 @@ class _Composer:
                 raise MissingOptionError(_key(override)) from ConfigCompositionException(said).with_traceback(
                     error.__traceback__
                 )
+        self._check_references(cfg, overrides)
         return Composed(cfg, base.family)
+
+    def _check_references(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        """MissingOptionError for a chosen group without what the model asks of it: sampling=draws means nothing to a flow."""
+        chosen = {_key(self._parsed[line]) for line in overrides}
+        for value in OmegaConf.to_container(cfg.model, resolve=False).values():
+            wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
+            if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
+                said = f"{wanted[1]}: no model of this sweep has a use for this choice"
+                raise MissingOptionError(wanted[1]) from MistakeError(said)
 
     def _is_value(self, override: Override) -> bool:
         """Not the choice of a file, nor a key that is added or deleted."""

@@ -115,7 +115,8 @@ class FlowModel(GenerativeModel):
 
     @torch.no_grad()
     def cost(self) -> Cost:
-        """Of f, whose operations are as many as those of f⁻¹: the counter has no formula for a triangular system."""
+        """The operations are those of f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each
+        matrix, which a batch shares."""
         x = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
         return Cost(sum(weights.numel() for weights in self.parameters()), count_flops(lambda: self.network(x, y)))

@@ -3,7 +3,7 @@
     L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ p(z))
 
 in bits/dim, so that at β = 1 without free bits L is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes all
-of it is given the class: q(z|x_0, y), p(z|y), p(x_0|z, y).
+of it is given the class: q(z|x_0, y), p(x_0|z, y), and p(z|y) where the prior is learned.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class VAE(GenerativeModel):
 
         mean, log_variance, output = self.network(x_0, eps, y)
         posterior = Gaussian(mean, log_variance)
-        rates = self.prior.rate(posterior, posterior.sample(eps), y)
+        rates = self.prior.rate(posterior, self.prior.log_prob(posterior.sample(eps), y))
         distortion = self._distortion(output, x_0).mean()
         paid = paid_rate(rates, self.free_bits * math.log(2), self._batch_mean(rates))
         loss = distortion + self.beta * self._bits_per_dim(paid)
@@ -115,10 +115,9 @@ class VAE(GenerativeModel):
 
     nfe = 1  # the decoder
 
-    @torch.no_grad()
     def cost(self) -> Cost:
-        """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z), as
-        many as of z(u): the counter has no formula for a triangular system."""
+        """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z): the
+        counter has no formula for a triangular system. With the composition of each matrix, which a batch shares."""
         z = torch.zeros(1, self.network.latent_dim, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
         parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -137,9 +136,10 @@ class VAE(GenerativeModel):
         rates, distortions, weighted = [], [], ImportanceWeighted()
         for k in range(IMPORTANCE_DRAWS):
             z = posterior.sample(noise(k + 1, posterior.mean))
-            rates.append(self._bits_per_dim(self.prior.rate(posterior, z, y).double().sum(dim=1)))
+            log_prior = self.prior.log_prob(z, y)
+            rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
             distortions.append(self._distortion(self.network.decode(z, y), x_0))
-            weighted.add(log_weight(posterior, z, self.prior.log_prob(z, y), -self._nats(distortions[-1])))
+            weighted.add(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
         parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
         variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
         return Likelihood(

@@ -3,9 +3,9 @@
     logits of the pixels -> Haar -> details | coarse -> Haar -> details | coarse -> … -> the coarsest image
 
 Details go through `num_steps` steps of actnorm -> 1×1 convolution -> affine coupling, the steps of Glow (Kingma & Dhariwal 2018,
-figure 2), here given the coarse image, and end in a coupling that moves all of them (Yu et al. 2020, "Wavelet Flow"). The shape of
-what is drawn is so decided in few numbers, by couplings that see all of them, and not pixel by pixel. The coarsest image goes
-through spline couplings (`networks/splines.py`). The theory stands in `baselines/couplings.py`.
+figure 2), here given the coarse image (Yu et al. 2020, "Wavelet Flow"), and end in a coupling that moves all of them, Glow's
+learned prior. The shape of what is drawn is so decided in few numbers, by couplings that see all of them, and not pixel by pixel.
+The coarsest image goes through spline couplings (`networks/splines.py`). The theory stands in `baselines/couplings.py`.
 """
 
 import torch
@@ -28,6 +28,7 @@ from diffusion_lab.networks.flow import Flow
 from diffusion_lab.networks.splines import spline_steps
 
 SMALLEST_SIDE = 4  # of what is halved, where nobody says how often
+MOST_NUMBERS = 1024  # of the coarsest image: the splines' matrices have the square of it
 SPLINE_BOUND = 5.0  # where the splines of the coarsest image end, in standard deviations
 COARSE_LAYERS = 2  # of their networks
 
@@ -39,7 +40,7 @@ class WaveletFlow(Flow):
     of the networks in the couplings of the finest scale, twice as many in the next; num_blocks, dropout: residual blocks of each.
     log_scale_bound: of the affine couplings. coarse_steps, coarse_hidden, num_bins: spline couplings of the coarsest image, width
     of their networks, pieces of a spline.
-    Raises ValueError where image_size cannot be halved as often.
+    Raises ValueError where image_size cannot be halved as often, or too much is left.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class WaveletFlow(Flow):
         if num_scales == 0 or image_size % 2**num_scales:
             raise ValueError(
                 f"images of {image_size}x{image_size} pixels cannot be halved {max(num_scales, 1)} times, as a flow must that goes "
-                f"from coarse to fine: choose a size that is a multiple of {2 ** max(num_scales, 1)}, or network.num_scales"
+                f"from coarse to fine: choose a size from {SMALLEST_SIDE} on that is a multiple of {2 ** max(num_scales, 1)}, or "
+                "network.num_scales"
             )
         told = embedding_dim if num_classes is not None else None
         coarse, details = in_channels, 3 * in_channels  # channels at every size
@@ -93,6 +95,11 @@ class WaveletFlow(Flow):
             scales.append(Chain([Haar(), ActNorm(coarse + details), *steps, coupling(coarse, scale)]))
             shapes.append((coarse + details, side, side))
         size = coarse * side**2
+        if size > MOST_NUMBERS:
+            raise ValueError(
+                f"images of {image_size}x{image_size} pixels, halved {num_scales} times, leave {coarse}x{side}x{side} numbers, and a flow "
+                f"that sees all of them at once takes {MOST_NUMBERS}: choose a size with more factors of two"
+            )
         splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, told or 0)
         scales.append(Chain([Flatten((coarse, side, side)), *splines]))
         shapes.append((size,))

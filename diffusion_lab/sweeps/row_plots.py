@@ -71,15 +71,13 @@ def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
 
 
 def sets_steps(table: Table, group: Group, axis: str) -> bool:
-    """A numeric axis that changes the number of network evaluations where everything else is equal."""
+    """A numeric axis that counts a chain's steps, of which each takes one network evaluation or, guided, two."""
     place = table.axes.index(axis)
     if not all(value is None or is_number(value) for value in values_of(table, group, axis)):
         return False
-    seen: dict[tuple, set[float]] = {}
-    for row in group.rows:
-        if "nfe" in row.values:
-            seen.setdefault((*row.choice[:place], *row.choice[place + 1 :]), set()).add(row.values["nfe"].mean)
-    return any(len(nfe) > 1 for nfe in seen.values())
+    rows = [row for row in group.rows if row.choice[place] is not None and "nfe" in row.values]
+    counts = [(float(row.choice[place]), row.values["nfe"].mean) for row in rows]
+    return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)
 
 
 def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:

@@ -108,6 +108,7 @@ def test_the_first_bits_of_a_dimension_are_free():
     paid.backward()
     assert rates.grad.tolist() == [[0.5, 0.0], [0.5, 0.0]]
     assert float(paid_rate(rates.detach(), 0.0)) == pytest.approx(float(rates.detach().mean(0).sum()))
+    assert float(paid_rate(-torch.ones(4, 1), 0.0)) == -1
 
 
 def test_ranks_together_pay_what_one_would():

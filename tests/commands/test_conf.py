@@ -196,6 +196,19 @@ def test_the_vaes_likelihood_follows_the_data_unless_the_user_names_one(data):
         assert cfg.model.decoder_likelihood._target_.endswith(expected)
 
 
+@pytest.mark.parametrize("name", choices("network/diffusion"))
+def test_a_noisy_classifier_is_the_way_down_of_the_denoiser_of_its_size(name):
+    of_classifier = composed("model=noisy_classifier", f"network=noisy_classifier/{name}")
+    assert of_classifier.network == composed(f"network=diffusion/{name}").network
+
+
+@pytest.mark.parametrize("family", ["vae", "flow"])
+def test_large_networks_learn_at_a_smaller_rate_and_the_user_has_the_last_word(family):
+    rates = {name: composed(f"model={family}", f"network={family}/{name}").optimizer.lr for name in ("8x8", "64x64")}
+    assert rates["64x64"] < rates["8x8"]
+    assert composed(f"model={family}", f"network={family}/64x64", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
 def test_every_yaml_says_what_it_is():
     for path in Path(CONF).rglob("*.yaml"):
         assert "# " in path.read_text(), path

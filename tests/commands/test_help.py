@@ -8,7 +8,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import completion
-from diffusion_lab.commands.main import COMMANDS
+from diffusion_lab.commands.main import COMMANDS, main
 from diffusion_lab.versions import versions
 
 from .conftest import files
@@ -61,6 +61,16 @@ def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):
         said = started.stderr.read()
     assert started.returncode == 128 + signal.SIGPIPE
     assert said == ""
+
+
+def test_another_broken_pipe_is_not_taken_for_ours(monkeypatch, capfd):
+    def broken(command, options):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr("diffusion_lab.commands.app.run", broken)
+    monkeypatch.setattr("sys.argv", ["diffusion-lab", "train"])
+    with capfd.disabled(), pytest.raises(BrokenPipeError, match="of a worker"):
+        main()
 
 
 def test_the_config_can_be_shown(lab):

@@ -107,7 +107,7 @@ def test_given_the_class(lab):
         (["data=mixture", "decoder_likelihood=logistic_mixture"], "decoder_likelihood=gaussian"),
         (["model.beta=-1"], "model.beta=-1"),
         (["model.free_bits=0.1"], "model.free_bits=0.1 needs prior=standard_normal"),
-        (["prior.network.num_bins=1"], "network.num_bins=1"),
+        (["prior.network.num_bins=1"], "prior.network.num_bins=1"),
         (["sampling=temperature"], "sampling: this model needs a choice with means"),
         (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images take 1 to 4 levels"),
         (["schedule=cosine"], "schedule"),
@@ -143,7 +143,8 @@ def test_no_bits_below_the_entropy_of_a_mixture(lab):
     values = score["values"]
     entropy = RingMixture(8, 0, num_components=2, std=0.3).entropy_bits()
     lowest = entropy - 3 * values["bits_per_dim_standard_error"]
-    assert lowest < values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"] < entropy + 0.3
+    noise = 4 * values["bits_per_dim_noise_error"]
+    assert lowest < values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"] + noise < entropy + 0.3
     assert not (folder / "reconstructions.png").exists()
     assert score["protocol"]["model"]["samples_are"] == "draws of the decoder's likelihood"
     assert newest_model(lab.folder / "outputs").finished

@@ -131,6 +131,15 @@ def test_the_loss_is_distortion_plus_beta_times_rate():
     assert float(terms["loss"]) == pytest.approx(float(terms["distortion"]) + 4 * 3.0 / 64, rel=1e-6)
 
 
+def test_an_estimated_rate_may_be_negative_and_is_paid_all_the_same():
+    """At the start q = p = N(0, I): the rate of a draw is ½ Σ (z² − 1), on average 0, and the loss follows it down."""
+    terms = [step(model(prior=LEARNED, woken=False), digits(2), k=k)["terms"] for k in range(8)]
+    rates = [float(one["rate"]) for one in terms]
+    assert min(rates) < 0 < max(rates)
+    for one in terms:
+        assert float(one["loss"]) == pytest.approx(float(one["distortion"] + one["rate"]), rel=1e-6)
+
+
 def test_beta_and_free_bits_are_of_training_only():
     x_0 = digits(4)
     plain, other = (likelihood(model(**options), x_0) for options in ({}, {"beta": 7.0, "free_bits": 2.0}))
@@ -226,7 +235,7 @@ def test_data_with_classes_leave_an_unconditional_model_alone():
 
 
 @PRIORS
-def test_its_cost_is_all_parameters_and_the_decoders_operations(prior):
+def test_its_cost_is_all_parameters_and_the_operations_that_draw(prior):
     vae = model(num_classes=3, prior=prior)
     cost = vae.cost()
     assert cost.parameters == sum(parameter.numel() for parameter in vae.parameters())
@@ -235,6 +244,8 @@ def test_its_cost_is_all_parameters_and_the_decoders_operations(prior):
     assert 0 < without_decoder < cost.parameters
     # The last convolution alone: 3×3 taps, 8 channels to 6 outputs, 64 pixels, two operations each.
     assert cost.forward_flops > 9 * 8 * 6 * 64 * 2
+    decoders = model(num_classes=3).cost().forward_flops
+    assert (cost.forward_flops > decoders) == (prior is LEARNED)
 
 
 @pytest.mark.parametrize(("option", "value"), [("beta", -1.0), ("free_bits", -0.1), ("beta", math.inf)])

@@ -14,9 +14,13 @@ SCALES = ["3", "0", "0.5", "10", "1"]  # as asked for, not in order
 
 
 def guided(choices, metrics):
-    """Precision s/(1 + s) and recall 1 − precision: what the one gains the other loses."""
+    """Precision s/(1 + s) and recall 1 − precision: what the one gains the other loses; scales 0 and 1 take one evaluation a step."""
     scale = float(choices["guidance.scale"])
-    metrics["values"] |= {"precision": scale / (1 + scale), "recall": 1 / (1 + scale)}
+    metrics["values"] |= {
+        "precision": scale / (1 + scale),
+        "recall": 1 / (1 + scale),
+        "nfe": 50 if scale in (0, 1) else 100,
+    }
 
 
 def plots(outputs, axes, change):
@@ -36,6 +40,12 @@ def test_a_line_runs_along_the_scale_and_names_its_values(tmp_path):
         "precision, higher is better",
     )
     assert "values of scale" in plot.note
+
+
+@pytest.mark.parametrize("scales", [["1", "2"], ["0", "3"], ["0.5", "1"]], ids=str)
+def test_two_scales_of_different_cost_are_no_numbers_of_steps(tmp_path, scales):
+    (plot,) = plots(tmp_path, {"guidance.scale": scales}, guided)
+    assert plot.panels[0].series[0].labels == scales
 
 
 def test_what_else_differs_is_another_line(tmp_path):
