@@ -14,7 +14,7 @@ SCALES = ["3", "0", "0.5", "10", "1"]  # as asked for, not in order
 
 
 def guided(choices, metrics):
-    """Precision s/(1 + s) and recall 1 − precision: what the one gains the other loses; scales 0 and 1 take one evaluation a step."""
+    """Precision s/(1 + s) and recall 1 − precision: what one gains the other loses; scales 0 and 1 take one evaluation a step."""
     scale = float(choices["guidance.scale"])
     metrics["values"] |= {
         "precision": scale / (1 + scale),
