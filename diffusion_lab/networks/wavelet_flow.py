@@ -97,8 +97,8 @@ class WaveletFlow(Flow):
         size = coarse * side**2
         if size > MOST_NUMBERS:
             raise ValueError(
-                f"images of {image_size}x{image_size} pixels, halved {num_scales} times, leave {coarse}x{side}x{side} numbers, and a "
-                f"flow that sees all of them at once takes {MOST_NUMBERS}: choose a size with more factors of two"
+                f"images of {image_size}x{image_size} pixels, halved {num_scales} times, leave {coarse}x{side}x{side} numbers, and "
+                f"a flow that sees all of them at once takes {MOST_NUMBERS}: choose a size with more factors of two"
             )
         splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, told or 0)
         scales.append(Chain([Flatten((coarse, side, side)), *splines]))
