@@ -58,8 +58,8 @@ def sweep(
         return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     created = datetime.now().isoformat(timespec="seconds")
+    launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
-    launches = _Launches(config, context, task, directory, name)
     failures = _train_and_score(plan, launches, console)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
