@@ -100,6 +100,7 @@ class QueueLauncher(Launcher):
     """Every job of a multirun in processes of its own, handed to a queue."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        _require_submitit()
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     @abstractmethod
@@ -110,7 +111,6 @@ class QueueLauncher(Launcher):
         from diffusion_lab.sweeps.jobs import run_jobs
 
         setup_globals()
-        _require_submitit()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
         outcomes = run_jobs(calls, self.queue(), print)
@@ -151,7 +151,6 @@ class SlurmLauncher(QueueLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if not self.dry_run:
             return super().launch(job_overrides, initial_job_idx)
-        _require_submitit()
         print(f"{len(job_overrides)} jobs would be submitted; their options:")
         for overrides in job_overrides:
             print(f"  {' '.join(filter_overrides(overrides))}")

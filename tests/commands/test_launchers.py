@@ -8,6 +8,15 @@ from .conftest import STRIDED, TINY, files
 SLURM = ["-m", "hydra/launcher=slurm"]
 
 
+def test_a_launcher_that_is_not_installed_is_said_before_anything_is_written(lab, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    code, _, err = lab("train", "-m", "hydra/launcher=local", *TINY, *STRIDED, "seed=1,2")
+    assert code == 1
+    assert "pip install 'diffusion-lab[slurm]'" in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == []
+
+
 def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     site = [
         "slurm.partition=gpu",
