@@ -3,18 +3,11 @@
 import json
 import sys
 
+import pytest
+
 from .conftest import STRIDED, TINY, files
 
 SLURM = ["-m", "hydra/launcher=slurm"]
-
-
-def test_a_launcher_that_is_not_installed_is_said_before_anything_is_written(lab, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    code, _, err = lab("train", "-m", "hydra/launcher=local", *TINY, *STRIDED, "seed=1,2")
-    assert code == 1
-    assert "pip install 'diffusion-lab[slurm]'" in err
-    assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == []
 
 
 def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
@@ -64,12 +57,15 @@ def test_without_slurm_one_sentence(lab, monkeypatch):
     assert err.count("\n") == 1
 
 
-def test_without_submitit_one_sentence(lab, monkeypatch):
+@pytest.mark.parametrize("sweeper", ["train_once", "basic"])
+def test_without_submitit_one_sentence_before_anything_is_written(lab, monkeypatch, sweeper):
     monkeypatch.setitem(sys.modules, "submitit", None)
     for launcher in ("slurm", "local"):
-        code, _, err = lab("train", "-m", f"hydra/launcher={launcher}", "hydra/sweeper=basic", *TINY, *STRIDED)
+        code, _, err = lab("train", "-m", f"hydra/launcher={launcher}", f"hydra/sweeper={sweeper}", *TINY, *STRIDED)
         assert code == 1
         assert "pip install 'diffusion-lab[slurm]'" in err
+        assert err.count("\n") == 1
+    assert files(lab.folder) == []
 
 
 def test_jobs_of_this_machine_fail_alone_and_say_why(lab):
