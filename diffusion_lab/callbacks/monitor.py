@@ -19,7 +19,8 @@ _SUM, _COUNT = "/sum", "/count"
 class Monitor(Callback):
     """Every `trainer.log_every_n_steps` steps, to every logger: the means since the last time, as "train/<name>".
 
-    A model's `training_step` gives "terms" (name -> scalar of the batch) and may give "by_quarter" (name -> sum, number).
+    A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number of summands), of
+    what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
     The means are torchmetrics' (summed over ranks) and part of the checkpoint, so a resumed run logs what it would have logged.
     `seconds`: what the training so far has taken, over all resumes.
     """
@@ -47,7 +48,7 @@ class Monitor(Callback):
     ) -> None:
         for name, value in outputs["terms"].items():
             self._mean(name).update(value)
-        for name, (total, count) in outputs.get("by_quarter", {}).items():
+        for name, (total, count) in outputs.get("sums", {}).items():
             self._mean(f"{name}{_SUM}").update(total)
             self._mean(f"{name}{_COUNT}").update(count)
         now = perf_counter()

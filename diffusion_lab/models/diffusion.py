@@ -110,7 +110,7 @@ class DiffusionModel(GenerativeModel):
         return {
             "loss": (w[rows] * terms["loss"]).mean(),
             "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
-            "by_quarter": self._loss_by_quarter(t[rows], terms["loss"].detach()),
+            "sums": self._loss_by_quarter(t[rows], terms["loss"].detach()),
             "t": t[rows],
             "losses": terms["loss"].detach(),
         }

@@ -104,7 +104,7 @@ class GAN(GenerativeModel):
             },
         }
         if penalty is not None:
-            said["by_quarter"] = {"penalty": (penalty.detach().sum() / self.regularizer.every, len(x_0))}
+            said["sums"] = {"penalty": (penalty.detach().sum() / self.regularizer.every, len(x_0))}
         return said
 
     def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:

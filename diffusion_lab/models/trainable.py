@@ -29,9 +29,9 @@ RAW = "raw"  # the weights that training resumes from
 class TrainableModel(LightningModule):
     """A LightningModule that a run can train and resume exactly. A subclass sets the attributes and trains."""
 
-    network: (
-        nn.Module
-    )  # what its work is done with once it is trained; the one that is compiled and whose cost is stated
+    # What its work is done with once it is trained; the one that is compiled (a GAN's discriminator is not: its penalty is
+    # differentiated twice, which torch.compile does not do) and whose cost is stated.
+    network: nn.Module
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
     num_classes: int | None  # None: no labels, y is None everywhere
 

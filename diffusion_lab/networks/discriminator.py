@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
-from diffusion_lab.networks.generator import check_counts, sides
+from diffusion_lab.networks.generator import sides
+from diffusion_lab.networks.sizes import check_counts
 
 _SLOPE = 0.2  # of the leaky rectifier
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from diffusion_lab.networks.blocks import ResidualBlock, Upsample
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
+from diffusion_lab.networks.sizes import check_counts
 
 
 def sides(image_size: int, num_levels: int) -> list[int]:
@@ -22,16 +23,10 @@ def sides(image_size: int, num_levels: int) -> list[int]:
     found = [-(-image_size // 2**level) for level in range(num_levels)]
     if found[-1] < 2:
         raise ValueError(
-            f"channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: take fewer levels"
+            f"network.channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: "
+            "take fewer levels"
         )
     return found
-
-
-def check_counts(**counts: int) -> None:
-    """ValueError, naming it, for a size that is not a positive whole number."""
-    for name, count in counts.items():
-        if count < 1 or count != int(count):
-            raise ValueError(f"{name}={count} must be a whole number of at least 1")
 
 
 class Latent(nn.Module):

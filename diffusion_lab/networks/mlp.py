@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.sizes import check_counts, check_dropout
 
 
 class MLP(nn.Module):
@@ -27,12 +28,8 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        counts = {"in_channels": in_channels, "out_channels": out_channels, "hidden": hidden, "num_layers": num_layers}
-        for name, count in counts.items():
-            if count < 1 or count != int(count):
-                raise ValueError(f"{name}={count} must be a whole number of at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
+        check_counts(in_channels=in_channels, out_channels=out_channels, hidden=hidden, num_layers=num_layers)
+        check_dropout(dropout)
         self.conditioning = Conditioning(hidden, hidden, num_classes)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))

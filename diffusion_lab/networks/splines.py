@@ -1,4 +1,4 @@
-"""A flow of points in a few dimensions, of actnorms, invertible matrices and rational-quadratic spline couplings.
+"""A flow of vectors: actnorms, invertible matrices and rational-quadratic spline couplings.
 
 z_a = x_a,  z_b = g(x_b; x_a): in every dimension g is a rising spline of `num_bins` pieces on [−bound, bound] and the identity
 beyond. Source: Durkan et al. 2019, "Neural spline flows", section 3; the splines are zuko's.
@@ -12,6 +12,7 @@ from zuko.transforms import MonotonicRQSTransform
 from diffusion_lab.baselines.couplings import ActNorm, Chain, InvertibleConv, Transform, split
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
+from diffusion_lab.networks.sizes import check_counts
 
 
 class SplineFlow(Flow):
@@ -31,10 +32,8 @@ class SplineFlow(Flow):
         num_layers: int = 2,
         embedding_dim: int = 64,
     ):
-        counts = {"in_channels": in_channels, "num_steps": num_steps, "hidden": hidden, "num_layers": num_layers}
-        for name, count in (counts | {"embedding_dim": embedding_dim}).items():
-            if count < 1 or count != int(count):
-                raise ValueError(f"network.{name}={count} must be a whole number of at least 1")
+        check_counts(in_channels=in_channels, num_steps=num_steps, hidden=hidden, num_layers=num_layers)
+        check_counts(embedding_dim=embedding_dim)
         if num_bins < 2 or bound <= 0:
             raise ValueError(f"network.num_bins={num_bins} must be at least 2, and network.bound={bound} above 0")
         told = embedding_dim if num_classes is not None else 0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diffusion_lab.networks.blocks import Upsample, zero
 from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
 from diffusion_lab.networks.norm import GroupNorm
+from diffusion_lab.networks.sizes import check_counts, check_dropout
 
 
 class UNet(nn.Module):
@@ -51,16 +52,17 @@ class UNet(nn.Module):
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
         sizes = [-(-image_size // 2**level) for level in range(len(widths))]
-        counts = {
-            "in_channels": in_channels,
-            "out_channels": out_channels,
-            "image_size": image_size,
-            "base_channels": base_channels,
-            "num_res_blocks": num_res_blocks,
-            **({} if num_classes is None else {"num_classes": num_classes}),
+        check_dropout(dropout)
+        check_counts(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            image_size=image_size,
+            num_classes=1 if num_classes is None else num_classes,
+            base_channels=base_channels,
+            num_res_blocks=num_res_blocks,
             **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
-        }
-        _check_sizes(counts, image_size, channel_multipliers, dropout)
+        )
+        _check_levels(image_size, channel_multipliers)
         _check_attention(widths, sizes, attention_resolutions, head_channels)
         self.activation_checkpointing, self.head_channels = activation_checkpointing, head_channels
         attending = [size in attention_resolutions for size in sizes]
@@ -99,33 +101,29 @@ class UNet(nn.Module):
         return EncoderClassifier(self.encoder, self.output.out_channels, self.head_channels)
 
 
-def _check_sizes(counts, image_size, channel_multipliers, dropout):
-    for name, count in counts.items():
-        if count < 1 or count != int(count):
-            raise ValueError(f"{name}={count} must be a whole number of at least 1")
+def _check_levels(image_size, channel_multipliers):
     if not channel_multipliers:
-        raise ValueError("channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
+        raise ValueError("network.channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
     halvings = len(channel_multipliers) - 1
     if halvings > math.ceil(math.log2(image_size)):
         raise ValueError(
-            f"channel_multipliers={list(channel_multipliers)} halves {image_size}-pixel images {halvings} times, past one pixel; "
-            f"give at most {math.ceil(math.log2(image_size)) + 1} multipliers"
+            f"network.channel_multipliers={list(channel_multipliers)} halves {image_size}-pixel images {halvings} times, "
+            f"past one pixel; give at most {math.ceil(math.log2(image_size)) + 1} multipliers"
         )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
 
 
 def _check_attention(widths, sizes, attention_resolutions, head_channels):
     absent = [resolution for resolution in attention_resolutions if resolution not in sizes]
     if absent:
         raise ValueError(
-            f"attention_resolutions={list(attention_resolutions)} names {absent}, but {sizes[0]}-pixel images with {len(sizes)} "
-            f"channel_multipliers have the resolutions {sizes}; choose from these, or [] for attention in the middle only"
+            f"network.attention_resolutions={list(attention_resolutions)} names {absent}, but {sizes[0]}-pixel images with "
+            f"{len(sizes)} channel_multipliers have the resolutions {sizes}; choose from these, or [] for attention in the "
+            "middle only"
         )
     attending = [width for width, size in zip(widths, sizes, strict=True) if size in attention_resolutions]
     attending.append(widths[-1])
     if head_channels < 1 or any(width % head_channels for width in attending):
         raise ValueError(
-            f"head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "
+            f"network.head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "
             f"{math.gcd(*attending)} and its divisors do"
         )

@@ -19,6 +19,7 @@ from torch.nn import functional
 from diffusion_lab.networks.blocks import Downsample, ResidualBlock, Upsample, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
+from diffusion_lab.networks.sizes import check_counts, check_dropout
 
 
 class Autoencoder(nn.Module):
@@ -68,8 +69,8 @@ class ConvAutoencoder(Autoencoder):
         dropout: float = 0.0,
     ):
         super().__init__()
-        _check_sizes(
-            dropout,
+        check_dropout(dropout)
+        check_counts(
             in_channels=in_channels,
             out_channels=out_channels,
             image_size=image_size,
@@ -80,8 +81,8 @@ class ConvAutoencoder(Autoencoder):
         )
         if not channel_multipliers or 2 ** (len(channel_multipliers) - 1) > image_size:
             raise ValueError(
-                f"channel_multipliers={list(channel_multipliers)}: {image_size}-pixel images take 1 to {image_size.bit_length()} "
-                "levels, each half the size of the one before"
+                f"network.channel_multipliers={list(channel_multipliers)}: {image_size}-pixel images take 1 to "
+                f"{image_size.bit_length()} levels, each half the size of the one before"
             )
         self.latent_dim = latent_dim
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
@@ -216,8 +217,8 @@ class PointAutoencoder(Autoencoder):
         dropout: float = 0.0,
     ):
         super().__init__()
-        _check_sizes(
-            dropout,
+        check_dropout(dropout)
+        check_counts(
             in_channels=in_channels,
             out_channels=out_channels,
             latent_dim=latent_dim,
@@ -262,11 +263,3 @@ def _blocks(count: int, channels: int, width: int, embedding_dim: int | None, dr
     return nn.ModuleList(
         ResidualBlock(channels if block == 0 else width, width, embedding_dim, dropout) for block in range(count)
     )
-
-
-def _check_sizes(dropout: float, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1 or count != int(count):
-            raise ValueError(f"{name}={count} must be a whole number of at least 1")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout} must be at least 0 and below 1")

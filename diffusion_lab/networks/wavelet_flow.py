@@ -25,6 +25,7 @@ from diffusion_lab.baselines.couplings import (
 )
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
+from diffusion_lab.networks.sizes import check_counts, check_dropout
 from diffusion_lab.networks.splines import spline_steps
 
 SMALLEST_SIDE = 4  # of what is halved, where nobody says how often
@@ -60,16 +61,15 @@ class WaveletFlow(Flow):
         num_bins: int = 8,
         embedding_dim: int = 64,
     ):
-        counts = {"in_channels": in_channels, "image_size": image_size, "num_steps": num_steps, "hidden": hidden}
-        counts |= {"num_scales": 1 if num_scales is None else num_scales, "embedding_dim": embedding_dim}
-        counts |= {"coarse_steps": coarse_steps, "coarse_hidden": coarse_hidden}
-        for name, count in counts.items():
-            if count < 1 or count != int(count):
-                raise ValueError(f"network.{name}={count} must be a whole number of at least 1")
-        if num_blocks < 0 or log_scale_bound <= 0 or not 0 <= dropout < 1 or num_bins < 2:
+        check_counts(in_channels=in_channels, image_size=image_size, num_steps=num_steps, hidden=hidden)
+        check_counts(coarse_steps=coarse_steps, coarse_hidden=coarse_hidden, embedding_dim=embedding_dim)
+        if num_scales is not None:
+            check_counts(num_scales=num_scales)
+        check_dropout(dropout)
+        if num_blocks < 0 or log_scale_bound <= 0 or num_bins < 2:
             raise ValueError(
                 f"network.num_blocks={num_blocks} must not be negative, network.log_scale_bound={log_scale_bound} must be above 0, "
-                f"network.dropout={dropout} at least 0 and below 1, and network.num_bins={num_bins} at least 2"
+                f"and network.num_bins={num_bins} at least 2"
             )
         num_scales = num_scales or _halvings(image_size)
         if num_scales == 0 or image_size % 2**num_scales:

@@ -22,7 +22,7 @@ class Counted(LightningModule):
         return {
             "loss": self.weight * 3,
             "terms": {"loss": torch.tensor(float(k))},
-            "by_quarter": {
+            "sums": {
                 "loss_quarter_1": (torch.tensor(float(k)), torch.tensor(k + 1)),
                 "loss_quarter_2": (torch.tensor(0.0), torch.tensor(0)),
             },
@@ -33,7 +33,7 @@ class Counted(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
-def test_means_are_over_the_window_and_those_by_quarter_over_samples(tmp_path):
+def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
     record = CSVRecord(tmp_path / "metrics.csv")
     trainer = Trainer(
         max_steps=4,

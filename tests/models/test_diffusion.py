@@ -101,8 +101,8 @@ def test_ranks_see_the_rows_of_the_global_batch(ranks):
 
 def test_the_loss_is_the_weighted_mean_and_quarters_add_up():
     out = step(model(timesteps=UniformTimesteps(30)), digits(16))
-    total = sum(float(s) for s, _ in out["by_quarter"].values())
-    assert sum(int(n) for _, n in out["by_quarter"].values()) == 16
+    total = sum(float(s) for s, _ in out["sums"].values())
+    assert sum(int(n) for _, n in out["sums"].values()) == 16
     assert total / 16 == pytest.approx(float(out["loss"].detach()), rel=1e-6)
     mse, vlb = (float(out["terms"][name]) for name in ("mse", "vlb"))
     assert float(out["terms"]["loss"]) == pytest.approx(mse + 0.001 * vlb, rel=1e-6)

@@ -50,8 +50,8 @@ def test_it_learns_and_is_surer_the_less_noise_there_is():
     assert first >= middle > last + 0.1
     assert last == pytest.approx(1 / 3, abs=0.12)
     assert measured == accuracy_by_timestep(model, data, "raw", num_timesteps=3)
-    assert out["by_quarter"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
-    right = sum(float(total) for total, _ in out["by_quarter"].values())
+    assert out["sums"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
+    right = sum(float(total) for total, _ in out["sums"].values())
     assert right / 256 == pytest.approx(float(out["terms"]["accuracy"]))
 
 
