@@ -73,9 +73,7 @@ class NoisyClassifier(TrainableModel):
         return {
             "loss": (w * loss).mean(),
             "terms": {"loss": (w * loss).mean().detach(), "accuracy": right.mean()},
-            "sums": {
-                f"accuracy_quarter_{q + 1}": (right[quarter == q].sum(), (quarter == q).sum()) for q in range(4)
-            },
+            "sums": {f"accuracy_quarter_{q + 1}": (right[quarter == q].sum(), (quarter == q).sum()) for q in range(4)},
         }
 
     @torch.no_grad()

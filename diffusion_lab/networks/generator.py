@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import ResidualBlock, Upsample
+from diffusion_lab.networks.blocks import ResidualBlock, Upsample, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import check_counts
@@ -30,11 +30,15 @@ def sides(image_size: int, num_levels: int) -> list[int]:
 
 
 class Latent(nn.Module):
-    """(z (B, latent_size), y int64 (B,) | None) -> [z, table[y]] (B, width). ValueError where y and num_classes disagree."""
+    """(z (B, latent_size), y int64 (B,) | None) -> [z, table[y]] (B, width). ValueError where y and num_classes disagree.
+
+    The table starts at zero: a class that speaks as loud as z from the start is all that a generator listens to, and it draws one
+    or two images of each (Shahbazi et al. 2022, "Collapse by conditioning"). So it learns to draw first, then what.
+    """
 
     def __init__(self, latent_size: int, num_classes: int | None):
         super().__init__()
-        self.table = None if num_classes is None else nn.Embedding(num_classes, latent_size)
+        self.table = None if num_classes is None else zero(nn.Embedding(num_classes, latent_size))
         self.width = latent_size if num_classes is None else 2 * latent_size
 
     def forward(self, z: Tensor, y: Tensor | None) -> Tensor:

@@ -66,6 +66,16 @@ def test_a_row_depends_on_its_own_latent_and_label_only(kind):
 
 
 @KINDS
+def test_a_generator_starts_without_classes_and_learns_of_all_of_them(kind):
+    generator, _ = pair(kind, num_classes=3)
+    z, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    x = generator(z, y)
+    assert torch.equal(x, generator(z, (y + 1) % 3))
+    (x * image(kind, 6)).sum().backward()
+    assert generator.latent.table.weight.grad.abs().amax(1).min() > 0
+
+
+@KINDS
 def test_the_projection_is_linear_in_the_features_of_the_image(kind):
     """D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: two different tables of one class differ by what they are in h."""
     _, discriminator = pair(kind, num_classes=3)
