@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffusion_lab.sweeps.panels import FRONT, Panel, Plot, Series
@@ -143,7 +144,10 @@ def _draw_series(axes: Axes, series: Series) -> None:
     }
     axes.plot(series.x, series.y, label=series.name, **style)
     for x, y, text in zip(series.x, series.y, series.labels, strict=False):
-        axes.annotate(text, (x, y), (3, 3), textcoords="offset points", size=6, color="0.35")
+        around = [withStroke(linewidth=1.5, foreground="white")]  # readable where the line runs through it
+        axes.annotate(
+            text, (x, y), (3, 3), textcoords="offset points", size=6, color="0.35", path_effects=around, zorder=4
+        )
     if known:
         x, y, error = zip(*known, strict=True)
         axes.errorbar(x, y, error, fmt="none", ecolor=style["color"], elinewidth=0.8, capsize=1.5)

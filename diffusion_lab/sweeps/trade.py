@@ -11,6 +11,7 @@ from diffusion_lab.sweeps.row_plots import by_look, is_number, series_of, sets_s
 from diffusion_lab.sweeps.table import Choice, Group, Row, Table
 
 _PRECISION, _RECALL = "precision", "recall"
+_BEST = "Towards the upper right corner samples are both as real and as diverse as the data."
 
 
 def trade_plots(table: Table, group: Group) -> list[Plot]:
@@ -24,10 +25,10 @@ def trade_plots(table: Table, group: Group) -> list[Plot]:
     knob = _knob(table, group)
     if knob is None:
         series = [replace(one, dots=True) for one in by_look(table, group, rows, measure(_PRECISION), _RECALL)]
-        note = "Towards the upper right corner samples are both as real and as diverse as the data."
+        note = _BEST
     else:
         series = _lines(table, rows, knob)
-        note = f"Numbers are the values of {short_names(table.axes)[knob]}: what it gains in one it pays in the other."
+        note = f"Numbers are the values of {short_names(table.axes)[knob]}. {_BEST}"
     return [
         Plot(
             key="precision_recall",

@@ -197,7 +197,10 @@ function traceOf(series, hidden) {
   if (series.labels.length) {
     // the hover text stays whole, what is written at the point is short
     Object.assign(trace, { hovertext: trace.text, hovertemplate: "%{hovertext}<extra></extra>", text: series.labels });
-    Object.assign(trace, { mode: `${trace.mode}+text`, textposition: "top right", textfont: { size: 11, color: css("--soft") }, cliponaxis: false });
+    const around = css("--surface"); // readable where the line runs through it
+    const shadow = `1px 1px 1px ${around}, -1px -1px 1px ${around}, 1px -1px 1px ${around}, -1px 1px 1px ${around}`;
+    const textfont = { size: 11, color: css("--soft"), shadow };
+    Object.assign(trace, { mode: `${trace.mode}+text`, textposition: "top right", textfont, cliponaxis: false });
   }
   if (front) Object.assign(trace.marker, { symbol: "circle-open", size: 15, line: { width: 1.5 } });
   if (series.faint) Object.assign(trace, { opacity: 0.3, hoverinfo: "skip", hovertemplate: undefined, text: undefined });
