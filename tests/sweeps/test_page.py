@@ -78,7 +78,7 @@ def test_sorting_keeps_apart_what_was_measured_differently(page):
 
 def test_every_plot_is_drawn_and_its_choices_change_it(page):
     cards = page.locator(".plot")
-    assert cards.count() == 6
+    assert cards.count() == 7
     for card in cards.all():
         card.scroll_into_view_if_needed()
         card.locator(".main-svg .scatterlayer .trace").first.wait_for(state="attached")
