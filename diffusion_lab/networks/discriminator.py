@@ -18,6 +18,7 @@ from diffusion_lab.networks.generator import sides
 from diffusion_lab.networks.sizes import check_counts
 
 _SLOPE = 0.2  # of the leaky rectifier
+_GROUP = "discriminator"  # of its options
 
 
 class Judgement(nn.Module):
@@ -74,12 +75,13 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         check_counts(
+            _GROUP,
             base_channels=base_channels,
             num_res_blocks=num_res_blocks,
             channel_multipliers=min(channel_multipliers, default=0),
         )
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        channels, side = widths[0], sides(image_size, len(widths))[-1]
+        channels, side = widths[0], sides(image_size, len(widths), _GROUP)[-1]
         self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -112,7 +114,7 @@ class PointDiscriminator(nn.Module):
         num_layers: int = 3,
     ):
         super().__init__()
-        check_counts(hidden=hidden, num_layers=num_layers)
+        check_counts(_GROUP, hidden=hidden, num_layers=num_layers)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(num_layers))
         self.judgement = Judgement(hidden, num_classes)

@@ -18,12 +18,12 @@ from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import check_counts
 
 
-def sides(image_size: int, num_levels: int) -> list[int]:
+def sides(image_size: int, num_levels: int, group: str = "network") -> list[int]:
     """The side of every level in pixels, finest first: each ⌈half⌉ of the one before. ValueError where the last is one pixel."""
     found = [-(-image_size // 2**level) for level in range(num_levels)]
     if found[-1] < 2:
         raise ValueError(
-            f"network.channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: "
+            f"{group}.channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: "
             "take fewer levels"
         )
     return found

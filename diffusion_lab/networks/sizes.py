@@ -1,11 +1,11 @@
 """Which sizes can a network have? The checks that all of them share; what is wrong is named as the option that it is."""
 
 
-def check_counts(**counts: int) -> None:
-    """ValueError, naming it, for a size that is not a positive whole number."""
+def check_counts(group: str = "network", /, **counts: int) -> None:
+    """ValueError, naming it, for a size that is not a positive whole number. group: whose options they are."""
     for name, count in counts.items():
         if count < 1 or count != int(count):
-            raise ValueError(f"network.{name}={count} must be a whole number of at least 1")
+            raise ValueError(f"{group}.{name}={count} must be a whole number of at least 1")
 
 
 def check_dropout(dropout: float) -> None:
