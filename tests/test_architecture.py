@@ -13,6 +13,7 @@ ORDER = [
     "versions",
     "files",
     "fingerprints",
+    "processes",
     "lock",
     "status",
     "diffusion",

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusion_lab.processes import Process
+from diffusion_lab.runs import read_json, write_json
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS = 60
 _EXIT_SECONDS = 30
 _FOREVER = 60 * 24 * 365  # minutes
+_PROCESS = "_process.json"
 
 
 class SlurmQueue(Queue):
@@ -80,47 +84,86 @@ class SlurmQueue(Queue):
 
 
 class LocalQueue(Queue):
-    """This machine: `parallel` jobs at a time, which share its cores evenly and take turns among its `gpus`."""
+    """This machine: `parallel` jobs at a time, which share its cores evenly and take turns among its `gpus`.
+
+    <id>_process.json beside a job's other files says which process it is: so a later command finds it while it lives.
+    """
 
     tasks = 1
 
     def __init__(self, folder: Path, parallel: int, gpus: int, gpus_per_job: int) -> None:
         self.folder, self.parallel, self.gpus, self.gpus_per_job = folder, parallel, gpus, gpus_per_job
-        self._jobs: dict[str, tuple[Job[None], int]] = {}  # with the slot, 0 … parallel - 1, that each takes
+        self._own: dict[str, subprocess.Popen[bytes]] = {}
+        self._slots: dict[str, int] = {}  # 0 … parallel - 1, one for each job
+        self._earlier: dict[str, Process] = {}  # of other commands
+        for file in folder.glob(f"*{_PROCESS}"):
+            found = read_json(file)
+            process, name = Process(**found["process"]), file.name.removesuffix(_PROCESS)
+            if process.is_of_this_machine and process.lives():
+                self._earlier[name], self._slots[name] = process, found["slot"]
 
     def room(self, running: int) -> int:
         return self.parallel - len(self.living())
 
     def submit(self, calls: Sequence[Call]) -> list[str]:
-        from submitit import LocalExecutor
-
-        taken = {slot for job, slot in self._jobs.values() if not job.done()}
+        taken = {self._slots[name] for name in self.living()}
         free = [slot for slot in range(self.parallel) if slot not in taken]
         names = []
         for call, slot in zip(calls, free[: len(calls)], strict=True):
-            executor = LocalExecutor(folder=self.folder)
             gpus = sorted(
                 {(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ()
             )
-            executor.update_parameters(
-                timeout_min=_FOREVER, stderr_to_stdout=True, gpus_per_node=len(gpus), visible_gpus=tuple(gpus)
-            )
-            with _threads(max(1, (os.cpu_count() or 1) // self.parallel)):
-                (job,) = _submitted(executor, [call])
-            self._jobs[job.job_id] = (job, slot)
-            names.append(job.job_id)
+            threads = max(1, (os.cpu_count() or 1) // self.parallel)
+            environment = {
+                "OMP_NUM_THREADS": str(threads),
+                **os.environ,
+                "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+            }
+            name = uuid.uuid4().hex[:12]  # not the process id: that comes again, and with it the files of an old job
+            self._own[name], self._slots[name] = _process(self.folder, name, call, environment), slot
+            process = Process.of(self._own[name].pid)
+            write_json(self.folder / f"{name}{_PROCESS}", {"process": asdict(process), "slot": slot})
+            names.append(name)
         return names
 
     def living(self) -> Collection[str]:
-        return [name for name, (job, _) in self._jobs.items() if not job.done()]
+        return [*self._own_living(), *(name for name, process in self._earlier.items() if process.lives())]
 
     def fate(self, job: str) -> str:
         return "its process was killed"
 
     def close(self) -> None:
         deadline = time.monotonic() + _EXIT_SECONDS
-        while self.living() and time.monotonic() < deadline:
+        while self._own_living() and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _own_living(self) -> list[str]:
+        return [name for name, process in self._own.items() if process.poll() is None]
+
+
+def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start what makes the call as the only task of submitit's local job `name`.
+
+    Not submitit's LocalExecutor, which calls a job by its process id.
+    """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    paths, job = JobPaths(folder, name), DelayedSubmission(call)
+    job.set_timeout(_FOREVER, max_num_timeout=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    job.dump(paths.submitted_pickle)
+    task = {"JOB_ID": name, "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "GLOBALID": "0"}
+    with paths.stdout.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)],
+            env={
+                **environment,
+                "SUBMITIT_EXECUTOR": "local",
+                **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()},
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
@@ -140,16 +183,3 @@ def _ask(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
-
-
-@contextmanager
-def _threads(number: int):
-    """What starts in the block uses so many threads, unless the user has said how many."""
-    mine = "OMP_NUM_THREADS" not in os.environ
-    if mine:
-        os.environ["OMP_NUM_THREADS"] = str(number)
-    try:
-        yield
-    finally:
-        if mine:
-            del os.environ["OMP_NUM_THREADS"]

@@ -1,9 +1,78 @@
-"""What a cluster says of a job that ended without a word of its own; the real one is asked in tests/commands/test_slurm*.py."""
+"""Jobs in processes of this machine; what a cluster says of a job that ended without a word of its own.
+
+A real cluster is asked in tests/commands/test_slurm*.py.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from diffusion_lab.sweeps import queues
-from diffusion_lab.sweeps.queues import SlurmQueue
+from diffusion_lab.sweeps import jobs, queues
+from diffusion_lab.sweeps.jobs import Call, Outcome, run_jobs
+from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
+
+
+class Seven(Call):
+    """Says that it runs, waits until it may end, and returns 7."""
+
+    options = ("seven",)
+
+    def __init__(self, folder):
+        self.ran, self.may_end = folder / "ran", folder / "may_end"
+
+    def __call__(self):
+        from submitit import JobEnvironment
+
+        with self.ran.open("a") as file:
+            file.write("once ")
+        while not self.may_end.exists():
+            time.sleep(0.01)
+        environment = JobEnvironment()
+        Outcome(7.0).write(environment.paths.folder, environment.job_id, environment.global_rank)
+
+
+def local(folder):
+    return LocalQueue(folder / "jobs", parallel=1, gpus=0, gpus_per_job=1)
+
+
+@pytest.mark.needs("submitit")
+def test_what_an_old_job_with_the_same_process_id_left_is_not_read(tmp_path, monkeypatch):
+    """As in a container, whose ids begin anew with each start."""
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.01)
+    (tmp_path / "jobs").mkdir()
+    for pid in range(os.getpid(), os.getpid() + 500):
+        (tmp_path / "jobs" / f"{pid}_0_outcome.json").write_text('{"value": -1.0, "reason": null}')
+    (tmp_path / "may_end").touch()
+    assert run_jobs([Seven(tmp_path)], local(tmp_path), print) == [Outcome(7.0)]
+
+
+@pytest.mark.needs("submitit")
+def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.01)
+    command = (
+        "import sys; from pathlib import Path; from tests.sweeps.test_queues import *; "
+        "folder = Path(sys.argv[1]); run_jobs([Seven(folder)], local(folder), print)"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", command, str(tmp_path)], cwd=Path(__file__).parents[2])
+    while not (tmp_path / "ran").exists() and sweep.poll() is None:
+        time.sleep(0.01)
+    sweep.kill()
+    sweep.wait()
+    queue, said = local(tmp_path), []
+    (name,) = queue.living()
+    assert queue.room(0) == 0, "it takes its place among the jobs that run at a time"
+
+    def say(sentence):
+        said.append(sentence)
+        (tmp_path / "may_end").touch()
+
+    assert run_jobs([Seven(tmp_path)], queue, say) == [Outcome(7.0)]
+    assert said[0].startswith(f"job {name} runs already")
+    assert (tmp_path / "ran").read_text() == "once "
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Which process is that, and does it still live? Imports nothing of this package.
+
+A process id alone does not say: ids are used again, and a container gives out the same ones each time it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, told from every other that ever had its id.
+
+    machine: where the id means something, which is one boot of a kernel and one namespace of ids.
+    started: when, as that machine counts; None: it does not tell.
+    """
+
+    host: str
+    machine: str
+    pid: int
+    started: str | None
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The living process with this id on this machine."""
+        return cls(socket.gethostname(), _machine(), pid, _started(pid))
+
+    @classmethod
+    def current(cls) -> Process:
+        return cls.of(os.getpid())
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether `lives` can be asked here."""
+        return self.machine == _machine()
+
+    def lives(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # there is one, of another user
+        started = _started(self.pid)
+        return None in (started, self.started) or started == self.started
+
+
+@cache
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+    """When the process with this id started, as the system counts; "" for one that is dead and not buried."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return _started_by_ps(pid)
+    return "" if state in "ZX" else fields[18]  # the 22nd of the file, in ticks since the boot
+
+
+def _started_by_ps(pid: int) -> str | None:
+    """For systems without /proc, to the second."""
+    try:
+        said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
