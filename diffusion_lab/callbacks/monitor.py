@@ -19,8 +19,8 @@ _SUM, _COUNT = "/sum", "/count"
 class Monitor(Callback):
     """Every `trainer.log_every_n_steps` steps, to every logger: the means since the last time, as "train/<name>".
 
-    A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number of summands), of
-    what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
+    A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number or weight of its
+    summands), of what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
     The means are torchmetrics' (summed over ranks) and part of the checkpoint, so a resumed run logs what it would have logged.
     `seconds`: what the training so far has taken, over all resumes.
     """

@@ -110,7 +110,7 @@ class DiffusionModel(GenerativeModel):
         return {
             "loss": (w[rows] * terms["loss"]).mean(),
             "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
-            "sums": self._loss_by_quarter(t[rows], terms["loss"].detach()),
+            "sums": self._loss_by_quarter(t[rows], w[rows], terms["loss"].detach()),
             "t": t[rows],
             "losses": terms["loss"].detach(),
         }
@@ -219,9 +219,11 @@ class DiffusionModel(GenerativeModel):
         self._evaluations += len(x_t)
         return self.network(x_t, timesteps, y)
 
-    def _loss_by_quarter(self, t: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sum and number of the losses in each quarter of 1 … T."""
+    def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, however t was drawn."""
         quarter = (t - 1) * 4 // self.process.num_timesteps
-        sums = torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, loss)
-        counts = torch.bincount(quarter, minlength=4)
-        return {f"loss_quarter_{q + 1}": (sums[q], counts[q]) for q in range(4)}
+        sums, weights = (
+            torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
+            for summand in (w * loss, w.to(loss.dtype))
+        )
+        return {f"loss_quarter_{q + 1}": (sums[q], weights[q]) for q in range(4)}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion_lab.callbacks.ema import EMA, average_name, suited_weights
+from diffusion_lab.callbacks.ema import EMA, average_name, same_so_far, suited_weights
 
 
 class Trainer:
@@ -71,6 +71,38 @@ def test_averages_go_through_a_checkpoint():
         trainer.global_step = 4
         a.on_train_batch_end(trainer, m, {}, None, 0)
     assert torch.equal(fresh.averages["ema_0.9"]["w"], model.averages["ema_0.9"]["w"])
+
+
+def test_bfloat16_weights_have_an_average_that_small_steps_move():
+    """(1 − d)·(θ − θ̄) = 1e-4/128 a step, a 1000th of what bfloat16 can tell from 1."""
+    ema, trainer, model = EMA([0.9999]), Trainer(), Model().bfloat16()
+    model.w.data.fill_(1.0)
+    ema.on_fit_start(trainer, model)
+    model.w.data.fill_(1 + 2**-7)
+    trainer.global_step = 1_000_000  # long after the warm-up
+    for _ in range(10_000):
+        trainer.global_step += 1
+        ema.on_train_batch_end(trainer, model, {}, None, 0)
+    average = model.averages["ema_0.9999"]["w"]
+    assert average.dtype == torch.float32
+    assert float(average[0]) == pytest.approx(1 + 2**-7 * (1 - 0.9999**10_000), rel=1e-5)
+
+
+def test_a_name_is_of_one_decay():
+    names = [average_name(decay) for decay in (0.9999, 0.9999999, 0.99999991, 0.5)]
+    assert names == ["ema_0.9999", "ema_0.9999999", "ema_0.99999991", "ema_0.5"]
+    assert list(EMA([0.9999999, 0.99999991]).decays) == names[1:3]
+    with pytest.raises(ValueError, match="leave out the repeated one"):
+        EMA([0.9, 0.9])
+
+
+def test_averages_are_the_same_until_their_warm_ups_part():
+    decays = [0.3, 0.5, 0.9]
+    for steps in range(1, 12):
+        _, model = trained(EMA(decays), [float(k * k) for k in range(steps)], start=1.0)
+        said = same_so_far(["raw", *model.averages], steps)
+        w = {name: average["w"] for name, average in model.averages.items()}
+        assert said == [name for name in w if sum(torch.equal(w[name], other) for other in w.values()) > 1]
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, -0.1])

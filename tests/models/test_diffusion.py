@@ -12,6 +12,7 @@ from diffusion_lab.diffusion import (
     EvenSpacing,
     FixedLarge,
     FixedSmall,
+    GaussianDiffusion,
     Hybrid,
     LearnedRange,
     LossAwareTimesteps,
@@ -106,6 +107,25 @@ def test_the_loss_is_the_weighted_mean_and_quarters_add_up():
     assert total / 16 == pytest.approx(float(out["loss"].detach()), rel=1e-6)
     mse, vlb = (float(out["terms"][name]) for name in ("mse", "vlb"))
     assert float(out["terms"]["loss"]) == pytest.approx(mse + 0.001 * vlb, rel=1e-6)
+
+
+def test_the_loss_of_a_quarter_is_its_mean_over_uniform_t_however_t_was_drawn():
+    """t = 1 … 8, the first of a quarter drawn three times as often as the second."""
+
+    class Skewed(UniformTimesteps):
+        def forward(self, batch_size, generator):
+            t = torch.tensor([1, 1, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 7, 7, 8])
+            return t, torch.where(t % 2 == 1, 2 / 3, 2.0).double()
+
+    class Square(Simple):
+        def __call__(self, process, reverse, x_0, t, eps, y=None):
+            return {"loss": t.double().square()}
+
+    diffusion = model(FixedSmall(), Square(), Skewed(8))
+    diffusion.process = GaussianDiffusion(CosineSchedule(8))
+    sums = step(diffusion, digits(16))["sums"]
+    means = [float(total / weight) for total, weight in sums.values()]
+    assert means == pytest.approx([(1 + 4) / 2, (9 + 16) / 2, (25 + 36) / 2, (49 + 64) / 2])
 
 
 def test_loss_aware_timesteps_learn_from_unweighted_losses():
