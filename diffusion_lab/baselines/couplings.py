@@ -175,7 +175,7 @@ class Logit(Transform):
     """z = log s/(1 − s), s = α + (1 − 2α)·(x + 1)/2, for x in [−1, 1]: the ends, where most pixels of images lie, are drawn out.
 
     margin: α in (0, ½). With α = 1/L the bin of the first of L levels becomes log 2 wide instead of 2/L, so that a flow need not
-    squeeze everything else to see it. Samples lie in [−1, 1], but for α/(1 − 2α) on both sides.
+    squeeze everything else to see it. Samples lie in [−1, 1] up to 2α/(1 − 2α) on both sides.
     """
 
     def __init__(self, margin: float) -> None:

@@ -40,15 +40,15 @@ def run(cfg: DictConfig) -> None:
     import torch
 
     from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.diffusion.noise import check_seed
 
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: there is no such format; it is one of {', '.join(FORMATS)}")
     for name in ("num_images", "batch_size"):
         if cfg[name] < 1:
             raise MistakeError(f"{name}={cfg[name]}: at least one image is needed")
-    if cfg.seed < 0:
-        raise MistakeError(f"seed={cfg.seed}: a seed is a non-negative integer")
     with users_mistakes():
+        check_seed(cfg.seed)
         directory, saved = trained_config(cfg)
         model = load_model(directory, saved, device())
         auto = cfg.weights == "auto"

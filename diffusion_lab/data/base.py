@@ -48,8 +48,8 @@ class DataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise DataError(f"data.batch_size={batch_size} must be at least 1.")
-        if seed < 0:
-            raise DataError(f"seed={seed} must not be negative: it keys the order of the training images.")
+        if not 0 <= seed < 2**64:
+            raise DataError(f"seed={seed}: a seed is a whole number from 0 to 2**64 - 1.")
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip

@@ -25,7 +25,7 @@ from .shapes import Images, Labels, PerSample, Steps
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound of a batch, float64, bits per dimension.
+    """An unbiased estimate of the bound of each image of a batch, float64, bits per dimension.
 
     Attributes
     ----------
@@ -62,8 +62,9 @@ def variational_bound(
     noise: SampleNoise | None = None,
     max_terms: int | None = None,
 ) -> Bound:
-    """−log₂ p_θ(x_0) ≤ bits_per_dim·D, D the number of dimensions (Ho et al. 2020, eq. 5).
+    """−log₂ p_θ(x_0) ≤ E[bits_per_dim]·D, D the number of dimensions (Ho et al. 2020, eq. 5).
 
+    The expectation is over the noise (and the choice of terms): a single draw estimates the bound and may lie below −log₂ p_θ(x_0).
     One step at a time: memory does not grow with T.
 
     Parameters

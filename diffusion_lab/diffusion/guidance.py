@@ -116,7 +116,7 @@ class ClassifierFree(Guidance):
         """Where the scale acts."""
         if self.interval is None:
             return torch.ones_like(t, dtype=torch.bool)
-        original = process.timesteps.to(t.device)[t - 1] + 1
+        original = process.shown(t) + 1
         return (original >= self.interval[0]) & (original <= self.interval[1])
 
 
@@ -149,7 +149,7 @@ class ClassifierGuidance(Guidance):
         look = reverse(process, x_t, t, y if reverse.null_class is not None else None)
         if y is None or self.scale == 0:
             return look
-        shift = self.scale * self._gradient(x_t, process.timesteps.to(t.device)[t - 1], y)
+        shift = self.scale * self._gradient(x_t, process.shown(t), y)
         distribution = look.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = look.eps - per_sample((1 - process.alpha_bar(t)).sqrt(), x_t) * shift

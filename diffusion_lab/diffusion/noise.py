@@ -18,8 +18,15 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 
 
+def check_seed(seed: int) -> None:
+    """ValueError for a seed that would draw as another one does: only 64 bits of it are used."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed}: a seed is a whole number from 0 to 2**64 - 1")
+
+
 def derive_seed(seed: int, *keys: int) -> int:
     """A new 63-bit seed that depends on all bits of its arguments: independent streams of one seed, by name or number."""
+    check_seed(seed)
     state = seed
     for key in keys:
         # splitmix64's finaliser, which is a bijection of 64 bits with full avalanche.
@@ -53,13 +60,12 @@ class SampleNoise:
 
     Parameters
     ----------
-    seed: any non-negative integer.
+    seed: 0 … 2⁶⁴ − 1.
     indices: int64 (B,), which samples these rows are, counted over everything that is drawn under this seed.
     """
 
     def __init__(self, seed: int, indices: Int64[Tensor, " b"]) -> None:
-        if seed < 0:
-            raise ValueError(f"seed = {seed}: a seed is a non-negative integer")
+        check_seed(seed)
         self.seed, self.indices = seed, indices
 
     def initial(self, shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:

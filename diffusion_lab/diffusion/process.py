@@ -66,7 +66,20 @@ class GaussianDiffusion:
         """ᾱ_t, t in 0 … num_timesteps; ᾱ_0 = 1."""
         if t.device not in self._alpha_bar:
             self._alpha_bar[t.device] = self._alpha_bar[torch.device("cpu")].to(t.device)
-        return self._alpha_bar[t.device][t]
+        return self._alpha_bar[t.device].index_select(0, t)
+
+    def shown(self, t: Steps) -> Steps:
+        """What the network sees at t: the 0-based index of the step in the original chain, t in 1 … num_timesteps.
+
+        No other t wraps around to some step: `index_select` does not count from the end. A CPU refuses it here with a sentence; a
+        GPU, which nothing here waits for, fails on the device.
+        """
+        beyond = t[(t < 1) | (t > self.num_timesteps)] if t.device.type == "cpu" else ()
+        if len(beyond):
+            raise ValueError(
+                f"t = {int(beyond[0])} has no step back: the steps are 1 … {self.num_timesteps}, and t = 0 is clean data"
+            )
+        return self.timesteps.to(t.device).index_select(0, t - 1)
 
     def beta(self, t: Steps) -> PerSample:
         """β_t = 1 − ᾱ_t/ᾱ_{t−1}, t in 1 … num_timesteps."""
@@ -79,7 +92,8 @@ class GaussianDiffusion:
     def log_beta_tilde(self, t: Steps) -> PerSample:
         """log β̃_t, where log β̃_1 = −∞ is replaced by log β̃_2 (by log β_1 in a chain of one step).
 
-        The published code of DDPM and Improved DDPM does the same; 1e-20 in its place would make L_0 absurd.
+        So do Improved DDPM and the one of DDPM's two files that states likelihoods (`diffusion_utils_2.py`); 1e-20 in its place, as
+        in the other, would make L_0 absurd.
         """
         if self.num_timesteps == 1:
             return self.beta(t).log()

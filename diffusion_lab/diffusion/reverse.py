@@ -52,7 +52,7 @@ class ReverseProcess:
     null_class: int | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        """p_θ(x_{t−1}|x_t), t in 1 … process.num_timesteps."""
+        """p_θ(x_{t−1}|x_t), t in 1 … process.num_timesteps; t = 0 is an error (see `process.shown`)."""
         output, v = self.evaluate(process, x_t, t, y)
         return self.from_output(process, output, v, x_t, t)
 
@@ -60,7 +60,7 @@ class ReverseProcess:
         self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None
     ) -> tuple[Images, Images | None]:
         """The two parts of the network's raw output: the mean part, and the variance part where there is one."""
-        raw = self.network(x_t, process.timesteps.to(t.device)[t - 1], y)
+        raw = self.network(x_t, process.shown(t), y)
         channels = x_t.shape[1]
         expected = channels * (1 + self.variance.outputs_per_channel)
         if raw.shape[1] != expected:

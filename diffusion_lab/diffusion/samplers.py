@@ -27,8 +27,8 @@ Reverse = Callable[[GaussianDiffusion, Images, Steps], ReverseStep]
 class Sampler(ABC):
     """x_T -> x_0 along the steps of `spacing`. Give it the full process: it respaces by itself.
 
-    `draws_from_reverse_process`: every step is a draw from p_θ(x_{t−1}|x_t), so the variational bound of that chain is a bound on
-    what this sampler generates. `reads_variance`: what it generates depends on Σ_θ.
+    `draws_from_reverse_process`: every step but the last, which shows the mean, is a draw from p_θ(x_{t−1}|x_t), so the variational
+    bound of that chain is about this sampler. `reads_variance`: what it generates depends on Σ_θ.
     """
 
     draws_from_reverse_process: ClassVar[bool]
@@ -110,6 +110,12 @@ class DDIMSampler(Sampler):
     draws_from_reverse_process = False
     reads_variance = False
     eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(
+                f"eta = {self.eta}: it lies between 0, which is deterministic, and 1, which adds the noise of ancestral sampling"
+            )
 
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, t_prev: int, noise: Noise, memory: Any

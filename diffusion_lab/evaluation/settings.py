@@ -41,7 +41,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.num_samples is not None:
             _check_at_least(2, "evaluation.num_samples", self.num_samples)  # one image has no covariance
-        _check_at_least(0, "evaluation.seed", self.seed)
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"evaluation.seed must be a whole number from 0 to 2**64 - 1, got {self.seed}")
         _check_at_least(2, "evaluation.kid_subset_size", self.kid_subset_size)
         for name in ("batch_size", "reference_features", "kid_subsets", "neighbours"):
             _check_at_least(1, f"evaluation.{name}", getattr(self, name))

@@ -136,15 +136,18 @@ class DiffusionModel(GenerativeModel):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
 
-        Only the image is clipped, not each x̂_0, so that what was encoded comes back.
+        The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
-        x_0 = self._deterministic(self.process, self.guided.without_clipping(), z, y)
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._known(y))
         return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        told = y if self.reverse.null_class is not None else None
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, told)
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._known(y))
+
+    def _known(self, y: Tensor | None) -> Tensor | None:
+        """The classes, for a network that knows them: those of a guiding classifier are not its own."""
+        return None if self.reverse.null_class is None else y
 
     @property
     def _deterministic(self) -> DDIMSampler:

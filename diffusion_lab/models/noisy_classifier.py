@@ -82,4 +82,4 @@ class NoisyClassifier(TrainableModel):
         return self._look(x_0, torch.full_like(y, t), eps).argmax(1) == y
 
     def _look(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        return self(self.process.q_sample(x_0, t, eps), self.process.timesteps.to(t.device)[t - 1])
+        return self(self.process.q_sample(x_0, t, eps), self.process.shown(t))

@@ -116,6 +116,13 @@ def test_rows_do_not_see_each_other(name):
     torch.testing.assert_close(one_log_det[0], log_det[1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("margin", [0.05, 1 / 256])
+def test_logit_samples_overshoot_by_what_its_docstring_says(margin):
+    reach = Logit(margin).inverse(torch.tensor([[-80.0, 80.0]], dtype=torch.float64)).abs() - 1
+    assert "2α/(1 − 2α)" in Logit.__doc__
+    torch.testing.assert_close(reach, torch.full_like(reach, 2 * margin / (1 - 2 * margin)))
+
+
 def test_a_fitted_actnorm_gives_mean_zero_and_variance_one():
     x = 5 + torch.arange(1.0, 7).reshape(1, 6, 1, 1) * torch.randn(32, 6, 4, 4)
     norm = ActNorm(6)

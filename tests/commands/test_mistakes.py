@@ -23,7 +23,9 @@ MISTAKES = {
     "nothing where something is needed": (["data=image_folder"], ["data.root has no value yet; say data.root=…"]),
     "word for a number": (["trainer.max_steps=many"], ["max_steps", "many"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
-    "negative seed": (["seed=-1"], ["seed"]),
+    "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
+    "seed of too many bits": (["seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
+    "too little noise": (["sampler=ddim", "sampler.eta=1.5"], ["eta = 1.5", "between 0"]),
 }
 
 

@@ -199,3 +199,16 @@ def test_one_term_is_too_few():
     process, reverse, x_0 = small_problem()
     with pytest.raises(ValueError, match="max_terms = 1"):
         variational_bound(process, reverse, x_0, num_levels=17, max_terms=1)
+
+
+def test_the_bound_holds_in_expectation_and_not_for_one_draw():
+    """With the exact Σ the expectation is −log₂ p(x_0) on average over x_0: about half of single draws lie below it."""
+    process = GaussianDiffusion(CosineSchedule(50))
+    reverse = ReverseProcess(ExactNetwork(DATA, process, PredictNoise()), PredictNoise(), OptimalVariance(DATA), False)
+    noise = SampleNoise(0, torch.arange(2000))
+    x_0 = DATA.std * SampleNoise(1, torch.arange(2000)).initial((1,)).double()
+    log_p = torch.distributions.Normal(0.0, DATA.std).log_prob(x_0)[:, 0] / math.log(2)
+    gap = variational_bound(process, reverse, x_0, num_levels=None, noise=noise).bits_per_dim + log_p
+    assert 0.3 < float((gap < 0).double().mean()) < 0.7
+    assert float(gap.mean()) == pytest.approx(0, abs=4 * float(gap.std()) / 2000**0.5 + 1e-4)
+    assert "≤ E[bits_per_dim]" in variational_bound.__doc__

@@ -72,6 +72,9 @@ def test_derived_seeds_differ_in_every_argument_and_their_order():
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ValueError, match="seed = -1"):
-        SampleNoise(-1, torch.arange(2))
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_would_draw_as_another_one_is_refused(seed):
+    for draw in (lambda: SampleNoise(seed, torch.arange(2)), lambda: derive_seed(seed, 1)):
+        with pytest.raises(ValueError, match=f"seed={seed}: a seed is a whole number from 0 to 2"):
+            draw()
+    assert not torch.equal(*(SampleNoise(s, torch.arange(2)).initial((3,)) for s in (0, 2**64 - 1)))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
+    ClassifierFree,
     CosineSchedule,
     EvenSpacing,
     FixedSmall,
@@ -72,3 +73,13 @@ def test_a_respaced_process_shows_the_network_original_0_based_indices():
             strided, torch.zeros(2, 1, dtype=torch.float64), steps(t, 2)
         )
     assert network.seen == [0, 50, 99]  # t = 1 + 49.5, and halves round to even: 51
+
+
+@pytest.mark.parametrize("t", [0, -1, 101])
+@pytest.mark.parametrize("around", [lambda reverse: reverse, lambda reverse: ClassifierFree(2.0).around(reverse)])
+def test_clean_data_have_no_reverse_step_and_no_t_wraps_around(t, around):
+    reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null_class=3))
+    with pytest.raises(ValueError, match=rf"t = {t} has no step back: .* t = 0 is clean data"):
+        reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(t, 1), torch.tensor([1]))
+    with pytest.raises(IndexError):
+        PROCESS.alpha_bar(steps(-1, 1))

@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -175,3 +176,10 @@ def test_a_random_sampler_cannot_encode():
     process, reverse = exact(CosineSchedule(10), FixedSmall())
     with pytest.raises(ValueError, match=r"eta = 0.5: only the deterministic sampler"):
         DDIMSampler(eta=0.5).encode(process, reverse, torch.zeros(1, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.01, 1e9, math.nan])
+def test_an_eta_beyond_0_and_1_is_refused(eta):
+    """Above 1 the root in DDIM's equation 12 may be of a negative number; below 0 only η² would count."""
+    with pytest.raises(ValueError, match="eta = "):
+        DDIMSampler(eta=eta)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -86,3 +87,11 @@ def test_impossible_shapes_are_named():
         LinearSchedule(1000, beta_start=0.0)
     with pytest.raises(ValueError, match="tau"):
         SigmoidSchedule(1000, tau=0.0)
+
+
+def test_the_first_step_of_cosine_is_as_many_grey_levels_as_its_docstring_says():
+    text = " ".join(CosineSchedule.__doc__.split())
+    steps, bins = re.search(r"√β_1 is (.*?) bins of 256 grey levels at T = (.*?)\.", text).group(2, 1)
+    for T, told in zip(re.findall(r"\d+", steps), re.findall(r"[\d.]+", bins), strict=True):
+        beta_1 = 1 - float(CosineSchedule(int(T)).alpha_bar()[1])
+        assert math.sqrt(beta_1) / (2 / 255) == pytest.approx(float(told), abs=0.05)

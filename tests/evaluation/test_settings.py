@@ -24,6 +24,7 @@ def test_the_yaml_names_every_setting_with_its_default():
         ("num_samples", 1),
         ("batch_size", 0),
         ("seed", -1),
+        ("seed", 2**64),
         ("reference_split", "validation"),
         ("reference_features", 0),
         ("kid_subsets", 0),

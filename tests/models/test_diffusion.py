@@ -314,3 +314,16 @@ def test_a_sampler_of_many_steps_does_not_make_pictures_of_latents_dear(monkeypa
     with torch.no_grad():
         diffusion.decode(diffusion.latents(torch.tensor([7, 2]), 3))
     assert diffusion._evaluations == 2 * 7
+
+
+@pytest.mark.parametrize(
+    "guidance", [ClassifierFree(3.0), ClassifierGuidance(lambda x, t: x.flatten(1)[:, :3], 3, 5.0)]
+)
+def test_reconstructions_are_unguided(guidance):
+    """Decoding runs encoding backwards: a push that only one of the two gets would never come back, however many steps."""
+    known = 10 if guidance.needs_null_class else None
+    x_0, y = digits(3), torch.tensor([0, 1, 2])
+    plain, guided = (heard(model(num_classes=known, guidance=g)) for g in (Unguided(), guidance))
+    with torch.no_grad():
+        told = y if known else None
+        torch.testing.assert_close(guided.reconstruct(x_0, y), plain.reconstruct(x_0, told), rtol=0, atol=0)
