@@ -1,12 +1,23 @@
-"""What tests of several folders need; and nothing in a test finds, or leaves, a file in the user's own cache folder."""
+"""What tests of several folders need, and how the tests run: a thread a process, a process a core."""
 
+import os
 import subprocess
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No workers where only files are named: starting them would take longer than they save. Else xdist's count of cores."""
+    named = [config.invocation_params.dir / argument.partition("::")[0] for argument in config.args]
+    return 0 if all(path.is_file() for path in named) else None
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Nothing in a test finds, or leaves, a file in the user's own cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -1,7 +1,5 @@
 """A file that breaks while a model trains on it ends the run: one sentence, a code, and no process left behind."""
 
-import time
-
 import pytest
 import torch.multiprocessing
 
@@ -21,14 +19,12 @@ def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_work
             path.write_bytes(path.read_bytes()[:60])
 
     monkeypatch.setattr(ImageFolder, "_load", load_then_break)
-    started = time.monotonic()
     own = ["data=image_folder", f"data.root={root}", "data.image_size=8", f"data.num_workers={num_workers}"]
     code, _, err = lab("train", *TINY, *STRIDED, *own, "trainer.max_steps=1000")
     assert code == 1
     assert len(err.strip().splitlines()) == 1, err
     assert err.startswith("diffusion-lab train: ")
     assert ".png is not an image that can be read" in err
-    assert time.monotonic() - started < 60
     assert torch.multiprocessing.active_children() == []
 
 

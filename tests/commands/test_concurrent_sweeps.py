@@ -88,7 +88,7 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
     assert "2 models: 0 to train, 2 reused" in (tmp_path / "sweep_2.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.needs("hydra-joblib-launcher")
 def test_a_killed_worker_costs_the_sweep_nothing_else(tmp_path, sweep):
     running = sweep("seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -1,7 +1,6 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,25 +13,18 @@ from diffusion_lab.versions import versions
 from .conftest import files
 
 
-def test_help_answers_in_under_a_second_without_torch(process):
-    process("--help")  # the first call may compile bytecode
-    start = time.perf_counter()
-    done = process("--help")
-    assert time.perf_counter() - start < 1.0
+def test_help_answers_without_torch(process):
+    done = process("--help", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0
     for command in COMMANDS:
         assert f"\n  {command} " in done.stdout
-    imported = process("--help", PYTHONPROFILEIMPORTTIME="1").stderr
-    assert "diffusion_lab.commands.main" in imported
-    assert "torch" not in imported
-    assert "hydra" not in imported
+    assert "diffusion_lab.commands.main" in done.stderr
+    assert "torch" not in done.stderr
+    assert "hydra" not in done.stderr
 
 
-def test_versions_are_told_in_under_a_second_without_torch(process):
-    process("--version")
-    start = time.perf_counter()
+def test_versions_are_told_without_torch(process):
     done = process("--version", PYTHONPROFILEIMPORTTIME="1")
-    assert time.perf_counter() - start < 1.0
     assert dict(line.split(" ", 1) for line in done.stdout.splitlines()) == versions()
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
     assert "diffusion_lab.versions" in imported

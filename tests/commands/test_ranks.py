@@ -60,10 +60,8 @@ def test_two_ranks_resume_exactly_and_die_together(tmp_path):
     while torn.step() < 5 and process.poll() is None:
         time.sleep(0.005)
     os.kill(ranks_of(process)[-1], signal.SIGKILL)
-    started = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert time.monotonic() - started < 45
     assert "ended with exit code -9" in err
     torn.finish()
     assert_same_bits(whole, torn)

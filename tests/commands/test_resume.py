@@ -141,7 +141,7 @@ def test_killed_at_random_steps(tmp_path, zygote):
     assert_same_bits(whole, torn)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_a_hundred_times(tmp_path):
     """The installed command, each time anew."""
     options = [*EVERYTHING, "conditional=true", "trainer.max_steps=300"]

@@ -67,7 +67,7 @@ def _rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_real_ranks_agree_on_the_moments_of_all_images(tmp_path):
     torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
     whole = moments(torch.arange(20, dtype=torch.float64).reshape(10, 2).sin())

@@ -24,7 +24,7 @@ def test_without_pythons_headers_there_is_one_line_of_notice(monkeypatch, tmp_pa
     assert "Python.h" in compile_network(MLP(2, 2))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_has_the_same_keys_values_and_gradients():
     def build():
