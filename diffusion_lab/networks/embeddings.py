@@ -1,4 +1,4 @@
-"""What a network is told besides x_t: the timestep and, where there are classes, the class.
+"""What a network sees: features of x_t, and an embedding of the timestep and, where there are classes, of the class.
 
     e = MLP(sinusoid(t)) + table[y]
 
@@ -8,6 +8,7 @@ respacing: a network that was trained at T = 1000 and is sampled in 50 steps see
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,3 +58,30 @@ class Conditioning(nn.Module):
         if y is None:
             y = torch.full_like(timesteps, self.num_classes)
         return embedding + self.classes(y)
+
+
+class FourierFeatures(nn.Module):
+    """x -> [x, sin(2π(x + 1)/p), cos(2π(x + 1)/p) for every period p]: x (B, C, …) -> (B, C·(1 + 2·len(periods)), …).
+
+    periods: in bins of the data, whose levels lie 2/(num_levels − 1) apart from −1 to 1. At period 1 every level has the same
+    phase, so a network can see how far a value is from the grid of levels, which a smooth function of x cannot resolve. Float32,
+    as a phase needs all its digits. Source: Kingma et al. 2021 (VDM), whose sin(2ⁿπx), n = 7 and 8, have periods of 2 and 1 bins.
+    Raises ValueError for periods without levels, or a period that is not positive.
+    """
+
+    def __init__(self, periods: Sequence[float], num_levels: int | None):
+        super().__init__()
+        if periods and num_levels is None:
+            raise ValueError(
+                f"network.fourier_periods={list(periods)} are counted in bins, and continuous data have none; use "
+                "network.fourier_periods=[]"
+            )
+        if any(period <= 0 for period in periods):
+            raise ValueError(f"network.fourier_periods={list(periods)}: every period must be greater than 0")
+        self.num_features = 1 + 2 * len(periods)
+        self.frequencies = [math.pi * (num_levels - 1) / period for period in periods]
+
+    def forward(self, x: Tensor) -> Tensor:
+        phases = [(x.float() + 1) * frequency for frequency in self.frequencies]
+        waves = [wave(phase).to(x.dtype) for phase in phases for wave in (torch.sin, torch.cos)]
+        return torch.cat([x, *waves], dim=1) if waves else x

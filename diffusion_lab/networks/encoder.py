@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock
-from diffusion_lab.networks.embeddings import Conditioning
+from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.norm import GroupNorm
 
 
@@ -58,12 +58,14 @@ class Encoder(nn.Module):
         head_channels: int,
         dropout: float,
         activation_checkpointing: bool,
+        features: FourierFeatures,
     ):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.embedding_dim = 4 * base_channels
         self.conditioning = Conditioning(base_channels, self.embedding_dim, num_classes)
-        self.input = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.features = features
+        self.input = nn.Conv2d(in_channels * features.num_features, base_channels, 3, padding=1)
         channels, self.skip_channels = base_channels, [base_channels]
         self.down, self.downsamples = nn.ModuleList(), nn.ModuleList()
         for level, (width, attends) in enumerate(zip(widths, attending, strict=True)):
@@ -83,7 +85,7 @@ class Encoder(nn.Module):
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
         # Every block wants SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
-        h = self.input(x_t.contiguous(memory_format=torch.channels_last))
+        h = self.input(self.features(x_t).contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level, blocks in enumerate(self.down):
             if level > 0:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.networks.blocks import Upsample, zero
+from diffusion_lab.networks.embeddings import FourierFeatures
 from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import check_counts, check_dropout
@@ -30,6 +31,7 @@ class UNet(nn.Module):
     - head_channels: channels of an attention head; must divide the channels wherever there is attention.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
+    - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
     The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
     not fit.
@@ -48,6 +50,8 @@ class UNet(nn.Module):
         head_channels: int = 64,
         dropout: float = 0.0,
         activation_checkpointing: bool = False,
+        num_levels: int | None = None,
+        fourier_periods: Sequence[float] = (),
     ):
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
@@ -69,6 +73,7 @@ class UNet(nn.Module):
         self.encoder = Encoder(
             *(in_channels, num_classes, base_channels, widths, attending, num_res_blocks, head_channels, dropout),
             activation_checkpointing,
+            FourierFeatures(fourier_periods, num_levels),
         )
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
         embedding_dim = self.encoder.embedding_dim
