@@ -2,16 +2,21 @@
 
 The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved config, the
 data set's identity, and a digest of the code that trains. So the same command finds its model again.
+
+The code is what the classes that the config names are made of, the user's own too (see `definitions`), and what every training
+uses besides. Installed packages count by name only: their versions are recorded with the model, and another one retrains nothing.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from diffusion_lab.definitions import Code, View
+from diffusion_lab.source import Module
 
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
 # fmt: off
@@ -36,7 +41,30 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
 # fmt: on
-TRAINING_CODE = ("diffusion", "baselines", "networks", "data", "models", "callbacks")
+SCORING_GROUPS = (
+    "sampler",
+    "guidance",
+    "variance",
+    "sampling",
+    "evaluation",
+    "features",
+)  # what may be chosen after training
+# Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
+_THEORY = ("diffusion", "baselines", "networks", "data", "models")
+_TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
+_SCORING = View(frozenset((*_THEORY, "evaluation")))
+TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, and what trains it
+    "diffusion_lab.commands.build.build_model",
+    "diffusion_lab.commands.fit.build_trainer",
+    "diffusion_lab.callbacks.finite.SkipNotFinite",
+)
+DRAWING_ROOTS = ("diffusion_lab.evaluation.score._draw",)
+SCORING_ROOTS = (
+    "diffusion_lab.evaluation.score.score",
+    "diffusion_lab.evaluation.cost.TrainingCost",
+    "diffusion_lab.callbacks.ema.suited_weights",
+)
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +78,11 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     return keep(config, "")
+
+
+def scored_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved config without the keys that shape no score: what was trained, and the choices of scoring."""
+    return training_part(config) | {key: config[key] for key in SCORING_GROUPS if config.get(key) is not None}
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -75,30 +108,32 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
 
 
-def code_digest(package: Path, parts: Iterable[str] = TRAINING_CODE) -> str:
-    """SHA-256 of the syntax trees under package/part for each part (a folder or a file).
-
-    Comments, docstrings, formatting and the Python version change nothing; any other change of code does.
-    """
-    digest = hashlib.sha256()
-    for part in sorted(parts):
-        path = package / part
-        if not path.exists():
-            raise FileNotFoundError(f"there is no code at {path}")
-        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = _canonical_tree(ast.parse(source.read_bytes(), filename=str(source)))
-            digest.update(f"{source.relative_to(package).as_posix()}\n{tree}\n".encode())
-    return digest.hexdigest()
+def training_code(code: Code, config: Mapping[str, Any]) -> str:
+    """Digest of the code of a training, of which `config` is the training part. An edit of what only draws or scores is none."""
+    return code.digest((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
 
 
-def _canonical_tree(node: Any) -> str:
-    """Like ast.dump, but empty fields are left out (Python versions add such fields), and so are docstrings."""
-    if isinstance(node, ast.AST):
-        fields = {name: value for name, value in ast.iter_fields(node) if value is not None and value != []}
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-            fields["body"] = body or [ast.Pass()]
-        return f"{type(node).__name__}({', '.join(f'{name}={_canonical_tree(v)}' for name, v in fields.items())})"
-    if isinstance(node, list):
-        return f"[{', '.join(map(_canonical_tree, node))}]"
-    return repr(node)
+def scoring_code(code: Code, config: Mapping[str, Any]) -> str:
+    """Digest of the code of a score that is made of what `config` names."""
+    return code.digest((*SCORING_ROOTS, *named_in(config)), _SCORING)
+
+
+def drawing_code(code: Code, config: Mapping[str, Any]) -> str:
+    """Digest of the code that draws the samples of a score."""
+    return code.digest((*DRAWING_ROOTS, *named_in(config)), _SCORING)
+
+
+def modules_of_user(code: Code, config: Mapping[str, Any]) -> dict[str, Module]:
+    """Name -> module, of the user's own that a process needs to train and score what `config` names."""
+    return code.modules_of_user(named_in(config), _SCORING)
+
+
+def named_in(config: Any) -> Iterator[str]:
+    """Every dotted name below a node of a config: a `_target_`, and what may be handed to one by name."""
+    if isinstance(config, Mapping):
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for child in config:
+            yield from named_in(child)
+    elif isinstance(config, str) and _DOTTED.fullmatch(config):
+        yield config

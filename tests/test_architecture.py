@@ -12,6 +12,8 @@ PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     "versions",
     "files",
+    "source",
+    "definitions",
     "fingerprints",
     "processes",
     "lock",
@@ -102,7 +104,9 @@ def test_what_reads_runs_needs_no_torch(path):
     assert not {m.split(".")[0] for m in imported(path)} & {"torch", "torchvision", "lightning"}
 
 
-@pytest.mark.parametrize("path", [PACKAGE / "runs.py", PACKAGE / "fingerprints.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [PACKAGE / f"{name}.py" for name in ("runs", "source", "definitions", "fingerprints")], ids=lambda p: p.name
+)
 def test_the_layout_of_outputs_needs_no_torch(path):
     outside = {m.split(".")[0] for m in imported(path)}
     assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab"}

@@ -1,12 +1,27 @@
+import ast
 import copy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from diffusion_lab.fingerprints import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
+from diffusion_lab.definitions import Code
+from diffusion_lab.fingerprints import (
+    DRAWING_ROOTS,
+    SCORING_ROOTS,
+    TRAINING_ROOTS,
+    canonical_json,
+    drawing_code,
+    fingerprint,
+    named_in,
+    scored_part,
+    scoring_code,
+    training_code,
+    training_part,
+)
+
+ROOT = Path(__file__).parent.parent
 
 CONFIG = {
     "seed": 0,
@@ -137,126 +152,200 @@ def test_what_is_not_plain_is_refused():
         fingerprint({"path": Path()}, "", "")
 
 
-# ---- code ----
-
-SOURCE = '''"""What it is."""
-
-import math
-
-
-class Schedule:
-    """ᾱ_t."""
-
-    def alpha_bar(self, t):
-        """From t."""
-        # the square
-        return math.cos(t + 0.008) ** 2
-
-    def nothing(self):
-        """Only a docstring."""
-'''
+def test_dotted_names_are_found_wherever_they_stand():
+    config = {
+        "a": {"_target_": "mine.A", "parts": [{"path": "mine.b"}, "32-true", "plain", 1.5, None]},
+        "b": "torch.nn.SiLU",
+    }
+    assert sorted(named_in(config)) == ["mine.A", "mine.b", "torch.nn.SiLU"]
 
 
-@pytest.fixture
-def package(tmp_path):
-    (tmp_path / "diffusion").mkdir()
-    (tmp_path / "diffusion" / "schedules.py").write_text(SOURCE)
-    (tmp_path / "commands").mkdir()
-    (tmp_path / "commands" / "train.py").write_text("x = 1\n")
-    return tmp_path
+# ---- code: what a change of the package retrains and scores anew ----
+
+TRAINED = {
+    path.parent.name: OmegaConf.to_container(OmegaConf.load(path)) for path in ROOT.glob("tests/trained/*/config.yaml")
+}
+DIFFUSION, GAN = TRAINED["diffusion_conditional"], TRAINED["gan"]
 
 
-def digest_of(package, source):
-    (package / "diffusion" / "schedules.py").write_text(source)
-    return code_digest(package, ["diffusion"])
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the package that may be edited, and its code."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "diffusion_lab", folder / "diffusion_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder, Code([str(folder)])
+
+
+def digests(code, config):
+    training, scored = training_part(config), scored_part(config)
+    return {
+        "training": training_code(code, training),
+        "scoring": scoring_code(code, scored),
+        "drawing": drawing_code(code, scored),
+    }
+
+
+def with_statement(source, name):
+    """`source` with one more statement in the definition called `name` ("Class.method"), or with a value changed."""
+    body = ast.parse(source).body
+    for part in name.split("."):
+        (found,) = [
+            node
+            for node in body
+            if getattr(node, "name", None) == part
+            or part in [getattr(t, "id", "") for t in getattr(node, "targets", [])]
+        ]
+        body = getattr(found, "body", [])
+    lines = source.splitlines(keepends=True)
+    if isinstance(found, ast.Assign):
+        return source.replace(ast.get_source_segment(source, found), f"{name} = 12345")
+    last = found.body[-1]
+    start = min([last.lineno, *(decorator.lineno for decorator in getattr(last, "decorator_list", []))]) - 1
+    return "".join([*lines[:start], f"{' ' * last.col_offset}new = 1\n", *lines[start:]])
+
+
+def changed_by(package, config, file, edit):
+    """What an edit of the package changes for a run with this config."""
+    folder, code = package
+    was = digests(code, config)
+    path = folder / "diffusion_lab" / file
+    before = path.read_text() if path.exists() else None
+    path.write_text(edit(before or ""))
+    name = "diffusion_lab." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    edited = Code([str(folder)])
+    edited._modules |= {
+        other: module for other, module in code._modules.items() if other != name
+    }  # saves reading them again
+    try:
+        now = digests(edited, config)
+    finally:
+        path.unlink() if before is None else path.write_text(before)
+    return " ".join(what for what in was if was[what] != now[what])
+
+
+ALL, AFTER = "training scoring drawing", "scoring drawing"
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("changed", "file", "name"),
     [
-        ("# the square", "# squared"),
-        ("        # the square\n", ""),
-        ('"""ᾱ_t."""', '"""The product of α up to t."""'),
-        ('        """From t."""\n', ""),
-        ('"""What it is."""\n\n', ""),
-        ("import math\n", "import math\n\n\n\n"),
-        ("math.cos(t + 0.008) ** 2", "(\n            math.cos(t+0.0080)**2\n        )"),
-        ('"""Only a docstring."""', "pass"),
+        # what training is made of
+        (ALL, "diffusion/process.py", "GaussianDiffusion.q_sample"),
+        (ALL, "diffusion/noise.py", "derive_seed"),
+        (ALL, "diffusion/timesteps.py", "StratifiedTimesteps"),
+        (ALL, "diffusion/objectives.py", "Objective"),
+        (ALL, "diffusion/variances.py", "LearnedRange"),
+        (ALL, "models/diffusion.py", "DiffusionModel.training_step"),
+        (ALL, "models/diffusion.py", "DiffusionModel._labels"),
+        (ALL, "models/diffusion.py", "DiffusionModel.__init__"),
+        (ALL, "models/base.py", "GenerativeModel"),
+        (ALL, "models/trainable.py", "TrainableModel.on_train_batch_start"),
+        (ALL, "models/trainable.py", "_DROPOUT"),
+        (ALL, "models/optimization.py", "CosineDecay.after_warmup"),
+        (ALL, "models/optimization.py", "budget_used"),
+        (ALL, "callbacks/ema.py", "EMA.on_train_batch_end"),
+        (ALL, "data/order.py", "BatchOrder"),
+        (ALL, "data/digits.py", "Digits"),
+        (ALL, "data/base.py", "DataModule.prepare"),
+        (ALL, "networks/unet.py", "UNet.forward"),
+        (ALL, "networks/blocks.py", "ResidualBlock.forward"),
+        (ALL, "networks/norm.py", "EPS"),
+        ("training", "commands/fit.py", "build_trainer"),
+        ("training", "commands/build.py", "build_model"),
+        ("training", "callbacks/finite.py", "SkipNotFinite"),
+        # what only draws or scores
+        (AFTER, "models/diffusion.py", "DiffusionModel.sample"),
+        (AFTER, "models/diffusion.py", "DiffusionModel.likelihood"),
+        (AFTER, "models/diffusion.py", "DiffusionModel.encode"),
+        (AFTER, "models/diffusion.py", "DiffusionModel.trajectory"),
+        (AFTER, "models/diffusion.py", "DiffusionModel.nfe"),
+        (AFTER, "models/diffusion.py", "DiffusionModel._bound_kind"),
+        (AFTER, "models/diffusion.py", "DiffusionModel._deterministic"),
+        (AFTER, "models/diffusion.py", "_MOST_LATENT_STEPS"),
+        (AFTER, "models/base.py", "GenerativeModel.interpolate"),
+        (AFTER, "models/base.py", "Likelihood"),
+        (AFTER, "diffusion/samplers.py", "Sampler"),
+        (AFTER, "diffusion/samplers.py", "AncestralSampler"),
+        (AFTER, "diffusion/spacings.py", "EvenSpacing"),
+        (AFTER, "diffusion/guidance.py", "Unguided"),
+        (AFTER, "evaluation/drawing.py", "draw_once"),
+        ("scoring", "evaluation/frechet.py", "frechet_distance"),
+        ("scoring", "evaluation/cost.py", "TrainingCost"),
+        ("scoring", "callbacks/ema.py", "suited_weights"),
+        # what neither trains nor scores this model
+        ("", "diffusion/guidance.py", "ClassifierFree"),
+        ("", "diffusion/variances.py", "FixedSmall"),
+        ("", "diffusion/schedules.py", "SigmoidSchedule"),
+        ("", "models/gan.py", "GAN.training_step"),
+        ("", "models/vae.py", "VAE.training_step"),
+        ("", "networks/flow.py", "Flow"),
+        ("", "data/cifar.py", "CIFAR"),
+        ("", "callbacks/saving.py", "Saving"),
+        ("", "callbacks/monitor.py", "Monitor"),
+        ("", "callbacks/sample_grid.py", "SampleGrid"),
+        ("", "commands/fit.py", "fit"),
+        ("", "commands/train.py", "run"),
+        ("", "files.py", "write_whole"),
     ],
 )
-def test_comments_docstrings_and_formatting_change_nothing(package, old, new):
-    assert old in SOURCE
-    assert digest_of(package, SOURCE.replace(old, new)) == digest_of(package, SOURCE)
+def test_an_edit_of_the_package_retrains_and_scores_anew_what_it_touches(package, changed, file, name):
+    assert changed_by(package, DIFFUSION, file, lambda source: with_statement(source, name)) == changed
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("0.008", "0.009"),
-        ("** 2", "* 2"),
-        ("cos", "sin"),
-        ("t + 0.008", "0.008 + t"),
-        ("alpha_bar", "alpha"),
-        ("(self, t)", "(self, t=1)"),
-        ('"""Only a docstring."""', "return None"),
-        ('"""Only a docstring."""', "return"),
-        ("return math", "x = 'a string'; return math"),
-    ],
-)
-def test_any_change_of_code_changes_the_digest(package, old, new):
-    assert old in SOURCE
-    assert digest_of(package, SOURCE.replace(old, new)) != digest_of(package, SOURCE)
+NEW = "\n\nclass Newest(nn.Module):\n    pass\n\n\ndef new():\n    return Newest()\n"
 
 
-def test_none_and_nothing_differ(package):
-    bodies = [
-        "return None",
-        "return",
-        "return []",
-        "return [None]",
-        "return ''",
-        "return 0",
-        "return False",
-        "return 0.0",
-    ]
-    digests = {digest_of(package, SOURCE.replace('"""Only a docstring."""', body)) for body in bodies}
-    assert len(digests) == len(bodies)
+def test_what_is_new_and_what_is_said_better_change_nothing(package, tmp_path):
+    folder, code = package
+    shutil.copytree(folder / "diffusion_lab", tmp_path / "diffusion_lab")
+    for file in tmp_path.rglob("*.py"):
+        future = "from __future__ import annotations\n"
+        before, _, after = file.read_text().rpartition(future)
+        file.write_text(f"# better words\n{before}{future if before else ''}\n\n{after}{NEW}")
+    assert digests(Code([str(tmp_path)]), DIFFUSION) == digests(code, DIFFUSION)
+    assert digests(Code([str(tmp_path)]), GAN) == digests(code, GAN)
 
 
-def test_files_count_by_name_and_other_packages_do_not_count(package):
-    before = code_digest(package, ["diffusion"])
-    (package / "commands" / "train.py").write_text("x = 2\n")
-    assert code_digest(package, ["diffusion"]) == before
-    assert code_digest(package, ["diffusion", "commands"]) != before
-    (package / "diffusion" / "schedules.py").rename(package / "diffusion" / "schedule.py")
-    assert code_digest(package, ["diffusion"]) != before
-    assert code_digest(package, ["diffusion/schedule.py"])  # a file is a part, too
+@pytest.mark.parametrize("file", ["diffusion/newest.py", "models/newest.py", "networks/newest.py"])
+def test_a_new_file_changes_nothing(package, file):
+    assert changed_by(package, DIFFUSION, file, lambda _: f"from torch import nn\n{NEW}") == ""
+    folder = file.partition("/")[0]
+    hand_on = f"from diffusion_lab.{folder}.newest import Newest\n"
+    assert changed_by(package, DIFFUSION, f"{folder}/__init__.py", lambda source: source + hand_on) == ""
 
 
-def test_a_part_that_is_not_there_is_named(package):
-    with pytest.raises(FileNotFoundError, match="networks"):
-        code_digest(package, ["networks"])
+def test_a_sampler_counts_for_what_draws_with_it_only(package):
+    by_ddim = DIFFUSION | {"sampler": DIFFUSION["sampler"] | {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
+
+    def edit(source):
+        return with_statement(source, "AncestralSampler")
+
+    assert changed_by(package, DIFFUSION, "diffusion/samplers.py", edit) == AFTER
+    assert changed_by(package, by_ddim, "diffusion/samplers.py", edit) == ""
 
 
-def test_the_code_that_trains_is_there():
-    package = Path(__file__).parent.parent / "diffusion_lab"
-    assert code_digest(package) == code_digest(package, reversed(TRAINING_CODE))
+def test_families_do_not_touch_each_other(package):
+    assert changed_by(package, GAN, "models/gan.py", lambda s: with_statement(s, "GAN.training_step")) == ALL
+    assert changed_by(package, GAN, "models/gan.py", lambda s: with_statement(s, "GAN.sample")) == AFTER
+    assert changed_by(package, GAN, "models/diffusion.py", lambda s: with_statement(s, "DiffusionModel")) == ""
+    assert changed_by(package, GAN, "diffusion/process.py", lambda s: with_statement(s, "GaussianDiffusion")) == ""
 
 
-def test_neither_another_process_nor_another_python_changes_the_digest():
-    """Every newer Python that is installed here, and this one with another seed of its hashes."""
-    package = Path(__file__).parent.parent / "diffusion_lab"
-    program = f"import sys; sys.path.insert(0, {str(package.parent)!r}); sys.dont_write_bytecode = True\n"
-    program += "from pathlib import Path; from diffusion_lab.fingerprints import code_digest\n"
-    program += f"print(code_digest(Path({str(package)!r})))"
-    others = [python for python in ("python3.12", "python3.13", "python3.14") if runs(python)]
-    for python in (sys.executable, *others):
-        result = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True)
-        assert result.stdout.strip() == code_digest(package), python
+@pytest.mark.parametrize("root", [*TRAINING_ROOTS, *SCORING_ROOTS, *DRAWING_ROOTS])
+def test_every_root_is_there(root):
+    assert Code([str(ROOT)]).named(root)
 
 
-def runs(python: str) -> bool:
-    return (
-        bool(shutil.which(python))
-        and not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
-    )
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_class_that_a_config_names_is_found(name):
+    ours = [target for target in named_in(TRAINED[name]) if target.startswith("diffusion_lab.")]
+    assert len(ours) > 5
+    assert [target for target in ours if not Code([str(ROOT)]).named(target)] == []
+
+
+def test_a_second_digest_reads_nothing(monkeypatch):
+    code = Code([str(ROOT)])
+    first = training_code(code, DIFFUSION)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    monkeypatch.setattr(ast, "parse", None)
+    assert training_code(code, DIFFUSION) == first, "a plan makes one for each cell"

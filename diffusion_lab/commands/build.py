@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.fingerprints import TRAINING_CODE, canonical_json, code_digest, fingerprint, training_part
+from diffusion_lab.commands.classifier import classifier_identity
+from diffusion_lab.definitions import Code
+from diffusion_lab.fingerprints import (
+    SCORING_GROUPS,
+    canonical_json,
+    drawing_code,
+    fingerprint,
+    scored_part,
+    scoring_code,
+    training_code,
+    training_part,
+)
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
-PACKAGE = Path(__file__).parent.parent
-SCORING_CODE = ("diffusion", "baselines", "networks", "data", "models", "evaluation")
+CODE = Code()  # of this process
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -69,7 +78,7 @@ def training_fingerprint(cfg: DictConfig, data: DataModule) -> str:
     config = training_part(plain_config(cfg))
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return fingerprint(config, data.identity, _code(TRAINING_CODE))
+    return fingerprint(config, data.identity, training_code(CODE, config))
 
 
 def variance_matters(cfg: DictConfig) -> bool:
@@ -79,20 +88,24 @@ def variance_matters(cfg: DictConfig) -> bool:
 
 def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
-    choices = {
-        key: OmegaConf.to_container(cfg[key], resolve=True)
-        for key in ("sampler", "guidance", "variance", "sampling", "evaluation", "features")
-        if cfg.get(key) is not None
-    }
-    return fingerprint(choices, model_fingerprint, canonical_json(_code(SCORING_CODE)))
+    parts = _scored_parts(cfg)
+    choices = {key: parts[key] for key in SCORING_GROUPS if key in parts}
+    return fingerprint(choices, model_fingerprint, scoring_code(CODE, parts))
 
 
-def sampling_identity(model_fingerprint: str) -> str:
-    """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws."""
-    return f"{model_fingerprint} {_code(SCORING_CODE)}"
+def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[str]) -> str:
+    """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws.
+
+    unread: groups of `cfg` that decide none of its samples.
+    """
+    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in unread}
+    return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 
 
-@cache
-def _code(parts: tuple[str, ...]) -> str:
-    """The digest of this process's code: read once, whatever is edited while it runs."""
-    return code_digest(PACKAGE, parts)
+def _scored_parts(cfg: DictConfig) -> dict[str, Any]:
+    """What a score is made of: what the model was trained with, and the choices of scoring."""
+    parts = scored_part(plain_config(cfg))
+    guidance = parts.get("guidance")
+    if guidance is not None and "classifier" in guidance:  # not where it lies, but what it is
+        parts["guidance"] = guidance | {"classifier": classifier_identity(guidance["classifier"])}
+    return parts

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from diffusion_lab.fingerprints import named_in
 from diffusion_lab.runs import ModelDirectory
 
 if TYPE_CHECKING:
@@ -53,3 +57,28 @@ def classifier_guidance(classifier: str, scale: float, schedule: Schedule, ident
         return model.to(x_t.device)(x_t, timesteps)
 
     return ClassifierGuidance(logits, model.num_classes, scale, name=f"{directory.path.name}, {weights}")
+
+
+def classifier_identity(classifier: str) -> dict[str, Any]:
+    """What decides the guidance by the classifier in a folder, wherever that lies: its training, its weights, what it is made of.
+
+    RunError if the folder holds no finished model.
+    """
+    from diffusion_lab.callbacks.ema import suited_weights
+
+    directory = ModelDirectory(Path(classifier))
+    training = directory.read_training()
+    weights = directory.weights(suited_weights(directory.weight_names, training["steps"]))
+    parts = OmegaConf.to_container(OmegaConf.load(directory.config), resolve=False)
+    return {
+        "fingerprint": training["fingerprint"],
+        "weights": _sha256(weights, weights.stat().st_mtime_ns),
+        "parts": sorted(set(named_in([parts[group] for group in ("model", "network", "schedule") if group in parts]))),
+    }
+
+
+@lru_cache(maxsize=16)
+def _sha256(file: Path, changed: int) -> str:
+    """Of a file that was changed at that time."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> None:
             raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
         with torch.no_grad(), model.use_weights(weights):  # says at once if there are no such weights
             edit = wanted_edit(cfg, model, saved)
-    if cfg.trajectory and not hasattr(model, "trajectory"):
+    if cfg.trajectory and model.trajectory(torch.arange(1), cfg.seed) is None:
         raise MistakeError(f"trajectory=true: {directory.path} has no steps between noise and image to show")
     to = Path(cfg.to)
     with torch.no_grad(), model.use_weights(weights):

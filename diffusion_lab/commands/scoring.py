@@ -118,7 +118,8 @@ def _score(
             bar.update(tasks[stage], completed=done, total=total)
 
         at = f"evaluation.batch_size={settings.batch_size} and evaluation.bound.batch_size={settings.bound.batch_size}"
-        identity, flops = sampling_identity(training["fingerprint"]), training["flops"]
+        unread = model.protocol().keys() - model.sampling_protocol().keys()
+        identity, flops = sampling_identity(training["fingerprint"], cfg, unread), training["flops"]
         with users_mistakes(), lost_process(), out_of_memory(at, "take fewer at a time; it changes no number"):
             scores = score(model, data, features, settings, cache, identity, progress, cost, flops, anew=again)
     if scores is None:

@@ -8,6 +8,7 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,10 @@ class Likelihood:
 
 
 class GenerativeModel(TrainableModel, ABC):
-    """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods."""
+    """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
+
+    Training asks for none of the methods declared here: a change of one changes scores and retrains nothing (see `fingerprints`).
+    """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
 
@@ -72,6 +76,10 @@ class GenerativeModel(TrainableModel, ABC):
         """What lies at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
         latents on the arc between theirs."""
         return self.decode(slerp(self.latents(first, seed), self.latents(second, seed), weight), y)
+
+    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor] | None:
+        """x_T, …, x_0 of the samples that `sample` draws; None for a family that draws in one step."""
+        return None
 
     @property
     @abstractmethod

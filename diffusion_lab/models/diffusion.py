@@ -157,7 +157,6 @@ class DiffusionModel(GenerativeModel):
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
-        """x_T, …, x_0 of the samples that `sample` draws."""
         noise = SampleNoise(seed, indices)
         for _, x_t in self.sampler.trajectory(self.process, self.guided, noise.initial(self.shape), y, noise):
             yield x_t
