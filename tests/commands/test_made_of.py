@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.commands.build import CODE
-from diffusion_lab.definitions import Node, _Walk
+from diffusion_lab.commands import build
+from diffusion_lab.definitions import Code, Node, _Walk
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
 
 from ..models.test_families import FAMILIES
@@ -21,6 +22,7 @@ from .conftest import STRIDED, TINY
 from .test_families import tiny
 
 PACKAGE = Path(diffusion_lab.__file__).parent
+TRAINED = Path(__file__).parent.parent / "trained"
 THEORY = ("diffusion", "baselines", "networks", "data", "models")
 
 
@@ -51,17 +53,17 @@ def test_all_that_runs_while_training_counts(lab, monkeypatch, family):
     assert code == 0, err
     (model,) = models(lab.folder)
     config = training_part(OmegaConf.to_container(OmegaConf.load(model.config)))
-    reached = CODE.reached((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
-    walk = _Walk(CODE, _TRAINING)
+    reached = build.CODE.reached((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
+    walk = _Walk(build.CODE, _TRAINING)
     ran = set(what_ran(frames))
     assert len(ran) > 30
     for module, name in ran:
         top, _, rest = name.partition(".")
         if top != "<module>":
             assert reached.get(Node(module, top)), f"{module}.{name} ran, and an edit of it would go unnoticed"
-        for statement in CODE.module(module).definitions.get(top, []):
+        for statement in build.CODE.module(module).definitions.get(top, []):
             if isinstance(statement, ast.ClassDef):
-                hidden, _ = walk._hidden(CODE.module(module), statement)
+                hidden, _ = walk._hidden(build.CODE.module(module), statement)
                 assert rest.partition(".")[0] not in hidden, f"{module}.{name} ran while training"
 
 
@@ -85,49 +87,51 @@ class MySampler:
 STEEPNESS = "def steeper(alpha_bar):\n    return alpha_bar**POWER\n\n\ndef unused():\n    return 1\n\n\nPOWER = 1.5\n"
 
 
-def planned(zygote, folder, *options):
-    """What a sweep of one model would train and score, said by a process of its own."""
-    sweep = zygote.start(folder, "train", "-m", *TINY, *STRIDED, "schedule._target_=mine.MySchedule", *options)
-    out, err = sweep.communicate()
-    assert sweep.returncode == 0, err
-    return out
+@pytest.mark.parametrize(
+    ("file", "old", "new", "retrains"),
+    [
+        ("mine.py", "class MySampler:", "# a comment\nclass MySampler:\n    x = 1\n", False),
+        ("steepness.py", "return 1", "return 2", False),
+        ("steepness.py", "POWER = 1.5", "POWER = 1.4", True),
+        ("mine.py", "steeper(super().alpha_bar())", "super().alpha_bar()", True),
+    ],
+)
+def test_the_users_own_code_counts(lab, monkeypatch, file, old, new, retrains):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (lab.folder / "mine.py").write_text(SCHEDULE)
+    (lab.folder / "steepness.py").write_text(STEEPNESS)
 
-
-def test_the_users_own_code_counts(tmp_path, zygote):
-    (tmp_path / "mine.py").write_text(SCHEDULE)
-    (tmp_path / "steepness.py").write_text(STEEPNESS)
-    assert "1 to train" in planned(zygote, tmp_path)
-    for file, old, new, to_do in [
-        ("mine.py", "class MySampler:", "# nobody's\nclass MySampler:\n    x = 1\n", "0 to train"),
-        ("steepness.py", "return 1", "return 2", "0 to train"),
-        ("steepness.py", "POWER = 1.5", "POWER = 1.4", "1 to train"),
-        ("mine.py", "steeper(super().alpha_bar())", "super().alpha_bar()", "1 to train"),
-    ]:
-        before = (tmp_path / file).read_text()
-        (tmp_path / file).write_text(before.replace(old, new))
-        assert to_do in planned(zygote, tmp_path, "hydra.sweeper.dry_run=true"), new
-        (tmp_path / file).write_text(before)
-
-
-def test_the_guiding_classifier_counts_by_what_it_is(lab):
-    small = [*TINY, *STRIDED, "conditional=true"]
-    assert lab("train", *TINY, "model=noisy_classifier")[0] == 0
-    (classifier,) = models(lab.folder)
-    assert lab("train", *small)[0] == 0
-    (model,) = [found for found in models(lab.folder) if found.path != classifier.path]
-    guided = ["guidance=classifier", f"model_dir={model.path}"]
-
-    def evaluated(folder):
-        code, out, err = lab("evaluate", *guided, f"guidance.classifier={folder}")
+    def planned():
+        monkeypatch.setattr(build, "CODE", Code())  # that of a new process
+        options = ["schedule._target_=mine.MySchedule", "hydra.sweeper.dry_run=true", "hydra.sweeper.name=x"]
+        code, out, err = lab("train", "-m", *TINY, *STRIDED, *options)
         assert code == 0, err
-        return "this score is there already" in out
+        (model,) = re.findall("^train  (.*)$", out, re.MULTILINE)
+        return model
 
-    assert not evaluated(classifier.path)
-    moved = shutil.copytree(classifier.path, lab.folder / "elsewhere")
-    assert evaluated(moved), "it is the same classifier wherever it lies"
+    before = planned()
+    source = (lab.folder / file).read_text()
+    assert old in source
+    (lab.folder / file).write_text(source.replace(old, new))
+    assert (planned() != before) == retrains
+
+
+def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
+    cfg = OmegaConf.load(TRAINED / "diffusion_conditional" / "config.yaml")
+
+    def names(classifier):
+        cfg.guidance = {
+            "_target_": "diffusion_lab.commands.classifier.classifier_guidance",
+            "classifier": str(classifier),
+        }
+        return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"})
+
+    before = names(TRAINED / "noisy_classifier")
+    moved = Path(shutil.copytree(TRAINED / "noisy_classifier", tmp_path / "elsewhere"))
+    assert names(moved) == before, "the same classifier wherever it lies"
     training = json.loads((moved / "training.json").read_text())
     (moved / "training.json").write_text(json.dumps(training | {"fingerprint": "f" * 64}))
-    assert not evaluated(moved)
-    for file in classifier.path.glob("ema_*.safetensors"):
-        shutil.copy(classifier.weights("raw"), file)
-    assert not evaluated(classifier.path), "others weights are another classifier"
+    retrained = names(moved)
+    (average,) = moved.glob("ema_*.safetensors")
+    shutil.copy(moved / "raw.safetensors", average)
+    assert len({*before, *retrained, *names(moved)}) == 6, "another training and other weights are another classifier"
