@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 _STAGED = ".{name}.{unique}.staged"
+_guards: dict[Path, Callable[[], None]] = {}
+
+
+@contextmanager
+def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """In the block, `check` is called before this process puts a file in place under `folder`; it may raise instead."""
+    _guards[folder.absolute()] = check
+    try:
+        yield
+    finally:
+        del _guards[folder.absolute()]
+
+
+def check_guards(path: Path) -> None:
+    """Raises what the check of a guarded folder above `path` raises. For who writes in other ways than those below."""
+    for folder, check in list(_guards.items()):
+        if path.absolute().is_relative_to(folder):
+            check()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -24,7 +42,8 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
     A reader, and whoever looks after a crash, sees the old file or the new one, never a part. Beside the target and not
     in a temporary folder, because a move across file systems is a copy. Folders above `path` are made. On any error
-    (OSError with `path` in it: disk full, no permission) the old file stays and nothing else is left.
+    (OSError with `path` in it: disk full, no permission; what a guard of the folder raises) the old file stays and nothing
+    else is left.
 
     previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
@@ -35,6 +54,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        check_guards(path)
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(staged, path)

@@ -1,112 +1,152 @@
-"""One holder a folder: who trains or scores what lies in it. Imports nothing of this package but `files`.
+"""One holder a folder: who trains or scores what lies in it.
 
-The lock is the operating system's on `<folder>/.lock`: a process that dies, even by kill -9, lets go of it. Beside it lies
-`holder.json`, which says who holds it, and whose time of change is the holder's heartbeat: machines that share a file system
-but not its locks go by that.
+The operating system's lock on `<folder>/.lock` comes first: a process that dies, even by kill -9, lets go of it. Not every
+file system shows it to other machines, so whoever has it must also have the newest claim (`claims`). A claim is taken over
+from a process of this machine that is dead, and from one of another machine that has shown no sign of life for as long as
+*we* watched, by our own clock: clocks of two machines are never compared. A holder may be overtaken all the same, because it
+was suspended or cut off; so it looks at its claim before every file that it puts in place, and stops where it is not the
+newest any more.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffusion_lab.files import write_whole
+from diffusion_lab import claims
+from diffusion_lab.claims import Claim, Holder, newest
+from diffusion_lab.files import guarded
 
 HEARTBEAT_SECONDS = 15.0
-STALE_SECONDS = 120.0  # a holder on another machine that has been silent for so long is dead
+STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long while we watched is dead
+_LONG_AGO_SECONDS = 3600.0  # more than clocks of machines that share files differ by
 _POLL_SECONDS = 0.5
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A process that holds a folder, or held it and is gone."""
-
-    host: str
-    pid: int
-    since: str
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
+class OvertakenError(Exception):
+    """Another process holds the folder that this one took for its own; the message is one sentence."""
 
 
 @contextmanager
-def hold(folder: Path, waiting: Callable[[Holder | None], None]) -> Iterator[None]:
+def hold(
+    folder: Path,
+    waiting: Callable[[Holder | None], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Callable[[], None]]:
     """The block runs while nobody else holds `folder`, which is made if it is missing.
 
     Where somebody does, `waiting` is called once with the holder (None: it has not said yet who it is), then this waits until
     it lets go or is dead; `waiting` may raise instead. OSError if the folder cannot be written.
+
+    Yields a function that raises OvertakenError if another process has taken the folder over. `files` calls it before it puts
+    a file in place there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.
     # fallback_to_soft=False: a lock file left behind by a dead process would hold the folder for ever.
     lock = FileLock(folder / ".lock", fallback_to_soft=False, preserve_lock_file=True, thread_local=False)
-    said = False
-    while not _take(lock, folder):
+    me, silence, said = Holder.current(), Silence(clock), False
+    while (number := _take(lock, folder, me, silence)) is None:
         if not said:
-            waiting(holder_of(folder))
+            waiting(newest(folder).holder)
             said = True
-        time.sleep(_POLL_SECONDS)
+        sleep(_POLL_SECONDS)
+
+    def check() -> None:
+        found = newest(folder).holder
+        if found is None or found.token != me.token:
+            raise OvertakenError(
+                f"{found or 'another process'} has taken over {folder}, because this process gave no sign of life for "
+                f"{STALE_SECONDS:.0f} seconds; this one stops and writes nothing more there"
+            )
+
     try:
-        file = folder / "holder.json"
-        me = Holder(socket.gethostname(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        write_whole(file, json.dumps(asdict(me)).encode())
-        try:
-            with _heartbeat(file):
-                yield
-        finally:  # also after an error: this process may live on, and holds nothing any more
-            file.unlink(missing_ok=True)
-    finally:
+        with guarded(folder, check), _heartbeat(folder, number):
+            yield check
+    finally:  # also after an error: this process may live on, and holds nothing any more
+        claims.release(folder, number)
         lock.release()
+
+
+class Silence:
+    """How long a folder's newest claim has shown no sign of life, by our own clock and as far as we have looked."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[Path, tuple[int, int, float]] = {}
+
+    def __call__(self, folder: Path, claim: Claim) -> float:
+        """Seconds since this sign of life was first seen here."""
+        number, beat, since = self._seen.get(folder, (0, 0, 0.0))
+        if (number, beat) == (claim.number, claim.beat):
+            return self._clock() - since
+        self._seen[folder] = (claim.number, claim.beat, self._clock())
+        return 0.0
+
+
+_silence = Silence()
 
 
 def holder_of(folder: Path) -> Holder | None:
     """Who says that it holds `folder`; None where nobody does."""
-    try:
-        return Holder(**json.loads((folder / "holder.json").read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+    return newest(folder).holder
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a living process holds `folder`, as far as this machine can tell."""
-    holder = holder_of(folder)
-    if holder is None:
-        return False
-    if holder.host == socket.gethostname():
-        return _is_alive(holder.pid)
-    return _age(folder / "holder.json") < STALE_SECONDS
+    """Whether a living process holds `folder`, as far as this machine can tell.
+
+    A process of another machine that died shows it only to those who ask for STALE_SECONDS, or an hour later.
+    """
+    claim = newest(folder)
+    return not (
+        claim.released or _is_dead(folder, claim, _silence) or time.time() - claim.beat / 1e9 > _LONG_AGO_SECONDS
+    )
 
 
-def _take(lock: FileLock, folder: Path) -> bool:
+def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | None:
+    """The number of our claim; None: somebody else holds the folder."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        return False
-    holder = holder_of(folder)
-    if holder is not None and holder.host != socket.gethostname() and is_held(folder):
-        lock.release()  # this file system does not show us the lock of that machine
-        return False
-    return True
+        return None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+    number = None
+    try:
+        claim = newest(folder)
+        if (claim.released or _is_dead(folder, claim, silence)) and claims.succeed(folder, claim, me):
+            number = claim.number + 1
+    finally:
+        if number is None:
+            lock.release()
+    return number
+
+
+def _is_dead(folder: Path, claim: Claim, silence: Silence) -> bool:
+    process = claim.holder.process if claim.holder else None
+    if process is not None and process.is_of_this_machine:
+        return not process.lives()
+    return silence(folder, claim) >= STALE_SECONDS
 
 
 @contextmanager
-def _heartbeat(file: Path) -> Iterator[None]:
-    """Touch `file` now and then while the block runs."""
+def _heartbeat(folder: Path, number: int) -> Iterator[None]:
+    """Show a sign of life now and then while the block runs."""
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            if file.exists():
-                os.utime(file)
+            with suppress(OSError):  # the next one may come through
+                claims.beat(folder, number)
 
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
@@ -115,20 +155,3 @@ def _heartbeat(file: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it lives, and is another user's
-    return True
-
-
-def _age(file: Path) -> float:
-    try:
-        return time.time() - file.stat().st_mtime
-    except OSError:
-        return float("inf")

@@ -16,6 +16,7 @@ ORDER = [
     "definitions",
     "fingerprints",
     "processes",
+    "claims",
     "lock",
     "status",
     "diffusion",

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_guards, guarded, write_whole
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path):
@@ -42,3 +42,24 @@ def test_others_may_read_it_as_the_umask_says(tmp_path):
     write_whole(tmp_path / "file", b"")
     (tmp_path / "plain").touch()
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+def test_a_guard_sees_every_file_before_it_appears_in_its_folder_and_may_refuse(tmp_path):
+    class NoError(Exception):
+        pass
+
+    def refuse():
+        raise NoError
+
+    ours, theirs = tmp_path / "ours", tmp_path / "ours too"
+    write_whole(ours / "file", b"old")
+    with guarded(ours, refuse):
+        for path in (ours / "file", ours / "deep" / "down"):
+            with pytest.raises(NoError):
+                write_whole(path, b"new")
+            with pytest.raises(NoError):
+                check_guards(path)
+        write_whole(theirs / "file", b"new")
+    assert (ours / "file").read_bytes() == b"old"
+    assert [path for path in ours.rglob("*") if path.is_file()] == [ours / "file"]
+    write_whole(ours / "file", b"new")

@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_guards, write_whole
 
 
 class CSVRecord(Logger):
@@ -41,6 +41,7 @@ class CSVRecord(Logger):
         row = {"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}}
         columns, rows, whole = self._read()
         if whole and set(row) <= set(columns) and (not rows or int(rows[-1]["step"]) < int(row["step"])):
+            check_guards(self.path)
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, columns).writerow(row)
             return

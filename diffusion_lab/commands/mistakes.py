@@ -19,6 +19,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from diffusion_lab.lock import OvertakenError
 from diffusion_lab.runs import RunError
 
 
@@ -64,7 +65,7 @@ def lost_process() -> Iterator[None]:
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for what a job found wrong with its options, or None."""
     match error:
-        case MistakeError() | RunError():
+        case MistakeError() | RunError() | OvertakenError():
             return str(error)
         case InterpolationKeyError():
             return _of_another_family(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from diffusion_lab.commands.mistakes import lost_process, out_of_memory, users_m
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
-from diffusion_lab.lock import hold
 from diffusion_lab.runs import (
     FINGERPRINT_LENGTH,
     ModelDirectory,
@@ -45,7 +44,7 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
     """
-    from diffusion_lab.evaluation.ranks import rank, word_of_rank_zero
+    from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
 
     console = Console(quiet=rank() > 0)
     training = directory.read_training()
@@ -57,7 +56,7 @@ def score_once(
     if is_there():
         _say_scored(console, run)
     else:
-        with _held(run, console) if rank() == 0 else nullcontext():
+        with hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")):
             if is_there():  # whoever held it has scored it
                 _say_scored(console, run)
             else:
@@ -75,10 +74,6 @@ def score_once(
     console.print(score_table(run.read_metrics()))
     console.print(f"model  {directory.path}  (weights, config, metrics.csv)", highlight=False, soft_wrap=True)
     console.print(f"score  {run.path}  (samples.png, metrics.json)", highlight=False, soft_wrap=True)
-
-
-def _held(run: RunDirectory, console: Console) -> AbstractContextManager[None]:
-    return hold(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting"))
 
 
 def _say_scored(console: Console, run: RunDirectory) -> None:

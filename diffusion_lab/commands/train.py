@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +12,14 @@ from rich.console import Console
 
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.build import build_data, build_model, state_facts, training_fingerprint
-from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
-from diffusion_lab.commands.ranks import Ranks, must_start_ranks, ranks, start_ranks
+from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.commands.ranks import must_start_ranks, ranks, start_ranks
 from diffusion_lab.commands.scoring import run_of, score_once
 from diffusion_lab.commands.trained import device
-from diffusion_lab.lock import Holder, hold
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
+    from diffusion_lab.claims import Holder
     from diffusion_lab.data.base import DataModule
 
 
@@ -37,6 +35,7 @@ def run(cfg: DictConfig) -> float | None:
     """
     from diffusion_lab.commands.fit import check_training, fit
     from diffusion_lab.commands.quiet import quiet_lightning
+    from diffusion_lab.evaluation.ranks import hold_together
     from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()
@@ -55,10 +54,15 @@ def run(cfg: DictConfig) -> float | None:
     if must_start_ranks(cfg, data.batch_size):
         start_ranks(cfg, "train")
         return _objective(run, cfg.objective_metric)
-    with ranks() as here:
+    with ranks() as here, lost_process():
         console = Console(quiet=not here.is_first, highlight=False)
+
+        def waiting(holder: Holder | None) -> None:
+            who = holder or "another process"
+            console.print(f"{directory.path} is being trained by {who}; waiting until it has finished", soft_wrap=True)
+
         if cfg.retrain or not here.agree(directory.finished):
-            with _held(directory, here, console):
+            with hold_together(directory.path, waiting):
                 # Whoever held it before may have trained it.
                 if cfg.retrain or not here.agree(directory.finished):
                     fit(cfg, data, model, directory, fingerprint, choices, here)
@@ -88,21 +92,6 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
             f"objective_metric={name}: {run.metrics} has no such value; it has {', '.join(sorted(values))}"
         )
     return values[name]
-
-
-@contextmanager
-def _held(directory: ModelDirectory, here: Ranks, console: Console) -> Iterator[None]:
-    """Rank 0 holds the directory for all ranks."""
-
-    def waiting(holder: Holder | None) -> None:
-        who = holder or "another process"
-        console.print(f"{directory.path} is being trained by {who}; waiting until it has finished", soft_wrap=True)
-
-    if not here.is_first:
-        yield
-        return
-    with hold(directory.path, waiting):
-        yield
 
 
 def _say_trained(console: Console, directory: ModelDirectory) -> None:

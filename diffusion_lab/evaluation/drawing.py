@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -19,12 +17,11 @@ from diffusion_lab.evaluation.cost import (
     reset_peak_memory,
     seconds_per_1000,
 )
-from diffusion_lab.evaluation.ranks import num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
 from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.sampling import Stream
 from diffusion_lab.evaluation.shards import Effort, SampleStore, Shard, shards
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
-from diffusion_lab.lock import hold
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
@@ -103,7 +100,7 @@ def draw_once(
     anew: forget what is there. A process that finds another one at the same samples waits for it, and finds them drawn.
     """
     parts = shards(num_samples, stream.batch_size)
-    with _alone(store, progress):
+    with hold_together(store.folder, lambda holder: progress(f"waiting for {holder or 'another process'}", 0, 1)):
         if anew and rank() == 0:
             store.clear()
         # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
@@ -162,13 +159,3 @@ def _draw(
             peak_memory_of=peak_of,
         )
         store.write(part, Shard(torch.cat(vectors), torch.cat(finite), torch.cat(images), effort))
-
-
-@contextmanager
-def _alone(store: SampleStore, progress: Progress) -> Iterator[None]:
-    """One command at a time draws into a store; its rank 0 holds the folder for all of its ranks."""
-    if rank() > 0:
-        yield
-        return
-    with hold(store.folder, lambda holder: progress(f"waiting for {holder or 'another process'}", 0, 1)):
-        yield

@@ -1,8 +1,15 @@
 """Which of several processes this is, if there are several: torch.distributed, where somebody has started it."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import distributed
+
+from diffusion_lab.claims import Holder
+from diffusion_lab.lock import hold
 
 
 def rank() -> int:
@@ -26,6 +33,27 @@ def wait_for_all() -> None:
     """Returns when every rank has called it."""
     if _several():
         distributed.barrier()
+
+
+@contextmanager
+def hold_together(folder: Path, waiting: Callable[[Holder | None], None]) -> Iterator[None]:
+    """`lock.hold` by rank 0, for all ranks; all must call it.
+
+    However long rank 0 waits, no rank waits longer than a moment for its word: collectives have a time limit.
+    """
+
+    def pause(seconds: float) -> None:
+        word_of_rank_zero(False)
+        time.sleep(seconds)
+
+    if rank() > 0:
+        while not word_of_rank_zero(None):
+            pass
+        yield
+        return
+    with hold(folder, waiting, sleep=pause):
+        word_of_rank_zero(True)
+        yield
 
 
 def _several() -> bool:

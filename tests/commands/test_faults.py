@@ -1,12 +1,16 @@
 """What goes wrong while training ends in one sentence, and nothing that was there is lost."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 import torch
 
 from diffusion_lab.callbacks.saving import load_state
+from diffusion_lab.claims import Holder, newest, succeed
+from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.processes import Process
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import FAILED, read_status
 
@@ -95,6 +99,49 @@ def test_a_dead_process_is_named_by_those_that_trained_with_it(lab, monkeypatch)
     said = "another process of this training ended; its own log says why"
     assert err.strip().splitlines()[-1] == f"diffusion-lab train: {said}"
     assert read_status(only_model(lab.folder).path).reason == said
+
+
+def overtake(folder):
+    """A process of another machine took this one for dead. Returns it, and what lies there now."""
+    process = replace(Process.current(), host="elsewhere", machine="another", pid=7)
+    assert succeed(folder, newest(folder), Holder(process, "noon", "its own"))
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_training_that_was_overtaken_stops_and_writes_nothing_more(lab, monkeypatch):
+    step, there = DiffusionModel.training_step, {}
+
+    def overtaken(self, batch, batch_idx):
+        if self.batches_trained == 2:
+            there.update(overtake(only_model(lab.folder).path))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModel, "training_step", overtaken)
+    grids = ["callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=1"]
+    code, _, err = lab("train", *OPTIONS, "trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", *grids)
+    assert code == 1
+    (said,) = err.strip().splitlines()
+    assert said.startswith("diffusion-lab train: process 7 on elsewhere, since noon has taken over outputs/models/")
+    assert "stops and writes nothing more" in said
+    folder = only_model(lab.folder).path
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
+
+
+def test_a_scoring_that_was_overtaken_stops_and_writes_nothing_more(lab, monkeypatch):
+    write, there = SampleStore.write, {}
+
+    def overtaken(self, indices, shard):
+        (folder,) = (lab.folder / "outputs" / "runs").iterdir()
+        there.update(overtake(folder))
+        write(self, indices, shard)
+
+    monkeypatch.setattr(SampleStore, "write", overtaken)
+    code, _, err = lab("train", *TINY, *STRIDED)
+    assert code == 1
+    (said,) = err.strip().splitlines()
+    assert said.startswith("diffusion-lab train: process 7 on elsewhere, since noon has taken over outputs/runs/")
+    (folder,) = (lab.folder / "outputs" / "runs").iterdir()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
 
 
 @pytest.mark.needs("mount")

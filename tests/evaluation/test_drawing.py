@@ -1,6 +1,8 @@
 """What is drawn once stays drawn, whoever draws it and however often it is stopped."""
 
 import json
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from diffusion_lab.evaluation.score import Scores, score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
+from diffusion_lab.lock import hold
 from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, TinyImages
 
 CPU = torch.device("cpu")
@@ -145,7 +148,17 @@ def scored(folder: Path, model: GaussianModel) -> Scores | None:
     return score(model, TinyImages(), RawPixels(), Evaluation(num_samples=600, weights="raw"), folder, "made up")
 
 
+LIMIT = 3.0  # seconds that a collective may take in the first part of `_rank`
+
+
 def _rank(rank: int, folder: Path) -> None:
+    """Draw from a store that somebody else holds, without patience; then score."""
+    sync, limit = f"file://{folder}/impatient", timedelta(seconds=LIMIT)
+    distributed.init_process_group("gloo", init_method=sync, rank=rank, world_size=2, timeout=limit)
+    drawn = draw(folder / "held", progress=lambda what, *_: (folder / what.partition(" ")[0]).touch())
+    assert (drawn is None) == (rank == 1)
+    distributed.destroy_process_group()
+
     distributed.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
     model = Counting(num_classes=3)
     scores = scored(folder / "cache", model)
@@ -155,14 +168,31 @@ def _rank(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_two_ranks_share_the_shards_out_and_score_what_one_scores(tmp_path):
-    """The first of five shards is there already; the four that are missing are shared out."""
-    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values
-    for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
-        (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
-        path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))
-    torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2)
-    (asked, scores), (asked_of_one, nothing) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """The folder that two ranks drew and scored in. What they score has the first of five shards already."""
+    folder = tmp_path_factory.mktemp("ranks")
+    scored(folder / "one rank", GaussianModel(num_classes=3))
+    for path in (folder / "one rank").rglob("00000000.safetensors"):
+        (folder / "cache" / path.relative_to(folder / "one rank")).parent.mkdir(parents=True)
+        path.rename(folder / "cache" / path.relative_to(folder / "one rank"))
+    with hold(SampleStore(folder / "held", {"seed": STREAM.seed}).folder, print):
+        ranks = torch.multiprocessing.spawn(_rank, args=(folder,), nprocs=2, join=False)
+        while not (folder / "waiting").exists():
+            ranks.join(timeout=0.05)
+        time.sleep(LIMIT + 1)
+    while not ranks.join():
+        pass
+    return folder
+
+
+def test_ranks_outwait_another_command_that_draws_longer_than_a_collective_may_take(two_ranks):
+    assert len(whole_shards(two_ranks / "held")) == 3
+
+
+def test_two_ranks_share_the_shards_out_and_score_what_one_scores(two_ranks):
+    alone = scored(two_ranks / "one rank", GaussianModel(num_classes=3)).values
+    (asked, scores), (asked_of_one, nothing) = (json.loads((two_ranks / f"{rank}.json").read_text()) for rank in (0, 1))
     assert asked == [*range(128, 256), *range(384, 512)]
     assert asked_of_one == [*range(256, 384), *range(512, 600)]
     assert nothing is None
