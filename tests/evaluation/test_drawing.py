@@ -153,8 +153,9 @@ LIMIT = 3.0  # seconds that a collective may take in the first part of `_rank`
 
 def _rank(rank: int, folder: Path) -> None:
     """Draw from a store that somebody else holds, without patience; then score."""
-    sync, limit = f"file://{folder}/impatient", timedelta(seconds=LIMIT)
-    distributed.init_process_group("gloo", init_method=sync, rank=rank, world_size=2, timeout=limit)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/impatient", rank=rank, world_size=2)
+    distributed.barrier()
+    distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=LIMIT))
     drawn = draw(folder / "held", progress=lambda what, *_: (folder / what.partition(" ")[0]).touch())
     assert (drawn is None) == (rank == 1)
     distributed.destroy_process_group()
