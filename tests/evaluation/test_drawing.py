@@ -169,31 +169,21 @@ def _rank(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    """The folder that two ranks drew and scored in. What they score has the first of five shards already."""
-    folder = tmp_path_factory.mktemp("ranks")
-    scored(folder / "one rank", GaussianModel(num_classes=3))
-    for path in (folder / "one rank").rglob("00000000.safetensors"):
-        (folder / "cache" / path.relative_to(folder / "one rank")).parent.mkdir(parents=True)
-        path.rename(folder / "cache" / path.relative_to(folder / "one rank"))
-    with hold(SampleStore(folder / "held", {"seed": STREAM.seed}).folder, print):
-        ranks = torch.multiprocessing.spawn(_rank, args=(folder,), nprocs=2, join=False)
-        while not (folder / "waiting").exists():
+def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_one_scores(tmp_path):
+    """The other one draws for longer than a collective may take. What is scored has the first of five shards already."""
+    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values
+    for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
+        (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
+        path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))
+    with hold(SampleStore(tmp_path / "held", {"seed": STREAM.seed}).folder, print):
+        ranks = torch.multiprocessing.spawn(_rank, args=(tmp_path,), nprocs=2, join=False)
+        while not (tmp_path / "waiting").exists():
             ranks.join(timeout=0.05)
         time.sleep(LIMIT + 1)
     while not ranks.join():
         pass
-    return folder
-
-
-def test_ranks_outwait_another_command_that_draws_longer_than_a_collective_may_take(two_ranks):
-    assert len(whole_shards(two_ranks / "held")) == 3
-
-
-def test_two_ranks_share_the_shards_out_and_score_what_one_scores(two_ranks):
-    alone = scored(two_ranks / "one rank", GaussianModel(num_classes=3)).values
-    (asked, scores), (asked_of_one, nothing) = (json.loads((two_ranks / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert len(whole_shards(tmp_path / "held")) == 3
+    (asked, scores), (asked_of_one, nothing) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert asked == [*range(128, 256), *range(384, 512)]
     assert asked_of_one == [*range(256, 384), *range(512, 600)]
     assert nothing is None
