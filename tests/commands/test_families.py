@@ -21,6 +21,15 @@ SMALL = {
 }
 
 
+# All that is random in training or changes beside the weights, at once: what a checkpoint must hold. Diffusion: in test_resume.
+EVERYTHING = {
+    ("gan",): ["regularizer.every=3", "model.spectral_norm=true", "model.max_grad_norm=1.0"],
+    ("vae",): ["network.dropout=0.2", "model.beta=2.0"],
+    ("vae", "prior=standard_normal"): ["network.dropout=0.2", "model.free_bits=0.1"],
+    ("flow",): ["network.dropout=0.2"],
+}
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
@@ -31,7 +40,7 @@ def tiny(family, *more):
 
 
 def test_every_family_is_known_here():
-    assert set(SMALL) == set(FAMILIES)
+    assert set(SMALL) == {"diffusion", *(case[0] for case in EVERYTHING)} == set(FAMILIES)
 
 
 def test_one_command_is_a_whole_experiment_and_the_same_again_finds_it(lab, family):
@@ -83,12 +92,14 @@ def test_weights_of_another_family_are_refused(lab, family):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_killed_training_is_the_training(tmp_path, zygote, family):
-    options = [o for o in tiny(family) if not o.startswith(("trainer.max_steps", "evaluation"))]
-    options += ["trainer.max_steps=16", "conditional=true", "callbacks.checkpoint.every_n_steps=3", "score=false"]
+@pytest.mark.parametrize("case", EVERYTHING, ids="-".join)
+def test_a_killed_training_is_the_training(tmp_path, zygote, case):
+    options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
+    options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
+    options += ["conditional=true", "data.flip=true", *EVERYTHING[case]]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
-    assert interrupted(torn, 3, 16) >= 1
+    assert interrupted(torn, 3, 16) >= 2
     assert_same_bits(whole, torn)
 
 

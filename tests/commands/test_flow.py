@@ -1,4 +1,4 @@
-"""The flow, as a user asks for it: trained, sampled, scored at other temperatures, killed and resumed to the same bits."""
+"""The flow, as a user asks for it: trained, sampled and scored at other temperatures."""
 
 import json
 
@@ -12,7 +12,6 @@ from diffusion_lab.runs import newest_model
 
 from .conftest import TINY, files
 from .test_conf import FACTS, choices, composed
-from .test_resume import Training, assert_same_bits, interrupted
 
 FLOW = ["model=flow", "network.hidden=8", "network.num_steps=1"]
 FLOW += [option for option in TINY if not option.startswith(("network", "schedule"))]
@@ -94,16 +93,6 @@ def test_what_a_flow_cannot_do_is_said_in_one_sentence(lab, command, option, sai
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == before
-
-
-def test_a_flow_killed_at_random_steps_is_the_flow(tmp_path, zygote):
-    options = [o for o in FLOW if not o.startswith(("trainer.max_steps", "evaluation"))]
-    options += ["trainer.max_steps=30", "conditional=true", "data.flip=true", "network.dropout=0.2"]
-    options += ["callbacks.checkpoint.every_n_steps=3", "score=false"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 6, 30) >= 4
-    assert_same_bits(whole, torn)
 
 
 @pytest.mark.parametrize(("data", "options"), [("gaussian", []), ("mixture", []), ("gaussian", ["data.dim=3"])])

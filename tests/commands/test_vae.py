@@ -1,4 +1,4 @@
-"""model=vae as a user asks for it: trained, scored, sampled, edited, killed and resumed."""
+"""model=vae as a user asks for it: trained, scored, sampled and edited."""
 
 import json
 
@@ -9,7 +9,6 @@ from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.runs import newest_model
 
 from .conftest import files
-from .test_resume import Training, assert_same_bits, interrupted
 
 TINY = [
     "model=vae",
@@ -23,15 +22,6 @@ TINY = [
     "evaluation.num_samples=8",
     "evaluation.bound.num_images=4",
     "features=pixels",
-]
-EVERYTHING = [
-    *(option for option in TINY if not option.startswith(("trainer.max_steps", "evaluation"))),
-    "network.dropout=0.2",
-    "data.flip=true",
-    "model.beta=2.0",
-    "conditional=true",
-    "callbacks.checkpoint.every_n_steps=3",
-    "score=false",
 ]
 
 
@@ -119,15 +109,6 @@ def test_what_cannot_be_is_said_in_one_sentence(lab, options, said):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == []
-
-
-@pytest.mark.parametrize("prior", [["prior=spline_flow"], ["prior=standard_normal", "model.free_bits=0.1"]], ids=str)
-def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path, zygote, prior):
-    options = [*EVERYTHING, *prior, "trainer.max_steps=20"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 3, 20) >= 2
-    assert_same_bits(whole, torn)
 
 
 def test_no_bits_below_the_entropy_of_a_mixture(lab):

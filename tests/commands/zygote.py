@@ -1,4 +1,4 @@
-"""Real processes of the command without the seconds that its imports take: one process has imported everything and forks.
+"""Real processes of the command without the seconds that its start takes: one process has imported all, trained once, and forks.
 
     python -m tests.commands.zygote      a line of JSON in, a line of JSON out
 
@@ -7,11 +7,14 @@ Each fork is a process of its own: it has its session, files and signals, and ki
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -77,6 +80,7 @@ def serve() -> None:
     from diffusion_lab.commands.fit import fit  # noqa: F401
     from diffusion_lab.evaluation.score import score  # noqa: F401
 
+    _train_once(app)
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -87,6 +91,14 @@ def serve() -> None:
             if answer == 0:
                 _run(app, request)
         print(json.dumps(answer), flush=True)
+
+
+def _train_once(app: object) -> None:
+    """Fills the caches of Hydra's parser and imports what is imported late, once for all forks."""
+    from .conftest import STRIDED, TINY
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        assert app.run("train", [*TINY, *STRIDED, "score=false"]) == 0
 
 
 def _run(app: object, request: dict) -> None:
