@@ -18,6 +18,7 @@ ORDER = [
     "processes",
     "claims",
     "lock",
+    "devices",
     "status",
     "diffusion",
     "baselines",
