@@ -14,7 +14,7 @@ from itertools import takewhile
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_SECONDS = 60
-ALL = ("auto", -1, "-1")
+_ALL = ("auto", -1, "-1", None)
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -65,19 +65,21 @@ class Request:
 
 
 def requested(
-    accelerator: str, devices: int | str | Sequence[int], gpus: Sequence[str], prefix: str = "trainer."
+    accelerator: str, devices: int | str | Sequence[int] | None, gpus: Sequence[str], prefix: str = "trainer."
 ) -> Request:
     """What the two options ask of a machine with these GPUs. ValueError, in one sentence, for what it does not have.
 
-    accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto or -1, which are all GPUs and
-    on a CPU one process; or a list of indices. `prefix` stands before both names on the command line.
+    accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None, which are all GPUs
+    and on a CPU one process; or a list of indices. `prefix` stands before both names on the command line.
     """
     if accelerator not in ("auto", "gpu", "cuda", "cpu"):
         raise ValueError(f"{prefix}accelerator={accelerator}: choose auto, gpu or cpu")
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and len(gpus) > 0)
     if on_gpu and not gpus:
-        raise ValueError(f"{prefix}accelerator={accelerator}: there is no GPU here{_restriction()}; use auto or cpu")
-    if devices in ALL:
+        raise ValueError(
+            f"{prefix}accelerator={accelerator}: there is no GPU here that PyTorch can use{_restriction()}; use auto or cpu"
+        )
+    if devices in _ALL:
         return Request(on_gpu, len(gpus) if on_gpu else 1, everything=True)
     indices = None if isinstance(devices, str) or not isinstance(devices, Sequence) else tuple(devices)
     size = len(set(indices)) if indices else int(devices) if str(devices).isdecimal() else 0

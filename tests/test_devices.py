@@ -1,6 +1,5 @@
 """Which devices there are and what may be asked of them; the machine is a stand-in, an `nvidia-smi` on the PATH."""
 
-import os
 import subprocess
 import sys
 
@@ -8,30 +7,15 @@ import pytest
 
 from diffusion_lab.devices import Place, requested, visible_gpus
 
-UUIDS = [f"GPU-{number}5d5ba0d-d33d-2b2c-524d-9e3d8d2b8a77" for number in range(8)]
+from .machine import EIGHT, UUIDS, pretend
+
 MIG = ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d"]
-EIGHT = [f"GPU {index}: NVIDIA H100 80GB HBM3 (UUID: {uuid})" for index, uuid in enumerate(UUIDS)]
 SPLIT = [
     EIGHT[0],
     f"  MIG 3g.40gb     Device  0: (UUID: {MIG[0]})",
     f"  MIG 3g.40gb     Device  1: (UUID: {MIG[1]})",
     EIGHT[1],
 ]
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """machine(lines) -> from now on `nvidia-smi -L` prints these."""
-
-    def pretend(lines: list[str]) -> None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        stand_in = tmp_path / "bin" / "nvidia-smi"
-        stand_in.parent.mkdir(exist_ok=True)
-        stand_in.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
-        stand_in.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}")
-
-    return pretend
 
 
 @pytest.mark.parametrize(
@@ -50,23 +34,21 @@ def machine(tmp_path, monkeypatch):
         ("1,1", []),
     ],
 )
-def test_the_visible_gpus_are_those_that_cuda_would_take(machine, monkeypatch, restriction, visible):
-    machine(EIGHT)
-    if restriction is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", restriction)
+def test_the_visible_gpus_are_those_that_cuda_would_take(tmp_path, monkeypatch, restriction, visible):
+    pretend(monkeypatch, tmp_path, EIGHT, restriction)
     assert list(visible_gpus()) == visible
 
 
-def test_a_gpu_that_is_split_counts_as_its_slices(machine, monkeypatch):
-    machine(SPLIT)
+def test_a_gpu_that_is_split_counts_as_its_slices(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, SPLIT)
     assert visible_gpus() == (*MIG, "1")
     for names in ((MIG[1],), (f"MIG-{UUIDS[0]}/1/0",), ("1", MIG[0])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
         assert visible_gpus() == names
 
 
-def test_a_machine_without_gpus_has_none(machine, monkeypatch):
-    machine([])
+def test_a_machine_without_gpus_has_none(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, [])
     assert visible_gpus() == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert visible_gpus() == ()
@@ -81,8 +63,8 @@ def test_without_nvidia_smi_pytorch_is_asked(monkeypatch):
     assert visible_gpus() == (UUIDS[4], UUIDS[6])
 
 
-def test_looking_needs_no_torch(machine):
-    machine(EIGHT)
+def test_looking_needs_no_torch(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, EIGHT)
     code = "import sys; from diffusion_lab.devices import visible_gpus as v; print(len(v()), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["8", "False"]
@@ -100,6 +82,7 @@ def test_looking_needs_no_torch(machine):
         ("cpu", "auto", 8, False, 1),
         ("cpu", 4, 0, False, 4),
         ("auto", -1, 0, False, 1),
+        ("auto", None, 8, True, 8),
         ("auto", [2, 0], 3, True, 2),
     ],
 )
@@ -116,13 +99,18 @@ def test_a_list_says_which():
 @pytest.mark.parametrize(
     ("accelerator", "devices", "num_gpus", "said"),
     [
-        ("gpu", 1, 0, "trainer.accelerator=gpu: there is no GPU here (CUDA_VISIBLE_DEVICES=); use auto or cpu"),
+        (
+            "gpu",
+            1,
+            0,
+            "trainer.accelerator=gpu: there is no GPU here that PyTorch can use (CUDA_VISIBLE_DEVICES=); use auto or cpu",
+        ),
         ("mps", 1, 0, "trainer.accelerator=mps: choose auto, gpu or cpu"),
         ("auto", 9, 8, "trainer.devices=9: 8 GPUs are visible here (CUDA_VISIBLE_DEVICES=)"),
         ("gpu", [0, 1], 1, "trainer.devices=[0, 1]: 1 GPU is visible here (CUDA_VISIBLE_DEVICES=)"),
         *(
             ("cpu", wrong, 0, f"trainer.devices={wrong}: give their number, or auto for all of them")
-            for wrong in (0, -2, "many", "0,1", 1.5, None, [], [0, 0], [-1])
+            for wrong in (0, -2, "many", "0,1", 1.5, [], [0, 0], [-1])
         ),
     ],
 )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_lab.commands.trained import device
 from diffusion_lab.runs import ModelDirectory, read_json, write_json
 
 if TYPE_CHECKING:
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
     from diffusion_lab.models.noisy_classifier import NoisyClassifier
 
 
-def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory) -> None:
-    """Measure it once for a training, write it beside the weights, and show it."""
+def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory, device: str) -> None:
+    """Measure it once for a training, on `device`, write it beside the weights, and show it."""
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
 
     if not directory.accuracy.is_file():
         model.load_weights(directory.weight_files())
-        model.to(device())
+        model.to(device)
         weights = suited_weights(model.weight_names, directory.read_training()["steps"])
         write_json(directory.accuracy, {"weights": weights} | accuracy_by_timestep(model, data, weights))
     measured = read_json(directory.accuracy)

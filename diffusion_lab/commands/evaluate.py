@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from diffusion_lab.commands.build import build_data
 from diffusion_lab.commands.mistakes import users_mistakes
-from diffusion_lab.commands.scoring import score_once
-from diffusion_lab.commands.trained import SCORING_GROUPS, device, load_model, trained_config, with_trained_choices
+from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
+from diffusion_lab.commands.scoring import is_scored, score_once
+from diffusion_lab.commands.trained import SCORING_GROUPS, load_model, trained_config, with_trained_choices
 
 
 def completed(options: list[str]) -> list[str]:
@@ -19,8 +21,17 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Load, score, show."""
+    outputs = Path(cfg.outputs)
     with users_mistakes():
+        request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
         data = build_data(saved)
-        model = load_model(directory, saved, device())
-    score_once(model, data, saved, directory, Path(cfg.outputs), cfg.rescore)
+        model = load_model(directory, saved)
+    new = cfg.rescore or not is_scored(directory, saved, outputs)
+    if new and must_start_ranks(request):
+        start_ranks("evaluate", request, model_dir=str(directory.path))
+        return
+    with ranks(request) as here:
+        if new and here.is_first:
+            Console(highlight=False).print(where(here, cfg))
+        score_once(model.to(here.device), data, saved, directory, outputs, cfg.rescore)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +21,7 @@ from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config, variance_matters
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.commands.ranks import Ranks, cluster_environment
+from diffusion_lab.commands.ranks import Ranks, cluster_environment, request_of
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
@@ -125,11 +124,12 @@ def build_trainer(
         Announce(announcement),
         instantiate(callbacks.checkpoint)(path=directory.resume, fingerprint=fingerprint, interruption=interruption),
     ]
-    options = {**cfg.trainer}
-    if options["accelerator"] == "auto" and not torch.cuda.is_available():
-        options["accelerator"] = "cpu"  # "auto" may find a device without float64, which the theory's tables need
+    # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
+    request = request_of(cfg.trainer)
+    accelerator = "cuda" if request.on_gpu else "cpu"
+    devices = list(request.indices) if request.on_gpu and request.indices else request.size
     return instantiate(
-        options,
+        {**cfg.trainer, "accelerator": accelerator, "devices": devices},
         logger=[CSVRecord(directory.metrics_csv)],
         callbacks=parts,
         plugins=[WholeCheckpoints(), cluster_environment()],

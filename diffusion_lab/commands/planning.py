@@ -19,7 +19,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from diffusion_lab.commands.build import build_data, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
+from diffusion_lab.commands.ranks import check_launcher
 from diffusion_lab.commands.scoring import run_of
+from diffusion_lab.devices import visible_gpus
 from diffusion_lab.fingerprints import canonical_json
 from diffusion_lab.runs import model_directory
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
@@ -64,6 +66,7 @@ def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) ->
     cells = [_cell(combination, data_of, Path(master.outputs)) for combination in found]
     if master.score:
         _check_scored(found)
+    _check_devices(found, master)
     return plan(cells, count, master.retrain, master.rescore, master.score), _evaluation_seed(found)
 
 
@@ -79,6 +82,13 @@ def _check_scored(found: Sequence[Combination[Composed]]) -> None:
     for combination in found:
         if not issubclass(get_class(combination.config.cfg.model._target_), GenerativeModel):
             raise MistakeError(f"model={combination.config.family} draws nothing that could be scored; add score=false")
+
+
+def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
+    gpus = visible_gpus()
+    with users_mistakes():
+        for combination in found:
+            check_launcher(combination.config.cfg.trainer, master.hydra.launcher, gpus)
 
 
 class _Composer:

@@ -1,4 +1,4 @@
-"""Several processes that train one model together: who starts them, and how they agree.
+"""Several processes that train one model together, or draw from it: who starts them, on which devices, and how they agree.
 
 torchrun starts them on one machine, and ends all when one dies. Not Lightning's own launcher: it runs the whole command line
 again in each rank, a multirun too, and a rank that dies leaves the others waiting for ever.
@@ -6,19 +6,22 @@ again in each rank, a multirun too, and a rank that dies leaves the others waiti
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
@@ -26,10 +29,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together: number `rank` of `size`."""
+    """This process among those that work together: number `rank` of `size`.
+
+    device: its own, as torch names it. place: where all of this machine run.
+    """
 
     rank: int
     size: int
+    device: str
+    place: Place
 
     @property
     def is_first(self) -> bool:
@@ -47,29 +55,58 @@ class Ranks:
         return said[0]
 
 
-def must_start_ranks(cfg: DictConfig, batch_size: int) -> bool:
-    """Whether this process is one where several were asked for, and nobody has started the others."""
-    size = _num_devices(cfg) * cfg.trainer.get("num_nodes", 1)
-    if batch_size % size:
-        raise MistakeError(
-            f"data.batch_size={batch_size} cannot be shared out evenly over {size} processes: choose a multiple"
+def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
+    """What the options accelerator and devices ask of this machine. ValueError, in one sentence, for what it does not have."""
+    request = requested(options.accelerator, _devices(options), usable_gpus(), prefix)
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        _refuse_shared_gpu(request, HydraConfig.get().launcher)
+    return request
+
+
+def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str]) -> None:
+    """ValueError, in one sentence, where jobs on this machine with these GPUs could not run as cfg.trainer asks.
+
+    A cluster has devices of its own.
+    """
+    if not launcher._target_.endswith(".SlurmLauncher"):
+        _refuse_shared_gpu(requested(trainer.accelerator, _devices(trainer), gpus), launcher)
+
+
+def _refuse_shared_gpu(request: Request, launcher: DictConfig) -> None:
+    """joblib's workers know nothing of devices: all of them would take the first."""
+    if request.on_gpu and launcher._target_.endswith(".JoblibLauncher") and launcher.n_jobs != 1:
+        raise ValueError(
+            "hydra/launcher=joblib would put all jobs on the same GPU; use hydra/launcher=local, which gives each job its own, "
+            "or trainer.accelerator=cpu"
         )
-    return size > 1 and _environment() is None
 
 
-def start_ranks(cfg: DictConfig, command: str) -> None:
-    """Run this very job, not the multirun it is a part of, in one process a device. MistakeError when one of them fails."""
+def _devices(options: DictConfig) -> int | str | list[int] | None:
+    devices = options.devices
+    return list(devices) if OmegaConf.is_list(devices) else devices
+
+
+def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
+    """Whether this process is one where several were asked for, and nobody has started the others."""
+    return request.size * num_nodes > 1 and _environment() is None
+
+
+def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str) -> None:
+    """Run this very job, not the multirun it is a part of, in one process a device. MistakeError when one of them fails.
+
+    more: options that only this process can know.
+    """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if cfg.trainer.get("num_nodes", 1) > 1:
+    if num_nodes > 1:
         raise MistakeError(
             "trainer.num_nodes: several machines are started by Slurm (hydra/launcher=slurm) or torchrun, not from one of them"
         )
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=_num_devices(cfg),
+        nproc_per_node=request.size,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -78,38 +115,67 @@ def start_ranks(cfg: DictConfig, command: str) -> None:
     )
     hydra = HydraConfig.get()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
-    options = list(hydra.overrides.task)
+    options = [*hydra.overrides.task, *(f"{key}={json.dumps(value)}" for key, value in more.items())]
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
-        elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
+        with _shared_cores(request.size):
+            elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; what it said stands above") from None
+        raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; see its message above") from None
 
 
 @contextmanager
-def ranks() -> Iterator[Ranks]:
-    """The processes that were started to train together, connected, as long as the block runs; one process by itself is all."""
-    environment = _environment()
-    if environment is None:
-        yield Ranks(0, 1)
-        return
+def _shared_cores(processes: int) -> Iterator[None]:
+    """Processes that start in the block share the cores, unless the user, or who started us, has said how many threads."""
+    said = "OMP_NUM_THREADS" in os.environ
+    if not said:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
+    try:
+        yield
+    finally:
+        if not said:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+@contextmanager
+def ranks(request: Request) -> Iterator[Ranks]:
+    """The processes that were started to work together, connected, as long as the block runs; one process by itself is all."""
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(environment.local_rank())
+    environment = _environment()
+    local_rank = 0 if environment is None else environment.local_rank()
+    device = f"cuda:{request.index(local_rank)}" if request.on_gpu else "cpu"
+    if request.on_gpu:
+        torch.cuda.set_device(device)
+    gpus = usable_gpus() if request.on_gpu else ()
+    place = Place(
+        tuple(gpus[request.index(number)] for number in range(request.size) if gpus),
+        request.size,
+        torch.get_num_threads(),
+    )
+    if environment is None:
+        yield Ranks(0, 1, device, place)
+        return
     torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
         init_method=f"tcp://{environment.main_address}:{environment.main_port}",
         rank=environment.global_rank(),
         world_size=environment.world_size(),
     )
     try:
-        yield Ranks(environment.global_rank(), environment.world_size())
+        yield Ranks(environment.global_rank(), environment.world_size(), device, place)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def where(here: Ranks, options: DictConfig) -> str:
+    """Where this command runs, and that it is not where its user expects it: a PyTorch for CPUs beside a GPU."""
+    unused = visible_gpus() if here.device == "cpu" and options.accelerator == "auto" else ()
+    but = f"; this PyTorch cannot use {Place(unused, len(unused), 1)}" if unused else ""
+    return f"runs on {here.place}{but}"
 
 
 def cluster_environment() -> ClusterEnvironment:
@@ -131,19 +197,3 @@ def _environment() -> ClusterEnvironment | None:
     """What started this process and others with it; None: it is by itself."""
     environment = cluster_environment()
     return environment if environment.creates_processes_externally and environment.world_size() > 1 else None
-
-
-def _num_devices(cfg: DictConfig) -> int:
-    """trainer.devices as a number: Lightning also takes -1 or "auto" for all, and a list."""
-    devices = cfg.trainer.devices
-    if isinstance(devices, int) and devices > 0:
-        return devices
-    if devices in (-1, "-1", "auto"):
-        import torch
-
-        return max(1, torch.cuda.device_count())
-    if isinstance(devices, str) and devices.isdecimal():
-        return int(devices)
-    if not isinstance(devices, str | int):
-        return len(devices)
-    raise MistakeError(f"trainer.devices={devices}: the number of devices, or auto for all there are")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import repeat
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,8 @@ from rich.progress import track
 
 from diffusion_lab.commands.editing import Edit, wanted_edit
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
-from diffusion_lab.commands.trained import device, load_model, trained_config, with_trained_choices
+from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks
+from diffusion_lab.commands.trained import load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
 
 if TYPE_CHECKING:
@@ -49,30 +52,41 @@ def run(cfg: DictConfig) -> None:
             raise MistakeError(f"{name}={cfg[name]}: at least one image is needed")
     with users_mistakes():
         check_seed(cfg.seed)
+        request = request_of(cfg, prefix="")
+        if cfg.devices is None:
+            request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
         directory, saved = trained_config(cfg)
-        model = load_model(directory, saved, device())
+        model = load_model(directory, saved)
         auto = cfg.weights == "auto"
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
             known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
             raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
-        with torch.no_grad(), model.use_weights(weights):  # says at once if there are no such weights
-            edit = wanted_edit(cfg, model, saved)
+        with model.use_weights(weights):
+            pass  # says at once if there are no such weights
     if cfg.trajectory and model.trajectory(torch.arange(1), cfg.seed) is None:
         raise MistakeError(f"trajectory=true: {directory.path} has no steps between noise and image to show")
+    if must_start_ranks(request):
+        start_ranks("sample", request, model_dir=str(directory.path))
+        return
     to = Path(cfg.to)
-    with torch.no_grad(), model.use_weights(weights):
+    with ranks(request) as here, torch.no_grad(), model.to(here.device).use_weights(weights):
+        with users_mistakes():
+            edit = wanted_edit(cfg, model, saved)
         indices = torch.arange(cfg.num_images, device=model.device)
         y = _labels(indices, cfg.label, model, edit)
         by_class = cfg.label is None and y is not None and model.num_classes <= MOST_COLUMNS
         x = _draw(model.sample if edit is None else edit.draw, indices, cfg.seed, y, cfg.batch_size)
+        if x is None:
+            return  # rank 0 has them
         shown = torch.cat([edit.given.cpu(), x]) if edit is not None and cfg.format == "grid" else x
         written = _write(shown, y, model, to, cfg.format, model.num_classes if by_class else None)
         if cfg.trajectory:
             some = slice(0, 64)
             written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
-    Console().print(f"{len(x)} samples of {directory.path} ({weights}): {names}", highlight=False, soft_wrap=True)
+    said = f"{len(x)} samples of {directory.path} ({weights}), drawn on {here.place}: {names}"
+    Console().print(said, highlight=False, soft_wrap=True)
 
 
 def _labels(indices: Tensor, label: int | None, model: GenerativeModel, edit: Edit | None) -> Tensor | None:
@@ -90,14 +104,19 @@ def _draw(
     seed: int,
     y: Tensor | None,
     batch_size: int,
-) -> Tensor:
+) -> Tensor | None:
+    """All samples, drawn by all ranks together, on rank 0; None on the others."""
     import torch
 
-    batches = zip(indices.split(batch_size), repeat(None) if y is None else y.split(batch_size), strict=False)
-    total = -(-len(indices) // batch_size)
-    return torch.cat(
-        [sample(some, seed, classes).cpu() for some, classes in track(batches, "drawing", total, transient=True)]
-    )
+    from diffusion_lab.evaluation.ranks import gathered, num_ranks, rank
+
+    size = min(batch_size, ceil(len(indices) / num_ranks()))
+    batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
+    mine = track(batches[rank() :: num_ranks()], "drawing", transient=True, disable=rank() > 0)
+    drawn = gathered([sample(some, seed, classes).cpu() for some, classes in mine])
+    if drawn is None:
+        return None
+    return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
 
 
 def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str, columns: int | None) -> list[Path]:

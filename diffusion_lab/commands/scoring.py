@@ -37,6 +37,11 @@ def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, o
     return run_directory(outputs, f"{directory.path.name}-{run_id}")
 
 
+def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
+    """Whether this score of a trained model is there already."""
+    return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
+
+
 def score_once(
     model: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, again: bool
 ) -> None:

@@ -13,9 +13,8 @@ from rich.console import Console
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.build import build_data, build_model, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.commands.ranks import must_start_ranks, ranks, start_ranks
+from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.commands.scoring import run_of, score_once
-from diffusion_lab.commands.trained import device
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
@@ -39,8 +38,11 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()
+    num_nodes = cfg.trainer.get("num_nodes", 1)
     with users_mistakes():
+        request = request_of(cfg.trainer)
         data = build_data(cfg)
+        _check_shares(data.batch_size, request.size * num_nodes)
         state_facts(cfg, data)
         model = build_model(cfg)
         generative = isinstance(model, GenerativeModel)
@@ -51,11 +53,12 @@ def run(cfg: DictConfig) -> float | None:
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, model, directory, fingerprint)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
-    if must_start_ranks(cfg, data.batch_size):
-        start_ranks(cfg, "train")
+    if must_start_ranks(request, num_nodes):
+        start_ranks("train", request, num_nodes)
         return _objective(run, cfg.objective_metric)
-    with ranks() as here, lost_process():
+    with ranks(request) as here, lost_process():
         console = Console(quiet=not here.is_first, highlight=False)
+        console.print(where(here, cfg.trainer))
 
         def waiting(holder: Holder | None) -> None:
             who = holder or "another process"
@@ -72,14 +75,21 @@ def run(cfg: DictConfig) -> float | None:
             _say_trained(console, directory)
         if not generative:
             if here.is_first:
-                report_accuracy(model, data, directory)
+                report_accuracy(model, data, directory, here.device)
             return None
         if not cfg.score:
             return None
         model.load_weights(directory.weight_files())
-        model.to(device())  # Lightning leaves a trained model on the CPU
+        model.to(here.device)  # Lightning leaves a trained model on the CPU
         score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
     return _objective(run, cfg.objective_metric) if here.is_first else None
+
+
+def _check_shares(batch_size: int, processes: int) -> None:
+    if batch_size % processes:
+        raise MistakeError(
+            f"data.batch_size={batch_size} cannot be shared out evenly over {processes} processes: choose a multiple"
+        )
 
 
 def _objective(run: RunDirectory, name: str | None) -> float | None:

@@ -99,8 +99,8 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     return directory, saved
 
 
-def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> GenerativeModel:
-    """The model of a config with all the weights that lie in the directory, on `device`."""
+def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
+    """The model of a config with all the weights that lie in the directory, on the CPU."""
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.networks.memory import keep_freed_memory
 
@@ -111,7 +111,7 @@ def load_model(directory: ModelDirectory, saved: DictConfig, device: str) -> Gen
             f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
         )
     model.load_weights(directory.weight_files())
-    return model.to(device).eval()
+    return model.eval()
 
 
 def _swap_variance(saved: DictConfig, variance: DictConfig, directory: ModelDirectory) -> None:
@@ -140,10 +140,3 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 def _quoted(value: Any) -> str:
     """A value in Hydra's override grammar; JSON's quoting is a part of it."""
     return json.dumps(value)
-
-
-def device() -> str:
-    """A GPU where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

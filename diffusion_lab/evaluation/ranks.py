@@ -29,6 +29,15 @@ def word_of_rank_zero(value: Any) -> Any:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any] | None:
+    """What every rank gave here, in the order of the ranks, on rank 0; None on the others. All must call it."""
+    if not _several():
+        return [value]
+    values = [None] * num_ranks() if rank() == 0 else None
+    distributed.gather_object(value, values, dst=0)
+    return values
+
+
 def wait_for_all() -> None:
     """Returns when every rank has called it."""
     if _several():

@@ -43,9 +43,15 @@ class Outcome:
 
 
 class Call(ABC):
-    """Something to run in each of a job's processes; can be pickled. options: what sets it apart from other calls."""
+    """Something to run in each of a job's processes; can be pickled.
+
+    options: what sets it apart from other calls. accelerator, devices: what it asks for, as trainer.accelerator and
+    trainer.devices say it; None: nothing is said.
+    """
 
     options: tuple[str, ...]
+    accelerator: str
+    devices: int | str | Sequence[int] | None
 
     @abstractmethod
     def __call__(self) -> None:
@@ -59,12 +65,16 @@ class Queue(ABC):
     tasks: int
 
     @abstractmethod
-    def room(self, running: int) -> int:
-        """How many more jobs may be submitted while `running` have not ended."""
+    def room(self, waiting: Sequence[Call]) -> int:
+        """How many of these calls, the first ones, may be submitted now."""
 
     @abstractmethod
     def submit(self, calls: Sequence[Call]) -> list[str]:
         """Names of the jobs that will make these calls. JobError if the queue refuses."""
+
+    @abstractmethod
+    def place(self, job: str) -> str | None:
+        """Where a job runs, if it is the queue that chooses."""
 
     @abstractmethod
     def living(self) -> Collection[str] | None:
@@ -100,13 +110,15 @@ def run_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) ->
     outcomes: dict[int, Outcome] = {}
     asked, pause, suspects = time.monotonic(), _ASK_SECONDS[0], frozenset[str]()
     while waiting or running:
-        batch = [waiting.popleft() for _ in range(min(len(waiting), queue.room(len(running))))]
+        batch = [waiting.popleft() for _ in range(queue.room([calls[index] for index in waiting]))]
         if batch:
             submitted = queue.submit([calls[index] for index in batch])
             for job, index in zip(submitted, batch, strict=True):
                 write_json(_job_file(queue.folder, job), {"options": list(calls[index].options)})
                 running[job] = index
-            say(f"submitted as {', '.join(submitted)}; logs in {queue.folder}")
+            places = [f" ({place})" if (place := queue.place(job)) else "" for job in submitted]
+            named = [name + place for name, place in zip(submitted, places, strict=True)]
+            say(f"submitted as {', '.join(named)}; logs in {queue.folder}")
         time.sleep(_POLL_SECONDS)
         lost: frozenset[str] = frozenset()
         if time.monotonic() - asked >= pause:

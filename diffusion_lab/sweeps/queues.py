@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusion_lab.devices import Place, Request, requested
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import read_json, write_json
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue
@@ -41,9 +43,9 @@ class SlurmQueue(Queue):
         self.folder, self.sbatch, self.max_num_timeout = folder, dict(sbatch), max_num_timeout
         self.tasks: int = sbatch["nodes"] * sbatch["ntasks_per_node"]
 
-    def room(self, running: int) -> int:
+    def room(self, waiting: Sequence[Call]) -> int:
         """All at once: Slurm itself keeps to `array_parallelism`."""
-        return 1_000_000
+        return len(waiting)
 
     def submit(self, calls: Sequence[Call]) -> list[str]:
         from submitit import SlurmExecutor
@@ -56,6 +58,9 @@ class SlurmQueue(Queue):
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout)
         executor.update_parameters(**self.sbatch)
         return [job.job_id for job in _submitted(executor, calls)]
+
+    def place(self, job: str) -> None:
+        """Slurm says it only when the job runs."""
 
     def living(self) -> Collection[str] | None:
         answer = _ask("squeue", "--me", "--array", "--noheader", "--format=%i")
@@ -84,47 +89,87 @@ class SlurmQueue(Queue):
 
 
 class LocalQueue(Queue):
-    """This machine: `parallel` jobs at a time, which share its cores evenly and take turns among its `gpus`.
+    """This machine, and as many jobs at a time as its GPUs allow, or on the CPU its cores, which the jobs share evenly.
 
-    <id>_process.json beside a job's other files says which process it is: so a later command finds it while it lives.
+    gpus: the visible ones; each process of a job has one to itself. parallel: at most so many jobs at a time; None: one a
+    GPU, or one process a core. A larger number is obeyed too: then jobs share the GPUs.
+
+    <id>_process.json beside a job's other files says which process it is and where it runs: so a later command finds it
+    while it lives.
     """
 
     tasks = 1
 
-    def __init__(self, folder: Path, parallel: int, gpus: int, gpus_per_job: int) -> None:
-        self.folder, self.parallel, self.gpus, self.gpus_per_job = folder, parallel, gpus, gpus_per_job
+    def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
+        self.folder, self.gpus, self.num_cores, self.parallel = folder, gpus, num_cores, parallel
         self._own: dict[str, subprocess.Popen[bytes]] = {}
-        self._slots: dict[str, int] = {}  # 0 … parallel - 1, one for each job
+        self._places: dict[str, Place] = {}  # of each job
         self._earlier: dict[str, Process] = {}  # of other commands
         for file in folder.glob(f"*{_PROCESS}"):
             found = read_json(file)
             process, name = Process(**found["process"]), file.name.removesuffix(_PROCESS)
             if process.is_of_this_machine and process.lives():
-                self._earlier[name], self._slots[name] = process, found["slot"]
+                self._earlier[name], self._places[name] = process, Place(**found["place"])
 
-    def room(self, running: int) -> int:
-        return self.parallel - len(self.living())
+    def request(self, call: Call) -> Request:
+        """What a call asks of this machine. JobError, in one sentence, if it does not have it."""
+        try:
+            request = requested(call.accelerator, 1 if call.devices is None else call.devices, self.gpus)
+        except ValueError as error:
+            raise JobError(str(error)) from None
+        if request.indices is not None:
+            raise JobError(
+                f"trainer.devices={call.devices}: jobs take turns on the devices, so give their number; "
+                "CUDA_VISIBLE_DEVICES=… says which GPUs there are to share"
+            )
+        return request
+
+    def room(self, waiting: Sequence[Call]) -> int:
+        return len(self._free_places(waiting))
 
     def submit(self, calls: Sequence[Call]) -> list[str]:
-        taken = {self._slots[name] for name in self.living()}
-        free = [slot for slot in range(self.parallel) if slot not in taken]
         names = []
-        for call, slot in zip(calls, free[: len(calls)], strict=True):
-            gpus = sorted(
-                {(slot * self.gpus_per_job + k) % self.gpus for k in range(self.gpus_per_job)} if self.gpus else ()
-            )
-            threads = max(1, (os.cpu_count() or 1) // self.parallel)
+        for call, place in zip(calls, self._free_places(calls), strict=True):
             environment = {
-                "OMP_NUM_THREADS": str(threads),
+                "OMP_NUM_THREADS": str(place.threads),
                 **os.environ,
-                "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)),
+                "CUDA_VISIBLE_DEVICES": ",".join(place.gpus),
             }
             name = uuid.uuid4().hex[:12]  # not the process id: that comes again, and with it the files of an old job
-            self._own[name], self._slots[name] = _process(self.folder, name, call, environment), slot
+            self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
-            write_json(self.folder / f"{name}{_PROCESS}", {"process": asdict(process), "slot": slot})
+            write_json(self.folder / f"{name}{_PROCESS}", {"process": asdict(process), "place": asdict(place)})
             names.append(name)
         return names
+
+    def place(self, job: str) -> str:
+        return str(self._places[job])
+
+    def _free_places(self, calls: Sequence[Call]) -> list[Place]:
+        """Where the first of these calls may run beside what runs; those behind one that has to wait wait too."""
+        taken = [self._places[name] for name in self.living()]
+        found: list[Place] = []
+        for request in [self.request(call) for call in calls]:  # all, before the first of them runs
+            place = self._free(request, [*taken, *found])
+            if place is None:
+                break
+            found.append(place)
+        return found
+
+    def _free(self, request: Request, taken: Sequence[Place]) -> Place | None:
+        """A place beside those that are taken; None: there is none now."""
+        if request.on_gpu:
+            jobs = Counter(gpu for place in taken for gpu in place.gpus)
+            gpus = tuple(sorted(self.gpus, key=lambda gpu: jobs[gpu])[: request.size])
+            share, full = len(self.gpus) // request.size, any(jobs[gpu] for gpu in gpus)
+        else:
+            busy = sum(place.processes * place.threads for place in taken if not place.gpus)
+            cores = self.num_cores if request.everything else min(request.size, self.num_cores)
+            gpus, share, full = (), self.num_cores // cores, busy + cores > self.num_cores
+        if full if self.parallel is None else len(taken) >= self.parallel:
+            return None
+        threads = _users_threads() or max(1, self.num_cores // ((self.parallel or share) * request.size))
+        return Place(gpus, request.size, threads)
 
     def living(self) -> Collection[str]:
         return [*self._own_living(), *(name for name, process in self._earlier.items() if process.lives())]
@@ -183,3 +228,9 @@ def _ask(*command: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
+
+
+def _users_threads() -> int | None:
+    """The threads of a process, where the user has said how many."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() else None

@@ -21,11 +21,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.jobs import Outcome, Queue
-    from diffusion_lab.sweeps.queues import SlurmQueue
+    from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 
 
 class Call:
@@ -36,6 +36,7 @@ class Call:
         self.overrides, self.number = list(overrides), number
         shaping = [option for option in filter_overrides(overrides) if not option.startswith("slurm.")]
         self.options = (launcher.config.hydra.job.config_name, *shaping)
+        self.accelerator, self.devices = launcher.asked(self.overrides)
         self.singletons = Singleton.get_state()
 
     def __call__(self) -> None:
@@ -102,6 +103,25 @@ class QueueLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         _require_submitit()
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self._asked: dict[tuple[str, ...], tuple[str, Any]] = {}
+
+    def asked(self, overrides: Sequence[str]) -> tuple[str, Any]:
+        """trainer.accelerator and trainer.devices of a job; the options themselves, where its command has no trainer."""
+        loader = self.hydra_context.config_loader
+        keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
+        # Composing takes a while and jobs are many; the devices follow from the choices of files and these options alone.
+        deciding = tuple(
+            override
+            for override, key in keys.items()
+            if key.startswith(("trainer.", "accelerator", "devices")) or loader.get_group_options(key.partition("@")[0])
+        )
+        if deciding not in self._asked:
+            config = loader.load_sweep_config(self.config, list(deciding))
+            trainer = config.get("trainer") or config
+            devices = trainer.get("devices")
+            devices = list(devices) if OmegaConf.is_list(devices) else devices
+            self._asked[deciding] = (str(trainer.get("accelerator", "auto")), devices)
+        return self._asked[deciding]
 
     @abstractmethod
     def queue(self) -> Queue:
@@ -120,15 +140,16 @@ class QueueLauncher(Launcher):
 class LocalLauncher(QueueLauncher):
     """See conf/hydra/launcher/local.yaml."""
 
-    def __init__(self, folder: str, parallel: int, gpus: int, gpus_per_job: int) -> None:
-        if parallel < 1:
+    def __init__(self, folder: str, parallel: int | None) -> None:
+        if parallel is not None and parallel < 1:
             raise ValueError(f"parallel={parallel}: at least one job at a time")
-        self.folder, self.parallel, self.gpus, self.gpus_per_job = Path(folder).absolute(), parallel, gpus, gpus_per_job
+        self.folder, self.parallel = Path(folder).absolute(), parallel
 
-    def queue(self) -> Queue:
+    def queue(self) -> LocalQueue:
+        from diffusion_lab.devices import num_cores, visible_gpus
         from diffusion_lab.sweeps.queues import LocalQueue
 
-        return LocalQueue(self.folder, self.parallel, self.gpus, self.gpus_per_job)
+        return LocalQueue(self.folder, visible_gpus(), num_cores(), self.parallel)
 
 
 class SlurmLauncher(QueueLauncher):

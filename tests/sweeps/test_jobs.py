@@ -23,8 +23,8 @@ class Pretended(Queue):
         self.folder, self.tasks, self.most = folder, tasks, room
         self.running, self.submitted, self.most_at_once = {}, [], 0
 
-    def room(self, running):
-        return self.most - running
+    def room(self, waiting):
+        return min(len(waiting), self.most - len(self.running))
 
     def submit(self, calls):
         names = [str(len(self.submitted) + number) for number in range(len(calls))]
@@ -32,6 +32,9 @@ class Pretended(Queue):
         self.running |= dict(zip(names, calls, strict=True))
         self.most_at_once = max(self.most_at_once, len(self.running))
         return names
+
+    def place(self, job):
+        return f"device {job}" if self.tasks == 1 else None
 
     def living(self):
         alive = list(self.running)
@@ -58,7 +61,10 @@ def test_outcomes_come_in_the_order_of_the_calls(tmp_path):
     calls = [Asked("a", Outcome(1.5)), Asked("b", Outcome(reason="it broke")), Asked("c", Outcome())]
     said = []
     assert run_jobs(calls, Pretended(tmp_path), said.append) == [Outcome(1.5), Outcome(reason="it broke"), Outcome()]
-    assert said == [f"submitted as 0, 1, 2; logs in {tmp_path}", "job 1 failed: it broke"]
+    assert said == [
+        f"submitted as 0 (device 0), 1 (device 1), 2 (device 2); logs in {tmp_path}",
+        "job 1 failed: it broke",
+    ]
 
 
 def test_a_job_that_vanishes_fails_alone_with_what_the_queue_knows(tmp_path):

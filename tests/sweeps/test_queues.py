@@ -19,7 +19,7 @@ from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 class Seven(Call):
     """Says that it runs, waits until it may end, and returns 7."""
 
-    options = ("seven",)
+    options, accelerator, devices = ("seven",), "cpu", 1
 
     def __init__(self, folder):
         self.ran, self.may_end = folder / "ran", folder / "may_end"
@@ -36,7 +36,7 @@ class Seven(Call):
 
 
 def local(folder):
-    return LocalQueue(folder / "jobs", parallel=1, gpus=0, gpus_per_job=1)
+    return LocalQueue(folder / "jobs", gpus=(), num_cores=2, parallel=1)
 
 
 @pytest.mark.needs("submitit")
@@ -64,7 +64,7 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
     sweep.wait()
     queue, said = local(tmp_path), []
     (name,) = queue.living()
-    assert queue.room(0) == 0, "it takes its place among the jobs that run at a time"
+    assert queue.room([Seven(tmp_path)]) == 0, "it takes its place among the jobs that run at a time"
 
     def say(sentence):
         said.append(sentence)
