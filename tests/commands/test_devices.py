@@ -1,0 +1,139 @@
+"""Commands run where they are asked to, and say where; the GPUs are a stand-in (tests/machine.py)."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.commands import evaluate, sample, train
+from tests.machine import EIGHT, pretend
+
+from .conftest import STRIDED, TINY, files
+
+REPORTS = """\
+import os
+from pathlib import Path
+
+from lightning import Callback
+
+
+class Reports(Callback):
+    def on_train_start(self, trainer, *_):
+        Path(f"saw-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
+"""
+RANKS = ["devices=2", "accelerator=cpu"]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """On a machine whose PyTorch sees eight GPUs: how many processes each command starts; they do not run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    sizes = []
+    for module in (train, evaluate, sample):
+        monkeypatch.setattr(module, "start_ranks", lambda command, request, *_, **__: sizes.append(request))
+    return sizes
+
+
+@pytest.mark.needs("submitit")
+def test_each_job_of_a_local_sweep_has_a_gpu_of_its_own_and_says_which(lab, monkeypatch):
+    pretend(monkeypatch, lab.folder, EIGHT, "4,6")
+    (lab.folder / "reports.py").write_text(REPORTS)
+    options = [*TINY, *STRIDED, "score=false", "seed=1,2", "callbacks.progress._target_=reports.Reports"]
+    code, out, err = lab("train", "-m", "hydra/launcher=local", *options)
+    assert code == 0, err
+    assert {path.name for path in lab.folder.glob("saw-*")} == {"saw-4", "saw-6"}
+    assert "(GPU 4), " in out
+    assert "(GPU 6)" in out
+    logs = "".join(path.read_text() for path in lab.folder.glob("outputs/sweeps/*/jobs/*/log.txt"))
+    assert "runs on CPU, 1 thread; this PyTorch cannot use GPU 4" in logs.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "restriction", "said"),
+    [
+        (["hydra/launcher=local", "trainer.devices=1,9"], None, "trainer.devices=9: 8 GPUs are visible here"),
+        (["trainer.devices=3"], "4,5", "trainer.devices=3: 2 GPUs are visible here (CUDA_VISIBLE_DEVICES=4,5)"),
+        (["hydra/launcher=local", "trainer.accelerator=gpu"], "", "trainer.accelerator=gpu: there is no GPU here"),
+        (["hydra/launcher=joblib"], None, "hydra/launcher=joblib would put all jobs on the same GPU"),
+    ],
+)
+def test_a_sweep_that_asks_for_more_than_there_is_writes_nothing(lab, monkeypatch, options, restriction, said):
+    pretend(monkeypatch, lab.folder, EIGHT, restriction)
+    before = files(lab.folder)
+    code, _, err = lab("train", "-m", *TINY, *STRIDED, *options)
+    assert code == 1
+    assert err.startswith(f"diffusion-lab train: {said}")
+    assert err.count("\n") == 1
+    assert files(lab.folder) == before
+
+
+@pytest.mark.parametrize(
+    "options", [["hydra/launcher=joblib", "trainer.accelerator=cpu"], ["hydra/launcher=local", "trainer.devices=auto"]]
+)
+def test_what_there_is_is_not_refused(lab, monkeypatch, options):
+    pretend(monkeypatch, lab.folder, EIGHT)
+    code, _, err = lab("train", "-m", "hydra.sweeper.dry_run=true", *TINY, *STRIDED, *options)
+    assert code == 0, err
+
+
+def test_a_command_says_where_it_runs_and_all_devices_of_a_cpu_are_one(lab):
+    for devices in ("auto", "-1"):
+        code, out, err = lab("train", *TINY, *STRIDED, f"trainer.devices={devices}", "score=false")
+        assert code == 0, err
+        assert f"runs on CPU, {torch.get_num_threads()} thread" in out
+
+
+def test_a_gpu_that_is_not_there_is_refused(lab, monkeypatch):
+    lab("train", *TINY, *STRIDED)
+    before = files(lab.folder)
+    for command, option in (("train", "trainer.accelerator"), ("evaluate", "accelerator"), ("sample", "accelerator")):
+        code, _, err = lab(command, *(TINY if command == "train" else []), f"{option}=gpu")
+        assert code == 1
+        assert err.startswith(f"diffusion-lab {command}: {option}=gpu: there is no GPU here that PyTorch can use")
+        assert err.count("\n") == 1
+    assert files(lab.folder) == before
+
+
+def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(lab, started):
+    options = [*TINY, *STRIDED, "score=false"]
+    assert lab("train", *options, "trainer.devices=auto")[0] == 0
+    code, out, err = lab("train", *options, "trainer.accelerator=cpu")
+    assert code == 0, err
+    assert "runs on CPU" in out
+    assert lab("evaluate")[0] == lab("evaluate", "devices=2")[0] == 0
+    assert lab("sample", "num_images=640")[0] == 0  # five batches
+    assert [request.size for request in started] == [8, 8, 2, 5]
+    assert all(request.on_gpu for request in started)
+    code, _, err = lab("sample", "devices=9")
+    assert err == "diffusion-lab sample: devices=9: 8 GPUs are visible here\n"
+    for command in ("evaluate", "sample"):
+        code, out, err = lab(command, "accelerator=cpu")
+        assert code == 0, err
+        assert "on CPU, " in out
+    assert len(started) == 4
+
+
+def test_several_devices_score_and_draw_what_one_does(lab):
+    drawing = ["evaluation.num_samples=256", "evaluation.batch_size=64"]
+    assert lab("train", *TINY, *STRIDED, *drawing)[0] == 0
+    code, out, err = lab("sample", "num_images=20", "format=npz", "to=one")
+    assert code == 0, err
+    (run,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    one = json.loads(run.read_text())
+    code, _, err = lab("evaluate", *RANKS, "rescore=true")
+    assert code == 0, err
+    two = json.loads(run.read_text())
+    timed = [measured["protocol"]["cost"]["timed_images"] for measured in (one, two)]
+    assert timed == [256 - 64, 256 - 2 * 64], "the first batch of each process does not count"
+    for measured in (one, two):
+        for name in ("seconds_per_1000_samples", "peak_memory_mib"):
+            measured["values"].pop(name)
+    assert two["values"] == pytest.approx(one["values"], rel=1e-4)
+    code, _, err = lab("sample", *RANKS, "num_images=20", "format=npz", "to=two")
+    assert code == 0, err
+    with np.load(lab.folder / "one" / "samples.npz") as a, np.load(lab.folder / "two" / "samples.npz") as b:
+        assert np.abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 255 // 16  # a level of the data
+        assert (a["arr_0"] == b["arr_0"]).mean() > 0.99
