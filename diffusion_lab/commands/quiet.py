@@ -16,5 +16,7 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # Its user has asked for the CPU.
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     # On a cluster's login node one may train too.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")

@@ -39,6 +39,8 @@ def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
 def count_flops(evaluate: Callable[[], object]) -> int:
     """Floating-point operations of one call of `evaluate`, which changes no random state."""
     # The counter has no formula for some fused attentions; the plain one is two matrix products, which it knows.
-    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # By default fork_rng initialises every GPU of the machine.
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(gpus), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         evaluate()
     return counter.get_total_flops()

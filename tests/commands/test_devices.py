@@ -1,27 +1,22 @@
 """Commands run where they are asked to, and say where; the GPUs are a stand-in (tests/machine.py)."""
 
 import json
+import re
+from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
 
 from diffusion_lab.commands import evaluate, sample, train
+from diffusion_lab.sweeps import jobs
+from diffusion_lab.sweeps.jobs import JobError
 from tests.machine import EIGHT, pretend
 
 from .conftest import STRIDED, TINY, files
 
-REPORTS = """\
-import os
-from pathlib import Path
-
-from lightning import Callback
-
-
-class Reports(Callback):
-    def on_train_start(self, trainer, *_):
-        Path(f"saw-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
-"""
+README = Path(__file__).parent.parent.parent / "README.md"
 RANKS = ["devices=2", "accelerator=cpu"]
 
 
@@ -37,18 +32,22 @@ def started(monkeypatch):
     return sizes
 
 
-@pytest.mark.needs("submitit")
-def test_each_job_of_a_local_sweep_has_a_gpu_of_its_own_and_says_which(lab, monkeypatch):
-    pretend(monkeypatch, lab.folder, EIGHT, "4,6")
-    (lab.folder / "reports.py").write_text(REPORTS)
-    options = [*TINY, *STRIDED, "score=false", "seed=1,2", "callbacks.progress._target_=reports.Reports"]
-    code, out, err = lab("train", "-m", "hydra/launcher=local", *options)
-    assert code == 0, err
-    assert {path.name for path in lab.folder.glob("saw-*")} == {"saw-4", "saw-6"}
-    assert "(GPU 4), " in out
-    assert "(GPU 6)" in out
-    logs = "".join(path.read_text() for path in lab.folder.glob("outputs/sweeps/*/jobs/*/log.txt"))
-    assert "runs on CPU, 1 thread; this PyTorch cannot use GPU 4" in logs.replace("\n", " ")
+def test_the_commands_of_the_readme_take_all_eight_gpus(lab, monkeypatch, started):
+    pretend(monkeypatch, lab.folder, EIGHT)
+    at_a_time = []
+
+    def count(calls, queue, say):
+        at_a_time.append(queue.room(calls))
+        raise JobError("counted")
+
+    monkeypatch.setattr(jobs, "run_jobs", count)
+    section = README.read_text().partition("## Several GPUs")[2].partition("##")[0]
+    one_a_gpu, beside, together = re.findall(r"^    diffusion-lab (.*?)  +#", section, flags=re.MULTILINE)
+    for command in (one_a_gpu, beside):
+        assert lab(*command.split()) == (1, ANY, "diffusion-lab train: counted\n")
+    assert at_a_time == [8, 2]
+    assert lab(*together.split())[0] == 0
+    assert [request.size for request in started] == [8]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(la
 def test_several_devices_score_and_draw_what_one_does(lab):
     drawing = ["evaluation.num_samples=256", "evaluation.batch_size=64"]
     assert lab("train", *TINY, *STRIDED, *drawing)[0] == 0
-    code, out, err = lab("sample", "num_images=20", "format=npz", "to=one")
+    code, _, err = lab("sample", "num_images=20", "format=npz", "to=one")
     assert code == 0, err
     (run,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
     one = json.loads(run.read_text())

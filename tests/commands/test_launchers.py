@@ -5,8 +5,21 @@ import sys
 
 import pytest
 
+from tests.machine import EIGHT, pretend
+
 from .conftest import STRIDED, TINY, files
 
+REPORTS = """\
+import os
+from pathlib import Path
+
+from lightning import Callback
+
+
+class Reports(Callback):
+    def on_train_start(self, trainer, *_):
+        Path(f"saw-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
+"""
 SLURM = ["-m", "hydra/launcher=slurm"]
 
 
@@ -68,13 +81,27 @@ def test_without_submitit_one_sentence_before_anything_is_written(lab, monkeypat
     assert files(lab.folder) == []
 
 
-def test_jobs_of_this_machine_fail_alone_and_say_why(lab):
-    options = [*TINY, *STRIDED, "hydra/sweeper=basic", "score=false", "trainer.precision=32-true,nonsense"]
+def test_jobs_of_this_machine_have_their_own_gpu_and_fail_alone_and_say_why(lab, monkeypatch):
+    pretend(monkeypatch, lab.folder, EIGHT, "4,6")
+    (lab.folder / "reports.py").write_text(REPORTS)
+    options = [
+        "callbacks.progress._target_=reports.Reports",
+        *TINY,
+        *STRIDED,
+        "hydra/sweeper=basic",
+        "score=false",
+        "trainer.precision=32-true,nonsense",
+    ]
     code, out, err = lab("train", "-m", "hydra/launcher=local", *options)
     assert code == 1
     assert "nonsense" in err
     assert "Traceback" not in err
     assert "failed: " in out
+    assert "(GPU 4), " in out
+    assert "(GPU 6); logs in" in out
+    assert [path.name for path in lab.folder.glob("saw-*")] == ["saw-4"]
+    logs = "".join(path.read_text() for path in (lab.folder / "outputs" / "jobs").glob("*_log.out"))
+    assert "runs on CPU, 1 thread; this PyTorch cannot use GPU 4\n" in logs
     outcomes = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "jobs").glob("*_outcome.json")]
     assert sorted(outcome["reason"] is None for outcome in outcomes) == [False, True]
     assert len(list((lab.folder / "outputs" / "models").glob("*/training.json"))) == 1

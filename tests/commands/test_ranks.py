@@ -1,6 +1,7 @@
 """Two processes that train together are one that trains alone, up to rounding; and they end together."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -34,10 +35,11 @@ def _command_line(pid: int) -> str:
 
 
 def test_two_ranks_equal_one(lab, tmp_path):
-    """With loss-aware t too: every rank keeps the whole history."""
-    for name, more in (("one", []), ("two", TOGETHER)):
+    """With loss-aware t too: every rank keeps the whole history. They score together too."""
+    for name, more in (("one", []), ("two", TOGETHER[:-1])):
         options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
-        training = Training(installed, tmp_path / name, *options, "trainer.max_steps=8", "score=false", *more)
+        options += ["trainer.max_steps=8", "evaluation.num_samples=256", "evaluation.batch_size=64"]
+        training = Training(installed, tmp_path / name, *options, *more)
         out = training.finish()
         assert out.count("training images") == 1, "only rank 0 speaks"
     one, two = newest_model(tmp_path / "one" / "outputs"), newest_model(tmp_path / "two" / "outputs")
@@ -50,6 +52,13 @@ def test_two_ranks_equal_one(lab, tmp_path):
     for row, other in zip(a, b, strict=True):
         for column in ("train/loss", "train/grad_norm"):
             assert float(row[column]) == pytest.approx(float(other[column]), rel=1e-3)
+    assert "runs on CPU, 2 processes of 1 thread\n" in out
+    (a,), (b,) = (list((tmp_path / name / "outputs" / "runs").glob("*/metrics.json")) for name in ("one", "two"))
+    a, b = json.loads(a.read_text()), json.loads(b.read_text())
+    timed = [scores["protocol"]["cost"]["timed_images"] for scores in (a, b)]
+    assert timed == [256 - 64, 256 - 2 * 64], "the first batch of each process that draws does not count"
+    for name in ("fd_pixels", "bits_per_dim"):
+        assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
 def test_two_ranks_resume_exactly_and_die_together(tmp_path):
