@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.commands.build import build_data
-from diffusion_lab.commands.mistakes import users_mistakes
+from diffusion_lab.commands.mistakes import lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.commands.scoring import is_scored, score_once
 from diffusion_lab.commands.trained import SCORING_GROUPS, load_model, trained_config, with_trained_choices
@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
     if new and must_start_ranks(request):
         start_ranks("evaluate", request, model_dir=str(directory.path))
         return
-    with ranks(request) as here:
+    with ranks(request) as here, lost_process():
         if new and here.is_first:
             Console(highlight=False).print(where(here, cfg))
         score_once(model.to(here.device), data, saved, directory, outputs, cfg.rescore)

@@ -59,7 +59,7 @@ def lost_process() -> Iterator[None]:
     except RuntimeError as error:  # gloo's words for it, and NCCL's
         if not re.search("(closed|reset) by peer|remote process exited", str(error)):
             raise
-        raise MistakeError("another process of this training ended; its own log says why") from error
+        raise MistakeError("another process of this command ended; its own log says why") from error
 
 
 def mistake_in_job(error: BaseException) -> str | None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from diffusion_lab.commands.editing import Edit, wanted_edit
-from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
+from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks
 from diffusion_lab.commands.trained import load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
@@ -70,7 +70,7 @@ def run(cfg: DictConfig) -> None:
         start_ranks("sample", request, model_dir=str(directory.path))
         return
     to = Path(cfg.to)
-    with ranks(request) as here, torch.no_grad(), model.to(here.device).use_weights(weights):
+    with ranks(request) as here, lost_process(), torch.no_grad(), model.to(here.device).use_weights(weights):
         with users_mistakes():
             edit = wanted_edit(cfg, model, saved)
         indices = torch.arange(cfg.num_images, device=model.device)
