@@ -12,12 +12,14 @@ Nothing here makes a folder until something is written into it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_guards, remove_staged, write_whole
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 
@@ -51,6 +53,11 @@ class Directory:
     path: Path
 
     @property
+    def home(self) -> Path:
+        """The folder that is held and that says how far the work is; its name is that of the work."""
+        return self.path
+
+    @property
     def logs(self) -> Path:
         """Folder of TensorBoard's and W&B's own files."""
         return self.path / "logs"
@@ -62,17 +69,27 @@ class Directory:
 
 
 class ModelDirectory(Directory):
-    """One trained model. `training` is written last: where it lies, training has finished."""
+    """One trained model. `training` is written last: where it lies, training has finished.
+
+    A model is trained anew in its folder `retraining`, beside the old one. As soon as that training has finished, each file
+    there counts in place of the one here; `put_in_place` moves them, one by one. So at whatever moment a process was killed,
+    a reader finds the old model whole or the new one.
+    """
+
+    @property
+    def retraining(self) -> ModelDirectory:
+        """Where this model is trained anew."""
+        return _Retraining(self.path / "retraining")
 
     @property
     def config(self) -> Path:
         """The resolved config it was trained with."""
-        return self.path / "config.yaml"
+        return self._newest("config.yaml")
 
     @property
     def choices(self) -> Path:
         """Which option of each group that config was composed from."""
-        return self.path / "choices.json"
+        return self._newest("choices.json")
 
     @property
     def resume(self) -> Path:
@@ -82,6 +99,11 @@ class ModelDirectory(Directory):
     @property
     def training(self) -> Path:
         """Steps, seconds and images of the finished training."""
+        return self._newest("training.json")
+
+    @property
+    def result(self) -> Path:
+        """Where `training` lies in the end: it changes when a training anew has been put in place."""
         return self.path / "training.json"
 
     @property
@@ -92,7 +114,7 @@ class ModelDirectory(Directory):
     @property
     def metrics_csv(self) -> Path:
         """Losses and rates while training."""
-        return self.path / "metrics.csv"
+        return self._newest("metrics.csv")
 
     @property
     def samples(self) -> Path:
@@ -101,12 +123,15 @@ class ModelDirectory(Directory):
 
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", ..."""
-        return self.path / f"{name}.safetensors"
+        return self._newest(f"{name}.safetensors")
 
     @property
     def weight_names(self) -> list[str]:
         """Names of the weights that lie here, sorted."""
-        return sorted(file.name.removesuffix(".safetensors") for file in self.path.glob("*.safetensors"))
+        folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
+        return sorted(
+            {file.name.removesuffix(".safetensors") for path in folders for file in path.glob("*.safetensors")}
+        )
 
     def weight_files(self) -> dict[str, Path]:
         """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
@@ -122,21 +147,67 @@ class ModelDirectory(Directory):
         """Mark the training as finished; everything else must have been written."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
 
-    def clear(self) -> None:
-        """Forget the training, the marker first, so that what is left is never taken for a finished model."""
-        self.training.unlink(missing_ok=True)
-        self.metrics_csv.unlink(missing_ok=True)
-        self.tracked_as.unlink(missing_ok=True)
-        self.accuracy.unlink(missing_ok=True)
-        for pattern in ("*.ckpt", "*.safetensors", f"{self.samples.name}/*.png"):
-            for file in self.path.glob(pattern):
-                file.unlink()
+    def put_in_place(self) -> None:
+        """Move a training anew that has finished to where the old one lies. It may be called again after it was killed.
+
+        Only for who holds the folder. Only our own files of the old training are removed.
+        """
+        new = self.retraining
+        remove_staged(new.path)
+        if not self._is_replaced:
+            return
+        first, last = new.path / "choices.json", new.path / "training.json"
+        if first.exists():  # nothing has been moved yet: what the new training lacks must go before
+            old = ("resume.ckpt", "resume.previous.ckpt", "metrics.csv", "wandb_id", "accuracy.json")
+            for file in [*(self.path / name for name in old), *self.samples.glob("step_*.png")]:
+                file.unlink(missing_ok=True)
+        new._mark.touch()
+        files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
+        for file in [*({first} & {*files}), *(f for f in files if f not in (first, last, new._mark)), last]:
+            target = self.path / file.relative_to(new.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            check_guards(target)
+            os.replace(file, target)
+
+    @property
+    def retrained(self) -> bool:
+        """Whether a training anew is in place, and the command that asked for it has more to do."""
+        return self.retraining._mark.is_file()
+
+    def end_retraining(self) -> None:
+        """The command that asked for a training anew has done all it had to; the next one that asks begins another."""
+        folder = self.retraining.path
+        self.retraining._mark.unlink(missing_ok=True)
+        for empty in sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True):
+            with suppress(OSError):  # it is not: another command has begun another training
+                empty.rmdir()
+
+    @property
+    def _mark(self) -> Path:
+        return self.path / "in_place"
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether files of the training anew count."""
+        return (self.path / "retraining" / "training.json").is_file()
+
+    def _newest(self, name: str) -> Path:
+        new = self.path / "retraining" / name
+        return new if self._is_replaced and new.exists() else self.path / name
 
     def read_training(self) -> dict[str, Any]:
         """What `finish` wrote; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
         return read_json(self.training)
+
+
+class _Retraining(ModelDirectory):
+    """The folder in a model's own in which it is trained anew."""
+
+    @property
+    def home(self) -> Path:
+        return self.path.parent
 
 
 class RunDirectory(Directory):

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,97 @@ def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
 def test_importing_it_brings_no_torch():
     program = "import sys, diffusion_lab.runs; sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def _trained(folder, what, steps=()):
+    """A finished training in `folder`, every file of which says `what`."""
+    model = ModelDirectory(folder)
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    for file in (
+        model.config,
+        model.choices,
+        model.metrics_csv,
+        model.resume,
+        model.weights("raw"),
+        model.weights("ema_0.9"),
+    ):
+        file.write_text(what)
+    for step in steps:
+        (model.samples / f"step_{step}.png").write_text(what)
+    model.finish(steps=1, seconds=1.0, images=1, what=what)
+
+
+def _read(model):
+    """What each part of a model says to who reads it."""
+    parts = [model.config, model.choices, model.metrics_csv, *model.weight_files().values()]
+    return {*(file.read_text() for file in parts), model.read_training()["what"]}
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_new(tmp_path, monkeypatch):
+    """Before and after each single step of putting it in place; then it is put in place."""
+    steps, limit = 0, 0
+
+    def counted(function):
+        def step(*arguments, **options):
+            nonlocal steps
+            steps += 1
+            if steps > limit:
+                raise _KilledError
+            return function(*arguments, **options)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "replace"), (Path, "unlink"), (Path, "touch"), (Path, "rmdir")):
+            patch.setattr(owner, name, counted(getattr(owner, name)))
+        for number in range(60):
+            limit = 10**9
+            model = ModelDirectory(tmp_path / str(number))
+            _trained(model.path, "old", steps=(1, 2))
+            for name in ("mine.png", "samples/mine.png", "notes.ckpt", "best.safetensors.bak"):
+                (model.path / name).write_text("mine")
+            model.accuracy.write_text("old")
+            _trained(model.retraining.path, "new", steps=(2, 3))
+            (model.retraining.path / "training.json").rename(tmp_path / "ready")
+            assert _read(model) == {"old"}
+            (tmp_path / "ready").rename(model.retraining.path / "training.json")
+            assert _read(model) == {"new"}
+            steps, limit = 0, number
+            try:
+                model.put_in_place()
+            except _KilledError:
+                limit = 10**9
+                assert model.finished
+                assert _read(ModelDirectory(model.path)) == {"new"}
+                model.put_in_place()
+            else:
+                break
+            assert not model.retraining.finished
+            assert model.retrained
+            model.end_retraining()
+            left = {path.relative_to(model.path).as_posix(): path.read_text() for path in model.path.rglob("*.*")}
+            del left["training.json"]
+            ours = {
+                "config.yaml",
+                "choices.json",
+                "metrics.csv",
+                "resume.ckpt",
+                "raw.safetensors",
+                "ema_0.9.safetensors",
+            }
+            assert {name for name, said in left.items() if said == "new"} == ours | {
+                "samples/step_2.png",
+                "samples/step_3.png",
+            }
+            assert {name for name, said in left.items() if said != "new"} == {
+                "mine.png",
+                "samples/mine.png",
+                "notes.ckpt",
+                "best.safetensors.bak",
+            }
+            assert not model.retraining.path.exists()
+    assert number > 15, "it takes that many steps"

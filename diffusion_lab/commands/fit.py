@@ -47,12 +47,15 @@ def fit(
     choices: dict[str, str],
     here: Ranks,
 ) -> None:
-    """Called while the directory is held. InterruptedTraining after a signal; MistakeError for what the user can mend."""
+    """Train in `directory`, a model's or the `retraining` in it, while the model's is held.
+
+    InterruptedTraining after a signal; MistakeError for what the user can mend.
+    """
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
     cost = model.cost()
     with interruption.handing_on(), ExitStack() as stack:
-        announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         tracker = build_tracker(cfg)
         with users_mistakes():
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
@@ -144,11 +147,10 @@ def build_trainer(
 
 def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
+    directory.path.mkdir(exist_ok=True)
     remove_staged(directory.path)
-    if cfg.retrain:
-        directory.clear()
     config = plain_config(cfg)
-    if directory.config.is_file() and not cfg.retrain:
+    if directory.config.is_file():
         before = OmegaConf.to_container(OmegaConf.load(directory.config))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
@@ -158,7 +160,8 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         ]
         if changed:
             raise MistakeError(
-                f"{directory.config} was changed since this training began ({', '.join(changed)}); retrain=true trains anew"
+                f"{directory.config} was changed since this training began ({', '.join(changed)}); "
+                + (f"remove {directory.path} to begin anew" if cfg.retrain else "retrain=true trains anew")
             )
     numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays))
     needed = _BYTES * numbers * 3  # two checkpoints and one that is being written

@@ -88,4 +88,4 @@ def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> Abo
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
     tags = tuple(f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))
     config = {**plain_config(cfg), SERIES: series(choices)}
-    return About(place.path.name, place.logs, place.tracked_as, sweep, tags, config)
+    return About(place.home.name, place.logs, place.tracked_as, sweep, tags, config)

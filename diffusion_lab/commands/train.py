@@ -64,25 +64,33 @@ def run(cfg: DictConfig) -> float | None:
             who = holder or "another process"
             console.print(f"{directory.path} is being trained by {who}; waiting until it has finished", soft_wrap=True)
 
-        if cfg.retrain or not here.agree(directory.finished):
-            with hold_together(directory.path, waiting):
-                # Whoever held it before may have trained it.
-                if cfg.retrain or not here.agree(directory.finished):
-                    fit(cfg, data, model, directory, fingerprint, choices, here)
-                else:
-                    _say_trained(console, directory)
+        def is_trained() -> bool:
+            return here.agree(directory.retrained if cfg.retrain else directory.finished)
+
+        place = directory.retraining if cfg.retrain else directory
+        if is_trained() and not here.agree(directory.retraining.finished):
+            _say_trained(console, directory, cfg.retrain)
         else:
-            _say_trained(console, directory)
-        if not generative:
-            if here.is_first:
-                report_accuracy(model, data, directory, here.device)
-            return None
-        if not cfg.score:
-            return None
-        model.load_weights(directory.weight_files())
-        model.to(here.device)  # Lightning leaves a trained model on the CPU
-        score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
-    return _objective(run, cfg.objective_metric) if here.is_first else None
+            with hold_together(directory.path, waiting):
+                if here.is_first:
+                    directory.put_in_place()  # what a process was killed over
+                if is_trained():  # whoever held it before has done it
+                    _say_trained(console, directory, cfg.retrain)
+                else:
+                    fit(cfg, data, model, place, fingerprint, choices, here)
+                    if here.is_first:
+                        directory.put_in_place()
+                    here.agree(None)  # nobody reads the weights before they are there
+        if generative and cfg.score:
+            model.load_weights(directory.weight_files())
+            model.to(here.device)  # Lightning leaves a trained model on the CPU
+            score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+        elif not generative and here.is_first:
+            report_accuracy(model, data, directory, here.device)
+        if cfg.retrain and here.is_first:
+            directory.end_retraining()
+    scored = generative and cfg.score and here.is_first
+    return _objective(run, cfg.objective_metric) if scored else None
 
 
 def _check_shares(batch_size: int, processes: int) -> None:
@@ -104,8 +112,10 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
     return values[name]
 
 
-def _say_trained(console: Console, directory: ModelDirectory) -> None:
-    console.print(f"this model is trained already: {directory.path} (retrain=true trains anew)")
+def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
+    how = "anew already; this command goes on from there" if anew else "already"
+    more = "" if anew else " (retrain=true trains anew)"
+    console.print(f"this model is trained {how}: {directory.path}{more}")
 
 
 def _check_scoring(cfg: DictConfig, data: DataModule) -> None:

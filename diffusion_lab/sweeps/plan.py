@@ -81,7 +81,13 @@ def plan(
         for key in (different[0].choices if different else ())
     }
     to_train = [
-        Job(model.path, model.training, same[0].overrides, _label(same, values), _stamp(model.training))
+        Job(
+            model.path,
+            model.result,
+            same[0].overrides,
+            _label(same, values),
+            None if model.retrained else _stamp(model.result),  # one that is trained anew already is not to be replaced
+        )
         for model, same in by_model.items()
         if retrain or not model.finished
     ]
