@@ -96,7 +96,7 @@ def test_a_dead_process_is_named_by_those_that_trained_with_it(lab, monkeypatch)
     monkeypatch.setattr(DiffusionModel, "training_step", alone)
     code, _, err = lab("train", *OPTIONS)
     assert code == 1
-    said = "another process of this training ended; its own log says why"
+    said = "another process of this command ended; its own log says why"
     assert err.strip().splitlines()[-1] == f"diffusion-lab train: {said}"
     assert read_status(only_model(lab.folder).path).reason == said
 
