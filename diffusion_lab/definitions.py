@@ -65,9 +65,13 @@ class Code:
         """Definition -> its digest; "" where only its name counts."""
         return _Walk(self, view).run(set(roots))
 
-    def modules_of_user(self, roots: Iterable[str], view: View) -> dict[str, Module]:
-        """Name -> module, of all outside the lab that a program needs to import what the roots lead to."""
-        names = {node.module for node, digest in self.reached(roots, view).items() if digest}
+    def modules(self) -> list[Module]:
+        """All that were read."""
+        return [module for module in self._modules.values() if module is not None]
+
+    def modules_of_user(self) -> dict[str, Module]:
+        """Name -> module, of all outside the lab that a program needs to import what was read."""
+        names = {module.name for module in self.modules()}
         found: dict[str, Module] = {}
         while names:
             name = names.pop()

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from diffusion_lab.definitions import Code, View
-from diffusion_lab.source import Module
 
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
 # fmt: off
@@ -121,11 +120,6 @@ def scoring_code(code: Code, config: Mapping[str, Any]) -> str:
 def drawing_code(code: Code, config: Mapping[str, Any]) -> str:
     """Digest of the code that draws the samples of a score."""
     return code.digest((*DRAWING_ROOTS, *named_in(config)), _SCORING)
-
-
-def modules_of_user(code: Code, config: Mapping[str, Any]) -> dict[str, Module]:
-    """Name -> module, of the user's own that a process needs to train and score what `config` names."""
-    return code.modules_of_user(named_in(config), _SCORING)
 
 
 def named_in(config: Any) -> Iterator[str]:

@@ -253,6 +253,11 @@ class SweepDirectory(Directory):
         return self.path / "sweep.json"
 
     @property
+    def code(self) -> Path:
+        """Folder of the copies of the code and the configs that its jobs run from."""
+        return self.path / "code"
+
+    @property
     def report(self) -> Path:
         """Folder of report.html, the tables and the figures."""
         return self.path / "report"

@@ -261,8 +261,9 @@ def test_modules_of_the_user_are_all_that_an_import_needs(code):
         pack__b="",
         alone="",
     )
-    found = Code([str(code.folder)]).modules_of_user(["mine.Schedule"], VIEW)
-    assert sorted(found) == ["helper", "late", "mine", "pack", "pack.b"]
+    known = Code([str(code.folder)])
+    known.named("mine.Schedule")
+    assert sorted(known.modules_of_user()) == ["helper", "late", "mine", "pack", "pack.b"]
 
 
 def test_a_file_is_read_once(code):

@@ -17,12 +17,12 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.commands.build import build_data, state_facts, training_fingerprint
+from diffusion_lab.commands.build import CODE, build_data, plain_config, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import check_launcher
 from diffusion_lab.commands.scoring import run_of
 from diffusion_lab.devices import visible_gpus
-from diffusion_lab.fingerprints import canonical_json
+from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.runs import model_directory
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
@@ -181,6 +181,8 @@ def _cell(
         data = data_of(cfg)
         state_facts(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
+        for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
+            CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
     return PlannedCell(
         combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.commands.frozen import running_from_copy
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
@@ -60,12 +61,19 @@ def sweep(
     created = datetime.now().isoformat(timespec="seconds")
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
-    failures = _train_and_score(plan, launches, console)
+    with running_from_copy(directory.code, context.config_loader, _jobs_of(config)):
+        failures = _train_and_score(plan, launches, console)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
         track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
+
+
+def _jobs_of(config: DictConfig) -> Path | None:
+    """Where the launcher keeps the files of its jobs; None for one that runs them while it is called."""
+    folder = config.hydra.launcher.get("folder")
+    return None if folder is None else Path(folder)
 
 
 def _train_and_score(plan: Plan, launches: _Launches, console: Console) -> dict[Path, str]:

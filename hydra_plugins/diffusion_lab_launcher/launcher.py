@@ -7,6 +7,7 @@ that was killed on a cluster without accounting, cannot show what it would submi
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -35,7 +36,8 @@ class Call:
         self.context, self.task, self.config = launcher.hydra_context, launcher.task_function, launcher.config
         self.overrides, self.number = list(overrides), number
         shaping = [option for option in filter_overrides(overrides) if not option.startswith("slurm.")]
-        self.options = (launcher.config.hydra.job.config_name, *shaping)
+        # The code that it runs from sets it apart, too: a job of an earlier plan does other work.
+        self.options = (launcher.config.hydra.job.config_name, *shaping, os.environ.get("DIFFUSION_LAB_CODE", ""))
         self.accelerator, self.devices = launcher.asked(self.overrides)
         self.singletons = Singleton.get_state()
 

@@ -1,0 +1,112 @@
+"""A sweep runs from a copy of the code and the configs that it was planned with: edits afterwards change and stop nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.commands.app import CONF
+from diffusion_lab.runs import SweepDirectory
+from diffusion_lab.status import RUNNING, read_status
+
+from .cluster import PACED, models, wait_until
+from .conftest import STRIDED, TINY
+
+ROOT = Path(__file__).parent.parent.parent
+MINE = """\
+from pathlib import Path
+
+from diffusion_lab.diffusion import LinearSchedule
+from steepness import FACTOR
+
+
+class MySchedule(LinearSchedule):
+    def alpha_bar(self):
+        return super().alpha_bar() ** (FACTOR * float(Path(__file__).with_name("table.txt").read_text()))
+"""
+STEEP = "# @package _global_\ntrainer:\n  max_steps: 3\n"
+
+
+@pytest.fixture
+def lab_copy(tmp_path):
+    """A copy of the lab that may be edited, a folder with a user's own code and configs, and how a command starts there."""
+    for folder in ("diffusion_lab", "hydra_plugins"):
+        shutil.copytree(ROOT / folder, tmp_path / "lab" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONF, tmp_path / "lab" / "conf", dirs_exist_ok=True)
+    work = tmp_path / "work"
+    (work / "my_configs" / "experiment").mkdir(parents=True)
+    (work / "my_configs" / "experiment" / "steep.yaml").write_text(STEEP)
+    (work / "mine.py").write_text(MINE)
+    (work / "steepness.py").write_text("FACTOR = 1.5\n")
+    (work / "table.txt").write_text("1.0")
+    (work / "paced.py").write_text(PACED)
+    return tmp_path
+
+
+def command(folder, *options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "lab"), "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffusion_lab", "train", "-m", *options],
+        cwd=folder / "work",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def planned(work):
+    """Names of the models of the only sweep."""
+    (sweep,) = (work / "outputs" / "sweeps").iterdir()
+    return {cell["model"] for cell in SweepDirectory(sweep).read_sweep()["cells"]}
+
+
+def edit(path, old, new):
+    source = path.read_text()
+    assert old in source
+    path.write_text(source.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["hydra/launcher=local"],
+        pytest.param(["hydra/launcher=joblib"], marks=pytest.mark.thorough),
+        pytest.param(["hydra/launcher=basic"], marks=pytest.mark.thorough),
+        pytest.param(
+            ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"], marks=pytest.mark.thorough
+        ),
+    ],
+    ids=["local", "joblib", "basic", "ranks"],
+)
+def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
+    """Edited while the model trains: what scores it starts afterwards, in the code that it was planned with."""
+    work, lab = lab_copy / "work", lab_copy / "lab"
+    (work / "seconds_a_step").write_text("1")
+    own = ["--config-dir", "my_configs", "experiment=steep", "schedule=linear", "schedule._target_=mine.MySchedule"]
+    tiny = [option for option in TINY if "max_steps" not in option]
+    sweep = command(lab_copy, *own, *tiny, *STRIDED, *more, "callbacks.progress._target_=paced.Paced")
+    wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
+    names = planned(work)
+    edit(work / "steepness.py", "1.5", "1.4")
+    edit(lab / "diffusion_lab" / "evaluation" / "frechet.py", "def frechet_distance(", "def another(")
+    for broken in (work / "mine.py", *(lab / "diffusion_lab" / "diffusion").glob("*.py")):
+        broken.write_text("raise SystemExit('edited')\n")
+    for gone in (
+        work / "paced.py",
+        work / "my_configs" / "experiment" / "steep.yaml",
+        lab / "conf" / "sampler" / "strided.yaml",
+        work / "seconds_a_step",
+    ):
+        gone.unlink()
+    out, err = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, out + err
+    (model,) = models(work)
+    assert {model.path.name} == names
+    assert model.read_training()["steps"] == 3
+    (metrics,) = (work / "outputs" / "runs").glob("*/metrics.json")
+    assert metrics.is_file()
