@@ -29,8 +29,8 @@ _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds fi
 
 
 @contextmanager
-def running_from_copy(folder: Path, loader: ConfigLoader, jobs: Path | None) -> Iterator[None]:
-    """The block runs from a copy in `folder`. jobs: where queued jobs have their files, if they are queued."""
+def running_from_copy(folder: Path, loader: ConfigLoader, jobs: str | None) -> Iterator[None]:
+    """The block runs from a copy in `folder`. jobs: where a queue's jobs have their files; None: there is no queue."""
     configs = _config_folders(loader)
     modules = CODE.modules_of_user()
     files = _package() | _users(modules)
@@ -39,7 +39,7 @@ def running_from_copy(folder: Path, loader: ConfigLoader, jobs: Path | None) -> 
         files |= {place / path.relative_to(source): path.read_bytes() for path in yaml}
     links = _beside(modules, files, folder.absolute())
     with (
-        copy_in_use(folder, files, links, jobs) as copy,
+        copy_in_use(folder, files, links, None if jobs is None else Path(jobs)) as copy,
         _imported_from(copy, modules),
         _composed_from(copy, loader, configs),
     ):

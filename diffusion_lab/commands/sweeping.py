@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,19 +61,19 @@ def sweep(
     created = datetime.now().isoformat(timespec="seconds")
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
-    with running_from_copy(directory.code, context.config_loader, _jobs_of(config)):
+    launcher = config.hydra.launcher
+    only_shown = launcher.get("dry_run", False)
+    with (
+        nullcontext()
+        if only_shown
+        else running_from_copy(directory.code, context.config_loader, launcher.get("folder"))
+    ):
         failures = _train_and_score(plan, launches, console)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
         track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
-
-
-def _jobs_of(config: DictConfig) -> Path | None:
-    """Where the launcher keeps the files of its jobs; None for one that runs them while it is called."""
-    folder = config.hydra.launcher.get("folder")
-    return None if folder is None else Path(folder)
 
 
 def _train_and_score(plan: Plan, launches: _Launches, console: Console) -> dict[Path, str]:

@@ -44,7 +44,7 @@ def copy_in_use(
                 (copy / place).symlink_to(target)
         write_json(mark, asdict(Process.current()))
         for other in folder.iterdir():
-            if other.is_dir() and other.name != copy.name and not _used(other.absolute(), jobs):
+            if not other.name.startswith(".") and other.name != copy.name and not _used(other.absolute(), jobs):
                 shutil.rmtree(other)
     try:
         yield copy
@@ -53,8 +53,10 @@ def copy_in_use(
 
 
 def _write(copy: Path, files: Mapping[Path, bytes]) -> None:
-    """All files or no copy at all."""
-    staged = copy.with_name(f".{copy.name}.{uuid.uuid4().hex[:8]}")
+    """All files or no copy at all. Called while the folder is held."""
+    staged = copy.with_name(".staged")
+    if staged.exists():
+        shutil.rmtree(staged)  # of a process that was killed
     for path, content in files.items():
         (staged / path).parent.mkdir(parents=True, exist_ok=True)
         (staged / path).write_bytes(content)
