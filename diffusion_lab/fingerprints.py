@@ -23,8 +23,8 @@ TRAINING_EXCLUDED = frozenset((
     # used after training
     "sampler", "guidance", "sampling", "evaluation", "features",
     # what is watched and kept while training
-    "logger", "callbacks", "checkpoint", "progress",
-    "trainer.logger", "trainer.callbacks", "trainer.log_every_n_steps", "trainer.enable_checkpointing",
+    "logger", "checkpoint", "progress",
+    "trainer.logger", "trainer.callbacks", "trainer.enable_checkpointing",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
@@ -64,16 +64,27 @@ SCORING_ROOTS = (
     "diffusion_lab.callbacks.ema.suited_weights",
 )
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+# Callbacks that watch and keep; others are the user's, and may do anything to a training.
+OUR_CALLBACKS = frozenset(("finite", "monitor", "progress", "sample_grid", "checkpoint"))
+# What only such a callback can act on: when it looks, and at what.
+_SEEN_BY_CALLBACKS = frozenset(("val", "trainer.log_every_n_steps"))
 
 
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved config (plain containers) without the keys that do not shape training."""
+    """The resolved config (plain containers) without the keys that do not shape training.
+
+    Callbacks that the user adds count, and with them the validation and the logging that they may look at; ours do not.
+    """
+    callbacks = config.get("callbacks") or {}
+    added = {name for name, node in callbacks.items() if name not in OUR_CALLBACKS and node is not None}
+    excluded = TRAINING_EXCLUDED | {f"callbacks.{name}" for name in callbacks if name not in added}
+    excluded = excluded - _SEEN_BY_CALLBACKS if added else excluded | _SEEN_BY_CALLBACKS | {"callbacks"}
 
     def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {
             key: keep(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
             for key, value in node.items()
-            if f"{prefix}{key}" not in TRAINING_EXCLUDED
+            if f"{prefix}{key}" not in excluded
         }
 
     return keep(config, "")

@@ -53,7 +53,8 @@ CONFIG = {
     "features": {"name": "digits_cnn"},
     "guidance": {"scale": 1.0},
     "logger": {"save_dir": "logs"},
-    "callbacks": {"grid": {"every": 100}},
+    "callbacks": {"sample_grid": {"every": 100}, "mine": None},
+    "val": {"every_n_steps": 200},
     "model_dir": None,
     "retrain": False,
     "rescore": False,
@@ -61,7 +62,16 @@ CONFIG = {
 }
 SHAPES_NOTHING = [
     *("sampler.spacing.num_steps", "evaluation.num_samples", "features.name", "guidance.scale", "logger.save_dir"),
-    *("callbacks.grid.every", "model_dir", "retrain", "rescore", "compile", "data.root", "data.path"),
+    *(
+        "callbacks.sample_grid.every",
+        "val.every_n_steps",
+        "model_dir",
+        "retrain",
+        "rescore",
+        "compile",
+        "data.root",
+        "data.path",
+    ),
     *("data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
 ]
@@ -118,6 +128,24 @@ def test_a_name_is_excluded_where_it_stands_and_nowhere_else():
     config["network"]["sampler"] = 1
     assert training_part(config)["network"]["sampler"] == 1
     assert "root" not in training_part(config)["data"]
+
+
+def test_a_callback_that_the_user_adds_counts_with_its_options_and_what_it_may_look_at():
+    mine = {"_target_": "mine.Callback", "every": 3}
+    names = {name_of(CONFIG)}
+    for changes in ({}, {"callbacks.mine.every": 4}, {"val.every_n_steps": 1}, {"trainer.log_every_n_steps": 1}):
+        config = changed("callbacks.mine", copy.deepcopy(mine))
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+        names.add(name_of(config))
+        config["callbacks"]["sample_grid"]["every"] = 7
+        names.add(name_of(config))
+    assert len(names) == 5
+    assert training_part(changed("callbacks.mine", mine))["callbacks"] == {"mine": mine}
 
 
 def test_the_order_of_keys_changes_nothing():

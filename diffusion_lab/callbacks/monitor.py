@@ -10,10 +10,12 @@ from lightning import Callback, Trainer
 from torch import nn
 from torchmetrics import MeanMetric
 
+from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.models.trainable import TrainableModel
 
 # A weighted mean is kept as two: torchmetrics 1.9 takes no notice of weights where NaN must come through.
 _SUM, _COUNT = "/sum", "/count"
+MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second")  # beside what the model says
 
 
 class Monitor(Callback):
@@ -22,17 +24,21 @@ class Monitor(Callback):
     A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number or weight of its
     summands), of what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
     The means are torchmetrics' (summed over ranks) and part of the checkpoint, so a resumed run logs what it would have logged.
+    Callbacks that come later find the last ones under the same names in `trainer.callback_metrics`.
+    The held-out loss is that of the weights that would be scored now.
     `seconds`: what the training so far has taken, over all resumes.
     """
 
     def __init__(self) -> None:
         self.means = nn.ModuleDict()
+        self._last: dict[str, float] = {}
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
         self._clock = perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         self.means.to(pl_module.device)
+        self._show(trainer)
         self._clock = perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
@@ -59,17 +65,24 @@ class Monitor(Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > 0:
             self._log(trainer, pl_module)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+        pl_module.validated_weights = suited_weights(pl_module.weight_names, trainer.global_step)
+
     def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         measured = _quotients({name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called})
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
-        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in measured.items()})
+        self._last = {f"train/{name}": value for name, value in measured.items()}
+        self._show(trainer)
         for logger in trainer.loggers:
-            logger.log_metrics({f"train/{name}": value for name, value in measured.items()}, step=trainer.global_step)
+            logger.log_metrics(self._last, step=trainer.global_step)
         for mean in self.means.values():
             mean.reset()
         self._window_seconds, self._window_images = 0.0, 0
+
+    def _show(self, trainer: Trainer) -> None:
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._last.items()})
 
     def _mean(self, name: str) -> MeanMetric:
         if name not in self.means:
@@ -78,10 +91,11 @@ class Monitor(Callback):
         return self.means[name]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "means": {name: mean.state_dict() for name, mean in self.means.items()}}
+        means = {name: mean.state_dict() for name, mean in self.means.items()}
+        return {"seconds": self.seconds, "means": means, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds = state["seconds"]
+        self.seconds, self._last = state["seconds"], state["last"]
         for name, mean in state["means"].items():
             self._mean(name).load_state_dict(mean)
 

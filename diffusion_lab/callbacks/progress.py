@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from diffusion_lab.models.optimization import budget_used
+from diffusion_lab.models.budget import budget_used
 
 _MILLI = 1000  # the bar counts thousandths of the budget, which may be steps or time
 

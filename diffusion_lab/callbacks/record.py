@@ -18,15 +18,19 @@ from diffusion_lab.files import check_guards, write_whole
 
 
 class CSVRecord(Logger):
-    """One row a logged step, one column a metric, "step" first. A step logged again replaces its row and all later ones."""
+    """One row a logged step, in order, one column a metric, "step" first. What is logged again at a step replaces its values.
+
+    The first row of a process removes all later ones: they are of an earlier process, and after its last checkpoint.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._begun = False
 
     @property
     def name(self) -> str:
-        return "record"
+        return ""  # a part of the path of others' files
 
     @property
     def version(self) -> str:
@@ -37,20 +41,25 @@ class CSVRecord(Logger):
         """The resolved config lies beside the record already."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}}
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        # Lightning adds the epoch, of which there is one.
+        row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         columns, rows, whole = self._read()
-        if whole and set(row) <= set(columns) and (not rows or int(rows[-1]["step"]) < int(row["step"])):
+        last = int(rows[-1]["step"]) if rows else -1
+        later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
+        self._begun = True
+        if whole and set(row) <= set(columns) and last < step:
             check_guards(self.path)
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, columns).writerow(row)
             return
-        earlier = [kept for kept in rows if int(kept["step"]) < int(row["step"])]
+        earlier = [kept for kept in rows if int(kept["step"]) < step]
+        same = next((kept for kept in rows if int(kept["step"]) == step), {})
         columns = list(dict.fromkeys([*columns, *row]))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns)
         writer.writeheader()
-        writer.writerows([*earlier, row])
+        writer.writerows([*earlier, same | row, *later])
         write_whole(self.path, text.getvalue().encode())
 
     def _read(self) -> tuple[list[str], list[dict[str, str]], bool]:

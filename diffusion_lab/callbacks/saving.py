@@ -12,7 +12,8 @@ from time import monotonic
 from typing import Any, BinaryIO
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffusion_lab.callbacks.interruption import Interruption
@@ -34,10 +35,11 @@ class WholeCheckpoints(TorchCheckpointIO):
         return load_state(Path(path))
 
 
-class Saving(Callback):
+class Saving(Checkpoint):
     """Saves every so many steps, every so many minutes, and when a signal asks; after a signal training ends.
 
-    A callback that must stand behind all others, so that it sees the state of a step that is over.
+    It must come last, so that it sees the state of a step that is over. Lightning moves a `Checkpoint` behind all other callbacks.
+    A checkpoint of a training that something else has ended at this very step ends it again when it is loaded.
 
     every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, kept in the file.
     """
@@ -48,8 +50,10 @@ class Saving(Callback):
         self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
         self._step, self._saved_at = 0, monotonic()
+        self._ended, self._asked_to_stop, self._after_validation = False, False, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # Lightning has put its own handlers over ours
         self._step, self._saved_at = trainer.global_step, monotonic()
 
@@ -63,15 +67,35 @@ class Saving(Callback):
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
         late, signum = _agreed(trainer, late, self.interruption.signum or 0)
-        if due or late or signum:
-            trainer.save_checkpoint(self.path)
-            self._saved_at = monotonic()
+        self._ended = trainer.should_stop
         if signum:
-            self.interruption.signum = signum
-            trainer.should_stop = True
+            self.interruption.signum, self._asked_to_stop = signum, True
+        if not (due or late or signum):
+            return
+        # A step is over when the validation that follows it is: what looks at that is a part of the state.
+        self._after_validation = _validates_next(trainer)
+        if not self._after_validation:
+            if signum:
+                trainer.limit_val_batches = 0  # Lightning validates at an early end
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._after_validation:
+            self._after_validation = False
+            self._ended = trainer.should_stop
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved_at = monotonic()
+        trainer.should_stop = trainer.should_stop or self._asked_to_stop
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["ended"] = self._ended
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._ended = checkpoint["ended"]
 
 
 def previous_of(path: Path) -> Path:
@@ -114,6 +138,13 @@ def load_state(path: Path) -> dict[str, Any]:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise ValueError(f"{path} holds more than tensors and plain values; it is not read") from None
     raise ValueError(f"{path} is broken")
+
+
+def _validates_next(trainer: Trainer) -> bool:
+    """Whether Lightning validates before the next step: when that is due, and when something has ended training."""
+    if not trainer.enable_validation:
+        return False
+    return trainer.should_stop or (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:

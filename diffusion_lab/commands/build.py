@@ -52,6 +52,17 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.bounded = data.num_levels is not None
 
 
+def settle_budget(cfg: DictConfig) -> None:
+    """Fill in trainer.max_steps where it is null: no limit beside a time that the user gives, else cfg.default_steps.
+
+    A config that is settled says how long it trains and has no default any more.
+    """
+    with open_dict(cfg):
+        default = cfg.pop("default_steps", None)
+        if cfg.trainer.get("max_steps") is None:
+            cfg.trainer.max_steps = -1 if default is None or cfg.trainer.get("max_time") is not None else default
+
+
 def build_model(cfg: DictConfig) -> TrainableModel:
     """The family's model with fresh weights that depend on cfg.seed only."""
     import torch

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -20,11 +23,13 @@ from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config, variance_matters
+from diffusion_lab.commands.callbacks import Added, added_callbacks, check_callbacks, ours, stopped
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment, request_of
 from diffusion_lab.commands.tracking import build_tracker, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
+from diffusion_lab.models.budget import TimeBudget, seconds_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
@@ -36,6 +41,29 @@ if TYPE_CHECKING:
 
 _BYTES = 4  # of a number in a checkpoint
 _MOMENTS = 2  # numbers that AdamW keeps for each weight
+
+# Options of Lightning's Trainer that would be ignored or get in the way.
+_STEPS = "the batches have no end, so training counts steps: use trainer.max_steps"
+_VALIDATION = "use val.every_n_steps and val.num_images"
+_SCORING = "training neither tests nor predicts: see evaluation for what is scored afterwards"
+_REFUSED = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run"), _STEPS),
+    "reload_dataloaders_every_n_epochs": _STEPS,
+    "min_steps": "an early end is decided by its callback: use that one's patience",
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "limit_val_batches"), _VALIDATION),
+    "num_sanity_val_steps": _VALIDATION,
+    **dict.fromkeys(("limit_test_batches", "limit_predict_batches"), _SCORING),
+    "logger": "use logger=csv, tensorboard or wandb, or add one with +logger.<name>._target_=…",
+    "callbacks": "add one with +callbacks.<name>._target_=…",
+    "enable_checkpointing": "use callbacks.checkpoint.every_n_steps; add others with +callbacks.<name>._target_=…",
+    "enable_progress_bar": "use callbacks.progress=null for none",
+    "enable_model_summary": "add +callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary",
+    "default_root_dir": "use outputs",
+    "plugins": "use trainer.precision and trainer.strategy",
+    "use_distributed_sampler": "each rank takes its rows of the batch without one",
+    "barebones": "metrics.csv, checkpoints and averages are always kept",
+    **dict.fromkeys(("enable_autolog_hparams", "model_registry"), "the config is recorded whole in config.yaml"),
+}
 
 
 def fit(
@@ -58,7 +86,9 @@ def fit(
         announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         tracker = build_tracker(cfg)
         with users_mistakes():
-            trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement)
+            added = added_callbacks(cfg)
+            trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
+            data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
             trainer.loggers += stack.enter_context(tracked_training(tracker, cfg, directory, choices))
@@ -81,12 +111,15 @@ def fit(
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
+        ended_by = _ended_by(trainer, added)
+        console.print(f"training ended by {_said(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
             directory.finish(
                 steps=trainer.global_step,
                 seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
                 images=model.batches_trained * data.batch_size,
+                ended_by=ended_by,
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
@@ -99,10 +132,15 @@ def fit(
         here.agree(None)  # nobody reads the weights before they are there
 
 
-def check_training(cfg: DictConfig, model: TrainableModel, directory: ModelDirectory, fingerprint: str) -> None:
+def check_training(
+    cfg: DictConfig, data: DataModule, model: TrainableModel, directory: ModelDirectory, fingerprint: str
+) -> None:
     """Build what trains and let it go: what is wrong with its options is said before anything is written."""
-    trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path))
+    added = added_callbacks(cfg)
+    trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path), added)
     model.check_trainer(trainer)
+    check_callbacks(added, cfg, model)
+    data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
 
 
 def build_trainer(
@@ -111,35 +149,47 @@ def build_trainer(
     fingerprint: str,
     interruption: Interruption,
     announcement: Announcement,
+    added: Added,
 ) -> Trainer:
-    """Lightning's Trainer with our callbacks, loggers and an endless stream of batches."""
+    """Lightning's Trainer with our callbacks and the user's, our record, and an endless stream of batches."""
+    options = {**cfg.trainer}
+    for key, why in _REFUSED.items():
+        if key in options:
+            raise MistakeError(f"trainer.{key}={options[key]} cannot be honoured: {why}")
     if not isinstance(cfg.trainer.max_steps, int):
         raise MistakeError(f"trainer.max_steps={cfg.trainer.max_steps}: the number of training steps is a whole number")
-    if cfg.trainer.max_steps < 1 and cfg.trainer.max_time is None:
+    max_time = options.pop("max_time", None)
+    if cfg.trainer.max_steps < 1 and max_time is None:
         raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
-    callbacks = cfg.callbacks
-    parts: list[Any] = [  # in this order: see the classes that say what they must stand before or behind
-        instantiate(callbacks.finite),
+    parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
+        *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
+        *ours(cfg, "finite"),
         instantiate(cfg.ema),
-        instantiate(callbacks.monitor),
-        instantiate(callbacks.progress),
-        instantiate(callbacks.sample_grid)(folder=directory.samples),
+        *ours(cfg, "monitor"),
+        *ours(cfg, "progress"),
+        *ours(cfg, "sample_grid", folder=directory.samples),
         Announce(announcement),
-        instantiate(callbacks.checkpoint)(path=directory.resume, fingerprint=fingerprint, interruption=interruption),
+        *added.values(),
+        *ours(cfg, "checkpoint", path=directory.resume, fingerprint=fingerprint, interruption=interruption),
     ]
     # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
     request = request_of(cfg.trainer)
     accelerator = "cuda" if request.on_gpu else "cpu"
     devices = list(request.indices) if request.on_gpu and request.indices else request.size
+    every = cfg.val.every_n_steps
     return instantiate(
-        {**cfg.trainer, "accelerator": accelerator, "devices": devices},
+        {**options, "accelerator": accelerator, "devices": devices},
         logger=[CSVRecord(directory.metrics_csv)],
         callbacks=parts,
         plugins=[WholeCheckpoints(), cluster_environment()],
         max_epochs=-1,
-        enable_checkpointing=False,  # ours is `Saving`
+        val_check_interval=max(1, every) * options["accumulate_grad_batches"],  # counts batches
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if every > 0 else 0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,  # by `Saving`
         enable_model_summary=False,
-        enable_progress_bar=False,
+        enable_progress_bar=any(isinstance(part, LightningBar) for part in parts),
         use_distributed_sampler=False,
         default_root_dir=directory.path,
     )
@@ -186,6 +236,23 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
             yield
         except (DataError, NotFiniteError) as error:
             raise MistakeError(str(error)) from error
+        except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric nobody has logged
+            if not re.search("conditioned on metric|monitor=.*could not find the monitored key", str(error)):
+                raise
+            raise MistakeError(" ".join(str(error).split())) from error
+
+
+def _ended_by(trainer: Trainer, added: Added) -> str:
+    """The option that ended a training."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return "trainer.max_steps"
+    time = time_budget(trainer)
+    return "trainer.max_time" if time is not None and time.used >= 1 else stopped(added)
+
+
+def _said(cfg: DictConfig, option: str) -> str:
+    """A budget with its value, a callback by its name."""
+    return f"{option}={OmegaConf.select(cfg, option)}" if option.startswith("trainer.") else option
 
 
 def _how_to_go_on(signum: int, trainer: Trainer, directory: ModelDirectory) -> str:

@@ -101,6 +101,10 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
+        case ValueError() if "Config group override must be" in str(error):  # Hydra does not say which group
+            return (
+                "a group cannot be null, as in callbacks=null: name one of its choices, or leave it out with ~callbacks"
+            )
     return None
 
 

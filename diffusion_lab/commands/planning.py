@@ -17,7 +17,14 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.commands.build import CODE, build_data, plain_config, state_facts, training_fingerprint
+from diffusion_lab.commands.build import (
+    CODE,
+    build_data,
+    plain_config,
+    settle_budget,
+    state_facts,
+    training_fingerprint,
+)
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import check_launcher
 from diffusion_lab.commands.scoring import run_of
@@ -177,6 +184,7 @@ def _cell(
     combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path
 ) -> PlannedCell:
     cfg = combination.config.cfg
+    settle_budget(cfg)
     with users_mistakes():
         data = data_of(cfg)
         state_facts(cfg, data)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.commands.accuracy import report_accuracy
-from diffusion_lab.commands.build import build_data, build_model, state_facts, training_fingerprint
+from diffusion_lab.commands.build import build_data, build_model, settle_budget, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.commands.scoring import run_of, score_once
@@ -39,6 +39,7 @@ def run(cfg: DictConfig) -> float | None:
 
     quiet_lightning()
     num_nodes = cfg.trainer.get("num_nodes", 1)
+    settle_budget(cfg)
     with users_mistakes():
         request = request_of(cfg.trainer)
         data = build_data(cfg)
@@ -51,7 +52,7 @@ def run(cfg: DictConfig) -> float | None:
         fingerprint = training_fingerprint(cfg, data)
         choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
-        check_training(cfg, model, directory, fingerprint)
+        check_training(cfg, data, model, directory, fingerprint)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)

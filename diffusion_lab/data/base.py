@@ -6,16 +6,22 @@ never sees a trainer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffusion_lab.data.order import BatchOrder
-from diffusion_lab.data.splits import fixed_subset
+from diffusion_lab.data.splits import fixed_rest, fixed_subset
+from diffusion_lab.diffusion import SampleNoise
 
 Batch = tuple[Tensor, Tensor | None]
+HeldOutBatch = tuple[Tensor, Tensor | None, SampleNoise]
 Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
+
+
+T = TypeVar("T")
 
 
 class DataError(ValueError):
@@ -54,6 +60,7 @@ class DataModule(LightningDataModule, ABC):
         self.seed = seed
         self.flip = flip
         self._prepared = False
+        self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
@@ -72,17 +79,52 @@ class DataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
 
-    def train_dataloader(self) -> "TrainStream":
+    def train_dataloader(self) -> "Stream[Batch]":
         """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or where the attached trainer stands."""
         self.prepare()
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._ranks
         if self.batch_size % world_size:
             raise DataError(
                 f"data.batch_size={self.batch_size} cannot be shared out evenly over {world_size} processes: "
                 f"choose a multiple of {world_size}."
             )
         order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
-        return TrainStream(lambda: self._show("train", order.batches_from(self._batches_trained())))
+        return Stream(lambda: self._show("train", order.batches_from(self._batches_trained())))
+
+    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+        """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        for name, value in (("num_images", num_images), ("batch_size", batch_size)):
+            if value < 1:
+                raise DataError(f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
+        if seed < 0:
+            raise DataError(f"val.seed={seed} must not be negative.")
+        self._held_out = (num_images, batch_size, seed)
+
+    def val_dataloader(self) -> "Stream[HeldOutBatch]":
+        """(x, y, noise) of test images, never mirrored; of each batch a rank takes its rows.
+
+        The noise of an image depends on its index and the seed. Of a batch that cannot be shared out evenly the last images are
+        left out, so that every rank has as many batches and as many rows.
+        """
+        self.prepare()
+        if self._held_out is None:
+            return Stream(lambda: iter(()))
+        num_images, batch_size, seed = self._held_out
+        rank, world_size = self._ranks
+        chosen = fixed_rest(self.num_test, num_images).split(batch_size)
+        shares = [batch[: len(batch) // world_size * world_size].chunk(world_size) for batch in chosen]
+        mine = [share[rank] for share in shares if len(share[0])]
+        return Stream(lambda: self._show_held_out(mine, seed))
+
+    def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
+        picks = [(indices, torch.zeros(len(indices), dtype=torch.bool)) for indices in chosen]
+        for indices, (x, y) in zip(chosen, self._show("test", picks), strict=True):
+            yield x, y, SampleNoise(seed, indices)
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """This process's number and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _batches_trained(self) -> int:
         # `total.processed` counts the batches whose optimizer step is done. `current.ready` would be one too many
@@ -112,14 +154,14 @@ class DataModule(LightningDataModule, ABC):
         return None
 
 
-class TrainStream:
-    """An iterable without length that asks where training stands whenever Lightning opens it: it goes on.
+class Stream(Generic[T]):
+    """An iterable without length that is opened anew whenever Lightning asks: a training stream goes on where training stands.
 
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
     """
 
-    def __init__(self, open_stream: Callable[[], Iterator[Batch]]) -> None:
+    def __init__(self, open_stream: Callable[[], Iterator[T]]) -> None:
         self._open_stream = open_stream
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[T]:
         return self._open_stream()

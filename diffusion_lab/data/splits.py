@@ -24,4 +24,13 @@ def fixed_subset(size: int, count: int | None) -> Tensor:
     """
     if count is None or count >= size:
         return torch.arange(size)
-    return torch.from_numpy(np.random.default_rng(_SEED).permutation(size)[:count])
+    return _sequence(size)[:count]
+
+
+def fixed_rest(size: int, count: int) -> Tensor:
+    """`count` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
+    return _sequence(size).flip(0)[:count]
+
+
+def _sequence(size: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(_SEED).permutation(size))

@@ -55,10 +55,12 @@ class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
     `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient.
+    `term_names`: the keys of the terms.
     """
 
     reads_variance: ClassVar[bool]
     trains_variance: ClassVar[bool]
+    term_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def __call__(
@@ -74,6 +76,7 @@ class Simple(Objective):
     weighting: Weighting = Unweighted()
     reads_variance = False
     trains_variance = False
+    term_names = ("mse", "loss")
 
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
@@ -98,6 +101,7 @@ class Hybrid(Objective):
     weighting: Weighting = Unweighted()
     reads_variance = True
     trains_variance = True
+    term_names = ("mse", "vlb", "loss")
 
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
@@ -117,6 +121,7 @@ class VariationalBound(Objective):
     num_levels: int | None = 256
     reads_variance = True
     trains_variance = True
+    term_names = ("mse", "vlb", "loss")
 
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None

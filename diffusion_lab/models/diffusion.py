@@ -115,6 +115,18 @@ class DiffusionModel(GenerativeModel):
             "losses": terms["loss"].detach(),
         }
 
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        """At one uniform t an image; given its class, with y."""
+        t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
+        told = y if self.reverse.null_class is not None else None
+        return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return self.objective.term_names
+
+    sum_names = tuple(f"loss_quarter_{q}" for q in (1, 2, 3, 4))
+
     def _labels(self, y: Tensor | None) -> Tensor | None:
         """What training tells the network: y, or the null class, by a coin a sample; None for an unconditional model."""
         if self.reverse.null_class is None:

@@ -72,6 +72,16 @@ class FlowModel(GenerativeModel):
         loss = sum(terms.values())
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        y = y if self.num_classes is not None else None
+        u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
+        parts = self._bits(*self.network(self._continuous(x_0, u), y))
+        return {"loss": sum(parts.values())} | parts
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        return ("loss", "prior", "log_det", *(("levels",) if self.num_levels is not None else ()))
+
     def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
         """Every rank shows its actnorms the global batch, so that all ranks, and any number of them, start alike."""
         x_0 = self.all_gather(x_0).reshape(-1, *self.shape)

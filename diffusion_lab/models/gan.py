@@ -107,6 +107,21 @@ class GAN(GenerativeModel):
             said["sums"] = {"penalty": (penalty.detach().sum() / self.regularizer.every, len(x_0))}
         return said
 
+    term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
+
+    @property
+    def sum_names(self) -> tuple[str, ...]:
+        return ("penalty",) if self.regularizer.penalises else ()
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        """What D says of images that it is not trained on and of the images of other noise: how far it knows its own by heart."""
+        y = None if self.num_classes is None else y
+        fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
+        on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
+        real, unreal = self.loss.accuracy(on_real, on_fake)
+        losses = self.loss.generator(on_fake), self.loss.discriminator(on_real, on_fake)
+        return dict(zip(self.term_names, (*losses, real, unreal), strict=True))
+
     def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
         """One step of `network` down its gradient of `loss`, the mean over all ranks.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.diffusion import GaussianDiffusion, Schedule, TimestepSampler
+from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel
 
@@ -53,6 +53,9 @@ class NoisyClassifier(TrainableModel):
         self.network = network(out_channels=num_classes).classifier()
         self.timesteps = timesteps
 
+    term_names = ("loss", "accuracy")
+    sum_names = tuple(f"accuracy_quarter_{q}" for q in (1, 2, 3, 4))
+
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """x_t (B, *shape) float32, timesteps int64 (B,), 0-based -> logits (B, num_classes) float32."""
         return self.network(x_t, timesteps)
@@ -74,6 +77,15 @@ class NoisyClassifier(TrainableModel):
             "loss": (w * loss).mean(),
             "terms": {"loss": (w * loss).mean().detach(), "accuracy": right.mean()},
             "sums": {f"accuracy_quarter_{q + 1}": (right[quarter == q].sum(), (quarter == q).sum()) for q in range(4)},
+        }
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        """At one uniform t an image."""
+        t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
+        logits = self._look(x_0, t, noise.initial(self.shape).to(x_0))
+        return {
+            "loss": functional.cross_entropy(logits, y, reduction="none"),
+            "accuracy": (logits.argmax(1) == y).double(),
         }
 
     @torch.no_grad()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from diffusion_lab.models.budget import budget_used
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,3 @@ class Optimization:
         optimizer = self.optimizer(parameters)
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def budget_used(trainer: Trainer, step: int) -> float:
-    """The larger of the shares of trainer.max_steps and trainer.max_time that are used, in [0, 1]."""
-    shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
-    for timer in trainer.callbacks:
-        if isinstance(timer, Timer) and timer.time_remaining() is not None:
-            elapsed = timer.time_elapsed()
-            shares.append(elapsed / (elapsed + timer.time_remaining()))
-    return min(1.0, max(shares, default=0.0))

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from diffusion_lab.diffusion import derive_seed
+from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import Cost, network_cost
@@ -38,6 +38,11 @@ class TrainableModel(LightningModule):
     seed: int  # keys everything random in training
     optimization: Optimization
     skipped_steps: int = 0  # of this training, because something was not finite
+    validated_weights: str = RAW  # those of the held-out loss
+
+    # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
+    term_names: tuple[str, ...] = ("loss",)
+    sum_names: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +67,20 @@ class TrainableModel(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
         torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""
+        raise NotImplementedError(f"{type(self).__name__} has no held-out loss; train it with val.every_n_steps=0")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None, SampleNoise], batch_idx: int) -> None:
+        """Logs the means of all held-out terms over all ranks, as "val/<name>"."""
+        x_0, y, noise = batch
+        with self.use_weights(self.validated_weights):
+            terms = self.held_out_terms(x_0, y, noise)
+        means = {f"val/{name}": term.float().mean() for name, term in terms.items()}
+        self.log_dict(means, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x_0))
+        # Under this name Lightning takes it for the step to log at: its own count is one behind.
+        self.log("step", float(self.trainer.global_step), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""

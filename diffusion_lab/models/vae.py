@@ -81,16 +81,23 @@ class VAE(GenerativeModel):
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(_TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
-        y = self._told(y)
+        terms = self._terms(x_0, self._told(y), eps)
+        return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
+    term_names = ("loss", "rate", "distortion")
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        return self._terms(x_0, self._told(y), noise.initial((self.network.latent_dim,)).to(x_0))
+
+    def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
+        """What is minimised, and its parts, as means of the batch."""
         mean, log_variance, output = self.network(x_0, eps, y)
         posterior = Gaussian(mean, log_variance)
         rates = self.prior.rate(posterior, self.prior.log_prob(posterior.sample(eps), y))
         distortion = self._distortion(output, x_0).mean()
         paid = paid_rate(rates, self.free_bits * math.log(2), self._batch_mean(rates))
         loss = distortion + self.beta * self._bits_per_dim(paid)
-        terms = {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
-        return {"loss": loss, "terms": {name: term.detach() for name, term in terms.items()}}
+        return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         y = self._told(y)

@@ -83,3 +83,30 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
         "diffusion-lab train: data.batch_size=7 cannot be shared out evenly over 2 processes: choose a multiple"
     )
     assert not (lab.folder / "outputs").exists()
+
+
+def test_under_a_time_budget_replicas_stay_equal_though_their_clocks_differ(tmp_path):
+    """Rank 1's clock runs five times as fast. What decides rate and end is the clock of rank 0."""
+    (tmp_path / "clocks.py").write_text(
+        "import os, time, torch\n"
+        "from diffusion_lab.callbacks.progress import ProgressBar\n"
+        "from diffusion_lab.models import budget\n"
+        "real, rank = time.monotonic, int(os.environ.get('RANK', 0))\n"
+        "time.monotonic = budget.monotonic = lambda: real() * (1 + 4 * rank)\n"
+        "class Replica(ProgressBar):\n"
+        "    def on_train_end(self, trainer, pl_module):\n"
+        "        rate = trainer.optimizers[0].param_groups[0]['lr']\n"
+        "        torch.save([rate, *pl_module.parameters()], f'rank{rank}.pt')\n"
+        "        super().on_train_end(trainer, pl_module)\n"
+    )
+    options = [o for o in TINY if not o.startswith("trainer.max_steps")] + [*STRIDED, *TOGETHER]
+    options += [
+        "callbacks.progress._target_=clocks.Replica",
+        "trainer.max_time=00:00:00:03",
+        "lr_scheduler.warmup_steps=0",
+    ]
+    training = Training(installed, tmp_path, *options)
+    assert "training ended by trainer.max_time" in training.finish()
+    one, other = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert one[0] == other[0]
+    assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))

@@ -1,6 +1,7 @@
 """What every generative family promises, whichever it is: a new conf/model/*.yaml is checked the moment it exists."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
 from diffusion_lab.commands.app import CONF
+from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.base import GenerativeModel
 
 IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True, "identity": "0" * 64}
@@ -148,3 +150,48 @@ def test_the_protocol_is_json_and_names_the_family(family):
 
 def test_families_have_comparable_sizes(family):
     assert 0.5e6 < sum(parameter.numel() for parameter in built(family).parameters()) < 1.2e6
+
+
+# ---- the held-out loss; of the classifier of noisy images too ----
+
+
+def on_its_own(model):
+    """As if a Trainer were at its first batch."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    strategy = SimpleNamespace(all_gather=lambda value, **_: value)
+    model._trainer = SimpleNamespace(world_size=1, global_rank=0, fit_loop=loop, strategy=strategy)
+    return model
+
+
+@pytest.mark.parametrize("family", [path.stem for path in sorted((CONF / "model").glob("*.yaml"))])
+@pytest.mark.parametrize("data", DATA)
+@torch.no_grad()
+def test_held_out_terms_are_those_of_training_and_their_noise_is_each_images_own(family, data):
+    model = on_its_own(built(family, data, 10))
+    x_0, y = data_like_shape(model.shape, DATA[data]["num_levels"], 5), torch.tensor([0, 1, 2, 9, 1])
+
+    def terms(rows):
+        noise = SampleNoise(3, INDICES[rows])
+        return {name: term.double() for name, term in model.held_out_terms(x_0[rows], y[rows], noise).items()}
+
+    together, alone = terms(slice(0, 5)), [terms(slice(i, i + 1)) for i in range(5)]
+    assert set(together) == set(model.term_names)
+    if not hasattr(model, "discriminator"):  # it compares the images of a batch
+        for name, term in together.items():
+            assert float(term.mean()) == pytest.approx(sum(float(one[name]) for one in alone) / 5, rel=1e-3)
+    other = model.held_out_terms(x_0, y, SampleNoise(4, INDICES))
+    exact = family == "flow" and data == "mixture"  # the density of points needs no noise
+    assert exact or any(not torch.equal(other[name].double(), term) for name, term in together.items())
+
+
+def data_like_shape(shape, num_levels, size):
+    return data_like(SimpleNamespace(shape=shape, num_levels=num_levels), size)
+
+
+@pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier"])
+def test_the_names_of_what_is_logged_are_known_before_training(family):
+    model = on_its_own(built(family, "digits", 10)).train()
+    out = model.training_step((data_like_shape(model.shape, 17, 4), torch.tensor([0, 1, 2, 9])), 0)
+    assert set(out["terms"]) == set(model.term_names)
+    assert set(out.get("sums", {})) == set(model.sum_names)

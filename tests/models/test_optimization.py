@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization, budget_used
+from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
 
 
 def test_warm_up_rises_linearly_to_one():
@@ -16,23 +16,6 @@ def test_cosine_falls_from_one_to_zero_over_the_budget():
     rate = CosineDecay(warmup_steps=0)
     assert [rate(0, p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0], abs=1e-12)
     assert rate(0, 1 / 3) == pytest.approx((1 + math.cos(math.pi / 3)) / 2)
-
-
-def test_the_budget_is_steps_or_time_whichever_ends_first():
-    from lightning.pytorch.callbacks import Timer
-
-    class Halfway(Timer):
-        def time_elapsed(self, stage="train"):
-            return 30.0
-
-        def time_remaining(self, stage="train"):
-            return 90.0
-
-    timed = SimpleNamespace(max_steps=-1, callbacks=[Halfway(duration={"minutes": 2})])
-    assert budget_used(timed, 10) == 0.25
-    both = SimpleNamespace(max_steps=20, callbacks=timed.callbacks)
-    assert budget_used(both, 10) == 0.5
-    assert budget_used(both, 40) == 1.0
 
 
 def test_the_optimizer_follows_the_rate():

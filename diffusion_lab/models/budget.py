@@ -1,0 +1,72 @@
+"""What ends training, and how much of it is used: steps, time, or whichever ends first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class TimeBudget(Callback):
+    """Training takes `seconds`, over all resumes, by the clock of rank 0.
+
+    `elapsed` is measured once a batch, is the same number on every rank, and is a part of the checkpoint. It alone decides the end
+    and the learning rate: replicas stay equal though their clocks differ, and a resumed run goes on from the time that was used.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.elapsed = seconds, 0.0
+        self._started = monotonic()
+
+    @property
+    def used(self) -> float:
+        return self.elapsed / self.seconds
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = monotonic() - self.elapsed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.elapsed = trainer.strategy.broadcast(monotonic() - self._started)
+        if self.used >= 1:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": self.elapsed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.elapsed = state["elapsed"]
+
+
+def time_budget(trainer: Trainer) -> TimeBudget | None:
+    """Of this training, if its time is limited."""
+    return next((part for part in trainer.callbacks if isinstance(part, TimeBudget)), None)
+
+
+def budget_used(trainer: Trainer, step: int) -> float:
+    """The larger of the shares of the steps and of the time that are used, in [0, 1]; the same number on every rank."""
+    shares = [step / trainer.max_steps] if trainer.max_steps > 0 else []
+    time = time_budget(trainer)
+    if time is not None:
+        shares.append(time.used)
+    return min(1.0, max(shares, default=0.0))
+
+
+def seconds_of(max_time: str | Mapping[str, float]) -> float:
+    """ "00:00:10:00" or {"minutes": 10} -> 600.0; ValueError for anything else, and for no time at all."""
+    if isinstance(max_time, Mapping) and set(max_time) <= {"weeks", "days", "hours", "minutes", "seconds"}:
+        seconds = timedelta(**max_time).total_seconds()
+    else:
+        parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(max_time))
+        days, hours, minutes, seconds = map(int, parts.groups()) if parts else (0, 0, 0, 0)
+        seconds += 60 * (minutes + 60 * (hours + 24 * days))
+    if seconds <= 0:
+        raise ValueError(
+            f"trainer.max_time={max_time}: write days:hours:minutes:seconds, as 00:00:10:00 for ten minutes"
+        )
+    return float(seconds)
