@@ -270,7 +270,7 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
         (ALL, "models/trainable.py", "TrainableModel.on_train_batch_start"),
         (ALL, "models/trainable.py", "_DROPOUT"),
         (ALL, "models/optimization.py", "CosineDecay.after_warmup"),
-        (ALL, "models/optimization.py", "budget_used"),
+        (ALL, "models/budget.py", "budget_used"),
         (ALL, "callbacks/ema.py", "EMA.on_train_batch_end"),
         (ALL, "data/order.py", "BatchOrder"),
         (ALL, "data/digits.py", "Digits"),
