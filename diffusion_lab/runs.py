@@ -13,37 +13,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.contents import is_weights, wrong_in_choices, wrong_in_sweep, wrong_in_training
 from diffusion_lab.files import check_guards, remove_staged, write_whole
+from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
+
+__all__ = ["FINGERPRINT_LENGTH", "Directory", "RunError", "newest_model", "newest_sweep", "read_json", "write_json"]
+__all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
+__all__ += ["cache_directory"]
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
-
-
-class RunError(RuntimeError):
-    """Something under outputs/ is missing or broken; the message is one sentence that names it."""
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Readable, strict JSON (ValueError for NaN), whole or not at all; makes the folder."""
     write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises RunError if the file is missing or is not a JSON object."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise RunError(f"there is no {path}") from None
-    except ValueError as error:  # also what is not UTF-8
-        raise RunError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise RunError(f"{path} does not hold a JSON object")
-    return content
 
 
 @dataclass(frozen=True)
@@ -129,15 +118,14 @@ class ModelDirectory(Directory):
     def weight_names(self) -> list[str]:
         """Names of the weights that lie here, sorted."""
         folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
-        return sorted(
-            {file.name.removesuffix(".safetensors") for path in folders for file in path.glob("*.safetensors")}
-        )
+        names = {file.name.removesuffix(".safetensors") for path in folders for file in path.glob("*.safetensors")}
+        return sorted(filter(is_weights, names))
 
     def weight_files(self) -> dict[str, Path]:
         """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
         if "raw" not in self.weight_names:
             raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
-        return {name: self.weights(name) for name in self.weight_names}
+        return {name: inside(self.path, self.weights(name)) for name in self.weight_names}
 
     @property
     def finished(self) -> bool:
@@ -199,7 +187,13 @@ class ModelDirectory(Directory):
         """What `finish` wrote; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
-        return read_json(self.training)
+        return _right(
+            inside(self.path, self.training), read_printable_json(self.training), wrong_in_training, "a training"
+        )
+
+    def read_choices(self) -> dict[str, str | None]:
+        """Which option of each group it was trained with. RunError if the file holds anything but names."""
+        return _right(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")
 
 
 class _Retraining(ModelDirectory):
@@ -241,7 +235,7 @@ class RunDirectory(Directory):
         write_json(self.metrics, content)
 
     def read_metrics(self) -> dict[str, Any]:
-        return read_json(self.metrics)
+        return read_printable_json(inside(self.path, self.metrics))
 
 
 class SweepDirectory(Directory):
@@ -271,7 +265,18 @@ class SweepDirectory(Directory):
         write_json(self.sweep, content)
 
     def read_sweep(self) -> dict[str, Any]:
-        return read_json(self.sweep)
+        """What `write_sweep` wrote. RunError if it is not what a sweep writes."""
+        return _right(inside(self.path, self.sweep), read_printable_json(self.sweep), wrong_in_sweep, "a sweep")
+
+
+def _right(
+    path: Path, content: dict[str, Any], wrong_in: Callable[[Mapping[str, Any]], str | None], writer: str
+) -> dict[str, Any]:
+    """The content of `path`. RunError if it is not what `writer` puts there: the folder may be somebody else's."""
+    wrong = wrong_in(content)
+    if wrong:
+        raise RunError(f"{path} is not what {writer} writes: {wrong}")
+    return content
 
 
 # ---- places ---------------------------------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diffusion_lab.files import write_whole
+from diffusion_lab.foreign import RunError, inside, read_printable_json
 from diffusion_lab.lock import is_held
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
+_END_OF_TIME = 1e12  # seconds since 1970
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 
@@ -65,11 +67,21 @@ def read_status(folder: Path) -> Status | None:
 
 
 def written_status(folder: Path) -> Status | None:
-    """What was last written there, true or not."""
+    """What was last written there, true or not; None where that is not a status."""
     try:
-        return Status(**json.loads((folder / FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        status = Status(**read_printable_json(inside(folder.parent, folder / FILE)))
+    except (OSError, RunError, TypeError):
         return None
+    return status if _is_status(status) else None
+
+
+def _is_status(status: Status) -> bool:
+    """Whether a file that anybody may have written holds what the fields are for."""
+    counts = all(isinstance(count, int | None) for count in (status.step, status.steps, status.pid))
+    texts = isinstance(status.host, str) and isinstance(status.reason, str | None)
+    moments = (status.started, status.updated)
+    times = all(isinstance(moment, int | float) and 0 <= moment < _END_OF_TIME for moment in moments)
+    return status.state in (RUNNING, DONE, FAILED, INTERRUPTED) and counts and texts and times
 
 
 class Announcement:

@@ -12,6 +12,8 @@ PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     "versions",
     "files",
+    "foreign",
+    "contents",
     "source",
     "definitions",
     "fingerprints",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.files import write_whole
+from diffusion_lab.foreign import inside
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -150,7 +151,7 @@ class WeightsAndBiases(Tracker):
         options = {
             "project": self.project,
             "entity": self.entity,
-            "id": about.id_file.read_text(),
+            "id": read_id(about.id_file),
             "resume": "allow",
             "dir": about.folder.absolute(),  # its service may have been started in another folder
             "name": about.name,
@@ -177,6 +178,14 @@ class WeightsAndBiases(Tracker):
             run.finish(exit_code=code)
             if run.offline:
                 print(f"W&B is offline; to send this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+
+
+def read_id(file: Path) -> str:
+    """The id of a run. ValueError for what W&B or a path could take for something else: the folder may be somebody else's."""
+    written = inside(file.parent, file).read_text(errors="replace")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
+        raise ValueError(f"{file} does not hold the id of a W&B run; remove it, and a new run begins")
+    return written
 
 
 def _settings(wandb: ModuleType) -> Settings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.commands.classifier import classifier_identity
+from diffusion_lab.commands.guiding import classifier_identity
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
     SCORING_GROUPS,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffusion_lab.commands.build import build_data
 from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.commands.trained import trained_data
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,7 @@ def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tenso
     from diffusion_lab.data.levels import from_levels, to_levels
 
     if isinstance(image, int):
-        data = build_data(saved)
+        data = trained_data(saved)
         if not 0 <= image < data.num_test:
             raise MistakeError(f"{image}: {data.name} has the test images 0 … {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))

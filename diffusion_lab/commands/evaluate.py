@@ -7,11 +7,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.commands.build import build_data
 from diffusion_lab.commands.mistakes import lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.commands.scoring import is_scored, score_once
-from diffusion_lab.commands.trained import SCORING_GROUPS, load_model, trained_config, with_trained_choices
+from diffusion_lab.commands.scoring import check_scoring, is_scored, score_once
+from diffusion_lab.commands.trained import (
+    SCORING_GROUPS,
+    load_model,
+    trained_config,
+    trained_data,
+    with_trained_choices,
+)
 
 
 def completed(options: list[str]) -> list[str]:
@@ -25,8 +30,9 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
-        data = build_data(saved)
+        data = trained_data(saved)
         model = load_model(directory, saved)
+        check_scoring(saved, data, model.weight_names)
     new = cfg.rescore or not is_scored(directory, saved, outputs)
     if new and must_start_ranks(request):
         start_ranks("evaluate", request, model_dir=str(directory.path))

@@ -127,7 +127,11 @@ def _instantiation(error: InstantiationException) -> str | None:
         return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
     if isinstance(cause, TypeError):
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-        what = f"there is no option {unexpected[1]}" if unexpected else f"a value is of the wrong kind ({cause})"
+        what = (
+            f"there is no option {unexpected[1]}"
+            if unexpected
+            else f"a value is of the wrong kind ({' '.join(str(cause).split())})"
+        )
         return place + what
     return None if cause is not None else " ".join(str(error).split())
 

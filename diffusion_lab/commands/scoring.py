@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.commands.build import plain_config, sampling_identity, scoring_fingerprint
-from diffusion_lab.commands.mistakes import lost_process, out_of_memory, users_mistakes
+from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
@@ -21,7 +22,6 @@ from diffusion_lab.runs import (
     ModelDirectory,
     RunDirectory,
     cache_directory,
-    read_json,
     run_directory,
 )
 from diffusion_lab.status import Announcement
@@ -40,6 +40,14 @@ def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, o
 def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
     """Whether this score of a trained model is there already."""
     return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
+
+
+def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> None:
+    """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
+    instantiate(cfg.features).check(data.shape)
+    chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
+    if chosen not in known:
+        raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
 
 
 def score_once(
@@ -70,7 +78,7 @@ def score_once(
                 with ExitStack() as stack:
                     if rank() == 0:
                         stack.enter_context(Announcement(run.path))
-                        show = stack.enter_context(tracked_score(cfg, run, read_json(directory.choices)))
+                        show = stack.enter_context(tracked_score(cfg, run, directory.read_choices()))
                     _score(model, data, cfg, directory, run, cache_directory(outputs), training, again, console)
                     if rank() == 0:
                         show(run.read_metrics())

@@ -26,6 +26,7 @@ from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
 from diffusion_lab.commands.tracking import track_report
+from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import fail, run_phase
@@ -45,9 +46,11 @@ def sweep(
     """Plan, say what will be done, and do it. RunError with the number of failures if there are any."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
     axes = read_axes(arguments, context.config_loader)
-    name = name or sweep_name(axes)
-    if Path(name).name != name:
-        raise MistakeError(f"hydra.sweeper.name={name}: a name of a folder, without a path")
+    name = sweep_name(axes) if name is None else str(name)
+    if not is_folder_name(name) or name.startswith((".", "-")):
+        raise MistakeError(
+            f"hydra.sweeper.name={printable(name)} cannot name the sweep's folder: use letters, digits, - and _, without a path"
+        )
     plan, evaluation_seed = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
     for line in [*plan.summary(), f"sweep {directory.path}"]:

@@ -1,60 +1,227 @@
-"""What a config that comes out of a folder may build: classes of these packages and nothing else.
+"""What a config out of a folder may build: at each place, what this place asks for, and nothing else.
 
 A model directory may be somebody else's. Hydra builds whatever a `_target_` names, and the options of a command line are the
-user's own; a file's are not. Only the environment can allow more, never the file.
+user's own; a file's are not. So a file holds plain values and plain references ${a.b} to them, and `checked` goes through what
+comes out of it once everything is merged and resolved: `data` is a DataModule, `model` a TrainableModel, and below them each
+parameter of a class gets what its annotation asks for. The resolved config that `checked` returns is what is built.
+
+Only the environment allows more, never the file: DIFFUSION_LAB_TARGETS names the user's own packages.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
+from hydra._internal.utils import _locate  # what Hydra itself finds a target with
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.runs import RunError
+from diffusion_lab.foreign import RunError, printable
 
-ALLOWED = ("diffusion_lab", "torch.nn", "torch.optim", "lightning.pytorch", "torchvision", "torchmetrics")
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
+# Every part of a config that a command builds by itself, and what it has to be. The other parts are built as parts of these.
+BUILT = {
+    "sampler": "diffusion_lab.diffusion.Sampler",
+    "guidance": "diffusion_lab.diffusion.Guidance",
+    "variance": "diffusion_lab.diffusion.Variance",
+    "objective": "diffusion_lab.diffusion.Objective",
+    "features": "diffusion_lab.evaluation.features.Features",
+    "evaluation": "diffusion_lab.evaluation.settings.Evaluation",
+    "data": "diffusion_lab.data.base.DataModule",
+    "model": "diffusion_lab.models.trainable.TrainableModel",
+}
+# Where classes of ours are looked for, and, for a place that asks for a module or an optimizer of any kind, the packages whose
+# classes do nothing when they are made.
+_OURS = tuple(
+    f"diffusion_lab.{part}"
+    for part in ("diffusion", "baselines", "networks", "data", "models", "evaluation", "commands.classifier")
+)
+_HARMLESS = (
+    "torch.nn",
+    "torch.optim",
+    *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization")),
+)
+_REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")
+_KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 
 
-def check_targets(config: DictConfig, file: Path) -> None:
-    """RunError, naming the key and the fix, if `config`, which was read from `file`, would build anything else.
+@dataclass(frozen=True)
+class Place:
+    """What is asked for at a place. deferred: a class that is still to be given arguments, instead of an object of it;
+    None: either."""
 
-    Not the name alone counts, since a package's modules lead to others (torch.nn.functional.torch.hub.load): what it leads to
-    must be a class, and that class must be defined in one of the packages.
+    kinds: tuple[type, ...]
+    deferred: bool | None = False
+
+    def __str__(self) -> str:
+        names = " or ".join(kind.__name__ for kind in self.kinds)
+        return f"{names} with _partial_" if self.deferred else names
+
+
+def check_values(config: DictConfig, file: Path) -> None:
+    """RunError, naming the key, if a config as it stands in `file` holds more than plain values, references and targets.
+
+    So resolving it asks nobody but itself, and none of its keys or values can become another option.
     """
-    own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
-    for key, target in _targets(OmegaConf.to_container(config, resolve=False), ""):
-        if not (isinstance(target, str) and _within(target, ALLOWED + own) and _defined_within(target, ALLOWED + own)):
-            package = str(target).partition(".")[0]
+    _check_values(OmegaConf.to_container(config, resolve=False), "", file)
+
+
+def _check_values(node: Any, prefix: str, file: Path) -> None:
+    for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+        key = f"{prefix}{name}"
+        if isinstance(node, dict) and not (isinstance(name, str) and _KEY.fullmatch(name)):
+            raise RunError(f"{file}: {printable(key)} is not an option that a file may set")
+        if isinstance(child, dict | list):
+            _check_values(child, f"{key}.", file)
+        elif isinstance(child, str) and "${" in child and (name == "_target_" or not _REFERENCE.fullmatch(child)):
             raise RunError(
-                f"{file}: {key}={target} is not built, because a file may name classes of {', '.join(ALLOWED)} only; if you trust "
-                f"it, {VARIABLE}={package} in the environment allows it"
+                f"{file}: {key}={printable(child)} is not built, because a file may refer to its own values only, as ${{a.b}}"
             )
 
 
-def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Every `_target_` below a node, with its dotted key."""
+def checked(config: DictConfig, file: Path, trusted: frozenset[str] = frozenset()) -> DictConfig:
+    """`config` with every reference resolved, when all that can be built of it is what its place asks for.
+
+    file: where it came from, if only in part. trusted: targets that the user named on the command line. RunError, naming the key
+    and the fix, for anything else. What is returned holds no interpolation, so it is what `instantiate` sees.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except RecursionError:
+        raise RunError(f"{file} is not a config: its references lead in a circle") from None
+    own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
+    check = _Check(file, own, trusted)
+    for group, kind in BUILT.items():
+        if plain.get(group) is not None:
+            check(plain[group], group, Place((_locate(kind),)), required=True)
+    return OmegaConf.create(plain)
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every target in plain containers."""
     if isinstance(node, dict):
-        for key, child in node.items():
-            if key == "_target_":
-                yield f"{prefix}{key}", child
-            yield from _targets(child, f"{prefix}{key}.")
-    elif isinstance(node, list):
-        for index, child in enumerate(node):
-            yield from _targets(child, f"{prefix}{index}.")
+        if isinstance(node.get("_target_"), str):
+            yield node["_target_"]
+        node = list(node.values())
+    for child in node if isinstance(node, list) else ():
+        yield from targets(child)
+
+
+@dataclass(frozen=True)
+class _Check:
+    file: Path
+    own: tuple[str, ...]
+    trusted: frozenset[str]
+
+    def __call__(self, node: Any, key: str, place: Place | None, required: bool = False) -> None:
+        if isinstance(node, list):
+            for index, child in enumerate(node):
+                self(child, f"{key}.{index}", place)
+        elif isinstance(node, str) and "${" in node:
+            raise RunError(
+                f"{self.file}: {key}={printable(node)} is not built, because it would be resolved a second time"
+            )
+        elif isinstance(node, dict) and "_target_" in node:
+            self._object(node, key, place)
+        elif required:
+            raise RunError(f"{self.file}: {key} is not {_a(place)}: it names no class with _target_")
+        elif isinstance(node, dict):
+            for name, child in node.items():
+                self(child, f"{key}.{name}", None)
+
+    def _object(self, node: Mapping[str, Any], key: str, place: Place | None) -> None:
+        target = node["_target_"]
+        found = self._found(target, key, place)
+        free = target in self.trusted
+        for name in node:
+            if name.startswith("_") and name not in ("_target_", "_partial_") and not free:
+                raise RunError(f"{self.file}: {key}.{name} is not an option that a file may set")
+        if place and place.deferred is not None and bool(node.get("_partial_")) is not place.deferred and not free:
+            raise RunError(
+                f"{self.file}: {key}._partial_={node.get('_partial_')} is not built: this is the place of {_a(place)}"
+            )
+        asked = _parameters(found)
+        # Where the user's own class does not say what it asks for.
+        unsaid = Place((object,), deferred=None) if free or self._is_own(found) else None
+        for name, child in node.items():
+            if asked.get(name) is Path and child is not None and not free:
+                raise RunError(
+                    f"{self.file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose"
+                )
+            self(child, f"{key}.{name}", _place(asked[name]) if name in asked else unsaid)
+
+    def _found(self, target: Any, key: str, place: Place | None) -> Callable[..., Any]:
+        """What a target names. RunError unless it belongs there; nothing outside the known packages is imported to find out."""
+        if isinstance(target, str) and target in self.trusted:
+            try:
+                return _locate(target)
+            except Exception:  # whatever the import of a module raises
+                raise RunError(
+                    f"{key}._target_={target}: Python cannot import this; is it spelt and installed right?"
+                ) from None
+        found = None
+        if isinstance(target, str) and _within(target, (*_OURS, *_HARMLESS, *self.own)):
+            try:
+                found = _locate(target)
+            except Exception:  # whatever the import of a module raises: it is nothing that could be built
+                found = None
+        if found is not None and (self._is_own(found) or _belongs(found, place)):
+            return found
+        said = f"{self.file}: {key}._target_={printable(str(target))} is not built, because "
+        said += f"this is the place of {_a(place)}" if place else "nothing is built in this place"
+        package = str(target).partition(".")[0]
+        if package.isidentifier() and package not in ("diffusion_lab", "torch", "builtins") and package not in self.own:
+            said += f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
+        raise RunError(said)
+
+    def _is_own(self, found: Any) -> bool:
+        return callable(found) and _within(getattr(found, "__module__", None) or "", self.own)
+
+
+def _belongs(found: Any, place: Place | None) -> bool:
+    if place is None or not isinstance(found, type) or not issubclass(found, place.kinds):
+        return False
+    of_ours = any(issubclass(found, kind) for kind in place.kinds if _within(kind.__module__, ("diffusion_lab",)))
+    return _within(found.__module__, _OURS if of_ours else _HARMLESS)
+
+
+def _parameters(found: Callable[..., Any]) -> dict[str, Any]:
+    """Name -> annotation of what it is made with."""
+    try:
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _place(annotation: Any) -> Place | None:
+    """What an annotation asks for: Schedule; Callable[..., nn.Module]; Sequence[Weighting] | None. None: only values."""
+    made = list(_mentioned(annotation))
+    kinds = tuple(kind for kind, _ in made)
+    return Place(kinds, deferred=any(deferred for _, deferred in made)) if kinds else None
+
+
+def _mentioned(annotation: Any, deferred: bool = False) -> Iterator[tuple[type, bool]]:
+    """The classes in an annotation that are none of Python's own, and whether they are the result of a Callable."""
+    origin = get_origin(annotation)
+    if origin is Callable:
+        yield from _mentioned(get_args(annotation)[-1], deferred=True)
+    elif origin in (Union, UnionType) or origin is not None:
+        for part in get_args(annotation):
+            yield from _mentioned(part, deferred)
+    elif isinstance(annotation, type) and annotation.__module__ not in ("builtins", "pathlib"):
+        yield annotation, deferred
 
 
 def _within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _defined_within(target: str, packages: tuple[str, ...]) -> bool:
-    try:
-        found = get_object(target)
-    except Exception:  # whatever the import of a module raises: it is not a class of these packages
-        return False
-    return isinstance(found, type) and _within(found.__module__, packages)
+def _a(place: Place | None) -> str:
+    if place is None:
+        return "a value"
+    return f"{'an' if str(place)[0] in 'AEIOU' else 'a'} {place}"

@@ -14,7 +14,7 @@ from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.build import build_data, build_model, settle_budget, state_facts, training_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.commands.scoring import run_of, score_once
+from diffusion_lab.commands.scoring import check_scoring, run_of, score_once
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
@@ -123,8 +123,4 @@ def _check_scoring(cfg: DictConfig, data: DataModule) -> None:
     """What would fail after training fails before it."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
-    instantiate(cfg.features).check(data.shape)
-    settings = instantiate(cfg.evaluation)
-    known = ["auto", "raw", *instantiate(cfg.ema).decays]
-    if settings.weights not in known:
-        raise MistakeError(f"evaluation.weights={settings.weights}: the weights are {', '.join(known)}")
+    check_scoring(cfg, data, ["raw", *instantiate(cfg.ema).decays])

@@ -6,18 +6,25 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from diffusion_lab.commands.build import variance_matters
-from diffusion_lab.commands.mistakes import MistakeError
-from diffusion_lab.commands.targets import check_targets
-from diffusion_lab.runs import ModelDirectory, RunError, newest_model, read_json
+from diffusion_lab.commands.app import CONF
+from diffusion_lab.commands.build import build_data, variance_matters
+from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.commands.targets import check_values, checked, targets
+from diffusion_lab.foreign import inside
+from diffusion_lab.runs import ModelDirectory, RunError, newest_model
+from diffusion_lab.sweeps.choices import read_yaml
 
 if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
 
 SCORING_GROUPS = ("sampler", "guidance", "sampling", "evaluation", "features")
 
@@ -42,13 +49,17 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
     if directory is None:
         return options
     saved = load_config(directory)
-    choices = read_json(directory.choices)
+    choices = directory.read_choices()
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
     _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
         if group in picked or group not in choices or any(key.startswith(f"{group}/") for key in picked):
             continue
+        if choices[group] is None or group not in saved:
+            continue
+        if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
+            raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
         before.append(f"{group}={choices[group]}")
         before += [f"++{group}.{key}={_quoted(value)}" for key, value in _leaves(saved[group]).items()]
     # Behind flags such as -m: Hydra wants all options in one piece.
@@ -68,35 +79,86 @@ def _refuse_unknown_groups(
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
-    """The config that a model was trained with. RunError if there is none, or if it would build what no file may."""
+    """The config that a model was trained with, with the references of `model` to the groups beside it and no others.
+
+    RunError if there is none, or if it holds what a file may not (see `targets`).
+    """
     if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
         raise RunError(f"model_dir={directory.path}: models are not loaded from addresses; fetch the folder first")
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
     try:
-        config = OmegaConf.load(directory.config)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        plain = read_yaml(inside(directory.path, directory.config).read_bytes())
+        config = OmegaConf.create(plain if isinstance(plain, dict) else {})
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
-    if not isinstance(config, DictConfig) or not {"model", "data"} <= set(config):
-        raise RunError(f"{directory.config} is not the config of a model: it says nothing of model and data")
-    check_targets(config, directory.config)
-    return config
+    if not {"model", "data", "facts"} <= set(config):
+        raise RunError(f"{directory.config} is not the config of a model: it says nothing of model, data and facts")
+    wrong = [group for group in ("facts", "model", "data", *SCORING_GROUPS) if not _is_dict(config, group)]
+    if wrong:
+        raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
+    check_values(config, directory.config)
+    loaded = _checked(config, directory)
+    for part in ("data", "features"):
+        if part in loaded and "download" in loaded[part]:
+            loaded[
+                part
+            ].download = False  # a file does not fetch: what it was trained on is there, or the user asks for it
+    loaded.model = config.model
+    return loaded
+
+
+def _is_dict(config: DictConfig, group: str) -> bool:
+    return config.get(group) is None or isinstance(config[group], DictConfig)
+
+
+def _checked(config: DictConfig, directory: ModelDirectory, trusted: frozenset[str] = frozenset()) -> DictConfig:
+    try:
+        return checked(config, directory.config, trusted)
+    except OmegaConfBaseException as error:
+        said = mistake_in_job(error) or " ".join(str(error).split())
+        raise RunError(f"{directory.config} is not a config: {said}") from None
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
-    """The model directory that `cfg` names, and its config with the scoring choices of `cfg`.
+    """The model directory that `cfg` names, and its config with the scoring choices of `cfg`: resolved, checked, to be built.
 
     MistakeError where a choice shaped training, so that it cannot be changed any more.
     """
     directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_model(Path(cfg.outputs))
     saved = load_config(directory)
-    directory.read_training()
+    missing = {"fingerprint", "flops"} - directory.read_training().keys()
+    if missing:
+        raise RunError(
+            f"{directory.training} is of another version of diffusion_lab: it has no {' and no '.join(sorted(missing))}"
+        )
+    of_the_file = frozenset(targets(OmegaConf.to_container(saved)))
     for group in SCORING_GROUPS:
         if group in cfg and group in saved:
             saved[group] = cfg[group]
     if cfg.get("variance") is not None:
         _swap_variance(saved, cfg.variance, directory)
-    return directory, saved
+    saved.logger = cfg.get("logger")  # a file sends nothing anywhere
+    for option, value in cfg.data.items():
+        if value is not None:
+            saved.data[option] = value
+    # What the file does not name comes from conf/ or from the command line.
+    of_the_user = targets(
+        [OmegaConf.to_container(cfg[group]) for group in (*SCORING_GROUPS, "variance") if cfg.get(group)]
+    )
+    return directory, _checked(saved, directory, frozenset(of_the_user) - of_the_file)
+
+
+def trained_data(saved: DictConfig) -> DataModule:
+    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
+    data = build_data(saved)
+    if data.identity != saved.facts.get("identity"):
+        where = saved.data.get("root")
+        raise MistakeError(
+            f"{f'data.root={where}' if where else data.name}: the model was trained on other data than these; "
+            "data.root=… names the folder of its own"
+        )
+    return data
 
 
 def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
@@ -105,13 +167,23 @@ def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
     from diffusion_lab.networks.memory import keep_freed_memory
 
     keep_freed_memory()
-    model = instantiate(saved.model)
+    model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
         raise MistakeError(
             f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
         )
     model.load_weights(directory.weight_files())
     return model.eval()
+
+
+def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:
+    """The model of a config that `checked` returned. RunError if its parts do not fit each other, whatever goes wrong."""
+    try:
+        return instantiate(saved.model)
+    except InstantiationException as error:
+        if mistake_in_job(error) is not None:
+            raise
+        raise RunError(f"{directory.config} describes no model that can be built: {error.__cause__}") from error
 
 
 def _swap_variance(saved: DictConfig, variance: DictConfig, directory: ModelDirectory) -> None:
@@ -138,5 +210,17 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _quoted(value: Any) -> str:
-    """A value in Hydra's override grammar; JSON's quoting is a part of it."""
-    return json.dumps(value)
+    """A value in Hydra's override grammar, where nothing in it is read as anything else."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case str():
+            return QuotedString(value, Quote.double).with_quotes()
+        case list():
+            return f"[{','.join(map(_quoted, value))}]"
+    return str(value)
+
+
+def _names_own_folders(options: list[str]) -> bool:
+    """Whether the user has choices outside of conf/, which only Hydra finds."""
+    return any(option.startswith(("--config-dir", "-cd", "hydra.searchpath")) for option in options)

@@ -64,13 +64,15 @@ class Classifier(nn.Module):
 
 def load_classifier(name: str, folder: Path = FOLDER) -> tuple[Classifier, str]:
     """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
+    shipped = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in shipped:  # so it is no path either
+        raise WeightsError(f"There is no classifier {name!r}: there are {', '.join(shipped)}.")
     path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         weights, card = path.read_bytes(), json.loads(card_path.read_text())
     except OSError as error:
-        shipped = sorted(p.stem for p in folder.glob("*.json"))
         raise WeightsError(
-            f"There is no classifier {name!r} ({error.filename} is missing): there are {shipped}."
+            f"{error.filename} of the classifier {name} is missing: install the package again."
         ) from error
     identity = hashlib.sha256(weights).hexdigest()
     if identity != card["sha256"]:

@@ -5,17 +5,22 @@ A folder that is broken or is none of ours is named in `skipped` and left out; n
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, read_json
+from diffusion_lab.foreign import inside, is_folder_name
+from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory
 from diffusion_lab.status import DONE, FAILED, read_status
 from diffusion_lab.sweeps.choices import read_choices
 
 MISSING = "missing"
+_LARGEST = 1e100  # of a value: its square is a number too
+_MOST_SHAPE = 3  # (C, H, W)
+# Parts of a protocol that the report looks into.
+_PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +61,19 @@ class Gathered:
 def read_sweep(sweep: SweepDirectory) -> Gathered:
     """All cells of a sweep, scored or not. RunError if sweep.json itself is missing or broken."""
     content = sweep.read_sweep()
-    try:
-        axes = {str(axis): [str(value) for value in values] for axis, values in content["axes"].items()}
-        cells = [
-            _cell(
-                {axis: _text(entry["choices"].get(axis)) for axis in axes},
-                RunDirectory(sweep.outputs / "runs" / entry["run"]),
-                ModelDirectory(sweep.outputs / "models" / entry["model"]),
-            )
-            for entry in content["cells"]
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise RunError(f"{sweep.sweep} is not what a sweep writes: {type(error).__name__} {error}") from None
+    cells = [
+        _cell(
+            {axis: entry["choices"].get(axis) for axis in content["axes"]},
+            RunDirectory(sweep.outputs / "runs" / entry["run"]),
+            ModelDirectory(sweep.outputs / "models" / entry["model"]),
+        )
+        for entry in content["cells"]
+    ]
     return Gathered(
         name=str(content.get("name", sweep.path.name)),
-        axes=axes,
+        axes=content["axes"],
         cells=cells,
-        command=[str(option) for option in content.get("command", [])],
+        command=content.get("command", []),
         created=str(content.get("created", "")),
     )
 
@@ -112,17 +113,55 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
 
 def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
     """values, protocol, curves. RunError that names the file if it is not one of ours."""
-    content = read_json(run.metrics)
+    inside(run.path.parent, run.path)
+    content = run.read_metrics()
     values, protocol, curves = (content.get(part, {}) for part in ("values", "protocol", "curves"))
     if not (isinstance(values, dict) and isinstance(protocol, dict) and isinstance(curves, dict)):
         raise RunError(f"{run.metrics} does not hold values, protocol and curves")
     if not values or not protocol:
         raise RunError(f"{run.metrics} holds no values or no protocol")
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not re.fullmatch(r"\w+", name):  # names become those of columns and of figures
+            raise RunError(f"{run.metrics}: {name!r} is not the name of a value")
+        if not _is_number(value):
             raise RunError(f"{run.metrics} holds {name} = {value!r}, which is no number")
+    wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves)
+    if wrong:
+        raise RunError(f"{run.metrics} is not what a score writes: {wrong}")
     return {name: float(value) for name, value in values.items()}, protocol, curves
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
+    for part in _PARTS:
+        if not isinstance(protocol.get(part, {}), dict):
+            return f"protocol.{part} is no object"
+    shape = protocol.get("data", {}).get("shape", [])
+    sides = isinstance(shape, list) and all(type(side) is int and 0 < side < _LARGEST for side in shape)
+    if not sides or len(shape) > _MOST_SHAPE:
+        return f"protocol.data.shape is {shape!r}"
+    for part, name in (("data", "name"), ("bound", "kind"), ("model", "family")):
+        if not isinstance(protocol.get(part, {}).get(name, ""), str | None):
+            return f"protocol.{part}.{name} is no text"
+    if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
+        return "protocol.absent holds no sentences"
+    model = protocol.get("model_directory", "")
+    if model != "" and not is_folder_name(model):
+        return f"protocol.model_directory is {model!r}, which is not the name of a folder"
+    return None
+
+
+def _wrong_in_curves(curves: Mapping[str, Any]) -> str | None:
+    for name, curve in curves.items():
+        columns = curve.values() if isinstance(curve, dict) else [None]
+        if not all(isinstance(column, list) and all(map(_is_number, column)) for column in columns):
+            return f"curves.{name} is not made of lists of numbers"
+        if len({len(column) for column in columns}) > 1:
+            return f"curves.{name} has lists of several lengths"
+    curve = curves.get("bits_per_dim")
+    if curve and not {"t", "bits_per_dim"} <= curve.keys():
+        return "curves.bits_per_dim has no t or no bits_per_dim"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= _LARGEST

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.fingerprints import TRAINING_EXCLUDED
+from diffusion_lab.foreign import RunError, inside, printable
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _SCORING = {"sampler", "guidance", "sampling", "evaluation", "features"}
@@ -61,21 +62,29 @@ def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]
 def _flat_config(path: Path, unread: list[str]) -> dict[str, str]:
     """Dotted option -> value as text; a group's own class under the group's name."""
     try:
-        config = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, yaml.YAMLError) as error:
+        config = read_yaml(inside(path.parent, path).read_bytes())
+        return dict(_leaves(config, "")) if isinstance(config, Mapping) else {}
+    except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
-    return dict(_leaves(config, "")) if isinstance(config, Mapping) else {}
+
+
+def read_yaml(content: bytes) -> Any:
+    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
+        raise yaml.YAMLError("it has aliases, which no config of ours has")
+    return yaml.load(content, loader)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
     for key, value in node.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{printable(str(key))}"
         if name in _IGNORED or key == "_partial_":
             continue
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{name}.")
         elif name.endswith(_TARGET):
-            yield name.removesuffix(_TARGET), str(value).rpartition(".")[2]
+            yield name.removesuffix(_TARGET), printable(str(value).rpartition(".")[2])
         elif value is not None:
-            yield name, str(value)
+            yield name, printable(str(value))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from diffusion_lab.foreign import RunError, inside
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.sweeps.cells import Cell, Gathered
 from diffusion_lab.sweeps.panels import BOUND, TRAINING, Panel, Plot, Series
@@ -14,6 +16,8 @@ from diffusion_lab.sweeps.table import SEED, seed_of
 
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")
+_COLUMN = re.compile(r"\w+/\w+")  # the name of a figure's file follows from it
+_LARGEST = 1e100
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
 
 
@@ -127,10 +131,10 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float
 
 
 def _read_csv(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """column -> (steps, values). Empty if there is no such file; a broken line is left out."""
+    """column -> (steps, values). Empty if there is no such file; a broken line or a number that is not finite is left out."""
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_text())))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        lines = list(csv.DictReader(io.StringIO(inside(path.parent.parent, path).read_text())))
+    except (OSError, RunError, UnicodeDecodeError, csv.Error):
         return {}
     columns: dict[str, tuple[list[float], list[float]]] = {}
     for line in lines:
@@ -139,7 +143,7 @@ def _read_csv(path: Path) -> dict[str, tuple[list[float], list[float]]]:
                 point = float(line["step"]), float(text)
             except (KeyError, TypeError, ValueError):
                 continue
-            if column is not None and column != "step":
+            if _COLUMN.fullmatch(column or "") and all(abs(number) < _LARGEST for number in point):
                 xs, ys = columns.setdefault(column, ([], []))
                 xs.append(point[0])
                 ys.append(point[1])

@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from diffusion_lab.foreign import RunError, inside
+
 # As pictures.grid draws: the smallest side of an image on the screen, and the frame around it; a test compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2
 _MOST_BYTES = 16 * 2**20  # of all pictures of a report together
+_MOST_PIXELS = 2**26  # of one picture
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,12 @@ def sprites(pictures: Sequence[tuple[Path, Sequence[int]]]) -> list[Sprite | Non
     made: list[Sprite | None] = []
     for path, shape in pictures:
         try:
-            with Image.open(path) as image:
+            # No other format: for some of them Pillow starts programs.
+            with Image.open(inside(path.parent, path), formats=("PNG",)) as image:
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ValueError("a decompression bomb")
                 pixels = np.asarray(image.convert("RGB"))
-        except OSError:
+        except (OSError, RunError, ValueError, SyntaxError):  # as Pillow meets damaged files
             made.append(None)
             continue
         sprite = _sprite(pixels, shape, rows)

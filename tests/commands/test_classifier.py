@@ -1,12 +1,15 @@
 """A noisy classifier is trained, reports its accuracy by t, and guides a model that it fits."""
 
 import json
+import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY, files
+from .test_old_models import TRAINED
 
 SMALL = [o for o in TINY if not o.startswith("evaluation")]
 
@@ -50,12 +53,43 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     assert code == 0, err
 
 
-def test_a_model_may_be_trained_and_scored_with_it(lab, trained):
-    guidance = ["guidance=classifier", f"guidance.classifier={trained[1]}"]
+def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
+    """Its own config names the guidance and the classifier's folder."""
+    assert lab("train", "model=noisy_classifier", *SMALL)[0] == 0
+    classifier = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
+    guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
     code, out, err = lab("train", *TINY, *STRIDED, *guidance)
     assert code == 0, err
-    assert "this model is trained already" in out
-    code, _, err = lab("sample", f"model_dir={trained[0]}", "num_images=2")
+    assert "this model is trained already" not in out
+    code, out, err = lab("evaluate")
+    assert code == 0, err
+    assert "this score is there already" in out
+    code, _, err = lab("evaluate", "guidance.scale=3.0")
+    assert code == 0, err
+    guided = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    named = {run["protocol"]["model"]["guidance"] for run in guided}
+    assert all("ClassifierGuidance" in guidance and classifier.name in guidance for guidance in named)
+    assert {scale for scale in ("2.0", "3.0") for guidance in named if f"scale={scale}" in guidance} == {"2.0", "3.0"}
+    code, _, err = lab("sample", "label=3", "num_images=2")
+    assert code == 0, err
+
+
+def test_a_model_that_was_trained_with_it_by_an_earlier_version_is_sampled_too(lab):
+    """The guidance was a function then, whose name stands in the config."""
+    for name in ("diffusion_conditional", "noisy_classifier"):
+        shutil.copytree(TRAINED / name, lab.folder / name)
+    config = OmegaConf.load(lab.folder / "diffusion_conditional/config.yaml")
+    config.guidance = {
+        "_target_": "diffusion_lab.commands.classifier.classifier_guidance",
+        "classifier": "noisy_classifier",
+        "scale": 1.0,
+        "schedule": config.schedule,
+        "identity": config.facts.identity,
+    }
+    OmegaConf.save(config, lab.folder / "diffusion_conditional/config.yaml")
+    choices = lab.folder / "diffusion_conditional/choices.json"
+    choices.write_text(json.dumps(json.loads(choices.read_text()) | {"guidance": "classifier"}))
+    code, _, err = lab("sample", "model_dir=diffusion_conditional", "num_images=2")
     assert code == 0, err
 
 

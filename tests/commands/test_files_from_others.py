@@ -1,21 +1,29 @@
-"""A model directory that is broken or means harm: refused in one sentence, and nothing of it runs.
+"""A folder from somebody else that is broken or means harm: refused in one sentence, and nothing of it runs.
 
-`pytest -s tests/commands/test_files_from_others.py` prints what was tried and what was said.
+The tables below list every door that was tried. `pytest -s tests/commands/test_files_from_others.py` prints what was said at each.
 """
 
+import json
+import os
 import pickle
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.runs import newest_model
 
-from .conftest import STRIDED, TINY
+from ..sweeps.synthetic import write_sweep
+from .conftest import STRIDED, TINY, files
+from .test_old_models import TRAINED
+
+HARM = "open('harm', 'w').close()\n"
 
 
 class Harm:
@@ -25,43 +33,96 @@ class Harm:
         return (subprocess.call, (["touch", "harm"],))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished model, trained once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        from diffusion_lab.commands import app
-
-        assert app.run("train", [*TINY, *STRIDED, "score=false"]) == 0
-    return newest_model(folder / "outputs").path
-
-
 @pytest.fixture
-def stranger(lab, trained):
-    """A copy of it, to be tampered with."""
-    copy = lab.folder / "stranger"
-    shutil.copytree(trained, copy)
-    return copy
+def stranger(lab):
+    """A trained model to be tampered with; what it must not touch lies beside it."""
+    folder = lab.folder / "stranger"
+    shutil.copytree(TRAINED / "diffusion_conditional", folder)
+    (folder / "expected.json").unlink()
+    shutil.copytree(TRAINED / "noisy_classifier", lab.folder / "classifier")
+    (lab.folder / "harmful.py").write_text(HARM)
+    (lab.folder / "secret").mkdir()
+    for file in (folder / "config.yaml", folder / "choices.json", folder / "training.json", folder / "raw.safetensors"):
+        shutil.copy(file, lab.folder / "secret")
+    (lab.folder / "secret/sampler.yaml").write_text("_target_: os.mkdir\npath: harm\n")
+    for index in range(4):
+        Image.new("L", (8, 8), 60 * index).save(lab.folder / f"secret/{index}.png")
+    return folder
 
 
 def edit(folder: Path, key: str, value: object) -> None:
     config = OmegaConf.load(folder / "config.yaml")
-    OmegaConf.update(config, key, value, force_add=True)
+    OmegaConf.update(config, key, value, force_add=True, merge=False)
     OmegaConf.save(config, folder / "config.yaml")
 
 
+def config(key: str, value: object):
+    return lambda folder: edit(folder, key, value)
+
+
 def target(name: str, **arguments: object):
-    return lambda folder: edit(folder, "sampler", {"_target_": name, **arguments})
+    return config("sampler", {"_target_": name, **arguments})
+
+
+def written(text: str):
+    """Lines that take the place of a group."""
+
+    def write(folder: Path) -> None:
+        file = folder / "config.yaml"
+        group = text.partition(":")[0]
+        kept = OmegaConf.to_container(OmegaConf.load(file))
+        kept.pop(group, None)
+        file.write_text(f"{OmegaConf.to_yaml(OmegaConf.create(kept))}{text}\n")
+
+    return write
+
+
+def choice(option: object, group: str = "sampler"):
+    def write(folder: Path) -> None:
+        file = folder / "choices.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {group: option}))
+
+    return write
+
+
+def training(**changes: object):
+    def write(folder: Path) -> None:
+        file = folder / "training.json"
+        file.write_text(json.dumps({k: v for k, v in (json.loads(file.read_text()) | changes).items() if v != "gone"}))
+
+    return write
+
+
+def file(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def weights(content: bytes):
-    return lambda folder: (folder / "ema_0.999.safetensors").write_bytes(content)
+    return file("ema_0.9.safetensors", content)
+
+
+def header(length: int | None = None, **tensors: object):
+    """A safetensors file with this header, and eight bytes of content."""
+    text = json.dumps(tensors).encode()
+    return weights(struct.pack("<Q", len(text) if length is None else length) + text + bytes(8))
+
+
+def link(name: str, to: str):
+    def make(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(to)
+
+    return make
+
+
+def pipe(folder: Path) -> None:
+    (folder / "config.yaml").unlink()
+    os.mkfifo(folder / "config.yaml")
 
 
 def truncated(folder: Path) -> None:
-    file = folder / "ema_0.999.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
+    weights = folder / "ema_0.9.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
 
 
 def foreign(folder: Path) -> None:
@@ -73,55 +134,239 @@ def misshapen(folder: Path) -> None:
     save_file({name: tensor[..., :1].contiguous() for name, tensor in tensors.items()}, folder / "raw.safetensors")
 
 
-CASES = {
-    "a target of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
-    "a target that a package leads to": (
+def guided(tamper=lambda folder: None, classifier: str = "classifier"):
+    """A config that names a classifier, whose folder is tampered with."""
+
+    def write(folder: Path) -> None:
+        edit(folder, "guidance", GUIDANCE | {"classifier": classifier})
+        tamper(folder.parent / "classifier")
+
+    return write
+
+
+GUIDANCE = {
+    "_target_": "diffusion_lab.commands.classifier.TrainedClassifierGuidance",
+    "scale": 1.0,
+    "schedule": "${schedule}",
+    "identity": "${facts.identity}",
+}
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
+RESOLVED, ELSEWHERE = "may refer to its own values only", "is a link that leads"
+NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
+IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
+IMAGES |= {"batch_size": 8, "seed": 1}
+
+# door -> (how it is opened, what is said); with `sample`, which reads everything but data, features and evaluation
+SAMPLE = {
+    # ---- a target that is no part of a model
+    "a function of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
+    "what a package leads to": (
         target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"),
         "sampler._target_=lightning.pytorch.trainer.trainer.os.system is not built",
     ),
-    "a target that unpickles": (target("torch.load", f="x"), "sampler._target_=torch.load is not built"),
-    "a target of the hub": (target("torch.nn.functional.torch.hub.load"), "is not built"),
-    "a function of ours": (target("diffusion_lab.files.write_whole"), "is not built"),
-    "a target made by interpolation": (target("${oc.env:HOME}"), "is not built"),
-    "a module in the working folder": (target("harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the environment"),
+    "what our package leads to": (target("diffusion_lab.files.os.mkdir", path="harm"), NOT_BUILT),
+    "a function that unpickles": (target("torch.load", f="x"), "sampler._target_=torch.load is not built"),
+    "a function of the hub": (target("torch.nn.functional.torch.hub.load"), NOT_BUILT),
+    "a function of ours": (target("diffusion_lab.files.write_whole", path="harm", content="x"), NOT_BUILT),
+    "a module that runs when imported": (target("diffusion_lab.__main__.main"), NOT_BUILT),
+    "a module in the working folder": (
+        target("harmful.Sampler"),
+        "a class of your own, DIFFUSION_LAB_TARGETS=harmful in the environment",
+    ),
+    "a target that is no text": (target(["os.system"]), NOT_BUILT),
     "a target below a list": (
-        lambda folder: edit(folder, "data.extra", [{"_target_": "os.system", "command": "touch harm"}]),
-        "data.extra.0._target_=os.system is not built",
+        config("model.extra", [{"_target_": "os.system", "command": "touch harm"}]),
+        "model.extra.0._target_=os.system is not built",
     ),
-    "a YAML tag that calls": (
-        lambda folder: (folder / "config.yaml").write_text(
-            "model: !!python/object/apply:os.system ['touch harm']\ndata: 1"
+    # ---- a class of a known package in a place that is not its own
+    "a Trainer as the sampler": (
+        target("lightning.pytorch.Trainer", default_root_dir="harm"),
+        "the place of a Sampler",
+    ),
+    "a logger as the schedule": (
+        config("schedule", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "harm"}),
+        "the place of a Schedule",
+    ),
+    "a tracker as the guidance": (
+        config(
+            "guidance", {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
         ),
-        "config.yaml is not a config",
+        "the place of a Guidance",
     ),
-    "a config of zero bytes": (lambda f: (f / "config.yaml").write_bytes(b""), "is not the config of a model"),
-    "a config of noise": (lambda f: (f / "config.yaml").write_bytes(bytes(range(255))), "config.yaml is not a config"),
-    "a config of something else": (lambda f: (f / "config.yaml").write_text("a: 1"), "is not the config of a model"),
-    "weights that are a pickle": (weights(pickle.dumps(Harm())), "does not hold the weights of this model"),
-    "weights of zero bytes": (weights(b""), "does not hold the weights of this model"),
-    "weights of noise": (weights(bytes(range(256)) * 9), "does not hold the weights of this model"),
-    "truncated weights": (truncated, "does not hold the weights of this model"),
-    "weights of another model": (foreign, "does not hold the weights of this model"),
-    "weights of other shapes": (misshapen, "does not hold the weights of this model"),
+    "a writer as the timesteps": (
+        config("timesteps", {"_target_": "torch.utils.tensorboard.SummaryWriter", "log_dir": "harm"}),
+        "the place of a TimestepSampler",
+    ),
+    "features that download as the network": (
+        config("network", {"_target_": "diffusion_lab.evaluation.inception.InceptionFeatures", "_partial_": True}),
+        "the place of a Module with _partial_",
+    ),
+    "a model that loads as the network": (
+        config("network", {"_target_": "torchvision.models.ResNet", "_partial_": True}),
+        "the place of a Module with _partial_",
+    ),
+    "data as the model": (config("model", IMAGES), "the place of a TrainableModel"),
+    "a class as an option of a class that asks for none": (
+        config("sampler.spacing.num_steps", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
+        "nothing is built in this place",
+    ),
+    "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
+    # ---- what Hydra does beside calling a target
+    "_partial_ of an object": (config("sampler._partial_", True), "sampler._partial_=True is not built"),
+    "a network without _partial_": (config("network._partial_", False), "network._partial_=False is not built"),
+    "_args_": (config("sampler._args_", [{"_target_": "os.system"}]), NO_OPTION),
+    "_convert_": (config("sampler._convert_", "object"), NO_OPTION),
+    "_recursive_": (config("model._recursive_", False), NO_OPTION),
+    # ---- interpolations
+    "a target made by interpolation": (target("${oc.env:HOME}"), RESOLVED),
+    "a target by reference": (target("${x}"), RESOLVED),
+    "oc.create": (written("sampler: ${oc.create:{_target_:os.mkdir,path:harm}}"), "sampler is no group|may refer"),
+    "oc.create below a group": (written("sampler: {spacing: '${oc.create:{_target_:os.mkdir,path:harm}}'}"), RESOLVED),
+    "oc.decode": (config("model.sampler", "${oc.decode:'{_target_: os.mkdir, path: harm}'}"), RESOLVED),
+    "an escaped interpolation": (config("model.sampler", "\\${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
+    "an interpolation in an interpolation": (config("seed", "${${x}}"), RESOLVED),
+    "the environment": (config("sampler.eta", "${oc.env:HOME}"), RESOLVED),
+    "Hydra's own values": (config("sampler.eta", "${hydra:runtime.cwd}"), RESOLVED),
+    "references in a circle": (
+        lambda f: [edit(f, "seed", "${facts.size}"), edit(f, "facts.size", "${seed}")],
+        "is not a config",
+    ),
+    "a reference to nothing": (config("model.sampler", "${nothing}"), "is not a config"),
+    # ---- keys and values that become options
+    "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
+    "a key that is an option": (written("sampler: {'x=1 hydra.run.dir': harm}"), NO_OPTION),
+    "a key with a package": (written("sampler: {'spacing@hydra.run': harm}"), NO_OPTION),
+    "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
+    "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
+    "a choice outside conf": (choice("../../secret/sampler"), "is not the choice of an option"),
+    "an absolute choice": (choice("/tmp/sampler"), "is not the choice of an option"),
+    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), "is not the choice of an option"),
+    "a choice with a package": (choice("ddpm@hydra"), "is not the choice of an option"),
+    "a choice that is a list": (choice(["ddpm", "ddim"]), "is not the choice of an option"),
+    "a choice of a group that is none": (choice("x", "hydra/../sampler"), "is not the choice of an option"),
+    "a choice that does not exist": (choice("none"), "sampler=none is not one of the choices of sampler"),
+    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
+    # ---- what is no config
+    "a YAML tag that calls": (
+        file("config.yaml", b"model: !!python/object/apply:os.system ['touch harm']"),
+        "is not a config",
+    ),
+    "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has aliases"),
+    "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
+    "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
+    "a config of something else": (file("config.yaml", b"a: 1"), "is not the config of a model"),
+    "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is no group of options"),
+    "a config that is a pipe": (pipe, "is no model directory"),
+    # ---- links that lead out of the folder
+    "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
+    "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
+    "a link as training.json": (link("training.json", "../secret/training.json"), ELSEWHERE),
+    "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
+    "a link in a circle": (link("config.yaml", "config.yaml"), "is no model directory"),
+    # ---- weights
+    "weights that are a pickle": (weights(pickle.dumps(Harm())), NO_WEIGHTS),
+    "weights of zero bytes": (weights(b""), NO_WEIGHTS),
+    "weights of noise": (weights(bytes(range(256)) * 9), NO_WEIGHTS),
+    "a header of 2^63 bytes": (header(2**63), NO_WEIGHTS),
+    "a tensor of 2^60 numbers": (header(x={"dtype": "F32", "shape": [2**60], "data_offsets": [0, 8]}), NO_WEIGHTS),
+    "a tensor beyond the file": (
+        header(x={"dtype": "F32", "shape": [2], "data_offsets": [2**40, 2**40 + 8]}),
+        NO_WEIGHTS,
+    ),
+    "a tensor of another kind": (header(x={"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}), NO_WEIGHTS),
+    "a tensor of no kind": (header(x={"dtype": "O8", "shape": [1], "data_offsets": [0, 8]}), NO_WEIGHTS),
+    "truncated weights": (truncated, NO_WEIGHTS),
+    "weights of another model": (foreign, NO_WEIGHTS),
+    "weights of other shapes": (misshapen, NO_WEIGHTS),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
-    "training.json of noise": (lambda f: (f / "training.json").write_bytes(b"\xff{"), "training.json is not JSON"),
+    # ---- training.json
+    "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
+    "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
+    "training.json with a number that is none": (file("training.json", b'{"steps": 1e999}'), "not a finite number"),
+    "training.json that is nested without end": (
+        file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
+        "is not JSON",
+    ),
+    "training.json of another version": (training(flops="gone"), "is of another version of diffusion_lab"),
+    # ---- the folder of the classifier that guides
+    "a classifier whose config runs": (
+        guided(config("schedule", {"_target_": "os.mkdir", "path": "harm"})),
+        "schedule._target_=os.mkdir is not built",
+    ),
+    "a classifier whose weights are a pickle": (guided(weights(pickle.dumps(Harm()))), NO_WEIGHTS),
+    "a classifier whose weights are a link": (guided(link("raw.safetensors", "../secret/raw.safetensors")), ELSEWHERE),
+    "a model that guides itself": (guided(classifier="stranger"), "not a noisy classifier"),
+}
+# the same with `evaluate`, which reads the rest
+EVALUATE = {
+    "a target of the system": (
+        config("data", {"_target_": "os.system", "command": "touch harm"}),
+        "data._target_=os.system",
+    ),
+    "a data set that downloads": (
+        config("data", {"_target_": "torchvision.datasets.MNIST", "root": "harm", "download": True}),
+        "the place of a DataModule",
+    ),
+    "our data set that downloads": (
+        config(
+            "data",
+            {
+                "_target_": "diffusion_lab.data.mnist.MNIST",
+                "root": "harm",
+                "download": True,
+                "batch_size": 8,
+                "seed": 1,
+            },
+        ),
+        "data.download=true",
+    ),
+    "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on other data"),
+    "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
+    "a metric that downloads as the features": (
+        config("features", {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
+        "the place of a Features",
+    ),
+    "features from another folder": (
+        config(
+            "features",
+            {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "folder": "secret", "name": "x"},
+        ),
+        "features.folder=secret is a path, which a file may not choose",
+    ),
+    "features with a path for a name": (
+        config(
+            "features",
+            {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"},
+        ),
+        "There is no classifier '../../../secret/x': there are",
+    ),
+    "a metric as the bound": (
+        config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),
+        "the place of a Bound",
+    ),
+    "weights with a path for a name": (
+        config("evaluation.weights", "../secret/raw"),
+        "../secret/raw: the weights are",
+    ),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("command", ["evaluate", "sample"])
-def test_refused_in_one_sentence(lab, stranger, case, command):
-    tamper, expected = CASES[case]
-    (lab.folder / "harmful.py").write_text("open('harm', 'w').close()\n")
+@pytest.mark.parametrize(
+    ("command", "door"),
+    [*(("sample", door) for door in SAMPLE), *(("evaluate", door) for door in EVALUATE)],
+    ids=lambda text: text.replace(" ", "-"),
+)
+def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, command, door):
+    tamper, expected = {"sample": SAMPLE, "evaluate": EVALUATE}[command][door]
     tamper(stranger)
+    before = files(lab.folder)
     code, out, err = lab(command, "model_dir=stranger")
-    print(f"{case:36} {command:9} -> {err.strip()}")
-    assert code == 1
-    assert expected in err
+    print(f"{door:48} {command:9} -> {err.strip()}")
+    assert code == 1, (out, err)
+    assert any(text in err for text in expected.split("|"))
     assert len(err.strip().splitlines()) == 1
-    assert not (lab.folder / "harm").exists()
     assert out == ""
-    assert not (lab.folder / "samples").exists()
+    assert files(lab.folder) == before  # among them: no harm
 
 
 def test_addresses_are_refused(lab):
@@ -133,12 +378,202 @@ def test_addresses_are_refused(lab):
 def test_the_environment_allows_more(lab, stranger, monkeypatch):
     (lab.folder / "mine.py").write_text(
         "from diffusion_lab.diffusion import AncestralSampler\nclass Mine(AncestralSampler): ...\n"
+        "def make(spacing): return Mine(spacing)\n"
     )
     monkeypatch.syspath_prepend(lab.folder)
-    edit(stranger, "sampler._target_", "mine.Mine")
     monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "other, mine")
-    code, _, err = lab("sample", "model_dir=stranger", "num_images=2")
+    for name in ("mine.Mine", "mine.make"):
+        edit(stranger, "sampler._target_", name)
+        code, _, err = lab("sample", "model_dir=stranger", "num_images=2")
+        assert code == 0, err
+    edit(stranger, "sampler.spacing", {"_target_": "os.mkdir", "path": "harm"})
+    assert "sampler.spacing._target_=os.mkdir is not built" in lab("sample", "model_dir=stranger")[2]
+    edit(stranger, "sampler", {"_target_": "mine.shutil.rmtree", "path": "secret"})
+    assert "sampler._target_=mine.shutil.rmtree is not built" in lab("sample", "model_dir=stranger")[2]
+
+
+def test_the_command_line_may_name_what_the_file_may_not(lab, stranger, monkeypatch):
+    (lab.folder / "given.py").write_text(
+        "from diffusion_lab.diffusion import AncestralSampler\nclass Theirs(AncestralSampler): ...\n"
+    )
+    monkeypatch.syspath_prepend(lab.folder)
+    monkeypatch.setenv("STEPS", "3")
+    steps = "sampler.spacing.num_steps='${oc.decode:${oc.env:STEPS}}'"
+    code, _, err = lab("sample", "model_dir=stranger", "sampler._target_=given.Theirs", steps, "num_images=2")
     assert code == 0, err
+
+
+def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, stranger, monkeypatch):
+    """It may name a tracker, a folder and a download: the score is made, and nothing of that happens."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    tracker = {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "theirs", "entity": "them"}
+    edit(stranger, "logger", tracker)
+    edit(stranger, "trainer", {"_target_": "os.mkdir", "path": "harm"})  # trains nothing, so it is never built
+    edit(stranger, "outputs", "harm")
+    code, _, err = lab("evaluate", "model_dir=stranger")
+    assert code == 0, err
+    assert not list(lab.folder.rglob("wandb*"))
+    assert not (lab.folder / "harm").exists()
+
+
+# ---- runs and sweeps: report, status
+
+RUN, MODEL = "digits-diffusion-cosinelearned1-learned", "digits-diffusion-cosinelearned1"
+
+
+@pytest.fixture
+def theirs(lab):
+    """The outputs of somebody else: a sweep of two cells. What they must not touch lies beside them."""
+    folder = lab.folder / "theirs"
+    write_sweep(folder, axes={"schedule": ["linear", "cosine"], "variance": ["learned"]})
+    (lab.folder / "secret").mkdir()
+    for part in ("metrics.json", "samples.png", "config.yaml"):
+        shutil.copy(folder / "runs" / RUN / part, lab.folder / "secret")
+    return folder
+
+
+def changed(name: str, *keys: object, to: object):
+    """One value of a JSON file; `to` is given what was there when it is a function."""
+
+    def write(folder: Path) -> None:
+        (path,) = folder.rglob(name)
+        content = node = json.loads(path.read_text())
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = to
+        path.write_text(json.dumps(content))
+
+    return write
+
+
+def sweep_json(*keys: object, to: object):
+    return changed("sweep.json", *keys, to=to)
+
+
+def metrics(*keys: object, to: object):
+    return changed(f"runs/{RUN}/metrics.json", *keys, to=to)
+
+
+NOT_A_FOLDER, NOT_A_SWEEP = "is not the name of a folder", "is not what a sweep writes"
+SWEEP = {
+    "a run by a path": (sweep_json("cells", 0, "run", to="../../secret"), NOT_A_FOLDER),
+    "a run by an absolute path": (sweep_json("cells", 0, "run", to="/etc"), NOT_A_FOLDER),
+    "a model by a path": (sweep_json("cells", 0, "model", to=".."), NOT_A_FOLDER),
+    "a run that is no name": (sweep_json("cells", 0, "run", to=[1]), NOT_A_FOLDER),
+    "axes that are none": (sweep_json("axes", to=[1]), NOT_A_SWEEP),
+    "values that are no text": (sweep_json("axes", "schedule", to=[{"a": 1}]), NOT_A_SWEEP),
+    "choices that are no text": (sweep_json("cells", 0, "choices", to={"schedule": 1, "variance": "x"}), NOT_A_SWEEP),
+    "cells that are none": (sweep_json("cells", to={"a": 1}), NOT_A_SWEEP),
+    "a cell that is none": (sweep_json("cells", 0, to="a"), NOT_A_SWEEP),
+    "options that are none": (sweep_json("cells", 0, "overrides", to={"a": 1}), NOT_A_SWEEP),
+    "sweep.json as a link": (
+        lambda f: [f.joinpath("sweeps/test/sweep.json").rename(f / "x"), link("sweeps/test/sweep.json", "../../x")(f)],
+        ELSEWHERE,
+    ),
+    "sweep.json that is nested without end": (file("sweeps/test/sweep.json", b"[" * 9999), "is not JSON"),
+}
+SCORE = {
+    "a number beyond all": (file(f"runs/{RUN}/metrics.json", b'{"values": {"nfe": 1e999}}'), "not a finite number"),
+    "a number that is none": (metrics("values", "nfe", to=float("nan")), "not a finite number"),
+    "a number that has no square": (metrics("values", "nfe", to=1e200), "nfe = 1e+200, which is no number"),
+    "an integer that no float holds": (metrics("values", "nfe", to=10**400), "which is no number"),
+    "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is no number"),
+    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "is not the name of a value"),
+    "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
+    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is no object"),
+    "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
+    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is no text"),
+    "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
+    "a curve of words": (metrics("curves", "bits_per_dim", "t", to=["x"]), "curves.bits_per_dim is not made of lists"),
+    "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
+    "a curve that is none": (metrics("curves", to={"bits_per_dim": {"x": [1.0]}}), "has no t or no bits_per_dim"),
+    "a run as a link": (
+        lambda f: [shutil.rmtree(f / "runs" / RUN), link(f"runs/{RUN}", "../../secret")(f)],
+        ELSEWHERE,
+    ),
+    "metrics.json as a link": (link(f"runs/{RUN}/metrics.json", "../../../secret/metrics.json"), ELSEWHERE),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "door"),
+    [
+        *((("report", "theirs/sweeps/test"), door) for door in SWEEP),
+        *((("status", "theirs/sweeps/test"), door) for door in list(SWEEP)[:1]),
+        *((("report", f"runs=theirs/runs/{RUN}"), door) for door in SCORE),
+    ],
+    ids=lambda part: part.replace(" ", "-") if isinstance(part, str) else part[0],
+)
+def test_a_run_or_a_sweep_is_refused_in_one_sentence(lab, theirs, options, door):
+    tamper, expected = (SWEEP | SCORE)[door] if "runs=" not in options[1] else SCORE[door]
+    tamper(theirs)
+    before = files(lab.folder)
+    code, _, err = lab(*options)
+    print(f"{door:40} {options[0]:7} -> {err.strip()}")
+    assert code == 1
+    assert expected in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before
+
+
+MARKUP = "</script><img src=x onerror=alert(1)>"
+STEERING = "\x1b]0;x\x07\nnext\u202e\ud800"
+
+
+def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeypatch):
+    """Markup, control characters, a picture that is a program, links, names of columns that are paths, a status of nonsense."""
+    sweep_json("name", to=MARKUP + STEERING)(theirs)
+    sweep_json("cells", 0, "choices", "schedule", to=MARKUP + STEERING)(theirs)
+    sweep_json("axes", "schedule", to=[MARKUP + STEERING, "cosine"])(theirs)
+    metrics("protocol", "data", "name", to="x\n\\input{|touch harm}" + STEERING)(theirs)
+    (first,) = (path for path in (theirs / "runs").iterdir() if path.name != RUN)
+    monkeypatch.setenv("PATH", str(lab.folder), prepend=os.pathsep)
+    (lab.folder / "gs").write_text("#!/bin/sh\ntouch harm\n")  # what Pillow starts for PostScript
+    (lab.folder / "gs").chmod(0o755)
+    (first / "samples.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    link("samples.png", "../../../secret/samples.png")(theirs / "runs" / RUN)
+    log = theirs / "models" / MODEL / "metrics.csv"
+    log.write_text("step,train/../../../harm,train/mse\n1,1.0,1.0\n2,1.0,inf\n3,1.0,0.5\n")
+    code, out, err = lab("report", "theirs/sweeps/test", "to=page")
+    assert code == 0, err
+    page, tex = ((lab.folder / "page" / name).read_text() for name in ("report.html", "table.tex"))
+    assert "<img src=x" not in page
+    assert '"src":"data:image' not in page  # neither picture
+    assert all(line.startswith("%") for line in tex.splitlines() if "input" in line)
+    assert not {"\x1b", "\x07", "\u202e"} & set(out + page + tex)
+    assert not list(lab.folder.rglob("*harm*"))
+
+    run = theirs / "runs" / RUN
+    (run / "metrics.json").unlink()
+    for status in ({"state": "running", "step": "x", "steps": [], "started": "y"}, {"state": STEERING}, [1]):
+        (run / "status.json").write_text(json.dumps(status))
+        code, out, err = lab("status", "theirs/sweeps/test", "watch=false")
+        assert code == 0, err
+        assert "\x1b" not in out
+
+
+def test_a_config_of_a_run_is_read_as_text(lab, theirs):
+    """It only says which options differ: aliases, tags and links make its choices unknown."""
+    other = next(path for path in (theirs / "runs").iterdir() if path.name != RUN)
+    for content in (BOMB, "a: &a {b: *a}", "a: !!python/object/apply:os.system ['touch harm']"):
+        (theirs / "runs" / RUN / "config.yaml").write_text(content)
+        link("config.yaml", "../../../secret/config.yaml")(other)
+        code, out, err = lab("report", "runs=theirs/runs/*", "to=page")
+        assert code == 0, err
+        assert out.count("so the run's choices are unknown") == 2
+        assert not (lab.folder / "harm").exists()
+
+
+@pytest.mark.parametrize("written", ["../../x", "a\nb", "", "x" * 65, "a b"])
+def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
+    from diffusion_lab.callbacks.tracking import read_id
+
+    (tmp_path / "wandb_id").write_text(written)
+    with pytest.raises(ValueError, match="does not hold the id of a W&B run"):
+        read_id(tmp_path / "wandb_id")
+
+
+# ---- a training that goes on
 
 
 @pytest.mark.parametrize("harm", ["pickle", "truncated", "zero bytes", "of another training"])

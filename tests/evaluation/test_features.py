@@ -129,7 +129,7 @@ def test_a_changed_ruler_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_ruler_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"no classifier 'nonesuch' .*'digits_cnn'"):
+    with pytest.raises(WeightsError, match=r"no classifier 'nonesuch': .*digits_cnn"):
         ClassifierFeatures("nonesuch")
 
 

@@ -58,6 +58,7 @@ def write_sweep(
         trained = "learned" if choices.get("variance") == "learned" else "fixed"
         model = f"digits-diffusion-{choices.get('schedule', 'cosine')}{trained}{choices.get('seed', 1)}"
         run = f"{model}-" + "-".join(str(choices.get(key)) for key in axes if key not in ("schedule", "seed"))
+        run = run.replace("/", "_")
         cells.append({"choices": choices, "overrides": [], "model": model, "run": run})
         write_model(ModelDirectory(outputs / "models" / model), choices)
         metrics = scored(choices, model)
