@@ -55,11 +55,15 @@ class Code:
     def __init__(self, path: Sequence[str] | None = None) -> None:
         self._path = path
         self._modules: dict[str, Module | None] = {}
+        self._digests: dict[tuple[frozenset[str], View], str] = {}
 
     def digest(self, roots: Iterable[str], view: View) -> str:
         """SHA-256 of all that the roots, dotted names, lead to. A root without source counts by its name."""
-        lines = [f"{node.module}:{node.name} {digest}" for node, digest in self.reached(roots, view).items()]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        key = frozenset(roots), view
+        if key not in self._digests:
+            lines = [f"{node.module}:{node.name} {digest}" for node, digest in self.reached(key[0], view).items()]
+            self._digests[key] = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        return self._digests[key]
 
     def reached(self, roots: Iterable[str], view: View) -> dict[Node, str]:
         """Definition -> its digest; "" where only its name counts."""
@@ -256,14 +260,17 @@ class _Walk:
 
     def _bases(self, module: Module, statement: ast.ClassDef) -> Iterator[tuple[Module, ast.ClassDef]]:
         """All classes above one, as far as their source is followed."""
-        for base in statement.bases:
-            for chain in module.uses(base).chains:
-                for node in self.code.lead(module, chain, {}):
-                    above = self.code.module(node.module)
-                    for found in above.definitions.get(node.name, []) if above is not None else []:
-                        if isinstance(found, ast.ClassDef):
-                            yield above, found
-                            yield from self._bases(above, found)
+        queue, seen = [(module, statement)], {statement}
+        while queue:
+            where, below = queue.pop()
+            chains = {chain for base in below.bases for chain in where.uses(base).chains}
+            for node in {node for chain in chains for node in self.code.lead(where, chain, {})}:
+                above = self.code.module(node.module)
+                for found in above.definitions.get(node.name, []) if above is not None else []:
+                    if isinstance(found, ast.ClassDef) and found not in seen:
+                        seen.add(found)
+                        queue.append((above, found))
+                        yield above, found
 
     def _run_by(self, start: str, source: str, running: set[str]) -> list[Node]:
         """The statements that importing a module runs, in it and in all that it imports, packages included."""

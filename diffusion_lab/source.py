@@ -38,7 +38,7 @@ class Module:
     """One module. definitions: name -> the top-level statements that bind it. effects: the statements that bind nothing.
 
     path: None for a folder without a file. locations: the folders of a package; None: it is none. A file that is no source (a C
-    extension) defines and imports nothing that can be seen: `readable` is False.
+    extension), or no Python, defines and imports nothing that can be seen: `readable` is False.
     """
 
     def __init__(self, name: str, path: Path | None, locations: list[str] | None) -> None:
@@ -53,7 +53,10 @@ class Module:
         self._uses: dict[ast.AST, Uses] = {}
         self._digests: dict[ast.AST, str] = {}
         self._parts: dict[tuple[ast.ClassDef, frozenset[str]], ast.ClassDef] = {}
-        self._tree = ast.parse(self.content if self.readable else b"", filename=str(path))
+        try:
+            self._tree = ast.parse(self.content if self.readable else b"")
+        except (SyntaxError, ValueError):  # Python says it better, when it imports the module
+            self._tree, self.readable = ast.parse(b""), False
         self._read(self._tree.body)
 
     @cached_property

@@ -194,6 +194,19 @@ def test_a_module_without_source_counts_whole(code):
     assert code("fast.f") != before
 
 
+def test_a_module_that_is_no_python_counts_whole_and_is_left_to_python(code):
+    before = code("mine.Schedule", mine="class Schedule:\n")
+    assert code("mine.Schedule", mine="class Schedule;\n") != before
+
+
+def test_a_class_may_take_the_name_of_its_base_and_modules_may_import_each_other(code):
+    sources = {"mine": "from other import Schedule\n\n\nclass Schedule(Schedule):\n    x = 1\n"}
+    sources |= {"other": "import mine\n\n\nclass Schedule:\n    y = 1\n"}
+    view = View(frozenset(), "other.Schedule")
+    before = code("mine.Schedule", view, **sources)
+    assert code("mine.Schedule", view, **(sources | {"other": sources["other"].replace("y = 1", "y = 2")})) != before
+
+
 def test_nothing_runs(code):
     assert code("bomb.f", bomb="raise SystemExit\n\n\ndef f():\n    pass\n")
 
