@@ -62,7 +62,7 @@ class Score:
 
 
 class Tracker(ABC):
-    """One of the choices of `logger`."""
+    """One of the entries of `logger`."""
 
     @abstractmethod
     def training(self, about: About) -> Any:
@@ -86,6 +86,26 @@ class TensorBoard(Tracker):
 
         about.folder.mkdir(parents=True, exist_ok=True)
         yield TensorBoardLogger(save_dir=about.folder, name="", version="")
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        yield lambda score: None
+
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        pass
+
+
+class TrainingsOnly(Tracker):
+    """Any of Lightning's loggers: each of them knows how to show a training, and has no place for the rest."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        about.folder.mkdir(parents=True, exist_ok=True)
+        self._logger.log_hyperparams(flat(about.config))
+        yield self._logger
 
     @contextmanager
     def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:

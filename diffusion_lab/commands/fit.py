@@ -26,7 +26,7 @@ from diffusion_lab.commands.build import plain_config, variance_matters
 from diffusion_lab.commands.callbacks import Added, added_callbacks, check_callbacks, ours, stopped
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.ranks import Ranks, cluster_environment, request_of
-from diffusion_lab.commands.tracking import build_tracker, tracked_training
+from diffusion_lab.commands.tracking import build_trackers, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.models.budget import TimeBudget, seconds_of, time_budget
@@ -84,14 +84,14 @@ def fit(
     cost = model.cost()
     with interruption.handing_on(), ExitStack() as stack:
         announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
-        tracker = build_tracker(cfg)
         with users_mistakes():
+            trackers = build_trackers(cfg, directory.logs) if here.is_first else []
             added = added_callbacks(cfg)
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
-            trainer.loggers += stack.enter_context(tracked_training(tracker, cfg, directory, choices))
+            trainer.loggers += stack.enter_context(tracked_training(trackers, cfg, directory, choices))
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
@@ -141,6 +141,7 @@ def check_training(
     model.check_trainer(trainer)
     check_callbacks(added, cfg, model)
     data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
+    build_trackers(cfg)
 
 
 def build_trainer(

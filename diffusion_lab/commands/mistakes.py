@@ -22,6 +22,8 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.runs import RunError
 
+_MOVED = {f"logger.{name}": f"logger.wandb.{name}" for name in ("project", "entity")}
+
 
 class MistakeError(Exception):
     """The user asked for what cannot be done; the message is the sentence."""
@@ -121,7 +123,7 @@ def _instantiation(error: InstantiationException) -> str | None:
         return _of_another_family(cause)
     place = f"{where[1]}: " if where else ""
     if (
-        isinstance(cause, ValueError | RunError | OmegaConfBaseException)
+        isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError)
         or type(cause).__name__ == "MisconfigurationException"
     ):
         return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
@@ -163,6 +165,8 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     if named is None:
         return " ".join(text.split())
     key = named[1].split("@")[0]
+    if key in _MOVED:
+        return f"there is no option {key!r} any more: it is {_MOVED[key]}, beside logger=wandb"
     if "cannot be converted" in text or "Cannot convert" in text:
         return f"{key}: {text.splitlines()[0]}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError
-from diffusion_lab.commands.tracking import build_tracker, track_report
+from diffusion_lab.commands.tracking import build_trackers, track_report
 from diffusion_lab.runs import RunDirectory, SweepDirectory, newest_sweep, sweep_directory
 from diffusion_lab.sweeps.report import make_report, report_on_runs
 
@@ -30,9 +30,9 @@ def run(cfg: DictConfig) -> None:
     """Show the tables and write the report."""
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("sweep and runs: a report is about one or the other")
-    tracker = build_tracker(cfg)  # what is wrong with it is said before anything is written
+    trackers = build_trackers(cfg)  # what is wrong with them is said before anything is written
     if cfg.runs is not None:
-        if tracker is not None:
+        if trackers:
             raise MistakeError(
                 "logger: only the report on a sweep is tracked, which names its runs; leave it out with runs"
             )

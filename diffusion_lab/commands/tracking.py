@@ -1,10 +1,12 @@
-"""From a config to what its tracker, if any, is told of a training, of a score and of a report."""
+"""From a config to what its trackers are told of a training, of a score and of a report."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.commands.build import plain_config
-from diffusion_lab.commands.mistakes import mistake_in_job
+from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
 from diffusion_lab.sweeps.measures import measure
 from diffusion_lab.sweeps.panels import SERIES, series
@@ -25,21 +27,62 @@ if TYPE_CHECKING:
     from diffusion_lab.callbacks.tracking import About, Tracker
 
 
-def build_tracker(cfg: DictConfig) -> Tracker | None:
-    """What `logger` chooses; None without one."""
-    return None if cfg.get("logger") is None else instantiate(cfg.logger)
+def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]:
+    """What `logger` chooses, in its order; MistakeError, in one sentence, for what is no logger.
+
+    folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
+    """
+    from diffusion_lab.callbacks.tracking import TrainingsOnly
+
+    trackers: list[Tracker] = []
+    for name, node in (cfg.get("logger") or {}).items():
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise MistakeError(
+                f"logger.{name}: a logger has a name, and its _target_ and options below that, as logger.wandb.project"
+            )
+        if _is_tracker(name, node):
+            trackers.append(instantiate(node))
+        elif folder is not None:
+            unsaid = "save_dir" in signature(_located(name, node)).parameters and node.get("save_dir") is None
+            trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
+    return trackers
+
+
+def _is_tracker(name: str, node: Mapping[str, Any]) -> bool:
+    """Whether it is one of ours; else it must be one of Lightning's, and know the options that it is given."""
+    from diffusion_lab.callbacks.tracking import Tracker
+
+    kind = _located(name, node)
+    if isinstance(kind, type) and issubclass(kind, Tracker):
+        return True
+    from lightning.pytorch.loggers import Logger
+
+    if not (isinstance(kind, type) and issubclass(kind, Logger)):
+        raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
+    known = signature(kind).parameters
+    unknown = [key for key in node if key not in known and not key.startswith("_")]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        raise MistakeError(f"logger.{name}: there is no option {unknown[0]}")
+    return False
+
+
+def _located(name: str, node: Mapping[str, Any]) -> Any:
+    module, _, attribute = node["_target_"].rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise MistakeError(
+            f"logger.{name}._target_={node['_target_']}: Python cannot import this; is it spelt and installed right?"
+        ) from None
 
 
 @contextmanager
 def tracked_training(
-    tracker: Tracker | None, cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]
+    trackers: Sequence[Tracker], cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]
 ) -> Iterator[list[Logger]]:
-    """Loggers for Lightning besides our own record: one or none."""
-    if tracker is None:
-        yield []
-        return
-    with tracker.training(_about(cfg, directory, choices)) as logger:
-        yield [logger]
+    """Loggers for Lightning besides our own record."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(tracker.training(_about(cfg, directory, choices))) for tracker in trackers]
 
 
 @contextmanager
@@ -47,35 +90,39 @@ def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that shows what metrics.json holds. choices: of the training; those of this command come before them."""
-    tracker = build_tracker(cfg)
-    if tracker is None:
+    trackers = build_trackers(cfg)
+    if not trackers:
         yield lambda metrics: None
         return
     from diffusion_lab.callbacks.tracking import Score
 
     own = HydraConfig.get().runtime.choices
     chosen = {**choices, **{group: option for group, option in own.items() if option and "hydra" not in group}}
-    with tracker.scoring(_about(cfg, run, chosen)) as show:
+    with ExitStack() as stack:
+        shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
             labels = {name: known.axis for name in metrics["values"] if (known := measure(name))}
-            show(Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png))
+            score = Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png)
+            for show in shows:
+                show(score)
 
         yield show_metrics
 
 
 def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
-    """Give the report on a sweep to the tracker. It is finished without that, so whatever goes wrong here is one warning."""
+    """Give the report on a sweep to the trackers. It is finished without that, so whatever goes wrong here is one warning."""
     try:
-        tracker = build_tracker(cfg)
-        if tracker is None:
+        trackers = build_trackers(cfg)
+        if not trackers:
             return
         from diffusion_lab.callbacks.tracking import About
         from diffusion_lab.sweeps.report import report_files
 
         asked = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
-        tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), report_files(folder))
+        for tracker in trackers:
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), report_files(folder))
     except Exception as error:
         said = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report lies in {folder} alone: {said}", file=sys.stderr)

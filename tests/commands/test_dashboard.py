@@ -78,7 +78,7 @@ def table_key(config):
 
 def test_it_goes_where_the_runs_go(lab, sent):
     write_sweep(lab.folder / "outputs", axes={"sampler": ["strided", "ddim"]})
-    assert lab("dashboard", "logger.project=theirs", "logger.entity=them")[0] == 0
+    assert lab("dashboard", "logger.wandb.project=theirs", "logger.wandb.entity=them")[0] == 0
     assert lab("dashboard", "project=mine", "entity=me", "name=ours")[0] == 0
     assert [(v.entity, v.project, v.display_name) for v in sent] == [
         ("them", "theirs", "diffusion_lab"),

@@ -198,3 +198,45 @@ def test_tensorboard_lies_beside_the_model(lab):
     code, _, err = lab("train", *TINY, *STRIDED, "logger=tensorboard", "score=false")
     assert code == 0, err
     assert list(newest_model(lab.folder / "outputs").logs.glob("events.out.tfevents.*"))
+
+
+def test_several_loggers_at_once_and_any_of_lightnings(lab):
+    """One of them the user's own, from the working directory; each that takes a folder gets that of the model."""
+    (lab.folder / "mine.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Counting(CSVLogger):\n"
+        "    def __init__(self, save_dir, by):\n"
+        "        super().__init__(save_dir, 'counting')\n"
+        "        self.by = by\n"
+        "    def log_metrics(self, metrics, step):\n"
+        "        super().log_metrics({'by': self.by} | metrics, step)\n"
+    )
+    options = ["logger=[csv,tensorboard]", "+logger.own._target_=mine.Counting", "+logger.own.by=7", "score=false"]
+    code, _, err = lab("train", *TINY, *STRIDED, *options)
+    assert code == 0, err
+    logs = newest_model(lab.folder / "outputs").logs
+    assert list(logs.glob("events.out.tfevents.*"))
+    for file in ("csv/version_0", "counting/version_0"):
+        assert "train/loss" in (logs / file / "metrics.csv").read_text()
+        assert "schedule.num_timesteps: 24" in (logs / file / "hparams.yaml").read_text()
+    assert "7" in (logs / "counting/version_0/metrics.csv").read_text().splitlines()[1].split(",")
+    code, out, err = lab("train", "-m", *TINY, *STRIDED, *options, "seed=1,2", "hydra.sweeper.dry_run=true")
+    assert code == 0, err
+    assert out.count("train  ") == 1, "loggers make no other model"
+
+
+WRONG = {
+    "the key of before": (["logger=wandb", "logger.project=mine"], "it is logger.wandb.project"),
+    "before, added": (["+logger.entity=us"], "as logger.wandb.project"),
+    "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
+    "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),
+    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option fold"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_a_logger_is_one_sentence_before_training(lab, options, said):
+    code, _, err = lab("train", *TINY, *STRIDED, *options)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert said in err
+    assert files(lab.folder) == []
