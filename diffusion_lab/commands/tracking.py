@@ -117,12 +117,12 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         if not trackers:
             return
         from diffusion_lab.callbacks.tracking import About
-        from diffusion_lab.sweeps.report import report_files
+        from diffusion_lab.sweeps.written import written_files
 
         asked = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
-            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), report_files(folder))
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), written_files(folder))
     except Exception as error:
         said = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report lies in {folder} alone: {said}", file=sys.stderr)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusion_lab.files import write_whole
 from diffusion_lab.runs import RunError, SweepDirectory
+from diffusion_lab.sweeps.written import write_report
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.cells import Gathered
@@ -15,24 +15,31 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 _TABLES = ("table.csv", "cells.csv", "table.md", "table.tex")
-_FIGURES = "*.p[nd][gf]"
 _MOST_GROUPS = 4  # groups that get plots: beyond that nothing is being compared
 
 
 def make_report(
-    sweep: SweepDirectory, to: Path | None = None, show: Callable[[Gathered, Table], None] | None = None
+    sweep: SweepDirectory,
+    to: Path | None = None,
+    show: Callable[[Gathered, Table], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """The report on a sweep, finished or not, in its folder `report` or in `to`; the path of its page.
 
-    `show` is given what was found before anything is drawn. RunError if the sweep cannot be read.
+    `show` is given what was found before anything is drawn; `say`: a sentence on each file of the user's that has a name of
+    ours, which is left as it is. RunError if the sweep cannot be read.
     """
     from diffusion_lab.sweeps.cells import read_sweep
 
-    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show)
+    return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show, say)
 
 
 def report_on_runs(
-    folders: Iterable[Path], to: Path, command: str, show: Callable[[Gathered, Table], None] | None = None
+    folders: Iterable[Path],
+    to: Path,
+    command: str,
+    show: Callable[[Gathered, Table], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """The report on any run folders; the path of its page. RunError if none of them can be read."""
     from diffusion_lab.sweeps.cells import read_runs
@@ -40,16 +47,16 @@ def report_on_runs(
     gathered = read_runs(folders, to.name)
     if not gathered.cells:
         raise RunError("; ".join(gathered.skipped) or "there are no runs to report on")
-    return _write(gathered, to, command, show)
+    return _write(gathered, to, command, show, say)
 
 
-def report_files(folder: Path) -> dict[str, Path]:
-    """The files of the report in this folder, by their names there; whatever else lies in it is not ours."""
-    found = [*(folder / name for name in (PAGE, *_TABLES)), *sorted((folder / "figures").rglob(_FIGURES))]
-    return {path.relative_to(folder).as_posix(): path for path in found}
-
-
-def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered, Table], None] | None) -> Path:
+def _write(
+    gathered: Gathered,
+    to: Path,
+    command: str,
+    show: Callable[[Gathered, Table], None] | None,
+    say: Callable[[str], None],
+) -> Path:
     from diffusion_lab.sweeps.contrast import contenders
     from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.sweeps.figures import figure_files
@@ -81,18 +88,12 @@ def _write(gathered: Gathered, to: Path, command: str, show: Callable[[Gathered,
         markdown(table),
         latex(table),
     )
-    for name, text in zip((PAGE, *_TABLES), texts, strict=True):
-        write_whole(to / name, text.encode())
-    drawn_figures = {
-        to / "figures" / heading.lower().replace(" ", "_") / name: content
-        for heading, some in plots
-        for plot in some
-        if plot.paper
-        for name, content in figure_files(plot)
-    }
-    for path in (to / "figures").rglob(_FIGURES):
-        if path not in drawn_figures:
-            path.unlink()  # of an earlier report on something else
-    for path, content in drawn_figures.items():
-        write_whole(path, content)
+    contents = {name: text.encode() for name, text in zip((PAGE, *_TABLES), texts, strict=True)}
+    for heading, some in plots:
+        folder = "/".join(filter(None, ("figures", heading.lower().replace(" ", "_"))))
+        for plot in some:
+            if plot.paper:
+                contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
+    for path in write_report(to, contents, PAGE):
+        say(f"{path} is not as a report wrote it, so it stays as it is; remove it to have it written anew")
     return to / PAGE
