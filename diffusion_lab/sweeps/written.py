@@ -42,8 +42,8 @@ def write_report(folder: Path, contents: Mapping[str, bytes], page: str) -> list
 
 
 def written_files(folder: Path) -> dict[str, Path]:
-    """The files of the report in this folder, by their names there."""
-    return {name: folder / name for name in _read(folder) or () if (folder / name).is_file()}
+    """The files of the report in this folder, and its record, by their names there."""
+    return {name: folder / name for name in (*(_read(folder) or ()), _RECORD) if (folder / name).is_file()}
 
 
 def _is_users(path: Path, digests: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ def test_the_next_report_replaces_all_of_the_one_before(tmp_path):
     assert there(tmp_path) == FIRST
     assert write_report(tmp_path, SECOND, PAGE) == []
     assert there(tmp_path) == SECOND
-    assert list(written_files(tmp_path)) == list(SECOND)
+    assert list(written_files(tmp_path)) == [*SECOND, ".report.json"]
 
 
 def test_what_the_user_added_or_changed_stays(tmp_path):
@@ -37,7 +37,7 @@ def test_what_the_user_added_or_changed_stays(tmp_path):
     (tmp_path / "figures" / "b.pdf").write_bytes(b"changed")
     assert write_report(tmp_path, SECOND, PAGE) == [tmp_path / "table.tex", tmp_path / "figures" / "a.png"]
     assert there(tmp_path) == {PAGE: b"second", "figures/a.png": b"changed", "figures/b.pdf": b"changed"} | users
-    assert list(written_files(tmp_path)) == [PAGE]
+    assert list(written_files(tmp_path)) == [PAGE, ".report.json"]
     (tmp_path / "table.tex").unlink()
     write_report(tmp_path, SECOND, PAGE)
     assert (tmp_path / "table.tex").read_bytes() == b"second"
