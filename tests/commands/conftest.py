@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +35,11 @@ STRIDED = ["sampler.spacing.num_steps=3"]
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch, capfd):
-    """lab("train", "option=value", …) -> (exit code, stdout, stderr), through the same entry as the installed command."""
+def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
+    """lab("train", "option=value", …) -> (exit code, stdout, stderr), through the same entry as the installed command.
+
+    lab.given("train", …): what that command writes lies in the folder. It runs once a session; each test has a copy.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
@@ -49,8 +54,23 @@ def lab(tmp_path, monkeypatch, capfd):
         out, err = capfd.readouterr()
         return code, out, err
 
-    run.folder = tmp_path
+    def given(*command: str) -> None:
+        if command not in given_before:
+            folder = tmp_path_factory.mktemp("given")
+            with contextlib.chdir(folder):
+                code, _, err = run(*command)
+            assert code == 0, err
+            given_before[command] = folder
+        shutil.copytree(given_before[command], tmp_path, copy_function=shutil.copy, dirs_exist_ok=True)
+
+    run.folder, run.given = tmp_path, given
     return run
+
+
+@pytest.fixture(scope="session")
+def given_before():
+    """The folder that each command of `lab.given` was run in."""
+    return {}
 
 
 @pytest.fixture

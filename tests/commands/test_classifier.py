@@ -17,7 +17,7 @@ SMALL = [o for o in TINY if not o.startswith("evaluation")]
 @pytest.fixture
 def trained(lab):
     """(model directory, classifier directory), relative to the folder of the test."""
-    assert lab("train", *TINY, *STRIDED)[0] == 0
+    lab.given("train", *TINY, *STRIDED)
     model = newest_model(lab.folder / "outputs").path
     code, out, err = lab("train", "model=noisy_classifier", *SMALL)
     assert code == 0, err
@@ -95,7 +95,7 @@ def test_a_model_that_was_trained_with_it_by_an_earlier_version_is_sampled_too(l
 
 def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained):
     model, classifier = trained
-    lab("train", *TINY, *STRIDED, "schedule=linear")
+    lab.given("train", *TINY, *STRIDED, "schedule=linear")
     other = newest_model(lab.folder / "outputs").path
     before = files(lab.folder)
     for command, options, said in (

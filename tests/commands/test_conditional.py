@@ -32,14 +32,14 @@ def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
 
 
 def test_being_conditional_is_part_of_training(lab):
-    lab("train", *TINY, *STRIDED)
-    lab("train", *CONDITIONAL)
-    lab("train", *CONDITIONAL, "model.label_dropout=0.3")
+    lab.given("train", *TINY, *STRIDED)
+    lab.given("train", *CONDITIONAL)
+    lab.given("train", *CONDITIONAL, "model.label_dropout=0.3")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 3
 
 
 def test_samples_carry_the_labels_they_were_asked_for(lab):
-    lab("train", *CONDITIONAL)
+    lab.given("train", *CONDITIONAL)
     for options, labels in (([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (["label=7"], [7] * 12)):
         code, _, err = lab("sample", "num_images=12", "batch_size=5", "format=npz", *options)
         assert code == 0, err
@@ -68,7 +68,7 @@ def test_what_cannot_be_conditioned_or_guided_is_said_in_one_sentence(lab, comma
 
 
 def test_a_trained_model_without_labels_refuses_them(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     before = files(lab.folder)
     for command, option, said in (
         ("sample", "label=3", "it is not conditional"),

@@ -31,7 +31,7 @@ def hole(lab):
 
 
 def test_inpainting_keeps_what_is_known_and_paints_the_rest_anew_each_time(lab, hole):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     options = ["num_images=3", "batch_size=2", "format=npz", hole, "inpaint.repeats=2"]
     code, _, err = lab("sample", "inpaint.image=5", *options)
     assert code == 0, err
@@ -45,7 +45,7 @@ def test_inpainting_keeps_what_is_known_and_paints_the_rest_anew_each_time(lab, 
 
 
 def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     options = ["denoise.image=2", "num_images=2", "format=npz"]
     assert lab("sample", "denoise.t=0", *options)[0] == 0
     assert (images(lab) == held_out(2)).all()
@@ -54,7 +54,7 @@ def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
 
 
 def test_an_interpolation_has_as_many_images_as_asked_and_a_picture_begins_with_what_was_given(lab):
-    lab("train", *TINY, *STRIDED, "conditional=true")
+    lab.given("train", *TINY, *STRIDED, "conditional=true")
     code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
     assert code == 0, err
     assert images(lab).shape == (5, 8, 8)
@@ -84,7 +84,7 @@ MISTAKES = [
 
 
 def test_what_cannot_be_edited_is_said_in_one_sentence(lab, hole):
-    lab("train", *TINY, *STRIDED, "score=false")
+    lab.given("train", *TINY, *STRIDED, "score=false")
     before = files(lab.folder)
     for options, said in MISTAKES:
         code, _, err = lab("sample", *options)

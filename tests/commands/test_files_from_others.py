@@ -580,7 +580,7 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
 def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
     """It is refused and nothing runs; there is no older one here to fall back to."""
     options = [*TINY, *STRIDED, "score=false", "callbacks.checkpoint.every_n_steps=1"]
-    lab("train", *options)
+    lab.given("train", *options)
     directory = newest_model(lab.folder / "outputs")
     before = load_file(directory.weights("raw"))
     directory.training.unlink()  # as if it had been killed
@@ -605,7 +605,7 @@ def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
 
 def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab):
     options = [*TINY, *STRIDED, "score=false"]
-    lab("train", *options)
+    lab.given("train", *options)
     directory = newest_model(lab.folder / "outputs")
     directory.training.unlink()
     edit(directory.path, "optimizer.lr", 0.5)

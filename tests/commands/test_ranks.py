@@ -4,19 +4,21 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.runs import ModelDirectory, newest_model
 
 from .conftest import STRIDED, TINY
 from .test_resume import EVERYTHING, Training, assert_same_bits, installed
 
-TOGETHER = ["trainer.devices=2", "trainer.accelerator=cpu", "score=false"]
+TOGETHER = ["trainer.devices=2", "trainer.accelerator=cpu"]
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:
@@ -34,20 +36,41 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def test_two_ranks_equal_one(lab, tmp_path):
-    """With loss-aware t too: every rank keeps the whole history. They score together too."""
-    for name, more in (("one", []), ("two", TOGETHER[:-1])):
-        options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
-        options += ["trainer.max_steps=8", "evaluation.num_samples=256", "evaluation.batch_size=64"]
-        training = Training(installed, tmp_path / name, *options, *more)
-        out = training.finish()
-        assert out.count("training images") == 1, "only rank 0 speaks"
-    one, two = newest_model(tmp_path / "one" / "outputs"), newest_model(tmp_path / "two" / "outputs")
-    assert one.path.name == two.path.name, "the number of devices is not part of the fingerprint"
+def trained(zygote, folder: Path, *options: str, ranks: int) -> tuple[ModelDirectory, str]:
+    """By so many processes, which know of each other what torchrun would tell them; and what rank 0 says: the others are silent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "test"}
+    started = []
+    for rank in map(str, range(ranks)):
+        (own := folder / rank).mkdir(parents=True, exist_ok=True)
+        world = {**told, "WORLD_SIZE": str(ranks), "RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {}
+        shared = [f"outputs={folder / 'outputs'}", *(TOGETHER if ranks > 1 else [])]
+        started.append(zygote.start(own, "train", *options, *shared, **world))
+    said = []
+    for process in started:
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        said.append(out)
+    assert [out.count("training images") for out in said] == [1] + [0] * (ranks - 1)
+    return newest_model(folder / "outputs"), said[0]
+
+
+def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
+    assert one.path.name == other.path.name, "the number of devices is not part of the fingerprint"
+    assert one.weight_names == other.weight_names
     for name in one.weight_names:
-        a, b = load_file(one.weights(name)), load_file(two.weights(name))
+        a, b = load_file(one.weights(name)), load_file(other.weights(name))
         for key in a:
             torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_equal_one(zygote, tmp_path):
+    """With loss-aware t too: every rank keeps the whole history. They score together too."""
+    options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
+    options += ["trainer.max_steps=8", "evaluation.num_samples=256", "evaluation.batch_size=64"]
+    (one, _), (two, out) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
+    assert_close(one, two)
     a, b = (list(csv.DictReader(m.metrics_csv.read_text().splitlines())) for m in (one, two))
     for row, other in zip(a, b, strict=True):
         for column in ("train/loss", "train/grad_norm"):
@@ -61,18 +84,18 @@ def test_two_ranks_equal_one(lab, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
-def test_two_ranks_resume_exactly_and_die_together(tmp_path):
-    options = [*EVERYTHING, *TOGETHER, "trainer.max_steps=12"]
-    whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
+def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
+    options = [*EVERYTHING, "trainer.max_steps=8"]
+    whole, torn = (Training(installed, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))
+    trained(zygote, whole.folder, *options, ranks=2)
     process = torn.start()
-    while torn.step() < 5 and process.poll() is None:
+    while torn.step() < 4 and process.poll() is None:
         time.sleep(0.005)
     os.kill(ranks_of(process)[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ended with exit code -9" in err
-    torn.finish()
+    trained(zygote, torn.folder, *options, ranks=2)
     assert_same_bits(whole, torn)
 
 

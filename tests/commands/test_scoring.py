@@ -34,7 +34,7 @@ def shards(outputs: Path) -> list[Path]:
 def test_variances_that_the_sampler_does_not_read_share_samples(lab):
     """Under DDIM fixed small and fixed large differ in their bound only."""
     ddim = [*TINY, *STRIDED, "sampler=ddim", "sampler.spacing.num_steps=3"]
-    assert lab("train", *ddim, "variance=fixed_small")[0] == 0
+    lab.given("train", *ddim, "variance=fixed_small")
     outputs = lab.folder / "outputs"
     drawn = {path: path.stat().st_mtime_ns for path in shards(outputs)}
     assert drawn
@@ -47,7 +47,7 @@ def test_variances_that_the_sampler_does_not_read_share_samples(lab):
 
 def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab):
     """kill -9 in the middle of the samples, then the same command."""
-    assert lab("train", *TINY, *STRIDED)[0] == 0
+    lab.given("train", *TINY, *STRIDED)
     model = newest_model(lab.folder / "outputs").path
     # The whole chain for four shards: slow enough to be caught.
     options = [f"model_dir={model}", "sampler=ddpm", "evaluation.num_samples=512", "evaluation.batch_size=32"]
@@ -77,7 +77,7 @@ def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab):
 
 
 def test_scoring_anew_draws_anew(lab):
-    assert lab("train", *TINY, *STRIDED)[0] == 0
+    lab.given("train", *TINY, *STRIDED)
     (shard,) = shards(lab.folder / "outputs")
     before = shard.stat().st_mtime_ns
     expected = scores(lab.folder / "outputs")

@@ -55,7 +55,7 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
 
 
 def test_the_same_command_trains_and_scores_once_and_says_so(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
     code, out, _ = lab("train", *TINY, *STRIDED)
     assert code == 0
@@ -66,7 +66,7 @@ def test_the_same_command_trains_and_scores_once_and_says_so(lab):
 
 
 def test_retrain_trains_anew_and_gives_the_same_weights(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     directory = model_of(lab)
     weights, stamp = load_file(directory.weights("raw")), directory.training.stat().st_mtime_ns
     code, out, _ = lab("train", *TINY, *STRIDED, "retrain=true")
@@ -78,7 +78,7 @@ def test_retrain_trains_anew_and_gives_the_same_weights(lab):
 
 
 def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_not_makes_another_score(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     lab("train", *TINY, "sampler.spacing.num_steps=4")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
     assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
@@ -87,7 +87,7 @@ def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_no
 
 
 def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
-    lab("train", *TINY, *STRIDED, "variance=fixed_small")
+    lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     code, out, _ = lab("train", *TINY, *STRIDED, "variance=fixed_large")
     assert code == 0
     assert "this model is trained already" in out
@@ -96,7 +96,7 @@ def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
 
 
 def test_a_training_begun_with_one_fixed_variance_goes_on_under_the_other(lab):
-    lab("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
+    lab.given("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
     model_of(lab).training.unlink()  # as if it had been killed
     code, _, err = lab("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
     assert code == 0, err
@@ -106,7 +106,7 @@ def test_a_training_begun_with_one_fixed_variance_goes_on_under_the_other(lab):
 def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
     """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
     options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2"]
-    lab("train", *options)
+    lab.given("train", *options)
     directory = model_of(lab)
     whole = {name: load_file(directory.weights(name)) for name in directory.weight_names}
     rows = directory.metrics_csv.read_text()
@@ -140,7 +140,9 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
 
 def test_pictures_while_training_start_from_the_same_noise(lab):
     options = [o for o in TINY if "sample_grid" not in o]
-    lab("train", *options, *STRIDED, "callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=4")
+    lab.given(
+        "train", *options, *STRIDED, "callbacks.sample_grid.every_n_steps=1", "callbacks.sample_grid.num_images=4"
+    )
     assert [p.name for p in sorted(model_of(lab).samples.iterdir())] == ["step_0000001.png", "step_0000002.png"]
 
 

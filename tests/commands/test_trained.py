@@ -14,7 +14,7 @@ def runs_of(lab):
 
 
 def test_evaluate_starts_from_the_choices_of_training(lab):
-    lab("train", *TINY, "sampler=ddim", *STRIDED)
+    lab.given("train", *TINY, "sampler=ddim", *STRIDED)
     code, out, err = lab("evaluate")
     assert code == 0, err
     assert "this score is there already" in out
@@ -28,14 +28,14 @@ def test_evaluate_starts_from_the_choices_of_training(lab):
 
 
 def test_the_bound_kind_tells_which_chain_it_is_of(lab):
-    lab("train", *TINY, "sampler=ddim", *STRIDED)
+    lab.given("train", *TINY, "sampler=ddim", *STRIDED)
     lab("evaluate", "sampler=ddpm")
     kinds = {run["protocol"]["bound"]["kind"] for run in runs_of(lab)}
     assert kinds == {"bound of the full chain", "bound of a strided chain: the ancestral one on this sampler's steps"}
 
 
 def test_a_variance_that_training_did_not_read_may_be_swapped(lab):
-    lab("train", *TINY, *STRIDED, "variance=fixed_small")
+    lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     code, _, err = lab("evaluate", "variance=fixed_large")
     assert code == 0, err
     small, large = sorted(runs_of(lab), key=lambda run: "Large" in run["protocol"]["model"]["variance"])
@@ -46,7 +46,7 @@ def test_a_variance_that_training_did_not_read_may_be_swapped(lab):
 
 
 def test_a_variance_that_training_read_may_not(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     code, _, err = lab("evaluate", "variance=fixed_large")
     assert code == 1
     assert "variance=FixedLarge: this model was trained with LearnedRange" in err
@@ -54,7 +54,7 @@ def test_a_variance_that_training_read_may_not(lab):
 
 
 def test_options_of_training_are_no_options_of_evaluate(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     code, _, err = lab("evaluate", "schedule=linear")
     assert code == 1
     assert "schedule" in err
@@ -62,9 +62,9 @@ def test_options_of_training_are_no_options_of_evaluate(lab):
 
 
 def test_a_model_is_found_by_its_folder(lab):
-    lab("train", *TINY, *STRIDED, "seed=1")
+    lab.given("train", *TINY, *STRIDED, "seed=1")
     (first,) = (lab.folder / "outputs" / "models").iterdir()
-    lab("train", *TINY, *STRIDED, "seed=2")
+    lab.given("train", *TINY, *STRIDED, "seed=2")
     code, out, _ = lab("evaluate", f"model_dir={first}", "sampler.spacing.num_steps=2")
     assert code == 0
     assert first.name in out
@@ -72,7 +72,7 @@ def test_a_model_is_found_by_its_folder(lab):
 
 @pytest.mark.parametrize("form", ["grid", "png", "npz"])
 def test_sample_writes_what_is_asked(lab, form):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     code, _, err = lab("sample", "num_images=5", "batch_size=2", f"format={form}", "to=drawn")
     assert code == 0, err
     names = files(lab.folder / "drawn")
@@ -91,7 +91,7 @@ def test_sample_writes_what_is_asked(lab, form):
 
 
 def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     drawn = {}
     for batch_size in (1, 2, 5):
         lab("sample", "num_images=5", f"batch_size={batch_size}", "format=npz", f"to=drawn{batch_size}")
@@ -102,7 +102,7 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(lab):
 
 
 def test_a_trajectory_is_an_animation_from_noise_to_image(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     code, _, err = lab("sample", "num_images=4", "trajectory=true")
     assert code == 0, err
     with Image.open(lab.folder / "samples" / "trajectory.gif") as gif:
@@ -111,7 +111,7 @@ def test_a_trajectory_is_an_animation_from_noise_to_image(lab):
 
 @pytest.mark.parametrize("option", ["format=jpg", "num_images=0", "batch_size=0", "seed=-1", "weights=ema_0.1"])
 def test_sample_refuses_what_makes_no_sense(lab, option):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     before = files(lab.folder)
     code, _, err = lab("sample", option)
     assert code == 1
@@ -120,7 +120,7 @@ def test_sample_refuses_what_makes_no_sense(lab, option):
 
 
 def test_broken_weights_are_named(lab):
-    lab("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED)
     (raw,) = (lab.folder / "outputs" / "models").glob("*/raw.safetensors")
     raw.write_bytes(raw.read_bytes()[:100])
     code, _, err = lab("sample")

@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from diffusion_lab.data.densities import RingMixture
-from diffusion_lab.runs import newest_model
-
 from .conftest import files
 
 TINY = [
@@ -50,7 +47,7 @@ def test_a_vae_is_trained_scored_and_sampled_like_any_model(lab):
 
 
 def test_means_or_draws_are_a_choice_of_scoring(lab):
-    assert lab("train", *TINY)[0] == 0
+    lab.given("train", *TINY)
     code, out, err = lab("train", *TINY, "sampling=draws")
     assert code == 0, err
     assert "this model is trained already" in out
@@ -63,7 +60,7 @@ def test_means_or_draws_are_a_choice_of_scoring(lab):
 
 
 def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(lab):
-    lab("train", *TINY, "score=false")
+    lab.given("train", *TINY, "score=false")
     code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
     assert code == 0, err
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
@@ -111,21 +108,9 @@ def test_what_cannot_be_is_said_in_one_sentence(lab, options, said):
     assert files(lab.folder) == []
 
 
-def test_no_bits_below_the_entropy_of_a_mixture(lab):
-    """The ring of Gaussians, whose entropy is known; trained long enough to come near, so that the sign would show."""
-    options = ["data.num_components=2", "data.std=0.3", "data.num_train=5000", "data.batch_size=128"]
-    code, _, err = lab(
-        *("train", "model=vae", "data=mixture", "network.hidden=32", "network.num_layers=1", "trainer.max_steps=300"),
-        *("evaluation.bound.num_images=2000", "evaluation.num_samples=64", "ema.decays=[0.9]", "optimizer.lr=3e-3"),
-        *("callbacks.sample_grid.every_n_steps=0", *options),
-    )
+def test_points_are_draws_and_not_reconstructed(lab):
+    code, _, err = lab("train", "model=vae", "data=mixture", "network.hidden=8", *TINY[4:])
     assert code == 0, err
     score, folder = score_of(lab)
-    values = score["values"]
-    entropy = RingMixture(8, 0, num_components=2, std=0.3).entropy_bits()
-    lowest = entropy - 3 * values["bits_per_dim_standard_error"]
-    noise = 4 * values["bits_per_dim_noise_error"]
-    assert lowest < values["bits_per_dim_importance_weighted"] <= values["bits_per_dim"] + noise < entropy + 0.3
-    assert not (folder / "reconstructions.png").exists()
     assert score["protocol"]["model"]["samples_are"] == "draws of the decoder's likelihood"
-    assert newest_model(lab.folder / "outputs").finished
+    assert not (folder / "reconstructions.png").exists()
