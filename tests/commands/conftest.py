@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
@@ -32,6 +33,14 @@ TINY = [
     "features=pixels",
 ]
 STRIDED = ["sampler.spacing.num_steps=3"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fonts_without_layout():
+    """Figures embed their fonts. A font's tables of layout, which no reader of a PDF needs, take most of a report's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB"])
+        yield
 
 
 @pytest.fixture

@@ -142,13 +142,19 @@ def exhaustive(process, reverse, x_0):
     return float(bound.terms.sum(dim=1).mean()), float(bound.standard_error.square().mean().sqrt()) / len(x_0) ** 0.5
 
 
-@pytest.mark.parametrize("kind", [UniformTimesteps, StratifiedTimesteps, LossAwareTimesteps], ids=lambda k: k.__name__)
-def test_the_mean_over_drawn_t_is_the_exhaustive_sum(kind):
-    """E_t[w·T·L_{t−1}] = Σ_t L_{t−1}: the units of L_vlb, and unbiased weights, importance-sampled too."""
+@pytest.fixture(scope="module")
+def chain():
+    """A reverse process, data, and the exhaustive sum with its error."""
     network = ExactNetwork(GaussianData(), PROCESS, PredictNoise())
     reverse = ReverseProcess(network, PredictNoise(), FixedLarge(), clip_x_0=False)
     x_0 = (torch.randint(0, 17, (20, 2), generator=torch.Generator().manual_seed(0)) / 8 - 1).double()
-    expected, expected_error = exhaustive(PROCESS, reverse, x_0)
+    return reverse, x_0, *exhaustive(PROCESS, reverse, x_0)
+
+
+@pytest.mark.parametrize("kind", [UniformTimesteps, StratifiedTimesteps, LossAwareTimesteps], ids=lambda k: k.__name__)
+def test_the_mean_over_drawn_t_is_the_exhaustive_sum(kind, chain):
+    """E_t[w·T·L_{t−1}] = Σ_t L_{t−1}: the units of L_vlb, and unbiased weights, importance-sampled too."""
+    reverse, x_0, expected, expected_error = chain
     sampler = kind(20)
     objective = VariationalBound(num_levels=17)
     generator = torch.Generator().manual_seed(1)

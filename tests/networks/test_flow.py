@@ -106,7 +106,7 @@ def test_a_flow_with_classes_is_told_one_and_a_flow_without_is_not():
 
 def test_a_spline_flow_of_the_plane_is_a_density():
     network, _ = made("splines")
-    line = torch.linspace(-9, 9, 1001, dtype=torch.float64)
+    line = torch.linspace(-9, 9, 361, dtype=torch.float64)
     with torch.no_grad():
         z, log_det = network(torch.cartesian_prod(line, line))
     mass = (standard_normal_log_prob(z) + log_det).exp().sum() * (line[1] - line[0]) ** 2
