@@ -40,14 +40,8 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
 # fmt: on
-SCORING_GROUPS = (
-    "sampler",
-    "guidance",
-    "variance",
-    "sampling",
-    "evaluation",
-    "features",
-)  # what may be chosen after training
+# What may be chosen after training.
+SCORING_GROUPS = ("sampler", "guidance", "variance", "sampling", "evaluation", "features")
 # Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
 _THEORY = ("diffusion", "baselines", "networks", "data", "models")
 _TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
