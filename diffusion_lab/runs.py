@@ -252,6 +252,16 @@ class SweepDirectory(Directory):
         return self.path / "code"
 
     @property
+    def jobs(self) -> Path:
+        """Folder of the jobs' logs, one folder each."""
+        return self.path / "jobs"
+
+    @property
+    def cancelled(self) -> Path:
+        """A mark: nothing more of this sweep is to be submitted."""
+        return self.path / "cancelled"
+
+    @property
     def report(self) -> Path:
         """Folder of report.html, the tables and the figures."""
         return self.path / "report"
@@ -293,6 +303,18 @@ def run_directory(outputs: Path, run_id: str) -> RunDirectory:
 
 def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
     return SweepDirectory(outputs / "sweeps" / name)
+
+
+def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
+    """The sweep in the folder `named`, or of that name under outputs/sweeps; None: the newest. RunError if there is none."""
+    if named is None:
+        return newest_sweep(outputs)
+    for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
+        if sweep.sweep.is_file():
+            return sweep
+    known = sorted(path.parent.name for path in sweep.path.parent.glob("*/sweep.json"))
+    there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
+    raise RunError(f"sweep={named}: there is no such sweep; {there}")
 
 
 def newest_sweep(outputs: Path) -> SweepDirectory:

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "score a trained model: Fréchet distance, bits/dim, cost",
     "schedule": "look at a noise schedule before training with it",
     "status": "how far a sweep is: queued, running, done, failed and why",
+    "cancel": "end what a sweep has in a queue",
     "report": "one page, tables and figures about a sweep or any runs",
     "dashboard": "the same panels at Weights & Biases",
 }

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.commands.tracking import build_trackers, track_report
-from diffusion_lab.runs import RunDirectory, SweepDirectory, newest_sweep, sweep_directory
+from diffusion_lab.runs import RunDirectory, named_sweep
 from diffusion_lab.sweeps.report import make_report, report_on_runs
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"
         page = report_on_runs(_run_folders(patterns, Path(cfg.outputs)), to, command, show)
     else:
-        sweep = _sweep(str(cfg.sweep), Path(cfg.outputs)) if cfg.sweep is not None else newest_sweep(Path(cfg.outputs))
+        sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
         track_report(cfg, sweep, page.parent)
     Console().print(
@@ -73,18 +73,6 @@ def show(gathered: Gathered, table: Table) -> None:
         console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"), soft_wrap=True)
     for sentence in gathered.skipped:
         console.print(Text(f"left out: {sentence}", style="yellow"), soft_wrap=True)
-
-
-def _sweep(named: str, outputs: Path) -> SweepDirectory:
-    """A folder, or the name of one under outputs/sweeps."""
-    sweep = SweepDirectory(Path(named))
-    if not sweep.sweep.is_file():
-        sweep = sweep_directory(outputs, named)
-    if not sweep.sweep.is_file():
-        known = sorted(path.parent.name for path in sweep.path.parent.glob("*/sweep.json"))
-        there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
-        raise MistakeError(f"sweep={named}: there is no such sweep; {there}")
-    return sweep
 
 
 def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:

@@ -29,7 +29,7 @@ from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.phase import fail, run_phase
+from diffusion_lab.sweeps.phase import forget_failures, run_all
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
 from diffusion_lab.sweeps.report import make_report
 from diffusion_lab.sweeps.watch import watching
@@ -42,6 +42,7 @@ def sweep(
     task: TaskFunction,
     name: str | None,
     dry_run: bool,
+    wait: bool,
 ) -> None:
     """Plan, say what will be done, and do it. RunError with the number of failures if there are any."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
@@ -53,25 +54,39 @@ def sweep(
         )
     plan, evaluation_seed = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
-    for line in [*plan.summary(), f"sweep {directory.path}"]:
+    launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
+    if not (wait or launches.may_be_left):
+        raise MistakeError(
+            "hydra.sweeper.wait=false: only hydra/launcher=slurm keeps a cell back until its model is trained; "
+            "other launchers need the command to stay"
+        )
+    for line in [*plan.summary(), *launches.summary(plan.jobs), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
-        for what, jobs in (("train", plan.to_train), ("score", plan.to_score)):
-            for job in jobs:
-                console.print(f"{what}  {job.label}", markup=False)
+        for job in plan.jobs:
+            console.print(f"{job.verb}  {job.label}", markup=False)
         return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     created = datetime.now().isoformat(timespec="seconds")
-    launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
+    directory.cancelled.unlink(missing_ok=True)
     launcher = config.hydra.launcher
-    only_shown = launcher.get("dry_run", False)
-    with (
+    from_copy = (
         nullcontext()
-        if only_shown
+        if launcher.get("dry_run", False)  # it is only shown
         else running_from_copy(directory.code, context.config_loader, launcher.get("folder"))
-    ):
-        failures = _train_and_score(plan, launches, console)
+    )
+    with from_copy:
+        if plan.jobs and not wait:
+            forget_failures(plan.jobs)
+            launches.leave(plan.jobs)
+            console.print(
+                "left to the queue: diffusion-lab status shows how far it is, diffusion-lab cancel ends it, and the same "
+                "command without hydra.sweeper.wait=false (and retrain, rescore) waits for it and makes the report"
+            )
+            return
+        with watching(plan.jobs, console):
+            failures = run_all(plan.jobs, launches, launches.keeps_order)
     if config.score:
         console.print(f"report {make_report(directory, show=show)}")
         track_report(config, directory, directory.report)
@@ -79,47 +94,43 @@ def sweep(
         raise RunError(_list_of(failures, plan, directory))
 
 
-def _train_and_score(plan: Plan, launches: _Launches, console: Console) -> dict[Path, str]:
-    """Folder -> reason, of all models and cells that failed."""
-    failures = {}
-    if plan.to_train:
-        with watching(plan.to_train, "model", console):
-            failures = run_phase(plan.to_train, lambda jobs: launches(jobs, "train", ["score=false"]))
-    spoilt = {cell.run.path: failures[cell.model.path] for cell in plan.cells if cell.model.path in failures}
-    jobs = [job for job in plan.to_score if job.folder not in spoilt]
-    for job in plan.to_score:
-        if job.folder in spoilt:
-            failures[job.folder] = fail(job.folder, f"its model failed: {spoilt[job.folder]}")
-    if jobs:
-        # Phase one has trained anew what was to be trained anew.
-        again = ["retrain=false", f"rescore={str(any(job.found for job in jobs)).lower()}"]
-        with watching(jobs, "cell", console):
-            failures |= run_phase(jobs, lambda some: launches(some, "score", again))
-    return failures
-
-
 class _Launches:
-    """Jobs through Hydra's launcher, numbered on from call to call; each writes its output to a log of its own."""
+    """Jobs through Hydra's launcher; each writes its output to a log of its own."""
 
     def __init__(
         self, config: DictConfig, context: HydraContext, task: TaskFunction, directory: SweepDirectory, name: str
     ) -> None:
         self._directory, self._num_launched = directory, 0
         # What Hydra composes for a job it composes anew from these overrides.
-        own = {"hydra.sweep.dir": str(directory.path / "jobs"), "hydra.sweeper.name": name}
+        own = {"hydra.sweep.dir": str(directory.jobs), "hydra.sweeper.name": name}
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
             config.hydra.overrides.hydra += [f"{key}={json.dumps(value)}" for key, value in own.items()]
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=_Logged(task), config=config
         )
+        # Our own launchers know more than Hydra's interface: which job needs which.
+        self.keeps_order = hasattr(self._launcher, "launch_plan")
 
-    def __call__(self, jobs: Sequence[Job], stage: str, more: Sequence[str]) -> list[str | None]:
-        overrides = [
-            [*job.overrides, *more, f"hydra.sweep.subdir={json.dumps(f'{stage}-{job.folder.name}')}"] for job in jobs
-        ]
-        first = self._num_launched
+    @property
+    def may_be_left(self) -> bool:
+        """Whether everything can be submitted at once."""
+        return self.keeps_order and self._launcher.queue().holds_back
+
+    def summary(self, jobs: Sequence[Job]) -> list[str]:
+        """What the jobs ask of the queue."""
+        return self._launcher.summary(jobs) if self.keeps_order else []
+
+    def leave(self, jobs: Sequence[Job]) -> None:
+        """Submit the jobs and wait for none."""
+        self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=False)
+
+    def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
+        if self.keeps_order:
+            return self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=True)
+        first = self._num_launched  # numbered on from call to call
         self._num_launched += len(jobs)
+        overrides = [[*job.overrides, f"hydra.sweep.subdir={json.dumps(job.name)}"] for job in jobs]
         return [_reason(returned) for returned in self._launcher.launch(overrides, initial_job_idx=first)]
 
 
@@ -152,9 +163,11 @@ def _reason(returned: JobReturn) -> str | None:
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
     """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
-    labels = {job.folder: job.label for job in (*plan.to_train, *plan.to_score)}
+    labels = {job.folder: job.label for job in plan.jobs}
     spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
     num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
     lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
-    first = f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.path / 'jobs'})"
+    first = (
+        f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.jobs})"
+    )
     return "\n".join([first, *lines])

@@ -17,6 +17,7 @@ from pathlib import Path
 from diffusion_lab.lock import hold
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
+from diffusion_lab.sweeps.submitted import Submitted, submitted
 
 _LENGTH = 12  # hex digits in a copy's name
 _IN_USE = ".in_use"
@@ -29,7 +30,7 @@ def copy_in_use(
     """The copy with these files, at paths relative to it; made if it is missing. Others that nothing uses any more are removed.
 
     links: path in the copy -> what lies there beside the code and is not copied. jobs: where queued jobs have their files; they
-    may outlive the command, and name the copy that they run from among their options.
+    may outlive the command, and name the copy that they run from.
     """
     digest = hashlib.sha256()
     for path, content in sorted(files.items()):
@@ -72,10 +73,8 @@ def _used(copy: Path, jobs: Path | None) -> bool:
             return True
         if not process.is_of_this_machine or process.lives():
             return True
-    return jobs is not None and any(str(copy) in options for options in _options_of_unfinished(jobs))
+    return jobs is not None and any(job.code == str(copy) for job in _unfinished(jobs))
 
 
-def _options_of_unfinished(jobs: Path) -> Iterator[list[str]]:
-    for file in jobs.glob("*_job.json"):
-        if not any(jobs.glob(f"{file.name.removesuffix('_job.json')}_*_outcome.json")):
-            yield read_json(file)["options"]
+def _unfinished(jobs: Path) -> list[Submitted]:
+    return [job for name, job in submitted(jobs).items() if not any(jobs.glob(f"{name}_*_outcome.json"))]

@@ -2,7 +2,7 @@
 
 Files of a job called <id>, all in one folder:
 
-    <id>_job.json              its options, written when it is submitted: how a later command finds a job that still runs
+    <id>_job.json              what it does, written when it is submitted: see submitted.py
     <id>_<rank>_outcome.json   how each of its processes ended
     <id>_<rank>_log.out        what they printed
 
@@ -14,17 +14,19 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from diffusion_lab.runs import RunError, read_json, write_json
+from diffusion_lab.runs import RunError, write_json
+from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # ask the queue at growing intervals, …
 _ASK_SECONDS = (2.0, 30.0)  # … from the first to the second: a cluster's controller serves everybody
+_LOST = "what it needs failed"
 
 
 class JobError(RunError):
@@ -45,13 +47,16 @@ class Outcome:
 class Call(ABC):
     """Something to run in each of a job's processes; can be pickled.
 
-    options: what sets it apart from other calls. accelerator, devices: what it asks for, as trainer.accelerator and
-    trainer.devices say it; None: nothing is said.
+    options: what sets it apart from other calls. directory: of its log. code: the copy that it runs from. asks: what its job
+    asks of the queue. needs: the index, among the calls that are made together, of the one that must end well before this one
+    begins.
     """
 
     options: tuple[str, ...]
-    accelerator: str
-    devices: int | str | Sequence[int] | None
+    directory: str = ""
+    code: str = ""
+    asks: Mapping[str, Any] = MappingProxyType({})
+    needs: int | None = None
 
     @abstractmethod
     def __call__(self) -> None:
@@ -59,18 +64,25 @@ class Call(ABC):
 
 
 class Queue(ABC):
-    """Where jobs run. folder: of their files, on a file system that they see. tasks: processes a job."""
+    """Where jobs run. folder: of their files, on a file system that they see.
+
+    holds_back: whether the queue itself keeps a job waiting until the one that it needs has ended well, so that nobody has to
+    stay for that.
+    """
 
     folder: Path
-    tasks: int
+    holds_back: bool
 
     @abstractmethod
     def room(self, waiting: Sequence[Call]) -> int:
-        """How many of these calls, the first ones, may be submitted now."""
+        """How many of these calls, the first ones, may be submitted together now."""
 
     @abstractmethod
-    def submit(self, calls: Sequence[Call]) -> list[str]:
-        """Names of the jobs that will make these calls. JobError if the queue refuses."""
+    def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
+        """Name -> job, in the order of the calls, for which there is room. JobError if the queue refuses.
+
+        after: the job that must end well first; only where the queue holds back.
+        """
 
     @abstractmethod
     def place(self, job: str) -> str | None:
@@ -98,72 +110,138 @@ def log_file(folder: Path, job: str) -> Path:
     return folder / f"{job}_0_log.out"
 
 
-def run_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) -> list[Outcome]:
+def run_jobs(
+    calls: Sequence[Call], queue: Queue, say: Callable[[str], None], cancelled: Callable[[], bool] = lambda: False
+) -> list[Outcome]:
     """Make every call in a job of its own and wait until all have ended; outcomes in the order of the calls.
 
-    A call that a job makes already (of an earlier command that died or was stopped) is not made again: this waits for that job.
+    A call begins as soon as the one that it needs has ended well. One that a job makes already (of an earlier command that died
+    or was left) is not made again: this waits for that job. cancelled: whether somebody asked that nothing more be submitted.
     """
-    running = _attached(calls, queue)
-    for job in running:
-        say(f"job {job} runs already; its log is {log_file(queue.folder, job)}")
-    waiting = deque(index for index in range(len(calls)) if index not in running.values())
-    outcomes: dict[int, Outcome] = {}
+    submission = _Submission(calls, queue, say, cancelled)
     asked, pause, suspects = time.monotonic(), _ASK_SECONDS[0], frozenset[str]()
-    while waiting or running:
-        batch = [waiting.popleft() for _ in range(queue.room([calls[index] for index in waiting]))]
-        if batch:
-            submitted = queue.submit([calls[index] for index in batch])
-            for job, index in zip(submitted, batch, strict=True):
-                write_json(_job_file(queue.folder, job), {"options": list(calls[index].options)})
-                running[job] = index
-            places = [f" ({place})" if (place := queue.place(job)) else "" for job in submitted]
-            named = [name + place for name, place in zip(submitted, places, strict=True)]
-            say(f"submitted as {', '.join(named)}; logs in {queue.folder}")
+    while submission.submit_ready() or submission.running:
         time.sleep(_POLL_SECONDS)
         lost: frozenset[str] = frozenset()
         if time.monotonic() - asked >= pause:
             living = queue.living()
-            gone = frozenset() if living is None else frozenset(running).difference(living)
+            gone = frozenset() if living is None else frozenset(submission.running).difference(living)
             # Twice, because a job may have ended a moment ago and its files take a while on a network.
             suspects, lost = gone, gone & suspects
             asked, pause = time.monotonic(), min(_ASK_AGAIN * pause, _ASK_SECONDS[1])
-        for job in list(running):
-            outcome = _outcome(queue, job, gone=job in lost)
-            if outcome is not None:
-                outcomes[running.pop(job)] = outcome
-                if outcome.reason is not None:
-                    say(f"job {job} failed: {outcome.reason}")
+        submission.collect(lost)
     queue.close()
-    return [outcomes[index] for index in range(len(calls))]
+    return [submission.outcomes[index] for index in range(len(calls))]
 
 
-def _attached(calls: Sequence[Call], queue: Queue) -> dict[str, int]:
-    """Job -> index of the call that it makes, for the jobs that live and make one of these calls."""
-    wanted = {call.options: index for index, call in enumerate(calls)}
-    found: dict[str, int] = {}
-    for job in queue.living() or ():
-        file = _job_file(queue.folder, job)
-        if file.is_file():
-            index = wanted.pop(tuple(read_json(file)["options"]), None)
-            if index is not None:
-                found[job] = index
-    return found
+def submit_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) -> None:
+    """Submit every call that no job makes yet and wait for none; the queue must hold back."""
+    _Submission(calls, queue, say, lambda: False).submit_ready()
 
 
-def _outcome(queue: Queue, job: str, gone: bool) -> Outcome | None:
-    """How a job ended; None: it has not. One process that failed makes a failed job; the value is that of the first."""
-    written: list[dict[str, Any]] = []
-    for rank in range(queue.tasks):
-        file = outcome_file(queue.folder, job, rank)
-        if file.is_file():
-            written.append(json.loads(file.read_bytes()))
-    failed = [outcome for outcome in written if outcome["reason"] is not None]
-    if failed:
-        return Outcome(**failed[0])
-    if len(written) == queue.tasks:
-        return Outcome(**written[0])
-    return Outcome(reason=f"{queue.fate(job)}; its log is {log_file(queue.folder, job)}") if gone else None
+class _Submission:
+    """Calls on their way: waiting (indices), running (job -> index), then with an outcome."""
 
+    def __init__(
+        self, calls: Sequence[Call], queue: Queue, say: Callable[[str], None], cancelled: Callable[[], bool]
+    ) -> None:
+        self._calls, self._queue, self._say, self._cancelled = calls, queue, say, cancelled
+        asked = [call.asks for call in calls]
+        self._kind = [asked.index(call.asks) for call in calls]
+        self._jobs: dict[int, str] = {}
+        self._tasks: dict[str, int] = {}
+        self.running: dict[str, int] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        self._attach()
+        self.waiting = [index for index in range(len(calls)) if index not in self._jobs]
 
-def _job_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}_job.json"
+    def submit_ready(self) -> bool:
+        """Submit what may begin, as far as there is room; what needs a call that failed has failed. Whether some still wait."""
+        for index in [index for index in self.waiting if self._has_lost(index)]:
+            self._drop(index, _LOST)
+        names: list[str] = []
+        while batch := self._batch():
+            if self._cancelled():
+                for index in list(self.waiting):
+                    self._drop(index, "cancelled before it began; the same command submits it again")
+            else:
+                names += self._submit(batch)
+        if names:
+            places = [f" ({place})" if (place := self._queue.place(job)) else "" for job in names]
+            named = [name + place for name, place in zip(names, places, strict=True)]
+            self._say(f"submitted as {', '.join(named)}; logs in {self._queue.folder}")
+        return bool(self.waiting)
+
+    def collect(self, lost: Collection[str]) -> None:
+        """Take the outcomes of the jobs that have ended. lost: those that the queue does not have any more."""
+        for job, index in list(self.running.items()):
+            if self._has_lost(index):  # the queue will never begin it
+                del self.running[job]
+                self.outcomes[index] = Outcome(reason=_LOST)
+                continue
+            outcome = self._outcome(job, gone=job in lost)
+            if outcome is not None:
+                self.outcomes[self.running.pop(job)] = outcome
+                if outcome.reason is not None:
+                    self._say(f"job {job} failed: {outcome.reason}")
+
+    def _attach(self) -> None:
+        """Find the jobs that live and make one of these calls; what needs a call that begins anew begins anew too."""
+        wanted = {call.options: index for index, call in enumerate(self._calls)}
+        known = submitted(self._queue.folder)
+        living = [job for job in self._queue.living() or () if job in known]
+        found = {wanted[known[job].options]: job for job in living if known[job].options in wanted}
+        for index, job in sorted(found.items()):
+            if self._calls[index].needs is None or self._calls[index].needs in found:
+                self._jobs[index], self.running[job], self._tasks[job] = job, index, known[job].tasks
+                self._say(f"job {job} runs already; its log is {log_file(self._queue.folder, job)}")
+
+    def _batch(self) -> list[int]:
+        """Calls to submit together: they may begin and wait for the same job. A cell goes before a model, equal ones together."""
+        ready = sorted(
+            filter(self._is_ready, self.waiting),
+            key=lambda index: (self._calls[index].needs is None, self._kind[index]),
+        )
+        together = [index for index in ready if self._after(index) == self._after(ready[0])]
+        return together[: self._queue.room([self._calls[index] for index in together])] if together else []
+
+    def _submit(self, batch: Sequence[int]) -> Collection[str]:
+        jobs = self._queue.submit([self._calls[index] for index in batch], self._after(batch[0]))
+        for (job, about), index in zip(jobs.items(), batch, strict=True):
+            about.write(self._queue.folder, job)
+            self._jobs[index], self.running[job], self._tasks[job] = job, index, about.tasks
+            self.waiting.remove(index)
+        if self._cancelled():  # meanwhile, by somebody who did not see these
+            cancel(self._queue.folder, jobs)
+        return jobs
+
+    def _after(self, index: int) -> str | None:
+        """The job that this call must wait for."""
+        need = self._calls[index].needs
+        return None if need is None or need in self.outcomes else self._jobs.get(need)
+
+    def _is_ready(self, index: int) -> bool:
+        need = self._calls[index].needs
+        return need is None or need in self.outcomes or (self._queue.holds_back and need in self._jobs)
+
+    def _has_lost(self, index: int) -> bool:
+        need = self._calls[index].needs
+        return need in self.outcomes and self.outcomes[need].reason is not None
+
+    def _drop(self, index: int, reason: str) -> None:
+        self.waiting.remove(index)
+        self.outcomes[index] = Outcome(reason=reason)
+
+    def _outcome(self, job: str, gone: bool) -> Outcome | None:
+        """How a job ended; None: it has not. One process that failed makes a failed job; the value is that of the first."""
+        folder, written = self._queue.folder, []
+        for rank in range(self._tasks[job]):
+            file = outcome_file(folder, job, rank)
+            if file.is_file():
+                written.append(json.loads(file.read_bytes()))
+        failed = [outcome for outcome in written if outcome["reason"] is not None]
+        if failed:
+            return Outcome(**failed[0])
+        if len(written) == self._tasks[job]:
+            return Outcome(**written[0])
+        return Outcome(reason=f"{self._queue.fate(job)}; its log is {log_file(folder, job)}") if gone else None

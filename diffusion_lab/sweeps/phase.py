@@ -1,4 +1,4 @@
-"""One phase of a sweep: all its jobs, through a launcher that may lose some of them, until each has its result or a reason.
+"""All jobs of a sweep, through a launcher that may lose some of them, until each has its result or a reason.
 
 What happened is read from the jobs' own folders (the result, status.json, the lock), because a process that was killed says
 nothing and a launcher whose worker was killed may give up on all the others.
@@ -19,12 +19,33 @@ Launch = Callable[[Sequence[Job]], Sequence[str | None]]
 _POLL_SECONDS = 0.5
 
 
-def run_phase(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
-    """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if none began."""
+def run_all(jobs: Sequence[Job], launch: Launch, keeps_order: bool) -> dict[Path, str]:
+    """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if none began.
+
+    keeps_order: whether `launch` itself begins a job when the one that it needs is done. Otherwise it is given the jobs that
+    need no other, and when all of them have ended the others.
+    """
+    forget_failures(jobs)
+    stages = (
+        [jobs] if keeps_order else [[job for job in jobs if (job.needs is None) == first] for first in (True, False)]
+    )
+    failures: dict[Path, str] = {}
+    for stage in stages:
+        ready = [job for job in stage if job.needs not in failures]
+        if ready:
+            failures |= _complete(ready, launch)
+        for job in stage:
+            if job.needs in failures:
+                failures[job.folder] = fail(job.folder, f"its model failed: {failures[job.needs]}")
+    return failures
+
+
+def forget_failures(jobs: Sequence[Job]) -> None:
+    """What an earlier attempt said of itself is no reason of today; but what was interrupted goes on."""
     for job in jobs:
-        if not is_held(job.folder):
-            (job.folder / FILE).unlink(missing_ok=True)  # of an earlier attempt
-    return _complete(jobs, launch) if jobs else {}
+        status = written_status(job.folder)
+        if status is not None and status.state != INTERRUPTED and not is_held(job.folder):
+            (job.folder / FILE).unlink(missing_ok=True)
 
 
 def fail(folder: Path, reason: str) -> str:
@@ -48,6 +69,8 @@ def _complete(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
         return _after_loss(jobs, launch, error)
     failures = {}
     for job, reason in zip(jobs, reasons, strict=True):
+        if job.needs in failures:
+            continue
         if reason is None and not job.done:
             reason = _own_reason(job) or "it ended without a result"
         if reason is not None:

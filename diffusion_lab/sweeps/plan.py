@@ -9,6 +9,8 @@ from typing import Any
 
 from diffusion_lab.runs import ModelDirectory, RunDirectory
 
+MODEL, CELL = "model", "cell"
+
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -22,13 +24,28 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does. folder: which it holds; result: the file there that it writes last; label: what sets it apart."""
+    """A model to train or a cell to score.
 
+    folder: which it holds; result: the file there that it writes last; label: what sets it apart; needs: the folder of the
+    model that must be trained first, where that is another job of the same plan.
+    """
+
+    what: str
     folder: Path
     result: Path
     overrides: tuple[str, ...]
     label: str
+    needs: Path | None = None
     found: int | None = field(default=None, compare=False)  # the result of an earlier job, which is to be replaced
+
+    @property
+    def verb(self) -> str:
+        return {MODEL: "train", CELL: "score"}[self.what]
+
+    @property
+    def name(self) -> str:
+        """Of the folder of its log."""
+        return f"{self.verb}-{self.folder.name}"
 
     @property
     def done(self) -> bool:
@@ -43,6 +60,11 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     to_train: tuple[Job, ...]
     to_score: tuple[Job, ...]
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The models before the cells that need them."""
+        return (*self.to_train, *self.to_score)
 
     @property
     def num_models(self) -> int:
@@ -80,23 +102,34 @@ def plan(
         key: {choice for cell in different if (choice := cell.choices[key]) is not None}
         for key in (different[0].choices if different else ())
     }
-    to_train = [
-        Job(
+    to_train = {
+        model.path: Job(
+            MODEL,
             model.path,
             model.result,
-            same[0].overrides,
+            (*same[0].overrides, "score=false"),
             _label(same, values),
-            None if model.retrained else _stamp(model.result),  # one that is trained anew already is not to be replaced
+            # One that is trained anew already is not to be replaced.
+            found=None if model.retrained else _stamp(model.result),
         )
         for model, same in by_model.items()
         if retrain or not model.finished
-    ]
+    }
     to_score = [
-        Job(cell.run.path, cell.run.metrics, cell.overrides, _label([cell], values), _stamp(cell.run.metrics))
+        Job(
+            CELL,
+            cell.run.path,
+            cell.run.metrics,
+            # The other job has trained anew what was to be trained anew.
+            (*cell.overrides, "retrain=false", f"rescore={str(cell.run.metrics.is_file()).lower()}"),
+            _label([cell], values),
+            needs=cell.model.path if cell.model.path in to_train else None,
+            found=_stamp(cell.run.metrics),
+        )
         for cell in different
         if score and (retrain or rescore or not cell.run.metrics.is_file())
     ]
-    return Plan(num_combinations, tuple(different), tuple(to_train), tuple(to_score))
+    return Plan(num_combinations, tuple(different), tuple(to_train.values()), tuple(to_score))
 
 
 def sweep_content(

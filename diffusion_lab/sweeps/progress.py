@@ -1,4 +1,4 @@
-"""How far a sweep is, read from the folders of its models and cells: the same for jobs of this machine and of a cluster's."""
+"""How far a sweep is, read from the folders of its models and cells, and for jobs of a cluster from its queue too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.table import Table
 from rich.text import Text
@@ -15,23 +16,30 @@ from diffusion_lab.runs import ModelDirectory, SweepDirectory, run_directory
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
 from diffusion_lab.sweeps.plan import Job, PlannedCell, plan
 
-QUEUED = "queued"
-_STYLES = {RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", QUEUED: "dim", DONE: "green"}  # in this order
+QUEUED, REQUEUED = "queued", "requeued"
+_WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # in Slurm's words
+_STYLES = {  # in this order
+    RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", REQUEUED: "yellow", QUEUED: "dim", DONE: "green",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One model or cell. state: running, failed, interrupted, queued or done. status: what it says of itself, if anything."""
+    """One model or cell. state: a key of _STYLES. status: what it says of itself, if anything. reason: why it is not done."""
 
     what: str
     label: str
     folder: Path
     state: str
     status: Status | None
+    reason: str = ""
 
 
-def standings(sweep: SweepDirectory) -> list[Standing]:
-    """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read."""
+def standings(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[Standing]:
+    """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read.
+
+    in_queue: name of a job -> the state in which a cluster has it.
+    """
     cells = [
         PlannedCell(
             cell["choices"],
@@ -42,9 +50,12 @@ def standings(sweep: SweepDirectory) -> list[Standing]:
         for cell in sweep.read_sweep()["cells"]
     ]
     all_of_it = plan(cells, len(cells), retrain=True)
-    found = [_standing("model", job) for job in all_of_it.to_train] + [
-        _standing("cell", job) for job in all_of_it.to_score
-    ]
+    cancelled, failed = sweep.cancelled.is_file(), dict[Path, str]()
+    found = []
+    for job in all_of_it.jobs:
+        found.append(_standing(job, in_queue.get(job.name), failed.get(job.needs), cancelled))
+        if found[-1].state == FAILED:
+            failed[job.folder] = found[-1].reason
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
 
 
@@ -84,20 +95,29 @@ def table(found: Sequence[Standing], earlier: Mapping[Path, Status]) -> Table:
             Text(standing.state, _STYLES[standing.state]),
             f"{status.step or 0}/{status.steps}" if running and status.steps else "",
             "" if left is None else _duration(left),
-            Text((status.reason or "") if status is not None and standing.state in (FAILED, INTERRUPTED) else ""),
+            Text(standing.reason),
         )
     return shown
 
 
-def _standing(what: str, job: Job) -> Standing:
+def _standing(job: Job, in_queue: str | None, model_failed: str | None, cancelled: bool) -> Standing:
+    """in_queue: the state in which a cluster has the job, if it has it. model_failed: why its model failed, if it did."""
     status = read_status(job.folder)
-    if status is not None and status.state == RUNNING:
-        state = RUNNING
+    state = QUEUED if status is None else status.state
+    reason = (status.reason or "") if status is not None else ""
+    if state == RUNNING:
+        pass
+    elif in_queue in _WAITS:
+        state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
     elif job.result.is_file():
-        state = DONE
-    else:
-        state = QUEUED if status is None else status.state
-    return Standing(what, job.label, job.folder, state, status)
+        state, reason = DONE, ""
+    elif in_queue is not None:
+        state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
+    elif state == QUEUED and model_failed is not None:
+        state, reason = FAILED, f"its model failed: {model_failed}"
+    elif state == QUEUED and cancelled:
+        state, reason = INTERRUPTED, "cancelled; the same command does it again"
+    return Standing(job.what, job.label, job.folder, state, status, reason)
 
 
 def _summary(found: Sequence[Standing]) -> str:

@@ -14,40 +14,49 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.devices import Place, Request, requested
 from diffusion_lab.processes import Process
-from diffusion_lab.runs import read_json, write_json
+from diffusion_lab.runs import write_json
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue
+from diffusion_lab.sweeps.submitted import Submitted, ask, in_slurm, process_file, running_here
 
 if TYPE_CHECKING:
     from submitit import Job
     from submitit.core.core import Executor
 
-_ANSWER_SECONDS = 60
+_USUAL_MAX_ARRAY_SIZE = 1001
 _EXIT_SECONDS = 30
 _FOREVER = 60 * 24 * 365  # minutes
-_PROCESS = "_process.json"
 
 
 class SlurmQueue(Queue):
-    """A cluster, which holds and requeues jobs itself.
+    """A cluster, which holds and requeues jobs itself. What a call asks is options of submitit's Slurm executor.
 
-    sbatch: options of submitit's Slurm executor, which are those of sbatch with underscores.
-    max_num_timeout: how often a job may reach its time limit and be put back into the queue.
+    max_num_timeout: how often a job may reach its time limit and be put back into the queue. python: the command that starts
+    Python there; None: the one that runs this.
     """
 
-    def __init__(self, folder: Path, sbatch: Mapping[str, Any], max_num_timeout: int) -> None:
-        self.folder, self.sbatch, self.max_num_timeout = folder, dict(sbatch), max_num_timeout
-        self.tasks: int = sbatch["nodes"] * sbatch["ntasks_per_node"]
+    holds_back = True
+
+    def __init__(self, folder: Path, max_num_timeout: int, python: str | None) -> None:
+        self.folder, self.max_num_timeout, self.python = folder, max_num_timeout, python
 
     def room(self, waiting: Sequence[Call]) -> int:
-        """All at once: Slurm itself keeps to `array_parallelism`."""
-        return len(waiting)
+        """All that ask for the same and fit into an array: Slurm itself keeps to `array_parallelism`."""
+        alike = takewhile(lambda call: call.asks == waiting[0].asks, waiting)
+        return sum(1 for _ in islice(alike, self._longest_array))
 
-    def submit(self, calls: Sequence[Call]) -> list[str]:
+    @cached_property
+    def _longest_array(self) -> int:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
+        return max(1, int(found[1])) if found else _USUAL_MAX_ARRAY_SIZE
+
+    def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
         from submitit import SlurmExecutor
 
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
@@ -55,19 +64,23 @@ class SlurmQueue(Queue):
                 "there is no Slurm on this machine (no sbatch or srun on the PATH): run this on a cluster's login node, "
                 "or look at the script with slurm.dry_run=true"
             )
-        executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout)
-        executor.update_parameters(**self.sbatch)
-        return [job.job_id for job in _submitted(executor, calls)]
+        executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
+        executor.update_parameters(**self._parameters(calls[0], after))
+        tasks = calls[0].asks["nodes"] * calls[0].asks["ntasks_per_node"]
+        jobs = _submitted(executor, calls)
+        return {
+            job.job_id: Submitted(call.options, call.directory, call.code, tasks)
+            for job, call in zip(jobs, calls, strict=True)
+        }
 
     def place(self, job: str) -> None:
         """Slurm says it only when the job runs."""
 
     def living(self) -> Collection[str] | None:
-        answer = _ask("squeue", "--me", "--array", "--noheader", "--format=%i")
-        return None if answer is None else answer.split()
+        return in_slurm(self.folder)
 
     def fate(self, job: str) -> str:
-        shown = _ask("scontrol", "show", "job", job, "--oneliner") or ""
+        shown = ask("scontrol", "show", "job", job, "--oneliner") or ""
         found = re.search(r"JobState=(\w+).* ExitCode=(\d+):(\d+)", shown)
         if found is None:
             return "it left Slurm's queue without a word"
@@ -79,13 +92,24 @@ class SlurmQueue(Queue):
     def close(self) -> None:
         """Slurm sees to it."""
 
-    def script(self, num_jobs: int) -> str:
-        """What `submit` would hand to sbatch for so many calls. Needs no Slurm."""
+    def script(self, call: Call, num_jobs: int) -> str:
+        """What `submit` would hand to sbatch for so many calls like this one. Needs no Slurm."""
         from submitit.slurm.slurm import _make_sbatch_string
 
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
-        array = {"map_count": num_jobs} if num_jobs > 1 else {}
-        return _make_sbatch_string(command=command, folder=self.folder, **array, **self.sbatch)
+        python = self.python or shlex.quote(sys.executable)
+        command = f"{python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
+        array = {"map_count": min(num_jobs, self._longest_array)} if num_jobs > 1 else {}
+        return _make_sbatch_string(command=command, folder=self.folder, **array, **self._parameters(call, None))
+
+    @staticmethod
+    def _parameters(call: Call, after: str | None) -> dict[str, Any]:
+        # One device that fails ends the job; the others would wait for it.
+        own = {"job_name": f"diffusion-lab-{call.options[0]}", "stderr_to_stdout": True}
+        parameters = {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.asks}
+        if after is not None:
+            more = {**parameters.get("additional_parameters", {}), "kill-on-invalid-dep": "yes"}  # or it waits for ever
+            parameters |= {"dependency": f"afterok:{after}", "additional_parameters": more}
+        return parameters
 
 
 class LocalQueue(Queue):
@@ -98,28 +122,25 @@ class LocalQueue(Queue):
     while it lives.
     """
 
-    tasks = 1
+    holds_back = False
 
     def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
         self.folder, self.gpus, self.num_cores, self.parallel = folder, gpus, num_cores, parallel
         self._own: dict[str, subprocess.Popen[bytes]] = {}
         self._places: dict[str, Place] = {}  # of each job
         self._earlier: dict[str, Process] = {}  # of other commands
-        for file in folder.glob(f"*{_PROCESS}"):
-            found = read_json(file)
-            process, name = Process(**found["process"]), file.name.removesuffix(_PROCESS)
-            if process.is_of_this_machine and process.lives():
-                self._earlier[name], self._places[name] = process, Place(**found["place"])
+        for name, (process, place) in running_here(folder).items():
+            self._earlier[name], self._places[name] = process, Place(**place)
 
-    def request(self, call: Call) -> Request:
-        """What a call asks of this machine. JobError, in one sentence, if it does not have it."""
+    def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
+        """What trainer.accelerator and trainer.devices ask of this machine. JobError, in one sentence, if it does not have it."""
         try:
-            request = requested(call.accelerator, 1 if call.devices is None else call.devices, self.gpus)
+            request = requested(accelerator, 1 if devices is None else devices, self.gpus)
         except ValueError as error:
             raise JobError(str(error)) from None
         if request.indices is not None:
             raise JobError(
-                f"trainer.devices={call.devices}: jobs take turns on the devices, so give their number; "
+                f"trainer.devices={devices}: jobs take turns on the devices, so give their number; "
                 "CUDA_VISIBLE_DEVICES=… says which GPUs there are to share"
             )
         return request
@@ -127,8 +148,8 @@ class LocalQueue(Queue):
     def room(self, waiting: Sequence[Call]) -> int:
         return len(self._free_places(waiting))
 
-    def submit(self, calls: Sequence[Call]) -> list[str]:
-        names = []
+    def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
+        submitted = {}
         for call, place in zip(calls, self._free_places(calls), strict=True):
             environment = {
                 "OMP_NUM_THREADS": str(place.threads),
@@ -138,9 +159,9 @@ class LocalQueue(Queue):
             name = uuid.uuid4().hex[:12]  # not the process id: that comes again, and with it the files of an old job
             self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
-            write_json(self.folder / f"{name}{_PROCESS}", {"process": asdict(process), "place": asdict(place)})
-            names.append(name)
-        return names
+            write_json(process_file(self.folder, name), {"process": asdict(process), "place": asdict(place)})
+            submitted[name] = Submitted(call.options, call.directory, call.code, tasks=1)
+        return submitted
 
     def place(self, job: str) -> str:
         return str(self._places[job])
@@ -149,7 +170,7 @@ class LocalQueue(Queue):
         """Where the first of these calls may run beside what runs; those behind one that has to wait wait too."""
         taken = [self._places[name] for name in self.living()]
         found: list[Place] = []
-        for request in [self.request(call) for call in calls]:  # all, before the first of them runs
+        for request in [self.request(**call.asks) for call in calls]:  # all, before the first of them runs
             place = self._free(request, [*taken, *found])
             if place is None:
                 break
@@ -219,15 +240,6 @@ def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
         return executor.submit_array(calls)
     except (FailedJobError, FailedSubmissionError) as error:
         raise JobError(f"the queue refuses: {' '.join(str(error).split())}") from error
-
-
-def _ask(*command: str) -> str | None:
-    """What a command of Slurm prints; None if it fails or says nothing for a minute."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 def _users_threads() -> int | None:

@@ -6,6 +6,7 @@ It looks at the jobs' folders only, so it is the same for jobs of this process, 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,12 +23,12 @@ _POLL_SECONDS = 0.5
 
 
 @contextmanager
-def watching(jobs: Sequence[Job], what: str, console: Console) -> Iterator[Watch]:
-    """Tell of `jobs`, each a `what`, while the block runs."""
+def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
+    """Tell of `jobs` while the block runs."""
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     # The jobs of this process write elsewhere; the bar must not catch their output back.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    watch = Watch(jobs, what, console, bars)
+    watch = Watch(jobs, console, bars)
     stop = threading.Event()
 
     def look_now_and_then() -> None:
@@ -48,9 +49,10 @@ def watching(jobs: Sequence[Job], what: str, console: Console) -> Iterator[Watch
 class Watch:
     """Looks at folders and says once of each job how it ended."""
 
-    def __init__(self, jobs: Sequence[Job], what: str, console: Console, bars: Progress) -> None:
-        self._waiting, self._num_jobs, self._told = list(jobs), len(jobs), 0
-        self._what, self._console, self._bars = what, console, bars
+    def __init__(self, jobs: Sequence[Job], console: Console, bars: Progress) -> None:
+        self._waiting, self._num_jobs = list(jobs), Counter(job.what for job in jobs)
+        self._told: Counter[str] = Counter()
+        self._console, self._bars = console, bars
         self._tasks: dict[Path, TaskID] = {}
 
     def look(self, last: bool = False) -> None:
@@ -71,10 +73,11 @@ class Watch:
 
     def _tell(self, job: Job, how: str) -> None:
         self._waiting.remove(job)
-        self._told += 1
+        self._told[job.what] += 1
         if job.folder in self._tasks:
             self._bars.remove_task(self._tasks.pop(job.folder))
-        place = f"{self._what} {self._told:>{len(str(self._num_jobs))}} of {self._num_jobs}"
+        told, of = self._told[job.what], self._num_jobs[job.what]
+        place = f"{job.what} {told:>{len(str(of))}} of {of}"
         self._console.print(f"{place}  {escape(job.label)}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
 
     def _move(self, job: Job, step: int, steps: int | None) -> None:

@@ -6,12 +6,14 @@ that was killed on a cluster without accounting, cannot show what it would submi
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 import traceback
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,19 +28,34 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.jobs import Outcome, Queue
+    from diffusion_lab.sweeps.plan import Job
     from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 
 
 class Call:
-    """One job of a multirun, pickled for the process that runs it. options: the command and what shapes its work."""
+    """One job of a multirun, pickled for the process that runs it; see diffusion_lab.sweeps.jobs.Call.
 
-    def __init__(self, launcher: QueueLauncher, overrides: Sequence[str], number: int) -> None:
+    name: of the folder of its log; it names the model or the cell by its fingerprint. options: the command, what it works on or
+    with which code, and what shapes the work; two that differ only in how they begin do the same work.
+    """
+
+    def __init__(
+        self,
+        launcher: QueueLauncher,
+        overrides: Sequence[str],
+        number: int,
+        name: str | None = None,
+        needs: int | None = None,
+    ) -> None:
         self.context, self.task, self.config = launcher.hydra_context, launcher.task_function, launcher.config
-        self.overrides, self.number = list(overrides), number
-        shaping = [option for option in filter_overrides(overrides) if not option.startswith("slurm.")]
-        # The code that it runs from sets it apart, too: a job of an earlier plan does other work.
-        self.options = (launcher.config.hydra.job.config_name, *shaping, os.environ.get("DIFFUSION_LAB_CODE", ""))
-        self.accelerator, self.devices = launcher.asked(self.overrides)
+        self.overrides, self.number, self.needs = list(overrides), number, needs
+        self.asks = launcher.asks(overrides)
+        self.code = os.environ.get("DIFFUSION_LAB_CODE", "")
+        beginning = ("slurm.", "retrain=", "rescore=")
+        shaping = [option for option in filter_overrides(overrides) if not option.lstrip("+~").startswith(beginning)]
+        # The code that it runs from sets it apart, too: a job of an earlier plan does other work. A name says it.
+        self.options = (launcher.config.hydra.job.config_name, name or self.code, *shaping)
+        self.directory = str(Path(str(launcher.config.hydra.sweep.dir)).absolute() / (name or str(number)))
         self.singletons = Singleton.get_state()
 
     def __call__(self) -> None:
@@ -105,38 +122,72 @@ class QueueLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         _require_submitit()
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self._asked: dict[tuple[str, ...], tuple[str, Any]] = {}
+        self._asked: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
-    def asked(self, overrides: Sequence[str]) -> tuple[str, Any]:
-        """trainer.accelerator and trainer.devices of a job; the options themselves, where its command has no trainer."""
+    def asks(self, overrides: Sequence[str]) -> Mapping[str, Any]:
+        """What a job with these overrides asks of the queue."""
         loader = self.hydra_context.config_loader
         keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
-        # Composing takes a while and jobs are many; the devices follow from the choices of files and these options alone.
+        # Composing takes a while and jobs are many; this follows from the choices of files and these options alone.
         deciding = tuple(
             override
             for override, key in keys.items()
-            if key.startswith(("trainer.", "accelerator", "devices")) or loader.get_group_options(key.partition("@")[0])
+            if key.startswith(("slurm.", "trainer.", "accelerator", "devices"))
+            or loader.get_group_options(key.partition("@")[0])
         )
         if deciding not in self._asked:
-            config = loader.load_sweep_config(self.config, list(deciding))
-            trainer = config.get("trainer") or config
-            devices = trainer.get("devices")
-            devices = list(devices) if OmegaConf.is_list(devices) else devices
-            self._asked[deciding] = (str(trainer.get("accelerator", "auto")), devices)
+            self._asked[deciding] = self.asked_in(loader.load_sweep_config(self.config, list(deciding)))
         return self._asked[deciding]
+
+    @abstractmethod
+    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
+        """What a job with this config asks of the queue."""
 
     @abstractmethod
     def queue(self) -> Queue:
         """Where the jobs go."""
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from diffusion_lab.sweeps.jobs import run_jobs
+    def summary(self, jobs: Sequence[Job]) -> list[str]:
+        """What these jobs of a plan ask of the queue, in lines for its user; an error in one sentence for what it does not have."""
+        for job in jobs:
+            self.asks(job.overrides)
+        return []
 
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
-        outcomes = run_jobs(calls, self.queue(), print)
-        return [_returned(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
+        return [_returned(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
+
+    def launch_plan(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
+        """Why each job of a plan failed (None: it did not); each begins when the one that it needs is done.
+
+        wait=False: submit them and return; the queue must hold back.
+        """
+        setup_globals()
+        number = {job.folder: index for index, job in enumerate(jobs)}
+        calls = [
+            Call(
+                self,
+                [*job.overrides, f"hydra.sweep.subdir={json.dumps(job.name)}"],
+                index,
+                job.name,
+                number.get(job.needs),
+            )
+            for index, job in enumerate(jobs)
+        ]
+        return [outcome.reason for outcome in self.run(calls, cancelled, wait)]
+
+    def run(
+        self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
+    ) -> list[Outcome]:
+        """The outcomes of the calls; none where nobody waits for them."""
+        from diffusion_lab.sweeps.jobs import run_jobs, submit_jobs
+
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        if wait:
+            return run_jobs(calls, self.queue(), print, cancelled)
+        submit_jobs(calls, self.queue(), print)
+        return []
 
 
 class LocalLauncher(QueueLauncher):
@@ -146,6 +197,15 @@ class LocalLauncher(QueueLauncher):
         if parallel is not None and parallel < 1:
             raise ValueError(f"parallel={parallel}: at least one job at a time")
         self.folder, self.parallel = Path(folder).absolute(), parallel
+
+    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
+        """trainer.accelerator and trainer.devices; the options themselves, where the command has no trainer."""
+        trainer = config.get("trainer") or config
+        devices = trainer.get("devices")
+        devices = list(devices) if OmegaConf.is_list(devices) else devices
+        asked = {"accelerator": str(trainer.get("accelerator", "auto")), "devices": devices}
+        self.queue().request(**asked)  # what this machine does not have is said before anything runs
+        return asked
 
     def queue(self) -> LocalQueue:
         from diffusion_lab.devices import num_cores, visible_gpus
@@ -157,27 +217,43 @@ class LocalLauncher(QueueLauncher):
 class SlurmLauncher(QueueLauncher):
     """See conf/hydra/launcher/slurm.yaml."""
 
-    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, sbatch: Mapping[str, Any]) -> None:
-        self.folder, self.dry_run, self.max_num_timeout = Path(folder).absolute(), dry_run, max_num_timeout
-        for option in ("nodes", "ntasks_per_node"):
-            if not isinstance(sbatch[option], int):
-                raise ValueError(
-                    f"{option}={sbatch[option]}: Slurm needs a number (trainer.num_nodes, trainer.devices)"
-                )
-        self.sbatch = {option: value for option, value in sbatch.items() if value is not None}
+    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None) -> None:
+        self.folder, self.dry_run = Path(folder).absolute(), dry_run
+        self.max_num_timeout, self.python = max_num_timeout, python
 
     def queue(self) -> SlurmQueue:
         from diffusion_lab.sweeps.queues import SlurmQueue
 
-        return SlurmQueue(self.folder, self.sbatch, self.max_num_timeout)
+        return SlurmQueue(self.folder, self.max_num_timeout, self.python)
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
+        from diffusion_lab.commands.cluster import asked_of_slurm
+
+        families = self.hydra_context.config_loader.get_group_options("model")
+        return asked_of_slurm(config, config.hydra.runtime.choices.get("model"), families)
+
+    def summary(self, jobs: Sequence[Job]) -> list[str]:
+        from diffusion_lab.commands.cluster import summary
+
+        counts = Counter(summary(self.asks(job.overrides)) for job in jobs)
+        return [f"Slurm: {count} job{'s' * (count > 1)} of {asked}" for asked, count in counts.items()]
+
+    def run(
+        self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
+    ) -> list[Outcome]:
         if not self.dry_run:
-            return super().launch(job_overrides, initial_job_idx)
-        print(f"{len(job_overrides)} jobs would be submitted; their options:")
-        for overrides in job_overrides:
-            print(f"  {' '.join(filter_overrides(overrides))}")
-        print(f"\n{self.queue().script(len(job_overrides))}")
+            return super().run(calls, cancelled, wait)
+        print(f"{len(calls)} jobs would be submitted; their options:")
+        for call in calls:
+            print(f"  {' '.join(filter_overrides(call.overrides))}")
+        left = list(calls)
+        while left:  # those that ask for the same have the same script
+            same = [call for call in left if call.asks == left[0].asks]
+            left = [call for call in left if call.asks != left[0].asks]
+            later = sum(call.needs is not None for call in same)
+            print(f"\n{self.queue().script(same[0], max(1, len(same) - later))}")
+            if later:
+                print(f"# and {later} of them, each when its model is trained: --dependency=afterok:<job of the model>")
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 

@@ -67,7 +67,9 @@ def jobs(folder: Path) -> list[str]:
 
 
 def log(folder: Path, job: str) -> str:
-    return (folder / "outputs" / "jobs" / f"{job}_0_log.out").read_text()
+    """What a job printed; nothing if it never began."""
+    file = folder / "outputs" / "jobs" / f"{job}_0_log.out"
+    return file.read_text() if file.is_file() else ""
 
 
 def rows(model: ModelDirectory) -> list[dict[str, str]]:

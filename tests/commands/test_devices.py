@@ -36,7 +36,7 @@ def test_the_commands_of_the_readme_take_all_eight_gpus(lab, monkeypatch, starte
     pretend(monkeypatch, lab.folder, EIGHT)
     at_a_time = []
 
-    def count(calls, queue, say):
+    def count(calls, queue, say, cancelled):
         at_a_time.append(queue.room(calls))
         raise JobError("counted")
 

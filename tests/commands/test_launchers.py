@@ -1,6 +1,7 @@
 """Multiruns handed to queues; what a real Slurm does with them is in test_slurm.py."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -28,15 +29,17 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         "slurm.partition=gpu",
         "slurm.account=me",
         "slurm.time=90",
-        "slurm.gpus_per_node=2",
+        "slurm.qos=high",
+        "slurm.constraint=a100",
+        "slurm.python=apptainer exec lab.sif python",
         "slurm.array_parallelism=2",
     ]
-    site += ["slurm.setup=[module load cuda]", "+slurm.more.qos=high", "trainer=ddp", "trainer.num_nodes=4"]
+    site += ["slurm.setup=[module load cuda]", "+slurm.more.reservation=ours", "trainer=ddp", "trainer.num_nodes=4"]
     code, out, err = lab(
         "train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, "seed=1,2,3", "data.batch_size=16", *site
     )
     assert code == 0, err
-    assert "3 jobs would be submitted" in out
+    assert "6 jobs would be submitted" in out
     for line in (
         "#SBATCH --array=0-2%2",
         "#SBATCH --partition=gpu",
@@ -44,22 +47,66 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         "#SBATCH --time=90",
         "#SBATCH --nodes=4",
         "#SBATCH --ntasks-per-node=2",
-        "#SBATCH --gpus-per-node=2",
         "#SBATCH --qos=high",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --reservation=ours",
         "#SBATCH --requeue",
         "#SBATCH --signal=USR2@120",
         "module load cuda",
     ):
         assert f"\n{line}\n" in out
     assert "--kill-on-bad-exit=1" in out
+    assert " apptainer exec lab.sif python -u -m submitit" in out
+    assert "# and 3 of them, each when its model is trained: --dependency=afterok:" in out
     assert all(name.endswith("sweep.json") for name in files(lab.folder))
 
 
-def test_the_number_of_tasks_must_be_a_number(lab):
-    code, _, err = lab("train", *SLURM, *TINY, *STRIDED, "trainer.devices=auto")
+@pytest.mark.parametrize(
+    ("options", "asked", "said"),
+    [
+        (["trainer.accelerator=gpu"], "gpus-per-node=2", "gpus_per_node 2"),
+        (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
+        (["trainer.accelerator=auto"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
+        (["slurm.gpus_per_node=1"], "gpus-per-node=1", "gpus_per_node 1"),
+        (["trainer.accelerator=gpu", "slurm.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
+    ],
+)
+def test_a_gpu_is_asked_for_where_training_is_on_one_and_the_plan_says_so(lab, options, asked, said):
+    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
+    assert code == 0, err
+    assert re.findall("^#SBATCH --(g.*)$", out, re.MULTILINE) == ([asked] if asked else [])
+    assert out.splitlines()[2] == f"Slurm: 2 jobs of 1 node, 2 tasks a node, {said}, time 240"
+
+
+def test_what_is_asked_for_may_differ_by_family(lab):
+    sizes = ["slurm.time={default:240,gan:60}", "slurm.mem={diffusion:32GB,gan:8GB}"]
+    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
+    assert code == 0, err
+    asked = re.findall(r"^#SBATCH --(mem|time)=(\S+)$", out, re.MULTILINE)
+    assert asked == [("mem", "32GB"), ("time", "240"), ("mem", "8GB"), ("time", "60")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["trainer.devices=auto"], "ntasks_per_node=auto: Slurm needs a number"),
+        (["slurm.time={gann:60,default:90}"], "slurm.time: there is no model=gann; the models are diffusion, "),
+        (["slurm.time={gan:60}"], "slurm.time: it says nothing for model=diffusion; add default: …"),
+    ],
+)
+def test_what_slurm_cannot_be_asked_for_is_told_before_anything_is_written(lab, options, said):
+    code, _, err = lab("train", *SLURM, *TINY, *STRIDED, *options)
     assert code == 1
-    assert "ntasks_per_node=auto: Slurm needs a number" in err
+    assert said in err
     assert err.count("\n") == 1
+    assert files(lab.folder) == []
+
+
+def test_only_a_queue_that_keeps_the_order_may_be_left(lab):
+    code, _, err = lab("train", "-m", "hydra/launcher=local", "hydra.sweeper.wait=false", *TINY, *STRIDED)
+    assert code == 1
+    assert "hydra.sweeper.wait=false: only hydra/launcher=slurm" in err
+    assert files(lab.folder) == []
 
 
 def test_without_slurm_one_sentence(lab, monkeypatch):

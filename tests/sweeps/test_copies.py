@@ -8,6 +8,7 @@ import pytest
 
 from diffusion_lab.processes import Process
 from diffusion_lab.sweeps.copies import copy_in_use
+from diffusion_lab.sweeps.submitted import Submitted
 
 ONE, OTHER = {Path("mine.py"): b"x = 1\n", Path("pack/a.py"): b""}, {Path("mine.py"): b"x = 2\n"}
 
@@ -48,11 +49,11 @@ def test_an_old_copy_is_removed_when_nothing_uses_it(tmp_path):
     with copy_in_use(folder, ONE, {}, jobs) as old:
         assert copied(folder, OTHER, jobs=jobs) != old
         assert old.is_dir(), "a command works with it"
-    (jobs / "7_job.json").write_text(json.dumps({"options": ["train", "seed=1", str(old)]}))
+    Submitted(("train", "seed=1"), "", str(old), 1).write(jobs, "7")
     copied(folder, OTHER, jobs=jobs)
     assert old.is_dir(), "a job waits in a queue"
     (jobs / "7_0_outcome.json").write_text("{}")
-    (jobs / "8_job.json").write_text(json.dumps({"options": ["train", "seed=1", "/elsewhere"]}))
+    Submitted(("train", "seed=1"), "", "/elsewhere", 1).write(jobs, "8")
     copied(folder, OTHER, jobs=jobs)
     assert not old.exists()
 

@@ -1,37 +1,40 @@
-import json
-
 import pytest
 
 from diffusion_lab.sweeps import jobs
-from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, log_file, run_jobs
+from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, log_file, run_jobs, submit_jobs
+from diffusion_lab.sweeps.submitted import Submitted
 
 
 class Asked(Call):
     """A call that ends as it is told."""
 
-    def __init__(self, name, *outcomes):
-        self.options, self.outcomes = (name,), outcomes
+    def __init__(self, name, *outcomes, needs=None, asks=None):
+        self.options, self.outcomes, self.needs, self.asks = (name,), outcomes, needs, asks or {}
 
     def __call__(self):
         raise AssertionError("the queue below does not run calls")
 
 
 class Pretended(Queue):
-    """A queue whose jobs end when it is asked who lives: with their outcomes, or without a word."""
+    """A queue whose jobs end when it is asked who lives: with their outcomes, or without a word.
 
-    def __init__(self, folder, tasks=1, room=100):
-        self.folder, self.tasks, self.most = folder, tasks, room
-        self.running, self.submitted, self.most_at_once = {}, [], 0
+    batches: what was submitted together, each with the job that it waits for.
+    """
+
+    def __init__(self, folder, tasks=1, room=100, holds_back=False):
+        self.folder, self.tasks, self.most, self.holds_back = folder, tasks, room, holds_back
+        self.running, self.submitted, self.batches, self.most_at_once = {}, [], [], 0
 
     def room(self, waiting):
         return min(len(waiting), self.most - len(self.running))
 
-    def submit(self, calls):
+    def submit(self, calls, after):
         names = [str(len(self.submitted) + number) for number in range(len(calls))]
         self.submitted += calls
+        self.batches.append(("".join(call.options[0] for call in calls), after))
         self.running |= dict(zip(names, calls, strict=True))
         self.most_at_once = max(self.most_at_once, len(self.running))
-        return names
+        return {name: Submitted(call.options, "", "", self.tasks) for name, call in zip(names, calls, strict=True)}
 
     def place(self, job):
         return f"device {job}" if self.tasks == 1 else None
@@ -106,9 +109,69 @@ def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again
     earlier = Asked("a", Outcome(7.0))
     queue.running["0"] = earlier
     queue.submitted = [earlier]
-    (tmp_path / "0_job.json").write_text(json.dumps({"options": ["a"]}))
+    Submitted(("a",), "", "", 1).write(tmp_path, "0")
     said = []
     outcomes = run_jobs([Asked("b", Outcome(8.0)), Asked("a", Outcome(9.0))], queue, said.append)
     assert [outcome.value for outcome in outcomes] == [8.0, 7.0]
     assert [call.options for call in queue.submitted] == [("a",), ("b",)]
     assert said[0].startswith("job 0 runs already")
+
+
+def chain(reason=None):
+    """Two models, a cell of the first and two of the second. reason: why the first fails."""
+    return [
+        Asked("A", Outcome(reason=reason)),
+        Asked("B", Outcome()),
+        Asked("a", *([Outcome(1.0)] if reason is None else []), needs=0),
+        Asked("b", Outcome(2.0), needs=1),
+        Asked("c", Outcome(3.0), needs=1),
+    ]
+
+
+def test_a_call_begins_as_soon_as_the_one_that_it_needs_has_ended_well(tmp_path):
+    """One job at a time: the first model's cell comes before the second model."""
+    queue = Pretended(tmp_path, room=1)
+    outcomes = run_jobs(chain(), queue, print)
+    assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
+    assert [batch for batch, _ in queue.batches] == ["A", "a", "B", "b", "c"]
+
+
+def test_a_call_whose_model_failed_is_not_made(tmp_path):
+    queue = Pretended(tmp_path)
+    outcomes = run_jobs(chain("it broke"), queue, print)
+    assert [outcome.reason for outcome in outcomes] == ["it broke", None, "what it needs failed", None, None]
+    assert [batch for batch, _ in queue.batches] == ["AB", "bc"]
+
+
+def test_a_queue_that_holds_back_is_given_everything_at_once_and_may_be_left(tmp_path):
+    queue = Pretended(tmp_path, holds_back=True)
+    submit_jobs(chain(), queue, print)
+    assert queue.batches == [("AB", None), ("a", "0"), ("bc", "1")]
+    assert len(queue.running) == 5
+    said = []
+    outcomes = run_jobs(chain(), queue, said.append)
+    assert len(queue.batches) == 3, "nothing is submitted again"
+    assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
+    assert sum("runs already" in line for line in said) == 5
+
+
+def test_what_the_queue_holds_back_for_a_job_that_failed_has_failed_too(tmp_path):
+    outcomes = run_jobs(chain("it broke"), Pretended(tmp_path, holds_back=True), print)
+    assert [outcome.reason for outcome in outcomes] == ["it broke", None, "what it needs failed", None, None]
+
+
+def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
+    queue = Pretended(tmp_path)
+    queue.room = lambda waiting: min(3, sum(call.asks == waiting[0].asks for call in waiting))  # as for an array
+    run_jobs([Asked(name, Outcome(), asks={"time": 1 + (name in "cf")}) for name in "abcdefg"], queue, print)
+    assert queue.batches == [("abd", None), ("eg", None), ("cf", None)]
+
+
+def test_after_a_cancel_nothing_more_is_submitted(tmp_path, monkeypatch):
+    """Nor goes on what was submitted at that very moment."""
+    queue, ended = Pretended(tmp_path, room=1), []
+    monkeypatch.setattr(jobs, "cancel", lambda folder, names: ended.extend(names))
+    outcomes = run_jobs(chain(), queue, print, cancelled=lambda: len(queue.batches) == 2)
+    assert len(queue.batches) == 2
+    assert ended == ["1"]
+    assert sum(outcome.reason is not None and outcome.reason.startswith("cancelled") for outcome in outcomes) == 3

@@ -19,7 +19,7 @@ from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 class Seven(Call):
     """Says that it runs, waits until it may end, and returns 7."""
 
-    options, accelerator, devices = ("seven",), "cpu", 1
+    options, asks = ("seven",), {"accelerator": "cpu", "devices": 1}
 
     def __init__(self, folder):
         self.ran, self.may_end = folder / "ran", folder / "may_end"
@@ -90,5 +90,17 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
     ],
 )
 def test_the_fate_of_a_job(tmp_path, monkeypatch, shown, fate):
-    monkeypatch.setattr(queues, "_ask", lambda *command: shown and f"JobId=1 {shown} TimeLimit=04:00:00\n")
-    assert SlurmQueue(tmp_path, {"nodes": 1, "ntasks_per_node": 1}, 0).fate("1") == fate
+    monkeypatch.setattr(queues, "ask", lambda *command: shown and f"JobId=1 {shown} TimeLimit=04:00:00\n")
+    assert SlurmQueue(tmp_path, 0, None).fate("1") == fate
+
+
+@pytest.mark.parametrize(("config", "length"), [("MaxArraySize            = 4\n", 4), (None, 1001)])
+def test_an_array_is_of_jobs_that_ask_for_the_same_and_no_longer_than_the_cluster_allows(
+    tmp_path, monkeypatch, config, length
+):
+    monkeypatch.setattr(queues, "ask", lambda *command: config if command == ("scontrol", "show", "config") else None)
+    small, large = Seven(tmp_path), Seven(tmp_path)
+    large.asks = {"mem": "64GB"}
+    queue = SlurmQueue(tmp_path, 0, None)
+    assert queue.room([small] * 2000) == length
+    assert queue.room([small, small, large, small]) == 2

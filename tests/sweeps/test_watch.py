@@ -5,7 +5,7 @@ from rich.console import Console
 
 from diffusion_lab.runs import write_json
 from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status
-from diffusion_lab.sweeps.plan import Job
+from diffusion_lab.sweeps.plan import CELL, Job
 from diffusion_lab.sweeps.watch import watching
 
 SCORE = {"values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim": 3.5, "seconds_per_1000_samples": 7}}
@@ -13,12 +13,12 @@ SCORE = {"values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim"
 
 @pytest.fixture
 def jobs(tmp_path):
-    return [Job(tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
+    return [Job(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
 
 
 def told(jobs, events, terminal=False):
     console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
-    with watching(jobs, "cell", console) as watch:
+    with watching(jobs, console) as watch:
         for event in events:
             event()
             watch.look()

@@ -1,0 +1,35 @@
+"""diffusion-lab cancel [sweep]: end what a sweep has in a queue. Its jobs save; the same `train -m` command goes on from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from diffusion_lab.commands.status import completed
+from diffusion_lab.files import write_whole
+from diffusion_lab.runs import named_sweep
+from diffusion_lab.sweeps.jobs import outcome_file
+from diffusion_lab.sweeps.submitted import cancel, submitted
+
+__all__ = ["completed", "run"]
+
+
+def run(cfg: DictConfig) -> None:
+    """Cancel this sweep's own jobs and say which; a command that waits for it submits nothing more."""
+    sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
+    folder, logs = Path(cfg.jobs), sweep.jobs.resolve()
+    own = {
+        name: job
+        for name, job in submitted(folder).items()
+        if Path(job.directory).parent.resolve() == logs and not outcome_file(folder, name, rank=0).is_file()
+    }
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"sweep  {sweep.path}")
+    write_whole(sweep.cancelled, b"")
+    ended = cancel(folder, own)
+    for name in ended:
+        console.print(f"cancelled  {name}  {Path(own[name].directory).name}", markup=False)
+    if not ended:
+        console.print("none of its jobs is in a queue")

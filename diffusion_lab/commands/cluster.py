@@ -1,0 +1,59 @@
+"""From the options of hydra/launcher=slurm to what one job asks of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.commands.mistakes import MistakeError
+
+DEFAULT = "default"
+_OF_ALL_JOBS = ("dry_run", "max_num_timeout", "python")
+_NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # where submitit's differ
+_ON_GPUS = ("gpu", "cuda")  # of trainer.accelerator
+
+
+def asked_of_slurm(cfg: DictConfig, family: str, families: Collection[str]) -> dict[str, Any]:
+    """Options of submitit's Slurm executor for a job of a model of this family; nothing where there is no `slurm`."""
+    if "slurm" not in cfg:
+        return {}
+    options = OmegaConf.to_container(cfg.slurm, resolve=True)
+    asked = {
+        _NAMES.get(name, name): value if name == "more" else _of_family(name, value, family, families)
+        for name, value in options.items()
+        if name not in _OF_ALL_JOBS
+    }
+    for name in ("nodes", "ntasks_per_node"):
+        if not isinstance(asked[name], int) or asked[name] < 1:
+            raise MistakeError(f"{name}={asked[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
+    if asked["gpus_per_node"] == "auto":
+        on_gpus = OmegaConf.select(cfg, "trainer.accelerator") in _ON_GPUS and "gpu" not in (asked["gres"] or "")
+        asked["gpus_per_node"] = asked["ntasks_per_node"] if on_gpus else None
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def summary(asked: Mapping[str, Any]) -> str:
+    """1 node, 2 tasks, 2 GPUs a node, time 240, partition gpu"""
+    gpus, gres = asked.get("gpus_per_node"), asked.get("gres")
+    words = [f"{asked['nodes']} node{'s' * (asked['nodes'] > 1)}"]
+    words += [f"{asked['ntasks_per_node']} task{'s' * (asked['ntasks_per_node'] > 1)} a node"]
+    words += [
+        f"gpus_per_node {gpus}" if gpus else "" if gres else "no GPU (trainer.accelerator=gpu asks for trainer.devices)"
+    ]
+    named = ("gres", "cpus_per_task", "mem", "time", "partition", "qos", "account", "constraint")
+    words += [f"{name} {asked[name]}" for name in named if name in asked]
+    return ", ".join(filter(None, words))
+
+
+def _of_family(name: str, value: Any, family: str, families: Collection[str]) -> Any:
+    """The value itself, or the one that a mapping has for this family or for all that it does not name."""
+    if not isinstance(value, Mapping):
+        return value
+    unknown = [key for key in value if key not in (DEFAULT, *families)]
+    if unknown:
+        raise MistakeError(f"slurm.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}")
+    if family not in value and DEFAULT not in value:
+        raise MistakeError(f"slurm.{name}: it says nothing for model={family}; add {DEFAULT}: …")
+    return value.get(family, value.get(DEFAULT))

@@ -1,0 +1,110 @@
+"""What this and earlier commands have handed to a queue: read from the jobs' files, asked of Slurm, and ended.
+
+    <id>_job.json        written when the job called <id> is submitted: what it does
+    <id>_process.json    of a job of this machine: which process it is, and where it runs
+
+By these any later command finds what still waits or runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.processes import Process
+from diffusion_lab.runs import RunError, read_json, write_json
+
+_ANSWER_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job in a queue.
+
+    options: what sets it apart from other jobs; directory: of its log; code: the copy that it runs from; tasks: its processes.
+    """
+
+    options: tuple[str, ...]
+    directory: str
+    code: str
+    tasks: int
+
+    def write(self, folder: Path, job: str) -> None:
+        write_json(folder / f"{job}_job.json", asdict(self))
+
+
+def submitted(folder: Path) -> dict[str, Submitted]:
+    """Name -> job, of all whose files lie in `folder`."""
+    found = {}
+    for file in folder.glob("*_job.json"):
+        content = read_json(file)
+        if "code" in content:  # older ones say less, and have ended
+            options = tuple(content.pop("options"))
+            found[file.name.removesuffix("_job.json")] = Submitted(options=options, **content)
+    return found
+
+
+def process_file(folder: Path, job: str) -> Path:
+    return folder / f"{job}_process.json"
+
+
+def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
+    """Job -> its process and its place, of the jobs of this machine that live."""
+    found = {}
+    for file in folder.glob("*_process.json"):
+        content = read_json(file)
+        process = Process(**content["process"])
+        if process.is_of_this_machine and process.lives():
+            found[file.name.removesuffix("_process.json")] = (process, content["place"])
+    return found
+
+
+def in_slurm(folder: Path) -> dict[str, str] | None:
+    """Job -> PENDING, RUNNING, …, of the jobs submitted from `folder` that Slurm still has; None: it does not answer."""
+    answer = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T %o")
+    if answer is None:
+        return None
+    lines = (line.split(maxsplit=2) for line in answer.splitlines())
+    return {line[0]: line[1] for line in lines if len(line) == 3 and Path(line[2]).parent.resolve() == folder.resolve()}
+
+
+def queue_states(folder: Path) -> dict[str, str]:
+    """Name of the folder of a job's log -> the state in which Slurm has the job; nothing where there is no Slurm."""
+    jobs = submitted(folder)
+    states = in_slurm(folder) if _of_slurm(folder, jobs) else None
+    return {Path(jobs[name].directory).name: state for name, state in (states or {}).items() if name in jobs}
+
+
+def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
+    """Tell those of `jobs` that wait or run to end, which save first; their names. RunError if Slurm does not do it."""
+    here = {name: process for name, (process, _) in running_here(folder).items() if name in jobs}
+    for process in here.values():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+    in_queue = []
+    if _of_slurm(folder, jobs):
+        states = in_slurm(folder)
+        in_queue = [name for name in states or () if name in jobs]
+        if states is None or (in_queue and ask("scancel", *in_queue) is None):
+            raise RunError("Slurm does not answer; the jobs that it may still have are not cancelled")
+    return [*here, *in_queue]
+
+
+def _of_slurm(folder: Path, jobs: Collection[str]) -> bool:
+    """Whether a cluster was given any of these jobs."""
+    return any(not process_file(folder, job).is_file() for job in jobs)
+
+
+def ask(*command: str) -> str | None:
+    """What a command of Slurm prints; None if it fails or says nothing for a minute."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

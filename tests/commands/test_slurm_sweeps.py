@@ -1,0 +1,107 @@
+"""Sweeps that are left, looked at, cancelled and taken up again: on a real Slurm, and on this machine."""
+
+import subprocess
+
+import pytest
+
+from diffusion_lab.status import INTERRUPTED
+
+from .cluster import PACED, jobs, models, rows, scored_cells, status, wait_until
+from .conftest import TINY
+
+OPTIONS = [*TINY, "network.dropout=0.2", "callbacks.progress._target_=paced.Paced", "sampler.spacing.num_steps=2"]
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture
+def command(tmp_path, zygote):
+    """command("train", …) -> a running process in the test's folder, whose trainings are slow until the file is gone."""
+    (tmp_path / "paced.py").write_text(PACED)
+    (tmp_path / "seconds_a_step").write_text("0.5")
+
+    def start(name, *options):
+        where = tmp_path if name == "train" else tmp_path / name
+        where.mkdir(exist_ok=True)
+        return zygote.start(where, name, *options, COLUMNS="200")
+
+    return start
+
+
+@pytest.fixture
+def asked(command):
+    """asked("status") -> what a command prints about the sweep in the test's folder."""
+
+    def ask(name, *options):
+        running = command(name, "outputs=../outputs", *options)
+        out, err = running.communicate()
+        assert running.returncode == 0, err
+        return out
+
+    return ask
+
+
+def in_queue(folder):
+    """The jobs that Slurm has from this folder."""
+    shown = subprocess.check_output(["squeue", "--me", "--array", "--noheader", "--format=%i"], text=True)
+    return [job for job in jobs(folder) if job in shown.split()]
+
+
+def ended(folder):
+    """How many jobs have ended."""
+    return len(list((folder / "outputs" / "jobs").glob("*_outcome.json")))
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("local", marks=pytest.mark.needs("submitit")),
+        pytest.param("slurm", marks=pytest.mark.needs("slurm-wlm, munge")),
+    ],
+)
+def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
+    tmp_path, request, command, asked, launcher
+):
+    if launcher == "slurm":
+        request.getfixturevalue("cluster")
+    running = command("train", "-m", f"hydra/launcher={launcher}", *OPTIONS, "trainer.max_steps=2,1000")
+    wait_until(lambda: ended(tmp_path) == 2)
+    assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 1
+    (slow,) = (model for model in models(tmp_path) if not model.finished)
+    wait_until(lambda: rows(slow))
+
+    said = asked("cancel")
+    assert said.count("cancelled  ") == (1 if launcher == "local" else 2), "the model, and the cell that waits for it"
+    assert f"train-{slow.path.name}" in said
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 1, out
+    assert "1 of 2 cells failed" in err
+    assert status(slow).state == INTERRUPTED
+    assert status(slow).reason.startswith("SIGTERM at step")
+    assert "1 done, 1 interrupted; cells: 1 done" in asked("status")
+    assert "none of its jobs is in a queue" in asked("cancel")
+
+
+@pytest.mark.needs("slurm-wlm, munge")
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
+    sweep = ["train", "-m", "hydra/launcher=slurm", *OPTIONS, "trainer.max_steps=12", "seed=1,2"]
+    left = command(*sweep, "hydra.sweeper.wait=false")
+    out, err = left.communicate()
+    assert left.returncode == 0, err
+    assert "left to the queue" in out
+    assert "report" not in out.splitlines()[-2]
+    assert len(in_queue(tmp_path)) == 4
+    assert "models: 2 queued; cells: 2 queued" in asked("status")
+
+    wait_until(lambda: len(models(tmp_path)) == 2 and all(rows(model) for model in models(tmp_path)))
+    subprocess.run(["scontrol", "requeue", jobs(tmp_path)[0]], check=True)
+    wait_until(lambda: "models: 1 requeued, 1 running; cells: 2 queued" in asked("status"), 20)
+    (tmp_path / "seconds_a_step").unlink()
+
+    again = command(*sweep)
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "runs already" in out
+    assert len(jobs(tmp_path)) == 4, "nothing is submitted again"
+    assert [cell["state"] for cell in scored_cells(tmp_path)] == ["done", "done"]
