@@ -31,8 +31,19 @@ ORDER = [
     "callbacks",
 ]
 ORDER += ["evaluation", "runs", "sweeps", "commands"]
-THEORY = ["shapes", "gaussian", "schedules", "process", "predictions", "variances", "reverse", "noise", "bound"]
-THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers"]
+THEORY = [
+    "shapes",
+    "gaussian",
+    "schedules",
+    "process",
+    "predictions",
+    "variances",
+    "clipping",
+    "reverse",
+    "noise",
+    "bound",
+]
+THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers", "solvers"]
 THEORY += ["interpolation", "denoising", "inpainting"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}

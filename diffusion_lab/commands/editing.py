@@ -126,7 +126,7 @@ def _takes_steps(model: GenerativeModel, option: str) -> None:
 
 
 def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
-    return x.clamp(-1, 1) if model.reverse.clip_x_0 else x
+    return model.reverse.clip_x_0.in_range(x)
 
 
 def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:

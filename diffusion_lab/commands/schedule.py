@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
     with users_mistakes():
         process = GaussianDiffusion(instantiate(cfg.schedule))
-        kept = instantiate(cfg.sampler).spacing(process.num_timesteps)
+        kept = instantiate(cfg.sampler).spacing(process)
         data = build_data(cfg)
     chain = process.respace(kept)
     x_0, _ = next(data.batches("train", max(cfg.num_images, 256), limit=max(cfg.num_images, 256)))
@@ -66,7 +66,7 @@ def warnings(process: GaussianDiffusion) -> list[str]:
     """One sentence for each thing that would spoil samples."""
     import torch
 
-    signal = float(process.alpha_bar(torch.tensor([process.num_timesteps])).sqrt())
+    signal = float(process.signal(torch.tensor([process.num_timesteps]))) / process.prior_std
     if signal > SIGNAL_LEFT:
         left = f"√ᾱ_T = {signal:.3g}: {100 * signal:.1f} % of the signal is left at t = {process.num_timesteps}"
         return [f"{left}, but sampling starts from pure noise; use more noise or another schedule"]
@@ -74,14 +74,10 @@ def warnings(process: GaussianDiffusion) -> list[str]:
 
 
 def prior_bits(process: GaussianDiffusion, x_0: Tensor) -> float:
-    """L_T = KL(q(x_T|x_0) ‖ N(0, I)) of these images, bits per dimension."""
-    import torch
-
+    """L_T = KL(q(x_T|x_0) ‖ p(x_T)) of these images, bits per dimension."""
     from diffusion_lab.diffusion.bound import bits_per_dim
-    from diffusion_lab.diffusion.gaussian import standard_normal_like
 
-    last = process.q_marginal(x_0.double(), torch.full((len(x_0),), process.num_timesteps))
-    return float(bits_per_dim(last.kl(standard_normal_like(last))).mean())
+    return float(bits_per_dim(process.prior_kl(x_0.double())).mean())
 
 
 def _ratio(process: GaussianDiffusion) -> Tensor:
@@ -94,21 +90,17 @@ def _ratio(process: GaussianDiffusion) -> Tensor:
 
 def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("t", "ᾱ_t", "√ᾱ_t", "log-SNR", "β_t", "β̃_t/β_t"):
+    for name in ("t", "α_t = √ᾱ_t", "σ_t", "log-SNR", "β_t", "β̃_t/β_t"):
         table.add_column(name, justify="right")
-    alpha_bar, beta, ratio = (
-        process.alpha_bar(shown),
-        process.beta(shown),
-        process.beta_tilde(shown) / process.beta(shown),
-    )
-    for row in zip(shown.tolist(), alpha_bar.tolist(), beta.tolist(), ratio.tolist(), strict=True):
-        t, a, b, r = row
-        table.add_row(str(t), f"{a:.4g}", f"{math.sqrt(a):.4g}", f"{math.log(a / (1 - a)):.2f}", f"{b:.3g}", f"{r:.4f}")
+    for t in shown.tolist():
+        row = process.numbers(t)
+        signal, noise, log_snr = f"{row.signal:.4g}", f"{row.noise:.4g}", f"{2 * math.log(row.signal / row.noise):.2f}"
+        table.add_row(str(t), signal, noise, log_snr, f"{row.beta:.3g}", f"{row.beta_tilde / row.beta:.4f}")
     return table
 
 
 def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
-    """ᾱ_t, log-SNR and β̃/β against t/T; the steps that the sampler visits as dots."""
+    """α_t and σ_t, log-SNR and β̃/β against t/T; the steps that the sampler visits as dots."""
     import io
 
     import torch
@@ -119,11 +111,17 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
     time, dots = t / process.num_timesteps, visited / process.num_timesteps
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    left.plot(time, process.alpha_bar(t))
-    left.plot(dots, process.alpha_bar(visited), ".", markersize=4)
-    left.set_title("signal  ᾱ_t")
-    middle.plot(time, process.snr(t).log())
-    middle.plot(dots, process.snr(visited).log(), ".", markersize=4)
+    steps = torch.arange(1, chain.num_timesteps + 1)
+    for name, curve, marks in (
+        ("signal α_t", process.signal(t), chain.signal(steps)),
+        ("noise σ_t", process.noise(t), chain.noise(steps)),
+    ):
+        (line,) = left.plot(time, curve / process.prior_std, label=name)
+        left.plot(dots, marks / process.prior_std, ".", markersize=4, color=line.get_color())
+    left.set_title("signal and noise" + ("" if process.prior_std == 1 else f", in units of {process.prior_std:g}"))
+    left.legend(frameon=False)
+    middle.plot(time, process.log_snr(t))
+    middle.plot(dots, chain.log_snr(steps), ".", markersize=4)
     middle.set_title("log-SNR")
     right.plot(time, _ratio(process), label="all steps")
     right.plot(dots, _ratio(chain), ".-", markersize=4, linewidth=0.8, label=f"{chain.num_timesteps} steps")

@@ -1,15 +1,18 @@
 """The theory of denoising diffusion, part by part; each file answers one question.
 
-schedules    how fast does the signal decay?                     ᾱ_t
-process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_{t−1}|x_t, x_0)
-reverse      what is a less noisy image, given a noisy one?      p_θ(x_{t−1}|x_t)
+schedules    how fast does the signal decay?                     α_t, σ_t
+process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_s|x_t, x_0)
+predictions  what does the network say?                          a·x_0 + b·ε
+reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb
-guidance     how hard is a sample pushed towards its class?      p_θ(x_{t−1}|x_t, y), steered
-samplers     which steps do we visit, and how do we take one?    S ⊂ {1 … T}
+guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y), steered
+samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
+solvers      how do we take a long one?                          a polynomial through x̂_0
 interpolation, denoising, inpainting: what else one trained model draws
 """
 
 from .bound import Bound, bound_term, variational_bound
+from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .denoising import denoise_from
 from .gaussian import Gaussian
 from .guidance import ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided
@@ -17,12 +20,21 @@ from .inpainting import inpaint
 from .interpolation import interpolate, slerp
 from .noise import SampleNoise, derive_seed
 from .objectives import Hybrid, MinSNR, Objective, Simple, Unweighted, VariationalBound, Weighting
-from .predictions import Prediction, PredictNoise, PredictStart, PredictVelocity
+from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess, ReverseStep
 from .samplers import AncestralSampler, DDIMSampler, Sampler
-from .schedules import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
-from .spacings import AllSteps, EvenSpacing, QuadraticSpacing, Spacing
+from .schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    LinearSchedule,
+    LogSNRSchedule,
+    RectifiedSchedule,
+    Schedule,
+    SigmoidSchedule,
+)
+from .solvers import DPMSolverSampler, HeunSampler, UniPCSampler
+from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from .timesteps import LossAwareTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
 
@@ -30,10 +42,15 @@ __all__ = [
     "AllSteps",
     "AncestralSampler",
     "Bound",
+    "Clamp",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Clipping",
     "CosineSchedule",
     "DDIMSampler",
+    "DPMSolverSampler",
+    "DynamicThreshold",
+    "EDMSchedule",
     "EvenSpacing",
     "FixedLarge",
     "FixedSmall",
@@ -41,17 +58,25 @@ __all__ = [
     "GaussianDiffusion",
     "Guidance",
     "GuidedReverse",
+    "HeunSampler",
     "Hybrid",
+    "KarrasSpacing",
     "LearnedRange",
     "LinearSchedule",
+    "LogSNRSchedule",
+    "LogSNRSpacing",
     "LossAwareTimesteps",
     "MinSNR",
+    "NoClipping",
     "Objective",
+    "PredictEDM",
+    "PredictFlow",
     "PredictNoise",
     "PredictStart",
     "PredictVelocity",
     "Prediction",
     "QuadraticSpacing",
+    "RectifiedSchedule",
     "ReverseProcess",
     "ReverseStep",
     "SampleNoise",
@@ -63,6 +88,7 @@ __all__ = [
     "StratifiedTimesteps",
     "TimestepSampler",
     "Unguided",
+    "UniPCSampler",
     "UniformTimesteps",
     "Unweighted",
     "Variance",

@@ -5,7 +5,8 @@
         L_{t−1} = E_q KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t))    two Gaussians: closed form
         L_0     = E_q[−log p_θ(x_0|x_1)]                           discretized Gaussian, or a density for continuous data
 
-All in bits per dimension. Of a respaced process it is the bound of the strided chain, whose L_0 is that chain's first step.
+All in bits per dimension; p(x_T) = N(0, prior_std²·I). Of a respaced process it is the bound of the strided chain, whose L_0 is
+that chain's first step.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from .gaussian import Gaussian, standard_normal_like
+from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
@@ -81,10 +82,8 @@ def variational_bound(
     ]
     t, weights, terms, x_0_mse, eps_mse = (torch.stack(part) for part in zip(*columns, strict=True))
     totals = (terms * weights[:, None, :]).sum(dim=-1)
-    last = torch.full((len(x_0),), process.num_timesteps, device=x_0.device)
-    q_last = process.q_marginal(x_0, last)
     return Bound(
-        prior=bits_per_dim(q_last.kl(standard_normal_like(q_last))),
+        prior=bits_per_dim(process.prior_kl(x_0)),
         terms=terms.mean(dim=0),
         t=t[0],
         weights=weights[0],
@@ -133,10 +132,10 @@ def _draw_terms(
     t, weights = _visits(process.num_timesteps, max_terms, noise)
     terms, x_0_mse, eps_mse = [], [], []
     for column, t_j in enumerate(t.unbind(dim=1)):
-        eps = noise(column + 1, x_0)
-        x_t = process.q_sample(x_0, t_j, eps)
-        step = reverse(process, x_t, t_j, y)
-        terms.append(bound_term(process, step.distribution, x_0, x_t, t_j, num_levels))
+        eps, here = noise(column + 1, x_0), process.at(t_j)
+        x_t = here.q_sample(x_0, t_j, eps)
+        step = reverse(here, x_t, t_j, y)
+        terms.append(bound_term(here, step.distribution, x_0, x_t, t_j, num_levels))
         x_0_mse.append((step.x_0 - x_0).square().double().flatten(1).mean(dim=1))
         eps_mse.append((step.eps - eps).square().double().flatten(1).mean(dim=1))
     return t, weights, torch.stack(terms, 1), torch.stack(x_0_mse, 1), torch.stack(eps_mse, 1)

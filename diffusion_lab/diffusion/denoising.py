@@ -6,16 +6,14 @@ t = 0 changes nothing, t = T keeps next to nothing of the image.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
 from .noise import SampleNoise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
-from .samplers import Sampler
+from .samplers import Sampler, full, last
 from .shapes import Images, Labels
-from .spacings import AllSteps
 
 _START = 1  # noise that no step of the sampler uses
 
@@ -34,7 +32,7 @@ def denoise_from(
         raise ValueError(f"t = {t}: the chain has the steps 0 … {process.num_timesteps}")
     if t == 0:
         return x_0
-    visited = sampler.spacing(process.num_timesteps)
+    visited = sampler.spacing(process)
     chain = process.respace(torch.cat([visited[visited < t], torch.tensor([t])]))
-    x_t = process.q_sample(x_0, torch.full((len(x_0),), t, device=x_0.device), noise.fork(_START)(t, x_0))
-    return replace(sampler, spacing=AllSteps())(chain, reverse, x_t, y, noise)
+    x_t = process.q_sample(x_0, full(t, x_0), noise.fork(_START)(t, x_0))
+    return last(sampler.walk(chain, reverse, x_t, y, noise))

@@ -2,11 +2,11 @@
 
     classifier-free   ε̂ = ε_θ(x_t) + s·(ε_θ(x_t, y) − ε_θ(x_t))            Ho & Salimans 2022, eq. 6, with s = 1 + w
     classifier        μ̂ = μ_θ + s·Σ_θ·∇ log p(y|x_t)                       Dhariwal & Nichol 2021, algorithm 1
-                      ε̂ = ε_θ − s·√(1 − ᾱ_t)·∇ log p(y|x_t)                algorithm 2
+                      ε̂ = ε_θ − s·σ_t·∇ log p(y|x_t)                       algorithm 2, σ_t = √(1 − ᾱ_t)
 
 s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. A
 guided process gives the same `ReverseStep`, so samplers and the bound need not know of it, and as it is asked with the
-*process*, a respaced one gives Σ and ᾱ of its longer strides.
+*process*, a respaced one gives Σ of its longer strides.
 """
 
 import math
@@ -29,10 +29,12 @@ from .shapes import Images, Labels, Steps
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y. Without labels, y = None, it is left alone.
 
-    `needs_null_class`: it asks a network with and without the label, so one that was trained with label dropout.
+    `guides`: it changes what the network says. `needs_null_class`: it asks a network with and without the label, so one that was
+    trained with label dropout.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are.
     """
 
+    guides: ClassVar[bool] = True
     needs_null_class: ClassVar[bool] = False
     num_classes: int | None = None
 
@@ -41,6 +43,10 @@ class Guidance(ABC):
         self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
     ) -> ReverseStep:
         """The guided look at x_t."""
+
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        """Network evaluations that one look at t (1,) takes, where there is a label."""
+        return 1
 
     def around(self, reverse: ReverseProcess) -> "GuidedReverse":
         """`reverse`, guided."""
@@ -55,7 +61,7 @@ class GuidedReverse:
     guidance: Guidance
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        return self.guidance.step(self.reverse, process, x_t, t, y)
+        return self.guidance.step(self.reverse, process.at(t), x_t, t, y)
 
     def without_clipping(self) -> "GuidedReverse":
         """The same without clamping x̂_0."""
@@ -65,6 +71,8 @@ class GuidedReverse:
 @dataclass(frozen=True)
 class Unguided(Guidance):
     """The network's own p_θ(x_{t−1}|x_t, y)."""
+
+    guides = False
 
     def step(
         self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
@@ -112,6 +120,9 @@ class ClassifierFree(Guidance):
         output = torch.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), guided, conditional)
         return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
 
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        return 2 if self.scale not in (0, 1) and bool(self._inside(process, t).any()) else 1
+
     def _inside(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
         """Where the scale acts."""
         if self.interval is None:
@@ -122,10 +133,10 @@ class ClassifierFree(Guidance):
 
 @dataclass(frozen=True)
 class ClassifierGuidance(Guidance):
-    """μ̂ = μ_θ + s·Σ_θ·g and ε̂ = ε_θ − s·√(1 − ᾱ_t)·g, g = ∇ log p(y|x_t) (Dhariwal & Nichol 2021, algorithms 1 and 2).
+    """μ̂ = μ_θ + s·Σ_θ·g and ε̂ = ε_θ − s·σ_t·g, g = ∇ log p(y|x_t) (Dhariwal & Nichol 2021, algorithms 1 and 2).
 
-    The first is what ancestral steps read, the second what DDIM reads. x̂_0 follows ε̂, and is clamped again where the reverse
-    process clamps it. The network may know the classes too, or none.
+    The first is what ancestral steps read, the second what all others read. x̂_0 follows ε̂, and is clipped again where the reverse
+    process clips it. The network may know the classes too, or none.
 
     Parameters
     ----------
@@ -152,12 +163,11 @@ class ClassifierGuidance(Guidance):
         shift = self.scale * self._gradient(x_t, process.shown(t), y)
         distribution = look.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
-        eps = look.eps - per_sample((1 - process.alpha_bar(t)).sqrt(), x_t) * shift
-        x_0 = x_0_from_eps(process, eps, x_t, t)
-        if reverse.clip_x_0:
-            x_0 = x_0.clamp(-1, 1)
-            eps = eps_from_x_0(process, x_0, x_t, t)
-        return ReverseStep(Gaussian(mean, distribution.log_variance), x_0, eps, look.output)
+        eps = look.eps - per_sample(process.noise(t), x_t) * shift
+        guess = x_0_from_eps(process, eps, x_t, t)
+        x_0 = reverse.clip_x_0(guess)
+        eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
+        return replace(look, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
 
     def _gradient(self, x_t: Images, timesteps: Steps, y: Labels) -> Float[Tensor, "b *dims"]:
         """∇ log p(y|x_t) with respect to x_t, nats."""

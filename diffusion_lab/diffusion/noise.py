@@ -6,6 +6,8 @@ in plain integer tensor operations, because `torch.Generator` keeps a state, and
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -102,6 +104,34 @@ class SampleNoise:
         words = [block, torch.full_like(block, 2 * t + stream), index & _MASK, (index >> 32) & _MASK]
         counter = torch.stack(torch.broadcast_tensors(*words))
         return (philox(counter, (self.seed & _MASK, (self.seed >> 32) & _MASK)).double() + 0.5) / 2**32
+
+
+Noise = Callable[[int, Images], Images]  # (key of a step, like) -> ε; a SampleNoise, or what a test puts in its place
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The noise of one step: like -> ε, the same at each call. A step rule gets it from the loop and knows no keys."""
+
+    noise: Noise
+    key: int
+
+    def __call__(self, like: Images) -> Images:
+        return self.noise(self.key, like)
+
+    def fork(self, key: int) -> "StepNoise":
+        """Independent noise for the same step, where a rule needs more than one."""
+        return StepNoise(self.noise.fork(key), self.key)
+
+
+class NoNoise:
+    """ε = 0: the last step of a chain adds none (Ho et al. 2020, algorithm 2, line 3)."""
+
+    def __call__(self, like: Images) -> Images:
+        return torch.zeros_like(like)
+
+    def fork(self, key: int) -> "NoNoise":
+        return self
 
 
 def fresh_noise(batch_size: int, device: torch.device) -> SampleNoise:

@@ -81,6 +81,7 @@ class Simple(Objective):
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
+        process = process.at(t)
         _, step = _look(process, reverse, x_0, t, eps, y)
         mse = _mean_square_error(process, reverse, step, x_0, t, eps)
         return {"mse": mse, "loss": self.weighting.weight(process, reverse.prediction, t) * mse}
@@ -106,6 +107,7 @@ class Hybrid(Objective):
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
+        process = process.at(t)
         x_t, step = _look(process, reverse, x_0, t, eps, y)
         mse = _mean_square_error(process, reverse, step, x_0, t, eps)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
@@ -126,6 +128,7 @@ class VariationalBound(Objective):
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
+        process = process.at(t)
         x_t, step = _look(process, reverse, x_0, t, eps, y)
         vlb = process.num_timesteps * bound_term(process, step.distribution, x_0, x_t, t, self.num_levels)
         mse = _mean_square_error(process, reverse, step, x_0, t, eps)

@@ -1,6 +1,8 @@
-"""What does the network predict? Its output and (x_0, ε) are one statement about x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε.
+"""What does the network predict? a·x_0 + b·ε, and together with x_t = α·x_0 + σ·ε that says both x_0 and ε:
 
-Each prediction gives its regression target, and turns an output back into the clean image and the noise it implies.
+    x̂_0 = (b·x_t − σ·output)/(α·b − σ·a),   ε̂ = (α·output − a·x_t)/(α·b − σ·a)
+
+A prediction is its (a, b); everything else follows.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from .process import GaussianDiffusion, per_sample
-from .shapes import Broadcast, Images, PerSample, Steps
+from .shapes import Images, PerSample, Times
+
+Coefficients = tuple[PerSample, PerSample]
 
 
 @dataclass(frozen=True)
@@ -17,93 +21,118 @@ class Prediction(ABC):
     """A linear parameterisation of the pair (x_0, ε) behind x_t."""
 
     @abstractmethod
-    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Steps) -> Images:
-        """What L_simple regresses."""
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        """(a, b): the network's output is a·x_0 + b·ε."""
 
-    @abstractmethod
-    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
+    def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
+        """(image, timesteps) as the network sees them: x_t and t − 1."""
+        return x_t, process.shown(t)
+
+    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Times) -> Images:
+        """a·x_0 + b·ε: what L_simple regresses."""
+        a, b = self.coefficients(process, t)
+        return per_sample(a, x_0) * x_0 + per_sample(b, x_0) * eps
+
+    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Times) -> Images:
         """x̂_0 implied by an output at x_t."""
+        (_, b), (_, noise), scale = self._solved(process, t)
+        return per_sample(b / scale, x_t) * x_t - per_sample(noise / scale, x_t) * output
 
-    @abstractmethod
-    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
+    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Times) -> Images:
         """ε̂ implied by an output at x_t."""
+        (a, _), (signal, _), scale = self._solved(process, t)
+        return per_sample(signal / scale, x_t) * output - per_sample(a / scale, x_t) * x_t
 
-    @abstractmethod
-    def error_scale(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        """(squared error of the output) / (squared error of the x̂_0 it implies), at a given x_t."""
+    def error_scale(self, process: GaussianDiffusion, t: Times) -> PerSample:
+        """(squared error of the output) / (squared error of the x̂_0 it implies), at a given x_t: ((α·b − σ·a)/σ)²."""
+        _, (_, noise), scale = self._solved(process, t)
+        return (scale / noise).square()
+
+    def _solved(self, process: GaussianDiffusion, t: Times) -> tuple[Coefficients, Coefficients, PerSample]:
+        """(a, b), (α, σ) and α·b − σ·a."""
+        (a, b), (signal, noise) = self.coefficients(process, t), process.pair(t)
+        return (a, b), (signal, noise), signal * b - noise * a
 
 
 @dataclass(frozen=True)
 class PredictNoise(Prediction):
-    """ε, so x̂_0 = (x_t − √(1 − ᾱ_t)·ε̂)/√ᾱ_t (Ho et al. 2020, eq. 14 and 15)."""
+    """ε, so x̂_0 = (x_t − σ_t·ε̂)/α_t (Ho et al. 2020, eq. 14 and 15)."""
 
-    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Steps) -> Images:
-        return eps
-
-    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        return x_0_from_eps(process, output, x_t, t)
-
-    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        return output
-
-    def error_scale(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        return process.snr(t)
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        signal = process.signal(t)
+        return torch.zeros_like(signal), torch.ones_like(signal)
 
 
 @dataclass(frozen=True)
 class PredictStart(Prediction):
-    """x_0, so ε̂ = (x_t − √ᾱ_t·x̂_0)/√(1 − ᾱ_t) (Ho et al. 2020, section 3.2)."""
+    """x_0, so ε̂ = (x_t − α_t·x̂_0)/σ_t (Ho et al. 2020, section 3.2)."""
 
-    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Steps) -> Images:
-        return x_0
-
-    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        return output
-
-    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        return eps_from_x_0(process, output, x_t, t)
-
-    def error_scale(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        return torch.ones_like(process.snr(t))
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        signal = process.signal(t)
+        return torch.ones_like(signal), torch.zeros_like(signal)
 
 
 @dataclass(frozen=True)
 class PredictVelocity(Prediction):
-    """v = √ᾱ_t·ε − √(1 − ᾱ_t)·x_0, so x̂_0 = √ᾱ_t·x_t − √(1 − ᾱ_t)·v̂ and ε̂ = √(1 − ᾱ_t)·x_t + √ᾱ_t·v̂
+    """v = α_t·ε − σ_t·x_0, so x̂_0 = α_t·x_t − σ_t·v̂ and ε̂ = σ_t·x_t + α_t·v̂ where α_t² + σ_t² = 1
     (Salimans & Ho 2022, section 4 and appendix D).
 
-    No division: stable at both ends of the chain, where the other two divide by √ᾱ_T or √(1 − ᾱ_1).
+    No division by what goes to 0: stable at both ends of the chain, where the other two divide by α_T or σ_1.
     """
 
-    def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Steps) -> Images:
-        signal, noise = _signal_and_noise(process, t, x_0)
-        return signal * eps - noise * x_0
-
-    def to_x_0(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        signal, noise = _signal_and_noise(process, t, x_t)
-        return signal * x_t - noise * output
-
-    def to_eps(self, process: GaussianDiffusion, output: Images, x_t: Images, t: Steps) -> Images:
-        signal, noise = _signal_and_noise(process, t, x_t)
-        return noise * x_t + signal * output
-
-    def error_scale(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        return process.snr(t) + 1
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        signal, noise = process.pair(t)
+        return -noise, signal
 
 
-def x_0_from_eps(process: GaussianDiffusion, eps: Images, x_t: Images, t: Steps) -> Images:
-    """x_0 = (x_t − √(1 − ᾱ_t)·ε)/√ᾱ_t."""
-    signal, noise = _signal_and_noise(process, t, x_t)
-    return (x_t - noise * eps) / signal
+@dataclass(frozen=True)
+class PredictFlow(Prediction):
+    """ε − x_0, which is dx_t/du on the straight path x_u = (1 − u)·x_0 + u·ε (Liu et al. 2023; Lipman et al. 2023)."""
+
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        one = torch.ones_like(process.signal(t))
+        return -one, one
 
 
-def eps_from_x_0(process: GaussianDiffusion, x_0: Images, x_t: Images, t: Steps) -> Images:
-    """ε = (x_t − √ᾱ_t·x_0)/√(1 − ᾱ_t), t ≥ 1."""
-    signal, noise = _signal_and_noise(process, t, x_t)
-    return (x_t - signal * x_0) / noise
+@dataclass(frozen=True)
+class PredictEDM(Prediction):
+    """(x_0 − c_skip·x_t)/c_out: what the best linear guess of x_0 leaves, at unit variance, for data of variance s²
+    (Karras et al. 2022, EDM, eq. 7 and table 1, there for α = 1).
+
+        v = α²·s² + σ²,   c_skip = α·s²/v,   c_out = σ·s/√v,   c_in = 1/√v,   c_noise = ¼·log(σ/α)
+
+    so a = σ/(s·√v) and b = −α·s/√v: the negative velocity of data of standard deviation s. Its L_simple is EDM's loss, without the
+    choice of t. The network sees c_in·x_t, of unit variance at every t, and c_noise in place of t − 1.
+
+    data_std: s, σ_data.
+    """
+
+    data_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.data_std > 0:
+            raise ValueError(f"prediction.data_std={self.data_std}: it is the standard deviation of the data, above 0")
+
+    def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
+        signal, noise = process.pair(t)
+        std = self._std(signal, noise)
+        return noise / (self.data_std * std), -signal * self.data_std / std
+
+    def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
+        process.shown(t)  # refuses what has no step back
+        signal, noise = process.pair(t)
+        return x_t * per_sample(1 / self._std(signal, noise), x_t), (noise / signal).log() / 4
+
+    def _std(self, signal: PerSample, noise: PerSample) -> PerSample:
+        """√v, of x_t."""
+        return (signal.square() * self.data_std**2 + noise.square()).sqrt()
 
 
-def _signal_and_noise(process: GaussianDiffusion, t: Steps, like: Images) -> tuple[Broadcast, Broadcast]:
-    """√ᾱ_t and √(1 − ᾱ_t), shaped to multiply `like`."""
-    alpha_bar = process.alpha_bar(t)
-    return per_sample(alpha_bar.sqrt(), like), per_sample((1 - alpha_bar).sqrt(), like)
+def x_0_from_eps(process: GaussianDiffusion, eps: Images, x_t: Images, t: Times) -> Images:
+    """x_0 = (x_t − σ_t·ε)/α_t."""
+    return PredictNoise().to_x_0(process, eps, x_t, t)
+
+
+def eps_from_x_0(process: GaussianDiffusion, x_0: Images, x_t: Images, t: Times) -> Images:
+    """ε = (x_t − α_t·x_0)/σ_t, t ≥ 1."""
+    return PredictStart().to_eps(process, x_0, x_t, t)

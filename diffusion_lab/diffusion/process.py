@@ -1,24 +1,43 @@
-"""What is a noisy image, given a clean one? The forward process, which has no parameters.
+"""What is a noisy image, given a clean one? The forward process, which has no parameters: a pair of functions, signal and noise.
 
-    q(x_t|x_{t−1})      = N(√(1 − β_t)·x_{t−1}, β_t·I)                            Ho et al. 2020, eq. 2
-    q(x_t|x_0)          = N(√ᾱ_t·x_0, (1 − ᾱ_t)·I)                                eq. 4
-    q(x_{t−1}|x_t, x_0) = N(μ̃_t(x_t, x_0), β̃_t·I)                                 eq. 6
-        μ̃_t = √ᾱ_{t−1}·β_t/(1 − ᾱ_t)·x_0 + √α_t·(1 − ᾱ_{t−1})/(1 − ᾱ_t)·x_t       eq. 7
-        β̃_t = (1 − ᾱ_{t−1})/(1 − ᾱ_t)·β_t                                         eq. 7
+    q(x_t|x_0)      = N(α_t·x_0, σ_t²·I)                                                                    (1)
+    q(x_t|x_s)      = N(α_ts·x_s, σ²_ts·I),   α_ts = α_t/α_s,   σ²_ts = σ_t² − α_ts²·σ_s²,   s < t           (2)
+    q(x_s|x_t, x_0) = N((α_ts·σ_s²·x_t + α_s·σ²_ts·x_0)/σ_t², σ_s²·σ²_ts/σ_t²·I)                             (3)
 
-with α_t = 1 − β_t and ᾱ_t = ∏_{s≤t} α_s. t runs from 1 to T; t = 0 is clean data.
+(Kingma et al. 2021, VDM, appendix A.) With α_t = √ᾱ_t, σ_t = √(1 − ᾱ_t) and s = t − 1 this is DDPM: σ²_ts is its β_t, (1) to (3)
+are equations 4, 2 and 6 of Ho et al. 2020, and mean and variance in (3) are the μ̃_t and β̃_t of equation 7.
 
-One float64 table of ᾱ is kept and everything else is derived from it, which makes a chain over some of the steps the same
-object as the chain over all of them: β of a kept step is 1 − ᾱ/ᾱ of the kept step before it (Nichol & Dhariwal 2021, eq. 19).
+A chain is a list of times at which the pair is known, so a chain over some of the steps is the same object as the chain over all of
+them: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .gaussian import Gaussian
 from .schedules import Schedule
-from .shapes import Broadcast, Images, PerSample, Steps
+from .shapes import Broadcast, Images, PerSample, Steps, Times
+
+_BISECTIONS = 60  # halvings that find a time to the last bit of float64
+_CPU = torch.device("cpu")
+
+
+class Row(NamedTuple):
+    """What is known about the step t of a chain and the step s before it: a row of its table."""
+
+    time: PerSample  # on the clock of the schedule
+    signal: PerSample  # α_t
+    noise: PerSample  # σ_t
+    alpha: PerSample  # α_ts
+    beta: PerSample  # σ²_ts
+    log_beta: PerSample
+    beta_tilde: PerSample  # the variance of (3)
+    log_beta_tilde: PerSample
+    of_x_t: PerSample  # the mean of (3) is of_x_t·x_t + of_x_0·x_0
+    of_x_0: PerSample
 
 
 def per_sample(values: PerSample, like: Images) -> Broadcast:
@@ -27,67 +46,128 @@ def per_sample(values: PerSample, like: Images) -> Broadcast:
 
 
 class GaussianDiffusion:
-    """The forward chain of a schedule, or of a subsequence of its steps.
+    """The forward chain of a schedule, or of some of its times.
 
-    Not a module and not on a device: `.to()` and `.half()` on a model cannot cast its table. Look-ups follow the device of t.
+    An int64 t counts the steps of this chain, t = 0 being clean data; a float64 t is a time on the clock of the schedule, where the
+    schedule takes it. Not a module and not on a device: `.to()` and `.half()` on a model cannot cast its table. Look-ups follow the
+    device of t, and no t wraps around to another step: what is not known at t = 0 (β, the posterior, …) is NaN there, and anything
+    below 0 or above num_timesteps is an error.
 
     Attributes
     ----------
     num_timesteps: K, the steps of this chain (T before any respacing).
-    timesteps: int64 (K,), 0-based indices of the kept steps in the *original* chain: what the network sees at t is
-        `timesteps[t − 1]`, so a network trained on the full chain serves every subsequence of it.
+    timesteps: (K,), times − 1: 0-based indices of the steps in the *original* chain, int64, or float64 where times are real. The
+        network sees `timesteps[t − 1]` at t, so a network trained on the full chain serves every chain over its times.
+    prior_std: the standard deviation of p(x_T).
     """
 
-    def __init__(self, schedule: Schedule, kept: Int64[Tensor, " K"] | None = None) -> None:
-        """The chain of `schedule`, or, with `kept` (strictly increasing, in 1 … T), the chain that visits only those steps."""
+    def __init__(self, schedule: Schedule, times: Int64[Tensor, " K"] | Float64[Tensor, " K"] | None = None) -> None:
+        """The chain of `schedule` at its whole t, or at strictly increasing `times` in 1 … T."""
         self.schedule = schedule
-        self._kept = torch.arange(1, schedule.num_timesteps + 1) if kept is None else kept
-        table = schedule.alpha_bar()
-        self._alpha_bar = {torch.device("cpu"): torch.cat([table[:1], table[self._kept]])}
-        self.num_timesteps = len(self._kept)
-        self.timesteps = self._kept - 1
+        self._times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
+        self.num_timesteps, self.timesteps, self.prior_std = len(self._times), self._times - 1, schedule.prior_std
+        self._tables = {_CPU: torch.stack(self._rows(), dim=1)}
+        self._here: tuple[Steps | None, Row | None] = None, None
 
-    def respace(self, kept: Int64[Tensor, " K"]) -> "GaussianDiffusion":
-        """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, with β and β̃ of its own.
+    def _rows(self) -> Row:
+        """The columns of the table, for t = 0 … K."""
+        clean = torch.tensor([1.0, 0.0, torch.nan], dtype=torch.float64)
+        pair = self.schedule.pair(self._times)
+        signal, noise = (torch.cat([clean[i : i + 1], part]) for i, part in enumerate(pair))
+        before = [torch.cat([clean[2:], part[:-1]]) for part in (signal, noise)]
+        alpha, beta, beta_tilde, of_x_t, of_x_0 = _between(signal, noise, *before)
+        if not bool((beta[1:] > 0).all()):
+            t = int((beta[1:] > 0).logical_not().nonzero()[0]) + 1
+            raise ValueError(f"{self.schedule}: log SNR does not fall into step {t}, so that step is no Gaussian step")
+        # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
+        log_beta_tilde = torch.cat([clean[2:], beta_tilde[2:3] if len(beta) > 2 else beta[1:2], beta_tilde[2:]]).log()
+        time = torch.cat([torch.zeros(1, dtype=torch.float64), self._times.double()])
+        return Row(time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
-        `kept` is strictly increasing. Marginals q(x_t|x_0) at the kept steps do not change (Nichol & Dhariwal 2021, eq. 19).
+    def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":
+        """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, or over real times in [1, T].
+
+        `kept` is strictly increasing. The new chain has β and β̃ of its own; marginals q(x_t|x_0) do not change (Nichol & Dhariwal
+        2021, eq. 19).
         """
-        valid = (
-            len(kept) > 0
-            and int(kept[0]) >= 1
-            and int(kept[-1]) <= self.num_timesteps
-            and bool((kept.diff() > 0).all())
-        )
+        real = kept.is_floating_point()
+        last = self.schedule.num_timesteps if real else self.num_timesteps
+        valid = len(kept) > 0 and bool(kept[0] >= 1) and bool(kept[-1] <= last) and bool((kept.diff() > 0).all())
         if not valid:
-            raise ValueError(f"kept must be strictly increasing within 1 … {self.num_timesteps}, got {kept.tolist()}")
-        return GaussianDiffusion(self.schedule, self._kept[kept - 1])
+            raise ValueError(f"kept must be strictly increasing within 1 … {last}, got {kept.tolist()}")
+        return GaussianDiffusion(self.schedule, kept if real else self._times[kept - 1])
 
-    def alpha_bar(self, t: Steps) -> PerSample:
-        """ᾱ_t, t in 0 … num_timesteps; ᾱ_0 = 1."""
-        if t.device not in self._alpha_bar:
-            self._alpha_bar[t.device] = self._alpha_bar[torch.device("cpu")].to(t.device)
-        return self._alpha_bar[t.device].index_select(0, t)
+    @property
+    def has_unit_variance(self) -> bool:
+        """Whether α_t² + σ_t² = 1, so that x_t has the variance of x_0 where that is 1."""
+        rows = Row(*self._tables[_CPU].unbind(1))
+        return bool((rows.signal.square() + rows.noise.square() - 1).abs().max() < 1e-6)
 
-    def shown(self, t: Steps) -> Steps:
-        """What the network sees at t: the 0-based index of the step in the original chain, t in 1 … num_timesteps.
+    # ---- look-ups ---------------------------------------------------------------------------------------------------
 
-        No other t wraps around to some step: `index_select` does not count from the end. A CPU refuses it here with a sentence; a
-        GPU, which nothing here waits for, fails on the device.
-        """
-        beyond = t[(t < 1) | (t > self.num_timesteps)] if t.device.type == "cpu" else ()
-        if len(beyond):
+    def at(self, t: Steps) -> "GaussianDiffusion":
+        """This process, looked up at t once: asked about this very tensor, it does not look again."""
+        if self._here[0] is t:
+            return self
+        here = object.__new__(GaussianDiffusion)
+        here.__dict__.update(self.__dict__, _here=(t, self._row(t)))
+        return here
+
+    def _row(self, t: Steps) -> Row:
+        if self._here[0] is t:
+            return self._here[1]
+        if t.device not in self._tables:
+            self._tables[t.device] = self._tables[_CPU].to(t.device)
+        try:
+            return Row(*self._tables[t.device].index_select(0, t).unbind(1))
+        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
             raise ValueError(
-                f"t = {int(beyond[0])} has no step back: the steps are 1 … {self.num_timesteps}, and t = 0 is clean data"
-            )
-        return self.timesteps.to(t.device).index_select(0, t - 1)
+                f"t = {t.tolist()} is not within 0 … {self.num_timesteps}, the steps of this chain"
+            ) from error
+
+    def numbers(self, t: int) -> Row:
+        """The row of step t as plain numbers, for those that treat all samples alike."""
+        return Row(*self._tables[_CPU][t].tolist())
+
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        """(α_t, σ_t)."""
+        if t.is_floating_point():
+            return self.schedule.pair(t)
+        row = self._row(t)
+        return row.signal, row.noise
+
+    def signal(self, t: Times) -> PerSample:
+        """α_t; α_0 = 1."""
+        return self.pair(t)[0]
+
+    def noise(self, t: Times) -> PerSample:
+        """σ_t; σ_0 = 0."""
+        return self.pair(t)[1]
+
+    def alpha_bar(self, t: Times) -> PerSample:
+        """ᾱ_t = α_t²; ᾱ_0 = 1."""
+        return self.signal(t).square()
+
+    def snr(self, t: Times) -> PerSample:
+        """α_t²/σ_t², the signal-to-noise ratio."""
+        signal, noise = self.pair(t)
+        return (signal / noise).square()
+
+    def log_snr(self, t: Times) -> PerSample:
+        """2·log(α_t/σ_t)."""
+        return self.snr(t).log()
 
     def beta(self, t: Steps) -> PerSample:
-        """β_t = 1 − ᾱ_t/ᾱ_{t−1}, t in 1 … num_timesteps."""
-        return 1 - self.alpha_bar(t) / self.alpha_bar(t - 1)
+        """β_t = σ²_ts, which is 1 − ᾱ_t/ᾱ_s where ᾱ + σ² = 1, t in 1 … num_timesteps."""
+        return self._row(t).beta
+
+    def log_beta(self, t: Steps) -> PerSample:
+        """log β_t."""
+        return self._row(t).log_beta
 
     def beta_tilde(self, t: Steps) -> PerSample:
-        """β̃_t = (1 − ᾱ_{t−1})/(1 − ᾱ_t)·β_t, t in 1 … num_timesteps; β̃_1 = 0 since x_0 is then known."""
-        return (1 - self.alpha_bar(t - 1)) / (1 - self.alpha_bar(t)) * self.beta(t)
+        """β̃_t = σ_s²/σ_t²·β_t, t in 1 … num_timesteps; β̃_1 = 0 since x_0 is then known."""
+        return self._row(t).beta_tilde
 
     def log_beta_tilde(self, t: Steps) -> PerSample:
         """log β̃_t, where log β̃_1 = −∞ is replaced by log β̃_2 (by log β_1 in a chain of one step).
@@ -95,33 +175,69 @@ class GaussianDiffusion:
         So do Improved DDPM and the one of DDPM's two files that states likelihoods (`diffusion_utils_2.py`); 1e-20 in its place, as
         in the other, would make L_0 absurd.
         """
-        if self.num_timesteps == 1:
-            return self.beta(t).log()
-        return self.beta_tilde(t.clamp(min=2)).log()
+        return self._row(t).log_beta_tilde
 
-    def snr(self, t: Steps) -> PerSample:
-        """ᾱ_t/(1 − ᾱ_t), the signal-to-noise ratio."""
-        return self.alpha_bar(t) / (1 - self.alpha_bar(t))
+    def shown(self, t: Times) -> Times:
+        """What the network sees at t: time − 1, the 0-based index of the step in the original chain.
+
+        t = 0 has no step back: a CPU refuses it with a sentence; a GPU, which nothing here waits for, gets NaN from the posterior.
+        """
+        if t.is_floating_point():
+            return t - 1
+        if t.device == _CPU and bool((t == 0).any()):
+            raise ValueError(f"t = 0 is clean data and has no step back: t lies in 1 … {self.num_timesteps}")
+        return (self._row(t).time - 1).to(self.timesteps.dtype)
+
+    def times_at(self, log_snr: Float64[Tensor, " K"]) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
+        """The times between this chain's ends with these log SNRs; where t is whole, the steps that come nearest."""
+        if not self.schedule.takes_real_t:
+            steps = torch.arange(1, self.num_timesteps + 1)
+            return 1 + (self.log_snr(steps)[None, :] - log_snr[:, None]).abs().argmin(dim=1)
+        low, high = (torch.full_like(log_snr, float(self._times[end])) for end in (0, -1))
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            noisier = self.log_snr(middle) < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high
+
+    # ---- distributions ----------------------------------------------------------------------------------------------
 
     def q_step(self, x_prev: Images, t: Steps, eps: Images) -> Images:
-        """x_t = √(1 − β_t)·x_{t−1} + √β_t·ε ~ q(x_t|x_{t−1}) (Ho et al. 2020, eq. 2)."""
-        beta = self.beta(t)
-        return per_sample((1 - beta).sqrt(), x_prev) * x_prev + per_sample(beta.sqrt(), x_prev) * eps
+        """x_t = α_ts·x_s + σ_ts·ε ~ q(x_t|x_s), equation (2), s the step before t."""
+        row = self._row(t)
+        return per_sample(row.alpha, x_prev) * x_prev + per_sample(row.beta.sqrt(), x_prev) * eps
 
-    def q_sample(self, x_0: Images, t: Steps, eps: Images) -> Images:
-        """x_t = √ᾱ_t·x_0 + √(1 − ᾱ_t)·ε ~ q(x_t|x_0) (Ho et al. 2020, eq. 4)."""
-        alpha_bar = self.alpha_bar(t)
-        return per_sample(alpha_bar.sqrt(), x_0) * x_0 + per_sample((1 - alpha_bar).sqrt(), x_0) * eps
+    def q_sample(self, x_0: Images, t: Times, eps: Images) -> Images:
+        """x_t = α_t·x_0 + σ_t·ε ~ q(x_t|x_0), equation (1)."""
+        signal, noise = self.pair(t)
+        return per_sample(signal, x_0) * x_0 + per_sample(noise, x_0) * eps
 
-    def q_marginal(self, x_0: Images, t: Steps) -> Gaussian:
-        """q(x_t|x_0) = N(√ᾱ_t·x_0, (1 − ᾱ_t)·I) (Ho et al. 2020, eq. 4)."""
-        alpha_bar = self.alpha_bar(t)
-        return Gaussian(per_sample(alpha_bar.sqrt(), x_0) * x_0, per_sample((1 - alpha_bar).log(), x_0))
+    def q_marginal(self, x_0: Images, t: Times) -> Gaussian:
+        """q(x_t|x_0), equation (1)."""
+        signal, noise = self.pair(t)
+        return Gaussian(per_sample(signal, x_0) * x_0, per_sample(2 * noise.log(), x_0))
 
-    def q_posterior(self, x_0: Images, x_t: Images, t: Steps) -> Gaussian:
-        """q(x_{t−1}|x_t, x_0) = N(μ̃_t(x_t, x_0), β̃_t·I) (Ho et al. 2020, eq. 6 and 7); log β̃_1 as in `log_beta_tilde`."""
-        alpha_bar, alpha_bar_prev, beta = self.alpha_bar(t), self.alpha_bar(t - 1), self.beta(t)
-        of_x_0 = alpha_bar_prev.sqrt() * beta / (1 - alpha_bar)
-        of_x_t = (1 - beta).sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar)
+    def prior_kl(self, x_0: Images) -> Images:
+        """KL(q(x_T|x_0) ‖ p(x_T)), p(x_T) = N(0, prior_std²·I), in nats per dimension: L_T."""
+        last = self.q_marginal(x_0, torch.full((len(x_0),), self.num_timesteps, device=x_0.device))
+        log_variance = 2 * torch.full_like(last.log_variance, self.prior_std).log()
+        return last.kl(Gaussian(torch.zeros_like(last.mean), log_variance))
+
+    def q_posterior(self, x_0: Images, x_t: Images, t: Times, s: Times | None = None) -> Gaussian:
+        """q(x_s|x_t, x_0), equation (3), for any s < t; None: the step before t, with log β̃_1 as in `log_beta_tilde`."""
+        if s is None:
+            row = self._row(t)
+            of_x_t, of_x_0, log_variance = row.of_x_t, row.of_x_0, row.log_beta_tilde
+        else:
+            _, _, variance, of_x_t, of_x_0 = _between(*self.pair(t), *self.pair(s))
+            log_variance = variance.log()
         mean = per_sample(of_x_0, x_0) * x_0 + per_sample(of_x_t, x_0) * x_t
-        return Gaussian(mean, per_sample(self.log_beta_tilde(t), x_0))
+        return Gaussian(mean, per_sample(log_variance, x_0))
+
+
+def _between(signal: Tensor, noise: Tensor, signal_s: Tensor, noise_s: Tensor) -> tuple[Tensor, ...]:
+    """(α_ts, σ²_ts, posterior variance, of_x_t, of_x_0) of (2) and (3)."""
+    alpha = signal / signal_s
+    variance = noise.square() - (alpha * noise_s).square()
+    share = (noise_s / noise).square()
+    return alpha, variance, share * variance, alpha * share, signal_s * variance / noise.square()

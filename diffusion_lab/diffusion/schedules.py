@@ -1,27 +1,41 @@
-"""How fast does the signal decay? A schedule is the table ᾱ_0 … ᾱ_T; everything else is derived from it.
+"""How fast does the signal decay? A schedule is a pair of functions of time: x_t = α_t·x_0 + σ_t·ε.
 
-ᾱ_t = ∏_{s=1}^{t} (1 − β_s) is the share of the variance of x_t that is signal: ᾱ_0 = 1 is clean data, ᾱ_T ≈ 0 is noise.
-Every table is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
+    log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is next to pure noise.
+
+DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Others state it for
+every real t in [1, T]: a line in log SNR (VDM), a straight path from data to noise (rectified flow), more and more noise on
+signal that stays (EDM). All is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
+
+Both ends may be cut. At the clean end, noise far below the spacing of the data's levels leaves nothing to learn; at the noisy
+end, signal that is left is counted in L_T.
 """
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .shapes import PerSample, Times
+
+Table = Float64[Tensor, " T_plus_1"]
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """ᾱ_t for t = 0 … T.
+    """α_t and σ_t, from the table ᾱ_t for t = 0 … T.
 
     Parameters
     ----------
     num_timesteps: T ≥ 1. A ValueError says why where a schedule does not exist for a T.
+
+    `takes_real_t`: the pair is known between whole t too.
     """
 
+    takes_real_t: ClassVar[bool] = False
     num_timesteps: int
 
     def __post_init__(self) -> None:
@@ -29,12 +43,69 @@ class Schedule(ABC):
             raise ValueError(f"num_timesteps = {self.num_timesteps}: a diffusion process needs at least one step")
 
     @abstractmethod
-    def alpha_bar(self) -> Float64[Tensor, " T_plus_1"]:
+    def alpha_bar(self) -> Table:
         """ᾱ_0 = 1 > ᾱ_1 > … > ᾱ_T > 0, float64 (T + 1,)."""
+
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        """(α_t, σ_t), t int64 in 1 … T; where the schedule takes it, float64 in [1, T]. ValueError where it does not."""
+        if t.is_floating_point():
+            raise ValueError(f"{type(self).__name__} is a table over whole t: it has no real t; schedule=log_snr has")
+        alpha_bar = self.alpha_bar().to(t.device)[t]
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    @property
+    def prior_std(self) -> float:
+        """The standard deviation of the noise that sampling starts from."""
+        return 1.0
 
 
 @dataclass(frozen=True)
-class LinearSchedule(Schedule):
+class CutSchedule(Schedule):
+    """A table whose ends may be cut: T steps, evenly along the curve between the two.
+
+    Between whole t the signal decays at a constant rate, so log ᾱ is a straight line there.
+
+    Parameters
+    ----------
+    log_snr_max: the log SNR at t = 1; None leaves the clean end where the formula has it.
+    log_snr_min: the log SNR at t = T, above that of the formula; None leaves the noisy end.
+    """
+
+    log_snr_max: float | None = field(default=None, kw_only=True)
+    log_snr_min: float | None = field(default=None, kw_only=True)
+
+    def alpha_bar(self) -> Table:
+        whole = self.uncut()
+        if self.log_snr_max is None and self.log_snr_min is None:
+            return whole
+        log = whole.log()
+        ends = [self._place(log, self.log_snr_max, 1), self._place(log, self.log_snr_min, self.num_timesteps)]
+        if not ends[0] < ends[1]:
+            raise ValueError(f"log_snr_max = {self.log_snr_max} must lie above log_snr_min = {self.log_snr_min}")
+        t = torch.linspace(*ends, self.num_timesteps, dtype=torch.float64)
+        before = t.long().clamp(max=self.num_timesteps - 1)
+        cut = torch.lerp(log[before], log[before + 1], t - before).exp()
+        return torch.cat([whole[:1], cut])
+
+    @abstractmethod
+    def uncut(self) -> Table:
+        """ᾱ_t of the formula."""
+
+    def _place(self, log_alpha_bar: Table, log_snr: float | None, otherwise: int) -> float:
+        """The t at which the curve has a log SNR."""
+        if log_snr is None:
+            return float(otherwise)
+        wanted = -math.log1p(math.exp(-log_snr))
+        if wanted <= float(log_alpha_bar[-1]):
+            last = float(log_alpha_bar[-1] - torch.log(-torch.expm1(log_alpha_bar[-1])))
+            raise ValueError(f"cannot cut {type(self).__name__} at log SNR {log_snr}: it ends at {last:.2f}")
+        after = int((log_alpha_bar > wanted).sum())
+        low, high = float(log_alpha_bar[after - 1]), float(log_alpha_bar[after])
+        return after - 1 + (low - wanted) / (low - high)
+
+
+@dataclass(frozen=True)
+class LinearSchedule(CutSchedule):
     """β_t rises linearly from β_start·1000/T to β_end·1000/T (Ho et al. 2020, section 4, for T = 1000).
 
     The factor 1000/T keeps ᾱ_T where the paper has it when T changes; without it T = 200 would end with ᾱ_T = 0.13.
@@ -58,14 +129,14 @@ class LinearSchedule(Schedule):
                 f"which is no variance; use num_timesteps ≥ {smallest} or another schedule (cosine works for every T)"
             )
 
-    def alpha_bar(self) -> Float64[Tensor, " T_plus_1"]:
+    def uncut(self) -> Table:
         scale = 1000 / self.num_timesteps
         beta = torch.linspace(scale * self.beta_start, scale * self.beta_end, self.num_timesteps, dtype=torch.float64)
         return _cumulative(beta)
 
 
 @dataclass(frozen=True)
-class CosineSchedule(Schedule):
+class CosineSchedule(CutSchedule):
     """ᾱ_t = f(t)/f(0), f(t) = cos²((t/T + s)/(1 + s)·π/2), with β_t ≤ 0.999 (Nichol & Dhariwal 2021, eq. 17).
 
     The clip touches the last β only, where f(T) = 0. The offset s keeps β_1 from being too small: √β_1 is 5.3, 2.0, 0.8 and 0.4
@@ -75,14 +146,14 @@ class CosineSchedule(Schedule):
     s: float = 0.008
     max_beta: float = 0.999
 
-    def alpha_bar(self) -> Float64[Tensor, " T_plus_1"]:
+    def uncut(self) -> Table:
         time = torch.arange(self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         f = torch.cos((time + self.s) / (1 + self.s) * math.pi / 2).square()
         return _cumulative(_beta_from_ratios(f, self.max_beta))
 
 
 @dataclass(frozen=True)
-class SigmoidSchedule(Schedule):
+class SigmoidSchedule(CutSchedule):
     """ᾱ_t = (σ(end/τ) − σ((start + (end − start)·t/T)/τ)) / (σ(end/τ) − σ(start/τ)), with β_t ≤ 0.999 (Chen 2023).
 
     σ is the logistic function. Beside cosine it spends fewer steps at both ends of the chain.
@@ -98,18 +169,111 @@ class SigmoidSchedule(Schedule):
         if not (self.start < self.end and self.tau > 0):
             raise ValueError(f"start = {self.start}, end = {self.end}, tau = {self.tau}: need start < end and tau > 0")
 
-    def alpha_bar(self) -> Float64[Tensor, " T_plus_1"]:
+    def uncut(self) -> Table:
         time = torch.arange(self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         falling = torch.sigmoid(-(self.start + (self.end - self.start) * time) / self.tau)
         # σ(a) − σ(b) = σ(−b) − σ(−a): written with the falling side, which is subtracted from where it ends.
         return _cumulative(_beta_from_ratios(falling - falling[-1], self.max_beta))
 
 
-def _beta_from_ratios(alpha_bar: Float64[Tensor, " T_plus_1"], max_beta: float) -> Float64[Tensor, " T"]:
+@dataclass(frozen=True)
+class RealSchedule(Schedule):
+    """α_t and σ_t for every real t in [1, T]."""
+
+    takes_real_t = True
+
+    @abstractmethod
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        """(α_t, σ_t), t in [1, T]."""
+
+    def alpha_bar(self) -> Table:
+        """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
+        signal, _ = self.pair(torch.arange(1, self.num_timesteps + 1))
+        return torch.cat([torch.ones_like(signal[:1]), signal.square()])
+
+    def _between(self, t: Times, first: float, last: float) -> PerSample:
+        """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""
+        return last + (first - last) * (self.num_timesteps - t.double()) / max(self.num_timesteps - 1, 1)
+
+
+@dataclass(frozen=True)
+class LogSNRSchedule(RealSchedule):
+    """log SNR falls linearly from log_snr_max at t = 1 to log_snr_min at t = T, α_t² + σ_t² = 1 (Kingma et al. 2021, VDM).
+
+    The defaults are where VDM's learned ends start from.
+    """
+
+    log_snr_max: float = 13.3
+    log_snr_min: float = -5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_falls("log_snr", self.log_snr_max, self.log_snr_min)
+
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        log_snr = self._between(t, self.log_snr_max, self.log_snr_min)
+        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+
+@dataclass(frozen=True)
+class RectifiedSchedule(RealSchedule):
+    """α_t = 1 − u, σ_t = u: the straight path from data to noise (Liu et al. 2023; Lipman et al. 2023), u linear in t.
+
+    u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, since at u = 1 there is no log SNR.
+    """
+
+    log_snr_max: float | None = None
+    log_snr_min: float = -10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
+
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        last = 1 / (1 + math.exp(self.log_snr_min / 2))  # log SNR = 2·log((1 − u)/u)
+        first = last / self.num_timesteps if self.log_snr_max is None else 1 / (1 + math.exp(self.log_snr_max / 2))
+        u = self._between(t, first, last)
+        return 1 - u, u
+
+
+@dataclass(frozen=True)
+class EDMSchedule(RealSchedule):
+    """α_t = 1, σ_t^{1/ρ} linear in t from σ_min at t = 1 to σ_max at t = T (Karras et al. 2022, EDM, eq. 5 and table 1).
+
+    The signal stays, so sampling starts from noise of standard deviation σ_max.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.sigma_min < self.sigma_max < math.inf and self.rho > 0):
+            raise ValueError(
+                f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}, rho = {self.rho}: "
+                "need 0 < sigma_min < sigma_max and rho > 0"
+            )
+
+    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
+        sigma = self._between(t, self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)) ** self.rho
+        return torch.ones_like(sigma), sigma
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_max
+
+
+def _check_falls(name: str, first: float, last: float) -> None:
+    if not -math.inf < last < first:
+        raise ValueError(f"{name}_max = {first} and {name}_min = {last}: it must fall from max to min")
+
+
+def _beta_from_ratios(alpha_bar: Table, max_beta: float) -> Float64[Tensor, " T"]:
     """β_t = min(1 − ᾱ_t/ᾱ_{t−1}, max_beta), from ᾱ known up to a factor."""
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
-def _cumulative(beta: Float64[Tensor, " T"]) -> Float64[Tensor, " T_plus_1"]:
+def _cumulative(beta: Float64[Tensor, " T"]) -> Table:
     """ᾱ_t = ∏_{s≤t} (1 − β_s), with ᾱ_0 = 1."""
     return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, dim=0)])

@@ -1,10 +1,11 @@
-"""The three shapes of the theory: a batch of images (or points), one step a sample, one float64 value a sample."""
+"""The shapes of the theory: a batch of images (or points), one step a sample, one float64 value a sample."""
 
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 Images = Float[Tensor, "b *dims"]  # (B, C, H, W), or (B, D) for points
 Broadcast = Float[Tensor, "b ..."]  # (B, 1, …, 1) or (B, C, H, W): broadcasts against Images
-Steps = Int64[Tensor, " b"]  # t, 1 … T unless said otherwise
-Labels = Int64[Tensor, " b"] | None  # class indices; None where there are no classes
 PerSample = Float64[Tensor, " b"]
+Steps = Int64[Tensor, " b"]  # t, 1 … T unless said otherwise
+Times = Steps | PerSample  # t, whole or real, on the clock of the schedule
+Labels = Int64[Tensor, " b"] | None  # class indices; None where there are no classes

@@ -1,28 +1,38 @@
-"""Which K of the T steps does a sampler visit? S ⊂ {1 … T}, strictly increasing, always with T."""
+"""Which times does a sampler visit? Strictly increasing, and always ending at the last.
+
+A spacing is asked with the process, so steps may be even in t or in what t means: log SNR, or a power of σ/α.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
+
+from .process import GaussianDiffusion
+
+Visited = Int64[Tensor, " K"] | Float64[Tensor, " K"]
 
 
 @dataclass(frozen=True)
 class Spacing(ABC):
-    """T -> S."""
+    """process -> the times that it is to be respaced to."""
 
     @abstractmethod
-    def __call__(self, num_timesteps: int) -> Int64[Tensor, " K"]:
-        """S, int64 (K,), strictly increasing within 1 … T and ending at T."""
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T, or times, float64 (K,).
+
+        A bare T stands for any process of T steps; ValueError where that is not enough to know.
+        """
 
 
 @dataclass(frozen=True)
 class AllSteps(Spacing):
     """S = {1 … T}."""
 
-    def __call__(self, num_timesteps: int) -> Int64[Tensor, " K"]:
-        return torch.arange(1, num_timesteps + 1)
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        return torch.arange(1, _last(process) + 1)
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,13 @@ class EvenSpacing(Spacing):
 
     num_steps: int
 
-    def __call__(self, num_timesteps: int) -> Int64[Tensor, " K"]:
-        _check(self.num_steps, num_timesteps)
-        if self.num_steps == 1:
-            return torch.tensor([num_timesteps])
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        last = _last(process)
+        _check(self.num_steps, last)
         i = torch.arange(self.num_steps, dtype=torch.float64)
-        return 1 + (i * (num_timesteps - 1) / (self.num_steps - 1)).round().long()
+        return (
+            1 + (i * (last - 1) / (self.num_steps - 1)).round().long() if self.num_steps > 1 else torch.tensor([last])
+        )
 
 
 @dataclass(frozen=True)
@@ -48,18 +59,77 @@ class QuadraticSpacing(Spacing):
 
     num_steps: int
 
-    def __call__(self, num_timesteps: int) -> Int64[Tensor, " K"]:
-        _check(self.num_steps, num_timesteps)
-        if self.num_steps == 1:
-            return torch.tensor([num_timesteps])
-        i = torch.arange(self.num_steps)
-        wanted = 1 + ((i / (self.num_steps - 1)).double().square() * (num_timesteps - 1)).round().long()
-        # A step lies at least one above the step before it: subtract i, take the running maximum, add i again.
-        return (wanted - i).cummax(dim=0).values + i
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        last = _last(process)
+        _check(self.num_steps, last)
+        return _distinct(1 + (_fractions(self.num_steps).square() * (last - 1)).round().long(), last)
 
 
-def _check(num_steps: int, num_timesteps: int) -> None:
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(
-            f"num_steps = {num_steps}: a chain of {num_timesteps} steps can be sampled in 1 … {num_timesteps} steps"
-        )
+@dataclass(frozen=True)
+class LogSNRSpacing(Spacing):
+    """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver, section 4.2).
+
+    Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
+    """
+
+    num_steps: int
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        return _at_log_snr(process, self.num_steps, torch.lerp)
+
+
+@dataclass(frozen=True)
+class KarrasSpacing(Spacing):
+    """(σ/α)^{1/ρ} rises from the first time's to the last time's in K − 1 equal steps (Karras et al. 2022, EDM, eq. 5).
+
+    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more of the steps at the noisy end. Whole t as there.
+    """
+
+    num_steps: int
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"sampler.spacing.rho={self.rho}: it is a number above 0")
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        def log_snr(first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+            root, root_last = (torch.exp(-end / (2 * self.rho)) for end in (first, last))
+            return -2 * self.rho * torch.lerp(root, root_last, share).log()
+
+        return _at_log_snr(process, self.num_steps, log_snr)
+
+
+def _at_log_snr(process: GaussianDiffusion | int, num_steps: int, log_snr) -> Visited:
+    """The times whose log SNRs are log_snr(first, last, i/(K − 1))."""
+    if isinstance(process, int):
+        raise ValueError("steps by log SNR are asked with the process: its T alone does not tell them")
+    last = process.num_timesteps
+    _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 else last)
+    ends = process.log_snr(torch.tensor([1, last]))
+    times = process.times_at(log_snr(ends[0], ends[1], _fractions(num_steps)))
+    if not times.is_floating_point():
+        return _distinct(times, last)
+    times[-1] = process.timesteps[-1] + 1
+    return times
+
+
+def _fractions(num_steps: int) -> Float64[Tensor, " K"]:
+    """i/(K − 1), i = 0 … K − 1; 1 where K = 1."""
+    return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1) if num_steps > 1 else torch.ones(1).double()
+
+
+def _distinct(wanted: Int64[Tensor, " K"], last: int) -> Int64[Tensor, " K"]:
+    """Rising t in 1 … last with collisions moved up, and down again from where they would pass the last."""
+    i = torch.arange(len(wanted))
+    # A step lies at least one above the step before it: subtract i, take the running maximum, add i again.
+    return (wanted - i).cummax(dim=0).values.clamp(max=last - len(wanted) + 1) + i
+
+
+def _last(process: GaussianDiffusion | int) -> int:
+    return process if isinstance(process, int) else process.num_timesteps
+
+
+def _check(num_steps: int, most: int) -> None:
+    if not 1 <= num_steps <= most:
+        raise ValueError(f"num_steps = {num_steps}: a chain of {most} steps can be sampled in 1 … {most} steps")

@@ -19,9 +19,21 @@ from .shapes import Broadcast, Images, Steps
 
 @dataclass(frozen=True)
 class Variance(ABC):
-    """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1."""
+    """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1.
+
+    `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
+    """
 
     outputs_per_channel: ClassVar[int]
+    needs_unit_variance: ClassVar[bool] = False
+
+    def check(self, process: GaussianDiffusion) -> None:
+        """ValueError where the variance has no meaning for a process."""
+        if self.needs_unit_variance and not process.has_unit_variance:
+            raise ValueError(
+                f"variance {type(self).__name__} needs β_t as its upper end, which it is only where α² + σ² = 1, not under "
+                f"{process.schedule}; use variance=fixed_small objective=simple"
+            )
 
     @abstractmethod
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
@@ -30,7 +42,7 @@ class Variance(ABC):
 
 @dataclass(frozen=True)
 class FixedSmall(Variance):
-    """Σ = β̃_t, the variance of q(x_{t−1}|x_t, x_0): too narrow when steps are few."""
+    """Σ = β̃_t, the variance of q(x_s|x_t, x_0): too narrow when steps are few."""
 
     outputs_per_channel = 0
 
@@ -40,7 +52,7 @@ class FixedSmall(Variance):
 
 @dataclass(frozen=True)
 class FixedLarge(Variance):
-    """Σ = β_t, the variance of q(x_t|x_{t−1}): too wide when steps are few. At t = 1 it is β̃_2.
+    """Σ = β_t, the variance of q(x_t|x_s): too wide when steps are few. At t = 1 it is β̃_2.
 
     The last step's width only matters to L_0; β_1 there would cost bits, so the authors of the choice use β̃_2 too.
     """
@@ -48,7 +60,7 @@ class FixedLarge(Variance):
     outputs_per_channel = 0
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        return per_sample(where(t == 1, process.log_beta_tilde(t), process.beta(t).log()), x_t)
+        return per_sample(where(t == 1, process.log_beta_tilde(t), process.log_beta(t)), x_t)
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,9 @@ class LearnedRange(Variance):
     """
 
     outputs_per_channel = 1
+    needs_unit_variance = True
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        low, high = per_sample(process.log_beta_tilde(t), x_t), per_sample(process.beta(t).log(), x_t)
+        low, high = per_sample(process.log_beta_tilde(t), x_t), per_sample(process.log_beta(t), x_t)
         f = (v + 1) / 2
         return f * high + (1 - f) * low

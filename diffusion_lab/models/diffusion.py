@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import (
+    Clipping,
     DDIMSampler,
     EvenSpacing,
     GaussianDiffusion,
@@ -24,7 +25,6 @@ from diffusion_lab.diffusion import (
     Sampler,
     Schedule,
     TimestepSampler,
-    Unguided,
     Variance,
     derive_seed,
     variational_bound,
@@ -45,7 +45,7 @@ class DiffusionModel(GenerativeModel):
     num_classes: the classes that the model is conditioned on; None: it is not.
     network: given out_channels and num_classes, builds the network.
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
-    clip_x_0: clamp x̂_0 to [−1, 1] in sampling and scoring; for data that lie there.
+    clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
 
@@ -63,7 +63,7 @@ class DiffusionModel(GenerativeModel):
         sampler: Sampler,
         guidance: Guidance,
         optimization: Optimization,
-        clip_x_0: bool,
+        clip_x_0: bool | Clipping,
         label_dropout: float,
         seed: int,
     ) -> None:
@@ -85,16 +85,15 @@ class DiffusionModel(GenerativeModel):
         self.num_classes = guidance.num_classes if num_classes is None else num_classes
         self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
         self.process = GaussianDiffusion(schedule)
+        variance.check(self.process)
         channels = self.shape[0] * (1 + variance.outputs_per_channel)
         self.network = network(out_channels=channels, num_classes=num_classes)
-        self.reverse = ReverseProcess(self._evaluate_network, prediction, variance, clip_x_0, null_class=num_classes)
+        self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective = objective
         self.timesteps = timesteps
         self.sampler = sampler
-        sampler.spacing(self.process.num_timesteps)  # says at once if the chain is too short for it
-        self._evaluations = 0
-        self._nfe = 0
+        sampler.spacing(self.process)  # says at once if the chain is too short for it
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
@@ -137,10 +136,8 @@ class DiffusionModel(GenerativeModel):
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         noise = SampleNoise(seed, indices)
-        self._evaluations = 0
         x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
-        self._nfe = self._evaluations // len(indices)
-        return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0  # a classifier may push the last mean beyond
+        return self.reverse.clip_x_0.in_range(x_0)  # a classifier may push the last mean beyond
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial(self.shape)
@@ -151,7 +148,7 @@ class DiffusionModel(GenerativeModel):
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
         x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._known(y))
-        return x_0.clamp(-1, 1) if self.reverse.clip_x_0 else x_0
+        return self.reverse.clip_x_0.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
@@ -165,7 +162,7 @@ class DiffusionModel(GenerativeModel):
     def _deterministic(self) -> DDIMSampler:
         """What is made of latents is looked at, not scored: a sampler of many steps does not make it dear."""
         own = self.sampler.spacing
-        few = len(own(self.process.num_timesteps)) <= _MOST_LATENT_STEPS
+        few = len(own(self.process)) <= _MOST_LATENT_STEPS
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
@@ -175,15 +172,21 @@ class DiffusionModel(GenerativeModel):
 
     @property
     def nfe(self) -> int:
-        """Counted while the last samples were drawn, two for a batch of both branches of a guided look; one for each step of the
-        spacing if none were. A guiding classifier's gradients are not among them."""
-        return self._nfe or len(self.sampler.spacing(self.process.num_timesteps))
+        """What the sampler's looks take, both branches of a guided one counted; a guiding classifier's gradients are not."""
+        chain = self._chain
+        looks = self.sampler.looks(chain.num_timesteps)
+        return sum(self.guided.guidance.evaluations(chain, torch.tensor([t])) for t in looks)
+
+    @property
+    def _chain(self) -> GaussianDiffusion:
+        """The chain that the sampler walks along."""
+        return self.process.respace(self.sampler.spacing(self.process))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y."""
-        chain = self.process.respace(self.sampler.spacing(self.process.num_timesteps))
+        chain = self._chain
         noise = SampleNoise(derive_seed(seed, _BOUND), indices)
         bound = variational_bound(
             chain, self.guided, x_0, y, num_levels=self.num_levels, noise=noise, max_terms=max_terms
@@ -212,7 +215,7 @@ class DiffusionModel(GenerativeModel):
             "sampler": repr(self.sampler),
             "guidance": repr(self.guided.guidance),
             "conditional": self.reverse.null_class is not None,
-            "clip_x_0": self.reverse.clip_x_0,
+            "clip_x_0": repr(self.reverse.clip_x_0),
         }
 
     def sampling_protocol(self) -> dict[str, Any]:
@@ -223,15 +226,11 @@ class DiffusionModel(GenerativeModel):
         kind = "bound of the full chain" if num_steps == self.process.num_timesteps else "bound of a strided chain"
         if labelled:
             kind += " given the class"
-        if not isinstance(self.guided.guidance, Unguided):
+        if self.guided.guidance.guides:
             kind += ", guided"
         if not self.sampler.draws_from_reverse_process:
             return f"{kind}: the ancestral one on this sampler's steps"
         return kind
-
-    def _evaluate_network(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        self._evaluations += len(x_t)
-        return self.network(x_t, timesteps, y)
 
     def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, however t was drawn."""

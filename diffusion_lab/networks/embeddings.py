@@ -19,7 +19,7 @@ MAX_PERIOD = 10_000.0
 def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """[cos(t·ω_0), …, cos(t·ω_{d/2−1}), sin(t·ω_0), …], ω_i = 10000^{−2i/d}.
 
-    timesteps: int64 (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The
+    timesteps: int64 or float (B,), values 0..T−1. Returns float32 (B, dim), in [−1, 1]; an odd dim ends in a zero column. The
     sinusoids are float32 under any autocast and for any parameter dtype: bfloat16 has eight bits and could not tell t =
     3999 from t = 3998. Source: Vaswani et al. 2017, section 3.5, in the column order of Dhariwal & Nichol's guided
     diffusion.
@@ -34,7 +34,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
 class Conditioning(nn.Module):
     """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
 
-    timesteps int64 (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
+    timesteps int64 or float (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
     last row is the null class, "no label", which label dropping trains, guidance uses and y = None means. Raises
     ValueError where y is given to a network without classes.
     """
@@ -56,7 +56,7 @@ class Conditioning(nn.Module):
         if self.classes is None:
             return embedding
         if y is None:
-            y = torch.full_like(timesteps, self.num_classes)
+            y = torch.full_like(timesteps, self.num_classes, dtype=torch.int64)
         return embedding + self.classes(y)
 
 

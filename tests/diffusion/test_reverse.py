@@ -79,7 +79,18 @@ def test_a_respaced_process_shows_the_network_original_0_based_indices():
 @pytest.mark.parametrize("around", [lambda reverse: reverse, lambda reverse: ClassifierFree(2.0).around(reverse)])
 def test_clean_data_have_no_reverse_step_and_no_t_wraps_around(t, around):
     reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null_class=3))
-    with pytest.raises(ValueError, match=rf"t = {t} has no step back: .* t = 0 is clean data"):
+    with pytest.raises(ValueError, match=r"t = 0 is clean data and has no step back|is not within 0 … 100, the steps"):
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(t, 1), torch.tensor([1]))
-    with pytest.raises(IndexError):
-        PROCESS.alpha_bar(steps(-1, 1))
+
+
+def test_where_nothing_is_checked_what_is_unknown_at_t_0_is_not_a_number():
+    """As on a GPU, which is not waited for: no value of another step stands in."""
+    x = torch.ones(1, 1, dtype=torch.float64)
+    posterior = PROCESS.q_posterior(x, x, steps(0, 1))
+    assert posterior.mean.isnan().all()
+    assert posterior.log_variance.isnan().all()
+    assert PROCESS.beta(steps(0, 1)).isnan()
+    assert PROCESS.beta_tilde(steps(0, 1)).isnan()
+    for t in (-1, 101):
+        with pytest.raises(ValueError, match="is not within 0 … 100"):
+            PROCESS.alpha_bar(steps(t, 1))

@@ -85,8 +85,8 @@ def test_eta_scales_the_noise_between_the_two():
         torch.zeros(1, 1, dtype=torch.float64),
         50,
         49,
-        lambda t, like: torch.full_like(like, z),
-        None,
+        lambda like: torch.full_like(like, z),
+        (),
     )[0]
     beta_tilde = process.beta_tilde(torch.tensor([50]))
     for eta in (0.5, 1.0):
