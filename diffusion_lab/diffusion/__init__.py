@@ -7,7 +7,7 @@ reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb
 guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y), steered
 samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
-solvers      how do we take a long one?                          a polynomial through x̂_0
+solvers      how do we take a long one?                          an equation, solved to a higher order
 interpolation, denoising, inpainting: what else one trained model draws
 """
 
@@ -29,11 +29,12 @@ from .schedules import (
     EDMSchedule,
     LinearSchedule,
     LogSNRSchedule,
+    RealSchedule,
     RectifiedSchedule,
     Schedule,
     SigmoidSchedule,
 )
-from .solvers import DPMSolverSampler, HeunSampler, UniPCSampler
+from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from .timesteps import LossAwareTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
@@ -60,6 +61,7 @@ __all__ = [
     "GuidedReverse",
     "HeunSampler",
     "Hybrid",
+    "IPNDMSampler",
     "KarrasSpacing",
     "LearnedRange",
     "LinearSchedule",
@@ -76,6 +78,7 @@ __all__ = [
     "PredictVelocity",
     "Prediction",
     "QuadraticSpacing",
+    "RealSchedule",
     "RectifiedSchedule",
     "ReverseProcess",
     "ReverseStep",
@@ -88,7 +91,6 @@ __all__ = [
     "StratifiedTimesteps",
     "TimestepSampler",
     "Unguided",
-    "UniPCSampler",
     "UniformTimesteps",
     "Unweighted",
     "Variance",

@@ -23,11 +23,11 @@ Reverse = Callable[[GaussianDiffusion, Images, Steps], ReverseStep]
 
 
 class Past(NamedTuple):
-    """What a step rule may remember of a step it took: from which x_t, and the x̂_0 that it saw there."""
+    """What a step rule may remember of a step it took: what it saw there."""
 
     t: int
-    x_t: Images
     x_0: Images
+    eps: Images
 
 
 Memory = tuple[Past, ...]  # newest first
@@ -43,22 +43,15 @@ class Sampler(ABC):
     the steps of a deterministic rule get shorter. `evaluations_per_step`: looks at the reverse process that a step takes.
     """
 
+    spacing: Spacing = field(default_factory=AllSteps)
     draws_from_reverse_process: ClassVar[bool] = False
     reads_variance: ClassVar[bool] = False
     order: ClassVar[int] = 1
     evaluations_per_step: ClassVar[int] = 1
-    spacing: Spacing = field(default_factory=AllSteps)
 
     @abstractmethod
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         """(x_s, memory), from x_t, s < t steps of `process`; s = 0 is clean data.
 
@@ -127,14 +120,7 @@ class AncestralSampler(Sampler):
     reads_variance = True
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         return reverse(process, x_t, full(t, x_t)).distribution.sample(noise(x_t)), ()
 
@@ -155,14 +141,7 @@ class DDIMSampler(Sampler):
             )
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         look, to = reverse(process, x_t, full(t, x_t)), process.numbers(s)
         variance = self.eta**2 * process.numbers(t).beta_tilde
@@ -187,6 +166,11 @@ class DDIMSampler(Sampler):
             here, before = chain.numbers(t), chain.numbers(t - 1)
             x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, full(t, x), y).eps
         return x / process.prior_std
+
+
+def past(t: int, look: ReverseStep) -> Past:
+    """A look, to be remembered."""
+    return Past(t, look.x_0, look.eps)
 
 
 def full(t: int, like: Images) -> Steps:

@@ -95,10 +95,11 @@ class CutSchedule(Schedule):
         """The t at which the curve has a log SNR."""
         if log_snr is None:
             return float(otherwise)
-        wanted = -math.log1p(math.exp(-log_snr))
-        if wanted <= float(log_alpha_bar[-1]):
-            last = float(log_alpha_bar[-1] - torch.log(-torch.expm1(log_alpha_bar[-1])))
-            raise ValueError(f"cannot cut {type(self).__name__} at log SNR {log_snr}: it ends at {last:.2f}")
+        last = float(log_alpha_bar[-1])
+        end = last - math.log(-math.expm1(last))
+        if log_snr < end - 1e-6:
+            raise ValueError(f"cannot cut {type(self).__name__} at log SNR {log_snr}: it ends at {end:.2f}")
+        wanted = max(-math.log1p(math.exp(-log_snr)), last)
         after = int((log_alpha_bar > wanted).sum())
         low, high = float(log_alpha_bar[after - 1]), float(log_alpha_bar[after])
         return after - 1 + (low - wanted) / (low - high)

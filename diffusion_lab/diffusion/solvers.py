@@ -5,18 +5,18 @@ With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, the noise that is
     x_s = (σ_s/σ_t)·e^{−(c − 1)·h}·x_t + α_s·∫_0^h c·e^{−c·(h − u)}·x̂_0(λ_t + u) du + σ_s·√(1 − e^{−2·(c − 1)·h})·z
 
 is exact along a path, with c = 1 for the probability flow (no z) and c = 2 for the reverse process with its noise (Lu et al. 2022,
-DPM-Solver++, eq. 8 and section 5). Every rule here but Heun's puts a polynomial through the x̂_0 that it knows and integrates it.
+DPM-Solver++). A polynomial through the x̂_0 that are known is integrated in closed form. Heun's and Adams' rules are for the same
+equation in the variables x/α and σ/α, d(x/α)/d(σ/α) = ε̂.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from .process import GaussianDiffusion
-from .samplers import Draw, Memory, Past, Reverse, Sampler, full
+from .samplers import Draw, Memory, Reverse, Sampler, full, past
 from .shapes import Images
 
 
@@ -32,14 +32,7 @@ class HeunSampler(Sampler):
     evaluations_per_step: ClassVar[int] = 2
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         look, at, to = reverse(process, x_t, full(t, x_t)), process.numbers(t), process.numbers(s)
         x_s = to.signal * look.x_0 + to.noise * look.eps
@@ -56,11 +49,11 @@ class HeunSampler(Sampler):
 class DPMSolverSampler(Sampler):
     """DPM-Solver++, multistep: the polynomial through the x̂_0 of this step and of the order − 1 before it (Lu et al. 2022).
 
-    One look a step. The order rises from 1 as looks come in, and falls to 1 over the last steps, where x̂_0 is all there is.
+    One look a step. The order rises from 1 as looks come in, and falls to 1 over the last steps, where λ goes to ∞.
 
     Parameters
     ----------
-    order: 1 to 3. Order 1 is DDIM, deterministic or, with noise, of η = 1 up to second order in h.
+    order: 1 to 3; order 1 is DDIM.
     stochastic: the reverse process with its noise, in place of the probability flow.
     """
 
@@ -72,64 +65,44 @@ class DPMSolverSampler(Sampler):
             raise ValueError(f"sampler.order={self.order}: DPM-Solver++ has the orders 1, 2 and 3")
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        seen = (Past(t, x_t, reverse(process, x_t, full(t, x_t)).x_0), *memory)[: self.order]
-        x_s = _integrated(process, seen[0], s, seen[:t], rate=2 if self.stochastic else 1)
+        seen = (past(t, reverse(process, x_t, full(t, x_t))), *memory)[: self.order]
+        known, rate = seen[:t], 2 if self.stochastic else 1
+        at, to, h = process.numbers(t), process.numbers(s), _lambda(process, s) - _lambda(process, t)
+        x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
+        nodes = [(_lambda(process, look.t) - _lambda(process, t)) / h for look in known]
+        for weight, look in zip(_weights(nodes, rate * h), known, strict=True):
+            x_s = x_s + to.signal * weight * look.x_0
         if self.stochastic:
-            h = _lambda(process, s) - _lambda(process, t)
-            x_s = x_s + process.numbers(s).noise * math.sqrt(-math.expm1(-2 * h)) * noise(x_t)
+            x_s = x_s + to.noise * math.sqrt(-math.expm1(-2 * h)) * noise(x_t)
         return x_s, seen
 
 
 @dataclass(frozen=True)
-class UniPCSampler(Sampler):
-    """UniPC: a predictor of DPM-Solver++'s kind, and its look at the end of the step also corrects the step (Zhao et al. 2023).
+class IPNDMSampler(Sampler):
+    """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: Adams and Bashforth's rule in σ/α through up to four looks
+    (Zhang & Chen 2023, DEIS, appendix H, iPNDM).
 
-    The correction is the polynomial through one x̂_0 more, the new one, so it costs no look. Deterministic.
-
-    order: 1 to 3, of the predictor; the corrected step is of one order more.
+    One look a step; the last is DDIM's. The weights are those of equal steps, which steps in σ/α never are, so the order is 2
+    however many looks it uses; yet with the exact score it came closest to the limit at 5 to 10 looks, beside DPM-Solver++ and
+    UniPC of both orders and beside the weights of the true steps.
     """
 
-    order: int = 2
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"sampler.order={self.order}: UniPC has the orders 1, 2 and 3 here")
+    order: ClassVar[int] = 2
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: Draw,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        x_0 = reverse(process, x_t, full(t, x_t)).x_0
-        if memory:
-            x_t = _integrated(process, memory[0], t, (Past(t, x_t, x_0), *memory))
-        seen = (Past(t, x_t, x_0), *memory)[: self.order]
-        return _integrated(process, seen[0], s, seen[:t]), seen
+        seen = (past(t, reverse(process, x_t, full(t, x_t))), *memory)[: len(_ADAMS_BASHFORTH)]
+        at, to = process.numbers(t), process.numbers(s)
+        weights = _ADAMS_BASHFORTH[len(seen) - 1 if s > 0 else 0]
+        eps = sum(weight * look.eps for weight, look in zip(weights, seen, strict=False))
+        x_0 = (x_t - at.noise * eps) / at.signal if s > 0 else seen[0].x_0
+        return to.signal * x_0 + to.noise * eps, seen
 
 
-def _integrated(process: GaussianDiffusion, start: Past, s: int, known: Sequence[Past], rate: int = 1) -> Images:
-    """The step from `start` to s without its noise, x̂_0 being the polynomial in λ through what is `known`; c is the rate."""
-    at, to = process.numbers(start.t), process.numbers(s)
-    h = _lambda(process, s) - _lambda(process, start.t)
-    nodes = [(_lambda(process, past.t) - _lambda(process, start.t)) / h for past in known]
-    x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * start.x_t
-    for weight, past in zip(_weights(nodes, rate * h), known, strict=True):
-        x_s = x_s + to.signal * weight * past.x_0
-    return x_s
+_ADAMS_BASHFORTH = (1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24)
 
 
 def _weights(nodes: list[float], h: float) -> list[float]:

@@ -8,7 +8,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffusion_lab.commands.app import CONF
-from diffusion_lab.diffusion import ClassifierFree, Guidance
+from diffusion_lab.diffusion import (
+    ClassifierFree,
+    CosineSchedule,
+    FixedSmall,
+    GaussianDiffusion,
+    Guidance,
+    PredictVelocity,
+    ReverseProcess,
+)
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}
@@ -26,13 +34,15 @@ def composed(*overrides: str):
 
 
 @pytest.mark.parametrize("name", choices("schedule"))
-def test_a_schedule_is_a_falling_float64_table(name):
+def test_a_schedule_is_a_float64_pair_whose_log_snr_falls(name):
     schedule = instantiate(composed(f"schedule={name}").schedule)
-    table = schedule.alpha_bar()
-    assert table.shape == (schedule.num_timesteps + 1,)
-    assert table.dtype == torch.float64
-    assert table[0] == 1
-    assert (table.diff() < 0).all()
+    process, t = GaussianDiffusion(schedule), torch.arange(schedule.num_timesteps + 1)
+    assert process.signal(t).dtype == process.noise(t).dtype == torch.float64
+    assert (process.signal(t)[0], process.noise(t)[0]) == (1, 0)
+    assert (process.log_snr(t).diff() < 0).all()
+    torch.testing.assert_close(schedule.alpha_bar(), process.signal(t).square())
+    if schedule.takes_real_t:
+        torch.testing.assert_close(process.signal(t[1:].double()), process.signal(t[1:]))
 
 
 @pytest.mark.parametrize("name", choices("variance"))
@@ -50,19 +60,20 @@ def test_fixed_is_an_alias_of_fixed_large():
 
 @pytest.mark.parametrize("name", choices("sampler"))
 def test_a_sampler_turns_noise_into_an_image_in_range(name):
-    from diffusion_lab.diffusion import CosineSchedule, FixedSmall, GaussianDiffusion, PredictVelocity, ReverseProcess
-
     sampler = instantiate(composed(f"sampler={name}").sampler)
     process = GaussianDiffusion(CosineSchedule(60))
     reverse = ReverseProcess(lambda x_t, timesteps, y: torch.zeros_like(x_t), PredictVelocity(), FixedSmall())
     x_0 = sampler(process, reverse, torch.randn(2, 1, 4, 4))
     assert x_0.shape == (2, 1, 4, 4)
     assert float(x_0.abs().max()) <= 1
+    assert sampler.order >= 1
+    steps = process.respace(sampler.spacing(process)).num_timesteps
+    assert steps <= len(sampler.looks(steps)) <= steps * sampler.evaluations_per_step
 
 
 @pytest.mark.parametrize("name", choices("sampler/spacing"))
 def test_a_spacing_ends_at_the_last_step(name):
-    kept = instantiate(composed(f"sampler/spacing={name}").sampler.spacing)(100)
+    kept = instantiate(composed(f"sampler/spacing={name}").sampler.spacing)(GaussianDiffusion(CosineSchedule(100)))
     assert kept[-1] == 100
     assert (kept.diff() > 0).all()
 

@@ -7,7 +7,10 @@ from .conftest import STRIDED, TINY, files
 MISTAKES = {
     "misspelt option": (["trainer.max_step=3"], ["trainer.max_step", "did you mean trainer.max_steps?"]),
     "misspelt group": (["shedule=linear"], ["shedule", "did you mean schedule?"]),
-    "misspelt choice": (["schedule=cosin"], ["schedule=cosin", "cosine, linear, sigmoid", "did you mean cosine?"]),
+    "misspelt choice": (
+        ["schedule=cosin"],
+        ["schedule=cosin", "cosine, edm, linear", "did you mean cosine?"],
+    ),
     "unreadable override": (["schedule"], ["schedule", "option=value"]),
     "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
     "no steps": (["schedule.num_timesteps=0"], ["num_timesteps = 0"]),
@@ -25,6 +28,8 @@ MISTAKES = {
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
     "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
     "seed of too many bits": (["seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
+    "learned range on a straight path": (["schedule=rectified"], ["LearnedRange needs β_t", "variance=fixed_small"]),
+    "a cut beyond the end": (["schedule.log_snr_min=-40"], ["cannot cut CosineSchedule at log SNR -40"]),
     "too little noise": (["sampler=ddim", "sampler.eta=1.5"], ["eta = 1.5", "between 0"]),
 }
 
@@ -62,8 +67,8 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, linear, sigmoid; "
-        "did you mean cosine?\n"
+        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, linear, log_snr, rectified, "
+        "sigmoid; did you mean cosine?\n"
     )
     done = process("trian")
     assert done.returncode == 2

@@ -1,12 +1,14 @@
-"""Gaussian data x_0 ~ N(m, s²), for which the best network is known: everything about the chain has a closed form."""
+"""Data for which the best network is known: Gaussian data x_0 ~ N(m, s²), where everything has a closed form, and mixtures."""
 
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.diffusion import GaussianDiffusion, Prediction, SampleNoise, Variance
+from diffusion_lab.diffusion.process import per_sample
 
 
 @dataclass(frozen=True)
@@ -20,28 +22,46 @@ class GaussianData:
     def entropy_bits(self) -> float:
         return 0.5 * math.log2(2 * math.pi * math.e * self.std**2)
 
-    def x_0_given_x_t(self, alpha_bar: Tensor, x_t: Tensor) -> Tensor:
-        gain = self.std**2 * alpha_bar.sqrt() / (alpha_bar * self.std**2 + 1 - alpha_bar)
-        return self.mean + gain * (x_t - alpha_bar.sqrt() * self.mean)
+    def x_0_given_x_t(self, signal: Tensor, noise: Tensor, x_t: Tensor) -> Tensor:
+        gain = self.std**2 * signal / (signal.square() * self.std**2 + noise.square())
+        return self.mean + gain * (x_t - signal * self.mean)
 
-    def variance_of_x_0_given_x_t(self, alpha_bar: Tensor) -> Tensor:
-        return self.std**2 * (1 - alpha_bar) / (alpha_bar * self.std**2 + 1 - alpha_bar)
+    def variance_of_x_0_given_x_t(self, signal: Tensor, noise: Tensor) -> Tensor:
+        return self.std**2 * noise.square() / (signal.square() * self.std**2 + noise.square())
+
+
+@dataclass(frozen=True)
+class MixtureData:
+    """Σ_k weights_k·N(means_k, std²) in every dimension."""
+
+    means: tuple[float, ...] = (-0.6, 0.1, 0.5)
+    weights: tuple[float, ...] = (0.3, 0.2, 0.5)
+    std: float = 0.15
+
+    def x_0_given_x_t(self, signal: Tensor, noise: Tensor, x_t: Tensor) -> Tensor:
+        parts = [GaussianData(mean, self.std) for mean in self.means]
+        variance = signal.square() * self.std**2 + noise.square()
+        log_p = [
+            math.log(weight) - (x_t - signal * mean).square() / (2 * variance)
+            for weight, mean in zip(self.weights, self.means, strict=True)
+        ]
+        x_0 = torch.stack([part.x_0_given_x_t(signal, noise, x_t) for part in parts])
+        return (torch.stack(log_p).softmax(0) * x_0).sum(0)
 
 
 class ExactNetwork:
-    """E[target | x_t] for Gaussian data, under the *full* chain's process: it is told original 0-based indices."""
+    """E[target | x_t] of the data under the *full* chain's process: it is told original 0-based indices, or real t − 1."""
 
-    def __init__(self, data: GaussianData, process: GaussianDiffusion, prediction: Prediction) -> None:
+    def __init__(self, data: GaussianData | MixtureData, process: GaussianDiffusion, prediction: Prediction) -> None:
         self.data, self.process, self.prediction = data, process, prediction
         self.seen: list[int] = []
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
         self.seen.append(int(timesteps[0]))
         t = timesteps + 1
-        alpha_bar = self.process.alpha_bar(t).reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
-        x_0 = self.data.x_0_given_x_t(alpha_bar, x_t)
-        eps = (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt()
-        return self.prediction.target(self.process, x_0, eps, t)
+        signal, noise = (per_sample(part, x_t) for part in self.process.pair(t))
+        x_0 = self.data.x_0_given_x_t(signal, noise, x_t)
+        return self.prediction.target(self.process, x_0, (x_t - signal * x_0) / noise, t)
 
 
 @dataclass(frozen=True)
@@ -52,9 +72,23 @@ class OptimalVariance(Variance):
     outputs_per_channel = 0
 
     def log_variance(self, process, x_t, t, v):
-        of_x_0 = process.alpha_bar(t - 1).sqrt() * process.beta(t) / (1 - process.alpha_bar(t))
-        spread = of_x_0.square() * self.data.variance_of_x_0_given_x_t(process.alpha_bar(t))
-        return (process.beta_tilde(t) + spread).log().reshape(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
+        signal, noise = process.pair(t)
+        of_x_0 = process.signal(t - 1) * process.beta(t) / noise.square()
+        spread = of_x_0.square() * self.data.variance_of_x_0_given_x_t(signal, noise)
+        return per_sample((process.beta_tilde(t) + spread).log(), x_t)
+
+
+class CountOps(TorchDispatchMode):
+    """How many operations run inside, and how many of them look something up in a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops = self.gathers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops += 1
+        self.gathers += func.overloadpacket.__name__ in ("index", "index_select", "gather")
+        return func(*args, **(kwargs or {}))
 
 
 class SigmaPoints(SampleNoise):

@@ -1,10 +1,15 @@
+import math
+
 import pytest
 import torch
 
 from diffusion_lab.diffusion import (
     CosineSchedule,
+    EDMSchedule,
     FixedSmall,
     GaussianDiffusion,
+    PredictEDM,
+    PredictFlow,
     PredictNoise,
     PredictStart,
     PredictVelocity,
@@ -14,7 +19,7 @@ from diffusion_lab.diffusion import (
 from .oracles import ExactNetwork, GaussianData, steps
 
 PROCESS = GaussianDiffusion(CosineSchedule(100))
-PREDICTIONS = [PredictNoise(), PredictStart(), PredictVelocity()]
+PREDICTIONS = [PredictNoise(), PredictStart(), PredictVelocity(), PredictFlow()]
 
 
 def pair(t: int, dtype=torch.float64):
@@ -70,3 +75,38 @@ def test_a_start_or_velocity_network_made_from_a_noise_network_gives_the_same_re
         torch.testing.assert_close(look.distribution.mean, looks[0].distribution.mean, rtol=0, atol=1e-8)
         torch.testing.assert_close(look.x_0, looks[0].x_0, rtol=0, atol=1e-8)
         torch.testing.assert_close(look.eps, looks[0].eps, rtol=0, atol=1e-8)
+
+
+EDM = GaussianDiffusion(EDMSchedule(40))
+
+
+def test_edms_prediction_is_the_papers_preconditioning():
+    """D(x; σ) = c_skip·x + c_out·F(c_in·x; c_noise) (Karras et al. 2022, eq. 7 and table 1)."""
+    t, s = torch.tensor([1, 17, 40]), 0.4
+    sigma = EDM.noise(t)[:, None]
+    x, output = (torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    prediction = PredictEDM(s)
+    c_skip, c_out = s**2 / (sigma**2 + s**2), sigma * s / (sigma**2 + s**2).sqrt()
+    torch.testing.assert_close(prediction.to_x_0(EDM, output, x, t), c_skip * x + c_out * output)
+    torch.testing.assert_close(prediction.error_scale(EDM, t), c_out[:, 0] ** -2)  # λ(σ), so that its loss is L_simple
+    image, shown = prediction.inputs(EDM, x, t)
+    torch.testing.assert_close(image, x / (sigma**2 + s**2).sqrt())
+    torch.testing.assert_close(shown, sigma[:, 0].log() / 4)
+
+
+def test_for_unit_variance_edms_target_is_the_velocity_turned_around():
+    x_0, eps, t, _ = pair(30)
+    expected = -PredictVelocity().target(PROCESS, x_0, eps, t)
+    torch.testing.assert_close(PredictEDM(1.0).target(PROCESS, x_0, eps, t), expected)
+
+
+def test_what_the_network_sees_is_decided_in_one_place():
+    seen = []
+    network = lambda image, timesteps, y: (seen.append((image, timesteps)), torch.zeros_like(image))[1]  # noqa: E731
+    x_t, t = 80 * torch.ones(2, 3, dtype=torch.float64), torch.tensor([40, 40])
+    for prediction in (PredictEDM(0.5), PredictNoise()):
+        ReverseProcess(network, prediction, FixedSmall(), clip_x_0=False)(EDM, x_t, t)
+    assert float(seen[0][0].max()) == pytest.approx(1, abs=1e-3)
+    assert seen[0][1].tolist() == pytest.approx([math.log(80) / 4] * 2)
+    assert float(seen[1][0].max()) == 80
+    assert seen[1][1].tolist() == [39, 39]

@@ -1,9 +1,21 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from diffusion_lab.diffusion import CosineSchedule, EvenSpacing, GaussianDiffusion, LinearSchedule, SigmoidSchedule
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    EvenSpacing,
+    GaussianDiffusion,
+    LinearSchedule,
+    LogSNRSchedule,
+    RectifiedSchedule,
+    Schedule,
+    SigmoidSchedule,
+)
 
-from .oracles import steps
+from .oracles import CountOps, steps
 
 PROCESSES = [GaussianDiffusion(s) for s in (LinearSchedule(50), CosineSchedule(50), SigmoidSchedule(50))]
 RESPACED = [*PROCESSES, *[p.respace(EvenSpacing(7)(50)) for p in PROCESSES]]
@@ -102,3 +114,89 @@ def test_shapes_and_dtypes_are_checked_and_images_keep_theirs():
     assert process.alpha_bar(torch.tensor([0, 50])).dtype == torch.float64
     with pytest.raises(Exception, match="Type-check error"):
         process.q_sample(x_0, torch.tensor([1, 2, 3]), x_0)
+
+
+PAIRS = [CosineSchedule(60), LogSNRSchedule(60), RectifiedSchedule(60), EDMSchedule(60)]
+
+
+@pytest.mark.parametrize("schedule", PAIRS, ids=lambda s: type(s).__name__)
+def test_iterated_steps_and_the_posterior_between_any_two_times_follow_from_the_pair(schedule):
+    """x_t = α_ts·x_s + σ_ts·ε lands on q(x_t|x_0), and q(x_s|x_t, x_0) is Bayes' rule: precisions add."""
+    process = GaussianDiffusion(schedule)
+    one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    mean, variance = one, zero
+    for t in range(1, 61):
+        mean = process.q_step(mean, steps(t, 1), zero)
+        variance = process.q_step(variance.sqrt(), steps(t, 1), zero).square() + process.beta(steps(t, 1))
+        assert float(mean) == pytest.approx(float(process.signal(steps(t, 1))), rel=1e-9)
+        assert float(variance) == pytest.approx(float(process.noise(steps(t, 1))) ** 2, rel=1e-8)
+    generator = torch.Generator().manual_seed(0)
+    x_0, x_t = (torch.randn(3, 2, dtype=torch.float64, generator=generator) for _ in range(2))
+    for s, t in ((1, 2), (7, 30), (30, 60)):
+        (a_s, n_s), (a_t, n_t) = (tuple(float(v) for v in process.pair(steps(i, 1))) for i in (s, t))
+        a_ts, v_ts = a_t / a_s, n_t**2 - (a_t / a_s * n_s) ** 2
+        precision = a_ts**2 / v_ts + 1 / n_s**2
+        posterior = process.q_posterior(x_0, x_t, steps(t, 3), steps(s, 3))
+        torch.testing.assert_close(posterior.mean, (a_ts / v_ts * x_t + a_s / n_s**2 * x_0) / precision)
+        torch.testing.assert_close(posterior.log_variance.exp(), torch.full((3, 1), 1 / precision).double())
+        # A chain over the two times knows it as its own last step.
+        own = process.respace(torch.tensor([s, t])).q_posterior(x_0, x_t, steps(2, 3))
+        torch.testing.assert_close(own.mean, posterior.mean)
+        torch.testing.assert_close(own.log_variance, posterior.log_variance)
+
+
+def test_the_names_of_the_papers_follow_from_the_pair():
+    process = GaussianDiffusion(CosineSchedule(60)).respace(EvenSpacing(9)(60))
+    t = torch.arange(1, 10)
+    alpha_bar, before = process.alpha_bar(t), process.alpha_bar(t - 1)
+    torch.testing.assert_close(process.signal(t).square(), alpha_bar)
+    torch.testing.assert_close(process.noise(t).square(), 1 - alpha_bar)
+    torch.testing.assert_close(process.beta(t), 1 - alpha_bar / before, rtol=1e-11, atol=0)
+    torch.testing.assert_close(process.beta_tilde(t), (1 - before) / (1 - alpha_bar) * process.beta(t))
+    torch.testing.assert_close(process.log_snr(t), (alpha_bar / (1 - alpha_bar)).log())
+
+
+def test_real_t_lies_between_whole_t_and_a_table_has_none():
+    process = GaussianDiffusion(RectifiedSchedule(10))
+    real = torch.tensor([1.0, 2.5, 10.0], dtype=torch.float64)
+    torch.testing.assert_close(process.signal(real)[1], process.signal(torch.tensor([2, 3])).mean())
+    chain = process.respace(real)
+    torch.testing.assert_close(chain.noise(torch.arange(1, 4)), process.noise(real))
+    assert chain.shown(torch.arange(1, 4)).tolist() == [0.0, 1.5, 9.0] == chain.timesteps.tolist()
+    assert process.shown(torch.arange(1, 4)).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="CosineSchedule is a table over whole t"):
+        GaussianDiffusion(CosineSchedule(10)).signal(real)
+    with pytest.raises(ValueError, match=r"strictly increasing within 1 … 10"):
+        process.respace(torch.tensor([2.0, 10.5], dtype=torch.float64))
+
+
+def test_a_process_at_t_does_not_look_again():
+    """One gather serves all questions about one t; another tensor is looked up anew."""
+    process = GaussianDiffusion(CosineSchedule(50))
+    t, other = torch.tensor([3, 50]), torch.tensor([4, 2])
+    here = process.at(t)
+    with CountOps() as count:
+        for ask in (here.signal, here.noise, here.beta, here.log_beta_tilde, here.beta_tilde, here.shown, here.snr):
+            ask(t)
+        here.q_posterior(torch.zeros(2, 1).double(), torch.zeros(2, 1).double(), t)
+    assert count.gathers == 0
+    assert here.at(t) is here
+    assert torch.equal(here.beta(other), process.beta(other))
+
+
+def test_where_log_snr_does_not_fall_there_is_no_gaussian_step():
+    @dataclass(frozen=True)
+    class Rising(Schedule):
+        def alpha_bar(self):
+            return torch.tensor([1.0, 0.5, 0.6], dtype=torch.float64)
+
+    with pytest.raises(ValueError, match="log SNR does not fall into step 2, so that step is no Gaussian step"):
+        GaussianDiffusion(Rising(2))
+
+
+def test_the_prior_is_as_wide_as_the_noise_at_the_end():
+    process = GaussianDiffusion(EDMSchedule(20))
+    assert process.prior_std == 80
+    x_0 = torch.full((2, 3), 0.5, dtype=torch.float64)
+    expected = 0.5 * (0.5 / 80) ** 2  # KL(N(x_0, 80²) ‖ N(0, 80²))
+    torch.testing.assert_close(process.prior_kl(x_0), torch.full_like(x_0, expected))

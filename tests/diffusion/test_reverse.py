@@ -94,3 +94,14 @@ def test_where_nothing_is_checked_what_is_unknown_at_t_0_is_not_a_number():
     for t in (-1, 101):
         with pytest.raises(ValueError, match="is not within 0 … 100"):
             PROCESS.alpha_bar(steps(t, 1))
+
+
+def test_a_look_keeps_the_raw_variance_part():
+    step = ReverseProcess(constant(0.1, 0.7), PredictStart(), LearnedRange())(
+        PROCESS, torch.zeros(1, 1).double(), steps(4, 1)
+    )
+    assert float(step.v) == 0.7
+    assert (
+        ReverseProcess(constant(0.1), PredictStart(), FixedSmall())(PROCESS, torch.zeros(1, 1).double(), steps(4, 1)).v
+        is None
+    )

@@ -4,7 +4,15 @@ import re
 import pytest
 import torch
 
-from diffusion_lab.diffusion import CosineSchedule, GaussianDiffusion, LinearSchedule, SigmoidSchedule
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    GaussianDiffusion,
+    LinearSchedule,
+    LogSNRSchedule,
+    RectifiedSchedule,
+    SigmoidSchedule,
+)
 
 VALID = [
     *[LinearSchedule(T) for T in (21, 50, 1000, 4000)],
@@ -95,3 +103,64 @@ def test_the_first_step_of_cosine_is_as_many_grey_levels_as_its_docstring_says()
     for T, told in zip(re.findall(r"\d+", steps), re.findall(r"[\d.]+", bins), strict=True):
         beta_1 = 1 - float(CosineSchedule(int(T)).alpha_bar()[1])
         assert math.sqrt(beta_1) / (2 / 255) == pytest.approx(float(told), abs=0.05)
+
+
+def log_snr(schedule):
+    return GaussianDiffusion(schedule).log_snr(torch.arange(1, schedule.num_timesteps + 1))
+
+
+@pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule, SigmoidSchedule])
+@pytest.mark.parametrize("ends", [(7.0, None), (None, -4.0), (7.0, -4.0), (13.0, None)], ids=str)
+def test_cut_ends_are_where_they_were_asked_and_the_others_stay(kind, ends):
+    whole, cut = log_snr(kind(200)), log_snr(kind(200, log_snr_max=ends[0], log_snr_min=ends[1]))
+    assert len(cut) == 200
+    assert (cut.diff() < 0).all()
+    assert float(cut[0]) == pytest.approx(ends[0] or float(whole[0]), abs=1e-6)
+    assert float(cut[-1]) == pytest.approx(ends[1] or float(whole[-1]), abs=1e-6)
+
+
+def test_a_cut_curve_is_a_part_of_the_whole_one():
+    """Ends that lie on whole t, at every third step: the new steps are these t."""
+    whole = log_snr(LinearSchedule(301))
+    cut = LinearSchedule(301, log_snr_max=float(whole[0]), log_snr_min=float(whole[-1]))
+    torch.testing.assert_close(log_snr(cut), whole)
+    shorter = CosineSchedule(100, log_snr_max=float(log_snr(CosineSchedule(100))[33]), log_snr_min=None)
+    curve = log_snr(shorter)
+    torch.testing.assert_close(curve[::3], log_snr(CosineSchedule(100))[33:100:2][: len(curve[::3])])
+
+
+def test_impossible_cuts_are_named():
+    with pytest.raises(ValueError, match=r"cannot cut CosineSchedule at log SNR -40.0: it ends at -19.8"):
+        GaussianDiffusion(CosineSchedule(1000, log_snr_min=-40.0))
+    with pytest.raises(ValueError, match=r"log_snr_max = -3\.0 must lie above log_snr_min = 3\.0"):
+        GaussianDiffusion(CosineSchedule(100, log_snr_max=-3.0, log_snr_min=3.0))
+    for schedule in (LogSNRSchedule, RectifiedSchedule):
+        with pytest.raises(ValueError, match="must fall from max to min"):
+            schedule(100, log_snr_max=-3.0, log_snr_min=3.0)
+    with pytest.raises(ValueError, match="sigma_min"):
+        EDMSchedule(100, sigma_min=0.0)
+
+
+def test_log_snr_is_a_line_and_its_variance_is_one():
+    process, t = GaussianDiffusion(LogSNRSchedule(101, log_snr_max=8.0, log_snr_min=-2.0)), torch.arange(1, 102)
+    torch.testing.assert_close(process.log_snr(t), torch.linspace(8, -2, 101, dtype=torch.float64))
+    assert process.has_unit_variance
+
+
+def test_rectified_is_the_straight_path_to_where_there_is_still_a_log_snr():
+    process, t = GaussianDiffusion(RectifiedSchedule(100)), torch.arange(0, 101)
+    torch.testing.assert_close(process.signal(t) + process.noise(t), torch.ones(101, dtype=torch.float64))
+    torch.testing.assert_close(process.noise(t).diff(), process.noise(t)[1].expand(100))
+    assert float(process.log_snr(t)[-1]) == pytest.approx(-10)
+    assert not process.has_unit_variance
+    cut = GaussianDiffusion(RectifiedSchedule(100, log_snr_max=6.0)).log_snr(t)
+    assert float(cut[1]) == pytest.approx(6)
+
+
+def test_edm_keeps_the_signal_and_its_noise_levels_are_the_papers():
+    process = GaussianDiffusion(EDMSchedule(18))
+    noise = process.noise(torch.arange(1, 19))
+    i = torch.arange(18, dtype=torch.float64)
+    papers = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
+    torch.testing.assert_close(noise.flip(0), papers)
+    assert (process.signal(torch.arange(0, 19)) == 1).all()

@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from diffusion_lab.diffusion import AllSteps, EvenSpacing, QuadraticSpacing
+from diffusion_lab.diffusion import (
+    AllSteps,
+    CosineSchedule,
+    EDMSchedule,
+    EvenSpacing,
+    GaussianDiffusion,
+    KarrasSpacing,
+    LogSNRSchedule,
+    LogSNRSpacing,
+    QuadraticSpacing,
+)
 
 KINDS = [EvenSpacing, QuadraticSpacing]
 
@@ -40,3 +50,44 @@ def test_quadratic_is_dense_near_the_data_and_moves_collisions_up():
 def test_an_impossible_number_of_steps_is_named(kind, num_steps):
     with pytest.raises(ValueError, match=rf"num_steps = {num_steps}: a chain of 10 steps"):
         kind(num_steps)(10)
+
+
+@pytest.mark.parametrize("kind", [EvenSpacing, QuadraticSpacing, LogSNRSpacing, KarrasSpacing])
+def test_a_spacing_is_asked_with_the_process(kind):
+    process = GaussianDiffusion(CosineSchedule(60))
+    for num_steps in (1, 2, 9, 40, 60):
+        kept = kind(num_steps)(process)
+        assert kept.shape == (num_steps,)
+        assert kept[0] >= 1
+        assert kept[-1] == 60
+        assert (kept.diff() > 0).all()
+        assert process.respace(kept).num_timesteps == num_steps
+    with pytest.raises(ValueError, match="num_steps = 61: a chain of 60 steps"):
+        kind(61)(process)
+
+
+def test_steps_by_log_snr_are_even_in_it_or_in_a_power_of_sigma():
+    process = GaussianDiffusion(LogSNRSchedule(1000))
+    even = process.log_snr(LogSNRSpacing(12)(process))
+    torch.testing.assert_close(even, torch.linspace(13.3, -5, 12, dtype=torch.float64))
+    root = torch.exp(-process.log_snr(KarrasSpacing(12, rho=5.0)(process)) / 10)
+    torch.testing.assert_close(root.diff(), root.diff()[:1].expand(11))
+    edm = GaussianDiffusion(EDMSchedule(1000))
+    torch.testing.assert_close(KarrasSpacing(9)(edm), torch.linspace(1, 1000, 9, dtype=torch.float64))
+    assert LogSNRSpacing(2000)(process).shape == (2000,)  # real t has room for any number of steps
+
+
+def test_whole_t_are_the_nearest_in_log_snr():
+    process = GaussianDiffusion(CosineSchedule(1000))
+    kept = LogSNRSpacing(6)(process)
+    wanted = torch.linspace(*process.log_snr(torch.tensor([1, 1000])).tolist(), 6, dtype=torch.float64)
+    gaps = (process.log_snr(kept) - wanted).abs()
+    for neighbour in (kept - 1, kept + 1):
+        inside = (neighbour >= 1) & (neighbour <= 1000)
+        assert (gaps[inside] <= (process.log_snr(neighbour[inside]) - wanted[inside]).abs()).all()
+
+
+@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
+def test_a_number_of_steps_does_not_tell_log_snr(kind):
+    with pytest.raises(ValueError, match="asked with the process"):
+        kind(5)(1000)
