@@ -6,7 +6,7 @@ A sampler builds each step from x̂_0; where it is out of range the step is pull
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from .shapes import Images
+from .shapes import Images, Number
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DynamicThreshold(Clipping):
     Strong guidance then saturates no more than 1 − share of the pixels (Saharia et al. 2022, Imagen, section 2.3).
     """
 
-    share: float = 0.995
+    share: Number = 0.995
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .process import GaussianDiffusion, per_sample
-from .shapes import Images, PerSample, Times
+from .shapes import Images, Number, PerSample, Times
 
 Coefficients = tuple[PerSample, PerSample]
 
@@ -107,7 +107,7 @@ class PredictEDM(Prediction):
     data_std: s, σ_data.
     """
 
-    data_std: float = 0.5
+    data_std: Number = 0.5
 
     def __post_init__(self) -> None:
         if not self.data_std > 0:

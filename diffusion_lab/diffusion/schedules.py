@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from .shapes import PerSample, Times
+from .shapes import Number, PerSample, Times
 
 Table = Float64[Tensor, " T_plus_1"]
 
@@ -71,8 +71,8 @@ class CutSchedule(Schedule):
     log_snr_min: the log SNR at t = T, above that of the formula; None leaves the noisy end.
     """
 
-    log_snr_max: float | None = field(default=None, kw_only=True)
-    log_snr_min: float | None = field(default=None, kw_only=True)
+    log_snr_max: Number | None = field(default=None, kw_only=True)
+    log_snr_min: Number | None = field(default=None, kw_only=True)
 
     def alpha_bar(self) -> Table:
         whole = self.uncut()
@@ -91,7 +91,7 @@ class CutSchedule(Schedule):
     def uncut(self) -> Table:
         """ᾱ_t of the formula."""
 
-    def _place(self, log_alpha_bar: Table, log_snr: float | None, otherwise: int) -> float:
+    def _place(self, log_alpha_bar: Table, log_snr: Number | None, otherwise: int) -> float:
         """The t at which the curve has a log SNR."""
         if log_snr is None:
             return float(otherwise)
@@ -192,7 +192,7 @@ class RealSchedule(Schedule):
         signal, _ = self.pair(torch.arange(1, self.num_timesteps + 1))
         return torch.cat([torch.ones_like(signal[:1]), signal.square()])
 
-    def _between(self, t: Times, first: float, last: float) -> PerSample:
+    def _between(self, t: Times, first: Number, last: Number) -> PerSample:
         """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""
         return last + (first - last) * (self.num_timesteps - t.double()) / max(self.num_timesteps - 1, 1)
 
@@ -204,8 +204,8 @@ class LogSNRSchedule(RealSchedule):
     The defaults are where VDM's learned ends start from.
     """
 
-    log_snr_max: float = 13.3
-    log_snr_min: float = -5.0
+    log_snr_max: Number = 13.3
+    log_snr_min: Number = -5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,8 +223,8 @@ class RectifiedSchedule(RealSchedule):
     u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, since at u = 1 there is no log SNR.
     """
 
-    log_snr_max: float | None = None
-    log_snr_min: float = -10.0
+    log_snr_max: Number | None = None
+    log_snr_min: Number = -10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,9 +244,9 @@ class EDMSchedule(RealSchedule):
     The signal stays, so sampling starts from noise of standard deviation σ_max.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: Number = 0.002
+    sigma_max: Number = 80.0
+    rho: Number = 7.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -262,10 +262,10 @@ class EDMSchedule(RealSchedule):
 
     @property
     def prior_std(self) -> float:
-        return self.sigma_max
+        return float(self.sigma_max)
 
 
-def _check_falls(name: str, first: float, last: float) -> None:
+def _check_falls(name: str, first: Number, last: Number) -> None:
     if not -math.inf < last < first:
         raise ValueError(f"{name}_max = {first} and {name}_min = {last}: it must fall from max to min")
 

@@ -9,3 +9,4 @@ PerSample = Float64[Tensor, " b"]
 Steps = Int64[Tensor, " b"]  # t, 1 … T unless said otherwise
 Times = Steps | PerSample  # t, whole or real, on the clock of the schedule
 Labels = Int64[Tensor, " b"] | None  # class indices; None where there are no classes
+Number = float | int  # 7 is as good as 7.0 on a command line

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .process import GaussianDiffusion
+from .shapes import Number
 
 Visited = Int64[Tensor, " K"] | Float64[Tensor, " K"]
 
@@ -86,7 +87,7 @@ class KarrasSpacing(Spacing):
     """
 
     num_steps: int
-    rho: float = 7.0
+    rho: Number = 7.0
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
