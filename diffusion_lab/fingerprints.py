@@ -67,11 +67,12 @@ _SEEN_BY_CALLBACKS = frozenset(("val", "trainer.log_every_n_steps"))
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved config (plain containers) without the keys that do not shape training.
 
-    Callbacks that the user adds count, and with them the validation and the logging that they may look at; ours do not.
+    Callbacks that the user adds, or puts in the place of one of ours, count, and with them the validation and the logging that they
+    may look at; ours do not.
     """
-    callbacks = config.get("callbacks") or {}
-    added = {name for name, node in callbacks.items() if name not in OUR_CALLBACKS and node is not None}
-    excluded = TRAINING_EXCLUDED | {f"callbacks.{name}" for name in callbacks if name not in added}
+    callbacks = {name: node for name, node in (config.get("callbacks") or {}).items() if node is not None}
+    added = {name for name, node in callbacks.items() if not (name in OUR_CALLBACKS and _is_ours(node))}
+    excluded = TRAINING_EXCLUDED | {f"callbacks.{name}" for name in config.get("callbacks") or {} if name not in added}
     excluded = excluded - _SEEN_BY_CALLBACKS if added else excluded | _SEEN_BY_CALLBACKS | {"callbacks"}
 
     def keep(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -87,6 +88,10 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
 def scored_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved config without the keys that shape no score: what was trained, and the choices of scoring."""
     return training_part(config) | {key: config[key] for key in SCORING_GROUPS if config.get(key) is not None}
+
+
+def _is_ours(callback: Mapping[str, Any]) -> bool:
+    return str(callback.get("_target_", "diffusion_lab.")).startswith("diffusion_lab.")
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -146,6 +146,7 @@ def test_a_callback_that_the_user_adds_counts_with_its_options_and_what_it_may_l
         names.add(name_of(config))
     assert len(names) == 5
     assert training_part(changed("callbacks.mine", mine))["callbacks"] == {"mine": mine}
+    assert training_part(changed("callbacks.sample_grid", mine))["callbacks"] == {"sample_grid": mine}
 
 
 def test_the_order_of_keys_changes_nothing():

@@ -95,7 +95,7 @@ class Monitor(Callback):
         return {"seconds": self.seconds, "means": means, "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self._last = state["seconds"], state["last"]
+        self.seconds, self._last = state["seconds"], state.get("last", {})
         for name, mean in state["means"].items():
             self._mean(name).load_state_dict(mean)
 

@@ -95,7 +95,7 @@ class Saving(Checkpoint):
         checkpoint["ended"] = self._ended
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._ended = checkpoint["ended"]
+        self._ended = checkpoint.get("ended", False)
 
 
 def previous_of(path: Path) -> Path:

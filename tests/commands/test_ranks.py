@@ -68,13 +68,16 @@ def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
 def test_two_ranks_equal_one(zygote, tmp_path):
     """With loss-aware t too: every rank keeps the whole history. They score together too."""
     options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
-    options += ["trainer.max_steps=8", "evaluation.num_samples=256", "evaluation.batch_size=64"]
+    options += ["trainer.max_steps=8", "val.every_n_steps=4", "evaluation.num_samples=256", "evaluation.batch_size=64"]
     (one, _), (two, out) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
     assert_close(one, two)
     a, b = (list(csv.DictReader(m.metrics_csv.read_text().splitlines())) for m in (one, two))
     for row, other in zip(a, b, strict=True):
         for column in ("train/loss", "train/grad_norm"):
             assert float(row[column]) == pytest.approx(float(other[column]), rel=1e-3)
+        assert bool(row["val/loss"]) == (row["step"] in ("4", "8"))
+        if row["val/loss"]:
+            assert float(row["val/loss"]) == pytest.approx(float(other["val/loss"]), rel=1e-3)
     assert "runs on CPU, 2 processes of 1 thread\n" in out
     (a,), (b,) = (list((tmp_path / name / "outputs" / "runs").glob("*/metrics.json")) for name in ("one", "two"))
     a, b = json.loads(a.read_text()), json.loads(b.read_text())
@@ -108,28 +111,30 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
     assert not (lab.folder / "outputs").exists()
 
 
-def test_under_a_time_budget_replicas_stay_equal_though_their_clocks_differ(tmp_path):
+def test_under_a_time_budget_replicas_stay_equal_though_their_clocks_differ(zygote, tmp_path):
     """Rank 1's clock runs five times as fast. What decides rate and end is the clock of rank 0."""
-    (tmp_path / "clocks.py").write_text(
-        "import os, time, torch\n"
-        "from diffusion_lab.callbacks.progress import ProgressBar\n"
-        "from diffusion_lab.models import budget\n"
-        "real, rank = time.monotonic, int(os.environ.get('RANK', 0))\n"
-        "time.monotonic = budget.monotonic = lambda: real() * (1 + 4 * rank)\n"
-        "class Replica(ProgressBar):\n"
-        "    def on_train_end(self, trainer, pl_module):\n"
-        "        rate = trainer.optimizers[0].param_groups[0]['lr']\n"
-        "        torch.save([rate, *pl_module.parameters()], f'rank{rank}.pt')\n"
-        "        super().on_train_end(trainer, pl_module)\n"
-    )
-    options = [o for o in TINY if not o.startswith("trainer.max_steps")] + [*STRIDED, *TOGETHER]
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+        (tmp_path / rank / "clocks.py").write_text(
+            "import os, time, torch\n"
+            "from diffusion_lab.callbacks.progress import ProgressBar\n"
+            "from diffusion_lab.models import budget\n"
+            "real, rank = time.monotonic, int(os.environ['RANK'])\n"
+            "time.monotonic = budget.monotonic = lambda: real() * (1 + 4 * rank)\n"
+            "class Replica(ProgressBar):\n"
+            "    def on_train_end(self, trainer, pl_module):\n"
+            "        rate = trainer.optimizers[0].param_groups[0]['lr']\n"
+            "        torch.save([rate, *pl_module.parameters()], 'replica.pt')\n"
+            "        super().on_train_end(trainer, pl_module)\n"
+        )
+    options = [o for o in TINY if not o.startswith("trainer.max_steps")] + [*STRIDED, "score=false"]
     options += [
         "callbacks.progress._target_=clocks.Replica",
-        "trainer.max_time=00:00:00:03",
+        "trainer.max_time=00:00:00:02",
         "lr_scheduler.warmup_steps=0",
     ]
-    training = Training(installed, tmp_path, *options)
-    assert "training ended by trainer.max_time" in training.finish()
-    one, other = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    directory, _ = trained(zygote, tmp_path, *options, ranks=2)
+    assert directory.read_training()["ended_by"] == "trainer.max_time"
+    one, other = (torch.load(tmp_path / rank / "replica.pt") for rank in "01")
     assert one[0] == other[0]
     assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
