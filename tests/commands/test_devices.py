@@ -1,7 +1,11 @@
 """Commands run where they are asked to, and say where; the GPUs are a stand-in (tests/machine.py)."""
 
 import json
+import os
 import re
+import shutil
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.commands import evaluate, sample, train
+from diffusion_lab.commands import evaluate, ranks, sample, train
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError
 from tests.machine import EIGHT, pretend
@@ -17,6 +21,7 @@ from tests.machine import EIGHT, pretend
 from .conftest import STRIDED, TINY, files
 
 README = Path(__file__).parent.parent.parent / "README.md"
+TRAINED = README.parent / "tests" / "trained" / "diffusion_fixed"
 RANKS = ["devices=2", "accelerator=cpu"]
 
 
@@ -113,6 +118,33 @@ def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(la
         assert code == 0, err
         assert "on CPU, " in out
     assert len(started) == 4
+
+
+@pytest.mark.needs("hydra-joblib-launcher")
+def test_joblib_is_refused_in_a_job_too(lab, monkeypatch, started):
+    launcher = import_module("hydra_plugins.hydra_joblib_launcher._core")
+    in_this_process = partial(map, lambda task: task[0](*task[1], **task[2]))
+    monkeypatch.setattr(launcher, "Parallel", lambda **_: lambda tasks: list(in_this_process(tasks)))
+    code, _, err = lab("train", "-m", "hydra/launcher=joblib", "hydra/sweeper=basic", *TINY, *STRIDED)
+    assert code == 1
+    assert "hydra/launcher=joblib would put all jobs on the same GPU; use hydra/launcher=local" in err
+    assert not (lab.folder / "outputs" / "models").exists()
+
+
+def test_processes_of_one_command_share_the_cores(lab, monkeypatch):
+    shutil.copytree(TRAINED, lab.folder / "model")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(ranks, "num_cores", lambda: 6)
+    seen = []
+    launch = "torch.distributed.launcher.api.elastic_launch"
+    monkeypatch.setattr(launch, lambda *_: lambda *command: seen.append((os.environ["OMP_NUM_THREADS"], command)))
+    code, _, err = lab("sample", "model_dir=model", "devices=2", "accelerator=cpu")
+    assert code == 0, err
+    ((threads, command),) = seen
+    assert threads == "3"
+    assert command[:3] == ("-m", "diffusion_lab", "sample")
+    assert 'model_dir="model"' in command
+    assert "OMP_NUM_THREADS" not in os.environ
 
 
 def test_several_devices_score_and_draw_what_one_does(lab):
