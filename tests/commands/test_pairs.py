@@ -71,7 +71,9 @@ def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_learned_range_is_trained_or_refused_in_one_sentence(schedule):
     if schedule in ("rectified", "edm"):
-        with pytest.raises(ValueError, match=r"^variance LearnedRange needs .* use variance=fixed_small objective=simple$"):
+        with pytest.raises(
+            ValueError, match=r"^variance LearnedRange needs .* use variance=fixed_small objective=simple$"
+        ):
             built(schedule, "velocity", "strided", "variance=learned")
     else:
         assert built(schedule, "velocity", "strided", "variance=learned").reverse.variance.outputs_per_channel == 1

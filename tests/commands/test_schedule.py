@@ -23,3 +23,12 @@ def test_schedule_warns_where_signal_is_left_at_the_end(lab):
 def test_schedule_works_for_points(lab):
     code, _, err = lab("schedule", "data=two_moons")
     assert code == 0, err
+
+
+def test_schedule_knows_what_is_no_alpha_bar_too(lab):
+    """Signal that stays, and steps at real t."""
+    code, out, err = lab("schedule", "schedule=edm", "sampler=heun", "num_images=2")
+    assert code == 0, err
+    assert "20 of 1000 steps" in out
+    assert "12.43" in out  # log SNR at t = 1: 2·log(1/0.002)
+    assert "warning" not in out
