@@ -19,25 +19,28 @@ from torch import Tensor
 
 from .gaussian import Gaussian
 from .schedules import Schedule
-from .shapes import Broadcast, Images, PerSample, Steps, Times
+from .shapes import Broadcast, Images, Number, PerSample, Steps, Times
 
 _BISECTIONS = 60  # halvings that find a time to the last bit of float64
 _CPU = torch.device("cpu")
 
 
+Value = PerSample | float
+
+
 class Row(NamedTuple):
     """What is known about the step t of a chain and the step s before it: a row of its table."""
 
-    time: PerSample  # on the clock of the schedule
-    signal: PerSample  # α_t
-    noise: PerSample  # σ_t
-    alpha: PerSample  # α_ts
-    beta: PerSample  # σ²_ts
-    log_beta: PerSample
-    beta_tilde: PerSample  # the variance of (3)
-    log_beta_tilde: PerSample
-    of_x_t: PerSample  # the mean of (3) is of_x_t·x_t + of_x_0·x_0
-    of_x_0: PerSample
+    time: Value  # on the clock of the schedule
+    signal: Value  # α_t
+    noise: Value  # σ_t
+    alpha: Value  # α_ts
+    beta: Value  # σ²_ts
+    log_beta: Value
+    beta_tilde: Value  # the variance of (3)
+    log_beta_tilde: Value
+    of_x_t: Value  # the mean of (3) is of_x_t·x_t + of_x_0·x_0
+    of_x_0: Value
 
 
 def per_sample(values: PerSample, like: Images) -> Broadcast:
@@ -69,21 +72,6 @@ class GaussianDiffusion:
         self._tables = {_CPU: torch.stack(self._rows(), dim=1)}
         self._here: tuple[Steps | None, Row | None] = None, None
 
-    def _rows(self) -> Row:
-        """The columns of the table, for t = 0 … K."""
-        clean = torch.tensor([1.0, 0.0, torch.nan], dtype=torch.float64)
-        pair = self.schedule.pair(self._times)
-        signal, noise = (torch.cat([clean[i : i + 1], part]) for i, part in enumerate(pair))
-        before = [torch.cat([clean[2:], part[:-1]]) for part in (signal, noise)]
-        alpha, beta, beta_tilde, of_x_t, of_x_0 = _between(signal, noise, *before)
-        if not bool((beta[1:] > 0).all()):
-            t = int((beta[1:] > 0).logical_not().nonzero()[0]) + 1
-            raise ValueError(f"{self.schedule}: log SNR does not fall into step {t}, so that step is no Gaussian step")
-        # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
-        log_beta_tilde = torch.cat([clean[2:], beta_tilde[2:3] if len(beta) > 2 else beta[1:2], beta_tilde[2:]]).log()
-        time = torch.cat([torch.zeros(1, dtype=torch.float64), self._times.double()])
-        return Row(time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
-
     def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":
         """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, or over real times in [1, T].
 
@@ -97,37 +85,41 @@ class GaussianDiffusion:
             raise ValueError(f"kept must be strictly increasing within 1 … {last}, got {kept.tolist()}")
         return GaussianDiffusion(self.schedule, kept if real else self._times[kept - 1])
 
-    @property
-    def has_unit_variance(self) -> bool:
-        """Whether α_t² + σ_t² = 1, so that x_t has the variance of x_0 where that is 1."""
-        rows = Row(*self._tables[_CPU].unbind(1))
-        return bool((rows.signal.square() + rows.noise.square() - 1).abs().max() < 1e-6)
+    # ---- distributions: (1) to (3) ------------------------------------------------------------------------------------
 
-    # ---- look-ups ---------------------------------------------------------------------------------------------------
+    def q_step(self, x_prev: Images, t: Steps, eps: Images) -> Images:
+        """x_t = α_ts·x_s + σ_ts·ε ~ q(x_t|x_s), equation (2), s the step before t."""
+        row = self._row(t)
+        return per_sample(row.alpha, x_prev) * x_prev + per_sample(row.beta.sqrt(), x_prev) * eps
 
-    def at(self, t: Steps) -> "GaussianDiffusion":
-        """This process, looked up at t once: asked about this very tensor, it does not look again."""
-        if self._here[0] is t:
-            return self
-        here = object.__new__(GaussianDiffusion)
-        here.__dict__.update(self.__dict__, _here=(t, self._row(t)))
-        return here
+    def q_sample(self, x_0: Images, t: Times, eps: Images) -> Images:
+        """x_t = α_t·x_0 + σ_t·ε ~ q(x_t|x_0), equation (1)."""
+        signal, noise = self.pair(t)
+        return per_sample(signal, x_0) * x_0 + per_sample(noise, x_0) * eps
 
-    def _row(self, t: Steps) -> Row:
-        if self._here[0] is t:
-            return self._here[1]
-        if t.device not in self._tables:
-            self._tables[t.device] = self._tables[_CPU].to(t.device)
-        try:
-            return Row(*self._tables[t.device].index_select(0, t).unbind(1))
-        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
-            raise ValueError(
-                f"t = {t.tolist()} is not within 0 … {self.num_timesteps}, the steps of this chain"
-            ) from error
+    def q_marginal(self, x_0: Images, t: Times) -> Gaussian:
+        """q(x_t|x_0), equation (1)."""
+        signal, noise = self.pair(t)
+        return Gaussian(per_sample(signal, x_0) * x_0, per_sample(2 * noise.log(), x_0))
 
-    def numbers(self, t: int) -> Row:
-        """The row of step t as plain numbers, for those that treat all samples alike."""
-        return Row(*self._tables[_CPU][t].tolist())
+    def prior_kl(self, x_0: Images) -> Images:
+        """KL(q(x_T|x_0) ‖ p(x_T)), p(x_T) = N(0, prior_std²·I), in nats per dimension: L_T."""
+        last = self.q_marginal(x_0, torch.full((len(x_0),), self.num_timesteps, device=x_0.device))
+        log_variance = 2 * torch.full_like(last.log_variance, self.prior_std).log()
+        return last.kl(Gaussian(torch.zeros_like(last.mean), log_variance))
+
+    def q_posterior(self, x_0: Images, x_t: Images, t: Times, s: Times | None = None) -> Gaussian:
+        """q(x_s|x_t, x_0), equation (3), for any s < t; None: the step before t, with log β̃_1 as in `log_beta_tilde`."""
+        if s is None:
+            row = self._row(t)
+            of_x_t, of_x_0, log_variance = row.of_x_t, row.of_x_0, row.log_beta_tilde
+        else:
+            _, _, variance, of_x_t, of_x_0 = _between(*self.pair(t), *self.pair(s))
+            log_variance = variance.log()
+        mean = per_sample(of_x_0, x_0) * x_0 + per_sample(of_x_t, x_0) * x_t
+        return Gaussian(mean, per_sample(log_variance, x_0))
+
+    # ---- α_t, σ_t and the names of the papers ------------------------------------------------------------------------
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t)."""
@@ -177,6 +169,14 @@ class GaussianDiffusion:
         """
         return self._row(t).log_beta_tilde
 
+    @property
+    def has_unit_variance(self) -> bool:
+        """Whether α_t² + σ_t² = 1, so that x_t has the variance of x_0 where that is 1."""
+        rows = Row(*self._tables[_CPU].unbind(1))
+        return bool((rows.signal.square() + rows.noise.square() - 1).abs().max() < 1e-6)
+
+    # ---- times -------------------------------------------------------------------------------------------------------
+
     def shown(self, t: Times) -> Times:
         """What the network sees at t: time − 1, the 0-based index of the step in the original chain.
 
@@ -200,39 +200,48 @@ class GaussianDiffusion:
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
         return high
 
-    # ---- distributions ----------------------------------------------------------------------------------------------
+    # ---- the table, computed once and looked up once a step ----------------------------------------------------------
 
-    def q_step(self, x_prev: Images, t: Steps, eps: Images) -> Images:
-        """x_t = α_ts·x_s + σ_ts·ε ~ q(x_t|x_s), equation (2), s the step before t."""
-        row = self._row(t)
-        return per_sample(row.alpha, x_prev) * x_prev + per_sample(row.beta.sqrt(), x_prev) * eps
+    def _rows(self) -> Row:
+        """The columns of the table, for t = 0 … K."""
+        pair = self.schedule.pair(self._times)
+        signal, noise = _after(1, pair[0]), _after(0, pair[1])
+        alpha, beta, beta_tilde, of_x_t, of_x_0 = _between(
+            signal, noise, _after(torch.nan, signal[:-1]), _after(torch.nan, noise[:-1])
+        )
+        falls = beta[1:] > 0
+        if not bool(falls.all()):
+            t = int(falls.logical_not().nonzero()[0]) + 1
+            raise ValueError(f"{self.schedule}: log SNR does not fall into step {t}, so that step is no Gaussian step")
+        # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
+        first = beta_tilde[2] if self.num_timesteps > 1 else beta[1]
+        log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()
+        time = _after(0, self._times.double())
+        return Row(time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
-    def q_sample(self, x_0: Images, t: Times, eps: Images) -> Images:
-        """x_t = α_t·x_0 + σ_t·ε ~ q(x_t|x_0), equation (1)."""
-        signal, noise = self.pair(t)
-        return per_sample(signal, x_0) * x_0 + per_sample(noise, x_0) * eps
+    def at(self, t: Steps) -> "GaussianDiffusion":
+        """This process, looked up at t once: asked about this very tensor, it does not look again."""
+        if self._here[0] is t:
+            return self
+        here = object.__new__(type(self))
+        here.__dict__.update(self.__dict__, _here=(t, self._row(t)))
+        return here
 
-    def q_marginal(self, x_0: Images, t: Times) -> Gaussian:
-        """q(x_t|x_0), equation (1)."""
-        signal, noise = self.pair(t)
-        return Gaussian(per_sample(signal, x_0) * x_0, per_sample(2 * noise.log(), x_0))
+    def _row(self, t: Steps) -> Row:
+        if self._here[0] is t:
+            return self._here[1]
+        if t.device not in self._tables:
+            self._tables[t.device] = self._tables[_CPU].to(t.device)
+        try:
+            return Row(*self._tables[t.device].index_select(0, t).unbind(1))
+        except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
+            raise ValueError(
+                f"t = {t.tolist()} is not within 0 … {self.num_timesteps}, the steps of this chain"
+            ) from error
 
-    def prior_kl(self, x_0: Images) -> Images:
-        """KL(q(x_T|x_0) ‖ p(x_T)), p(x_T) = N(0, prior_std²·I), in nats per dimension: L_T."""
-        last = self.q_marginal(x_0, torch.full((len(x_0),), self.num_timesteps, device=x_0.device))
-        log_variance = 2 * torch.full_like(last.log_variance, self.prior_std).log()
-        return last.kl(Gaussian(torch.zeros_like(last.mean), log_variance))
-
-    def q_posterior(self, x_0: Images, x_t: Images, t: Times, s: Times | None = None) -> Gaussian:
-        """q(x_s|x_t, x_0), equation (3), for any s < t; None: the step before t, with log β̃_1 as in `log_beta_tilde`."""
-        if s is None:
-            row = self._row(t)
-            of_x_t, of_x_0, log_variance = row.of_x_t, row.of_x_0, row.log_beta_tilde
-        else:
-            _, _, variance, of_x_t, of_x_0 = _between(*self.pair(t), *self.pair(s))
-            log_variance = variance.log()
-        mean = per_sample(of_x_0, x_0) * x_0 + per_sample(of_x_t, x_0) * x_t
-        return Gaussian(mean, per_sample(log_variance, x_0))
+    def numbers(self, t: int) -> Row:
+        """The row of step t as plain numbers, for those that treat all samples alike."""
+        return Row(*self._tables[_CPU][t].tolist())
 
 
 def _between(signal: Tensor, noise: Tensor, signal_s: Tensor, noise_s: Tensor) -> tuple[Tensor, ...]:
@@ -241,3 +250,8 @@ def _between(signal: Tensor, noise: Tensor, signal_s: Tensor, noise_s: Tensor) -
     variance = noise.square() - (alpha * noise_s).square()
     share = (noise_s / noise).square()
     return alpha, variance, share * variance, alpha * share, signal_s * variance / noise.square()
+
+
+def _after(first: Number, rest: Tensor) -> Tensor:
+    """rest with a number before it."""
+    return torch.cat([torch.tensor([first], dtype=torch.float64), rest])

@@ -5,9 +5,11 @@ from diffusion_lab.diffusion import (
     AncestralSampler,
     CosineSchedule,
     DDIMSampler,
+    DPMSolverSampler,
     EvenSpacing,
     FixedLarge,
     GaussianDiffusion,
+    LogSNRSpacing,
     PredictVelocity,
     ReverseProcess,
     SampleNoise,
@@ -20,6 +22,7 @@ DATA, PROCESS = GaussianData(0.2, 0.4), GaussianDiffusion(CosineSchedule(60))
 NOISE = SampleNoise(3, torch.arange(50))
 X_0 = DATA.mean + DATA.std * SampleNoise(0, torch.arange(50)).initial((4,)).double()
 SAMPLERS = [AncestralSampler(EvenSpacing(10)), DDIMSampler(EvenSpacing(10)), AncestralSampler()]
+SAMPLERS += [DPMSolverSampler(LogSNRSpacing(10), stochastic=True)]
 
 
 def reverse():

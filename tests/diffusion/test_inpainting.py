@@ -5,6 +5,7 @@ from diffusion_lab.diffusion import (
     AncestralSampler,
     CosineSchedule,
     DDIMSampler,
+    DPMSolverSampler,
     EvenSpacing,
     FixedSmall,
     GaussianDiffusion,
@@ -16,7 +17,7 @@ from diffusion_lab.diffusion import (
 
 PROCESS = GaussianDiffusion(CosineSchedule(100))
 INDICES = torch.arange(400)
-SAMPLERS = [AncestralSampler(EvenSpacing(20)), DDIMSampler(EvenSpacing(20))]
+SAMPLERS = [AncestralSampler(EvenSpacing(20)), DDIMSampler(EvenSpacing(20)), DPMSolverSampler(EvenSpacing(20))]
 RHO, STD = 0.9, 0.4
 COVARIANCE = STD**2 * torch.tensor([[1.0, RHO], [RHO, 1.0]], dtype=torch.float64)
 
