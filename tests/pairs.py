@@ -1,16 +1,18 @@
 """Few cells of a product in which every two choices of different axes meet: parts that are orthogonal need no more."""
 
-from collections.abc import Hashable, Sequence
-from itertools import combinations, product
+from collections.abc import Collection
+from itertools import combinations
 
 
-def pairs(*axes: Sequence[Hashable]) -> list[tuple]:
-    """Chosen greedily, so not the fewest that there are, but always the same."""
+def pairs(cells: Collection[tuple]) -> list[tuple]:
+    """Those of the cells in which all pairs of choices that meet in any of them meet.
+
+    Chosen greedily, so not the fewest that there are, but always the same.
+    """
 
     def meetings(cell: tuple) -> set:
         return set(combinations(enumerate(cell), 2))
 
-    cells = list(product(*axes))
     missing = set().union(*map(meetings, cells))
     chosen = []
     while missing:

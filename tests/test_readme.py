@@ -18,11 +18,42 @@ def test_the_example_runs_and_learns_what_it_says(capsys):
     assert narrow == pytest.approx(0.1, abs=0.05)
 
 
-def test_the_table_of_choices_is_the_folder_of_choices():
-    for group, cells in re.findall(r"^\| `([a-z_/]+)` \| (.*?) \|", README, flags=re.MULTILINE):
-        named = set(re.findall(r"`([a-z0-9_]+)`(?! \()", cells)) | set(re.findall(r"`([a-z0-9_]+)` \(", cells))
-        on_disk = {path.stem for path in (CONF / group).glob("*.yaml")}
-        assert on_disk <= named, f"{group}: {on_disk - named} are not in the README"
+def table_of_choices() -> dict[str, str]:
+    """What the README's table says, by group."""
+    said = {}
+    for first, choices in re.findall(r"^\| (.*`.*) \| (.+?) \| .*\|$", README, flags=re.MULTILINE):
+        groups = re.findall(r"`([a-z_/]+)`", first)
+        if first.startswith("of `model="):  # `group`: its choices; another
+            for group, part in re.findall(r"`([a-z_]+)`: ([^;]*)", choices):
+                said[group] = said.get(group, "") + part
+        elif all((CONF / group).is_dir() for group in groups):
+            parts = choices.split("; ") if len(groups) > 1 else [choices]
+            said |= zip(groups, parts, strict=True)
+    return said
+
+
+def choices_of(group: str) -> set[str]:
+    return {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "network"} | {"sampler/spacing"}
+
+
+@pytest.mark.parametrize("group", sorted(group for group in GROUPS if len(choices_of(group)) > 1))
+def test_the_table_names_every_choice_of_a_group(group):
+    named = set(re.findall(r"`([a-z0-9_]+)`", table_of_choices()[group]))
+    assert choices_of(group) <= named
+    every = set().union(*map(choices_of, GROUPS))
+    assert named <= every, "the table names what is not there"
+
+
+def test_the_table_names_every_family_and_size_of_the_networks():
+    named = re.findall(r"`([a-z_…]+)/([a-z0-9]+)`", table_of_choices()["network"])
+    families = {path.name for path in (CONF / "network").iterdir()}
+    assert {family for family, _ in named} == families | {"…"}
+    assert {size for _, size in named} == set().union(*(choices_of(f"network/{family}") for family in families))
+    for family, size in named:
+        assert family == "…" or size in choices_of(f"network/{family}")
 
 
 def test_files_that_the_readme_names_exist():

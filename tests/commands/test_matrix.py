@@ -9,20 +9,30 @@ from ..pairs import pairs
 from .conftest import TINY
 from .test_conf import choices
 
+STEPS = ["sampler.spacing.num_steps=3"]
+STRIDED = "bound of a strided chain: the ancestral one on this sampler's steps"
 SAMPLERS = {  # its options, NFE, and which chain its bound is of
     "ddpm": ([], 24, "bound of the full chain"),
-    "strided": (["sampler.spacing.num_steps=3"], 3, "bound of a strided chain"),
-    "ddim": (["sampler.spacing.num_steps=3"], 3, "bound of a strided chain: the ancestral one on this sampler's steps"),
+    "strided": (STEPS, 3, "bound of a strided chain"),
+    "ddim": (STEPS, 3, STRIDED),
+    "heun": (STEPS, 5, STRIDED),
+    "dpm_solver": (STEPS, 3, STRIDED),
+    "ipndm": (STEPS, 3, STRIDED),
 }
-AXES = (choices("schedule"), [v for v in choices("variance") if v != "fixed"], choices("prediction"), list(SAMPLERS))
-ENOUGH = set(pairs(*AXES))
+VARIANCES = [name for name in choices("variance") if name != "fixed"]  # fixed is fixed_large
+NO_LEARNED_VARIANCE = ("edm", "rectified")  # schedules under which α² + σ² is not 1
 CELLS = [
-    pytest.param(*cell, marks=[] if cell in ENOUGH else pytest.mark.thorough, id="-".join(cell))
-    for cell in product(*AXES)
+    cell
+    for cell in product(choices("schedule"), VARIANCES, choices("prediction"), SAMPLERS)
+    if cell[1] != "learned" or cell[0] not in NO_LEARNED_VARIANCE
+]
+ENOUGH = set(pairs(CELLS))
+MARKED = [
+    pytest.param(*cell, marks=[] if cell in ENOUGH else pytest.mark.thorough, id="-".join(cell)) for cell in CELLS
 ]
 
 
-@pytest.mark.parametrize(("schedule", "variance", "prediction", "sampler"), CELLS)
+@pytest.mark.parametrize(("schedule", "variance", "prediction", "sampler"), MARKED)
 def test_a_cell_trains_samples_and_scores(lab, schedule, variance, prediction, sampler):
     options, nfe, kind = SAMPLERS[sampler]
     chosen = [f"schedule={schedule}", f"variance={variance}", f"prediction={prediction}", f"sampler={sampler}"]
@@ -38,3 +48,11 @@ def test_a_cell_trains_samples_and_scores(lab, schedule, variance, prediction, s
 
 def test_every_sampler_is_here():
     assert set(SAMPLERS) == set(choices("sampler"))
+
+
+@pytest.mark.parametrize("schedule", NO_LEARNED_VARIANCE)
+def test_what_may_not_meet_is_refused(lab, schedule):
+    code, _, err = lab("train", *TINY, f"schedule={schedule}", "variance=learned")
+    assert code == 1
+    assert "variance LearnedRange needs β_t as its upper end" in err
+    assert len(err.strip().splitlines()) == 1
