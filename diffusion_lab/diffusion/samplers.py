@@ -45,7 +45,7 @@ class Sampler(ABC):
 
     spacing: Spacing = field(default_factory=AllSteps)
     draws_from_reverse_process: ClassVar[bool] = False
-    reads_variance: ClassVar[bool] = False
+    reads_variance: ClassVar[bool] = True
     order: ClassVar[int] = 1
     evaluations_per_step: ClassVar[int] = 1
 
@@ -95,7 +95,7 @@ class Sampler(ABC):
         """(t, x_t) from the last step of a chain, where x is x_t, down to t = 0."""
         noise = fresh_noise(len(x), x.device) if noise is None else noise
         times = [0, *(chain.timesteps + 1).tolist()]
-        whole = not chain.timesteps.is_floating_point()  # so that a step's noise does not depend on the other steps
+        whole = not chain.timesteps.is_floating_point()  # such a t is its step's key, whatever other steps are visited
 
         def conditioned(process: GaussianDiffusion, x_t: Images, t: Steps) -> ReverseStep:
             return reverse(process, x_t, t, y)
@@ -117,7 +117,6 @@ class AncestralSampler(Sampler):
     """
 
     draws_from_reverse_process = True
-    reads_variance = True
 
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
@@ -132,6 +131,7 @@ class DDIMSampler(Sampler):
     η = 0 is deterministic; η = 1 is ancestral sampling with β̃ at any stride. The last step returns x̂_0. Σ_θ is not used.
     """
 
+    reads_variance = False
     eta: float = 0.0
 
     def __post_init__(self) -> None:

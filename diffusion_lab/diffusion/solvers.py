@@ -1,6 +1,6 @@
 """How to take a long step? Samplers that solve the chain's differential equation to a higher order.
 
-With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, the noise that is left falls and x̂_0 comes in as λ rises from t to s:
+With λ = log(α/σ), half the log SNR, and h = λ_s − λ_t, x_t loses noise and gains x̂_0 as λ rises from t to s:
 
     x_s = (σ_s/σ_t)·e^{−(c − 1)·h}·x_t + α_s·∫_0^h c·e^{−c·(h − u)}·x̂_0(λ_t + u) du + σ_s·√(1 − e^{−2·(c − 1)·h})·z
 
@@ -28,6 +28,7 @@ class HeunSampler(Sampler):
     bounded factors, as Karras' and log SNR spacing do: one even step in t from cosine's σ_T/α_T = 2·10⁴ is too long for a line.
     """
 
+    reads_variance = False
     order: ClassVar[int] = 2
     evaluations_per_step: ClassVar[int] = 2
 
@@ -57,6 +58,7 @@ class DPMSolverSampler(Sampler):
     stochastic: the reverse process with its noise, in place of the probability flow.
     """
 
+    reads_variance = False
     order: int = 2
     stochastic: bool = False
 
@@ -81,14 +83,14 @@ class DPMSolverSampler(Sampler):
 
 @dataclass(frozen=True)
 class IPNDMSampler(Sampler):
-    """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: Adams and Bashforth's rule in σ/α through up to four looks
-    (Zhang & Chen 2023, DEIS, appendix H, iPNDM).
+    """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: Adams and Bashforth's rule in σ/α (Zhang & Chen 2023, DEIS, iPNDM).
 
-    One look a step; the last is DDIM's. The weights are those of equal steps, which steps in σ/α never are, so the order is 2
-    however many looks it uses; yet with the exact score it came closest to the limit at 5 to 10 looks, beside DPM-Solver++ and
-    UniPC of both orders and beside the weights of the true steps.
+    One look a step, up to four in the rule; the last step is DDIM's. The weights are those of equal steps, and steps in σ/α never
+    are equal, so the order is 2. Yet with the exact score, at 5 to 10 looks, it came closer to the limit than DPM-Solver++, UniPC
+    and weights fitted to the true steps.
     """
 
+    reads_variance = False
     order: ClassVar[int] = 2
 
     def step(

@@ -68,7 +68,7 @@ class QuadraticSpacing(Spacing):
 
 @dataclass(frozen=True)
 class LogSNRSpacing(Spacing):
-    """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver, section 4.2).
+    """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver).
 
     Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
     """

@@ -14,6 +14,7 @@ from diffusion_lab.diffusion import (
     DPMSolverSampler,
     EDMSchedule,
     EvenSpacing,
+    FixedLarge,
     FixedSmall,
     GaussianDiffusion,
     HeunSampler,
@@ -174,6 +175,15 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
         return torch.cat([sampler(LINE, reverse, noise.initial((2, 4, 4)), noise=noise) for noise in noises])
 
     assert torch.equal(draw(3), draw(8))
+
+
+def test_no_solver_reads_the_variance():
+    """So models that differ in it alone draw the same images, and are drawn from once."""
+    assert [sampler.reads_variance for sampler in (AncestralSampler(), *DETERMINISTIC)] == [True] + [False] * 6
+    x_T = SampleNoise(0, torch.arange(4)).initial((2,)).double()
+    for sampler in (HeunSampler(LogSNRSpacing(4)), DPMSolverSampler(LogSNRSpacing(4)), IPNDMSampler(LogSNRSpacing(4))):
+        small, large = (sampler(LINE, replace(exact(LINE), variance=v), x_T) for v in (FixedSmall(), FixedLarge()))
+        assert torch.equal(small, large)
 
 
 def test_impossible_orders_are_named():
