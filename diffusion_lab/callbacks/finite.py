@@ -73,4 +73,8 @@ def _where(outputs: dict[str, Any]) -> str:
     if "t" not in outputs:
         return ""
     t = outputs["t"][~torch.isfinite(outputs["losses"])].unique().tolist()
-    return f", t = {', '.join(map(str, t[:8]))}{', …' if len(t) > 8 else ''}" if t else ", in the gradients only"
+    return (
+        f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
+        if t
+        else ", in the gradients only"
+    )

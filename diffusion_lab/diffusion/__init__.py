@@ -19,7 +19,17 @@ from .guidance import ClassifierFree, ClassifierGuidance, Guidance, GuidedRevers
 from .inpainting import inpaint
 from .interpolation import interpolate, slerp
 from .noise import SampleNoise, derive_seed
-from .objectives import Hybrid, MinSNR, Objective, Simple, Unweighted, VariationalBound, Weighting
+from .objectives import (
+    ErrorOf,
+    Hybrid,
+    MinSNR,
+    Objective,
+    SigmoidWeighting,
+    Simple,
+    Unweighted,
+    VariationalBound,
+    Weighting,
+)
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess, ReverseStep
@@ -36,7 +46,7 @@ from .schedules import (
 )
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
-from .timesteps import LossAwareTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
+from .timesteps import LossAwareTimesteps, NormalTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
 
 __all__ = [
@@ -52,6 +62,7 @@ __all__ = [
     "DPMSolverSampler",
     "DynamicThreshold",
     "EDMSchedule",
+    "ErrorOf",
     "EvenSpacing",
     "FixedLarge",
     "FixedSmall",
@@ -70,6 +81,7 @@ __all__ = [
     "LossAwareTimesteps",
     "MinSNR",
     "NoClipping",
+    "NormalTimesteps",
     "Objective",
     "PredictEDM",
     "PredictFlow",
@@ -86,6 +98,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "SigmoidSchedule",
+    "SigmoidWeighting",
     "Simple",
     "Spacing",
     "StratifiedTimesteps",

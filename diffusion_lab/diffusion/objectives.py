@@ -4,7 +4,8 @@
     L_vlb    = E_t T·L_{t−1}                          the bound, a *sum* over t       eq. 5, in bits per dimension
     L_hybrid = L_simple + 0.001·L_vlb                 Nichol & Dhariwal 2021, eq. 16
 
-Objectives look at what the network says, before any clipping of x̂_0.
+Objectives look at what the network says, before any clipping of x̂_0. L_simple takes any t; a bound is a sum over the steps of a
+chain, so its t are whole.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from .gaussian import Gaussian
 from .predictions import Prediction
 from .process import GaussianDiffusion
 from .reverse import ReverseProcess, ReverseStep
-from .shapes import Images, Labels, PerSample, Steps
+from .shapes import Images, Labels, Number, PerSample, Steps, Times
 
 Terms = dict[str, PerSample]
 
@@ -28,7 +29,7 @@ class Weighting(ABC):
     """w(t) of L_simple."""
 
     @abstractmethod
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Steps) -> PerSample:
+    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
         """The factor on the squared error of the network's own target."""
 
 
@@ -36,35 +37,76 @@ class Weighting(ABC):
 class Unweighted(Weighting):
     """w(t) = 1: L_simple as published."""
 
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Steps) -> PerSample:
+    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
         return torch.ones_like(process.snr(t))
 
 
 @dataclass(frozen=True)
-class MinSNR(Weighting):
-    """The squared error of x̂_0 weighs min(SNR(t), γ), whatever the network predicts (Hang et al. 2023)."""
+class WeightedStart(Weighting):
+    """A weighting stated for the squared error of x̂_0, so that it is the same loss whatever the network predicts."""
+
+    @abstractmethod
+    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+        """The factor on ‖x_0 − x̂_0‖²/D; that on the error of ε̂ is σ²/α² of it."""
+
+    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Times) -> PerSample:
+        return self.of_x_0(process, t) / prediction.error_scale(process, t)
+
+
+@dataclass(frozen=True)
+class MinSNR(WeightedStart):
+    """The squared error of x̂_0 weighs min(SNR(t), γ) (Hang et al. 2023)."""
 
     gamma: float = 5.0
 
-    def weight(self, process: GaussianDiffusion, prediction: Prediction, t: Steps) -> PerSample:
-        return process.snr(t).clamp(max=self.gamma) / prediction.error_scale(process, t)
+    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+        return process.snr(t).clamp(max=self.gamma)
+
+
+@dataclass(frozen=True)
+class SigmoidWeighting(WeightedStart):
+    """The squared error of ε̂ weighs sigmoid(b − log SNR(t)) (Kingma & Gao 2023, section 4; Hoogeboom et al. 2024, SiD2).
+
+    Their loss is an integral over log SNR. It is this one, up to a factor, where t is uniform and log SNR linear in t
+    (schedule=log_snr); another schedule also weighs by how long it stays at each log SNR.
+    """
+
+    bias: Number = 2.0
+
+    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+        log_snr = process.log_snr(t)
+        return log_snr.exp() * (self.bias - log_snr).sigmoid()
+
+
+@dataclass(frozen=True)
+class ErrorOf(WeightedStart):
+    """The squared error of what `prediction` would have the network say weighs 1, whatever the network does say.
+
+    Of PredictEDM(s) this is EDM's λ(σ) = (σ² + s²)/(σ·s)² on the error of x̂_0, there for α = 1 (Karras et al. 2022, table 1).
+    """
+
+    prediction: Prediction
+
+    def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
+        return self.prediction.error_scale(process, t)
 
 
 @dataclass(frozen=True)
 class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
-    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient.
-    `term_names`: the keys of the terms.
+    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: its mean over
+    uniform whole t is what it is, so t is whole and the weights undo p(t). `term_names`: the keys of the terms.
     """
 
+    sums_over_steps: ClassVar[bool] = False
     reads_variance: ClassVar[bool]
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
         """ "loss" and the terms it is made of, float64 (B,): "mse" (a dimension, unweighted), "vlb" (bits/dim, already × T)."""
 
@@ -79,11 +121,11 @@ class Simple(Objective):
     term_names = ("mse", "loss")
 
     def __call__(
-        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
+        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
         process = process.at(t)
-        _, step = _look(process, reverse, x_0, t, eps, y)
-        mse = _mean_square_error(process, reverse, step, x_0, t, eps)
+        output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
+        mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         return {"mse": mse, "loss": self.weighting.weight(process, reverse.prediction, t) * mse}
 
 
@@ -100,6 +142,7 @@ class Hybrid(Objective):
     num_levels: int | None = 256
     vlb_weight: float = 0.001
     weighting: Weighting = Unweighted()
+    sums_over_steps = True
     reads_variance = True
     trains_variance = True
     term_names = ("mse", "vlb", "loss")
@@ -109,7 +152,7 @@ class Hybrid(Objective):
     ) -> Terms:
         process = process.at(t)
         x_t, step = _look(process, reverse, x_0, t, eps, y)
-        mse = _mean_square_error(process, reverse, step, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
         vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels)
         loss = self.weighting.weight(process, reverse.prediction, t) * mse + self.vlb_weight * vlb
@@ -121,6 +164,7 @@ class VariationalBound(Objective):
     """L_vlb, training μ_θ and Σ_θ: T·L_{t−1}, so that its mean over uniform t is the bound without L_T (Ho et al. 2020, eq. 5)."""
 
     num_levels: int | None = 256
+    sums_over_steps = True
     reads_variance = True
     trains_variance = True
     term_names = ("mse", "vlb", "loss")
@@ -131,7 +175,7 @@ class VariationalBound(Objective):
         process = process.at(t)
         x_t, step = _look(process, reverse, x_0, t, eps, y)
         vlb = process.num_timesteps * bound_term(process, step.distribution, x_0, x_t, t, self.num_levels)
-        mse = _mean_square_error(process, reverse, step, x_0, t, eps)
+        mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb}
 
 
@@ -144,8 +188,8 @@ def _look(
 
 
 def _mean_square_error(
-    process: GaussianDiffusion, reverse: ReverseProcess, step: ReverseStep, x_0: Images, t: Steps, eps: Images
+    process: GaussianDiffusion, reverse: ReverseProcess, output: Images, x_0: Images, t: Times, eps: Images
 ) -> PerSample:
     """‖target − output‖²/D, (B,)."""
     target = reverse.prediction.target(process, x_0, eps, t)
-    return (target - step.output).square().flatten(1).mean(dim=1).double()
+    return (target - output).square().flatten(1).mean(dim=1).double()

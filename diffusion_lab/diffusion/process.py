@@ -191,7 +191,7 @@ class GaussianDiffusion:
     def times_at(self, log_snr: Float64[Tensor, " K"]) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
         """The times between this chain's ends with these log SNRs; where t is whole, the steps that come nearest."""
         if not self.schedule.takes_real_t:
-            steps = torch.arange(1, self.num_timesteps + 1)
+            steps = torch.arange(1, self.num_timesteps + 1, device=log_snr.device)
             return 1 + (self.log_snr(steps)[None, :] - log_snr[:, None]).abs().argmin(dim=1)
         low, high = (torch.full_like(log_snr, float(self._times[end])) for end in (0, -1))
         for _ in range(_BISECTIONS):
@@ -219,9 +219,9 @@ class GaussianDiffusion:
         time = _after(0, self._times.double())
         return Row(time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
-    def at(self, t: Steps) -> "GaussianDiffusion":
-        """This process, looked up at t once: asked about this very tensor, it does not look again."""
-        if self._here[0] is t:
+    def at(self, t: Times) -> "GaussianDiffusion":
+        """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table."""
+        if self._here[0] is t or t.is_floating_point():
             return self
         here = object.__new__(type(self))
         here.__dict__.update(self.__dict__, _here=(t, self._row(t)))

@@ -15,7 +15,7 @@ from .clipping import Clipping, as_clipping
 from .gaussian import Gaussian
 from .predictions import Prediction, eps_from_x_0
 from .process import GaussianDiffusion
-from .shapes import Images, Labels, Steps
+from .shapes import Images, Labels, Steps, Times
 from .variances import Variance
 
 
@@ -68,9 +68,9 @@ class ReverseProcess:
         return self.from_output(process, output, v, x_t, t)
 
     def evaluate(
-        self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None
+        self, process: GaussianDiffusion, x_t: Images, t: Times, y: Labels = None
     ) -> tuple[Images, Images | None]:
-        """The two parts of the network's raw output: the mean part, and the variance part where there is one."""
+        """The two parts of the network's raw output, at any t: the mean part, and the variance part where there is one."""
         image, timesteps = self.prediction.inputs(process, x_t, t)
         raw = self.network(image, timesteps, y)
         channels = x_t.shape[1]

@@ -1,5 +1,7 @@
 """Which t to train on, and with which weight? E_{t ~ uniform}[f(t)] = E_{t ~ p}[w(t)·f(t)] with w = 1/(T·p).
 
+`NormalTimesteps` is the exception: there p(t) is how the loss weighs its t, so w = 1.
+
 A sampler draws for the *global* batch from a generator that the caller seeds by (seed, step), so every rank draws the same t
 and takes its rows.
 """
@@ -11,46 +13,94 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Generator, Tensor, nn
 
-from .shapes import PerSample, Steps
+from .process import GaussianDiffusion
+from .schedules import Schedule
+from .shapes import Number, PerSample, Steps, Times
 
 
 class TimestepSampler(nn.Module, ABC):
-    """t ~ p(t) on 1 … T, and the weights that make any mean over t unbiased.
+    """t ~ p(t), and the weights of the mean over t.
 
     A module, so that what a sampler has learned is saved and restored with the weights. `learns_from_losses` says whether it
-    wants `update` after each step.
+    wants `update` after each step. `weighs_by_density`: w leaves p(t) in the mean; elsewhere w makes any mean over t unbiased.
+
+    Parameters
+    ----------
+    num_timesteps: T.
+    real: whether t is real in [1, T], for a schedule that takes real t, in place of whole in 1 … T.
     """
 
     learns_from_losses: ClassVar[bool] = False
+    weighs_by_density: ClassVar[bool] = False
 
-    def __init__(self, num_timesteps: int) -> None:
+    def __init__(self, num_timesteps: int, real: bool = False) -> None:
         super().__init__()
-        self.num_timesteps = num_timesteps
+        self.num_timesteps, self.real = num_timesteps, real
 
     @abstractmethod
-    def forward(self, batch_size: int, generator: Generator) -> tuple[Steps, PerSample]:
-        """(t int64 (B,), w float64 (B,)), on the generator's device."""
+    def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
+        """(t int64 (B,), or float64 where `real`; w float64 (B,)), on the generator's device."""
+
+    def _spread(self, share: PerSample) -> Times:
+        """Uniform shares in [0, 1) -> uniform t."""
+        if self.real:
+            return 1 + share * (self.num_timesteps - 1)
+        return 1 + (share * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
 
 class UniformTimesteps(TimestepSampler):
-    """t uniform on 1 … T, w = 1 (Ho et al. 2020, algorithm 1)."""
+    """t uniform, w = 1 (Ho et al. 2020, algorithm 1)."""
 
-    def forward(self, batch_size: int, generator: Generator) -> tuple[Steps, PerSample]:
-        t = torch.randint(1, self.num_timesteps + 1, (batch_size,), generator=generator, device=generator.device)
+    def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
+        if self.real:
+            t = self._spread(_uniform(batch_size, generator))
+        else:
+            t = torch.randint(1, self.num_timesteps + 1, (batch_size,), generator=generator, device=generator.device)
         return t, _ones(t)
 
 
 class StratifiedTimesteps(TimestepSampler):
-    """One t from each of B equal strata of (0, T], in random order, w = 1.
+    """One t from each of B equal strata of the chain, in random order, w = 1.
 
-    Each t is uniform on 1 … T by itself, and a batch covers the chain evenly, so the loss varies less from step to step.
+    Each t is uniform by itself, and a batch covers the chain evenly, so the loss varies less from step to step.
     """
 
-    def forward(self, batch_size: int, generator: Generator) -> tuple[Steps, PerSample]:
-        device = generator.device
-        stratum = torch.randperm(batch_size, generator=generator, device=device)
-        place = torch.rand(batch_size, generator=generator, device=device, dtype=torch.float64)
-        t = 1 + ((stratum + place) / batch_size * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
+    def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
+        stratum = torch.randperm(batch_size, generator=generator, device=generator.device)
+        t = self._spread((stratum + _uniform(batch_size, generator)) / batch_size)
+        return t, _ones(t)
+
+
+class NormalTimesteps(TimestepSampler):
+    """log(σ_t/α_t) ~ N(mean, std²), cut to t in [1, T], w = 1: the density weighs the loss, as in the papers.
+
+    Where α = 1, σ is log-normal: EDM, mean −1.2 and std 1.2 (Karras et al. 2022, table 1). On the straight path, where α = 1 − u
+    and σ = u, u is logit-normal, since logit(u) = log(u/(1 − u)): mean 0 and std 1 for Stable Diffusion 3 (Esser et al. 2024,
+    section 3.1). On any schedule, log SNR ~ N(−2·mean, (2·std)²). Real t where the schedule takes it; elsewhere the nearest step
+    in log SNR.
+    """
+
+    weighs_by_density = True
+
+    def __init__(self, schedule: Schedule, mean: Number, std: Number) -> None:
+        super().__init__(schedule.num_timesteps, real=schedule.takes_real_t)
+        if not std > 0:
+            raise ValueError(f"timesteps.std={std}: it is a standard deviation, above 0")
+        self.process, self.mean, self.std = GaussianDiffusion(schedule), mean, std
+        log_ratio = -self.process.log_snr(torch.tensor([1, schedule.num_timesteps])) / 2
+        z = (log_ratio - mean) / std
+        self.ends, self.shares = z.tolist(), torch.special.ndtr(z).tolist()
+        if not self.shares[0] < self.shares[1]:
+            first, last = log_ratio.tolist()
+            raise ValueError(
+                f"timesteps.mean={mean} and timesteps.std={std} leave nothing between log(σ/α) = {first:.3g} and {last:.3g}, the "
+                "ends of the schedule"
+            )
+
+    def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
+        low, high = self.shares
+        z = torch.special.ndtri(low + (high - low) * _uniform(batch_size, generator)).clamp(*self.ends)
+        t = self.process.times_at(-2 * (self.mean + self.std * z))
         return t, _ones(t)
 
 
@@ -102,5 +152,9 @@ class LossAwareTimesteps(TimestepSampler):
         self.counts.copy_(counts)
 
 
-def _ones(t: Steps) -> PerSample:
+def _uniform(batch_size: int, generator: Generator) -> PerSample:
+    return torch.rand(batch_size, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def _ones(t: Times) -> PerSample:
     return torch.ones(len(t), dtype=torch.float64, device=t.device)

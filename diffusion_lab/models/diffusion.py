@@ -75,6 +75,17 @@ class DiffusionModel(GenerativeModel):
                 f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
                 "gradient; use objective=hybrid or objective=vlb, or variance=fixed"
             )
+        if timesteps.real and not schedule.takes_real_t:
+            raise ValueError(
+                f"timesteps.real=true: {type(schedule).__name__} is a table over whole t; use timesteps.real=false, or "
+                "schedule=log_snr, rectified or edm"
+            )
+        if objective.sums_over_steps and (timesteps.real or timesteps.weighs_by_density):
+            raise ValueError(
+                f"objective {type(objective).__name__} holds a sum over the steps of the chain, and timesteps "
+                f"{type(timesteps).__name__} {'weighs' if timesteps.weighs_by_density else 'draws t between'} them; use "
+                "timesteps=stratified timesteps.real=false, or objective=simple with variance=fixed_large"
+            )
         if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
             raise ValueError(
                 f"guidance {type(guidance).__name__} asks the network with and without a label, and this model is not trained for "
@@ -233,8 +244,8 @@ class DiffusionModel(GenerativeModel):
         return kind
 
     def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, however t was drawn."""
-        quarter = (t - 1) * 4 // self.process.num_timesteps
+        """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
+        quarter = ((t - 1) * 4 // self.process.num_timesteps).long()
         sums, weights = (
             torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
             for summand in (w * loss, w.to(loss.dtype))

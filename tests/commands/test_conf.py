@@ -78,12 +78,13 @@ def test_a_spacing_ends_at_the_last_step(name):
     assert (kept.diff() > 0).all()
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "rectified"])
 @pytest.mark.parametrize("name", choices("timesteps"))
-def test_a_timestep_sampler_is_unbiased_before_it_has_learned(name):
-    sampler = instantiate(composed(f"timesteps={name}", "schedule.num_timesteps=10").timesteps)
+def test_a_timestep_sampler_draws_t_of_the_chain_with_weight_one_before_it_has_learned(name, schedule):
+    sampler = instantiate(composed(f"timesteps={name}", f"schedule={schedule}", "schedule.num_timesteps=10").timesteps)
     t, w = sampler(1000, torch.Generator().manual_seed(0))
-    assert int(t.min()) >= 1
-    assert int(t.max()) <= 10
+    assert t.is_floating_point() == sampler.real
+    assert 1 <= float(t.min()) <= float(t.max()) <= 10
     torch.testing.assert_close(w, torch.ones_like(w))
 
 

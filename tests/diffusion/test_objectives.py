@@ -6,6 +6,8 @@ from torch import nn
 
 from diffusion_lab.diffusion import (
     CosineSchedule,
+    EDMSchedule,
+    ErrorOf,
     FixedLarge,
     FixedSmall,
     GaussianDiffusion,
@@ -14,11 +16,15 @@ from diffusion_lab.diffusion import (
     LinearSchedule,
     LossAwareTimesteps,
     MinSNR,
+    PredictEDM,
+    PredictFlow,
     PredictNoise,
     PredictStart,
     PredictVelocity,
+    RectifiedSchedule,
     ReverseProcess,
     SampleNoise,
+    SigmoidWeighting,
     Simple,
     StratifiedTimesteps,
     UniformTimesteps,
@@ -190,6 +196,44 @@ def test_min_snr_of_a_noise_network_is_one_where_there_is_more_noise_than_gamma(
     weight = MinSNR(gamma=5.0).weight(process, PredictNoise(), torch.tensor([1, 100]))
     assert float(weight[0]) == pytest.approx(5 / float(process.snr(torch.tensor([1]))))
     assert float(weight[1]) == 1.0
+
+
+def test_edms_weighting_is_its_lambda_and_one_for_its_own_prediction():
+    process, t = GaussianDiffusion(EDMSchedule(100)), torch.linspace(1, 100, 30, dtype=torch.float64)
+    sigma, weighting = process.noise(t), ErrorOf(PredictEDM(0.5))
+    expected = (sigma.square() + 0.25) / (0.5 * sigma).square()
+    torch.testing.assert_close(weighting.weight(process, PredictStart(), t), expected)
+    torch.testing.assert_close(weighting.weight(process, PredictEDM(0.5), t), torch.ones_like(sigma))
+
+
+def test_the_sigmoid_weighting_is_on_the_error_of_eps():
+    process, t = GaussianDiffusion(LinearSchedule(100)), torch.arange(1, 101)
+    weight = SigmoidWeighting(bias=2.0).weight(process, PredictNoise(), t)
+    torch.testing.assert_close(weight, 1 / (1 + (process.log_snr(t) - 2).exp()))
+
+
+EVERY_PREDICTION = [PredictNoise(), PredictStart(), PredictVelocity(), PredictFlow(), PredictEDM(0.7)]
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(20), RectifiedSchedule(20), EDMSchedule(20)], ids=str)
+@pytest.mark.parametrize("weighting", [MinSNR(), SigmoidWeighting(), ErrorOf(PredictEDM())], ids=str)
+def test_networks_that_say_the_same_in_other_words_have_the_same_weighted_loss(weighting, schedule):
+    """At whole and at real t: the network knows x_0 up to the same error and states it as what is asked of it."""
+    process = GaussianDiffusion(schedule)
+    x_0, whole, eps = batch()
+    for t in [whole, whole.double().clamp(max=19) + 0.3] if schedule.takes_real_t else [whole]:
+        guess = x_0 + 0.1 * x_0.roll(1, 0)
+        x_t = process.q_sample(x_0, t, eps)
+        signal, noise = (part[:, None] for part in process.pair(t))
+        implied = (x_t - signal * guess) / noise
+        losses = []
+        for prediction in EVERY_PREDICTION:
+            said = prediction.target(process, guess, implied, t)
+            reverse = ReverseProcess(lambda image, timesteps, y, said=said: said, prediction, FixedSmall())
+            losses.append(Simple(weighting)(process, reverse, x_0, t, eps)["loss"])
+        expected = weighting.of_x_0(process, t) * (guess - x_0).square().mean(dim=1)
+        for loss in losses:
+            torch.testing.assert_close(loss, expected)
 
 
 def test_what_objectives_say_of_themselves():

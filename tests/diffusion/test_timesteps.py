@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from diffusion_lab.diffusion import LossAwareTimesteps, StratifiedTimesteps, UniformTimesteps
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    GaussianDiffusion,
+    LogSNRSchedule,
+    LossAwareTimesteps,
+    NormalTimesteps,
+    RectifiedSchedule,
+    StratifiedTimesteps,
+    UniformTimesteps,
+)
 
 SAMPLERS = [UniformTimesteps, StratifiedTimesteps, LossAwareTimesteps]
 
@@ -88,3 +98,73 @@ def test_a_loss_that_is_not_finite_is_not_remembered():
     before = sampler.probabilities
     sampler.update(torch.tensor([1, 2]), torch.tensor([torch.nan, torch.inf]))
     assert torch.equal(sampler.probabilities, before)
+
+
+@pytest.mark.parametrize("kind", [UniformTimesteps, StratifiedTimesteps], ids=lambda k: k.__name__)
+def test_real_t_is_uniform_between_1_and_t(kind):
+    t, w = kind(7, real=True)(20_000, generator())
+    assert t.dtype == torch.float64
+    assert (w == 1).all()
+    shares = (t - 1) / 6
+    assert 0 <= float(shares.min()) < 1e-3
+    assert 1 - 1e-3 < float(shares.max()) <= 1
+    quantiles = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    torch.testing.assert_close(shares.quantile(quantiles), quantiles, rtol=0, atol=0.015)
+
+
+def of_truncated_normal(low, high, mean, std, share):
+    """The quantile of N(mean, std²) between two ends."""
+    normal = torch.distributions.Normal(torch.tensor(mean).double(), std)
+    below, above = normal.cdf(torch.tensor([low, high]).double())
+    return normal.icdf(below + (above - below) * share)
+
+
+SHARES = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "mean", "std"),
+    [
+        (EDMSchedule(1000), -1.2, 1.2),
+        (EDMSchedule(1000, sigma_min=0.1, sigma_max=2.0), -1.2, 1.2),  # cut at both ends
+        (RectifiedSchedule(1000), 0.0, 1.0),
+        (LogSNRSchedule(50), 0.5, 2.0),
+    ],
+    ids=str,
+)
+def test_the_noise_to_signal_ratio_is_log_normal_between_the_ends_of_the_schedule(schedule, mean, std):
+    t, w = NormalTimesteps(schedule, mean, std)(20_000, generator())
+    assert t.dtype == torch.float64
+    assert (w == 1).all()
+    assert 1 <= float(t.min()) < float(t.max()) <= schedule.num_timesteps
+    process = GaussianDiffusion(schedule)
+    low, high = (-process.log_snr(torch.tensor([1, schedule.num_timesteps])) / 2).tolist()
+    drawn = (-process.log_snr(t) / 2).quantile(SHARES)
+    torch.testing.assert_close(drawn, of_truncated_normal(low, high, mean, std, SHARES), rtol=0, atol=0.05 * std)
+
+
+def test_on_the_straight_path_u_is_logit_normal():
+    schedule = RectifiedSchedule(1000, log_snr_min=-20.0)
+    t, _ = NormalTimesteps(schedule, mean=0.0, std=1.0)(20_000, generator())
+    logit = GaussianDiffusion(schedule).noise(t).logit()
+    assert float(logit.mean()) == pytest.approx(0, abs=0.03)
+    assert float(logit.std()) == pytest.approx(1, abs=0.03)
+
+
+def test_on_whole_t_each_step_is_as_likely_as_its_share_of_log_snr():
+    schedule = CosineSchedule(30)
+    sampler = NormalTimesteps(schedule, mean=0.0, std=1.0)
+    t, _ = sampler(50_000, generator())
+    assert t.dtype == torch.int64
+    log_ratio = -GaussianDiffusion(schedule).log_snr(torch.arange(1, 31)) / 2
+    edges = torch.distributions.Normal(0.0, 1.0).cdf((log_ratio[1:] + log_ratio[:-1]) / 2)
+    expected = torch.cat([edges[:1], edges.diff(), 1 - edges[-1:]])
+    counts = torch.bincount(t, minlength=31)[1:] / len(t)
+    torch.testing.assert_close(counts.double(), expected, rtol=0, atol=0.01)
+
+
+def test_a_density_that_misses_the_schedule_is_refused():
+    with pytest.raises(ValueError, match=r"timesteps.mean=50 and timesteps.std=1.0 leave nothing between"):
+        NormalTimesteps(EDMSchedule(100), mean=50, std=1.0)
+    with pytest.raises(ValueError, match=r"timesteps.std=0: "):
+        NormalTimesteps(EDMSchedule(100), mean=0, std=0)

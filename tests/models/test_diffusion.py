@@ -15,12 +15,16 @@ from diffusion_lab.diffusion import (
     GaussianDiffusion,
     Hybrid,
     LearnedRange,
+    LogSNRSchedule,
     LossAwareTimesteps,
+    NormalTimesteps,
     PredictNoise,
+    RectifiedSchedule,
     Simple,
     StratifiedTimesteps,
     Unguided,
     UniformTimesteps,
+    VariationalBound,
 )
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
@@ -38,6 +42,7 @@ def model(
     num_classes=None,
     guidance=None,
     label_dropout=0.1,
+    schedule=None,
 ):
     torch.manual_seed(0)
 
@@ -56,7 +61,7 @@ def model(
         SHAPE,
         17,
         num_classes,
-        CosineSchedule(30),
+        schedule or CosineSchedule(30),
         network,
         PredictNoise(),
         variance or LearnedRange(),
@@ -181,6 +186,43 @@ def test_the_same_bound_with_fewer_terms_says_what_each_stands_for():
     assert likelihood.curve["bits_per_dim"].shape == (4, 6)
     assert likelihood.curve["t"][0] == 1
     assert (likelihood.curve["t"].diff() > 0).all()
+
+
+REAL = [
+    NormalTimesteps(RectifiedSchedule(30), mean=0.0, std=1.0),
+    UniformTimesteps(30, real=True),
+    StratifiedTimesteps(30, real=True),
+]
+
+
+@pytest.mark.parametrize("timesteps", REAL, ids=lambda sampler: type(sampler).__name__)
+def test_training_at_real_t_shows_the_network_real_timesteps_and_its_quarters_add_up(timesteps):
+    diffusion = model(FixedLarge(), Simple(), timesteps, schedule=RectifiedSchedule(30))
+    seen, network = [], diffusion.network.forward
+    diffusion.network.forward = lambda x_t, shown, y: (seen.append(shown), network(x_t, shown, y))[1]
+    out = step(diffusion, digits(16))
+    assert torch.equal(seen[0], out["t"] - 1)
+    assert bool((out["t"] % 1 != 0).any())
+    out["loss"].backward()
+    total, weight = (sum(part[i] for part in out["sums"].values()) for i in (0, 1))
+    assert float(weight) == 16
+    torch.testing.assert_close(total / weight, out["loss"].detach().double())
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "objective", "schedule", "message"),
+    [
+        (NormalTimesteps(CosineSchedule(30), 0.0, 1.0), Hybrid(17), None, "weighs them; use timesteps=stratified"),
+        (UniformTimesteps(30, real=True), VariationalBound(17), LogSNRSchedule(30), "draws t between them; use"),
+        (StratifiedTimesteps(30, real=True), Simple(), None, "is a table over whole t; use timesteps.real=false"),
+    ],
+    ids=["density", "sum over steps", "table"],
+)
+def test_timesteps_that_an_objective_or_a_schedule_cannot_take_are_refused_in_one_sentence(
+    timesteps, objective, schedule, message
+):
+    with pytest.raises(ValueError, match=message):
+        model(FixedLarge(), objective, timesteps, schedule=schedule)
 
 
 def test_a_pair_that_cannot_work_is_refused_with_the_fix():
