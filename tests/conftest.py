@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
 
 # The theory, the networks, the data and a trained model through the commands.
-QUICK = ("diffusion/", "baselines/", "networks/", "data/", "commands/test_trained.py")
+QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/", "tests/commands/test_trained.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -19,10 +18,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return 0 if all(path.is_file() for path in named) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        if path.startswith(QUICK) and item.get_closest_marker("thorough") is None:
+        if item.nodeid.startswith(QUICK) and item.get_closest_marker("thorough") is None:
             item.add_marker("quick")
 
 

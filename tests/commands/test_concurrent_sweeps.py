@@ -4,10 +4,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -20,24 +17,22 @@ OPTIONS = [*TINY, f"trainer.max_steps={STEPS}", "callbacks.checkpoint.every_n_st
 
 
 @pytest.fixture
-def sweep(tmp_path):
-    """sweep("option=value", …) -> a running `diffusion-lab train -m` in the test's folder; killed when the test ends."""
+def sweep(tmp_path, zygote):
+    """sweep("option=value", …) -> a running `diffusion-lab train -m` in a folder of its own, whose outputs all share."""
     started = []
 
     def start(*options):
-        command = [Path(sys.executable).parent / "diffusion-lab", "train", "-m", *OPTIONS, *options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (tmp_path / f"sweep_{len(started)}.txt").open("w") as log:
-            started.append(
-                subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            )
+        folder = tmp_path / f"sweep_{len(started)}"
+        folder.mkdir()
+        shared = f"outputs={tmp_path / 'outputs'}"
+        started.append(zygote.start(folder, "train", "-m", *OPTIONS, *options, shared))
         return started[-1]
 
     yield start
     for process in started:
         if process.poll() is None:
-            process.kill()
-            process.wait()
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
 
 
 def models(folder):
@@ -71,8 +66,9 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
     first, second = sweep("seed=1,2"), sweep("seed=2,1")
     wait_for(lambda: at_work(tmp_path, first.pid) and at_work(tmp_path, second.pid), "both sweeps at work")
     first.send_signal(signal.SIGKILL)
-    first.wait()
-    assert second.wait(timeout=200) == 0, (tmp_path / "sweep_1.txt").read_text()
+    first.communicate()
+    _, err = second.communicate()
+    assert second.returncode == 0, err
 
     assert len(models(tmp_path)) == 2
     for model in models(tmp_path):
@@ -84,8 +80,10 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
     assert trained.count("going on from") == 1
     assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 2
 
-    assert sweep("seed=1,2").wait(timeout=200) == 0
-    assert "2 models: 0 to train, 2 reused" in (tmp_path / "sweep_2.txt").read_text()
+    third = sweep("seed=1,2")
+    out, err = third.communicate()
+    assert third.returncode == 0, err
+    assert "2 models: 0 to train, 2 reused" in out
 
 
 @pytest.mark.thorough
@@ -93,8 +91,9 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
 def test_a_killed_worker_costs_the_sweep_nothing_else(tmp_path, sweep):
     running = sweep("seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     os.kill(wait_for(lambda: at_work(tmp_path), "a worker at work"), signal.SIGKILL)
-    running.wait(timeout=400)
+    running.communicate()
     again = sweep("seed=1,2,3")
-    assert again.wait(timeout=400) == 0
+    _, err = again.communicate()
+    assert again.returncode == 0, err
     assert len(models(tmp_path)) == 3
     assert all((model / "training.json").is_file() for model in models(tmp_path))
