@@ -1,7 +1,5 @@
 """Contracts over every yaml of a group: a new choice is tested the moment it exists."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -221,6 +219,7 @@ def test_large_networks_learn_at_a_smaller_rate_and_the_user_has_the_last_word(f
     assert composed(f"model={family}", f"network={family}/64x64", "optimizer.lr=0.5").optimizer.lr == 0.5
 
 
-def test_every_yaml_says_what_it_is():
-    for path in Path(CONF).rglob("*.yaml"):
-        assert "# " in path.read_text(), path
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_a_yaml_begins_with_what_it_is_or_explains_its_options(path):
+    comments = [line.partition("# ")[2] for line in path.read_text().splitlines() if "# " in line]
+    assert [words for words in comments if not words.startswith("@package")]
