@@ -131,7 +131,13 @@ def test_an_experiment_composes(name):
 
 @pytest.mark.parametrize(
     ("name", "size", "halves", "published"),
-    [("ddpm_cifar10", 32, 1, 35.7), ("improved_ddpm_cifar10", 32, 2, 50), ("improved_ddpm_imagenet64", 64, 2, 120)],
+    [
+        ("ddpm_cifar10", 32, 1, 35.7),
+        ("improved_ddpm_cifar10", 32, 2, 50),
+        ("improved_ddpm_imagenet64", 64, 2, 120),
+        ("edm_cifar10", 32, 1, 55.7),
+        ("flow_matching_cifar10", 32, 1, 35.7),
+    ],
 )
 def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, published):
     cfg = composed(f"experiment={name}")
@@ -144,6 +150,21 @@ def test_the_papers_networks_have_about_as_many_parameters(name, size, halves, p
 
 def test_the_users_word_beats_the_experiments():
     assert instantiate(composed("experiment=ddpm_digits", "schedule=cosine").schedule).max_beta == 0.999
+
+
+def test_a_sampler_of_another_lineage_fits_an_experiment():
+    for name, other in (("edm_digits", "ddpm"), ("flow_matching_cifar10", "ddpm"), ("vdm_digits", "heun")):
+        assert instantiate(composed(f"experiment={name}", f"sampler={other}").sampler) is not None
+
+
+def test_edm_samples_in_the_published_35_evaluations_from_the_published_noise():
+    cfg = composed("experiment=edm_cifar10")
+    process, sampler = GaussianDiffusion(instantiate(cfg.schedule)), instantiate(cfg.sampler)
+    chain = process.respace(sampler.spacing(process))
+    assert len(sampler.looks(chain.num_timesteps)) == 35
+    i = torch.arange(18, dtype=torch.float64)
+    sigma = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
+    torch.testing.assert_close(chain.noise(torch.arange(18, 0, -1)), sigma)
 
 
 def test_an_experiment_may_ask_for_a_conditional_model():
