@@ -1,34 +1,52 @@
-"""Every pair among schedules, predictions and samplers trains, samples and scores on points, or is refused in one sentence."""
+"""Every pair among schedules, predictions and samplers trains, samples and scores on points, or is refused in one sentence; so does
+every pair of what shapes training alone.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import product
+from typing import Any
+
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 
+from ..pairs import pairs
 from .test_conf import choices, composed
 
-SCHEDULES, PREDICTIONS, SAMPLERS = choices("schedule"), choices("prediction"), choices("sampler")
+SCHEDULES, PREDICTIONS, SAMPLERS = (
+    [f"{group}={name}" for name in choices(group)] for group in ("schedule", "prediction", "sampler")
+)
+TIMESTEPS = [f"timesteps={name}" for name in choices("timesteps")]
+TIMESTEPS += ["timesteps=uniform timesteps.real=true", "timesteps=stratified timesteps.real=true"]
+TABLES = ["schedule=cosine", "schedule=linear", "schedule=sigmoid"]
+OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")] + ["objective=vlb"]
 
 
-def combinations() -> list[tuple[str, str, str]]:
-    """Few triples that hold every pair: the next one is that with the most pairs that are still missing."""
-    triples = [(a, b, c) for a in SCHEDULES for b in PREDICTIONS for c in SAMPLERS]
-    pairs = {triple: {(i, j, triple[i], triple[j]) for i in range(3) for j in range(i)} for triple in triples}
-    missing, chosen = set().union(*pairs.values()), []
-    while missing:
-        chosen.append(max(triples, key=lambda triple: len(pairs[triple] & missing)))
-        missing -= pairs[chosen[-1]]
-    return chosen
+@cache
+def plain(*options: str) -> dict[str, Any]:
+    """A config in plain containers, its references as they stand."""
+    return OmegaConf.to_container(composed("data=gaussian", *options), resolve=False)
 
 
-def built(schedule: str, prediction: str, sampler: str, *options: str) -> DiffusionModel:
-    named = [f"schedule={schedule}", f"prediction={prediction}", f"sampler={sampler}", "schedule.num_timesteps=40"]
-    steps = [] if sampler == "ddpm" else ["sampler.spacing.num_steps=4"]
-    cfg = composed("data=gaussian", *named, *steps, *options)
+def built(*options: str) -> DiffusionModel:
+    """`group=choice`, or `group.option=value`. Each choice is composed once."""
+    chosen = [option.split("=") for option in options]
+    cfg = OmegaConf.create(
+        plain() | {group: plain(f"{group}={choice}")[group] for group, choice in chosen if "." not in group}
+    )
+    cfg.schedule.num_timesteps = 40
+    if "num_steps" in cfg.sampler.spacing:
+        cfg.sampler.spacing.num_steps = 4
+    for name, value in chosen:
+        if "." in name:
+            OmegaConf.update(cfg, name, yaml.safe_load(value))
     cfg.facts = {**cfg.facts, "shape": [2], "channels": 2, "size": 2, "num_levels": None, "bounded": False}
     torch.manual_seed(0)
     parts = {name: instantiate(cfg[name]) for name in ("schedule", "prediction", "variance", "objective", "sampler")}
@@ -47,17 +65,23 @@ def built(schedule: str, prediction: str, sampler: str, *options: str) -> Diffus
     )
 
 
-@pytest.mark.parametrize(("schedule", "prediction", "sampler"), combinations())
-def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
-    model = built(schedule, prediction, sampler, "variance=fixed_small", "objective=vlb")
+def trained(model: DiffusionModel, x_0: torch.Tensor) -> DiffusionModel:
+    """After two steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    x_0 = 0.5 * torch.randn(32, 2)
     for step in range(2):
-        t, w = model.timesteps(32, torch.Generator().manual_seed(step))
-        terms = model.objective(model.process, model.reverse, x_0, t, torch.randn(32, 2))
+        t, w = model.timesteps(len(x_0), torch.Generator().manual_seed(step))
+        terms = model.objective(model.process, model.reverse, x_0, t, torch.randn_like(x_0))
         (w * terms["loss"]).mean().backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
         optimizer.step()
         optimizer.zero_grad()
+    return model
+
+
+@pytest.mark.parametrize(("schedule", "prediction", "sampler"), pairs(list(product(SCHEDULES, PREDICTIONS, SAMPLERS))))
+def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
+    x_0 = 0.5 * torch.randn(32, 2)
+    model = trained(built(schedule, prediction, sampler, "variance=fixed_small", "objective=vlb"), x_0)
     with torch.no_grad():
         samples = model.sample(torch.arange(6), seed=0)
         likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
@@ -68,12 +92,31 @@ def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
     assert model.nfe == len(looks)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "timesteps", "objective"),
+    pairs(list(product(SCHEDULES, PREDICTIONS, TIMESTEPS, OBJECTIVES))),
+)
+def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
+    schedule, prediction, timesteps, objective
+):
+    options = [schedule, prediction, "variance=fixed_small", *timesteps.split(), *objective.split()]
+    if "real=true" in timesteps and schedule in TABLES:
+        refusal = r"^timesteps.real=true: \w+ is a table over whole t; use .*$"
+    elif objective == "objective=vlb" and ("real=true" in timesteps or "normal" in timesteps):
+        refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
+    else:
+        trained(built(*options), 0.5 * torch.randn(32, 2))
+        return
+    with pytest.raises(ValueError, match=refusal):
+        built(*options)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_learned_range_is_trained_or_refused_in_one_sentence(schedule):
-    if schedule in ("rectified", "edm"):
+    if schedule in ("schedule=rectified", "schedule=edm"):
         with pytest.raises(
             ValueError, match=r"^variance LearnedRange needs .* use variance=fixed_small objective=simple$"
         ):
-            built(schedule, "velocity", "strided", "variance=learned")
+            built(schedule, "variance=learned", "objective=hybrid")
     else:
-        assert built(schedule, "velocity", "strided", "variance=learned").reverse.variance.outputs_per_channel == 1
+        assert built(schedule, "variance=learned", "objective=hybrid").reverse.variance.outputs_per_channel == 1
