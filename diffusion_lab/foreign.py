@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
+_LARGEST_JSON = 2**26
 _DEEPEST = 32  # levels of nesting
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a run's name is longer than its model's
 
@@ -17,12 +19,21 @@ class RunError(RuntimeError):
     """Something under outputs/ is missing or broken; the message is one sentence that names it."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises RunError if the file is missing, or is not a JSON object of finite numbers."""
+def read_bytes(path: Path, most: int) -> bytes:
+    """Raises RunError if there is no such file, or if it has more than `most` bytes."""
     if not path.is_file():  # nor a pipe, which nobody may ever write into
         raise RunError(f"there is no {path}")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise RunError(f"{path} is too large: it may have {most / 2**20:g} MiB")
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises RunError if the file is missing, or is not a JSON object of finite numbers."""
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_finite, parse_float=_finite)
+        content = json.loads(read_bytes(path, _LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # also what is not UTF-8
         raise RunError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -162,6 +162,11 @@ class ModelDirectory(Directory):
         """Whether a training anew is in place, and the command that asked for it has more to do."""
         return self.retraining._mark.is_file()
 
+    @property
+    def is_retraining(self) -> bool:
+        """Whether a training anew has begun and has not finished; somebody may be at it or not."""
+        return (self.retraining.path / "config.yaml").is_file() and not self._is_replaced
+
     def end_retraining(self) -> None:
         """The command that asked for a training anew has done all it had to; the next one that asks begins another."""
         folder = self.retraining.path

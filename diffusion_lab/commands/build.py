@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.commands.guiding import classifier_identity
+from diffusion_lab.commands.limits import REFERENCE
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
     SCORING_GROUPS,
@@ -75,10 +76,22 @@ def build_model(cfg: DictConfig) -> TrainableModel:
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config in plain containers. `model` keeps its references to the groups, which stand beside it."""
+    """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
+
+    Other interpolations are resolved there too: the environment may be another one when the config is read.
+    """
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    resolved["model"] = OmegaConf.to_container(cfg.model, resolve=False)
+    resolved["model"] = _with_references(OmegaConf.to_container(cfg.model, resolve=False), resolved["model"])
     return resolved
+
+
+def _with_references(node: Any, resolved: Any) -> Any:
+    """`resolved`, but for plain references that `node` has in these places."""
+    if isinstance(node, dict):
+        return {key: _with_references(child, resolved[key]) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_with_references(*pair) for pair in zip(node, resolved, strict=True)]
+    return node if isinstance(node, str) and REFERENCE.fullmatch(node) else resolved
 
 
 def training_fingerprint(cfg: DictConfig, data: DataModule) -> str:

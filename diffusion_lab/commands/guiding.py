@@ -10,7 +10,7 @@ from typing import Any
 from yaml import YAMLError
 
 from diffusion_lab.fingerprints import named_in
-from diffusion_lab.foreign import RunError, inside
+from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.sweeps.choices import read_yaml
 
@@ -26,7 +26,7 @@ def classifier_identity(classifier: str) -> dict[str, Any]:
     training = directory.read_training()
     weights = directory.weight_files()[suited_weights(directory.weight_names, training["steps"])]
     try:
-        parts = read_yaml(inside(directory.path, directory.config).read_bytes())
+        parts = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
     except (OSError, YAMLError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not isinstance(parts, dict):

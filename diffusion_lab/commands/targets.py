@@ -21,6 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra._internal.utils import _locate  # what Hydra itself finds a target with
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.commands.limits import REFERENCE, check_sizes, check_unfolded
 from diffusion_lab.foreign import RunError, printable
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
@@ -46,7 +47,6 @@ _HARMLESS = (
     "torch.optim",
     *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization")),
 )
-_REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 
 
@@ -66,9 +66,11 @@ class Place:
 def check_values(config: DictConfig, file: Path) -> None:
     """RunError, naming the key, if a config as it stands in `file` holds more than plain values, references and targets.
 
-    So resolving it asks nobody but itself, and none of its keys or values can become another option.
+    So resolving it asks nobody but itself and stays small, and none of its keys or values can become another option.
     """
-    _check_values(OmegaConf.to_container(config, resolve=False), "", file)
+    plain = OmegaConf.to_container(config, resolve=False)
+    _check_values(plain, "", file)
+    check_unfolded(plain, file)
 
 
 def _check_values(node: Any, prefix: str, file: Path) -> None:
@@ -78,7 +80,7 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
             raise RunError(f"{file}: {printable(key)} is not an option that a file may set")
         if isinstance(child, dict | list):
             _check_values(child, f"{key}.", file)
-        elif isinstance(child, str) and "${" in child and (name == "_target_" or not _REFERENCE.fullmatch(child)):
+        elif isinstance(child, str) and "${" in child and (name == "_target_" or not REFERENCE.fullmatch(child)):
             raise RunError(
                 f"{file}: {key}={printable(child)} is not built, because a file may refer to its own values only, as ${{a.b}}"
             )
@@ -94,6 +96,7 @@ def checked(config: DictConfig, file: Path, trusted: frozenset[str] = frozenset(
         plain = OmegaConf.to_container(config, resolve=True)
     except RecursionError:
         raise RunError(f"{file} is not a config: its references lead in a circle") from None
+    check_sizes(plain, file)
     own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
     check = _Check(file, own, trusted)
     for group, kind in BUILT.items():

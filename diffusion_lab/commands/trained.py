@@ -15,9 +15,10 @@ from yaml import YAMLError
 
 from diffusion_lab.commands.app import CONF
 from diffusion_lab.commands.build import build_data, variance_matters
+from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.targets import check_values, checked, targets
-from diffusion_lab.foreign import inside
+from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
 from diffusion_lab.sweeps.choices import read_yaml
 
@@ -88,7 +89,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
     try:
-        plain = read_yaml(inside(directory.path, directory.config).read_bytes())
+        plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
         config = OmegaConf.create(plain if isinstance(plain, dict) else {})
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
@@ -99,11 +100,14 @@ def load_config(directory: ModelDirectory) -> DictConfig:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
     check_values(config, directory.config)
     loaded = _checked(config, directory)
-    for part in ("data", "features"):
-        if part in loaded and "download" in loaded[part]:
-            loaded[
-                part
-            ].download = False  # a file does not fetch: what it was trained on is there, or the user asks for it
+    # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
+    for part, option, value in (
+        ("data", "download", False),
+        ("features", "download", False),
+        ("features", "path", None),
+    ):
+        if loaded.get(part) is not None and option in loaded[part]:
+            loaded[part][option] = value
     loaded.model = config.model
     return loaded
 
@@ -178,8 +182,10 @@ def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:
     """The model of a config that `checked` returned. RunError if its parts do not fit each other, whatever goes wrong."""
+    weights = directory.weight_files()["raw"]
     try:
-        return instantiate(saved.model)
+        with no_larger_than(weights):
+            return instantiate(saved.model)
     except InstantiationException as error:
         if mistake_in_job(error) is not None:
             raise

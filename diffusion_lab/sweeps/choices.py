@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.fingerprints import TRAINING_EXCLUDED
-from diffusion_lab.foreign import RunError, inside, printable
+from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _SCORING = {"sampler", "guidance", "sampling", "evaluation", "features"}
@@ -62,7 +62,7 @@ def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]
 def _flat_config(path: Path, unread: list[str]) -> dict[str, str]:
     """Dotted option -> value as text; a group's own class under the group's name."""
     try:
-        config = read_yaml(inside(path.parent, path).read_bytes())
+        config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
         return dict(_leaves(config, "")) if isinstance(config, Mapping) else {}
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")

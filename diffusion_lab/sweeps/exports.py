@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -13,6 +14,7 @@ from diffusion_lab.sweeps.cells import Gathered
 from diffusion_lab.sweeps.layout import NONE, Column, Entry, columns, seeds_of, short_names
 from diffusion_lab.sweeps.measures import LOW, Measure
 from diffusion_lab.sweeps.notes import has_floor, notes
+from diffusion_lab.sweeps.row_plots import is_number
 from diffusion_lab.sweeps.table import Group, Table
 
 _TEX = {
@@ -47,7 +49,7 @@ def cell_csv(gathered: Gathered) -> str:
         }
         for cell in gathered.cells
     ]
-    return pd.DataFrame(lines).to_csv(index=False)
+    return _csv(lines)
 
 
 def row_csv(table: Table) -> str:
@@ -67,7 +69,19 @@ def row_csv(table: Table) -> str:
                         f"{measure.name}_best": (row.number, measure.name) in group.marked,
                     }
             lines.append(line)
-    return pd.DataFrame(lines).to_csv(index=False)
+    return _csv(lines)
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Text that a spreadsheet would take for a formula begins with an apostrophe, which makes it text."""
+
+    def safe(value: Any) -> Any:
+        formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not is_number(value)
+        return f"'{value}" if formula else value
+
+    return pd.DataFrame([{safe(name): safe(value) for name, value in line.items()} for line in lines]).to_csv(
+        index=False
+    )
 
 
 def markdown(table: Table) -> str:

@@ -39,6 +39,7 @@ _STYLE = {
     "axes.grid": True,
     "grid.linewidth": 0.4,
     "grid.alpha": 0.35,
+    "text.parse_math": False,  # names may hold a $
 }
 _MOST_IN_LEGEND = 12
 _MANY = 30  # points of a line that are not marked one by one

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from diffusion_lab.runs import ModelDirectory, SweepDirectory, run_directory
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
-from diffusion_lab.sweeps.plan import Job, PlannedCell, plan
+from diffusion_lab.sweeps.plan import MODEL, Job, PlannedCell, plan
 
 QUEUED, REQUEUED = "queued", "requeued"
 _WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # in Slurm's words
@@ -109,6 +109,8 @@ def _standing(job: Job, in_queue: str | None, model_failed: str | None, cancelle
         pass
     elif in_queue in _WAITS:
         state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
+    elif state in (FAILED, INTERRUPTED) and job.what == MODEL and ModelDirectory(job.folder).is_retraining:
+        reason = f"training anew: {reason}; the model from before is still there"
     elif job.result.is_file():
         state, reason = DONE, ""
     elif in_queue is not None:

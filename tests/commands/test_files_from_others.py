@@ -6,6 +6,7 @@ The tables below list every door that was tried. `pytest -s tests/commands/test_
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -144,6 +145,7 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
+NETWORK = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional/config.yaml").network)
 GUIDANCE = {
     "_target_": "diffusion_lab.commands.classifier.TrainedClassifierGuidance",
     "scale": 1.0,
@@ -232,6 +234,14 @@ SAMPLE = {
         "is not a config",
     ),
     "a reference to nothing": (config("model.sampler", "${nothing}"), "is not a config"),
+    "references that unfold to more than memory": (
+        lambda f: edit(f, "facts", {"a0": 1} | {f"a{i}": [f"${{facts.a{i - 1}}}"] * 10 for i in range(1, 40)}),
+        "its references unfold to more than 20,000 values",
+    ),
+    "references through references": (
+        lambda f: edit(f, "facts", {"a0": {"k": 1}} | {f"a{i}": f"${{facts.a{i - 1}.k}}" for i in range(1, 40)}),
+        "leads through another reference",
+    ),
     # ---- keys and values that become options
     "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
     "a key that is an option": (written("sampler: {'x=1 hydra.run.dir': harm}"), NO_OPTION),
@@ -252,6 +262,10 @@ SAMPLE = {
         "is not a config",
     ),
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has aliases"),
+    "a config without end": (
+        lambda f: os.truncate(f / "config.yaml", 2**40),
+        "config.yaml is too large: it may have 0.25 MiB",
+    ),
     "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
     "a config of something else": (file("config.yaml", b"a: 1"), "is not the config of a model"),
@@ -279,6 +293,21 @@ SAMPLE = {
     "weights of another model": (foreign, NO_WEIGHTS),
     "weights of other shapes": (misshapen, NO_WEIGHTS),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
+    # ---- sizes
+    "a network of more than memory": (
+        config("network", NETWORK | {"base_channels": 2**12}),
+        "the model has many more parameters than stranger/raw.safetensors",
+    ),
+    "a network of layers without end": (
+        config("network", NETWORK | {"num_res_blocks": 2**26}),
+        "the model has many more parameters than stranger/raw.safetensors",
+    ),
+    "a process of steps without end": (
+        config("schedule.num_timesteps", 10**12),
+        "model.schedule.num_timesteps=1000000000000 is too large",
+    ),
+    "an image of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not the shape of an image"),
+    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "is not the shape of an image"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
     "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
@@ -416,6 +445,30 @@ def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, s
     assert not (lab.folder / "harm").exists()
 
 
+def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path):
+    """The path is left out, so what is asked for is the published file in its own place; the user may name another."""
+    inception = "diffusion_lab.evaluation.inception.InceptionFeatures"
+    edit(stranger, "features", {"_target_": inception, "path": "secret/raw.safetensors", "download": True})
+    choice("inception", "features")(stranger)
+    code, _, err = lab("evaluate", "model_dir=stranger")
+    assert code == 1
+    assert "features=inception need the file" in err
+    assert "secret" not in err
+    assert "secret/config.yaml is not" in lab("evaluate", "model_dir=stranger", "features.path=secret/config.yaml")[2]
+
+
+def test_what_the_environment_said_in_training_is_said_in_the_file(lab, monkeypatch):
+    """The user's own interpolations are resolved when a model is trained: it loads in another environment, and in no other way."""
+    monkeypatch.setenv("EMBEDDED", "0.125")
+    lab.given("train", *TINY, *STRIDED, "score=false", "model.label_dropout='${oc.decode:${oc.env:EMBEDDED}}'")
+    monkeypatch.delenv("EMBEDDED")
+    config = OmegaConf.to_container(OmegaConf.load(newest_model(lab.folder / "outputs").config), resolve=False)
+    assert config["model"]["label_dropout"] == 0.125
+    assert config["model"]["network"] == "${network}"
+    code, _, err = lab("sample", "num_images=2")
+    assert code == 0, err
+
+
 # ---- runs and sweeps: report, status
 
 RUN, MODEL = "digits-diffusion-cosinelearned1-learned", "digits-diffusion-cosinelearned1"
@@ -532,6 +585,8 @@ def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeyp
     (lab.folder / "gs").chmod(0o755)
     (first / "samples.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     link("samples.png", "../../../secret/samples.png")(theirs / "runs" / RUN)
+    sweep_json("cells", 1, "choices", "schedule", to="=1+$\\frac{x$")(theirs)
+    sweep_json("axes", "schedule", to=[MARKUP + STEERING, "=1+$\\frac{x$"])(theirs)
     log = theirs / "models" / MODEL / "metrics.csv"
     log.write_text("step,train/../../../harm,train/mse\n1,1.0,1.0\n2,1.0,inf\n3,1.0,0.5\n")
     code, out, err = lab("report", "theirs/sweeps/test", "to=page")
@@ -541,6 +596,9 @@ def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeyp
     assert '"src":"data:image' not in page  # neither picture
     assert all(line.startswith("%") for line in tex.splitlines() if "input" in line)
     assert not {"\x1b", "\x07", "\u202e"} & set(out + page + tex)
+    formulas = [text for file in (lab.folder / "page").glob("*.csv") for text in re.split("[,\n]", file.read_text())]
+    assert any("=1+" in text for text in formulas)
+    assert not any(text.strip('"').startswith("=") for text in formulas)
     assert not list(lab.folder.rglob("*harm*"))
 
     run = theirs / "runs" / RUN

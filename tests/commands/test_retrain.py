@@ -128,6 +128,22 @@ def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
     assert steps(model.metrics_csv) == list(range(1, 25))
 
 
+def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
+    """Though the model from before is there."""
+    options = [*UNSCORED, "seed=1"]
+    lab.given("train", "-m", *options)
+    stop_at(4)
+    assert lab("train", *options, "retrain=true")[0] != 0
+    code, out, err = lab("status", "watch=false")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("model ")]
+    assert "done" not in line
+    assert "training anew: " in " ".join(out.split())
+    code, out, err = lab("train", *options, "retrain=true")
+    assert code == 0, err
+    assert "models: 1 done" in lab("status", "watch=false")[1]
+
+
 def test_a_sweep_that_trains_anew_goes_on_too(lab, stop_at):
     options = ["-m", *UNSCORED, "seed=1,2"]
     assert lab("train", *options)[0] == 0
