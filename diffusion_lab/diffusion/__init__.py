@@ -4,7 +4,8 @@ schedules    how fast does the signal decay?                     α_t, σ_t
 process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_s|x_t, x_0)
 predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
-objectives   what is a good network?                             L_simple, L_hybrid, L_vlb
+decoders     which data does the last step mean?                 p(x_0|x_1)
+objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
 guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y), steered
 samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
 solvers      how do we take a long one?                          an equation, solved to a higher order
@@ -13,6 +14,7 @@ interpolation, denoising, inpainting: what else one trained model draws
 
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
+from .decoders import Decoder, GaussianDecoder, LevelDecoder
 from .denoising import denoise_from
 from .gaussian import Gaussian
 from .guidance import ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided
@@ -20,6 +22,7 @@ from .inpainting import inpaint
 from .interpolation import interpolate, slerp
 from .noise import SampleNoise, derive_seed
 from .objectives import (
+    ContinuousBound,
     ErrorOf,
     Hybrid,
     MinSNR,
@@ -46,7 +49,14 @@ from .schedules import (
 )
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
-from .timesteps import LossAwareTimesteps, NormalTimesteps, StratifiedTimesteps, TimestepSampler, UniformTimesteps
+from .timesteps import (
+    LossAwareTimesteps,
+    LowDiscrepancyTimesteps,
+    NormalTimesteps,
+    StratifiedTimesteps,
+    TimestepSampler,
+    UniformTimesteps,
+)
 from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
 
 __all__ = [
@@ -57,9 +67,11 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "Clipping",
+    "ContinuousBound",
     "CosineSchedule",
     "DDIMSampler",
     "DPMSolverSampler",
+    "Decoder",
     "DynamicThreshold",
     "EDMSchedule",
     "ErrorOf",
@@ -67,6 +79,7 @@ __all__ = [
     "FixedLarge",
     "FixedSmall",
     "Gaussian",
+    "GaussianDecoder",
     "GaussianDiffusion",
     "Guidance",
     "GuidedReverse",
@@ -75,10 +88,12 @@ __all__ = [
     "IPNDMSampler",
     "KarrasSpacing",
     "LearnedRange",
+    "LevelDecoder",
     "LinearSchedule",
     "LogSNRSchedule",
     "LogSNRSpacing",
     "LossAwareTimesteps",
+    "LowDiscrepancyTimesteps",
     "MinSNR",
     "NoClipping",
     "NormalTimesteps",

@@ -3,7 +3,7 @@
     −log p_θ(x_0) ≤ L_T + Σ_{t=2}^{T} L_{t−1} + L_0
         L_T     = KL(q(x_T|x_0) ‖ p(x_T))                          no parameters
         L_{t−1} = E_q KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t))    two Gaussians: closed form
-        L_0     = E_q[−log p_θ(x_0|x_1)]                           discretized Gaussian, or a density for continuous data
+        L_0     = E_q[−log p(x_0|x_1)]                             a decoder: a mass over levels, or a density
 
 All in bits per dimension; p(x_T) = N(0, prior_std²·I). Of a respaced process it is the bound of the strided chain, whose L_0 is
 that chain's first step.
@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from .decoders import GAUSSIAN, Decoder
 from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
@@ -62,6 +63,7 @@ def variational_bound(
     num_draws: int = 1,
     noise: SampleNoise | None = None,
     max_terms: int | None = None,
+    decoder: Decoder = GAUSSIAN,
 ) -> Bound:
     """−log₂ p_θ(x_0) ≤ E[bits_per_dim]·D, D the number of dimensions (Ho et al. 2020, eq. 5).
 
@@ -70,15 +72,17 @@ def variational_bound(
 
     Parameters
     ----------
-    num_levels: grey levels of the data, for the discretized L_0; None for a density (continuous data), which may be negative.
+    num_levels: grey levels of the data, for a mass in L_0; None for a density (continuous data), which may be negative.
     num_draws: noise draws a term; with 2 or more, `standard_error` is known.
     noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed.
     max_terms: visit at most so many steps. L_0 always; the others fall into max_terms − 1 runs of neighbours, one step is drawn
         from each, a sample, and stands for its run: unbiased, and the terms' smoothness in t makes it precise.
+    decoder: p(x_0|x_1) of L_0.
     """
     noise = fresh_noise(len(x_0), x_0.device) if noise is None else noise
     columns = [
-        _draw_terms(process, reverse, x_0, y, num_levels, noise.fork(draw), max_terms) for draw in range(num_draws)
+        _draw_terms(process, reverse, x_0, y, num_levels, noise.fork(draw), max_terms, decoder)
+        for draw in range(num_draws)
     ]
     t, weights, terms, x_0_mse, eps_mse = (torch.stack(part) for part in zip(*columns, strict=True))
     totals = (terms * weights[:, None, :]).sum(dim=-1)
@@ -96,7 +100,13 @@ def variational_bound(
 
 
 def bound_term(
-    process: GaussianDiffusion, distribution: Gaussian, x_0: Images, x_t: Images, t: Steps, num_levels: int | None
+    process: GaussianDiffusion,
+    distribution: Gaussian,
+    x_0: Images,
+    x_t: Images,
+    t: Steps,
+    num_levels: int | None,
+    decoder: Decoder = GAUSSIAN,
 ) -> PerSample:
     """L_{t−1} at one x_t, (B,) bits per dimension: L_0 where t = 1, a KL divergence elsewhere (Ho et al. 2020, eq. 5).
 
@@ -106,10 +116,8 @@ def bound_term(
     (first,) = torch.nonzero(t == 1, as_tuple=True)
     if len(first):
         log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
-        decoder = Gaussian(distribution.mean[first], log_variance[first])
-        log_prob = (
-            decoder.log_prob(x_0[first]) if num_levels is None else decoder.discretized_log_prob(x_0[first], num_levels)
-        )
+        last_step = Gaussian(distribution.mean[first], log_variance[first])
+        log_prob = decoder.log_prob(process, lambda: last_step, x_0[first], x_t[first], num_levels)
         term = term.index_put((first,), -bits_per_dim(log_prob))
     return term
 
@@ -127,6 +135,7 @@ def _draw_terms(
     num_levels: int | None,
     noise: SampleNoise,
     max_terms: int | None,
+    decoder: Decoder,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(t, weights, terms, x_0_mse, eps_mse) of one noise draw, every step from its own x_t ~ q(x_t|x_0)."""
     t, weights = _visits(process.num_timesteps, max_terms, noise)
@@ -135,7 +144,7 @@ def _draw_terms(
         eps, here = noise(column + 1, x_0), process.at(t_j)
         x_t = here.q_sample(x_0, t_j, eps)
         step = reverse(here, x_t, t_j, y)
-        terms.append(bound_term(here, step.distribution, x_0, x_t, t_j, num_levels))
+        terms.append(bound_term(here, step.distribution, x_0, x_t, t_j, num_levels, decoder))
         x_0_mse.append((step.x_0 - x_0).square().double().flatten(1).mean(dim=1))
         eps_mse.append((step.eps - eps).square().double().flatten(1).mean(dim=1))
     return t, weights, torch.stack(terms, 1), torch.stack(x_0_mse, 1), torch.stack(eps_mse, 1)

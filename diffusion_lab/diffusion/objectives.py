@@ -1,20 +1,23 @@
-"""What is a good network? L_simple, L_hybrid and L_vlb, and how L_simple weighs the steps.
+"""What is a good network? L_simple, L_hybrid, L_vlb and its limit L_∞, and how L_simple weighs the steps.
 
     L_simple = E_t w(t)·‖target − output‖²/D          mean square a dimension         Ho et al. 2020, eq. 14
     L_vlb    = E_t T·L_{t−1}                          the bound, a *sum* over t       eq. 5, in bits per dimension
     L_hybrid = L_simple + 0.001·L_vlb                 Nichol & Dhariwal 2021, eq. 16
+    L_∞      = ∫ −½·dSNR/dt·‖x_0 − x̂_0‖² dt           L_vlb of infinitely many steps    Kingma et al. 2021, VDM, eq. 18
 
-Objectives look at what the network says, before any clipping of x̂_0. L_simple takes any t; a bound is a sum over the steps of a
-chain, so its t are whole.
+Objectives look at what the network says, before any clipping of x̂_0. L_simple takes any t; L_vlb is a sum over the steps of a
+chain, so its t are whole; L_∞ is an integral, so its t are real.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from .bound import bound_term
+from .bound import bits_per_dim, bound_term
+from .decoders import GAUSSIAN, LEVELS, Decoder
 from .gaussian import Gaussian
 from .predictions import Prediction
 from .process import GaussianDiffusion
@@ -96,10 +99,12 @@ class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
     `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: its mean over
-    uniform whole t is what it is, so t is whole and the weights undo p(t). `term_names`: the keys of the terms.
+    uniform whole t is what it is, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
+    `term_names`: the keys of the terms.
     """
 
     sums_over_steps: ClassVar[bool] = False
+    integrates_over_t: ClassVar[bool] = False
     reads_variance: ClassVar[bool]
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
@@ -137,11 +142,13 @@ class Hybrid(Objective):
     ----------
     num_levels: grey levels of the data (L_0); None for continuous data.
     vlb_weight: λ.
+    decoder: p(x_0|x_1) of L_0.
     """
 
     num_levels: int | None = 256
     vlb_weight: float = 0.001
     weighting: Weighting = Unweighted()
+    decoder: Decoder = GAUSSIAN
     sums_over_steps = True
     reads_variance = True
     trains_variance = True
@@ -154,7 +161,7 @@ class Hybrid(Objective):
         x_t, step = _look(process, reverse, x_0, t, eps, y)
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
-        vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels)
+        vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels, self.decoder)
         loss = self.weighting.weight(process, reverse.prediction, t) * mse + self.vlb_weight * vlb
         return {"mse": mse, "vlb": vlb, "loss": loss}
 
@@ -164,6 +171,7 @@ class VariationalBound(Objective):
     """L_vlb, training μ_θ and Σ_θ: T·L_{t−1}, so that its mean over uniform t is the bound without L_T (Ho et al. 2020, eq. 5)."""
 
     num_levels: int | None = 256
+    decoder: Decoder = GAUSSIAN
     sums_over_steps = True
     reads_variance = True
     trains_variance = True
@@ -174,9 +182,56 @@ class VariationalBound(Objective):
     ) -> Terms:
         process = process.at(t)
         x_t, step = _look(process, reverse, x_0, t, eps, y)
-        vlb = process.num_timesteps * bound_term(process, step.distribution, x_0, x_t, t, self.num_levels)
+        term = bound_term(process, step.distribution, x_0, x_t, t, self.num_levels, self.decoder)
+        vlb = process.num_timesteps * term
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb}
+
+
+@dataclass(frozen=True)
+class ContinuousBound(Objective):
+    """L_∞ + L_0: its mean over uniform real t in [1, T] is the bound of infinitely many steps, without L_T.
+
+        L_∞ = (T − 1)·E_t −½·(d log SNR/dt)·SNR·‖x_0 − x̂_0‖²
+
+    (Kingma et al. 2021, VDM, eq. 18; SNR·‖x_0 − x̂_0‖² = ‖ε − ε̂‖², whatever the network predicts.) By t → SNR it depends on the
+    schedule through the two ends alone (section 5.1). In so many steps every fixed variance is the right one, so Σ_θ is in L_0 at
+    most. L_0 is taken at t = 1 with the same ε: without the network by LevelDecoder; GaussianDecoder looks a second time.
+    """
+
+    num_levels: int | None = 256
+    decoder: Decoder = LEVELS
+    integrates_over_t = True
+    trains_variance = False
+    term_names = ("mse", "vlb", "loss")
+
+    @property
+    def reads_variance(self) -> bool:
+        return self.decoder.reads_reverse
+
+    def __call__(
+        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
+    ) -> Terms:
+        if not t.is_floating_point():
+            raise ValueError("ContinuousBound is an integral over real t, and these t are whole")
+        output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
+        mse = _mean_square_error(process, reverse, output, x_0, t, eps)
+        of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
+        steps = (process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse / math.log(2)
+        vlb = steps + self._last_step(process, reverse.without_clipping(), x_0, eps, y)
+        return {"mse": mse.detach(), "vlb": vlb, "loss": vlb}
+
+    def _last_step(
+        self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels
+    ) -> PerSample:
+        """L_0, (B,) bits per dimension."""
+        first = torch.ones(len(x_0), dtype=torch.int64, device=x_0.device)
+        x_1 = process.q_sample(x_0, first, eps)
+        return -bits_per_dim(
+            self.decoder.log_prob(
+                process, lambda: reverse(process, x_1, first, y).distribution, x_0, x_1, self.num_levels
+            )
+        )
 
 
 def _look(

@@ -149,6 +149,12 @@ class GaussianDiffusion:
         """2·log(α_t/σ_t)."""
         return self.snr(t).log()
 
+    def log_snr_slope(self, t: Times) -> PerSample:
+        """d log SNR/dt < 0 at real t."""
+        with torch.inference_mode(False), torch.enable_grad():
+            t = t.clone().requires_grad_()
+            return torch.autograd.grad(self.log_snr(t).sum(), t)[0]
+
     def beta(self, t: Steps) -> PerSample:
         """β_t = σ²_ts, which is 1 − ᾱ_t/ᾱ_s where ᾱ + σ² = 1, t in 1 … num_timesteps."""
         return self._row(t).beta

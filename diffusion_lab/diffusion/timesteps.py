@@ -41,7 +41,7 @@ class TimestepSampler(nn.Module, ABC):
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
         """(t int64 (B,), or float64 where `real`; w float64 (B,)), on the generator's device."""
 
-    def _spread(self, share: PerSample) -> Times:
+    def spread(self, share: PerSample) -> Times:
         """Uniform shares in [0, 1) -> uniform t."""
         if self.real:
             return 1 + share * (self.num_timesteps - 1)
@@ -53,7 +53,7 @@ class UniformTimesteps(TimestepSampler):
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
         if self.real:
-            t = self._spread(_uniform(batch_size, generator))
+            t = self.spread(_uniform(batch_size, generator))
         else:
             t = torch.randint(1, self.num_timesteps + 1, (batch_size,), generator=generator, device=generator.device)
         return t, _ones(t)
@@ -67,7 +67,20 @@ class StratifiedTimesteps(TimestepSampler):
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
         stratum = torch.randperm(batch_size, generator=generator, device=generator.device)
-        t = self._spread((stratum + _uniform(batch_size, generator)) / batch_size)
+        t = self.spread((stratum + _uniform(batch_size, generator)) / batch_size)
+        return t, _ones(t)
+
+
+class LowDiscrepancyTimesteps(TimestepSampler):
+    """(u + i/B) mod 1, i = 0 … B − 1, of one uniform u, spread over the chain in random order, w = 1
+    (Kingma et al. 2021, VDM, appendix I.1).
+
+    Each t is uniform by itself, and a batch is an even grid: it differs from the next by one number only.
+    """
+
+    def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
+        place = torch.randperm(batch_size, generator=generator, device=generator.device)
+        t = self.spread((_uniform(1, generator) + place / batch_size) % 1)
         return t, _ones(t)
 
 

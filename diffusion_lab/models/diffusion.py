@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion import (
     Clipping,
     DDIMSampler,
+    Decoder,
     EvenSpacing,
+    GaussianDecoder,
     GaussianDiffusion,
     Guidance,
     Objective,
@@ -46,6 +48,7 @@ class DiffusionModel(GenerativeModel):
     network: given out_channels and num_classes, builds the network.
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
+    decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
 
@@ -66,6 +69,7 @@ class DiffusionModel(GenerativeModel):
         clip_x_0: bool | Clipping,
         label_dropout: float,
         seed: int,
+        decoder: Decoder | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_dropout <= 1:
@@ -74,6 +78,16 @@ class DiffusionModel(GenerativeModel):
             raise ValueError(
                 f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
                 "gradient; use objective=hybrid or objective=vlb, or variance=fixed"
+            )
+        if objective.integrates_over_t and not schedule.takes_real_t:
+            raise ValueError(
+                f"objective {type(objective).__name__} is an integral over real t, and {type(schedule).__name__} is a table over "
+                "whole t; use schedule=log_snr, rectified or edm, or objective=vlb"
+            )
+        if objective.integrates_over_t and (not timesteps.real or timesteps.weighs_by_density):
+            raise ValueError(
+                f"objective {type(objective).__name__} is an integral over real t, and timesteps {type(timesteps).__name__} "
+                f"{'weighs' if timesteps.weighs_by_density else 'draws whole'} t; use timesteps=low_discrepancy"
             )
         if timesteps.real and not schedule.takes_real_t:
             raise ValueError(
@@ -101,7 +115,7 @@ class DiffusionModel(GenerativeModel):
         self.network = network(out_channels=channels, num_classes=num_classes)
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
-        self.objective = objective
+        self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.timesteps = timesteps
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
@@ -127,7 +141,7 @@ class DiffusionModel(GenerativeModel):
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image; given its class, with y."""
-        t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
+        t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         told = y if self.reverse.null_class is not None else None
         return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
 
@@ -200,7 +214,14 @@ class DiffusionModel(GenerativeModel):
         chain = self._chain
         noise = SampleNoise(derive_seed(seed, _BOUND), indices)
         bound = variational_bound(
-            chain, self.guided, x_0, y, num_levels=self.num_levels, noise=noise, max_terms=max_terms
+            chain,
+            self.guided,
+            x_0,
+            y,
+            num_levels=self.num_levels,
+            noise=noise,
+            max_terms=max_terms,
+            decoder=self.decoder,
         )
         ends = bound.weights.cumsum(0)
         return Likelihood(
@@ -223,6 +244,7 @@ class DiffusionModel(GenerativeModel):
             "schedule": repr(self.process.schedule),
             "prediction": repr(self.reverse.prediction),
             "variance": repr(self.reverse.variance),
+            "decoder": repr(self.decoder),
             "sampler": repr(self.sampler),
             "guidance": repr(self.guided.guidance),
             "conditional": self.reverse.null_class is not None,
@@ -230,7 +252,7 @@ class DiffusionModel(GenerativeModel):
         }
 
     def sampling_protocol(self) -> dict[str, Any]:
-        unread = set() if self.sampler.reads_variance else {"variance"}
+        unread = {"decoder"} if self.sampler.reads_variance else {"decoder", "variance"}
         return {name: fact for name, fact in self.protocol().items() if name not in unread}
 
     def _bound_kind(self, num_steps: int, labelled: bool) -> str:

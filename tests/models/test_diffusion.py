@@ -7,6 +7,7 @@ from diffusion_lab.diffusion import (
     AncestralSampler,
     ClassifierFree,
     ClassifierGuidance,
+    ContinuousBound,
     CosineSchedule,
     DDIMSampler,
     EvenSpacing,
@@ -15,11 +16,14 @@ from diffusion_lab.diffusion import (
     GaussianDiffusion,
     Hybrid,
     LearnedRange,
+    LevelDecoder,
     LogSNRSchedule,
     LossAwareTimesteps,
+    LowDiscrepancyTimesteps,
     NormalTimesteps,
     PredictNoise,
     RectifiedSchedule,
+    SampleNoise,
     Simple,
     StratifiedTimesteps,
     Unguided,
@@ -43,6 +47,7 @@ def model(
     guidance=None,
     label_dropout=0.1,
     schedule=None,
+    decoder=None,
 ):
     torch.manual_seed(0)
 
@@ -73,6 +78,7 @@ def model(
         clip_x_0=True,
         label_dropout=label_dropout,
         seed=seed,
+        decoder=decoder,
     ).eval()
 
 
@@ -209,14 +215,63 @@ def test_training_at_real_t_shows_the_network_real_timesteps_and_its_quarters_ad
     torch.testing.assert_close(total / weight, out["loss"].detach().double())
 
 
+def test_the_continuous_bound_trains_at_real_t_and_its_held_out_value_is_at_real_t_too():
+    objective = ContinuousBound(17)
+    diffusion = model(
+        FixedLarge(), objective, LowDiscrepancyTimesteps(30, real=True), schedule=LogSNRSchedule(30, 7.0, -5.0)
+    )
+    out = step(diffusion, digits(16))
+    out["loss"].backward()
+    assert out["loss"].isfinite()
+    assert set(out["terms"]) == set(diffusion.term_names)
+    with torch.inference_mode():
+        held_out = diffusion.held_out_terms(digits(16), None, SampleNoise(0, torch.arange(16)))
+    assert held_out["loss"].isfinite().all()
+
+
+def test_what_scores_takes_the_last_step_from_the_decoder_of_the_model():
+    x_0 = digits(4)
+    gaussian, levels = (
+        model(decoder=decoder).likelihood(x_0, None, 0, torch.arange(4), None).parts
+        for decoder in (None, LevelDecoder())
+    )
+    torch.testing.assert_close(gaussian["steps"], levels["steps"])
+    assert not torch.allclose(gaussian["decoder"], levels["decoder"])
+
+
 @pytest.mark.parametrize(
     ("timesteps", "objective", "schedule", "message"),
     [
         (NormalTimesteps(CosineSchedule(30), 0.0, 1.0), Hybrid(17), None, "weighs them; use timesteps=stratified"),
         (UniformTimesteps(30, real=True), VariationalBound(17), LogSNRSchedule(30), "draws t between them; use"),
         (StratifiedTimesteps(30, real=True), Simple(), None, "is a table over whole t; use timesteps.real=false"),
+        (
+            LowDiscrepancyTimesteps(30, real=True),
+            ContinuousBound(17),
+            None,
+            "table over whole t; use schedule=log_snr, rec",
+        ),
+        (
+            StratifiedTimesteps(30),
+            ContinuousBound(17),
+            LogSNRSchedule(30),
+            "draws whole t; use timesteps=low_discrepancy",
+        ),
+        (
+            NormalTimesteps(LogSNRSchedule(30), 0.0, 1.0),
+            ContinuousBound(17),
+            LogSNRSchedule(30),
+            "weighs t; use timesteps=low",
+        ),
     ],
-    ids=["density", "sum over steps", "table"],
+    ids=[
+        "density",
+        "sum over steps",
+        "table",
+        "integral over a table",
+        "integral over whole t",
+        "integral over a density",
+    ],
 )
 def test_timesteps_that_an_objective_or_a_schedule_cannot_take_are_refused_in_one_sentence(
     timesteps, objective, schedule, message
