@@ -41,6 +41,7 @@ THEORY = [
     "clipping",
     "reverse",
     "noise",
+    "decoders",
     "bound",
 ]
 THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers", "solvers"]
