@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
-SCORING_GROUPS = ("sampler", "guidance", "sampling", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features")
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -137,11 +137,11 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
             f"{directory.training} is of another version of diffusion_lab: it has no {' and no '.join(sorted(missing))}"
         )
     of_the_file = frozenset(targets(OmegaConf.to_container(saved)))
+    if cfg.get("variance") is not None:
+        _swap_variance(saved, cfg.variance, directory)
     for group in SCORING_GROUPS:
         if group in cfg and group in saved:
             saved[group] = cfg[group]
-    if cfg.get("variance") is not None:
-        _swap_variance(saved, cfg.variance, directory)
     saved.logger = cfg.get("logger")  # a file sends nothing anywhere
     for option, value in cfg.data.items():
         if value is not None:

@@ -12,7 +12,7 @@ from diffusion_lab.fingerprints import TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_SCORING = {"sampler", "guidance", "sampling", "evaluation", "features"}
+_SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features"}
 _IGNORED = (TRAINING_EXCLUDED - _SCORING) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 

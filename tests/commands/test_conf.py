@@ -52,6 +52,15 @@ def test_a_variance_brings_an_objective_that_can_train_it(name):
         assert type(instantiate(composed(f"variance={name}", "objective=vlb").objective)).__name__ == "VariationalBound"
 
 
+@pytest.mark.parametrize("decoder", [[], ["decoder=gaussian"]], ids=str)
+def test_the_continuous_bound_brings_its_decoder_and_its_timesteps_and_the_user_still_wins(decoder):
+    cfg = composed("objective=vlb_continuous", "variance=fixed", *decoder)
+    objective = instantiate(cfg.objective)
+    assert type(objective.decoder).__name__ == ("GaussianDecoder" if decoder else "LevelDecoder")
+    assert objective.decoder == instantiate(cfg.decoder)
+    assert instantiate(cfg.timesteps).real
+
+
 def test_fixed_is_an_alias_of_fixed_large():
     assert instantiate(composed("variance=fixed").variance) == instantiate(composed("variance=fixed_large").variance)
 
@@ -87,7 +96,7 @@ def test_a_timestep_sampler_draws_t_of_the_chain_with_weight_one_before_it_has_l
 
 
 @pytest.mark.parametrize(
-    "group", ["prediction", "objective", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"]
+    "group", ["prediction", "objective", "decoder", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"]
 )
 def test_every_choice_can_be_built(group):
     for name in choices(group):

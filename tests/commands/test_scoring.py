@@ -45,6 +45,21 @@ def test_variances_that_the_sampler_does_not_read_share_samples(lab):
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
 
 
+def test_decoders_share_a_model_whose_objective_has_no_last_step_and_its_samples(lab):
+    options = [*TINY, *STRIDED, "variance=fixed_small"]
+    lab.given("train", *options)
+    outputs = lab.folder / "outputs"
+    drawn = {path: path.stat().st_mtime_ns for path in shards(outputs)}
+    code, _, err = lab("evaluate", "decoder=levels")
+    assert code == 0, err
+    assert lab("train", *options, "decoder=levels")[0] == 0  # the same model, and the same score
+    assert {path: path.stat().st_mtime_ns for path in shards(outputs)} == drawn
+    one, other = scores(outputs)
+    assert {score["protocol"]["model"]["decoder"] for score in (one, other)} == {"GaussianDecoder()", "LevelDecoder()"}
+    assert one["values"]["fd_pixels"] == other["values"]["fd_pixels"]
+    assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
+
+
 def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab):
     """kill -9 in the middle of the samples, then the same command."""
     lab.given("train", *TINY, *STRIDED)
