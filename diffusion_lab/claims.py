@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 import uuid
 from contextlib import suppress
@@ -59,8 +60,9 @@ def newest(folder: Path) -> Claim:
             return Claim()
         file = _file(folder, number)
         try:
-            beat = file.stat().st_mtime_ns
-            said = file.read_bytes()
+            there = file.stat()
+            beat = there.st_mtime_ns
+            said = file.read_bytes() if stat.S_ISREG(there.st_mode) else b""  # a pipe may have no writer
         except PermissionError:  # of another user, who keeps it to himself
             return Claim(number, None, False, beat)
         except FileNotFoundError:
@@ -70,7 +72,7 @@ def newest(folder: Path) -> Claim:
             if found is None:
                 return Claim(number, None, True, beat)
             return Claim(number, Holder(**{**found, "process": Process(**found["process"])}), False, beat)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return Claim(number, None, False, beat)  # it is being written, or its writer died over it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names belo
 _TRAINING = {"steps": int, "seconds": int | float, "images": int, "fingerprint": str, "flops": int | float}
 _ALWAYS = ("steps", "seconds", "images")
 _LARGEST = 2**63
+_MOST_NUMBERS = 2**24  # of an image
 
 
 def is_weights(name: str) -> bool:
@@ -36,6 +38,19 @@ def wrong_in_choices(content: Mapping[str, Any]) -> str | None:
         named = option is None or (isinstance(option, str) and _CHOICE.fullmatch(option))
         if not (named and _CHOICE.fullmatch(group)):
             return f"{printable(group)}={printable(str(option))} is not the choice of an option"
+    return None
+
+
+def wrong_in_facts(content: Mapping[str, Any]) -> str | None:
+    """Of the data set, as the facts in config.yaml state it. What they do not say is not wrong."""
+    shape = content.get("shape", [1])
+    sides = isinstance(shape, list) and len(shape) in (1, 3) and all(type(side) is int and side > 0 for side in shape)
+    if not sides or math.prod(shape) > _MOST_NUMBERS:
+        return f"facts.shape={shape} is not the shape of an image of at most {_MOST_NUMBERS:,} numbers"
+    for name, least, most in (("num_levels", 2, 256), ("num_classes", 1, _MOST_NUMBERS)):
+        value = content.get(name)
+        if value is not None and not (type(value) is int and least <= value <= most):
+            return f"facts.{name}={value} is not a number from {least} to {most:,}"
     return None
 
 

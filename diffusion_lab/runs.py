@@ -118,7 +118,8 @@ class ModelDirectory(Directory):
     def weight_names(self) -> list[str]:
         """Names of the weights that lie here, sorted."""
         folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
-        names = {file.name.removesuffix(".safetensors") for path in folders for file in path.glob("*.safetensors")}
+        files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
+        names = {file.name.removesuffix(".safetensors") for file in files}
         return sorted(filter(is_weights, names))
 
     def weight_files(self) -> dict[str, Path]:

@@ -107,6 +107,8 @@ class Module:
             self._read_one(statement, whole or statement)
 
     def _read_one(self, statement: ast.AST, whole: ast.stmt) -> None:
+        if not isinstance(statement, DEFINITIONS):
+            self._bind((node.target.id for node in ast.walk(statement) if isinstance(node, ast.NamedExpr)), whole)
         match statement:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 self._bind([statement.name], whole)
@@ -118,7 +120,7 @@ class Module:
                         self.aliases.setdefault(name, []).append(alias)
             case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
                 self._read(statement.orelse, whole)
-            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):  # not when it is imported
+            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"), ops=[ast.Eq()])):  # not when it is imported
                 self._read(statement.orelse, whole)
             case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While() | ast.ExceptHandler():
                 self._bind(filter(None, _targets(statement)), whole)
@@ -164,6 +166,11 @@ class _Reader(ast.NodeVisitor):
             own = below.id in ("self", "cls")
         if own:
             self.uses.own.add(chain[-1])
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        imports = (part for part in node.body if isinstance(part, _IMPORTS))  # each makes an attribute of the class
+        self.uses.chains |= {(name,) for part in imports for name, _ in _bindings(part, self._package)}
+        self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         self.uses.aliases |= {name: alias for name, alias in _bindings(node, self._package) if name != "*"}

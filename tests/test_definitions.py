@@ -142,6 +142,10 @@ def test_a_helper_counts_by_what_is_used_of_it(code):
         "def scale(t):\n    from pack.inner import scale as inner\n    return inner(t)",
         "def scale(t):\n    import pack.inner\n    return pack.inner.scale(t)",
         "if True:\n    from helper import scale\nelse:\n    scale = None",
+        "if __name__ != '__main__':\n    from helper import scale",
+        "import helper\nother = (scale := helper.scale)",
+        "import helper\nif scale := helper.scale:\n    pass",
+        "class Scale:\n    from helper import scale\n\n\nscale = Scale.scale",
     ],
 )
 def test_every_way_to_a_helper_is_followed(code, use):

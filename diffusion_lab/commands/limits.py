@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.contents import wrong_in_facts
 from diffusion_lab.foreign import RunError
 
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
-_MOST_NUMBERS = 2**24  # of an image
-_LARGEST = 2**26  # of an integer that a model is built with, other than a seed
+_LARGEST = 2**26  # of an integer that a model or a score is made with, other than a seed
 
 
 def check_unfolded(config: dict[str, Any], file: Path) -> None:
@@ -32,14 +32,13 @@ def check_unfolded(config: dict[str, Any], file: Path) -> None:
 
 
 def check_sizes(config: dict[str, Any], file: Path) -> None:
-    """RunError for an image or for an option of `model`, all resolved, that is larger than a model can use."""
-    shape = (config.get("facts") or {}).get("shape")
-    sides = shape if isinstance(shape, list) and all(type(side) is int and side > 0 for side in shape) else None
-    if shape is not None and (sides is None or math.prod(sides) > _MOST_NUMBERS):
-        raise RunError(f"{file}: facts.shape={shape} is not the shape of an image of at most {_MOST_NUMBERS:,} numbers")
-    for key, value in _integers(config.get("model"), "model"):
+    """RunError for facts that no data set has, and for an option of a model or a score that is too large to use; all resolved."""
+    wrong = wrong_in_facts(config.get("facts") or {})
+    if wrong:
+        raise RunError(f"{file}: {wrong}")
+    for key, value in (found for part in ("model", "evaluation") for found in _integers(config.get(part), part)):
         if abs(value) > _LARGEST and not key.endswith("seed"):
-            raise RunError(f"{file}: {key}={value} is too large: a model is built with numbers of at most {_LARGEST:,}")
+            raise RunError(f"{file}: {key}={value} is too large: a model or a score is made with at most {_LARGEST:,}")
 
 
 @contextmanager

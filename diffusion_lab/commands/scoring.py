@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,6 +133,14 @@ def _score(
             scores = score(model, data, features, settings, cache, identity, progress, cost, flops, anew=again)
     if scores is None:
         return  # rank 0 has them
+    columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
+    numbers = {name: [value] for name, value in scores.values.items()} | columns
+    lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
+    if lost:
+        raise MistakeError(
+            f"{directory.path} cannot be scored, because {lost[0]} is not finite: did its training diverge? Train it "
+            "with a smaller optimizer.lr"
+        )
     write_whole(run.samples_png, png(picture(scores.samples[:64], model.num_levels)))
     if scores.interpolation is not None:
         ways = picture(scores.interpolation, model.num_levels, columns=PATH_IMAGES)

@@ -47,6 +47,7 @@ _HARMLESS = (
     "torch.optim",
     *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization")),
 )
+_LARGEST = 2**64  # a seed is smaller
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 
 
@@ -80,6 +81,10 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
             raise RunError(f"{file}: {printable(key)} is not an option that a file may set")
         if isinstance(child, dict | list):
             _check_values(child, f"{key}.", file)
+        elif not isinstance(child, str | int | float | None):
+            raise RunError(f"{file}: {key} is not a text, a number, true, false or null")
+        elif isinstance(child, int) and abs(child) >= _LARGEST:
+            raise RunError(f"{file}: {key} is a number beyond all that an option takes")
         elif isinstance(child, str) and "${" in child and (name == "_target_" or not REFERENCE.fullmatch(child)):
             raise RunError(
                 f"{file}: {key}={printable(child)} is not built, because a file may refer to its own values only, as ${{a.b}}"

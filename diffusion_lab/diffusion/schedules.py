@@ -39,8 +39,10 @@ class Schedule(ABC):
     num_timesteps: int
 
     def __post_init__(self) -> None:
-        if self.num_timesteps < 1:
-            raise ValueError(f"num_timesteps = {self.num_timesteps}: a diffusion process needs at least one step")
+        if not isinstance(self.num_timesteps, int) or self.num_timesteps < 1:
+            raise ValueError(
+                f"num_timesteps = {self.num_timesteps}: a diffusion process has a whole number of steps, at least one"
+            )
 
     @abstractmethod
     def alpha_bar(self) -> Table:

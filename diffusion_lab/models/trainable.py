@@ -113,6 +113,9 @@ class TrainableModel(LightningModule):
         for name, path in files.items():
             try:
                 tensors = load_file(path)
+                broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
+                if broken:
+                    raise ValueError(f"{broken[0]} is not a number")
                 if name == RAW:
                     self.load_state_dict(tensors)
                 else:

@@ -18,6 +18,7 @@ from diffusion_lab.sweeps.choices import read_choices
 
 MISSING = "missing"
 _LARGEST = 1e100  # of a value: its square is a number too
+_MOST_VALUES = 1000
 _MOST_SHAPE = 3  # (C, H, W)
 # Parts of a protocol that the report looks into.
 _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", "model", "absent")
@@ -120,6 +121,8 @@ def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[
         raise RunError(f"{run.metrics} does not hold values, protocol and curves")
     if not values or not protocol:
         raise RunError(f"{run.metrics} holds no values or no protocol")
+    if len(values) > _MOST_VALUES:
+        raise RunError(f"{run.metrics} holds more than {_MOST_VALUES:,} values")
     for name, value in values.items():
         if not re.fullmatch(r"\w+", name):  # names become those of columns and of figures
             raise RunError(f"{run.metrics}: {name!r} is not the name of a value")

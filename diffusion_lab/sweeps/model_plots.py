@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from diffusion_lab.foreign import RunError, inside
+from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.sweeps.cells import Cell, Gathered
 from diffusion_lab.sweeps.panels import BOUND, TRAINING, Panel, Plot, Series
@@ -17,6 +17,7 @@ from diffusion_lab.sweeps.table import SEED, seed_of
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")
 _COLUMN = re.compile(r"\w+/\w+")  # the name of a figure's file follows from it
+_LARGEST_LOG = 2**28  # bytes
 _LARGEST = 1e100
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
 
@@ -133,7 +134,8 @@ def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float
 def _read_csv(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """column -> (steps, values). Empty if there is no such file; a broken line or a number that is not finite is left out."""
     try:
-        lines = list(csv.DictReader(io.StringIO(inside(path.parent.parent, path).read_text())))
+        text = read_bytes(inside(path.parent.parent, path), _LARGEST_LOG).decode()
+        lines = list(csv.DictReader(io.StringIO(text)))
     except (OSError, RunError, UnicodeDecodeError, csv.Error):
         return {}
     columns: dict[str, tuple[list[float], list[float]]] = {}

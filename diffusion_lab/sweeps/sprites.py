@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.foreign import RunError, inside
+from diffusion_lab.foreign import RunError, inside, read_bytes
 
 # As pictures.grid draws: the smallest side of an image on the screen, and the frame around it; a test compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2
 _MOST_BYTES = 16 * 2**20  # of all pictures of a report together
+_LARGEST = 2**26  # bytes of a file
 _MOST_PIXELS = 2**26  # of one picture
 
 
@@ -43,7 +44,8 @@ def sprites(pictures: Sequence[tuple[Path, Sequence[int]]]) -> list[Sprite | Non
     for path, shape in pictures:
         try:
             # No other format: for some of them Pillow starts programs.
-            with Image.open(inside(path.parent, path), formats=("PNG",)) as image:
+            content = io.BytesIO(read_bytes(inside(path.parent, path), _LARGEST))
+            with Image.open(content, formats=("PNG",)) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     raise ValueError("a decompression bomb")
                 pixels = np.asarray(image.convert("RGB"))

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from diffusion_lab.claims import FOLDER
 from diffusion_lab.runs import newest_model
 
 from ..sweeps.synthetic import write_sweep
@@ -119,6 +120,19 @@ def link(name: str, to: str):
 def pipe(folder: Path) -> None:
     (folder / "config.yaml").unlink()
     os.mkfifo(folder / "config.yaml")
+
+
+def weights_as_pipe(folder: Path) -> None:
+    (folder / "raw.safetensors").unlink()
+    os.mkfifo(folder / "raw.safetensors")
+
+
+def all_weights(number: float):
+    def write(folder: Path) -> None:
+        for path in folder.glob("*.safetensors"):
+            save_file({name: torch.full_like(tensor, number) for name, tensor in load_file(path).items()}, path)
+
+    return write
 
 
 def truncated(folder: Path) -> None:
@@ -292,6 +306,8 @@ SAMPLE = {
     "truncated weights": (truncated, NO_WEIGHTS),
     "weights of another model": (foreign, NO_WEIGHTS),
     "weights of other shapes": (misshapen, NO_WEIGHTS),
+    "weights that are no numbers": (all_weights(float("nan")), "is not a number"),
+    "weights that are a pipe": (weights_as_pipe, "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- sizes
     "a network of more than memory": (
@@ -307,6 +323,15 @@ SAMPLE = {
         "model.schedule.num_timesteps=1000000000000 is too large",
     ),
     "an image of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not the shape of an image"),
+    "a number that cannot be written": (
+        lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
+        "more is a number beyond all",
+    ),
+    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a text, a number"),
+    "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), "is not the shape of an image"),
+    "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 256"),
+    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 256"),
+    "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
     "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "is not the shape of an image"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
@@ -373,6 +398,7 @@ EVALUATE = {
         config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),
         "the place of a Bound",
     ),
+    "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "weights with a path for a name": (
         config("evaluation.weights", "../secret/raw"),
         "../secret/raw: the weights are",
@@ -457,6 +483,15 @@ def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path
     assert "secret/config.yaml is not" in lab("evaluate", "model_dir=stranger", "features.path=secret/config.yaml")[2]
 
 
+def test_a_score_that_is_not_finite_is_one_sentence(lab, stranger):
+    all_weights(3e38)(stranger)
+    code, _, err = lab("evaluate", "model_dir=stranger")
+    assert code == 1
+    assert "stranger cannot be scored, because" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(lab.folder.rglob("samples.png"))
+
+
 def test_what_the_environment_said_in_training_is_said_in_the_file(lab, monkeypatch):
     """The user's own interpolations are resolved when a model is trained: it loads in another environment, and in no other way."""
     monkeypatch.setenv("EMBEDDED", "0.125")
@@ -532,6 +567,7 @@ SCORE = {
     "an integer that no float holds": (metrics("values", "nfe", to=10**400), "which is no number"),
     "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is no number"),
     "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "is not the name of a value"),
+    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "holds more than 1,000 values"),
     "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
     "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is no object"),
     "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
@@ -608,6 +644,17 @@ def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeyp
         code, out, err = lab("status", "theirs/sweeps/test", "watch=false")
         assert code == 0, err
         assert "\x1b" not in out
+
+
+def test_a_report_waits_for_no_pipe(lab, theirs):
+    for path in (theirs / "runs" / RUN / "samples.png", theirs / "models" / MODEL / "metrics.csv"):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    claims = theirs / "models" / MODEL / FOLDER
+    claims.mkdir(parents=True)
+    os.mkfifo(claims / "1.json")
+    assert lab("report", "theirs/sweeps/test", "to=page")[0] == 0
+    assert lab("status", "theirs/sweeps/test", "watch=false")[0] == 0
 
 
 def test_a_config_of_a_run_is_read_as_text(lab, theirs):
