@@ -41,7 +41,7 @@ class Decoder(ABC):
         Parameters
         ----------
         reverse: gives p_θ(x_0|x_1); called only where `reads_reverse`.
-        num_levels: the data's equally spaced levels from −1 to 1, for a mass; None for a density.
+        num_levels: the data's equally spaced levels from −1 to 1, for the mass of the one nearest to x_0; None for a density.
         """
 
 
@@ -88,17 +88,20 @@ class LevelDecoder(Decoder):
             raise ValueError(f"num_levels = {num_levels}: a mass over levels needs at least two data levels")
         last, bin_width = num_levels - 1, 2 / (num_levels - 1)
 
-        def log_q(x: Images) -> Images:
-            return -0.5 * ((guess - x) / std).square()
+        def nearest_level(x: Images) -> Images:
+            return ((x + 1) / bin_width).round().clamp(0, last)
+
+        def log_q(level: Images) -> Images:
+            return -0.5 * ((guess - (level * bin_width - 1)) / std).square()
 
         # The sum over levels from the nearest one outwards: memory does not grow with the number of levels.
-        nearest = ((guess + 1) / bin_width).round().clamp(0, last)
-        total = log_q(nearest * bin_width - 1)
+        nearest = nearest_level(guess)
+        total = log_q(nearest)
         for offset in range(1, min(math.ceil(_TAIL * std / bin_width) + 1, last) + 1):
             for level in (nearest - offset, nearest + offset):
                 inside = (level >= 0) & (level <= last)
-                total = torch.logaddexp(total, log_q(level * bin_width - 1).masked_fill(~inside, -math.inf))
-        return log_q(x_0) - total
+                total = torch.logaddexp(total, log_q(level).masked_fill(~inside, -math.inf))
+        return log_q(nearest_level(x_0)) - total
 
 
 GAUSSIAN, LEVELS = GaussianDecoder(), LevelDecoder()

@@ -5,6 +5,7 @@ import torch
 
 from diffusion_lab.diffusion import (
     FixedSmall,
+    Gaussian,
     GaussianDecoder,
     GaussianDiffusion,
     LevelDecoder,
@@ -93,6 +94,18 @@ def test_many_levels_are_a_density():
     x_1 = x_0 + 0.03
     mass = log_prob(chain, x_0, x_1, 4001)
     torch.testing.assert_close(mass - math.log(2 / 4000), log_prob(chain, x_0, x_1, None), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("decoder", [LevelDecoder(), GaussianDecoder()], ids=repr)
+def test_data_between_levels_have_the_mass_of_the_nearest(decoder):
+    chain, x_0 = process(7.0), levels(17)[None]
+    noisy = chain.q_sample(x_0, torch.tensor([1]), torch.ones_like(x_0))
+
+    def reverse():
+        return Gaussian(noisy, torch.full((1, 1), -5.0, dtype=torch.float64))
+
+    on, off = (decoder.log_prob(chain, reverse, x, noisy, 17) for x in (x_0, x_0 + 0.03))
+    torch.testing.assert_close(off, on)
 
 
 def test_a_mass_needs_two_levels():
