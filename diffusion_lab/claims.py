@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 import uuid
@@ -21,6 +22,7 @@ from pathlib import Path
 from diffusion_lab.processes import Process
 
 FOLDER = ".holder"
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,11 @@ def release(folder: Path, number: int) -> None:
 
 
 def _numbers(folder: Path) -> list[int]:
-    return [int(file.stem) for file in (folder / FOLDER).glob("*.json") if file.stem.isdecimal()]
+    """Of the claims there. Other names and links are not ours: whoever looked for them under their number would not find them."""
+    files = [
+        file for file in (folder / FOLDER).glob("*.json") if _NUMBER.fullmatch(file.stem) and not file.is_symlink()
+    ]
+    return [int(file.stem) for file in files]
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -287,6 +287,17 @@ def test_of_many_that_succeed_the_same_claim_one_does(tmp_path):
         assert [holder for holder in won if holder] == [holder_of(tmp_path)]
 
 
+def test_what_is_no_claim_holds_nothing_and_keeps_nobody(tmp_path):
+    """Names that a claim's number does not have, and a link to nothing: whoever looked for claim 3 would look for ever."""
+    (tmp_path / ".holder").mkdir()
+    for name in ("03.json", "٣.json", "0.json", "x.json"):
+        (tmp_path / ".holder" / name).write_text("{}")
+    (tmp_path / ".holder" / "7.json").symlink_to("nowhere")
+    assert newest(tmp_path).released
+    with hold(tmp_path, refuse):
+        assert newest(tmp_path).number == 1
+
+
 def test_who_was_slow_to_succeed_a_claim_of_long_ago_does_not(tmp_path):
     """Its number is free again, because claims that count no more are cleared away."""
     slow = newest(tmp_path)

@@ -80,7 +80,9 @@ class _Budget:
         self._inner.pop()
 
     def spend(self, parameter: Any) -> None:
-        if parameter is None or self._inner[-1] is not self:
+        from torch.nn.parameter import is_lazy
+
+        if parameter is None or is_lazy(parameter) or self._inner[-1] is not self:
             return
         self._left -= parameter.numel()
         if self._left < 0:
