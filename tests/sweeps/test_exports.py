@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 from diffusion_lab.sweeps.cells import read_sweep
 from diffusion_lab.sweeps.exports import cell_csv, escape_tex, latex, markdown, row_csv
@@ -14,6 +15,16 @@ def test_csv_keeps_every_digit_of_every_cell(sweep):
     assert [float(line["bits_per_dim"]) for line in lines] == [cell.values["bits_per_dim"] for cell in gathered.cells]
     assert [line["seed"] for line in lines[:2]] == ["1", "2"]
     assert all("bound" in line["bits_per_dim_kind"] for line in lines)
+
+
+def test_csv_holds_no_formulas(sweep):
+    """A spreadsheet runs what begins so; numbers stay numbers."""
+    gathered = read_sweep(sweep)
+    texts = ["=1+1", "+x", "@x", "-x", "-3", "+.5", "cosine"]
+    cells = [replace(gathered.cells[0], choices={"=axis": text}) for text in texts]
+    head, *lines = csv.reader(io.StringIO(cell_csv(replace(gathered, cells=cells))))
+    assert head[0] == "'=axis"
+    assert [line[0] for line in lines] == ["'=1+1", "'+x", "'@x", "'-x", "-3", "+.5", "cosine"]
 
 
 def test_csv_of_rows_has_means_and_errors(sweep):
