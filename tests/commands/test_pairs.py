@@ -26,7 +26,8 @@ SCHEDULES, PREDICTIONS, SAMPLERS = (
 TIMESTEPS = [f"timesteps={name}" for name in choices("timesteps")]
 TIMESTEPS += ["timesteps=uniform timesteps.real=true", "timesteps=stratified timesteps.real=true"]
 TABLES = ["schedule=cosine", "schedule=linear", "schedule=sigmoid"]
-OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")] + ["objective=vlb"]
+OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")]
+OBJECTIVES += ["objective=vlb", "objective=vlb_continuous"]
 
 
 @cache
@@ -100,9 +101,16 @@ def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
     schedule, prediction, timesteps, objective
 ):
     options = [schedule, prediction, "variance=fixed_small", *timesteps.split(), *objective.split()]
-    if "real=true" in timesteps and schedule in TABLES:
+    real, density = "real=true" in timesteps or "low_discrepancy" in timesteps, "normal" in timesteps
+    if objective == "objective=vlb_continuous" and schedule in TABLES:
+        refusal = r"^objective ContinuousBound is an integral over real t, and \w+ is a table over whole t; use .*$"
+    elif objective == "objective=vlb_continuous" and (density or not real):
+        refusal = (
+            r"^objective ContinuousBound is an integral over real t, and timesteps .*; use timesteps=low_discrepancy$"
+        )
+    elif real and schedule in TABLES:
         refusal = r"^timesteps.real=true: \w+ is a table over whole t; use .*$"
-    elif objective == "objective=vlb" and ("real=true" in timesteps or "normal" in timesteps):
+    elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
     else:
         trained(built(*options), 0.5 * torch.randn(32, 2))
