@@ -20,7 +20,7 @@ from .test_families import COMMON, SMALL
 ALONE = ["hydra/sweeper=basic", "score=false"]
 ON_EVERY_STEP = ["trainer.log_every_n_steps=1"]
 
-pytestmark = [pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.thorough, pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen:

@@ -33,7 +33,7 @@ OPTIONS = [
     "callbacks.progress._target_=paced.Paced",
 ]
 
-pytestmark = [pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.thorough, pytest.mark.needs("slurm-wlm, munge"), pytest.mark.usefixtures("cluster")]
 
 
 class Sweep:
