@@ -105,7 +105,7 @@ def previous_of(path: Path) -> Path:
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
     """The newest of the checkpoint at `path` and the one before it that is whole and of this training, and what is wrong with
-    those that were passed over, a sentence each."""
+    those that were skipped, a sentence each."""
     wrong = []
     for candidate in (path, previous_of(path)):
         if not candidate.exists():

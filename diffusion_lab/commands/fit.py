@@ -95,7 +95,7 @@ def fit(
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
-            console.print(f"{sentence}; it is passed over")
+            console.print(f"{sentence}; skipping it")
         console.print(
             f"{data.name}: {data.num_train} training images {tuple(data.shape)}; "
             f"{choices['model']} with {cost.parameters:,} parameters, "

@@ -84,7 +84,7 @@ def mistake_in_job(error: BaseException) -> str | None:
                 "give the same command again"
             )
         case NotADirectoryError() | FileExistsError() if error.filename:
-            return f"a file stands in the way of the folder {error.filename}; outputs=… takes another"
+            return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
     return None

@@ -186,5 +186,5 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
     code, out, err = lab("train", *OPTIONS, "outputs=file")
     assert code == 1
     assert "Traceback" not in err
-    assert "a file stands in the way of the folder file/models/" in err
+    assert "cannot create the folder file/models/" in err
     assert "training images" not in out

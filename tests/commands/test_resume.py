@@ -225,7 +225,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zy
     content[len(content) // 2] ^= 1
     resume.write_bytes(content)
     out = torn.finish()
-    assert f"{resume.relative_to(torn.folder)} is broken; it is passed over" in out
+    assert f"{resume.relative_to(torn.folder)} is broken; skipping it" in out
     assert f"going on from {previous_of(resume).relative_to(torn.folder)}" in out
     assert_same_bits(whole, torn)
 
