@@ -1,4 +1,4 @@
-"""Who says that he holds a folder: files in `<folder>/.holder`, numbered, of which the newest counts.
+"""Who claims to hold a folder: numbered files in `<folder>/.holder`. The one with the highest number counts.
 
     <n>.json    written once by the n-th holder, whose heartbeat is its time of change; `null` when it has let go
 

@@ -42,7 +42,7 @@ class CSVRecord(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        # Lightning adds the epoch, of which there is one.
+        # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         columns, rows, whole = self._read()
         last = int(rows[-1]["step"]) if rows else -1

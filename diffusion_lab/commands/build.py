@@ -56,7 +56,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
 def settle_budget(cfg: DictConfig) -> None:
     """Fill in trainer.max_steps where it is null: no limit beside a time that the user gives, else cfg.default_steps.
 
-    A config that is settled says how long it trains and has no default any more.
+    A settled config states how long it trains and has no default left.
     """
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)

@@ -68,7 +68,7 @@ class MinSNR(WeightedStart):
 
 @dataclass(frozen=True)
 class SigmoidWeighting(WeightedStart):
-    """The squared error of ε̂ weighs sigmoid(b − log SNR(t)) (Kingma & Gao 2023, section 4; Hoogeboom et al. 2024, SiD2).
+    """The squared error of ε̂ weighs sigmoid(b − log SNR(t)) (Kingma & Gao 2023).
 
     Their loss is an integral over log SNR. It is this one, up to a factor, where t is uniform and log SNR linear in t
     (schedule=log_snr); another schedule also weighs by how long it stays at each log SNR.

@@ -73,7 +73,7 @@ class StratifiedTimesteps(TimestepSampler):
 
 class LowDiscrepancyTimesteps(TimestepSampler):
     """(u + i/B) mod 1, i = 0 … B − 1, of one uniform u, spread over the chain in random order, w = 1
-    (Kingma et al. 2021, VDM, appendix I.1).
+    (Kingma et al. 2021, VDM).
 
     Each t is uniform by itself, and a batch is an even grid: it differs from the next by one number only.
     """
