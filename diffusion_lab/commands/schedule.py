@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_lab.commands.build import build_data
+from diffusion_lab.commands.build import build_data, state_facts
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.files import write_whole
 
@@ -40,9 +40,10 @@ def run(cfg: DictConfig) -> None:
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
     with users_mistakes():
+        data = build_data(cfg)
+        state_facts(cfg, data)  # a schedule may follow the data's levels
         process = GaussianDiffusion(instantiate(cfg.schedule))
         kept = instantiate(cfg.sampler).spacing(process)
-        data = build_data(cfg)
     chain = process.respace(kept)
     x_0, _ = next(data.batches("train", max(cfg.num_images, 256), limit=max(cfg.num_images, 256)))
     console = Console()

@@ -1,6 +1,6 @@
 """The theory of denoising diffusion, part by part; each file answers one question.
 
-schedules    how fast does the signal decay?                     α_t, σ_t
+schedules, learned_schedule: how fast does the signal decay?     α_t, σ_t
 process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_s|x_t, x_0)
 predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
@@ -20,6 +20,7 @@ from .gaussian import Gaussian
 from .guidance import ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided
 from .inpainting import inpaint
 from .interpolation import interpolate, slerp
+from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
 from .objectives import (
     ContinuousBound,
@@ -38,6 +39,7 @@ from .process import GaussianDiffusion
 from .reverse import ReverseProcess, ReverseStep
 from .samplers import AncestralSampler, DDIMSampler, Sampler
 from .schedules import (
+    CleanEnd,
     CosineSchedule,
     EDMSchedule,
     LinearSchedule,
@@ -66,6 +68,7 @@ __all__ = [
     "Clamp",
     "ClassifierFree",
     "ClassifierGuidance",
+    "CleanEnd",
     "Clipping",
     "ContinuousBound",
     "CosineSchedule",
@@ -88,6 +91,7 @@ __all__ = [
     "IPNDMSampler",
     "KarrasSpacing",
     "LearnedRange",
+    "LearnedSchedule",
     "LevelDecoder",
     "LinearSchedule",
     "LogSNRSchedule",

@@ -117,7 +117,7 @@ def bound_term(
     if len(first):
         log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
         last_step = Gaussian(distribution.mean[first], log_variance[first])
-        log_prob = decoder.log_prob(process, lambda: last_step, x_0[first], x_t[first], num_levels)
+        log_prob = decoder.log_prob(process, t[first], lambda: last_step, x_0[first], x_t[first], num_levels)
         term = term.index_put((first,), -bits_per_dim(log_prob))
     return term
 

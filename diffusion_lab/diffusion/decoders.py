@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 
 from .gaussian import Gaussian
-from .process import GaussianDiffusion
-from .shapes import Images
+from .process import GaussianDiffusion, per_sample
+from .shapes import Images, Times
 
 _TAIL = 9.0  # levels further from x_1/α_1 than so many σ_1/α_1 have less than e⁻⁴⁰ of the mass of the nearest
 
@@ -31,6 +31,7 @@ class Decoder(ABC):
     def log_prob(
         self,
         process: GaussianDiffusion,
+        first: Times,
         reverse: Callable[[], Gaussian],
         x_0: Images,
         x_1: Images,
@@ -40,6 +41,7 @@ class Decoder(ABC):
 
         Parameters
         ----------
+        first: step 1 of the process for each sample, as an int64 1 or as its time.
         reverse: gives p_θ(x_0|x_1); called only where `reads_reverse`.
         num_levels: the data's equally spaced levels from −1 to 1, for the mass of the one nearest to x_0; None for a density.
         """
@@ -54,6 +56,7 @@ class GaussianDecoder(Decoder):
     def log_prob(
         self,
         process: GaussianDiffusion,
+        first: Times,
         reverse: Callable[[], Gaussian],
         x_0: Images,
         x_1: Images,
@@ -75,15 +78,16 @@ class LevelDecoder(Decoder):
     def log_prob(
         self,
         process: GaussianDiffusion,
+        first: Times,
         reverse: Callable[[], Gaussian],
         x_0: Images,
         x_1: Images,
         num_levels: int | None,
     ) -> Images:
-        first = process.numbers(1)
-        guess, std = x_1 / first.signal, first.noise / first.signal
+        signal, noise = process.pair(first)
+        guess, std = x_1 / per_sample(signal, x_1), per_sample(noise / signal, x_1)
         if num_levels is None:
-            return Gaussian(guess, torch.full_like(guess, 2 * math.log(std))).log_prob(x_0)
+            return Gaussian(guess, (2 * std.log()).expand_as(guess)).log_prob(x_0)
         if num_levels < 2:
             raise ValueError(f"num_levels = {num_levels}: a mass over levels needs at least two data levels")
         last, bin_width = num_levels - 1, 2 / (num_levels - 1)
@@ -97,7 +101,8 @@ class LevelDecoder(Decoder):
         # The sum over levels from the nearest one outwards: memory does not grow with the number of levels.
         nearest = nearest_level(guess)
         total = log_q(nearest)
-        for offset in range(1, min(math.ceil(_TAIL * std / bin_width) + 1, last) + 1):
+        row = process.numbers(1)
+        for offset in range(1, min(math.ceil(_TAIL * row.noise / row.signal / bin_width) + 1, last) + 1):
             for level in (nearest - offset, nearest + offset):
                 inside = (level >= 0) & (level <= last)
                 total = torch.logaddexp(total, log_q(level).masked_fill(~inside, -math.inf))

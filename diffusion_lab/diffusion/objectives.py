@@ -190,7 +190,7 @@ class VariationalBound(Objective):
 
 @dataclass(frozen=True)
 class ContinuousBound(Objective):
-    """L_∞ + L_0: its mean over uniform real t in [1, T] is the bound of infinitely many steps, without L_T.
+    """L_∞ + L_0 + L_T: its mean over uniform real t in [1, T] is the bound of infinitely many steps.
 
         L_∞ = (T − 1)·E_t −½·(d log SNR/dt)·SNR·‖x_0 − x̂_0‖²
 
@@ -218,20 +218,21 @@ class ContinuousBound(Objective):
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
         steps = (process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse / math.log(2)
-        vlb = steps + self._last_step(process, reverse.without_clipping(), x_0, eps, y)
-        return {"mse": mse.detach(), "vlb": vlb, "loss": vlb}
+        ends = self._last_step(process, reverse.without_clipping(), x_0, eps, y) + bits_per_dim(process.prior_kl(x_0))
+        vlb = steps + ends
+        return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.schedule.own_loss(t, steps)}
 
     def _last_step(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, eps: Images, y: Labels
     ) -> PerSample:
         """L_0, (B,) bits per dimension."""
-        first = torch.ones(len(x_0), dtype=torch.int64, device=x_0.device)
+        first = process.step(1, x_0)
         x_1 = process.q_sample(x_0, first, eps)
-        return -bits_per_dim(
-            self.decoder.log_prob(
-                process, lambda: reverse(process, x_1, first, y).distribution, x_0, x_1, self.num_levels
-            )
-        )
+
+        def last_step() -> Gaussian:
+            return reverse(process, x_1, torch.ones_like(first, dtype=torch.int64), y).distribution
+
+        return -bits_per_dim(self.decoder.log_prob(process, first, last_step, x_0, x_1, self.num_levels))
 
 
 def _look(

@@ -21,7 +21,6 @@ from .gaussian import Gaussian
 from .schedules import Schedule
 from .shapes import Broadcast, Images, Number, PerSample, Steps, Times
 
-_BISECTIONS = 60  # halvings that find a time to the last bit of float64
 _CPU = torch.device("cpu")
 
 
@@ -104,7 +103,7 @@ class GaussianDiffusion:
 
     def prior_kl(self, x_0: Images) -> Images:
         """KL(q(x_T|x_0) ‖ p(x_T)), p(x_T) = N(0, prior_std²·I), in nats per dimension: L_T."""
-        last = self.q_marginal(x_0, torch.full((len(x_0),), self.num_timesteps, device=x_0.device))
+        last = self.q_marginal(x_0, self.step(self.num_timesteps, x_0))
         log_variance = 2 * torch.full_like(last.log_variance, self.prior_std).log()
         return last.kl(Gaussian(torch.zeros_like(last.mean), log_variance))
 
@@ -151,9 +150,10 @@ class GaussianDiffusion:
 
     def log_snr_slope(self, t: Times) -> PerSample:
         """d log SNR/dt < 0 at real t."""
+        trained = self.schedule.trained is not None and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             t = t.clone().requires_grad_()
-            return torch.autograd.grad(self.log_snr(t).sum(), t)[0]
+            return torch.autograd.grad(self.log_snr(t).sum(), t, create_graph=trained)[0]
 
     def beta(self, t: Steps) -> PerSample:
         """β_t = σ²_ts, which is 1 − ᾱ_t/ᾱ_s where ᾱ + σ² = 1, t in 1 … num_timesteps."""
@@ -196,18 +196,19 @@ class GaussianDiffusion:
 
     def times_at(self, log_snr: Float64[Tensor, " K"]) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
         """The times between this chain's ends with these log SNRs; where t is whole, the steps that come nearest."""
-        if not self.schedule.takes_real_t:
-            steps = torch.arange(1, self.num_timesteps + 1, device=log_snr.device)
-            return 1 + (self.log_snr(steps)[None, :] - log_snr[:, None]).abs().argmin(dim=1)
-        low, high = (torch.full_like(log_snr, float(self._times[end])) for end in (0, -1))
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            noisier = self.log_snr(middle) < log_snr
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return high
+        if self.schedule.takes_real_t:
+            return self.schedule.time_at(log_snr).clamp(float(self._times[0]), float(self._times[-1]))
+        steps = torch.arange(1, self.num_timesteps + 1, device=log_snr.device)
+        return 1 + (self.log_snr(steps)[None, :] - log_snr[:, None]).abs().argmin(dim=1)
+
+    def step(self, k: int, like: Images) -> Times:
+        """Step k of this chain for each sample; as a real time where the schedule has those, so a trained one gets a gradient."""
+        t = float(self._times[k - 1]) if self.schedule.takes_real_t else k
+        return torch.full((len(like),), t, dtype=None if isinstance(t, int) else torch.float64, device=like.device)
 
     # ---- the table, computed once and looked up once a step ----------------------------------------------------------
 
+    @torch.no_grad()
     def _rows(self) -> Row:
         """The columns of the table, for t = 0 … K."""
         pair = self.schedule.pair(self._times)

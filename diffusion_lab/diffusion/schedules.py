@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from .shapes import Number, PerSample, Times
 
@@ -60,6 +60,46 @@ class Schedule(ABC):
         """The standard deviation of the noise that sampling starts from."""
         return 1.0
 
+    @property
+    def trained(self) -> nn.Module | None:
+        """The parameters of a schedule that is trained with the network; None for the others, which have none."""
+        return None
+
+    def own_loss(self, t: Times, loss: PerSample) -> PerSample:
+        """What a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
+        return torch.zeros_like(loss)
+
+
+@dataclass(frozen=True)
+class CleanEnd:
+    """The log SNR at t = 1 that fits data with levels: 2·log(ratio/bin), bin = 2/(num_levels − 1), so σ_1/α_1 = bin/ratio.
+
+    Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits.
+
+    Parameters
+    ----------
+    num_levels: the data's levels from −1 to 1; None for continuous data, whose log SNR at t = 1 is `continuous`.
+    ratio: standard deviations of the noise in a bin. continuous: infinite where the schedule has an end of its own.
+    """
+
+    num_levels: int | None
+    ratio: Number = 4.0
+    continuous: Number = math.inf
+
+    def __post_init__(self) -> None:
+        if self.num_levels is not None and not (self.num_levels >= 2 and self.ratio > 0):
+            raise ValueError(
+                f"num_levels = {self.num_levels} and ratio = {self.ratio}: need at least two levels and a ratio above 0"
+            )
+
+    def __float__(self) -> float:
+        if self.num_levels is None:
+            return float(self.continuous)
+        return 2 * math.log(self.ratio * (self.num_levels - 1) / 2)
+
+
+End = Number | CleanEnd
+
 
 @dataclass(frozen=True)
 class CutSchedule(Schedule):
@@ -69,12 +109,16 @@ class CutSchedule(Schedule):
 
     Parameters
     ----------
-    log_snr_max: the log SNR at t = 1; None leaves the clean end where the formula has it.
+    log_snr_max: the log SNR at t = 1; None or infinite leaves the clean end where the formula has it.
     log_snr_min: the log SNR at t = T, above that of the formula; None leaves the noisy end.
     """
 
-    log_snr_max: Number | None = field(default=None, kw_only=True)
+    log_snr_max: End | None = field(default=None, kw_only=True)
     log_snr_min: Number | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _settle_clean_end(self)
 
     def alpha_bar(self) -> Table:
         whole = self.uncut()
@@ -189,6 +233,10 @@ class RealSchedule(Schedule):
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t), t in [1, T]."""
 
+    @abstractmethod
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        """The real t at which the pair has a log SNR, which lies between those of the ends."""
+
     def alpha_bar(self) -> Table:
         """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
         signal, _ = self.pair(torch.arange(1, self.num_timesteps + 1))
@@ -198,6 +246,10 @@ class RealSchedule(Schedule):
         """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""
         return last + (first - last) * (self.num_timesteps - t.double()) / max(self.num_timesteps - 1, 1)
 
+    def _where(self, value: PerSample, first: Number, last: Number) -> PerSample:
+        """The t at which that line has a value."""
+        return self.num_timesteps - (value - last) / (first - last) * (self.num_timesteps - 1)
+
 
 @dataclass(frozen=True)
 class LogSNRSchedule(RealSchedule):
@@ -206,16 +258,21 @@ class LogSNRSchedule(RealSchedule):
     The defaults are where VDM's learned ends start from.
     """
 
-    log_snr_max: Number = 13.3
+    log_snr_max: End = 13.3
     log_snr_min: Number = -5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_falls("log_snr", self.log_snr_max, self.log_snr_min)
+        _settle_clean_end(self)
+        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
+        if self.log_snr_max is None:
+            raise ValueError("log_snr_max: a line in log SNR needs a number at its clean end; use log_snr_max=13.3")
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        log_snr = self._between(t, self.log_snr_max, self.log_snr_min)
-        return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+        return of_log_snr(self._between(t, self.log_snr_max, self.log_snr_min))
+
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        return self._where(log_snr, self.log_snr_max, self.log_snr_min)
 
 
 @dataclass(frozen=True)
@@ -225,18 +282,26 @@ class RectifiedSchedule(RealSchedule):
     u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, since at u = 1 there is no log SNR.
     """
 
-    log_snr_max: Number | None = None
+    log_snr_max: End | None = None
     log_snr_min: Number = -10.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _settle_clean_end(self)
         _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        last = 1 / (1 + math.exp(self.log_snr_min / 2))  # log SNR = 2·log((1 − u)/u)
-        first = last / self.num_timesteps if self.log_snr_max is None else 1 / (1 + math.exp(self.log_snr_max / 2))
-        u = self._between(t, first, last)
+        u = self._between(t, *self._ends)
         return 1 - u, u
+
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        return self._where((-log_snr / 2).sigmoid(), *self._ends)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """u at t = 1 and t = T: log SNR = 2·log((1 − u)/u)."""
+        last = 1 / (1 + math.exp(self.log_snr_min / 2))
+        return last / self.num_timesteps if self.log_snr_max is None else 1 / (1 + math.exp(self.log_snr_max / 2)), last
 
 
 @dataclass(frozen=True)
@@ -259,12 +324,32 @@ class EDMSchedule(RealSchedule):
             )
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        sigma = self._between(t, self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)) ** self.rho
+        sigma = self._between(t, *self._roots) ** self.rho
         return torch.ones_like(sigma), sigma
+
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        return self._where((-log_snr / (2 * self.rho)).exp(), *self._roots)
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        """σ^{1/ρ} at t = 1 and t = T."""
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
 
     @property
     def prior_std(self) -> float:
         return float(self.sigma_max)
+
+
+def of_log_snr(log_snr: PerSample) -> tuple[PerSample, PerSample]:
+    """(α, σ) with α² + σ² = 1."""
+    return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+
+def _settle_clean_end(schedule: CutSchedule | LogSNRSchedule | RectifiedSchedule) -> None:
+    """log_snr_max as a number; None where the formula has its own end."""
+    if schedule.log_snr_max is not None:
+        end = float(schedule.log_snr_max)
+        object.__setattr__(schedule, "log_snr_max", None if end == math.inf else end)
 
 
 def _check_falls(name: str, first: Number, last: Number) -> None:

@@ -79,6 +79,11 @@ class DiffusionModel(GenerativeModel):
                 f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
                 "gradient; use objective=hybrid or objective=vlb, or variance=fixed"
             )
+        if schedule.trained is not None and not (objective.integrates_over_t and not objective.reads_variance):
+            raise ValueError(
+                f"schedule {type(schedule).__name__} is trained by the bound of infinitely many steps, and objective "
+                f"{type(objective).__name__} has no gradient for it; use objective=vlb_continuous with decoder=levels"
+            )
         if objective.integrates_over_t and not schedule.takes_real_t:
             raise ValueError(
                 f"objective {type(objective).__name__} is an integral over real t, and {type(schedule).__name__} is a table over "
@@ -109,7 +114,8 @@ class DiffusionModel(GenerativeModel):
         # A classifier that guides lends its classes to a network without any.
         self.num_classes = guidance.num_classes if num_classes is None else num_classes
         self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
-        self.process = GaussianDiffusion(schedule)
+        self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
+        self._process = GaussianDiffusion(schedule)
         variance.check(self.process)
         channels = self.shape[0] * (1 + variance.outputs_per_channel)
         self.network = network(out_channels=channels, num_classes=num_classes)
@@ -144,6 +150,11 @@ class DiffusionModel(GenerativeModel):
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         told = y if self.reverse.null_class is not None else None
         return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
+
+    @property
+    def process(self) -> GaussianDiffusion:
+        """q(x_t|x_0); made anew where the schedule has parameters, which training, an average or a file may have moved."""
+        return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
 
     @property
     def term_names(self) -> tuple[str, ...]:
@@ -241,7 +252,7 @@ class DiffusionModel(GenerativeModel):
     def protocol(self) -> dict[str, Any]:
         return {
             "family": "diffusion",
-            "schedule": repr(self.process.schedule),
+            "schedule": repr(self.schedule),
             "prediction": repr(self.reverse.prediction),
             "variance": repr(self.reverse.variance),
             "decoder": repr(self.decoder),
@@ -256,7 +267,7 @@ class DiffusionModel(GenerativeModel):
         return {name: fact for name, fact in self.protocol().items() if name not in unread}
 
     def _bound_kind(self, num_steps: int, labelled: bool) -> str:
-        kind = "bound of the full chain" if num_steps == self.process.num_timesteps else "bound of a strided chain"
+        kind = "bound of the full chain" if num_steps == self.schedule.num_timesteps else "bound of a strided chain"
         if labelled:
             kind += " given the class"
         if self.guided.guidance.guides:
@@ -267,7 +278,7 @@ class DiffusionModel(GenerativeModel):
 
     def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
-        quarter = ((t - 1) * 4 // self.process.num_timesteps).long()
+        quarter = ((t - 1) * 4 // self.schedule.num_timesteps).long()
         sums, weights = (
             torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
             for summand in (w * loss, w.to(loss.dtype))

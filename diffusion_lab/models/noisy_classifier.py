@@ -42,6 +42,10 @@ class NoisyClassifier(TrainableModel):
         super().__init__()
         if num_classes is None:
             raise ValueError("conditional=false leaves a classifier nothing to learn: use conditional=true")
+        if schedule.trained is not None:
+            raise ValueError(
+                f"schedule {type(schedule).__name__} is trained with a denoiser, which a classifier is not; use another schedule"
+            )
         if timesteps.learns_from_losses:
             raise ValueError(
                 f"timesteps {type(timesteps).__name__} follows the loss of a denoiser; "

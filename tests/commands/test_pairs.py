@@ -25,9 +25,10 @@ SCHEDULES, PREDICTIONS, SAMPLERS = (
 )
 TIMESTEPS = [f"timesteps={name}" for name in choices("timesteps")]
 TIMESTEPS += ["timesteps=uniform timesteps.real=true", "timesteps=stratified timesteps.real=true"]
+CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy"]
 TABLES = ["schedule=cosine", "schedule=linear", "schedule=sigmoid"]
 OBJECTIVES = [f"objective=simple weighting={name}" for name in choices("weighting")]
-OBJECTIVES += ["objective=vlb", "objective=vlb_continuous"]
+OBJECTIVES += ["objective=vlb", "objective=vlb_continuous decoder=levels"]
 
 
 @cache
@@ -79,10 +80,15 @@ def trained(model: DiffusionModel, x_0: torch.Tensor) -> DiffusionModel:
     return model
 
 
+def bound_of(schedule: str) -> list[str]:
+    """What can train it."""
+    return CONTINUOUS if schedule == "schedule=learned" else ["objective=vlb"]
+
+
 @pytest.mark.parametrize(("schedule", "prediction", "sampler"), pairs(list(product(SCHEDULES, PREDICTIONS, SAMPLERS))))
 def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
     x_0 = 0.5 * torch.randn(32, 2)
-    model = trained(built(schedule, prediction, sampler, "variance=fixed_small", "objective=vlb"), x_0)
+    model = trained(built(schedule, prediction, sampler, "variance=fixed_small", *bound_of(schedule)), x_0)
     with torch.no_grad():
         samples = model.sample(torch.arange(6), seed=0)
         likelihood = model.likelihood(x_0[:4], None, 0, torch.arange(4), None)
@@ -102,9 +108,12 @@ def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
 ):
     options = [schedule, prediction, "variance=fixed_small", *timesteps.split(), *objective.split()]
     real, density = "real=true" in timesteps or "low_discrepancy" in timesteps, "normal" in timesteps
-    if objective == "objective=vlb_continuous" and schedule in TABLES:
+    continuous = objective.startswith("objective=vlb_continuous")
+    if schedule == "schedule=learned" and not continuous:
+        refusal = r"^schedule LearnedSchedule is trained by .*; use objective=vlb_continuous with decoder=levels$"
+    elif continuous and schedule in TABLES:
         refusal = r"^objective ContinuousBound is an integral over real t, and \w+ is a table over whole t; use .*$"
-    elif objective == "objective=vlb_continuous" and (density or not real):
+    elif continuous and (density or not real):
         refusal = (
             r"^objective ContinuousBound is an integral over real t, and timesteps .*; use timesteps=low_discrepancy$"
         )
@@ -121,7 +130,10 @@ def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_learned_range_is_trained_or_refused_in_one_sentence(schedule):
-    if schedule in ("schedule=rectified", "schedule=edm"):
+    if schedule == "schedule=learned":
+        with pytest.raises(ValueError, match=r"^schedule LearnedSchedule .*; use objective=vlb_continuous with .*$"):
+            built(schedule, "variance=learned", "objective=hybrid")
+    elif schedule in ("schedule=rectified", "schedule=edm"):
         with pytest.raises(
             ValueError, match=r"^variance LearnedRange needs .* use variance=fixed_small objective=simple$"
         ):

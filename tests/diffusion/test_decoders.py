@@ -44,7 +44,7 @@ def log_prob(chain, x_0, x_1, num_levels):
     def reverse():
         raise AssertionError("LevelDecoder has no parameters")
 
-    return LevelDecoder().log_prob(chain, reverse, x_0, x_1, num_levels)
+    return LevelDecoder().log_prob(chain, torch.ones(len(x_0), dtype=torch.int64), reverse, x_0, x_1, num_levels)
 
 
 def bits(chain, num_levels, draws=200):
@@ -104,7 +104,7 @@ def test_data_between_levels_have_the_mass_of_the_nearest(decoder):
     def reverse():
         return Gaussian(noisy, torch.full((1, 1), -5.0, dtype=torch.float64))
 
-    on, off = (decoder.log_prob(chain, reverse, x, noisy, 17) for x in (x_0, x_0 + 0.03))
+    on, off = (decoder.log_prob(chain, torch.tensor([1]), reverse, x, noisy, 17) for x in (x_0, x_0 + 0.03))
     torch.testing.assert_close(off, on)
 
 

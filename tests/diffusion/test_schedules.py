@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
+    CleanEnd,
     CosineSchedule,
     EDMSchedule,
     GaussianDiffusion,
@@ -164,3 +165,35 @@ def test_edm_keeps_the_signal_and_its_noise_levels_are_the_papers():
     papers = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
     torch.testing.assert_close(noise.flip(0), papers)
     assert (process.signal(torch.arange(0, 19)) == 1).all()
+
+
+@pytest.mark.parametrize(("num_levels", "log_snr"), [(17, 6.93), (256, 12.47)])
+def test_the_clean_end_of_data_with_levels_has_a_noise_of_a_share_of_a_level(num_levels, log_snr):
+    """σ_1/α_1 = bin/4, whatever the number of steps."""
+    assert float(CleanEnd(num_levels)) == pytest.approx(log_snr, abs=5e-3)
+    for schedule in (CosineSchedule, LinearSchedule, SigmoidSchedule, LogSNRSchedule, RectifiedSchedule):
+        process = GaussianDiffusion(schedule(100, log_snr_max=CleanEnd(num_levels)))
+        signal, noise = process.pair(torch.tensor([1]))
+        assert float(noise / signal) == pytest.approx(2 / (num_levels - 1) / 4, rel=1e-5)
+
+
+def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
+    assert CosineSchedule(100, log_snr_max=CleanEnd(None)) == CosineSchedule(100)
+    assert RectifiedSchedule(100, log_snr_max=CleanEnd(None)) == RectifiedSchedule(100)
+    assert LogSNRSchedule(100, log_snr_max=CleanEnd(None, continuous=9.0)).log_snr_max == 9.0
+    with pytest.raises(ValueError, match=r"needs a number at its clean end; use log_snr_max=13\.3"):
+        LogSNRSchedule(100, log_snr_max=CleanEnd(None))
+
+
+def test_levels_that_leave_no_end_are_refused():
+    for wrong in ({"num_levels": 1}, {"num_levels": 17, "ratio": 0.0}):
+        with pytest.raises(
+            ValueError, match=r"num_levels = \d+ and ratio = .*: need at least two levels and a ratio above 0"
+        ):
+            CleanEnd(**wrong)
+
+
+@pytest.mark.parametrize("schedule", [LogSNRSchedule(50), RectifiedSchedule(50), EDMSchedule(50)], ids=str)
+def test_a_time_is_found_by_its_log_snr(schedule):
+    t = torch.linspace(1, 50, 30, dtype=torch.float64)
+    torch.testing.assert_close(schedule.time_at(GaussianDiffusion(schedule).log_snr(t)), t)

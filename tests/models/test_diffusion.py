@@ -13,9 +13,10 @@ from diffusion_lab.diffusion import (
     EvenSpacing,
     FixedLarge,
     FixedSmall,
-    GaussianDiffusion,
+    GaussianDecoder,
     Hybrid,
     LearnedRange,
+    LearnedSchedule,
     LevelDecoder,
     LogSNRSchedule,
     LossAwareTimesteps,
@@ -139,8 +140,7 @@ def test_the_loss_of_a_quarter_is_its_mean_over_uniform_t_however_t_was_drawn():
         def __call__(self, process, reverse, x_0, t, eps, y=None):
             return {"loss": t.double().square()}
 
-    diffusion = model(FixedSmall(), Square(), Skewed(8))
-    diffusion.process = GaussianDiffusion(CosineSchedule(8))
+    diffusion = model(FixedSmall(), Square(), Skewed(8), AncestralSampler(EvenSpacing(2)), schedule=CosineSchedule(8))
     sums = step(diffusion, digits(16))["sums"]
     means = [float(total / weight) for total, weight in sums.values()]
     assert means == pytest.approx([(1 + 4) / 2, (9 + 16) / 2, (25 + 36) / 2, (49 + 64) / 2])
@@ -227,6 +227,48 @@ def test_the_continuous_bound_trains_at_real_t_and_its_held_out_value_is_at_real
     with torch.inference_mode():
         held_out = diffusion.held_out_terms(digits(16), None, SampleNoise(0, torch.arange(16)))
     assert held_out["loss"].isfinite().all()
+
+
+def with_learned_schedule(objective=None, decoder=None):
+    schedule = LearnedSchedule(30, log_snr_max=7.0, log_snr_min=-5.0)
+    objective = ContinuousBound(17) if objective is None else objective
+    return model(FixedLarge(), objective, LowDiscrepancyTimesteps(30, real=True), schedule=schedule, decoder=decoder)
+
+
+def test_a_learned_schedule_is_trained_averaged_saved_and_scored_as_it_is_then(tmp_path):
+    diffusion = with_learned_schedule()
+    diffusion.averages["ema_0.9"] = {
+        key: value.detach().clone() for key, value in diffusion.averaged_parameters().items()
+    }
+    before = diffusion.process.log_snr(torch.tensor([1, 30]))
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=0.01)
+    step(diffusion, digits(16))["loss"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in diffusion.schedule.trained.parameters())
+    optimizer.step()
+    after = diffusion.process.log_snr(torch.tensor([1, 30]))
+    assert bool((after != before).all())
+    with diffusion.use_weights("ema_0.9"):
+        torch.testing.assert_close(diffusion.process.log_snr(torch.tensor([1, 30])), before)
+
+    files = {name: tmp_path / name for name in ("raw", "ema_0.9")}
+    diffusion.save_weights(files)
+    loaded = with_learned_schedule()
+    loaded.load_weights(files)
+    assert torch.equal(loaded.process.log_snr(torch.tensor([1, 30])), after)
+    for part in ("sample", "likelihood"):
+        assert torch.equal(*(drawn(part, trained) for trained in (diffusion, loaded)))
+
+
+def drawn(part, diffusion):
+    if part == "sample":
+        return diffusion.sample(torch.arange(2), 0)
+    return diffusion.likelihood(digits(2), None, 0, torch.arange(2), None).bits_per_dim
+
+
+@pytest.mark.parametrize("objective", [Simple(), VariationalBound(17), ContinuousBound(17, GaussianDecoder())], ids=str)
+def test_a_learned_schedule_that_nothing_would_train_is_refused(objective):
+    with pytest.raises(ValueError, match="has no gradient for it; use objective=vlb_continuous with decoder=levels"):
+        with_learned_schedule(objective)
 
 
 def test_what_scores_takes_the_last_step_from_the_decoder_of_the_model():

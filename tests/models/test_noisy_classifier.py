@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.data.densities import RingMixture
-from diffusion_lab.diffusion import CosineSchedule, LossAwareTimesteps, StratifiedTimesteps
+from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, LossAwareTimesteps, StratifiedTimesteps
 from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
@@ -12,12 +12,12 @@ from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP
 
 
-def classifier(num_classes=3, timesteps=None):
+def classifier(num_classes=3, timesteps=None, schedule=None):
     torch.manual_seed(0)
     return NoisyClassifier(
         (2,),
         num_classes,
-        CosineSchedule(40),
+        schedule or CosineSchedule(40),
         lambda out_channels: MLP(2, out_channels, hidden=32, num_layers=2),
         timesteps or StratifiedTimesteps(40),
         Optimization(torch.optim.AdamW, Constant()),
@@ -71,3 +71,8 @@ def test_it_is_no_generative_model_and_needs_classes():
         classifier(num_classes=None)
     with pytest.raises(ValueError, match="timesteps=uniform"):
         classifier(timesteps=LossAwareTimesteps(40))
+
+
+def test_a_schedule_that_a_denoiser_trains_is_refused():
+    with pytest.raises(ValueError, match="trained with a denoiser, which a classifier is not; use another schedule"):
+        classifier(schedule=LearnedSchedule(40))

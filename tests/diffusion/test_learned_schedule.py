@@ -1,0 +1,154 @@
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    ContinuousBound,
+    FixedSmall,
+    GaussianDiffusion,
+    LearnedSchedule,
+    LogSNRSchedule,
+    PredictNoise,
+    ReverseProcess,
+)
+
+from .oracles import ExactNetwork, GaussianData, SigmaPoints
+
+DATA = GaussianData(0.0, 0.5)
+ENDS = {"log_snr_max": 7.0, "log_snr_min": -4.0}
+
+
+def learned(stretch=(0.0, 0.0), logits=(0.0, 0.0, 0.0, 0.0), num_timesteps=100):
+    """Its parameters as training might leave them."""
+    schedule = LearnedSchedule(num_timesteps, **ENDS, num_bins=len(logits))
+    with torch.no_grad():
+        schedule.trained.stretch.copy_(torch.tensor(stretch))
+        schedule.trained.share.copy_(torch.tensor(logits))
+    return schedule
+
+
+MOVED = {"stretch": (0.2, -0.3), "logits": (1.0, -0.5, 0.3, -1.0)}
+
+
+def midpoints(schedule, num_t):
+    """t of the midpoint rule in each bin, since the path bends between two, and the weights of their mean over [1, T]."""
+    share = schedule.trained.share.detach().double().softmax(dim=0)
+    within = (torch.arange(num_t, dtype=torch.float64) + 0.5) / num_t
+    elapsed = (share.cumsum(0) - share)[:, None] + share[:, None] * within
+    return 1 + elapsed.flatten() * (schedule.num_timesteps - 1), (share / num_t).repeat_interleave(num_t)
+
+
+def terms(schedule, believed=DATA, num_t=200):
+    """The objective's mean over (x_0, ε) and t: exactly, and by the midpoint rule."""
+    process = GaussianDiffusion(schedule)
+    reverse = ReverseProcess(ExactNetwork(believed, process, PredictNoise()), PredictNoise(), FixedSmall())
+    points = SigmaPoints.x_0(DATA)
+    t, weights = midpoints(schedule, num_t)
+    x_0, eps = points.repeat(len(t), 1), SigmaPoints()(0, points).repeat(len(t), 1)
+    drawn = ContinuousBound(num_levels=None)(process, reverse, x_0, t.repeat_interleave(4), eps)
+    return {name: (weights.repeat_interleave(4) * term).sum() / 4 for name, term in drawn.items()}
+
+
+def test_before_training_it_is_a_line_in_log_snr():
+    t = torch.linspace(1, 100, 37, dtype=torch.float64)
+    for ours, line in zip(learned().pair(t), LogSNRSchedule(100, **ENDS).pair(t), strict=True):
+        torch.testing.assert_close(ours.detach(), line)
+
+
+def test_each_bin_takes_its_share_of_the_time():
+    schedule = learned(**MOVED)
+    share = torch.tensor(MOVED["logits"]).double().softmax(dim=0)
+    first, last = (float(end.detach()) for end in schedule.ends)
+    assert first == pytest.approx(1.5 + 5.5 * math.exp(0.2))
+    assert last == pytest.approx(1.5 - 5.5 * math.exp(-0.3))
+    edges = torch.cat([torch.zeros(1).double(), share.cumsum(0).clamp(max=1)])
+    at_edges = GaussianDiffusion(schedule).log_snr(1 + 99 * edges)
+    torch.testing.assert_close(at_edges.detach(), torch.linspace(first, last, 5, dtype=torch.float64))
+
+
+def test_a_time_is_found_by_its_log_snr():
+    schedule = learned(**MOVED)
+    t = torch.linspace(1, 100, 41, dtype=torch.float64)
+    found = schedule.time_at(GaussianDiffusion(schedule).log_snr(t))
+    torch.testing.assert_close(found.detach(), t)
+
+
+def test_the_table_is_that_of_the_parameters_and_needs_no_gradient():
+    schedule = learned(**MOVED)
+    process = GaussianDiffusion(schedule)
+    t = torch.tensor([1, 17, 100])
+    assert not process.signal(t).requires_grad
+    torch.testing.assert_close(process.signal(t), schedule.pair(t.double())[0].detach())
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_bound_trains_its_ends(end):
+    """Its gradient is the difference quotient of the bound between moved ends, at any path."""
+
+    def bound(shift):
+        stretch = list(MOVED["stretch"])
+        stretch[end] += shift
+        with torch.no_grad():
+            return float(terms(learned(stretch, MOVED["logits"]), GaussianData(0.1, 0.4))["vlb"])
+
+    schedule = learned(**MOVED)
+    terms(schedule, GaussianData(0.1, 0.4))["loss"].backward()
+    assert float(schedule.trained.stretch.grad[end]) == pytest.approx(
+        (bound(0.01) - bound(-0.01)) / 0.02, rel=1e-3, abs=1e-6
+    )
+
+
+def second_moment(logits):
+    """E[L_∞²]/2 of the estimate at one t: the loss without its ends, squared."""
+    schedule = learned(MOVED["stretch"], logits)
+    process, (t, weights) = GaussianDiffusion(schedule), midpoints(schedule, 200)
+    points = SigmaPoints.x_0(DATA)
+    t, weights = t.repeat_interleave(4), weights.repeat_interleave(4) / 4
+    x_0, eps = points.repeat(len(t) // 4, 1), SigmaPoints()(0, points).repeat(len(t) // 4, 1)
+    x_t = process.q_sample(x_0, t, eps)
+    with torch.no_grad():
+        guess = ExactNetwork(DATA, process, PredictNoise())(x_t, process.shown(t), None)
+        loss = -0.5 * 99 * process.log_snr_slope(t) * (guess - eps).square().mean(dim=1) / math.log(2)
+    return float((weights * loss.square()).sum() / 2)
+
+
+def test_its_path_is_trained_for_the_least_variance_of_the_estimate():
+    """The gradient of the path is that of E[L_∞²]/2, and the loss itself has none."""
+    schedule = learned(**MOVED)
+    mean = terms(schedule)
+    torch.testing.assert_close(mean["loss"], mean["vlb"])
+    mean["loss"].backward()
+    for k in range(4):
+        above, below = list(MOVED["logits"]), list(MOVED["logits"])
+        above[k] += 0.01
+        below[k] -= 0.01
+        quotient = (second_moment(above) - second_moment(below)) / 0.02
+        assert float(schedule.trained.share.grad[k]) == pytest.approx(quotient, rel=1e-3)
+
+
+def test_where_each_bin_has_time_for_what_it_loses_nothing_moves():
+    """Σ_k E_k[f²]/p_k is least at p_k ∝ √E_k[f²]."""
+    schedule = learned()
+    loss = torch.tensor(
+        [3.0, 1.0, 0.5, 2.0], dtype=torch.float64
+    )  # of four t in the middle of the bins, where p_k = 1/4
+    with torch.no_grad():
+        schedule.trained.share.copy_((loss / 4).log())
+    share = (loss / loss.sum()).cumsum(0) - loss / loss.sum() / 2
+    t = 1 + 99 * share
+    per_bin = loss / 4 / (loss / loss.sum())  # f/p_k
+    wanted = schedule.own_loss(t, per_bin)
+    (wanted * loss / loss.sum()).sum().backward()  # a bin is drawn with p_k
+    torch.testing.assert_close(schedule.trained.share.grad, torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_another_path_is_no_other_bound():
+    with torch.no_grad():
+        plain, bent = (float(terms(learned(logits=logits))["vlb"]) for logits in ((0.0,) * 4, MOVED["logits"]))
+    assert bent == pytest.approx(plain, abs=1e-4)
+
+
+def test_a_path_has_a_bin():
+    with pytest.raises(ValueError, match=r"schedule\.num_bins=0: a path has at least one bin"):
+        LearnedSchedule(10, num_bins=0)
