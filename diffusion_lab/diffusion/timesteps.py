@@ -42,7 +42,7 @@ class TimestepSampler(nn.Module, ABC):
         """(t int64 (B,), or float64 where `real`; w float64 (B,)), on the generator's device."""
 
     def spread(self, share: PerSample) -> Times:
-        """Uniform shares in [0, 1) -> uniform t."""
+        """Uniform shares in [0, 1) -> the t over which the loss is a mean: uniform, unless the density weighs."""
         if self.real:
             return 1 + share * (self.num_timesteps - 1)
         return 1 + (share * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
@@ -111,10 +111,13 @@ class NormalTimesteps(TimestepSampler):
             )
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Times, PerSample]:
-        low, high = self.shares
-        z = torch.special.ndtri(low + (high - low) * _uniform(batch_size, generator)).clamp(*self.ends)
-        t = self.process.times_at(-2 * (self.mean + self.std * z))
+        t = self.spread(_uniform(batch_size, generator))
         return t, _ones(t)
+
+    def spread(self, share: PerSample) -> Times:
+        low, high = self.shares
+        z = torch.special.ndtri(low + (high - low) * share).clamp(*self.ends)
+        return self.process.times_at(-2 * (self.mean + self.std * z))
 
 
 class LossAwareTimesteps(TimestepSampler):

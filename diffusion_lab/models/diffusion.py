@@ -146,7 +146,7 @@ class DiffusionModel(GenerativeModel):
         }
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        """At one uniform t an image; given its class, with y."""
+        """At one t an image, as the loss weighs t; given its class, with y."""
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
         told = y if self.reverse.null_class is not None else None
         return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), told)

@@ -37,7 +37,12 @@ def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, 
     assert code == 0, err
     assert out.startswith(f"diffusion-lab {command}: ")
     assert "powered by Hydra" not in out
-    for words in ("schedule: cosine, edm, learned, linear", "sampler: ddim, ddpm, dpm_solver", "num_steps: 50", "--cfg job"):
+    for words in (
+        "schedule: cosine, edm, learned, linear",
+        "sampler: ddim, ddpm, dpm_solver",
+        "num_steps: 50",
+        "--cfg job",
+    ):
         assert words in out
     assert files(lab.folder) == []
 

@@ -168,3 +168,11 @@ def test_a_density_that_misses_the_schedule_is_refused():
         NormalTimesteps(EDMSchedule(100), mean=50, std=1.0)
     with pytest.raises(ValueError, match=r"timesteps.std=0: "):
         NormalTimesteps(EDMSchedule(100), mean=0, std=0)
+
+
+def test_even_shares_are_spread_as_t_is_drawn():
+    """So a held-out loss, at one even share an image, is the loss that is trained."""
+    share = (torch.arange(999, dtype=torch.float64) + 0.5) / 999
+    for sampler in (NormalTimesteps(EDMSchedule(1000), -1.2, 1.2), UniformTimesteps(1000, real=True)):
+        drawn, _ = sampler(20_000, generator())
+        torch.testing.assert_close(sampler.spread(share).quantile(SHARES), drawn.quantile(SHARES), rtol=0, atol=15)
