@@ -35,6 +35,8 @@ THEORY = [
     "shapes",
     "gaussian",
     "schedules",
+    "real_schedules",
+    "learned_schedule",
     "process",
     "predictions",
     "variances",

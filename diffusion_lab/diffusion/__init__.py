@@ -1,6 +1,6 @@
 """The theory of denoising diffusion, part by part; each file answers one question.
 
-schedules, learned_schedule: how fast does the signal decay?     α_t, σ_t
+schedules    how fast does the signal decay?                     α_t, σ_t (real_schedules: at real t; learned_schedule: trained)
 process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_s|x_t, x_0)
 predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
@@ -36,19 +36,10 @@ from .objectives import (
 )
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .process import GaussianDiffusion
+from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
 from .samplers import AncestralSampler, DDIMSampler, Sampler
-from .schedules import (
-    CleanEnd,
-    CosineSchedule,
-    EDMSchedule,
-    LinearSchedule,
-    LogSNRSchedule,
-    RealSchedule,
-    RectifiedSchedule,
-    Schedule,
-    SigmoidSchedule,
-)
+from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from .timesteps import (

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from .schedules import LogSNRSchedule, of_log_snr
+from .real_schedules import LogSNRSchedule, of_log_snr
 from .shapes import PerSample, Times
 
 

@@ -2,9 +2,9 @@
 
     log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is next to pure noise.
 
-DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Others state it for
-every real t in [1, T]: a line in log SNR (VDM), a straight path from data to noise (rectified flow), more and more noise on
-signal that stays (EDM). All is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already 0.29 % off.
+DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Those that state it for
+every real t are in `real_schedules`. All is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already
+0.29 % off.
 
 Both ends may be cut. At the clean end, noise far below the spacing of the data's levels leaves nothing to learn; at the noisy
 end, signal that is left is counted in L_T.
@@ -118,7 +118,7 @@ class CutSchedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _settle_clean_end(self)
+        settle_clean_end(self)
 
     def alpha_bar(self) -> Table:
         whole = self.uncut()
@@ -223,138 +223,11 @@ class SigmoidSchedule(CutSchedule):
         return _cumulative(_beta_from_ratios(falling - falling[-1], self.max_beta))
 
 
-@dataclass(frozen=True)
-class RealSchedule(Schedule):
-    """α_t and σ_t for every real t in [1, T]."""
-
-    takes_real_t = True
-
-    @abstractmethod
-    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        """(α_t, σ_t), t in [1, T]."""
-
-    @abstractmethod
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        """The real t at which the pair has a log SNR, which lies between those of the ends."""
-
-    def alpha_bar(self) -> Table:
-        """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
-        signal, _ = self.pair(torch.arange(1, self.num_timesteps + 1))
-        return torch.cat([torch.ones_like(signal[:1]), signal.square()])
-
-    def _between(self, t: Times, first: Number, last: Number) -> PerSample:
-        """The straight line from `first` at t = 1 to `last` at t = T; `last` where T = 1."""
-        return last + (first - last) * (self.num_timesteps - t.double()) / max(self.num_timesteps - 1, 1)
-
-    def _where(self, value: PerSample, first: Number, last: Number) -> PerSample:
-        """The t at which that line has a value."""
-        return self.num_timesteps - (value - last) / (first - last) * (self.num_timesteps - 1)
-
-
-@dataclass(frozen=True)
-class LogSNRSchedule(RealSchedule):
-    """log SNR falls linearly from log_snr_max at t = 1 to log_snr_min at t = T, α_t² + σ_t² = 1 (Kingma et al. 2021, VDM).
-
-    The defaults are where VDM's learned ends start from.
-    """
-
-    log_snr_max: End = 13.3
-    log_snr_min: Number = -5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _settle_clean_end(self)
-        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
-        if self.log_snr_max is None:
-            raise ValueError("log_snr_max: a line in log SNR needs a number at its clean end; use log_snr_max=13.3")
-
-    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        return of_log_snr(self._between(t, self.log_snr_max, self.log_snr_min))
-
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        return self._where(log_snr, self.log_snr_max, self.log_snr_min)
-
-
-@dataclass(frozen=True)
-class RectifiedSchedule(RealSchedule):
-    """α_t = 1 − u, σ_t = u: the straight path from data to noise (Liu et al. 2023; Lipman et al. 2023), u linear in t.
-
-    u = 0 at t = 0, or log SNR = log_snr_max at t = 1; at t = T log SNR = log_snr_min, since at u = 1 there is no log SNR.
-    """
-
-    log_snr_max: End | None = None
-    log_snr_min: Number = -10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _settle_clean_end(self)
-        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
-
-    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        u = self._between(t, *self._ends)
-        return 1 - u, u
-
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        return self._where((-log_snr / 2).sigmoid(), *self._ends)
-
-    @property
-    def _ends(self) -> tuple[float, float]:
-        """u at t = 1 and t = T: log SNR = 2·log((1 − u)/u)."""
-        last = 1 / (1 + math.exp(self.log_snr_min / 2))
-        return last / self.num_timesteps if self.log_snr_max is None else 1 / (1 + math.exp(self.log_snr_max / 2)), last
-
-
-@dataclass(frozen=True)
-class EDMSchedule(RealSchedule):
-    """α_t = 1, σ_t^{1/ρ} linear in t from σ_min at t = 1 to σ_max at t = T (Karras et al. 2022, EDM, eq. 5 and table 1).
-
-    The signal stays, so sampling starts from noise of standard deviation σ_max.
-    """
-
-    sigma_min: Number = 0.002
-    sigma_max: Number = 80.0
-    rho: Number = 7.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 < self.sigma_min < self.sigma_max < math.inf and self.rho > 0):
-            raise ValueError(
-                f"sigma_min = {self.sigma_min}, sigma_max = {self.sigma_max}, rho = {self.rho}: "
-                "need 0 < sigma_min < sigma_max and rho > 0"
-            )
-
-    def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        sigma = self._between(t, *self._roots) ** self.rho
-        return torch.ones_like(sigma), sigma
-
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        return self._where((-log_snr / (2 * self.rho)).exp(), *self._roots)
-
-    @property
-    def _roots(self) -> tuple[float, float]:
-        """σ^{1/ρ} at t = 1 and t = T."""
-        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
-
-    @property
-    def prior_std(self) -> float:
-        return float(self.sigma_max)
-
-
-def of_log_snr(log_snr: PerSample) -> tuple[PerSample, PerSample]:
-    """(α, σ) with α² + σ² = 1."""
-    return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-
-
-def _settle_clean_end(schedule: CutSchedule | LogSNRSchedule | RectifiedSchedule) -> None:
+def settle_clean_end(schedule: Schedule) -> None:
     """log_snr_max as a number; None where the formula has its own end."""
     if schedule.log_snr_max is not None:
         end = float(schedule.log_snr_max)
         object.__setattr__(schedule, "log_snr_max", None if end == math.inf else end)
-
-
-def _check_falls(name: str, first: Number, last: Number) -> None:
-    if not -math.inf < last < first:
-        raise ValueError(f"{name}_max = {first} and {name}_min = {last}: it must fall from max to min")
 
 
 def _beta_from_ratios(alpha_bar: Table, max_beta: float) -> Float64[Tensor, " T"]:
