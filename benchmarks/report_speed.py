@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from playwright.sync_api import sync_playwright
 
-from diffusion_lab.sweeps.report import make_report
-from tests.sweeps.synthetic import AXES, write_sweep
+from diffusion_lab.report.make import make_report
+from tests.report.synthetic import AXES, write_sweep
 
 STEPS = [str(k) for k in range(10, 92, 2)]  # 41 values: 2 · 3 · (1 + 2 · 41) = 498 rows of one seed each
 SEEDS = [str(seed) for seed in range(1, 18)]  # 2 · 3 · 5 rows of 17 seeds each: 510 runs

@@ -1,4 +1,4 @@
-"""Reading a folder that may come from somebody else: strict JSON, printable text, names of folders, no links that lead away.
+"""Reading a folder that may come from somebody else: strict JSON, plain YAML, printable text, no links that lead away.
 
 What is read here can be wrong in every way, and each way is one sentence. Imports nothing of this package.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
 _LARGEST_JSON = 2**26
@@ -47,6 +49,14 @@ def read_printable_json(path: Path) -> dict[str, Any]:
     Raises RunError for more than 32 levels of nesting, which no file of ours has.
     """
     return _printable(read_json(path), path, _DEEPEST)
+
+
+def read_yaml(content: bytes) -> Any:
+    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
+        raise yaml.YAMLError("it has aliases, which no config of ours has")
+    return yaml.load(content, loader)
 
 
 def printable(text: str) -> str:

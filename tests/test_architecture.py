@@ -30,7 +30,7 @@ ORDER = [
     "models",
     "callbacks",
 ]
-ORDER += ["evaluation", "runs", "sweeps", "commands"]
+ORDER += ["evaluation", "runs", "sweeps", "report", "commands"]
 THEORY = [
     "shapes",
     "gaussian",
@@ -117,9 +117,14 @@ def test_only_commands_see_a_config_and_modules_stay_small(path):
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "sweeps").glob("*.py")), ids=lambda p: p.name)
-def test_what_reads_runs_needs_no_torch(path):
-    assert not {m.split(".")[0] for m in imported(path)} & {"torch", "torchvision", "lightning"}
+@pytest.mark.parametrize(
+    "path", [p for room in ("sweeps", "report") for p in sorted((PACKAGE / room).glob("*.py"))], ids=lambda p: p.name
+)
+def test_running_and_showing_need_no_torch_and_nothing_of_each_other(path):
+    modules = imported(path)
+    assert not {module.split(".")[0] for module in modules} & {"torch", "torchvision", "lightning"}
+    (other,) = {"sweeps", "report"} - {path.parent.name}
+    assert not [module for module in modules if f"{module}.".startswith(f"diffusion_lab.{other}.")]
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def run(cfg: DictConfig) -> None:
     """Build the workspace from what the runs in `outputs` have logged, and send it."""
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("a dashboard needs wandb-workspaces; pip install 'diffusion-lab[dashboard]'")
-    from diffusion_lab.sweeps.cells import read_runs
-    from diffusion_lab.sweeps.dashboard import found, workspace
-    from diffusion_lab.sweeps.model_plots import losses_of
+    from diffusion_lab.report.cells import read_runs
+    from diffusion_lab.report.dashboard import found, workspace
+    from diffusion_lab.report.model_plots import losses_of
 
     folder = Path(cfg.outputs) / "runs"
     gathered = read_runs(sorted(path.parent for path in folder.glob("*/metrics.json")), "dashboard")

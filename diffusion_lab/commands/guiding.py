@@ -10,9 +10,8 @@ from typing import Any
 from yaml import YAMLError
 
 from diffusion_lab.fingerprints import named_in
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes
+from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes, read_yaml
 from diffusion_lab.runs import ModelDirectory
-from diffusion_lab.sweeps.choices import read_yaml
 
 
 def classifier_identity(classifier: str) -> dict[str, Any]:

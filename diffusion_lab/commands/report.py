@@ -11,12 +11,12 @@ from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.commands.tracking import build_trackers, track_report
+from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.runs import RunDirectory, named_sweep
-from diffusion_lab.sweeps.report import make_report, report_on_runs
 
 if TYPE_CHECKING:
-    from diffusion_lab.sweeps.cells import Gathered
-    from diffusion_lab.sweeps.table import Table
+    from diffusion_lab.report.cells import Gathered
+    from diffusion_lab.report.table import Table
 
 
 def completed(options: list[str]) -> list[str]:
@@ -55,9 +55,9 @@ def show(gathered: Gathered, table: Table) -> None:
     """The tables, and what is missing, in the terminal."""
     from rich.text import Text
 
-    from diffusion_lab.sweeps.exports import terminal
-    from diffusion_lab.sweeps.layout import columns, finding
-    from diffusion_lab.sweeps.notes import notes
+    from diffusion_lab.report.exports import terminal
+    from diffusion_lab.report.layout import columns, finding
+    from diffusion_lab.report.notes import notes
 
     console = Console()
     for group, (shown, width) in zip(table.groups, terminal(table, console.width), strict=True):

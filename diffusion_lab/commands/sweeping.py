@@ -27,11 +27,11 @@ from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
 from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.foreign import is_folder_name, printable
+from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import forget_failures, run_all
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
-from diffusion_lab.sweeps.report import make_report
 from diffusion_lab.sweeps.watch import watching
 
 

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.report.measures import measure
+from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
-from diffusion_lab.sweeps.measures import measure
-from diffusion_lab.sweeps.panels import SERIES, series
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -117,7 +117,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         if not trackers:
             return
         from diffusion_lab.callbacks.tracking import About
-        from diffusion_lab.sweeps.written import written_files
+        from diffusion_lab.report.written import written_files
 
         asked = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name

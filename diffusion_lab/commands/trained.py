@@ -18,9 +18,8 @@ from diffusion_lab.commands.build import build_data, variance_matters
 from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.targets import check_values, checked, targets
-from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes
+from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
-from diffusion_lab.sweeps.choices import read_yaml
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

@@ -1,1 +1,1 @@
-"""Many cells: which there are, what is there of them, how they compare, and the report on them. Imports no torch."""
+"""Many cells: which there are, in which order they run, where, and how far they are. Imports no torch."""

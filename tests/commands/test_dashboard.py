@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_lab.commands import dashboard
 
-from ..sweeps.synthetic import write_sweep
+from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
 from .test_tracking import WANDB, runs
 

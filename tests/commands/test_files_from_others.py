@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_lab.claims import FOLDER
 from diffusion_lab.runs import newest_model
 
-from ..sweeps.synthetic import write_sweep
+from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
 from .test_old_models import TRAINED
 

@@ -14,7 +14,7 @@ from diffusion_lab.callbacks.tracking import WeightsAndBiases
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import newest_model, newest_sweep
 
-from ..sweeps.synthetic import write_sweep
+from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
 
 WANDB = ["logger=wandb", "callbacks.sample_grid.every_n_steps=2", "callbacks.sample_grid.num_images=4"]

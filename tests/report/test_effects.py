@@ -1,9 +1,9 @@
 import pytest
 
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.effects import effects
-from diffusion_lab.sweeps.measures import measure
-from diffusion_lab.sweeps.table import build_table
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.effects import effects
+from diffusion_lab.report.measures import measure
+from diffusion_lab.report.table import build_table
 
 from .synthetic import AXES, write_sweep
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.fingerprints import TRAINING_EXCLUDED
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes
+from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features"}
@@ -67,14 +67,6 @@ def _flat_config(path: Path, unread: list[str]) -> dict[str, str]:
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
-
-
-def read_yaml(content: bytes) -> Any:
-    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
-        raise yaml.YAMLError("it has aliases, which no config of ours has")
-    return yaml.load(content, loader)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

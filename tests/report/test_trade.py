@@ -2,13 +2,13 @@
 
 import pytest
 
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.figures import figure_files
-from diffusion_lab.sweeps.panels import TRADE
-from diffusion_lab.sweeps.report import make_report
-from diffusion_lab.sweeps.table import build_table
-from diffusion_lab.sweeps.trade import trade_plots
-from tests.sweeps.synthetic import write_sweep
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.figures import figure_files
+from diffusion_lab.report.make import make_report
+from diffusion_lab.report.panels import TRADE
+from diffusion_lab.report.table import build_table
+from diffusion_lab.report.trade import trade_plots
+from tests.report.synthetic import write_sweep
 
 SCALES = ["3", "0", "0.5", "10", "1"]  # as asked for, not in order
 

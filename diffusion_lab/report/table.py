@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from diffusion_lab.sweeps.cells import Cell, Gathered
-from diffusion_lab.sweeps.compare import Difference, Measured, difference, same
-from diffusion_lab.sweeps.measures import LOW, STANDARD_ERROR, Measure, ordered, samples_key
+from diffusion_lab.report.cells import Cell, Gathered
+from diffusion_lab.report.compare import Difference, Measured, difference, same
+from diffusion_lab.report.measures import LOW, STANDARD_ERROR, Measure, ordered, samples_key
 
 SEED = "seed"  # the axis that is folded
 NO_SEED = ""  # the seed of a row where seed is no axis

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_lab.sweeps.compare import Measured, difference, same
+from diffusion_lab.report.compare import Measured, difference, same
 
 
 def seeds(values, first=1, errors=None):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffusion_lab.report.written import write_report
 from diffusion_lab.runs import RunError, SweepDirectory
-from diffusion_lab.sweeps.written import write_report
 
 if TYPE_CHECKING:
-    from diffusion_lab.sweeps.cells import Gathered
-    from diffusion_lab.sweeps.table import Table
+    from diffusion_lab.report.cells import Gathered
+    from diffusion_lab.report.table import Table
 
 PAGE = "report.html"
 _TABLES = ("table.csv", "cells.csv", "table.md", "table.tex")
@@ -29,7 +29,7 @@ def make_report(
     `show` is given what was found before anything is drawn; `say`: a sentence on each file of the user's that has a name of
     ours, which is left as it is. RunError if the sweep cannot be read.
     """
-    from diffusion_lab.sweeps.cells import read_sweep
+    from diffusion_lab.report.cells import read_sweep
 
     return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show, say)
 
@@ -42,7 +42,7 @@ def report_on_runs(
     say: Callable[[str], None] = print,
 ) -> Path:
     """The report on any run folders; the path of its page. RunError if none of them can be read."""
-    from diffusion_lab.sweeps.cells import read_runs
+    from diffusion_lab.report.cells import read_runs
 
     gathered = read_runs(folders, to.name)
     if not gathered.cells:
@@ -57,15 +57,15 @@ def _write(
     show: Callable[[Gathered, Table], None] | None,
     say: Callable[[str], None],
 ) -> Path:
-    from diffusion_lab.sweeps.contrast import contenders
-    from diffusion_lab.sweeps.exports import cell_csv, latex, markdown, row_csv
-    from diffusion_lab.sweeps.figures import figure_files
-    from diffusion_lab.sweeps.model_plots import model_plots
-    from diffusion_lab.sweeps.page import page
-    from diffusion_lab.sweeps.row_plots import row_plots
-    from diffusion_lab.sweeps.sprites import sprites
-    from diffusion_lab.sweeps.table import build_table
-    from diffusion_lab.sweeps.trade import trade_plots
+    from diffusion_lab.report.contrast import contenders
+    from diffusion_lab.report.exports import cell_csv, latex, markdown, row_csv
+    from diffusion_lab.report.figures import figure_files
+    from diffusion_lab.report.model_plots import model_plots
+    from diffusion_lab.report.page import page
+    from diffusion_lab.report.row_plots import row_plots
+    from diffusion_lab.report.sprites import sprites
+    from diffusion_lab.report.table import build_table
+    from diffusion_lab.report.trade import trade_plots
 
     table = build_table(gathered)
     if show is not None:

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from diffusion_lab.sweeps import written
-from diffusion_lab.sweeps.written import write_report, written_files
+from diffusion_lab.report import written
+from diffusion_lab.report.written import write_report, written_files
 
 PAGE = "report.html"
 FIRST = {PAGE: b"first", "table.tex": b"first", "figures/a.png": b"first", "figures/b.pdf": b"first"}

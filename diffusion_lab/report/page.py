@@ -16,13 +16,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from diffusion_lab import __version__
-from diffusion_lab.sweeps.cells import Gathered
-from diffusion_lab.sweeps.contrast import Contender
-from diffusion_lab.sweeps.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
-from diffusion_lab.sweeps.notes import has_floor, notes
-from diffusion_lab.sweeps.panels import Plot
-from diffusion_lab.sweeps.sprites import Sprite
-from diffusion_lab.sweeps.table import SEED, Group, Row, Table, seed_of
+from diffusion_lab.report.cells import Gathered
+from diffusion_lab.report.contrast import Contender
+from diffusion_lab.report.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
+from diffusion_lab.report.notes import has_floor, notes
+from diffusion_lab.report.panels import Plot
+from diffusion_lab.report.sprites import Sprite
+from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
 
 _FOLDER = Path(__file__).parent / "page"
 _DIGITS = 6  # significant ones of a number that is only drawn

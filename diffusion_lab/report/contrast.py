@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffusion_lab.sweeps.cells import Cell
-from diffusion_lab.sweeps.layout import Column, Entry, columns, label
-from diffusion_lab.sweeps.table import Group, Row, Table
+from diffusion_lab.report.cells import Cell
+from diffusion_lab.report.layout import Column, Entry, columns, label
+from diffusion_lab.report.table import Group, Row, Table
 
 
 @dataclass(frozen=True)

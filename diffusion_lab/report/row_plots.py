@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from diffusion_lab.sweeps.effects import effects
-from diffusion_lab.sweeps.layout import label, short_names
-from diffusion_lab.sweeps.measures import LOW, SECONDS, Measure
-from diffusion_lab.sweeps.panels import (
+from diffusion_lab.report.effects import effects
+from diffusion_lab.report.layout import label, short_names
+from diffusion_lab.report.measures import LOW, SECONDS, Measure
+from diffusion_lab.report.panels import (
     COLOUR,
     EFFECTS,
     FRONT,
@@ -26,7 +26,7 @@ from diffusion_lab.sweeps.panels import (
     Plot,
     Series,
 )
-from diffusion_lab.sweeps.table import Choice, Group, Row, Table
+from diffusion_lab.report.table import Choice, Group, Row, Table
 
 _MOST_PANELS = 6
 

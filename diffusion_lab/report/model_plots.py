@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError, inside, read_bytes
+from diffusion_lab.report.cells import Cell, Gathered
+from diffusion_lab.report.panels import BOUND, TRAINING, Panel, Plot, Series
+from diffusion_lab.report.table import SEED, seed_of
 from diffusion_lab.runs import ModelDirectory
-from diffusion_lab.sweeps.cells import Cell, Gathered
-from diffusion_lab.sweeps.panels import BOUND, TRAINING, Panel, Plot, Series
-from diffusion_lab.sweeps.table import SEED, seed_of
 
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")

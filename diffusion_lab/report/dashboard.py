@@ -12,9 +12,9 @@ from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrow
 from wandb_workspaces.workspaces.internal import View
 
 from diffusion_lab.callbacks.tracking import BOUND_BY_T, SAMPLES, STEP
-from diffusion_lab.sweeps import panels
-from diffusion_lab.sweeps.cells import Gathered
-from diffusion_lab.sweeps.measures import SECONDS, Measure, ordered
+from diffusion_lab.report import panels
+from diffusion_lab.report.cells import Gathered
+from diffusion_lab.report.measures import SECONDS, Measure, ordered
 
 _MOST_RUNS = 1000  # that a panel shows
 

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from diffusion_lab.report import panels
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.dashboard import found, workspace
+from diffusion_lab.report.model_plots import losses_of, model_plots
+from diffusion_lab.report.row_plots import row_plots
+from diffusion_lab.report.table import build_table
 from diffusion_lab.runs import SweepDirectory
-from diffusion_lab.sweeps import panels
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.dashboard import found, workspace
-from diffusion_lab.sweeps.model_plots import losses_of, model_plots
-from diffusion_lab.sweeps.row_plots import row_plots
-from diffusion_lab.sweeps.table import build_table
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.foreign import inside, is_folder_name
+from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory
 from diffusion_lab.status import DONE, FAILED, read_status
-from diffusion_lab.sweeps.choices import read_choices
 
 MISSING = "missing"
 _LARGEST = 1e100  # of a value: its square is a number too

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from diffusion_lab.sweeps.compare import Measured
-from diffusion_lab.sweeps.measures import Measure
-from diffusion_lab.sweeps.table import Group, Table, seed_of
+from diffusion_lab.report.compare import Measured
+from diffusion_lab.report.measures import Measure
+from diffusion_lab.report.table import Group, Table, seed_of
 
 
 @dataclass(frozen=True)

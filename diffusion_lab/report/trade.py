@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffusion_lab.sweeps.layout import short_names
-from diffusion_lab.sweeps.measures import measure
-from diffusion_lab.sweeps.panels import TRADE, Panel, Plot, Series
-from diffusion_lab.sweeps.row_plots import by_look, is_number, series_of, sets_steps, values_of
-from diffusion_lab.sweeps.table import Choice, Group, Row, Table
+from diffusion_lab.report.layout import short_names
+from diffusion_lab.report.measures import measure
+from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
+from diffusion_lab.report.row_plots import by_look, is_number, series_of, sets_steps, values_of
+from diffusion_lab.report.table import Choice, Group, Row, Table
 
 _PRECISION, _RECALL = "precision", "recall"
 _BEST = "Towards the upper right corner samples are both as real and as diverse as the data."

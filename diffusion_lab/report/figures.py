@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from diffusion_lab.sweeps.panels import FRONT, Panel, Plot, Series
+from diffusion_lab.report.panels import FRONT, Panel, Plot, Series
 
 # Okabe & Ito's palette, without its yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")

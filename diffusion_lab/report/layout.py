@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.sweeps.compare import IMAGES
-from diffusion_lab.sweeps.measures import Measure
-from diffusion_lab.sweeps.table import Group, Row, Standing, Table
+from diffusion_lab.report.compare import IMAGES
+from diffusion_lab.report.measures import Measure
+from diffusion_lab.report.table import Group, Row, Standing, Table
 
 NONE = "–"  # no such option, no such value
 _MOST_DECIMALS = 6

@@ -1,7 +1,7 @@
 import pytest
 
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.table import build_table
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.table import build_table
 
 from .synthetic import write_sweep
 

@@ -1,6 +1,6 @@
 import yaml
 
-from diffusion_lab.sweeps.choices import read_choices
+from diffusion_lab.report.choices import read_choices
 
 
 def axes_of(tmp_path, *configs):

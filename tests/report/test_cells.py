@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from diffusion_lab.report.cells import read_runs, read_sweep
 from diffusion_lab.runs import RunError
 from diffusion_lab.status import Status
-from diffusion_lab.sweeps.cells import read_runs, read_sweep
 
 from .synthetic import write_sweep
 

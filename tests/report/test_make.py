@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.runs import RunError, SweepDirectory
 from diffusion_lab.status import Status
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.report import make_report, report_on_runs
 
 from .synthetic import write_sweep
 
@@ -128,7 +128,7 @@ def test_reporting_imports_no_torch(tmp_path):
 import sys
 from pathlib import Path
 from diffusion_lab.runs import SweepDirectory
-from diffusion_lab.sweeps.report import make_report
+from diffusion_lab.report.make import make_report
 light = {{"pandas", "plotly", "matplotlib", "jinja2"}} & set(sys.modules)
 assert not light, f"importing the function imports {{light}}"
 make_report(SweepDirectory(Path({str(sweep.path)!r})))

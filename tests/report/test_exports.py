@@ -2,9 +2,9 @@ import csv
 import io
 from dataclasses import replace
 
-from diffusion_lab.sweeps.cells import read_sweep
-from diffusion_lab.sweeps.exports import cell_csv, escape_tex, latex, markdown, row_csv
-from diffusion_lab.sweeps.table import build_table
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv
+from diffusion_lab.report.table import build_table
 
 from .synthetic import write_sweep
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.sweeps.report import make_report
+from diffusion_lab.report.make import make_report
 
 from .synthetic import write_sweep
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffusion_lab.data.levels import to_uint8
 from diffusion_lab.pictures import picture, png
-from diffusion_lab.sweeps.sprites import sprites
+from diffusion_lab.report.sprites import sprites
 
 
 def pixels(sprite):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from diffusion_lab.sweeps.layout import columns
-from diffusion_lab.sweeps.table import Group
+from diffusion_lab.report.layout import columns
+from diffusion_lab.report.table import Group
 
 
 def has_floor(group: Group) -> bool:
