@@ -1,0 +1,97 @@
+"""What the theory costs beside the network: operations of a training step, and time of a sampling step.
+
+It uses the public API alone, so the same file measures an older checkout too (`PYTHONPATH=OLD python -P overhead.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffusion_lab.diffusion import (
+    AncestralSampler,
+    CosineSchedule,
+    DDIMSampler,
+    EvenSpacing,
+    FixedLarge,
+    GaussianDiffusion,
+    Hybrid,
+    LearnedRange,
+    PredictVelocity,
+    ReverseProcess,
+    SampleNoise,
+    Simple,
+)
+from diffusion_lab.networks import UNet
+
+SHAPE = (1, 28, 28)
+GATHERS = ("index_select", "gather", "index.Tensor")
+
+
+class Count(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=50)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    process = GaussianDiffusion(CosineSchedule(1000))
+
+    def reverse(variance, network=None):
+        channels = SHAPE[0] * (1 + variance.outputs_per_channel)
+        silent = {size: torch.zeros(size, channels, *SHAPE[1:]) for size in (1, 16, 128)}
+        return ReverseProcess(network or (lambda x_t, t, y: silent[len(x_t)]), PredictVelocity(), variance)
+
+    x_0, eps = torch.zeros(16, *SHAPE), torch.randn(16, *SHAPE)
+    t = torch.randint(2, 1001, (16,))  # L_0 is one image in a thousand
+    for objective, variance in ((Simple(), FixedLarge()), (Hybrid(), LearnedRange())):
+        objective(process, reverse(variance), x_0, t, eps)
+        with Count() as count:
+            objective(process, reverse(variance), x_0, t, eps)
+        gathers = sum(number for name, number in count.operations.items() if any(kind in name for kind in GATHERS))
+        print(
+            f"{type(objective).__name__}: {count.operations.total()} operations beside the network, {gathers} look-ups"
+        )
+
+    unet = UNet(
+        1, 1, 28, None, base_channels=32, channel_multipliers=(1, 2, 2), attention_resolutions=(7,), head_channels=32
+    )
+    for size in (1, 128):
+        noise = SampleNoise(0, torch.arange(size))
+        x_T = noise.initial(SHAPE)
+        with torch.no_grad():
+            look = min(timed(lambda x=x_T: unet(x, torch.full((len(x),), 500), None)) for _ in range(options.rounds))
+        for sampler in (DDIMSampler(EvenSpacing(options.steps)), AncestralSampler(EvenSpacing(options.steps))):
+            taken = []
+            for _ in range(options.rounds):
+                with torch.no_grad():
+                    taken.append(timed(lambda s=sampler, x=x_T, n=noise: s(process, reverse(FixedLarge()), x, noise=n)))
+            best, middle = min(taken) / options.steps * 1e6, statistics.median(taken) / options.steps * 1e6
+            print(
+                f"batch {size}, {type(sampler).__name__}: a step {best:.0f} us beside the network (median {middle:.0f}); "
+                f"a look of the network {look * 1e3:.2f} ms"
+            )
+
+
+def timed(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
