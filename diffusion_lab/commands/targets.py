@@ -45,7 +45,7 @@ _OURS = tuple(
 _HARMLESS = (
     "torch.nn",
     "torch.optim",
-    *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization")),
+    *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization", "models.muon")),
 )
 _LARGEST = 2**64  # a seed is smaller
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")

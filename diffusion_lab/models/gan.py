@@ -148,7 +148,9 @@ class GAN(GenerativeModel):
 
     def configure_optimizers(self) -> list[dict]:
         """The generator's first."""
-        return [self.optimization.configure(n.parameters(), self.trainer) for n in (self.network, self.discriminator)]
+        return [
+            self.optimization.configure(n.named_parameters(), self.trainer) for n in (self.network, self.discriminator)
+        ]
 
     def check_trainer(self, trainer: Trainer) -> None:
         if trainer.gradient_clip_val:

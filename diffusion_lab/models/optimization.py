@@ -48,16 +48,16 @@ class CosineDecay(LearningRate):
 
 @dataclass(frozen=True)
 class Optimization:
-    """An optimizer, still to be given its parameters, and its learning rate.
+    """An optimizer, still to be given its parameters by name, and its learning rate.
 
     torch's own schedulers count steps only; with trainer.max_time the number of steps is not known, so the learning rate
     follows the share of the budget that is used, whichever budget ends first.
     """
 
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
     learning_rate: LearningRate
 
-    def configure(self, parameters: Iterable[nn.Parameter], trainer: Trainer) -> dict:
+    def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> dict:
         """What LightningModule.configure_optimizers returns."""
         optimizer = self.optimizer(parameters)
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))

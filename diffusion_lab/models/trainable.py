@@ -86,7 +86,7 @@ class TrainableModel(LightningModule):
         """ValueError, in one sentence, for an option of the Trainer that this model cannot be trained with."""
 
     def configure_optimizers(self) -> Any:
-        return self.optimization.configure(self.parameters(), self.trainer)
+        return self.optimization.configure(self.named_parameters(), self.trainer)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
         """Those that have averages, by name: all of them, unless some serve training only."""

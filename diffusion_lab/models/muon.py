@@ -1,0 +1,95 @@
+"""Muon: a hidden matrix takes steps of equal length in all its directions (Jordan et al. 2024).
+
+B ← μ·B + G,   O ≈ U·Vᵀ of G + μ·B = U·S·Vᵀ,   θ ← θ − η·√max(1, m/n)·O      for θ of (m, n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+_QUINTIC = 3.4445, -4.7750, 2.0315  # s ← a·s + b·s³ + c·s⁵ takes singular values in (0, 1] to about 1 in five rounds
+_ROUNDS = 5
+
+
+class Muon(Optimizer):
+    """Hidden matrices by Muon; the first and last layers, embeddings and vectors by AdamW, as its authors do.
+
+    torch.optim.Muon takes (m, n) alone; here a convolution (out, in, k, k) is the matrix (out, in·k·k).
+
+    Parameters
+    ----------
+    parameters: (name, parameter) pairs.
+    lr, momentum: η and μ of the matrices. adamw_lr, betas, weight_decay: of AdamW; the decay is that of the matrices too.
+    adamw_modules: parameters with one of these in their dotted name are AdamW's.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        lr: float = 1e-2,
+        momentum: float = 0.95,
+        adamw_lr: float = 1e-3,
+        betas: Sequence[float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        adamw_modules: Sequence[str] = ("input", "output", "classes"),
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"optimizer.momentum={momentum}: it lies in [0, 1)")
+        matrices, others = [], []
+        for name, parameter in parameters:
+            hidden = parameter.ndim > 1 and not set(name.split(".")) & set(adamw_modules)
+            (matrices if hidden else others).append(parameter)
+        self._adamw = AdamW([{"params": others}], lr=adamw_lr, betas=tuple(betas), weight_decay=weight_decay)
+        of_muon = {"params": matrices, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__([*self._adamw.param_groups, of_muon], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if "momentum" in group:
+                self._step_matrices(group)
+        # Groups and state are ours, so that they are saved, resumed and scheduled in one piece.
+        self._adamw.param_groups = [group for group in self.param_groups if "momentum" not in group]
+        self._adamw.state = self.state
+        self._adamw.step()
+        return loss
+
+    def _step_matrices(self, group: dict) -> None:
+        """Matrices of one shape together: a few large products in place of many small ones."""
+        alike: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                rows = parameter.shape[0]
+                alike.setdefault((rows, parameter.numel() // rows), []).append(parameter)
+        for (rows, columns), parameters in alike.items():
+            directions = []
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(parameter.grad)
+                directions.append((parameter.grad + group["momentum"] * buffer).reshape(rows, columns))
+            step = -group["lr"] * max(1, rows / columns) ** 0.5
+            for parameter, direction in zip(parameters, orthogonalized(torch.stack(directions)), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(direction.reshape(parameter.shape), alpha=step)
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), its singular values between 0.6 and 1.2 unless they were tiny."""
+    a, b, c = _QUINTIC
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.float().mT if tall else matrices.float()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices)

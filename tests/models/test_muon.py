@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab.models.muon import Muon, orthogonalized
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.input, self.hidden, self.output = nn.Linear(3, 8), nn.Linear(8, 4), nn.Linear(4, 1)
+        self.conv = nn.Conv2d(2, 6, 3)
+
+    def loss(self, k):
+        generator = torch.Generator().manual_seed(k)
+        x, image = torch.randn(16, 3, generator=generator), torch.randn(2, 2, 5, 5, generator=generator)
+        return self.output(self.hidden(self.input(x)).tanh()).square().mean() + self.conv(image).square().mean()
+
+
+def trained(net, optimizer, steps):
+    for k in steps:
+        optimizer.zero_grad()
+        net.loss(k).backward()
+        optimizer.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 30), (30, 4)])
+def test_a_step_is_as_long_in_every_direction(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonalized(matrices)
+    inside = torch.einsum("bji,bjk,blk->bil", u, found, v)  # Uᵀ·O·V
+    wide = s > 0.05 * s.amax(dim=1, keepdim=True)
+    diagonal = inside.diagonal(dim1=1, dim2=2)
+    assert bool(((diagonal > 0.5) & (diagonal < 1.3))[wide].all())
+    assert float((inside - torch.diag_embed(diagonal)).abs().max()) < 1e-3
+
+
+def test_the_first_step_of_a_matrix_has_the_given_length_and_a_convolution_is_a_matrix():
+    net = Net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    trained(net, Muon(net.named_parameters(), lr=0.01, momentum=0.0), range(1))
+    for name, shape in (("hidden.weight", (4, 8)), ("conv.weight", (6, 18))):
+        move = (net.state_dict()[name] - before[name]).reshape(shape)
+        gradient = net.get_parameter(name).grad.reshape(shape)
+        torch.testing.assert_close(move, -0.01 * orthogonalized(gradient[None])[0], rtol=1e-4, atol=1e-7)
+    tall = nn.Linear(2, 8, bias=False)
+    start = tall.weight.detach().clone()
+    tall.weight.grad = torch.randn(8, 2)
+    Muon(tall.named_parameters(), lr=0.01, momentum=0.0).step()
+    expected = -0.02 * orthogonalized(tall.weight.grad[None])[0]  # √(8/2)
+    torch.testing.assert_close(tall.weight.detach() - start, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_ends_and_vectors_are_moved_by_adamw():
+    ours, theirs = Net(), Net()
+    rest = [name for name, p in ours.named_parameters() if p.ndim == 1 or name.split(".")[0] in ("input", "output")]
+    muon = Muon(ours.named_parameters(), lr=0.0, adamw_lr=3e-3, weight_decay=0.1)
+    for name, parameter in theirs.named_parameters():
+        parameter.requires_grad_(name in rest)
+    adamw = torch.optim.AdamW([theirs.get_parameter(n) for n in rest], lr=3e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    torch.testing.assert_close(trained(ours, muon, range(5)), trained(theirs, adamw, range(5)), rtol=0, atol=0)
+
+
+def test_it_goes_on_from_its_state_to_the_same_bits():
+    whole, first = Net(), Net()
+    trained(whole, Muon(whole.named_parameters()), range(6))
+    optimizer = Muon(first.named_parameters())
+    trained(first, optimizer, range(3))
+    resumed = Net()
+    resumed.load_state_dict(first.state_dict())
+    again = Muon(resumed.named_parameters())
+    again.load_state_dict(optimizer.state_dict())
+    trained(resumed, again, range(3, 6))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_a_momentum_of_one_never_forgets_and_is_refused():
+    with pytest.raises(ValueError, match=r"optimizer\.momentum=1\.0: it lies in \[0, 1\)"):
+        Muon(Net().named_parameters(), momentum=1.0)
