@@ -1,0 +1,40 @@
+"""Which schedule, variance, objective and timesteps can train together? One sentence, with the fix, where they cannot."""
+
+from __future__ import annotations
+
+from diffusion_lab.diffusion import Objective, Schedule, TimestepSampler, Variance
+
+
+def check_parts(schedule: Schedule, variance: Variance, objective: Objective, timesteps: TimestepSampler) -> None:
+    """ValueError where a part would not be trained, or where an objective does not exist at the t that are drawn."""
+    if variance.outputs_per_channel and not objective.trains_variance:
+        raise ValueError(
+            f"variance {type(variance).__name__} would never be trained: objective {type(objective).__name__} gives it no "
+            "gradient; use objective=hybrid or objective=vlb, or variance=fixed"
+        )
+    if schedule.trained is not None and not (objective.integrates_over_t and not objective.reads_variance):
+        raise ValueError(
+            f"schedule {type(schedule).__name__} is trained by the bound of infinitely many steps, and objective "
+            f"{type(objective).__name__} has no gradient for it; use objective=vlb_continuous with decoder=levels"
+        )
+    if objective.integrates_over_t and not schedule.takes_real_t:
+        raise ValueError(
+            f"objective {type(objective).__name__} is an integral over real t, and {type(schedule).__name__} is a table over "
+            "whole t; use schedule=log_snr, rectified or edm, or objective=vlb"
+        )
+    if objective.integrates_over_t and (not timesteps.real or timesteps.weighs_by_density):
+        raise ValueError(
+            f"objective {type(objective).__name__} is an integral over real t, and timesteps {type(timesteps).__name__} "
+            f"{'weighs' if timesteps.weighs_by_density else 'draws whole'} t; use timesteps=low_discrepancy"
+        )
+    if timesteps.real and not schedule.takes_real_t:
+        raise ValueError(
+            f"timesteps.real=true: {type(schedule).__name__} is a table over whole t; use timesteps.real=false, or "
+            "schedule=log_snr, rectified or edm"
+        )
+    if objective.sums_over_steps and (timesteps.real or timesteps.weighs_by_density):
+        raise ValueError(
+            f"objective {type(objective).__name__} holds a sum over the steps of the chain, and timesteps "
+            f"{type(timesteps).__name__} {'weighs' if timesteps.weighs_by_density else 'draws t between'} them; use "
+            "timesteps=stratified timesteps.real=false, or objective=simple with variance=fixed_large"
+        )
