@@ -20,11 +20,13 @@ from diffusion_lab.callbacks.ema import same_so_far
 from diffusion_lab.callbacks.finite import NotFiniteError
 from diffusion_lab.callbacks.interruption import InterruptedTraining, Interruption
 from diffusion_lab.callbacks.monitor import Monitor
+from diffusion_lab.callbacks.precision import Precision, PrecisionError
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
 from diffusion_lab.commands.build import plain_config, variance_matters
 from diffusion_lab.commands.callbacks import Added, added_callbacks, check_callbacks, ours, stopped
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.commands.precision import precision_of
 from diffusion_lab.commands.ranks import Ranks, cluster_environment, request_of
 from diffusion_lab.commands.tracking import build_trackers, tracked_training
 from diffusion_lab.files import remove_staged, write_whole
@@ -120,6 +122,7 @@ def fit(
                 seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
+                precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
@@ -162,9 +165,12 @@ def build_trainer(
     max_time = options.pop("max_time", None)
     if cfg.trainer.max_steps < 1 and max_time is None:
         raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
+    request = request_of(cfg.trainer)
+    precision = precision_of(options["precision"], request.on_gpu)
     parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
         *ours(cfg, "finite"),
+        Precision(str(precision)),
         instantiate(cfg.ema),
         *ours(cfg, "monitor"),
         *ours(cfg, "progress"),
@@ -174,12 +180,11 @@ def build_trainer(
         *ours(cfg, "checkpoint", path=directory.resume, fingerprint=fingerprint, interruption=interruption),
     ]
     # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
-    request = request_of(cfg.trainer)
     accelerator = "cuda" if request.on_gpu else "cpu"
     devices = list(request.indices) if request.on_gpu and request.indices else request.size
     every = cfg.val.every_n_steps
     return instantiate(
-        {**options, "accelerator": accelerator, "devices": devices},
+        {**options, "accelerator": accelerator, "devices": devices, "precision": precision},
         logger=[CSVRecord(directory.metrics_csv)],
         callbacks=parts,
         plugins=[WholeCheckpoints(), cluster_environment()],
@@ -235,7 +240,7 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     with lost_process(), out_of_memory(at, fix):
         try:
             yield
-        except (DataError, NotFiniteError) as error:
+        except (DataError, NotFiniteError, PrecisionError) as error:
             raise MistakeError(str(error)) from error
         except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric nobody has logged
             if not re.search("conditioned on metric|monitor=.*could not find the monitored key", str(error)):
