@@ -169,8 +169,8 @@ def build_trainer(
     precision = precision_of(options["precision"], request.on_gpu)
     parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
-        *ours(cfg, "finite"),
         Precision(str(precision)),
+        *ours(cfg, "finite"),
         instantiate(cfg.ema),
         *ours(cfg, "monitor"),
         *ours(cfg, "progress"),
