@@ -5,10 +5,15 @@ import subprocess
 
 import pytest
 
+from tests.commands.zygote import Zygote
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
 
 # The theory, the networks, the data and a trained model through the commands.
 QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/", "tests/commands/test_trained.py")
+
+# Where single tests take longest. They run first: at the end, when some processes have nothing left to do, only short tests run.
+LONG = ("tests/commands/", "tests/evaluation/", "tests/test_wheel.py")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -23,6 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(QUICK) and item.get_closest_marker("thorough") is None:
             item.add_marker("quick")
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +37,14 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """zygote.start(folder, "train", …) -> a real process, without the seconds of its imports."""
+    process = Zygote()
+    yield process
+    process.close()
 
 
 @pytest.fixture

@@ -209,8 +209,9 @@ def read_id(file: Path) -> str:
 
 
 def _settings(wandb: ModuleType) -> Settings:
-    """Nothing waits longer than half a minute for a service that may be down."""
-    return wandb.Settings(silent=True, init_timeout=_PATIENCE_SECONDS, finish_timeout=_PATIENCE_SECONDS)
+    """Nothing waits longer than half a minute for a service that may be down, or than W&B's own variables WANDB_…_TIMEOUT say."""
+    waits = [name for name in ("init_timeout", "finish_timeout") if f"WANDB_{name.upper()}" not in os.environ]
+    return wandb.Settings(silent=True, **dict.fromkeys(waits, _PATIENCE_SECONDS))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,8 +24,8 @@ from diffusion_lab.runs import RunError, write_json
 from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 
 _POLL_SECONDS = 0.5
-_ASK_AGAIN = 1.5  # ask the queue at growing intervals, …
-_ASK_SECONDS = (2.0, 30.0)  # … from the first to the second: a cluster's controller serves everybody
+_ASK_AGAIN = 1.5  # ask a queue that others use too at growing intervals, …
+_ASK_SECONDS = (2.0, 30.0)  # … from the first to the second
 _LOST = "what it needs failed"
 
 
@@ -67,11 +67,12 @@ class Queue(ABC):
     """Where jobs run. folder: of their files, on a file system that they see.
 
     holds_back: whether the queue itself keeps a job waiting until the one that it needs has ended well, so that nobody has to
-    stay for that.
+    stay for that. is_shared: whether it answers other users too, as a cluster's controller does, and so is asked rarely.
     """
 
     folder: Path
     holds_back: bool
+    is_shared: bool = True
 
     @abstractmethod
     def room(self, waiting: Sequence[Call]) -> int:
@@ -119,7 +120,8 @@ def run_jobs(
     or was left) is not made again: this waits for that job. cancelled: whether somebody asked that nothing more be submitted.
     """
     submission = _Submission(calls, queue, say, cancelled)
-    asked, pause, suspects = time.monotonic(), _ASK_SECONDS[0], frozenset[str]()
+    first, longest = _ASK_SECONDS if queue.is_shared else (0.0, 0.0)
+    asked, pause, suspects = time.monotonic(), first, frozenset[str]()
     while submission.submit_ready() or submission.running:
         time.sleep(_POLL_SECONDS)
         lost: frozenset[str] = frozenset()
@@ -128,7 +130,7 @@ def run_jobs(
             gone = frozenset() if living is None else frozenset(submission.running).difference(living)
             # Twice, because a job may have ended a moment ago and its files take a while on a network.
             suspects, lost = gone, gone & suspects
-            asked, pause = time.monotonic(), min(_ASK_AGAIN * pause, _ASK_SECONDS[1])
+            asked, pause = time.monotonic(), min(_ASK_AGAIN * pause, longest)
         submission.collect(lost)
     queue.close()
     return [submission.outcomes[index] for index in range(len(calls))]

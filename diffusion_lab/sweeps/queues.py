@@ -123,6 +123,7 @@ class LocalQueue(Queue):
     """
 
     holds_back = False
+    is_shared = False
 
     def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
         self.folder, self.gpus, self.num_cores, self.parallel = folder, gpus, num_cores, parallel

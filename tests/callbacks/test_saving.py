@@ -1,9 +1,10 @@
 """A checkpoint is there whole, or the one before it is; and none of them can run anything."""
 
 import pickle
+import signal
 import subprocess
-import sys
 import time
+from itertools import count
 
 import pytest
 import torch
@@ -85,28 +86,29 @@ def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path, small_di
         assert torch.equal(load_state(file)["weights"], state["weights"])
 
 
-def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path):
+def write_without_end(path):
+    for n in count(1):
+        save(path, n=n, weights=torch.full((2**16,), n))
+        print(n, flush=True)
+
+
+def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path, zygote):
     """A process writes without end and is killed at random moments."""
-    writer = (
-        "import sys, torch, pathlib\nfrom diffusion_lab.callbacks.saving import WholeCheckpoints\n"
-        "path, n = pathlib.Path(sys.argv[1]), 0\n"
-        "while True:\n"
-        "    n += 1\n"
-        "    WholeCheckpoints().save_checkpoint({'n': n, 'fingerprint': 'f', 'weights': torch.full((2**16,), n)}, path)\n"
-        "    print(n, flush=True)\n"
-    )
-    path = tmp_path / "resume.ckpt"
-    for delay in (0.0, 0.007):
-        process = subprocess.Popen([sys.executable, "-c", writer, path], stdout=subprocess.PIPE, text=True)
-        for _ in range(3):
-            process.stdout.readline()
+    path = tmp_path / "there" / "resume.ckpt"
+    path.parent.mkdir()
+    for delay in (0.0, 0.002, 0.005, 0.007):
+        (tmp_path / "out").write_text("")
+        process = zygote.call(tmp_path, write_without_end, str(path))
+        while (tmp_path / "out").read_text().count("\n") < 3 and process.poll() is None:
+            time.sleep(0.001)
         time.sleep(delay)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         said = [int(line) for line in process.communicate()[0].split()]
+        assert process.returncode == -signal.SIGKILL
         good, wrong = newest_good(path, "f")
         assert wrong == []
         state = load_state(good)
         assert state["n"] >= max(said, default=3)
         assert (state["weights"] == state["n"]).all()
-        remove_staged(tmp_path)
-        assert {file.name for file in tmp_path.iterdir()} <= {"resume.ckpt", "resume.previous.ckpt"}
+        remove_staged(path.parent)
+        assert {file.name for file in path.parent.iterdir()} <= {"resume.ckpt", "resume.previous.ckpt"}

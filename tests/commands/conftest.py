@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from diffusion_lab.commands import app
 
 from .cluster import slurm_answers
-from .zygote import Zygote
+from .composing import less_composing
 
 TINY = [
     "network.base_channels=8",
@@ -40,6 +40,12 @@ def fonts_without_layout():
     """Figures embed their fonts. A font's tables of layout, which no reader of a PDF needs, take most of a report's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Options, "_drop_tables_default", [*Options._drop_tables_default, "GDEF", "GPOS", "GSUB"])
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hydra_in_less_time():
+    with less_composing():
         yield
 
 
@@ -105,14 +111,6 @@ def process(tmp_path):
 
     run.folder = tmp_path
     return run
-
-
-@pytest.fixture(scope="session")
-def zygote():
-    """zygote.start(folder, "train", …) -> a real process, without the seconds of its imports."""
-    process = Zygote()
-    yield process
-    process.close()
 
 
 @pytest.fixture(scope="session")

@@ -28,14 +28,15 @@ def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_work
     assert torch.multiprocessing.active_children() == []
 
 
-def test_what_is_skipped_is_said_once(process):
-    root = write_images(process.folder / "own")
+def test_what_is_skipped_is_said_once(tmp_path, zygote):
+    root = write_images(tmp_path / "own")
     (root / "ants" / "broken.jpg").write_bytes(b"")
     own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.on_error=skip", "score=false"]
-    done = process("train", *TINY, *STRIDED, *own)
-    assert done.returncode == 0, done.stderr
-    assert "18 training images" in done.stdout
-    said = [line for line in (done.stdout + done.stderr).splitlines() if "left out" in line]
+    done = zygote.start(tmp_path, "train", *TINY, *STRIDED, *own, COLUMNS="120")
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert "18 training images" in out
+    said = [line for line in (out + err).splitlines() if "left out" in line]
     first = f"{root}/ants/broken.jpg is empty (0 bytes)"
     assert said == [f"data.on_error=skip: 1 of 21 files in {root} are left out; the first: {first}."]
 

@@ -19,6 +19,7 @@ from diffusion_lab.sweeps.jobs import JobError
 from tests.machine import EIGHT, pretend
 
 from .conftest import STRIDED, TINY, files
+from .test_ranks import in_ranks
 
 README = Path(__file__).parent.parent.parent / "README.md"
 TRAINED = README.parent / "tests" / "trained" / "diffusion_fixed"
@@ -147,15 +148,28 @@ def test_processes_of_one_command_share_the_cores(lab, monkeypatch):
     assert "OMP_NUM_THREADS" not in os.environ
 
 
-def test_several_devices_score_and_draw_what_one_does(lab):
+@pytest.fixture(params=["ranks", pytest.param("command", marks=pytest.mark.thorough)])
+def on_two_devices(request, lab, zygote):
+    """on_two_devices("evaluate", …): in two processes, or by the command that starts them."""
+
+    def run(*command: str) -> None:
+        if request.param == "ranks":
+            in_ranks(zygote, lab.folder, *command, *RANKS, ranks=2)
+        else:
+            code, _, err = lab(*command, *RANKS)
+            assert code == 0, err
+
+    return run
+
+
+def test_several_devices_score_and_draw_what_one_does(lab, on_two_devices):
     drawing = ["evaluation.num_samples=256", "evaluation.batch_size=64"]
     assert lab("train", *TINY, *STRIDED, *drawing)[0] == 0
     code, _, err = lab("sample", "num_images=20", "format=npz", "to=one")
     assert code == 0, err
     (run,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
     one = json.loads(run.read_text())
-    code, _, err = lab("evaluate", *RANKS, "rescore=true")
-    assert code == 0, err
+    on_two_devices("evaluate", "rescore=true")
     two = json.loads(run.read_text())
     timed = [measured["protocol"]["cost"]["timed_images"] for measured in (one, two)]
     assert timed == [256 - 64, 256 - 2 * 64], "the first batch of each process does not count"
@@ -163,8 +177,7 @@ def test_several_devices_score_and_draw_what_one_does(lab):
         for name in ("seconds_per_1000_samples", "peak_memory_mib"):
             measured["values"].pop(name)
     assert two["values"] == pytest.approx(one["values"], rel=1e-4)
-    code, _, err = lab("sample", *RANKS, "num_images=20", "format=npz", "to=two")
-    assert code == 0, err
+    on_two_devices("sample", "num_images=20", "format=npz", f"to={lab.folder / 'two'}")
     with np.load(lab.folder / "one" / "samples.npz") as a, np.load(lab.folder / "two" / "samples.npz") as b:
         assert np.abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 255 // 16  # a level of the data
         assert (a["arr_0"] == b["arr_0"]).mean() > 0.99

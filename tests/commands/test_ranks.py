@@ -36,8 +36,8 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def trained(zygote, folder: Path, *options: str, ranks: int) -> tuple[ModelDirectory, str]:
-    """By so many processes, which know of each other what torchrun would tell them; and what rank 0 says: the others are silent."""
+def in_ranks(zygote, folder: Path, *command: str, ranks: int) -> list[str]:
+    """What each of so many processes says, which know of each other what torchrun would tell them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "test"}
@@ -45,13 +45,18 @@ def trained(zygote, folder: Path, *options: str, ranks: int) -> tuple[ModelDirec
     for rank in map(str, range(ranks)):
         (own := folder / rank).mkdir(parents=True, exist_ok=True)
         world = {**told, "WORLD_SIZE": str(ranks), "RANK": rank, "LOCAL_RANK": rank} if ranks > 1 else {}
-        shared = [f"outputs={folder / 'outputs'}", *(TOGETHER if ranks > 1 else [])]
-        started.append(zygote.start(own, "train", *options, *shared, **world))
+        started.append(zygote.start(own, *command, f"outputs={folder / 'outputs'}", **world))
     said = []
     for process in started:
         out, err = process.communicate()
         assert process.returncode == 0, err
         said.append(out)
+    return said
+
+
+def trained(zygote, folder: Path, *options: str, ranks: int) -> tuple[ModelDirectory, str]:
+    """By so many processes; and what rank 0 says: the others are silent."""
+    said = in_ranks(zygote, folder, "train", *options, *(TOGETHER if ranks > 1 else []), ranks=ranks)
     assert [out.count("training images") for out in said] == [1] + [0] * (ranks - 1)
     return newest_model(folder / "outputs"), said[0]
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -60,26 +57,24 @@ def test_decoders_share_a_model_whose_objective_has_no_last_step_and_its_samples
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
 
 
-def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab):
+def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):
     """kill -9 in the middle of the samples, then the same command."""
     lab.given("train", *TINY, *STRIDED)
     model = newest_model(lab.folder / "outputs").path
-    # The whole chain for four shards: slow enough to be caught.
-    options = [f"model_dir={model}", "sampler=ddpm", "evaluation.num_samples=512", "evaluation.batch_size=32"]
+    # Four shards of samples, a step of each batch after the other: slow enough to be caught.
+    options = [f"model_dir={model}", "sampler.spacing.num_steps=8", "evaluation.num_samples=512"]
+    options += ["evaluation.batch_size=32", "evaluation.bound.num_images=2"]
     options += ["evaluation.kid_subsets=2", "evaluation.reference_features=100"]
 
     assert lab("evaluate", *options, "outputs=undisturbed")[0] == 0
     killed = lab.folder / "killed"
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "diffusion-lab", "evaluate", *options, f"outputs={killed}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=lab.folder,
-    )
+    process = zygote.start(lab.folder, "evaluate", *options, f"outputs={killed}")
     deadline = time.monotonic() + 120
     while not shards(killed) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     there = {path: path.stat().st_mtime_ns for path in shards(killed)}
     assert 1 <= len(there) < 4
     assert scores(killed) == []

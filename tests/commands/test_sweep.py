@@ -209,12 +209,13 @@ def test_hydras_own_sweepers_still_work(lab):
 
 @pytest.mark.needs("hydra-optuna-sweeper")
 @pytest.mark.skipif(find_spec("optuna") is None, reason="pip install 'diffusion-lab[optuna]'")
-def test_a_search_is_told_the_metric_it_asks_for(process):
+def test_a_search_is_told_the_metric_it_asks_for(tmp_path, zygote):
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1"]
     options = [*STRIDED, "optimizer.lr=interval(0.001,0.1)", "objective_metric=bits_per_dim"]
-    done = process("train", "-m", *TINY, *search, *options)
-    assert done.returncode == 0, done.stderr
-    outputs = process.folder / "outputs"
+    searching = zygote.start(tmp_path, "train", "-m", *TINY, *search, *options)
+    _, err = searching.communicate()
+    assert searching.returncode == 0, err
+    outputs = tmp_path / "outputs"
     (result,) = (outputs / "sweeps").rglob("optimization_results.yaml")
     values = [json.loads(path.read_text())["values"] for path in (outputs / "runs").glob("*/metrics.json")]
     assert len(values) == 2

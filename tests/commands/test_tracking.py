@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
+from diffusion_lab.callbacks import tracking
 from diffusion_lab.callbacks.tracking import WeightsAndBiases
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import newest_model, newest_sweep
@@ -173,25 +175,35 @@ def test_a_training_that_fails_says_so_and_goes_on_under_its_id(lab):
     assert runs(lab.folder, "models")[-1]["run_id"] != finished["run_id"]
 
 
-def test_without_an_account_one_sentence_says_how_to_go_on(process):
-    done = process("train", *TINY, *STRIDED, "logger=wandb", WANDB_MODE="online", HOME=str(process.folder))
-    assert done.returncode == 1
-    assert "set WANDB_MODE=offline" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list((process.folder / "outputs").glob("*/*/config.yaml"))
+def test_without_an_account_one_sentence_says_how_to_go_on(tmp_path, zygote):
+    here = {"WANDB_MODE": "online", "HOME": str(tmp_path)}
+    training = zygote.start(tmp_path, "train", *TINY, *STRIDED, "logger=wandb", **here)
+    _, err = training.communicate()
+    assert training.returncode == 1
+    assert "set WANDB_MODE=offline" in err
+    assert err.count("\n") == 1
+    assert not list((tmp_path / "outputs").glob("*/*/config.yaml"))
 
 
-def test_a_service_that_is_down_costs_a_warning_and_nothing_else(process, monkeypatch):
-    """Nobody listens at that port. It is waited for half a minute, then the run is recorded offline."""
-    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # that of this process would be shared
+def test_a_service_that_is_down_costs_a_warning_and_nothing_else(tmp_path, zygote):
+    """Nobody listens at that port. It is waited for as long as W&B is told, then the run is recorded offline."""
     nowhere = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    done = process("train", *TINY, *STRIDED, "logger=wandb", "score=false", **nowhere)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("W&B cannot be reached") == 1
-    assert "Traceback" not in done.stderr
-    directory = newest_model(process.folder / "outputs")
+    nowhere |= {"WANDB_INIT_TIMEOUT": "5"}
+    training = zygote.start(tmp_path, "train", *TINY, *STRIDED, "logger=wandb", "score=false", **nowhere)
+    _, err = training.communicate()
+    assert training.returncode == 0, err
+    assert err.count("W&B cannot be reached") == 1
+    assert "Traceback" not in err
+    directory = newest_model(tmp_path / "outputs")
     assert directory.finished
     assert list(directory.logs.rglob("*.wandb"))
+
+
+def test_a_service_is_waited_for_half_a_minute_or_as_long_as_wandb_is_told(monkeypatch):
+    settings = tracking._settings(wandb)
+    assert settings.init_timeout == settings.finish_timeout == 30
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    assert {"init_timeout", "finish_timeout"} & tracking._settings(wandb).model_fields_set == {"finish_timeout"}
 
 
 def test_tensorboard_lies_beside_the_model(lab):

@@ -16,18 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 class Fork:
-    """A process of `diffusion-lab <arguments>` in `folder`; used like subprocess.Popen."""
+    """A process in `folder`; used like subprocess.Popen. request: what it runs, see `Zygote`."""
 
-    def __init__(self, zygote: Zygote, folder: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, zygote: Zygote, folder: Path, environment: dict[str, str], **request: list[str]) -> None:
         self._zygote, self._folder = zygote, folder
         self.returncode: int | None = None
-        self.pid = zygote.ask(start=arguments, folder=str(folder), environment=environment)
+        self.pid = zygote.ask(folder=str(folder), environment=environment, **request)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -55,7 +58,8 @@ class Zygote:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # A service of W&B in the process that asks would be shared.
+            env={key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,7 +71,12 @@ class Zygote:
         return json.loads(self._process.stdout.readline())
 
     def start(self, folder: Path, *arguments: str, **environment: str) -> Fork:
-        return Fork(self, folder, list(arguments), environment)
+        """A process of `diffusion-lab <arguments>`."""
+        return Fork(self, folder, environment, command=list(arguments))
+
+    def call(self, folder: Path, function: Callable[..., None], *arguments: str) -> Fork:
+        """A process that calls a function of a module."""
+        return Fork(self, folder, {}, call=[function.__module__, function.__name__, *arguments])
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -80,6 +89,13 @@ def serve() -> None:
     from diffusion_lab.commands.fit import fit  # noqa: F401
     from diffusion_lab.evaluation.score import score  # noqa: F401
 
+    from .composing import less_composing
+
+    with less_composing():
+        _serve(app)
+
+
+def _serve(app: object) -> None:
     _train_once(app)
     for line in sys.stdin:
         request = json.loads(line)
@@ -102,7 +118,7 @@ def _train_once(app: object) -> None:
 
 
 def _run(app: object, request: dict) -> None:
-    """In the fork: become the command, and never come back."""
+    """In the fork: become the command or the function, and never come back."""
     os.setsid()
     os.chdir(request["folder"])
     os.environ.update(request["environment"])
@@ -112,8 +128,15 @@ def _run(app: object, request: dict) -> None:
         os.dup2(file, stream.fileno())
     code = 1
     try:
-        command, *options = request["start"]
-        code = app.run(command, options)
+        if "call" in request:
+            module, name, *arguments = request["call"]
+            getattr(import_module(module), name)(*arguments)
+            code = 0
+        else:
+            command, *options = request["command"]
+            code = app.run(command, options)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
