@@ -5,11 +5,11 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import wandb
+from wandb.util import get_core_path
 
 from diffusion_lab.callbacks import tracking
 from diffusion_lab.callbacks.tracking import WeightsAndBiases
@@ -29,22 +29,24 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
-def read(*command: str) -> str:
-    wandb = Path(sys.executable).parent / "wandb"
-    return subprocess.run([wandb, "leet", "inspect", *command], capture_output=True, text=True, check=True).stdout
+def read(run: Path, *form: str) -> str:
+    """What `wandb leet inspect` tells of a run, without the second that its Python takes to begin."""
+    (file,) = run.glob("*.wandb")
+    reader = [get_core_path(), "leet", "inspect", "--no-observability", *form, "--run-file", file, run]
+    return subprocess.run(reader, capture_output=True, text=True, check=True).stdout
 
 
 def runs(folder: Path, what: str) -> list[dict]:
     """Summaries of all runs of "models", "runs" or "sweeps", oldest first, with how they were opened, artifacts and charts."""
     found = []
     for path in sorted((folder / "outputs" / what).glob("*/logs/wandb/offline-run-*")):
-        records = [json.loads(line) for line in read("--json", str(path)).splitlines()]
+        records = [json.loads(line) for line in read(path, "--json").splitlines()]
         (opened,) = [record["run"] for record in records if record["type"] == "run"]
         kept = [record["artifact"] for record in records if record["type"] == "artifact"]
         updates = [record["config"]["update"] for record in records if record["type"] == "config"]
         drawn = {key: chart for update in updates for key, chart in update.items() if key.startswith(CHART)}
         charts = {key.removeprefix(CHART): chart["panel_config"] for key, chart in drawn.items()}
-        summary = json.loads(read("--summary", "--json", str(path)))
+        summary = json.loads(read(path, "--summary", "--json"))
         found.append(summary | {"opened": opened, "folder": path, "artifacts": kept, "charts": charts})
     return found
 
