@@ -9,7 +9,8 @@ from typing import Any
 
 from diffusion_lab.foreign import is_folder_name, printable
 
-_WEIGHTS = re.compile(r"raw|ema_[\w.+-]+")
+_WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
+_SNAPSHOT = "at_"
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
 _TRAINING = {"steps": int, "seconds": int | float, "images": int, "fingerprint": str, "flops": int | float}
 _ALWAYS = ("steps", "seconds", "images")
@@ -20,6 +21,16 @@ _MOST_NUMBERS = 2**24  # of an image
 def is_weights(name: str) -> bool:
     """Whether weights of a model are called so."""
     return _WEIGHTS.fullmatch(name) is not None
+
+
+def snapshot_name(share: float) -> str:
+    """0.2 -> "at_0.2": the weights that would have been scored, had training ended when 0.2 of its budget was used."""
+    return f"{_SNAPSHOT}{float(share)!r}"
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether weights of an earlier moment of training are called so."""
+    return name.startswith(_SNAPSHOT) and is_weights(name)
 
 
 def wrong_in_training(content: Mapping[str, Any]) -> str | None:

@@ -23,7 +23,7 @@ TRAINING_EXCLUDED = frozenset((
     # used after training
     "sampler", "guidance", "decoder", "sampling", "evaluation", "features",
     # what is watched and kept while training
-    "logger", "checkpoint", "progress",
+    "logger", "checkpoint", "progress", "snapshots",
     "trainer.logger", "trainer.callbacks", "trainer.enable_checkpointing",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",

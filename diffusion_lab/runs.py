@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.contents import is_weights, wrong_in_choices, wrong_in_sweep, wrong_in_training
+from diffusion_lab.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_sweep, wrong_in_training
 from diffusion_lab.files import check_guards, remove_staged, write_whole
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
 
@@ -111,7 +111,7 @@ class ModelDirectory(Directory):
         return self.path / "samples"
 
     def weights(self, name: str) -> Path:
-        """The weights called `name`: "raw", "ema_0.999", ..."""
+        """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
         return self._newest(f"{name}.safetensors")
 
     @property
@@ -119,14 +119,19 @@ class ModelDirectory(Directory):
         """Names of the weights that lie here, sorted."""
         folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
         files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
-        names = {file.name.removesuffix(".safetensors") for file in files}
-        return sorted(filter(is_weights, names))
+        return sorted({file.stem for file in files if is_weights(file.stem)})
 
-    def weight_files(self) -> dict[str, Path]:
-        """File of each of the weights. RunError if the raw ones, which every model has, are missing."""
-        if "raw" not in self.weight_names:
+    def weight_files(self, moments: Collection[str] = ()) -> dict[str, Path]:
+        """File of each of the weights, of earlier moments only `moments`. RunError without the raw ones, which every model has."""
+        names = [name for name in self.weight_names if name in moments or not is_snapshot(name)]
+        if "raw" not in names:
             raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
-        return {name: inside(self.path, self.weights(name)) for name in self.weight_names}
+        return {name: inside(self.path, self.weights(name)) for name in names}
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """The weights of earlier moments of the training in this very folder."""
+        return [file for file in self.path.glob("*.safetensors") if is_snapshot(file.stem)]
 
     @property
     def finished(self) -> bool:
@@ -148,7 +153,7 @@ class ModelDirectory(Directory):
         first, last = new.path / "choices.json", new.path / "training.json"
         if first.exists():  # nothing has been moved yet: what the new training lacks must go before
             old = ("resume.ckpt", "resume.previous.ckpt", "metrics.csv", "wandb_id", "accuracy.json")
-            for file in [*(self.path / name for name in old), *self.samples.glob("step_*.png")]:
+            for file in [*(self.path / name for name in old), *self.snapshots, *self.samples.glob("step_*.png")]:
                 file.unlink(missing_ok=True)
         new._mark.touch()
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
@@ -193,9 +198,8 @@ class ModelDirectory(Directory):
         """What `finish` wrote; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
-        return _right(
-            inside(self.path, self.training), read_printable_json(self.training), wrong_in_training, "a training"
-        )
+        path = inside(self.path, self.training)
+        return _right(path, read_printable_json(path), wrong_in_training, "a training")
 
     def read_choices(self) -> dict[str, str | None]:
         """Which option of each group it was trained with. RunError if the file holds anything but names."""
@@ -340,8 +344,6 @@ def newest_model(outputs: Path) -> ModelDirectory:
     models = [ModelDirectory(path) for path in sorted((outputs / "models").glob("*")) if path.is_dir()]
     finished = [model for model in models if model.finished]
     if not finished:
-        unfinished = f" ({len(models)} unfinished)" if models else ""
-        raise RunError(
-            f"there is no trained model in {outputs / 'models'}{unfinished}; `diffusion-lab train` makes one"
-        )
+        others = f" ({len(models)} unfinished)" if models else ""
+        raise RunError(f"there is no trained model in {outputs / 'models'}{others}; `diffusion-lab train` makes one")
     return max(finished, key=lambda model: model.training.stat().st_mtime_ns)

@@ -90,7 +90,7 @@ def same_so_far(names: Sequence[str], num_steps: int) -> list[str]:
 
 def _averages(names: Sequence[str]) -> list[str]:
     """The shortest first."""
-    return sorted((name for name in names if name != RAW), key=_decay)
+    return sorted((name for name in names if name.startswith(_PREFIX)), key=_decay)
 
 
 def _decay(name: str) -> float:

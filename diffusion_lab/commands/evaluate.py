@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
         data = trained_data(saved)
-        model = load_model(directory, saved)
+        model = load_model(directory, saved, saved.evaluation.weights)
         check_scoring(saved, data, model.weight_names)
     new = cfg.rescore or not is_scored(directory, saved, outputs)
     if new and must_start_ranks(request):

@@ -23,6 +23,7 @@ from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.precision import Precision, PrecisionError
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints, newest_good, previous_of
+from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.commands.build import plain_config, variance_matters
 from diffusion_lab.commands.callbacks import Added, added_callbacks, check_callbacks, ours, stopped
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
@@ -108,6 +109,9 @@ def fit(
             console.print(notice)
         if resumed:
             console.print(f"going on from {resumed}")
+        elif here.is_first:
+            for old in directory.snapshots:
+                old.unlink()
 
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
@@ -172,6 +176,7 @@ def build_trainer(
         Precision(str(precision)),
         *ours(cfg, "finite"),
         instantiate(cfg.ema),
+        Snapshots(cfg.snapshots.at, directory.weights),
         *ours(cfg, "monitor"),
         *ours(cfg, "progress"),
         *ours(cfg, "sample_grid", folder=directory.samples),
@@ -219,13 +224,13 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
                 f"{directory.config} was changed since this training began ({', '.join(changed)}); "
                 + (f"remove {directory.path} to begin anew" if cfg.retrain else "retrain=true trains anew")
             )
-    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays))
-    needed = _BYTES * numbers * 3  # two checkpoints and one that is being written
+    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays)) * 3  # two checkpoints and one that is being written
+    needed = _BYTES * (numbers + num_parameters * len(cfg.snapshots.at))
     free = shutil.disk_usage(directory.path).free
     if free < needed:
         raise MistakeError(
             f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk and training needs {needed / 2**20:,.0f} MiB for its "
-            "checkpoints; make room, or outputs=… takes another disk"
+            "checkpoints and snapshots; make room, or outputs=… takes another disk"
         )
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_json(directory.choices, choices)

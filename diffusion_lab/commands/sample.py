@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
         if cfg.devices is None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
         directory, saved = trained_config(cfg)
-        model = load_model(directory, saved)
+        model = load_model(directory, saved, cfg.weights)
         auto = cfg.weights == "auto"
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):

@@ -15,6 +15,8 @@ from diffusion_lab.commands.build import build_data, build_model, settle_budget,
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.commands.scoring import check_scoring, run_of, score_once
+from diffusion_lab.commands.trained import load_weights
+from diffusion_lab.contents import snapshot_name
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
@@ -47,12 +49,12 @@ def run(cfg: DictConfig) -> float | None:
         state_facts(cfg, data)
         model = build_model(cfg)
         generative = isinstance(model, GenerativeModel)
-        if generative:
-            _check_scoring(cfg, data)
         fingerprint = training_fingerprint(cfg, data)
         choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
+        if generative:
+            _check_scoring(cfg, data, directory)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)
@@ -83,7 +85,7 @@ def run(cfg: DictConfig) -> float | None:
                         directory.put_in_place()
                     here.agree(None)  # nobody reads the weights before they are there
         if generative and cfg.score:
-            model.load_weights(directory.weight_files())
+            load_weights(model, directory, cfg.evaluation.weights)
             model.to(here.device)  # Lightning leaves a trained model on the CPU
             score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif not generative and here.is_first:
@@ -119,8 +121,9 @@ def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> Non
     console.print(f"this model is trained {how}: {directory.path}{more}")
 
 
-def _check_scoring(cfg: DictConfig, data: DataModule) -> None:
+def _check_scoring(cfg: DictConfig, data: DataModule, directory: ModelDirectory) -> None:
     """What would fail after training fails before it."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
-    check_scoring(cfg, data, ["raw", *instantiate(cfg.ema).decays])
+    there = directory.weight_names if directory.finished and not cfg.retrain else []
+    check_scoring(cfg, data, there or ["raw", *instantiate(cfg.ema).decays, *map(snapshot_name, cfg.snapshots.at)])

@@ -18,6 +18,7 @@ from diffusion_lab.commands.build import build_data, variance_matters
 from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.targets import check_values, checked, targets
+from diffusion_lab.contents import is_snapshot
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
 
@@ -164,8 +165,8 @@ def trained_data(saved: DictConfig) -> DataModule:
     return data
 
 
-def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
-    """The model of a config with all the weights that lie in the directory, on the CPU."""
+def load_model(directory: ModelDirectory, saved: DictConfig, weights: str) -> GenerativeModel:
+    """The model of a config with the weights that lie in the directory, on the CPU; `weights` are to be used."""
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.networks.memory import keep_freed_memory
 
@@ -175,8 +176,23 @@ def load_model(directory: ModelDirectory, saved: DictConfig) -> GenerativeModel:
         raise MistakeError(
             f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
         )
-    model.load_weights(directory.weight_files())
+    load_weights(model, directory, weights)
     return model.eval()
+
+
+def load_weights(model: GenerativeModel, directory: ModelDirectory, weights: str) -> None:
+    """Raw weights and averages, and of earlier moments of the training those that are asked for: `weights`, if it names one.
+
+    MistakeError if the folder has no weights of such a moment.
+    """
+    asked = {name for name in (weights,) if is_snapshot(name)}
+    for moment in sorted(asked - {*directory.weight_names}):
+        kept = ", ".join(filter(is_snapshot, directory.weight_names)) or "none"
+        raise MistakeError(
+            f"{directory.path} has no weights {moment}, of an earlier moment of its training: it has {kept}; take one of them, or "
+            "train it with that moment in snapshots.at (retrain=true trains anew)"
+        )
+    model.load_weights(directory.weight_files(asked))
 
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:

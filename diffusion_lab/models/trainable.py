@@ -98,15 +98,17 @@ class TrainableModel(LightningModule):
 
     @property
     def weight_names(self) -> list[str]:
-        """What `use_weights` accepts: "raw" and the averages."""
+        """What `use_weights` accepts: "raw", the averages, and earlier moments that were read."""
         return [RAW, *self.averages]
 
     def save_weights(self, files: Mapping[str, Path]) -> None:
         """Write the weights of each name to its safetensors file, whole or not at all."""
         for name, path in files.items():
-            tensors = self.state_dict() if name == RAW else self.averages[name]
-            # Contiguous: a file keeps no memory format.
-            write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+            _write(path, self.state_dict() if name == RAW else self.averages[name])
+
+    def save_snapshot(self, name: str, path: Path, **facts: str) -> None:
+        """Write an average, or the raw weights in its place, as `load_weights` reads an average; `facts` stand in the file."""
+        _write(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
 
     def load_weights(self, files: Mapping[str, Path]) -> None:
         """Read what `save_weights` wrote. Raises ValueError, naming the file, if it is broken or of another model."""
@@ -159,3 +161,8 @@ class TrainableModel(LightningModule):
                 raise ValueError(f"the averaged weights {name!r} do not fit this model: {key} {tuple(average.shape)}")
             pairs.append((parameters[key], average.to(parameters[key])))
         return pairs
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
+    # Contiguous: a file keeps no memory format.
+    write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))

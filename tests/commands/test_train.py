@@ -31,7 +31,7 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
     assert str(directory.path.relative_to(lab.folder)) in out
     assert str(run.relative_to(lab.folder)) in out
 
-    assert set(directory.weight_names) == {"raw", "ema_0.999", "ema_0.9999"}
+    assert set(directory.weight_names) == {"raw", "ema_0.999", "ema_0.9999", "at_0.1", "at_0.2", "at_0.4"}
     assert directory.config.is_file()
     assert directory.read_training()["versions"] == versions()
     metrics = json.loads((run / "metrics.json").read_text())
