@@ -13,6 +13,7 @@ ORDER = [
     "versions",
     "files",
     "foreign",
+    "options",
     "contents",
     "source",
     "definitions",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.files import write_whole
 from diffusion_lab.foreign import inside
+from diffusion_lab.options import flat
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -212,17 +213,6 @@ def _settings(wandb: ModuleType) -> Settings:
     """Nothing waits longer than half a minute for a service that may be down, or than W&B's own variables WANDB_…_TIMEOUT say."""
     waits = [name for name in ("init_timeout", "finish_timeout") if f"WANDB_{name.upper()}" not in os.environ]
     return wandb.Settings(silent=True, **dict.fromkeys(waits, _PATIENCE_SECONDS))
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data": {"batch_size": 64}} -> {"data.batch_size": 64}."""
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
 
 
 def _show(run: Run, score: Score) -> None:

@@ -20,6 +20,7 @@ from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.targets import check_values, checked, targets
 from diffusion_lab.contents import is_snapshot
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
+from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
         if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
             raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
         before.append(f"{group}={choices[group]}")
-        before += [f"++{group}.{key}={_quoted(value)}" for key, value in _leaves(saved[group]).items()]
+        before += [
+            f"++{group}.{key}={_quoted(value)}" for key, value in flat(OmegaConf.to_container(saved[group])).items()
+        ]
     # Behind flags such as -m: Hydra wants all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]
@@ -219,15 +222,6 @@ def _swap_variance(saved: DictConfig, variance: DictConfig, directory: ModelDire
             "depends on; train another model to compare the two"
         )
     saved.variance = variance
-
-
-def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value, for everything below a node."""
-    container = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
-    leaves = {}
-    for key, value in container.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def _quoted(value: Any) -> str:

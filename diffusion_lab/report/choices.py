@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from diffusion_lab.fingerprints import TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
+from diffusion_lab.options import flat
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features"}
@@ -25,9 +26,9 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     A group is called by its name and its choice by the class it builds.
     """
     unread: list[str] = []
-    flat = [_flat_config(path, unread) for path in configs]
-    keys = list(dict.fromkeys(key for config in flat for key in config))
-    columns = {key: [config.get(key) for config in flat] for key in keys}
+    texts = [_texts(path, unread) for path in configs]
+    keys = list(dict.fromkeys(key for config in texts for key in config))
+    columns = {key: [config.get(key) for config in texts] for key in keys}
     varying = {key: column for key, column in columns.items() if len(set(column)) > 1}
     kept: dict[str, list[str | None]] = {}
     for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
@@ -37,7 +38,7 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
     axes = {key: sorted({value for value in kept[key] if value is not None}, key=natural) for key in order}
-    return axes, [{axis: config.get(axis) for axis in axes} for config in flat], unread
+    return axes, [{axis: config.get(axis) for axis in axes} for config in texts], unread
 
 
 def natural(text: str) -> tuple[int, float, str]:
@@ -59,24 +60,19 @@ def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]
     )
 
 
-def _flat_config(path: Path, unread: list[str]) -> dict[str, str]:
+def _texts(path: Path, unread: list[str]) -> dict[str, str]:
     """Dotted option -> value as text; a group's own class under the group's name."""
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
-        return dict(_leaves(config, "")) if isinstance(config, Mapping) else {}
+        options = flat(config) if isinstance(config, Mapping) else {}
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
-
-
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in node.items():
-        name = f"{prefix}{printable(str(key))}"
-        if name in _IGNORED or key == "_partial_":
+    texts = {}
+    for name, value in options.items():
+        parts = name.split(".")
+        if value is None or parts[-1] == "_partial_" or _IGNORED & set(accumulate(parts, "{}.{}".format)):
             continue
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{name}.")
-        elif name.endswith(_TARGET):
-            yield name.removesuffix(_TARGET), printable(str(value).rpartition(".")[2])
-        elif value is not None:
-            yield name, printable(str(value))
+        text = str(value).rpartition(".")[2] if name.endswith(_TARGET) else str(value)
+        texts[printable(name.removesuffix(_TARGET))] = printable(text)
+    return texts

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.compare import IMAGES
 from diffusion_lab.report.measures import Measure
 from diffusion_lab.report.table import Group, Row, Standing, Table
@@ -61,13 +62,6 @@ class Column:
 def columns(group: Group) -> list[Column]:
     """One for each measure of the group."""
     return [_column(group, measure) for measure in group.measures]
-
-
-def short_names(axes: Iterable[str]) -> dict[str, str]:
-    """The last part of each option's name where that is enough to tell them apart, else the whole."""
-    axes = list(axes)
-    last = [axis.rpartition(".")[2].rpartition("/")[2] for axis in axes]
-    return {axis: name if last.count(name) == 1 else axis for axis, name in zip(axes, last, strict=True)}
 
 
 def label(row: Row) -> str:
@@ -152,20 +146,12 @@ def _decimals(values: list[float], errors: list[float | None]) -> int:
 
 def _differences(hows: list[dict[str, Any]]) -> list[str]:
     """Of several ways of measuring, what each has that differs from the others."""
-    flat = [dict(_leaves(how)) for how in hows]
-    differing = [key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1]
+    ways = [flat(how, " ") for how in hows]
+    differing = [key for key in dict.fromkeys(k for f in ways for k in f) if len({str(f.get(key)) for f in ways}) > 1]
     return [
         ", ".join(str(f[key]) if isinstance(f[key], str) else f"{key} {f[key]}" for key in differing if key in f)
-        for f in flat
+        for f in ways
     ]
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{key} ")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def listed(parts: list[str]) -> str:

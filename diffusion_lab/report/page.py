@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import html
+import gzip
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from diffusion_lab import __version__
+from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.contrast import Contender
-from diffusion_lab.report.layout import NONE, Column, columns, finding, label, question, seeds_of, short_names
+from diffusion_lab.report.interactive import figure, swatch
+from diffusion_lab.report.layout import columns, finding, label, question, seeds_of
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.panels import Plot
 from diffusion_lab.report.sprites import Sprite
+from diffusion_lab.report.style import DARK, LIGHT, legend
 from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
 
+# With plotly-basic.min.js 4.1.1, the partial bundle of npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of all 4.8 MB.
+# Not uPlot: error bars and names along axes would be code of ours. Not SVG drawn here: no zoom, and tiny type on a phone.
 _FOLDER = Path(__file__).parent / "page"
-_DIGITS = 6  # significant ones of a number that is only drawn
 
 
 def page(
@@ -38,7 +42,6 @@ def page(
 ) -> str:
     """The page. plots: under which heading which. sprites: of samples, by run folder. command: what makes the report again.
     contrast: the families and the sprites of their interpolations."""
-    names = short_names(table.axes)
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -46,24 +49,29 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    waiting = [cell for cell in gathered.cells if not cell.done]
     return environment.get_template("report.html").render(
         name=gathered.name,
         created=gathered.created[:16].replace("T", " "),
         question=question(table),
         facts=_facts(gathered, table),
         asked=f"diffusion-lab train -m {shlex.join(gathered.command)}" if gathered.command else "",
-        axes=_axes(gathered, table),
-        names=[{"name": names[axis], "option": axis} for axis in table.axes],
+        axes={axis: values for axis, values in gathered.axes.items() if axis != SEED},
+        axis_names=short_names(gathered.axes),
+        table=table,
+        names=short_names(table.axes),
+        label=label,
+        seeds_of=seeds_of,
         many_seeds=len(table.seeds) > 1,
         findings=_findings(table),
-        groups=[_group(table, group) for group in table.groups],
+        groups=[_group(group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=[one for one, _ in contrast],
-        unfinished=[
-            {"label": " · ".join(filter(None, cell.choices.values())), "state": cell.state, "reason": cell.reason}
-            for cell in waiting
-        ],
+        plots=[(title, _by_family(some)) for title, some in plots if some],
+        figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
+        legend=legend,
+        swatch=swatch,
+        palette=list(zip(LIGHT, DARK, strict=True)),
+        unfinished=[cell for cell in gathered.cells if not cell.done],
         skipped=gathered.skipped,
         version=__version__,
         made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -72,13 +80,14 @@ def page(
             {
                 "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, sprites)},
                 "shown": _shown_first(table),
-                "contrast": [_pictures(sprites.get(one.cell.run.path), way) for one, way in contrast],
-                "plots": [{"title": title, "plots": [_plot(plot) for plot in some]} for title, some in plots if some],
+                "contrast": [
+                    {"samples": sprites.get(one.cell.run.path), "interpolation": way} for one, way in contrast
+                ],
             }
         ),
         css=Markup((_FOLDER / "report.css").read_text()),
         js=Markup((_FOLDER / "report.js").read_text()),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(gzip.decompress((_FOLDER / "plotly-basic.min.js.gz").read_bytes()).decode()),
     )
 
 
@@ -96,22 +105,6 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     return facts
 
 
-def _axes(gathered: Gathered, table: Table) -> list[dict[str, Any]]:
-    """Every axis with its values; those of the table filter its rows."""
-    names = short_names(gathered.axes)
-    return [
-        {
-            "name": names[axis],
-            "option": axis,
-            "choices": values,
-            "filters": axis in table.axes,
-            "place": table.axes.index(axis) if axis in table.axes else None,
-        }
-        for axis, values in gathered.axes.items()
-        if axis != SEED
-    ]
-
-
 def _findings(table: Table) -> list[dict[str, Any]]:
     """Who leads, by group."""
     found = []
@@ -124,48 +117,14 @@ def _findings(table: Table) -> list[dict[str, Any]]:
     return found
 
 
-def _group(table: Table, group: Group) -> dict[str, Any]:
-    shown = columns(group)
-    place = {axis: {value: i for i, value in enumerate(table.values[axis])} for axis in table.axes}
-    said = notes(group) or ["Nothing has been scored yet."]
+def _group(group: Group) -> dict[str, Any]:
     return {
-        "notes": said,
-        "summary": said[0],
-        "floor": "" if not has_floor(group) else "the distance of real images to the same reference",
-        "columns": [_heading(column) for column in shown],
-        "rows": [_row(table, group, row, shown, place) for row in [*group.rows, *group.unfinished]],
-        "protocol": list(_flat(group.protocol)),
-    }
-
-
-def _heading(column: Column) -> dict[str, str]:
-    measure = column.measure
-    return {
-        "label": measure.label,
-        "arrow": measure.arrow,
-        "better": measure.better or "",
-        "meaning": measure.meaning,
-        "floor": column.floor,
-    }
-
-
-def _row(
-    table: Table, group: Group, row: Row, shown: Sequence[Column], place: Mapping[str, Mapping[str, int]]
-) -> dict[str, Any]:
-    first = row.cells[0]
-    return {
-        "number": row.number,
-        "label": label(row),
-        "choice_json": json.dumps(row.choice),
-        "choices": [
-            {"text": NONE if value is None else value, "place": place[axis].get(value, -1)}
-            for axis, value in zip(table.axes, row.choice, strict=True)
-        ],
-        "seeds": seeds_of(row),
-        "finished": len(row.done),
-        "state": first.state,
-        "reason": first.reason,
-        "entries": [column.entry(row, group.marked) for column in shown] if row.done else [],
+        "notes": notes(group) or ["Nothing has been scored yet."],
+        "has_floor": has_floor(group),
+        "columns": columns(group),
+        "rows": [*group.rows, *group.unfinished],
+        "marked": group.marked,
+        "protocol": [(name.replace("_", " "), value) for name, value in flat(group.protocol, " ").items()],
     }
 
 
@@ -179,18 +138,10 @@ def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[
             row,
             {
                 "label": label(row),
-                "html": html.escape(label(row)),
                 "value": f"{main.measure.label} {main.entry(row, set()).text}" if known else "",
                 "pictures": [{"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in drawn if sprite is not None],
             },
         )
-
-
-def _pictures(samples: Sprite | None, interpolation: Sprite | None) -> dict[str, Any]:
-    return {
-        "samples": None if samples is None else asdict(samples),
-        "interpolation": None if interpolation is None else asdict(interpolation),
-    }
 
 
 def _shown_first(table: Table) -> list[int]:
@@ -207,32 +158,14 @@ def _noise(table: Table) -> set[Any]:
     return {row.done[0].protocol.get("samples", {}).get("seed") for row in table.rows}
 
 
-def _plot(plot: Plot) -> dict[str, Any]:
-    """As plain data; texts that plotly would read as HTML are escaped beside what is shown as text."""
-    content = asdict(plot)
-    content["x_label"], content["y_label"] = html.escape(plot.x_label), html.escape(plot.y_label)
-    for panel in content["panels"]:
-        panel["html"] = html.escape(panel["title"])
-        panel["categories"] = [html.escape(text) for text in panel["categories"]]
-        for series in panel["series"]:
-            series["html"] = html.escape(series["name"])
-            series["labels"] = [html.escape(text) for text in series["labels"]]
-            for part in ("x", "y", "error"):
-                series[part] = [None if v is None else float(f"{v:.{_DIGITS}g}") for v in series[part]]
-    return content
+def _by_family(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
+    families: dict[str, list[Plot]] = {}
+    for plot in plots:
+        families.setdefault(plot.family, []).append(plot)
+    return families
 
 
 def _script_json(content: Any) -> Markup:
     """JSON that cannot end the script element it stands in."""
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=asdict)
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{prefix}{key} ")
-        else:
-            lines.append((f"{prefix}{key}".replace("_", " "), str(value)))
-    return lines

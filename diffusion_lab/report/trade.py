@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffusion_lab.report.layout import short_names
+from diffusion_lab.options import short_names
 from diffusion_lab.report.measures import measure
 from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
 from diffusion_lab.report.row_plots import by_look, is_number, series_of, sets_steps, values_of

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.options import short_names
 from diffusion_lab.runs import ModelDirectory, RunDirectory
 
 MODEL, CELL = "model", "cell"
@@ -152,12 +153,6 @@ def sweep_content(
             for cell in plan.cells
         ],
     }
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Key -> its last part, sampler.spacing.num_steps -> num_steps, where no other key ends so."""
-    last = {key: key.replace("/", ".").rpartition(".")[2] for key in keys}
-    return {key: name if list(last.values()).count(name) == 1 else key for key, name in last.items()}
 
 
 def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:

@@ -88,8 +88,12 @@ def test_every_plot_is_drawn_and_its_choices_change_it(page):
     assert samples.get_attribute("data-drawn") == "steps_recall"
     assert "recall" in samples.locator(".ytitle").first.text_content()
     drawn = samples.locator(".trace").count()
-    samples.locator(".legend button").first.click()
+    button = samples.locator(".legend button:visible").first
+    button.click()
     assert samples.locator(".trace").count() < drawn
+    samples.locator("select").select_option(label="precision")
+    hidden = samples.locator(".legend button:visible[aria-pressed=false]")
+    assert hidden.all_text_contents() == [button.text_content()]
 
 
 def test_clicked_rows_show_their_samples_side_by_side(page):
@@ -125,9 +129,30 @@ def test_the_theme_can_be_turned(page):
     def background():
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
-    before = background()
+    def stroke():
+        return page.locator(".plot .js-line").first.evaluate("line => line.style.stroke")
+
+    page.locator(".plot").first.scroll_into_view_if_needed()
+    page.locator(".plot .js-line").first.wait_for(state="attached")
+    before = background(), stroke()
     page.locator("#theme").click()
-    assert background() != before
+    assert background() != before[0]
+    assert stroke() != before[1]
+
+
+def test_a_point_says_its_row_and_a_click_on_it_shows_the_samples(page):
+    card = page.locator(".plot", has_text="Distance against time")
+    card.scroll_into_view_if_needed()
+    point = card.locator(".scatterlayer .trace").nth(1).locator(".point").first
+    point.wait_for()
+    before = page.locator(".card").count()
+    point.hover(force=True)
+    said = card.locator(".hovertext").first
+    said.wait_for()
+    assert " · " in said.text_content()
+    assert " ± " in said.text_content()
+    point.click(force=True)
+    assert page.locator(".card").count() != before
 
 
 def test_the_page_is_no_wider_than_the_screen_and_says_what_is_missing(page):

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from diffusion_lab.runs import model_directory, run_directory
-from diffusion_lab.sweeps.plan import PlannedCell, plan, short_names, sweep_content
+from diffusion_lab.sweeps.plan import PlannedCell, plan, sweep_content
 
 
 @pytest.fixture
@@ -71,11 +71,6 @@ def test_the_record_says_where_each_cell_lies(cells):
         "model": f"digits-diffusion-{'1' * 12}",
         "run": "linear-small-ddpm",
     }
-
-
-def test_names_are_short_where_that_is_clear():
-    keys = ["sampler.spacing.num_steps", "seed", "a.lr", "b.lr", "sampler/spacing"]
-    assert list(short_names(keys).values()) == ["num_steps", "seed", "a.lr", "b.lr", "spacing"]
 
 
 def test_importing_sweeps_brings_no_torch():

@@ -163,166 +163,64 @@ if (Object.values(report.rows).some((row) => row.pictures.length)) {
   report.shown.forEach((number) => choose(number, true));
 }
 
-// ---- plots -----------------------------------------------------------------------------------------------------------
+// ---- plots: drawn when they come into view, as each panel's data say --------------------------------------------------
 
-const COLOURS = {
-  light: ["#0072b2", "#d55e00", "#009e73", "#b85c99", "#c98a00", "#3f9fd4", "#777777", "#222222"],
-  dark: ["#5aa9e6", "#ff8c42", "#3cc9a0", "#e39cc8", "#f0b429", "#8fd0f5", "#a8a8a8", "#ffffff"],
+const AXIS = {
+  gridcolor: "--grid", linecolor: "--line", zeroline: false, automargin: true, title: { standoff: 6 },
+  fixedrange: matchMedia("(pointer: coarse)").matches,
 };
-const DASHES = ["solid", "dash", "dot", "dashdot"];
-const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "x", "cross"];
-const FRONT = -1;
-const MANY = 30; // points of a line that are not marked one by one
-const cycle = (list, place) => list[place % list.length];
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const colourOf = (series) => series.colour === FRONT ? css("--ink") : cycle(COLOURS[isDark() ? "dark" : "light"], series.colour);
-const short = (value) => Number(value.toPrecision(4)).toString();
+const TEMPLATE = {
+  layout: {
+    margin: { l: 8, r: 8, b: 8 }, paper_bgcolor: "--surface", plot_bgcolor: "--surface", hovermode: "closest", showlegend: false,
+    font: { family: "system-ui, sans-serif", size: 12, color: "--soft" },
+    title: { font: { size: 13, color: "--ink" }, x: 0.5, y: 0.98, yanchor: "top" },
+    hoverlabel: { bgcolor: "--surface", bordercolor: "--line", font: { color: "--ink" }, align: "left" },
+    shapedefaults: { type: "line", xref: "paper", x0: 0, x1: 1, line: { color: "--soft", width: 1, dash: "dot" }, label: { font: { size: 11 }, padding: 1 } },
+    xaxis: AXIS, yaxis: AXIS,
+  },
+  data: { scatter: [{ textposition: "top right", textfont: { size: 11, color: "--soft" }, error_y: { thickness: 1.2, width: 3 } }] },
+};
+// Colours are names of variables of the form light-dark(#…, #…).
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).match(/#\w+/g)[Number(isDark())];
+const themed = (node, key = "") => {
+  if (Array.isArray(node)) return node.map((child) => themed(child));
+  if (node && typeof node === "object") return Object.fromEntries(Object.entries(node).map(([k, child]) => [k, themed(child, k)]));
+  return key.endsWith("color") ? css(node) : node;
+};
 
-function traceOf(series, hidden) {
-  const colour = colourOf(series);
-  const many = series.x.length > MANY;
-  const front = series.colour === FRONT;
-  const trace = {
-    type: "scatter", name: series.name, x: series.x, y: series.y, showlegend: false, customdata: series.rows,
-    visible: !hidden.has(series.name), mode: series.dots ? "markers" : many ? "lines" : "lines+markers",
-    line: { color: colour, width: many ? 1.5 : 2, dash: cycle(DASHES, series.line), shape: front ? "hv" : "linear" },
-    marker: { color: colour, size: 8, symbol: cycle(SYMBOLS, series.line) },
-    hovertemplate: "%{text}<extra></extra>",
-    text: series.y.map((y, i) => {
-      const row = report.rows[series.rows[i]];
-      const error = series.error[i] ? ` ± ${short(series.error[i])}` : "";
-      return `<b>${row ? row.html : series.html}</b><br>${short(series.x[i])}: ${short(y)}${error}`;
-    }),
-  };
-  if (series.labels.length) {
-    // the hover text stays whole, what is written at the point is short
-    Object.assign(trace, { hovertext: trace.text, hovertemplate: "%{hovertext}<extra></extra>", text: series.labels });
-    const around = css("--surface"); // readable where the line runs through it
-    const shadow = `1px 1px 1px ${around}, -1px -1px 1px ${around}, 1px -1px 1px ${around}, -1px 1px 1px ${around}`;
-    const textfont = { size: 11, color: css("--soft"), shadow };
-    Object.assign(trace, { mode: `${trace.mode}+text`, textposition: "top right", textfont, cliponaxis: false });
-  }
-  if (front) Object.assign(trace.marker, { symbol: "circle-open", size: 15, line: { width: 1.5 } });
-  if (series.faint) Object.assign(trace, { opacity: 0.3, hoverinfo: "skip", hovertemplate: undefined, text: undefined });
-  if (series.error.some(Boolean)) trace.error_y = { type: "data", array: series.error, color: colour, thickness: 1.2, width: 3 };
-  return trace;
-}
-
-// Ticks at 1, 2, 5, 10, … on up to two decades, at powers of ten beyond, written as plain numbers.
-function logAxis([low, high]) {
-  const steps = high / low < 200 ? [1, 2, 5] : [1];
-  const values = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
-    values.push(...steps.map((step) => Number(`${step}e${power}`)));
-  }
-  return { type: "log", range: [Math.log10(low), Math.log10(high)], tickvals: values, ticktext: values.map(String) };
-}
-function spread(values, log, share) {
-  const numbers = values.filter((value) => Number.isFinite(value) && (!log || value > 0));
-  const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
-  if (log) { const room = (high / low || 1) ** share * 1.05; return [low / room, high * room]; }
-  const room = (high - low || Math.abs(high) || 1) * share;
-  return [low - room, high + room];
-}
-function axesOf(plot) {
-  const series = plot.panels.flatMap((panel) => panel.series);
-  const levels = plot.panels.flatMap((panel) => panel.levels.map((level) => level[1]));
-  const ends = series.flatMap((s) => s.y.flatMap((y, i) => s.error[i] ? [y - s.error[i], y, y + s.error[i]] : [y]));
-  const y = spread([...ends, ...levels], plot.log_y, 0.07);
-  const x = spread(series.flatMap((s) => s.x), plot.log_x, 0.06);
-  return { x: plot.log_x ? logAxis(x) : { range: x }, y: plot.log_y ? logAxis(y) : { range: y } };
-}
-
-function layoutOf(plot, panel) {
-  const axes = axesOf(plot);
-  const style = { gridcolor: css("--grid"), zeroline: false, linecolor: css("--line"), automargin: true, fixedrange: matchMedia("(pointer: coarse)").matches };
-  const x = panel.categories.length
-    ? { tickvals: panel.categories.map((_, i) => i), ticktext: panel.categories, range: [-0.4, panel.categories.length - 0.6] }
-    : axes.x;
-  return {
-    margin: { l: 8, r: 8, t: panel.html ? 26 : 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-    font: { family: "system-ui, sans-serif", size: 12, color: css("--soft") },
-    hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--line"), font: { color: css("--ink") }, align: "left" },
-    title: { text: panel.html, font: { size: 13, color: css("--ink") }, x: 0.5, y: 0.98, yanchor: "top" },
-    xaxis: { ...style, ...x, title: { text: plot.x_label, standoff: 6 } },
-    yaxis: { ...style, ...axes.y, title: { text: plot.y_label, standoff: 6 } },
-    shapes: panel.levels.map(([, level]) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, y0: level, y1: level, line: { color: css("--soft"), width: 1, dash: "dot" },
-    })),
-    annotations: panel.levels.map(([name, level]) => ({
-      xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", y: plot.log_y ? Math.log10(level) : level, text: name,
-      showarrow: false, font: { size: 11, color: css("--soft") },
-    })),
-  };
-}
-
-function legendOf(plot, hidden, redraw) {
-  const named = new Map(plot.panels.flatMap((panel) => panel.series).filter((s) => !s.faint).reverse().map((s) => [s.name, s]));
-  const holder = make("div", { className: "legend" });
-  if (named.size < 2 || plot.panels[0].categories.length) return holder;
-  for (const [name, series] of [...named].reverse()) {
-    const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    swatch.setAttribute("width", 26); swatch.setAttribute("height", 10); swatch.setAttribute("aria-hidden", "true");
-    const dash = { solid: "", dash: "6 3", dot: "2 3", dashdot: "6 3 2 3" }[cycle(DASHES, series.line)];
-    const shape = [
-      '<circle cx="13" cy="5" r="3.6"/>', '<rect x="9.5" y="1.5" width="7" height="7"/>', '<path d="M13 .8 17 8.4H9z"/>',
-      '<path d="M13 .6 17.4 5 13 9.4 8.600 5z"/>', '<path d="M13 9.200 9 1.600h8z"/>',
-    ][series.line % 5];
-    const line = series.dots ? "" : `<line x1="0" x2="26" y1="5" y2="5" stroke-width="2" stroke-dasharray="${dash}"/>`;
-    const drawn = series.colour === FRONT ? line : line + (series.x.length > MANY ? "" : shape);
-    swatch.innerHTML = `<g stroke="${colourOf(series)}" fill="${colourOf(series)}">${drawn}</g>`;
-    const button = make("button", { type: "button" }, swatch, name);
-    button.setAttribute("aria-pressed", !hidden.has(name));
-    button.addEventListener("click", () => {
-      if (hidden.has(name)) hidden.delete(name); else hidden.add(name);
-      redraw();
+function drawPlots(card) {
+  const shown = one(".choice:not([hidden])", card);
+  const hidden = new Set(all(".legend [aria-pressed=false]", shown).map((button) => button.textContent));
+  const template = themed(TEMPLATE);
+  for (const place of all(".panel", shown)) {
+    const { data, layout } = themed(JSON.parse(place.dataset.figure));
+    for (const trace of data) trace.visible = !hidden.has(trace.legendgroup);
+    const fresh = !place.data;
+    Plotly.react(place, data, { ...layout, template, uirevision: true }, { displayModeBar: false, responsive: true });
+    if (fresh) place.on("plotly_click", ({ points }) => {
+      const row = points[0]?.customdata?.[0];
+      if (report.rows[row]) { choose(row); offerSamples(); }
     });
-    holder.append(button);
   }
-  return holder;
+  card.dataset.drawn = shown.dataset.plot;
 }
-
-const drawnPlots = [];
-function redrawPlots() { drawnPlots.forEach((redraw) => redraw()); }
-function familyCard(family, plots) {
-  const select = make("select", { ariaLabel: `what to show: ${family}` }, ...plots.map((plot, i) => new Option(plot.name, i)));
-  const title = make("h3", {}, family);
-  const head = make("header", {}, title, plots.length > 1 ? select : make("span", { className: "note" }, plots[0].name));
-  const [panels, legend, note] = [make("div", { className: "panels" }), make("div"), make("p", { className: "note" })];
-  const card = make("article", { className: "plot" }, head, panels, legend, note);
-  if (plots.some((plot) => plot.panels.length > 1)) card.classList.add("broad");
-  const hidden = new Set();
-  function redraw() {
-    const plot = plots[Number(select.value || 0)];
-    while (panels.children.length > plot.panels.length) { Plotly.purge(panels.lastChild); panels.lastChild.remove(); }
-    const fresh = plot.panels.slice(panels.children.length).map(() => make("div", { className: "panel" }));
-    panels.append(...fresh); // all of them before the first is drawn: plotly asks each for its width
-    plot.panels.forEach((panel, i) => {
-      const place = panels.children[i];
-      Plotly.react(place, panel.series.map((series) => traceOf(series, hidden)), layoutOf(plot, panel), { displayModeBar: false, responsive: true });
-      if (fresh.includes(place)) place.on("plotly_click", ({ points }) => {
-        const row = points[0]?.customdata;
-        if (report.rows[row]) { choose(row); offerSamples(); }
-      });
-    });
-    legend.replaceChildren(legendOf(plot, hidden, redraw));
-    note.textContent = plot.note;
-    card.dataset.drawn = plot.key;
-  }
-  select.addEventListener("change", redraw);
+const redrawPlots = () => all(".plot[data-drawn]").forEach(drawPlots);
+for (const card of all(".plot")) {
+  const choices = all(".choice", card);
+  one("select", card)?.addEventListener("change", ({ target }) => {
+    all(".panel", card).forEach((place) => Plotly.purge(place));
+    choices.forEach((choice, i) => { choice.hidden = i !== target.selectedIndex; });
+    drawPlots(card);
+  });
+  const buttons = all(".legend button", card);
+  buttons.forEach((button) => button.addEventListener("click", () => {
+    const on = button.getAttribute("aria-pressed") !== "true";
+    buttons.filter((other) => other.textContent === button.textContent).forEach((other) => other.setAttribute("aria-pressed", on));
+    drawPlots(card);
+  }));
   new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
-    drawnPlots.push(redraw);
-    redraw();
+    drawPlots(card);
   }, { rootMargin: "300px" }).observe(card);
-  return card;
-}
-for (const { title, plots } of report.plots) {
-  const holder = one("#plots .plots");
-  one("#plots").hidden = false;
-  if (title) holder.append(make("h3", { className: "broad", style: "grid-column: 1 / -1" }, title));
-  const families = new Map();
-  plots.forEach((plot) => families.set(plot.family, [...(families.get(plot.family) ?? []), plot]));
-  families.forEach((list, family) => holder.append(familyCard(family, list)));
 }

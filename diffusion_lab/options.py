@@ -1,0 +1,21 @@
+"""Options by name: a nested config as dotted names, and names as short as they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def flat(config: Mapping[str, Any], between: str = ".", prefix: str = "") -> dict[str, Any]:
+    """{"data": {"batch_size": 64}} -> {"data.batch_size": 64}."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        leaves |= flat(value, between, name + between) if isinstance(value, Mapping) else {name: value}
+    return leaves
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Name -> its last part, sampler.spacing.num_steps -> num_steps, where no other name ends so."""
+    last = {name: name.replace("/", ".").rpartition(".")[2] for name in names}
+    return {name: short if list(last.values()).count(short) == 1 else name for name, short in last.items()}
