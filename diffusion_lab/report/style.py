@@ -87,7 +87,7 @@ def _scale(values: Sequence[float], log: bool, room: float) -> Scale:
 def _log_ticks(low: float, high: float) -> list[float]:
     """1, 10, 100, … over several decades; 1, 2, 5, 10, … or 1, 2, 3, … over less; evenly spaced ones where that is too few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for parts in ((1,), (1, 2, 5), range(1, 10)):
+    for parts in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
         ticks = [float(f"{part}e{power}") for power in powers for part in parts]
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) > 2 and (len(parts) > 1 or high / low >= 200):

@@ -171,7 +171,7 @@ const AXIS = {
 };
 const TEMPLATE = {
   layout: {
-    margin: { l: 8, r: 8, b: 8 }, paper_bgcolor: "--surface", plot_bgcolor: "--surface", hovermode: "closest", showlegend: false,
+    margin: { l: 8, r: 16, b: 8 }, paper_bgcolor: "--surface", plot_bgcolor: "--surface", hovermode: "closest", showlegend: false,
     font: { family: "system-ui, sans-serif", size: 12, color: "--soft" },
     title: { font: { size: 13, color: "--ink" }, x: 0.5, y: 0.98, yanchor: "top" },
     hoverlabel: { bgcolor: "--surface", bordercolor: "--line", font: { color: "--ink" }, align: "left" },
