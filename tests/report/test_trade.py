@@ -1,5 +1,7 @@
 """Precision against recall: what a line joins, and what its points say."""
 
+import html
+
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
@@ -71,9 +73,9 @@ def test_nothing_is_drawn_of_what_was_not_measured(tmp_path):
 
 def test_the_report_has_it_as_a_plot_and_as_files(tmp_path):
     sweep = write_sweep(tmp_path, axes={"guidance.scale": SCALES}, change=guided)
-    page = make_report(sweep).read_text()
+    page = html.unescape(make_report(sweep).read_text())
     assert TRADE in page
-    assert '"labels":["0","0.5","1","3","10"]' in page
+    assert '"text":["0","0.5","1","3","10"]' in page
     found = {path.name for path in (sweep.report / "figures").rglob("precision_recall.*")}
     assert found == {"precision_recall.png", "precision_recall.pdf"}
 
