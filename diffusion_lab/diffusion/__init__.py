@@ -10,6 +10,28 @@ guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y
 samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
 solvers      how do we take a long one?                          an equation, solved to a higher order
 interpolation, denoising, inpainting: what else one trained model draws
+
+One training step, in the order in which the files are visited (Ho et al. 2020, algorithm 1; `models/diffusion.py`, `training_step`):
+
+    timesteps    (t, w) ~ p(t)
+    objectives   L at t: Simple, Hybrid, …
+    process      x_t = α_t·x_0 + σ_t·ε                                   q_sample
+    predictions  what the network sees of x_t and t                      inputs
+    reverse      the network's output, and its variance part             evaluate
+    predictions  what it should have been, a·x_0 + b·ε                   target
+    for L_vlb:   p_θ(x_s|x_t) as below, then bound and gaussian: its KL to q(x_s|x_t, x_0)
+
+One sampling step (algorithm 2; `samplers.py`, `walk`):
+
+    spacings     the times to visit, for which the process is respaced; t and s are two neighbours
+    samplers     the step rule, given x_t, t, s
+    reverse      the network's output
+    predictions  x̂_0 = (b·x_t − σ·output)/(α·b − σ·a)                     to_x_0
+    clipping     what becomes of x̂_0
+    process      the mean of q(x_s|x_t, x̂_0)                             q_posterior
+    variances    Σ_θ
+    noise        ε by (seed, index of the sample, t)
+    gaussian     x_s = μ + σ·ε
 """
 
 from .bound import Bound, bound_term, variational_bound
