@@ -11,7 +11,7 @@ samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
 solvers      how do we take a long one?                          an equation, solved to a higher order
 interpolation, denoising, inpainting: what else one trained model draws
 
-One training step, in the order in which the files are visited (Ho et al. 2020, algorithm 1; `training_step` of `models/diffusion.py`):
+One training step, in the order in which the files are visited (Ho et al. 2020, algorithm 1; `DiffusionModel.training_step`):
 
     timesteps    (t, w) ~ p(t)
     objectives   L at t: Simple, Hybrid, …
