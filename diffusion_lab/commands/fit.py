@@ -146,6 +146,7 @@ def check_training(
     added = added_callbacks(cfg)
     trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path), added)
     model.check_trainer(trainer)
+    model.optimization.check(model.named_parameters())
     check_callbacks(added, cfg, model)
     data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
     build_trackers(cfg)

@@ -87,9 +87,9 @@ def sweep(
             return
         with watching(plan.jobs, console):
             failures = run_all(plan.jobs, launches, launches.keeps_order)
-    if config.score:
-        console.print(f"report {make_report(directory, show=show)}")
-        track_report(config, directory, directory.report)
+        if config.score:
+            console.print(f"report {make_report(directory, show=show)}")
+            track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 

@@ -85,6 +85,7 @@ def run(cfg: DictConfig) -> float | None:
                         directory.put_in_place()
                     here.agree(None)  # nobody reads the weights before they are there
         if generative and cfg.score:
+            model.float()  # as it would be loaded, whatever trainer.precision
             load_weights(model, directory, cfg.evaluation.weights)
             model.to(here.device)  # Lightning leaves a trained model on the CPU
             score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)

@@ -1,7 +1,8 @@
 """How fast should the signal decay? A schedule that is trained with the network, by the bound of infinitely many steps.
 
-That bound depends on the ends of log SNR, and between them not on the path (Kingma et al. 2021, VDM, section 5.1). So its gradient
-trains the ends; the path is free, and is trained for what does depend on it, the variance of the bound's estimate at random t.
+That bound depends on the ends of log SNR, and, for a network that sees log SNR, between them not on the path (Kingma et al. 2021,
+VDM, section 5.1). So its gradient trains the ends; the path is free, and is trained for what does depend on it, the variance of
+the bound's estimate at random t.
 """
 
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from .real_schedules import LogSNRSchedule, of_log_snr
 from .shapes import PerSample, Times
 
+_UNIFORM = 0.01  # of the time is shared out evenly, so that no bin is left without
+
 
 class _Trained(nn.Module):
-    """stretch: the logarithm by which each end has moved away from the middle. share: logits of the time spent in each bin."""
+    """stretch: the log of the factor by which each end has moved away from the middle. share: logits of the time in each bin."""
 
     def __init__(self, num_bins: int) -> None:
         super().__init__()
@@ -31,7 +34,10 @@ class LearnedSchedule(LogSNRSchedule):
     share p_k of the time. With t uniform, L_∞ at a t in bin k is f/p_k, f the network's error there, so E[L²] = Σ_k E_k[f²]/p_k
     is least where p_k ∝ √E_k[f²]: more time where more is lost. (VDM has a monotone network in place of the bins.)
 
-    Every pair is that of the parameters as they are now: make the process anew once they have moved.
+    The network sees log SNR, on a clock that reads t − 1 before training.
+
+    Every pair is that of the parameters as they are now: make the process anew once they have moved. `repr` and equality are those
+    of the schedule before training.
 
     Parameters
     ----------
@@ -42,8 +48,8 @@ class LearnedSchedule(LogSNRSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_bins < 1:
-            raise ValueError(f"schedule.num_bins={self.num_bins}: a path has at least one bin")
+        if not isinstance(self.num_bins, int) or self.num_bins < 1:
+            raise ValueError(f"schedule.num_bins={self.num_bins}: a path has a whole number of bins, at least one")
         object.__setattr__(self, "_trained", _Trained(self.num_bins))
 
     @property
@@ -58,30 +64,44 @@ class LearnedSchedule(LogSNRSchedule):
         return middle + half * up, middle - half * down
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
-        first, last = (end.to(t.device) for end in self.ends)
-        share, edges = self._shares(t)
-        elapsed = (t.double() - 1) / max(self.num_timesteps - 1, 1)
-        k = _bin(edges, elapsed)
-        crossed = (k + (elapsed - edges[k]) / share[k]) / self.num_bins
-        return of_log_snr(torch.lerp(first, last, crossed))
+        return of_log_snr(self._log_snr(t))
 
     def time_at(self, log_snr: PerSample) -> PerSample:
         first, last = (end.to(log_snr.device) for end in self.ends)
         share, edges = self._shares(log_snr)
         crossed = ((log_snr - first) / (last - first) * self.num_bins).clamp(0, self.num_bins)
-        k = crossed.long().clamp(max=self.num_bins - 1)
+        k = crossed.detach().long().clamp(max=self.num_bins - 1)
         return 1 + (self.num_timesteps - 1) * (edges[k] + (crossed - k) * share[k])
+
+    def shown(self, t: Times) -> PerSample:
+        """The t − 1 at which the line before training has this log SNR; outside [0, T − 1] where an end has moved outwards."""
+        return self._where(self._log_snr(t), self.log_snr_max, self.log_snr_min) - 1
 
     def own_loss(self, t: Times, loss: PerSample) -> PerSample:
         """½·L², as far as it depends on p_k, minus itself: the gradient −½·L²·∇log p_k of E[L²]/2 at fixed log SNR."""
         _, edges = self._shares(t)
-        log_share = self._trained.share.double().log_softmax(dim=0).to(t.device)
-        wanted = -0.5 * loss.detach().square() * log_share[_bin(edges, (t - 1) / max(self.num_timesteps - 1, 1))]
+        wanted = -0.5 * loss.detach().square() * self._share().log().to(t.device)[_bin(edges, self._elapsed(t))]
         return wanted - wanted.detach()
+
+    def _log_snr(self, t: Times) -> PerSample:
+        first, last = (end.to(t.device) for end in self.ends)
+        share, edges = self._shares(t)
+        elapsed = self._elapsed(t)
+        k = _bin(edges, elapsed)
+        crossed = (k + (elapsed - edges[k]) / share[k]) / self.num_bins
+        return torch.lerp(first, last, crossed.clamp(0, 1))
+
+    def _elapsed(self, t: Times) -> PerSample:
+        """The share of the time that has passed at t; all of it where T = 1."""
+        return self._between(t, 0, 1)
+
+    def _share(self) -> Float64[Tensor, " bins"]:
+        """p_k."""
+        return (1 - _UNIFORM) * self._trained.share.double().softmax(dim=0) + _UNIFORM / self.num_bins
 
     def _shares(self, like: Tensor) -> tuple[Float64[Tensor, " bins"], Float64[Tensor, " bins_plus_1"]]:
         """p_k, without a gradient, and the share of the time that has passed at the edges of the bins."""
-        share = self._trained.share.detach().double().softmax(dim=0).to(like.device)
+        share = self._share().detach().to(like.device)
         return share, torch.cat([torch.zeros_like(share[:1]), share.cumsum(dim=0)])
 
 

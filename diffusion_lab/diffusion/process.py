@@ -1,4 +1,4 @@
-"""What is a noisy image, given a clean one? The forward process, which has no parameters: a pair of functions, signal and noise.
+"""What is a noisy image, given a clean one? The forward process, a pair of functions, signal and noise.
 
     q(x_t|x_0)      = N(α_t·x_0, σ_t²·I)                                                                    (1)
     q(x_t|x_s)      = N(α_ts·x_s, σ²_ts·I),   α_ts = α_t/α_s,   σ²_ts = σ_t² − α_ts²·σ_s²,   s < t           (2)
@@ -30,7 +30,7 @@ Value = PerSample | float
 class Row(NamedTuple):
     """What is known about the step t of a chain and the step s before it: a row of its table."""
 
-    time: Value  # on the clock of the schedule
+    shown: Value  # what the network sees
     signal: Value  # α_t
     noise: Value  # σ_t
     alpha: Value  # α_ts
@@ -184,20 +184,21 @@ class GaussianDiffusion:
     # ---- times -------------------------------------------------------------------------------------------------------
 
     def shown(self, t: Times) -> Times:
-        """What the network sees at t: time − 1, the 0-based index of the step in the original chain.
+        """What the network sees at t: time − 1, the 0-based index of the step in the original chain, or what the schedule says.
 
         t = 0 has no step back: a CPU refuses it with a sentence; a GPU, which nothing here waits for, gets NaN from the posterior.
         """
         if t.is_floating_point():
-            return t - 1
+            return self.schedule.shown(t)
         if t.device == _CPU and bool((t == 0).any()):
             raise ValueError(f"t = 0 is clean data and has no step back: t lies in 1 … {self.num_timesteps}")
-        return (self._row(t).time - 1).to(self.timesteps.dtype)
+        shown = self._row(t).shown
+        return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
 
     def times_at(self, log_snr: Float64[Tensor, " K"]) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
         """The times between this chain's ends with these log SNRs; where t is whole, the steps that come nearest."""
         if self.schedule.takes_real_t:
-            return self.schedule.time_at(log_snr).clamp(float(self._times[0]), float(self._times[-1]))
+            return self.schedule.time_at(log_snr).detach().clamp(float(self._times[0]), float(self._times[-1]))
         steps = torch.arange(1, self.num_timesteps + 1, device=log_snr.device)
         return 1 + (self.log_snr(steps)[None, :] - log_snr[:, None]).abs().argmin(dim=1)
 
@@ -223,8 +224,8 @@ class GaussianDiffusion:
         # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
         first = beta_tilde[2] if self.num_timesteps > 1 else beta[1]
         log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()
-        time = _after(0, self._times.double())
-        return Row(time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
+        shown = _after(-1, self.schedule.shown(self._times.double()))
+        return Row(shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
     def at(self, t: Times) -> "GaussianDiffusion":
         """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table."""

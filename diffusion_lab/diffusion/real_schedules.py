@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from .schedules import End, Schedule, Table, settle_clean_end
+from .schedules import End, Schedule, Table, settle_ends
 from .shapes import Number, PerSample, Times
+
+_BISECTIONS = 60  # halvings that find a time to the last bit of float64
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,15 @@ class RealSchedule(Schedule):
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t), t in [1, T]."""
 
-    @abstractmethod
     def time_at(self, log_snr: PerSample) -> PerSample:
-        """The real t at which the pair has a log SNR, which lies between those of the ends."""
+        """The real t at which the pair has a log SNR, which lies between those of the ends: here by halving [1, T]."""
+        low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            signal, noise = self.pair(middle)
+            noisier = 2 * (signal / noise).log() < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high
 
     def alpha_bar(self) -> Table:
         """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
@@ -53,7 +61,7 @@ class LogSNRSchedule(RealSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle_clean_end(self)
+        settle_ends(self)
         _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
         if self.log_snr_max is None:
             raise ValueError("log_snr_max: a line in log SNR needs a number at its clean end; use log_snr_max=13.3")
@@ -77,7 +85,7 @@ class RectifiedSchedule(RealSchedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle_clean_end(self)
+        settle_ends(self)
         _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:

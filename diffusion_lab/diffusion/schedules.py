@@ -65,6 +65,10 @@ class Schedule(ABC):
         """The parameters of a schedule that is trained with the network; None for the others, which have none."""
         return None
 
+    def shown(self, t: Times) -> Times:
+        """What the network sees of a real t: t − 1, as of a whole one."""
+        return t - 1
+
     def own_loss(self, t: Times, loss: PerSample) -> PerSample:
         """What a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
         return torch.zeros_like(loss)
@@ -74,7 +78,8 @@ class Schedule(ABC):
 class CleanEnd:
     """The log SNR at t = 1 that fits data with levels: 2·log(ratio/bin), bin = 2/(num_levels − 1), so σ_1/α_1 = bin/ratio.
 
-    Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits.
+    Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits; more noise leaves
+    the decoder to guess the level. So few levels cut a schedule's own clean end, and many levels extend it.
 
     Parameters
     ----------
@@ -87,10 +92,9 @@ class CleanEnd:
     continuous: Number = math.inf
 
     def __post_init__(self) -> None:
-        if self.num_levels is not None and not (self.num_levels >= 2 and self.ratio > 0):
-            raise ValueError(
-                f"num_levels = {self.num_levels} and ratio = {self.ratio}: need at least two levels and a ratio above 0"
-            )
+        levels = self.num_levels is None or (isinstance(self.num_levels, int) and self.num_levels >= 2)
+        if not (levels and is_number(self.ratio) and 0 < self.ratio < math.inf and is_number(self.continuous)):
+            raise ValueError(f"{self}: a clean end needs at least two levels, or null, and a ratio above 0")
 
     def __float__(self) -> float:
         if self.num_levels is None:
@@ -103,9 +107,9 @@ End = Number | CleanEnd
 
 @dataclass(frozen=True)
 class CutSchedule(Schedule):
-    """A table whose ends may be cut: T steps, evenly along the curve between the two.
+    """A table whose ends may be moved: T steps, evenly along the curve between the two.
 
-    Between whole t the signal decays at a constant rate, so log ᾱ is a straight line there.
+    Between whole t the signal decays at a constant rate, so log ᾱ is a straight line there, before t = 1 too.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ class CutSchedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle_clean_end(self)
+        settle_ends(self)
 
     def alpha_bar(self) -> Table:
         whole = self.uncut()
@@ -127,8 +131,10 @@ class CutSchedule(Schedule):
         log = whole.log()
         ends = [self._place(log, self.log_snr_max, 1), self._place(log, self.log_snr_min, self.num_timesteps)]
         if not ends[0] < ends[1]:
-            raise ValueError(f"log_snr_max = {self.log_snr_max} must lie above log_snr_min = {self.log_snr_min}")
+            noisy = "the noisy end" if self.log_snr_min is None else f"log_snr_min = {self.log_snr_min}"
+            raise ValueError(f"log_snr_max = {self.log_snr_max} must lie above {noisy}")
         t = torch.linspace(*ends, self.num_timesteps, dtype=torch.float64)
+        t[-1] = ends[1]  # also of a single step
         before = t.long().clamp(max=self.num_timesteps - 1)
         cut = torch.lerp(log[before], log[before + 1], t - before).exp()
         return torch.cat([whole[:1], cut])
@@ -223,11 +229,19 @@ class SigmoidSchedule(CutSchedule):
         return _cumulative(_beta_from_ratios(falling - falling[-1], self.max_beta))
 
 
-def settle_clean_end(schedule: Schedule) -> None:
+def settle_ends(schedule: Schedule) -> None:
     """log_snr_max as a number; None where the formula has its own end."""
-    if schedule.log_snr_max is not None:
-        end = float(schedule.log_snr_max)
-        object.__setattr__(schedule, "log_snr_max", None if end == math.inf else end)
+    for name in ("log_snr_max", "log_snr_min"):
+        end = getattr(schedule, name)
+        end = end if end is None or is_number(end) else float(end) if isinstance(end, CleanEnd) else math.nan
+        if end is not None and math.isnan(end):
+            raise ValueError(f"{name} = {getattr(schedule, name)}: it is a number")
+        object.__setattr__(schedule, name, None if end == math.inf else end)
+
+
+def is_number(value: object) -> bool:
+    """Not true or false, which Python counts among the numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _beta_from_ratios(alpha_bar: Table, max_beta: float) -> Float64[Tensor, " T"]:

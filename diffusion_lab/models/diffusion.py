@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from diffusion_lab.diffusion import (
     Clipping,
@@ -115,6 +116,16 @@ class DiffusionModel(GenerativeModel):
             "t": t[rows],
             "losses": terms["loss"].detach(),
         }
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """A schedule's gradient has another scale than the network's: each is clipped to its own norm."""
+        if self.trained_schedule is None or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for part in (self.network, self.trained_schedule):
+            nn.utils.clip_grad_norm_(part.parameters(), gradient_clip_val)
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""

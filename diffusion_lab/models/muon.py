@@ -5,6 +5,7 @@ B ← μ·B + G,   O ≈ U·Vᵀ of G + μ·B = U·S·Vᵀ,   θ ← θ − η·
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -13,6 +14,8 @@ from torch.optim import AdamW, Optimizer
 
 _QUINTIC = 3.4445, -4.7750, 2.0315  # s ← a·s + b·s³ + c·s⁵ takes singular values in (0, 1] to about 1 in five rounds
 _ROUNDS = 5
+# First and last layers, embeddings, and triangular factors, in the networks of all families.
+_NOT_HIDDEN = "input", "inputs", "output", "classes", "table", "embedding", "style", "judgement", "lower", "upper"
 
 
 class Muon(Optimizer):
@@ -35,17 +38,24 @@ class Muon(Optimizer):
         adamw_lr: float = 1e-3,
         betas: Sequence[float] = (0.9, 0.99),
         weight_decay: float = 0.0,
-        adamw_modules: Sequence[str] = ("input", "output", "classes"),
+        adamw_modules: Sequence[str] = _NOT_HIDDEN,
     ) -> None:
-        if not 0 <= momentum < 1:
+        for name, value in {"lr": lr, "adamw_lr": adamw_lr, "weight_decay": weight_decay}.items():
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"optimizer.{name}={value}: it is a number, 0 or more")
+        if not (isinstance(momentum, int | float) and 0 <= momentum < 1):
             raise ValueError(f"optimizer.momentum={momentum}: it lies in [0, 1)")
+        if isinstance(adamw_modules, str) or adamw_modules is None:
+            raise ValueError(f"optimizer.adamw_modules={adamw_modules}: it is a list, as [input,output]")
+        if len(betas) != 2:
+            raise ValueError(f"optimizer.betas={list(betas)}: they are two numbers in [0, 1)")
         matrices, others = [], []
         for name, parameter in parameters:
             hidden = parameter.ndim > 1 and not set(name.split(".")) & set(adamw_modules)
             (matrices if hidden else others).append(parameter)
-        self._adamw = AdamW([{"params": others}], lr=adamw_lr, betas=tuple(betas), weight_decay=weight_decay)
+        of_adamw = AdamW([{"params": others}], lr=adamw_lr, betas=tuple(betas), weight_decay=weight_decay)
         of_muon = {"params": matrices, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__([*self._adamw.param_groups, of_muon], {})
+        super().__init__([*of_adamw.param_groups, of_muon], {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -56,10 +66,11 @@ class Muon(Optimizer):
         for group in self.param_groups:
             if "momentum" in group:
                 self._step_matrices(group)
+        adamw = AdamW([torch.zeros(0)])
         # Groups and state are ours, so that they are saved, resumed and scheduled in one piece.
-        self._adamw.param_groups = [group for group in self.param_groups if "momentum" not in group]
-        self._adamw.state = self.state
-        self._adamw.step()
+        adamw.param_groups = [group for group in self.param_groups if "momentum" not in group]
+        adamw.state = self.state
+        adamw.step()
         return loss
 
     def _step_matrices(self, group: dict) -> None:
@@ -84,7 +95,7 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), its singular values between 0.6 and 1.2 unless they were tiny."""
+    """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), singular values above 5 % of the norm between 0.6 and 1.2."""
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float().mT if tall else matrices.float()

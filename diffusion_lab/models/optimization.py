@@ -57,6 +57,13 @@ class Optimization:
     optimizer: Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
     learning_rate: LearningRate
 
+    def check(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """ValueError where the optimizer does not take its options."""
+        try:
+            self.optimizer(parameters)
+        except (TypeError, IndexError) as error:
+            raise ValueError(f"optimizer: {error}") from error
+
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> dict:
         """What LightningModule.configure_optimizers returns."""
         optimizer = self.optimizer(parameters)

@@ -94,7 +94,8 @@ def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
     names = planned(work)
     edit(work / "steepness.py", "1.5", "1.4")
     edit(lab / "diffusion_lab" / "evaluation" / "frechet.py", "def frechet_distance(", "def another(")
-    for broken in (work / "mine.py", *(lab / "diffusion_lab" / "diffusion").glob("*.py")):
+    edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
+    for broken in (work / "mine.py", *edited):
         broken.write_text("raise SystemExit('edited')\n")
     for gone in (
         work / "paced.py",

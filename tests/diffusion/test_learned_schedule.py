@@ -17,6 +17,7 @@ from .oracles import ExactNetwork, GaussianData, SigmaPoints
 
 DATA = GaussianData(0.0, 0.5)
 ENDS = {"log_snr_max": 7.0, "log_snr_min": -4.0}
+LINE = GaussianDiffusion(LogSNRSchedule(100, **ENDS))  # whose clock the network reads
 
 
 def learned(stretch=(0.0, 0.0), logits=(0.0, 0.0, 0.0, 0.0), num_timesteps=100):
@@ -31,9 +32,14 @@ def learned(stretch=(0.0, 0.0), logits=(0.0, 0.0, 0.0, 0.0), num_timesteps=100):
 MOVED = {"stretch": (0.2, -0.3), "logits": (1.0, -0.5, 0.3, -1.0)}
 
 
+def time_shares(logits):
+    """p_k: a hundredth of the time is shared out evenly."""
+    return 0.99 * logits.double().softmax(dim=0) + 0.01 / len(logits)
+
+
 def midpoints(schedule, num_t):
     """t of the midpoint rule in each bin, since the path bends between two, and the weights of their mean over [1, T]."""
-    share = schedule.trained.share.detach().double().softmax(dim=0)
+    share = time_shares(schedule.trained.share.detach())
     within = (torch.arange(num_t, dtype=torch.float64) + 0.5) / num_t
     elapsed = (share.cumsum(0) - share)[:, None] + share[:, None] * within
     return 1 + elapsed.flatten() * (schedule.num_timesteps - 1), (share / num_t).repeat_interleave(num_t)
@@ -42,7 +48,7 @@ def midpoints(schedule, num_t):
 def terms(schedule, believed=DATA, num_t=200):
     """The objective's mean over (x_0, ε) and t: exactly, and by the midpoint rule."""
     process = GaussianDiffusion(schedule)
-    reverse = ReverseProcess(ExactNetwork(believed, process, PredictNoise()), PredictNoise(), FixedSmall())
+    reverse = ReverseProcess(ExactNetwork(believed, LINE, PredictNoise()), PredictNoise(), FixedSmall())
     points = SigmaPoints.x_0(DATA)
     t, weights = midpoints(schedule, num_t)
     x_0, eps = points.repeat(len(t), 1), SigmaPoints()(0, points).repeat(len(t), 1)
@@ -58,7 +64,7 @@ def test_before_training_it_is_a_line_in_log_snr():
 
 def test_each_bin_takes_its_share_of_the_time():
     schedule = learned(**MOVED)
-    share = torch.tensor(MOVED["logits"]).double().softmax(dim=0)
+    share = time_shares(torch.tensor(MOVED["logits"]))
     first, last = (float(end.detach()) for end in schedule.ends)
     assert first == pytest.approx(1.5 + 5.5 * math.exp(0.2))
     assert last == pytest.approx(1.5 - 5.5 * math.exp(-0.3))
@@ -108,7 +114,7 @@ def second_moment(logits):
     x_0, eps = points.repeat(len(t) // 4, 1), SigmaPoints()(0, points).repeat(len(t) // 4, 1)
     x_t = process.q_sample(x_0, t, eps)
     with torch.no_grad():
-        guess = ExactNetwork(DATA, process, PredictNoise())(x_t, process.shown(t), None)
+        guess = ExactNetwork(DATA, LINE, PredictNoise())(x_t, process.shown(t), None)
         loss = -0.5 * 99 * process.log_snr_slope(t) * (guess - eps).square().mean(dim=1) / math.log(2)
     return float((weights * loss.square()).sum() / 2)
 
@@ -130,17 +136,71 @@ def test_its_path_is_trained_for_the_least_variance_of_the_estimate():
 def test_where_each_bin_has_time_for_what_it_loses_nothing_moves():
     """Σ_k E_k[f²]/p_k is least at p_k ∝ √E_k[f²]."""
     schedule = learned()
-    loss = torch.tensor(
-        [3.0, 1.0, 0.5, 2.0], dtype=torch.float64
-    )  # of four t in the middle of the bins, where p_k = 1/4
+    loss = torch.tensor([3.0, 1.0, 0.5, 2.0], dtype=torch.float64)  # f of four t in the middle of the bins
     with torch.no_grad():
-        schedule.trained.share.copy_((loss / 4).log())
-    share = (loss / loss.sum()).cumsum(0) - loss / loss.sum() / 2
-    t = 1 + 99 * share
-    per_bin = loss / 4 / (loss / loss.sum())  # f/p_k
-    wanted = schedule.own_loss(t, per_bin)
-    (wanted * loss / loss.sum()).sum().backward()  # a bin is drawn with p_k
+        share = loss / loss.sum()
+        schedule.trained.share.copy_(((share - 0.01 / 4) / 0.99).log())
+    t = 1 + 99 * (share.cumsum(0) - share / 2)
+    (share * schedule.own_loss(t, loss / share)).sum().backward()  # a bin is drawn with p_k
     torch.testing.assert_close(schedule.trained.share.grad, torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_the_network_sees_log_snr_so_that_a_moved_path_is_no_other_task():
+    """Of two schedules, what is shown at one log SNR is the same number: t − 1 of the schedule before training."""
+    before, after = learned(), learned(**MOVED)
+    log_snr = torch.linspace(-2.0, 6.0, 9, dtype=torch.float64)
+    for schedule in (before, after):
+        process = GaussianDiffusion(schedule)
+        t = schedule.time_at(log_snr).detach()
+        torch.testing.assert_close(process.shown(t).detach(), before.time_at(log_snr).detach() - 1)
+    whole = torch.tensor([1, 50, 100])
+    torch.testing.assert_close(process.shown(whole), process.shown(whole.double()).detach())
+
+
+class Seen:
+    """A network of x_t and of what it is shown: an answer that no process adapts."""
+
+    def __call__(self, x_t, shown, y):
+        return x_t * (shown / 99)[:, None].clamp(0, 1) ** 0.5 + 0.1
+
+
+def test_another_path_is_no_other_bound_for_any_network():
+    def bound(logits):
+        schedule = learned(logits=logits)
+        process = GaussianDiffusion(schedule)
+        t, weights = midpoints(schedule, 400)
+        x_0, eps = (
+            points.repeat(len(t), 1) for points in (SigmaPoints.x_0(DATA), SigmaPoints()(0, SigmaPoints.x_0(DATA)))
+        )
+        reverse = ReverseProcess(Seen(), PredictNoise(), FixedSmall())
+        with torch.no_grad():
+            drawn = ContinuousBound(num_levels=17)(process, reverse, x_0, t.repeat_interleave(4), eps)["vlb"]
+        return float((weights.repeat_interleave(4) * drawn).sum() / 4)
+
+    assert bound(MOVED["logits"]) == pytest.approx(bound((0.0,) * 4), abs=1e-3)
+
+
+def test_with_levels_too_the_bound_trains_its_ends():
+    def bound(shift):
+        schedule = learned((0.1 + shift, -0.1), MOVED["logits"])
+        process = GaussianDiffusion(schedule)
+        generator = torch.Generator().manual_seed(0)
+        x_0 = torch.randint(0, 17, (400, 1), generator=generator).double() / 8 - 1
+        eps = torch.randn(400, 1, dtype=torch.float64, generator=generator)
+        t = 1 + 99 * torch.rand(400, dtype=torch.float64, generator=generator)
+        reverse = ReverseProcess(Seen(), PredictNoise(), FixedSmall())
+        return schedule, ContinuousBound(num_levels=17)(process, reverse, x_0, t, eps)["loss"].mean()
+
+    schedule, loss = bound(0.0)
+    loss.backward()
+    with torch.no_grad():
+        quotient = (float(bound(1e-4)[1]) - float(bound(-1e-4)[1])) / 2e-4
+    assert float(schedule.trained.stretch.grad[0]) == pytest.approx(quotient, rel=1e-3)
+
+
+def test_a_bin_that_is_hardly_visited_keeps_the_noisy_end():
+    schedule = learned(logits=(0.0, 0.0, 0.0, -400.0))
+    assert float(GaussianDiffusion(schedule).log_snr(torch.tensor([100]))) == pytest.approx(-4.0)
 
 
 def test_another_path_is_no_other_bound():
@@ -150,5 +210,5 @@ def test_another_path_is_no_other_bound():
 
 
 def test_a_path_has_a_bin():
-    with pytest.raises(ValueError, match=r"schedule\.num_bins=0: a path has at least one bin"):
+    with pytest.raises(ValueError, match=r"schedule\.num_bins=0: a path has a whole number of bins, at least one"):
         LearnedSchedule(10, num_bins=0)

@@ -9,8 +9,10 @@ from diffusion_lab.diffusion import (
     CosineSchedule,
     EDMSchedule,
     GaussianDiffusion,
+    LearnedSchedule,
     LinearSchedule,
     LogSNRSchedule,
+    RealSchedule,
     RectifiedSchedule,
     SigmoidSchedule,
 )
@@ -185,15 +187,32 @@ def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
         LogSNRSchedule(100, log_snr_max=CleanEnd(None))
 
 
-def test_levels_that_leave_no_end_are_refused():
-    for wrong in ({"num_levels": 1}, {"num_levels": 17, "ratio": 0.0}):
-        with pytest.raises(
-            ValueError, match=r"num_levels = \d+ and ratio = .*: need at least two levels and a ratio above 0"
-        ):
+def test_a_clean_end_that_is_none_is_refused():
+    for wrong in (
+        {"num_levels": 1},
+        {"num_levels": 17, "ratio": 0.0},
+        {"num_levels": None, "ratio": -1.0},
+        {"num_levels": 17, "ratio": math.inf},
+    ):
+        with pytest.raises(ValueError, match="a clean end needs at least two levels, or null, and a ratio above 0"):
             CleanEnd(**wrong)
+    with pytest.raises(ValueError, match=r"log_snr_max = nan: it is a number"):
+        CosineSchedule(10, log_snr_max=math.nan)
 
 
-@pytest.mark.parametrize("schedule", [LogSNRSchedule(50), RectifiedSchedule(50), EDMSchedule(50)], ids=str)
+@pytest.mark.parametrize("kind", [CosineSchedule, SigmoidSchedule, LogSNRSchedule, RectifiedSchedule, LearnedSchedule])
+def test_a_chain_of_one_step_keeps_its_noisy_end(kind):
+    whole, cut = (
+        GaussianDiffusion(kind(1, **end)).log_snr(torch.tensor([1])) for end in ({}, {"log_snr_max": CleanEnd(17)})
+    )
+    torch.testing.assert_close(cut, whole)
+
+
+class Halved(LogSNRSchedule):
+    time_at = RealSchedule.time_at
+
+
+@pytest.mark.parametrize("schedule", [Halved(50), LogSNRSchedule(50), RectifiedSchedule(50), EDMSchedule(50)], ids=str)
 def test_a_time_is_found_by_its_log_snr(schedule):
     t = torch.linspace(1, 50, 30, dtype=torch.float64)
     torch.testing.assert_close(schedule.time_at(GaussianDiffusion(schedule).log_snr(t)), t)

@@ -1,8 +1,13 @@
+import copy
+
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch import nn
 
 from diffusion_lab.models.muon import Muon, orthogonalized
+
+from ..commands.test_conf import composed
 
 
 class Net(nn.Module):
@@ -78,6 +83,57 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-def test_a_momentum_of_one_never_forgets_and_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.momentum=1\.0: it lies in \[0, 1\)"):
-        Muon(Net().named_parameters(), momentum=1.0)
+@pytest.mark.parametrize("family", ["diffusion", "gan", "vae", "flow"])
+@pytest.mark.parametrize("data", ["fashion_mnist", "two_moons"])
+def test_no_embedding_no_end_and_no_triangle_of_a_family_is_muons(family, data):
+    model = made(family, data)
+    matrices = {id(parameter) for parameter in Muon(model.named_parameters()).param_groups[1]["params"]}
+    assert matrices
+    ends = {1, 2, 10, 11}  # widths of pixels, of points and of classes
+    for name, parameter in model.named_parameters():
+        if id(parameter) in matrices:
+            assert not ends & {parameter.shape[0], parameter.shape[1]}, name
+            assert not name.endswith((".lower", ".upper"))
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            assert id(module.weight) not in matrices
+
+
+def made(family, data):
+    cfg = composed(f"model={family}", f"data={data}", "conditional=true")
+    images = data == "fashion_mnist"
+    cfg.facts = {
+        "shape": [1, 28, 28] if images else [2],
+        "channels": 1 if images else 2,
+        "size": 28 if images else 2,
+        "num_levels": 256 if images else None,
+        "num_classes": 10,
+        "bounded": images,
+        "identity": "none",
+    }
+    return instantiate(cfg.model)
+
+
+def test_a_copy_goes_on_alike():
+    net = Net()
+    optimizer = Muon(net.named_parameters())
+    trained(net, optimizer, range(2))
+    copied_net, copied = copy.deepcopy((net, optimizer))
+    torch.testing.assert_close(
+        trained(net, optimizer, range(2, 4)), trained(copied_net, copied, range(2, 4)), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, r"optimizer\.lr=-1\.0: it is a number, 0 or more"),
+        ({"adamw_lr": "abc"}, r"optimizer\.adamw_lr=abc: it is a number"),
+        ({"betas": [0.9]}, r"optimizer\.betas=\[0\.9\]: they are two numbers"),
+        ({"adamw_modules": "input"}, r"optimizer\.adamw_modules=input: it is a list"),
+        ({"momentum": 1.0}, r"optimizer\.momentum=1\.0: it lies in"),
+    ],
+)
+def test_what_it_cannot_take_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Muon(Net().named_parameters(), **options)
