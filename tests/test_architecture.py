@@ -47,7 +47,7 @@ THEORY = [
     "decoders",
     "bound",
 ]
-THEORY += ["objectives", "timesteps", "spacings", "guidance", "samplers", "solvers"]
+THEORY += ["objectives", "timesteps", "spacings", "intervals", "guidance", "samplers", "solvers"]
 THEORY += ["interpolation", "denoising", "inpainting"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.commands.guiding import classifier_identity
+from diffusion_lab.commands.guiding import by_content
 from diffusion_lab.commands.limits import REFERENCE
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
@@ -130,6 +130,6 @@ def _scored_parts(cfg: DictConfig) -> dict[str, Any]:
     """What a score is made of: what the model was trained with, and the choices of scoring."""
     parts = scored_part(plain_config(cfg))
     guidance = parts.get("guidance")
-    if guidance is not None and "classifier" in guidance:  # not where it lies, but what it is
-        parts["guidance"] = guidance | {"classifier": classifier_identity(guidance["classifier"])}
+    if guidance is not None:
+        parts["guidance"] = by_content(guidance)
     return parts

@@ -11,6 +11,7 @@ from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.commands.targets import checked
 from diffusion_lab.commands.trained import build_trained, load_config
 from diffusion_lab.diffusion import ClassifierGuidance, Schedule
+from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import RAW
 from diffusion_lab.runs import ModelDirectory
@@ -23,7 +24,15 @@ class TrainedClassifierGuidance(ClassifierGuidance):
     or other data: it would be asked about images that it has never seen.
     """
 
-    def __init__(self, classifier: str, scale: float, schedule: Schedule, identity: str) -> None:
+    def __init__(
+        self,
+        classifier: str,
+        scale: float | int,
+        schedule: Schedule,
+        identity: str,
+        interval: Interval = None,
+        log_snr_interval: Interval = None,
+    ) -> None:
         directory = ModelDirectory(Path(classifier))
         saved, training = load_config(directory), directory.read_training()
         kind = get_class(saved.model._target_)
@@ -33,15 +42,15 @@ class TrainedClassifierGuidance(ClassifierGuidance):
                 "`diffusion-lab train model=noisy_classifier` makes one"
             )
         model = build_trained(directory, checked(saved, directory.config))
-        if model.process.schedule != schedule:
-            raise ValueError(
-                f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; "
-                "train a classifier with the model's schedule"
-            )
         if saved.facts.get("identity") != identity:
             raise ValueError(
                 f"{classifier} was trained on other data ({saved.data._target_.rpartition('.')[2]}, by content) than the model to "
                 "be guided; train a classifier on the model's data"
+            )
+        if model.process.schedule != schedule:
+            raise ValueError(
+                f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; "
+                "train a classifier with the model's schedule"
             )
         weights = suited_weights(directory.weight_names, training["steps"])
         model.load_weights({RAW: directory.weight_files()[weights]})  # this copy guides and is never trained
@@ -50,7 +59,8 @@ class TrainedClassifierGuidance(ClassifierGuidance):
         def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
             return model.to(x_t.device)(x_t, timesteps)
 
-        super().__init__(logits, model.num_classes, scale, name=f"{directory.path.name}, {weights}")
+        name = f"{directory.path.name}, {weights}"
+        super().__init__(logits, model.num_classes, scale, name, interval, log_snr_interval)
 
 
 classifier_guidance = TrainedClassifierGuidance  # what the configs of models that were trained earlier name

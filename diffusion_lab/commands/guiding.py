@@ -1,29 +1,52 @@
-"""What a guiding classifier is to a score: not where its folder lies, but what lies there. Builds nothing of it."""
+"""What a model that guides another is to a score: not where its folder lies, but what lies there. Builds nothing of it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from yaml import YAMLError
 
+from diffusion_lab.contents import snapshot_name
 from diffusion_lab.fingerprints import named_in
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes, read_yaml
 from diffusion_lab.runs import ModelDirectory
 
+_FOLDERS = ("classifier", "model")  # options that name one
+_GROUPS = ("model", "network", "schedule", "prediction")
 
-def classifier_identity(classifier: str) -> dict[str, Any]:
-    """What decides the guidance by the classifier in a folder, wherever that lies: its training, its weights, what it is made of.
 
-    RunError if the folder holds no finished model.
-    """
+def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a guidance, each folder in them replaced by what decides the guidance by the model that lies there."""
+    found = dict(guidance)
+    for option in _FOLDERS:
+        if guidance.get(option) is not None:
+            found[option] = _identity(guidance[option], guidance.get("moment"))
+    if isinstance(guidance.get("worse"), Mapping):
+        found["worse"] = by_content(guidance["worse"])
+    return found
+
+
+def own_moment(guidance: Mapping[str, Any]) -> float | None:
+    """The moment of the model's own training that a guidance names; None where it names none, or another model."""
+    worse = guidance.get("worse", guidance)
+    return None if worse.get("model") is not None else worse.get("moment")
+
+
+def _identity(folder: str, moment: float | None) -> dict[str, Any]:
+    """Its training, its weights (of a moment; None: the last), what it is made of. RunError if it is no finished model."""
     from diffusion_lab.callbacks.ema import suited_weights
 
-    directory = ModelDirectory(Path(classifier))
+    directory = ModelDirectory(Path(folder))
     training = directory.read_training()
-    weights = directory.weight_files()[suited_weights(directory.weight_names, training["steps"])]
+    last = suited_weights(directory.weight_names, training["steps"])
+    name = last if moment is None else snapshot_name(moment)
+    weights = directory.weight_files({name}).get(name)
+    if weights is None:
+        raise RunError(f"{directory.path} has no weights {name}")
     try:
         parts = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
     except (OSError, YAMLError) as error:
@@ -33,7 +56,7 @@ def classifier_identity(classifier: str) -> dict[str, Any]:
     return {
         "fingerprint": training.get("fingerprint"),
         "weights": _sha256(weights, weights.stat().st_mtime_ns),
-        "parts": sorted(set(named_in([parts[group] for group in ("model", "network", "schedule") if group in parts]))),
+        "parts": sorted(set(named_in([parts[group] for group in _GROUPS if group in parts]))),
     }
 
 

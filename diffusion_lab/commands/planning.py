@@ -25,9 +25,12 @@ from diffusion_lab.commands.build import (
     state_facts,
     training_fingerprint,
 )
+from diffusion_lab.commands.guiding import own_moment
 from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.commands.ranks import check_launcher
 from diffusion_lab.commands.scoring import run_of
+from diffusion_lab.commands.trained import check_moments
+from diffusion_lab.contents import snapshot_name
 from diffusion_lab.devices import visible_gpus
 from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.runs import model_directory
@@ -192,6 +195,10 @@ def _cell(
         for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
             CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
+    moment = own_moment(cfg.get("guidance") or {})
+    if moment is not None and not directory.finished:
+        kept = map(snapshot_name, cfg.snapshots.at)
+        check_moments([snapshot_name(moment)], kept, f"{directory.path} will have")
     return PlannedCell(
         combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs)
     )

@@ -19,7 +19,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra._internal.utils import _locate  # what Hydra itself finds a target with
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion_lab.commands.limits import REFERENCE, check_sizes, check_unfolded
 from diffusion_lab.foreign import RunError, printable
@@ -40,13 +40,23 @@ BUILT = {
 # classes do nothing when they are made.
 _OURS = tuple(
     f"diffusion_lab.{part}"
-    for part in ("diffusion", "baselines", "networks", "data", "models", "evaluation", "commands.classifier")
+    for part in (
+        "diffusion",
+        "baselines",
+        "networks",
+        "data",
+        "models",
+        "evaluation",
+        "commands.classifier",
+        "commands.worse",
+    )
 )
 _HARMLESS = (
     "torch.nn",
     "torch.optim",
     *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models.optimization", "models.muon")),
 )
+_PATHS = (Path, Path | None)  # annotations of what a file may not choose
 _LARGEST = 2**64  # a seed is smaller
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 
@@ -91,11 +101,14 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
             )
 
 
-def checked(config: DictConfig, file: Path, trusted: frozenset[str] = frozenset()) -> DictConfig:
+def checked(
+    config: DictConfig, file: Path, trusted: frozenset[str] = frozenset(), paths_are_the_users: bool = False
+) -> DictConfig:
     """`config` with every reference resolved, when all that can be built of it is what its place asks for.
 
-    file: where it came from, if only in part. trusted: targets that the user named on the command line. RunError, naming the key
-    and the fix, for anything else. What is returned holds no interpolation, so it is what `instantiate` sees.
+    file: where it came from, if only in part. trusted: targets that the user named on the command line. paths_are_the_users: the
+    file's own were refused before. RunError, naming the key and the fix, for anything else. What is returned holds no
+    interpolation, so it is what `instantiate` sees.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True)
@@ -103,7 +116,7 @@ def checked(config: DictConfig, file: Path, trusted: frozenset[str] = frozenset(
         raise RunError(f"{file} is not a config: its references lead in a circle") from None
     check_sizes(plain, file)
     own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
-    check = _Check(file, own, trusted)
+    check = _Check(file, own, trusted, paths_are_the_users)
     for group, kind in BUILT.items():
         if plain.get(group) is not None:
             check(plain[group], group, Place((_locate(kind),)), required=True)
@@ -125,6 +138,7 @@ class _Check:
     file: Path
     own: tuple[str, ...]
     trusted: frozenset[str]
+    paths_are_the_users: bool
 
     def __call__(self, node: Any, key: str, place: Place | None, required: bool = False) -> None:
         if isinstance(node, list):
@@ -157,7 +171,7 @@ class _Check:
         # Where the user's own class does not say what it asks for.
         unsaid = Place((object,), deferred=None) if free or self._is_own(found) else None
         for name, child in node.items():
-            if asked.get(name) is Path and child is not None and not free:
+            if asked.get(name) in _PATHS and child not in (None, MISSING) and not (free or self.paths_are_the_users):
                 raise RunError(
                     f"{self.file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose"
                 )

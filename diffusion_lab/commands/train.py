@@ -15,13 +15,14 @@ from diffusion_lab.commands.build import build_data, build_model, settle_budget,
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.commands.scoring import check_scoring, run_of, score_once
-from diffusion_lab.commands.trained import load_weights
+from diffusion_lab.commands.trained import check_moments, load_weights
 from diffusion_lab.contents import snapshot_name
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
     from diffusion_lab.claims import Holder
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.base import GenerativeModel
 
 
 def completed(options: list[str]) -> list[str]:
@@ -54,7 +55,7 @@ def run(cfg: DictConfig) -> float | None:
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
         if generative:
-            _check_scoring(cfg, data, directory)
+            _check_scoring(cfg, data, model, directory)
     run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)
@@ -122,9 +123,12 @@ def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> Non
     console.print(f"this model is trained {how}: {directory.path}{more}")
 
 
-def _check_scoring(cfg: DictConfig, data: DataModule, directory: ModelDirectory) -> None:
+def _check_scoring(cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory) -> None:
     """What would fail after training fails before it."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
-    check_scoring(cfg, data, there or ["raw", *instantiate(cfg.ema).decays, *map(snapshot_name, cfg.snapshots.at)])
+    weights = there or ["raw", *instantiate(cfg.ema).decays, *map(snapshot_name, cfg.snapshots.at)]
+    check_scoring(cfg, data, weights)
+    if cfg.score:
+        check_moments(map(snapshot_name, model.moments), weights, f"{directory.path} {'has' if there else 'will have'}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -18,7 +19,7 @@ from diffusion_lab.commands.build import build_data, variance_matters
 from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.commands.targets import check_values, checked, targets
-from diffusion_lab.contents import is_snapshot
+from diffusion_lab.contents import is_snapshot, snapshot_name
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
@@ -93,6 +94,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
         raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
     try:
         plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
+        _leave_out_models(plain)
         config = OmegaConf.create(plain if isinstance(plain, dict) else {})
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
@@ -115,13 +117,26 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     return loaded
 
 
+def _leave_out_models(node: Any) -> None:
+    """What guides away from a model in another folder does so where the user names that folder again."""
+    node = node.get("guidance") if isinstance(node, dict) else None
+    for guidance in (node, node.get("worse")) if isinstance(node, dict) else ():
+        if isinstance(guidance, dict) and guidance.get("model") is not None:
+            guidance["model"] = MISSING
+
+
 def _is_dict(config: DictConfig, group: str) -> bool:
     return config.get(group) is None or isinstance(config[group], DictConfig)
 
 
-def _checked(config: DictConfig, directory: ModelDirectory, trusted: frozenset[str] = frozenset()) -> DictConfig:
+def _checked(
+    config: DictConfig,
+    directory: ModelDirectory,
+    trusted: frozenset[str] = frozenset(),
+    paths_are_the_users: bool = False,
+) -> DictConfig:
     try:
-        return checked(config, directory.config, trusted)
+        return checked(config, directory.config, trusted, paths_are_the_users)
     except OmegaConfBaseException as error:
         said = mistake_in_job(error) or " ".join(str(error).split())
         raise RunError(f"{directory.config} is not a config: {said}") from None
@@ -153,7 +168,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     of_the_user = targets(
         [OmegaConf.to_container(cfg[group]) for group in (*SCORING_GROUPS, "variance") if cfg.get(group)]
     )
-    return directory, _checked(saved, directory, frozenset(of_the_user) - of_the_file)
+    return directory, _checked(saved, directory, frozenset(of_the_user) - of_the_file, paths_are_the_users=True)
 
 
 def trained_data(saved: DictConfig) -> DataModule:
@@ -184,18 +199,23 @@ def load_model(directory: ModelDirectory, saved: DictConfig, weights: str) -> Ge
 
 
 def load_weights(model: GenerativeModel, directory: ModelDirectory, weights: str) -> None:
-    """Raw weights and averages, and of earlier moments of the training those that are asked for: `weights`, if it names one.
+    """Raw weights and averages, and of earlier moments those that are asked for: by `weights`, or by the model's guidance.
 
     MistakeError if the folder has no weights of such a moment.
     """
-    asked = {name for name in (weights,) if is_snapshot(name)}
-    for moment in sorted(asked - {*directory.weight_names}):
-        kept = ", ".join(filter(is_snapshot, directory.weight_names)) or "none"
-        raise MistakeError(
-            f"{directory.path} has no weights {moment}, of an earlier moment of its training: it has {kept}; take one of them, or "
-            "train it with that moment in snapshots.at (retrain=true trains anew)"
-        )
+    asked = {name for name in (weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    check_moments(asked, directory.weight_names, f"{directory.path} has")
     model.load_weights(directory.weight_files(asked))
+
+
+def check_moments(asked: Iterable[str], weights: Iterable[str], whose: str) -> None:
+    """MistakeError if one of the earlier moments that are `asked` for is not among `weights`. whose: "… has"."""
+    kept = list(filter(is_snapshot, weights))
+    for name in sorted({*asked} - {*kept}):
+        raise MistakeError(
+            f"{whose} no weights {name}, of an earlier moment of training, but {', '.join(kept) or 'none'}: take one of these, or "
+            "train with that moment in snapshots.at (retrain=true trains anew)"
+        )
 
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:

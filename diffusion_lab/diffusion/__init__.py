@@ -39,7 +39,7 @@ from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, GaussianDecoder, LevelDecoder
 from .denoising import denoise_from
 from .gaussian import Gaussian
-from .guidance import ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided
+from .guidance import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided, Worse
 from .inpainting import inpaint
 from .interpolation import interpolate, slerp
 from .learned_schedule import LearnedSchedule
@@ -77,6 +77,7 @@ from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
 __all__ = [
     "AllSteps",
     "AncestralSampler",
+    "Autoguidance",
     "Bound",
     "Clamp",
     "ClassifierFree",
@@ -141,6 +142,7 @@ __all__ = [
     "Variance",
     "VariationalBound",
     "Weighting",
+    "Worse",
     "bound_term",
     "denoise_from",
     "derive_seed",

@@ -1,17 +1,20 @@
-"""How hard is a sample pushed towards its class? A reverse process around a reverse process.
+"""How hard is a sample pushed towards its class, or away from the faults of a worse model? A reverse process around others.
 
     classifier-free   ε̂ = ε_θ(x_t) + s·(ε_θ(x_t, y) − ε_θ(x_t))            Ho & Salimans 2022, eq. 6, with s = 1 + w
+    autoguidance      x̂_0 = x̂_worse + s·(x̂_θ − x̂_worse)                     Karras et al. 2024, "Guiding a Diffusion Model with
+                                                                           a Bad Version of Itself"
     classifier        μ̂ = μ_θ + s·Σ_θ·∇ log p(y|x_t)                       Dhariwal & Nichol 2021, algorithm 1
                       ε̂ = ε_θ − s·σ_t·∇ log p(y|x_t)                       algorithm 2, σ_t = √(1 − ᾱ_t)
 
-s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. A
-guided process gives the same `ReverseStep`, so samplers and the bound need not know of it, and as it is asked with the
-*process*, a respaced one gives Σ of its longer strides.
+s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. In
+autoguidance s = 1 is the model itself; beyond it, samples leave what only a worse model believes. A guided process gives the same
+`ReverseStep`, so samplers and the bound need not know of it, and as it is asked with the *process*, a respaced one gives Σ of its
+longer strides.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -20,37 +23,90 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .gaussian import Gaussian
+from .intervals import Interval, check_interval, inside
 from .predictions import eps_from_x_0, x_0_from_eps
 from .process import GaussianDiffusion, per_sample
 from .reverse import ReverseProcess, ReverseStep
 from .shapes import Images, Labels, Steps
 
 
+@dataclass(frozen=True, repr=False)
+class Worse:
+    """The worse model: another one, or the model itself at an earlier moment of its training. Neither: itself, as it is.
+
+    Parameters
+    ----------
+    moment: the share of its training that the model had done. reverse: the reverse process of another model.
+    name: of the other one, for the record.
+    """
+
+    moment: float | int | None = None
+    reverse: ReverseProcess | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.moment is not None and not (isinstance(self.moment, float | int) and 0 < self.moment < 1):
+            raise ValueError(f"guidance.moment={self.moment}: a moment is a share of the training, between 0 and 1")
+
+    def __repr__(self) -> str:
+        return self.name or ("itself" if self.moment is None else f"itself at {self.moment} of its training")
+
+    @property
+    def own_moment(self) -> float | None:
+        """The moment of the model's own training that it is; None for another model."""
+        return self.moment if self.reverse is None else None
+
+    @property
+    def is_itself(self) -> bool:
+        return self.reverse is None and self.moment is None
+
+    def beside(self, earlier: Callable[[float], ReverseProcess] | None) -> ReverseProcess | None:
+        """Its reverse process; None where that is the model's own: also of a moment while there is no `earlier`."""
+        return earlier(self.moment) if self.own_moment is not None and earlier is not None else self.reverse
+
+
 class Guidance(ABC):
-    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y. Without labels, y = None, it is left alone.
+    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
     `guides`: it changes what the network says. `needs_null_class`: it asks a network with and without the label, so one that was
     trained with label dropout.
-    `num_classes`: of what the guidance itself knows; None where the network's classes are all there are.
+    `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
+    leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
+    elsewhere the model is left alone (Kynkäänniemi et al. 2024).
     """
 
     guides: ClassVar[bool] = True
     needs_null_class: ClassVar[bool] = False
     num_classes: int | None = None
+    worse: Worse | None = None
+    interval: Interval = None
+    log_snr_interval: Interval = None
 
     @abstractmethod
     def step(
-        self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
+        self,
+        reverse: ReverseProcess,
+        worse: ReverseProcess | None,
+        process: GaussianDiffusion,
+        x_t: Images,
+        t: Steps,
+        y: Labels,
     ) -> ReverseStep:
-        """The guided look at x_t."""
+        """The guided look at x_t. worse: None where it is the model itself."""
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         """Network evaluations that one look at t (1,) takes, where there is a label."""
         return 1
 
-    def around(self, reverse: ReverseProcess) -> "GuidedReverse":
-        """`reverse`, guided."""
-        return GuidedReverse(reverse, self)
+    def inside(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
+        """Where it acts."""
+        return inside(process, t, self.interval, self.log_snr_interval)
+
+    def around(
+        self, reverse: ReverseProcess, earlier: Callable[[float], ReverseProcess] | None = None
+    ) -> "GuidedReverse":
+        """`reverse`, guided. earlier: its training's earlier moments; None: there are none yet, and a guidance by one waits."""
+        return GuidedReverse(reverse, self, None if self.worse is None else self.worse.beside(earlier))
 
 
 @dataclass(frozen=True)
@@ -59,9 +115,10 @@ class GuidedReverse:
 
     reverse: ReverseProcess
     guidance: Guidance
+    worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        return self.guidance.step(self.reverse, process.at(t), x_t, t, y)
+        return self.guidance.step(self.reverse, self.worse, process.at(t), x_t, t, y)
 
     def without_clipping(self) -> "GuidedReverse":
         """The same without clamping x̂_0."""
@@ -75,7 +132,13 @@ class Unguided(Guidance):
     guides = False
 
     def step(
-        self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
+        self,
+        reverse: ReverseProcess,
+        worse: ReverseProcess | None,
+        process: GaussianDiffusion,
+        x_t: Images,
+        t: Steps,
+        y: Labels,
     ) -> ReverseStep:
         return reverse(process, x_t, t, y)
 
@@ -90,45 +153,112 @@ class ClassifierFree(Guidance):
     Parameters
     ----------
     scale: s ≥ 0. 1 is the conditional model and 0 the unconditional one, exactly and with one evaluation instead of two.
-    interval: [lo, hi], t of the original chain, both ends included: s acts there only, and the model is the conditional one
-        elsewhere (Kynkäänniemi et al. 2024). None: everywhere.
+    worse: whose output(∅) it is; None: the model's own. So it leads away from having no label and from a worse model at once.
     """
 
-    scale: float = 2.0
-    interval: Sequence[int] | None = None
+    scale: float | int = 2.0
+    interval: Interval = None
+    log_snr_interval: Interval = None
+    worse: Worse | None = None
     needs_null_class = True
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
-        if self.interval is not None and not (len(self.interval) == 2 and 1 <= self.interval[0] <= self.interval[1]):
-            raise ValueError(
-                f"guidance.interval={list(self.interval)}: it is [lo, hi] with 1 ≤ lo ≤ hi, steps of the full chain"
-            )
+        check_interval(self.interval, self.log_snr_interval)
+        if self.worse is not None and self.worse.is_itself:
+            object.__setattr__(self, "worse", None)
 
     def step(
-        self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
+        self,
+        reverse: ReverseProcess,
+        worse: ReverseProcess | None,
+        process: GaussianDiffusion,
+        x_t: Images,
+        t: Steps,
+        y: Labels,
     ) -> ReverseStep:
-        inside = self._inside(process, t)
-        if y is None or self.scale == 1 or not inside.any():
+        acts = self.inside(process, t)
+        if y is None or self.scale == 1 or not acts.any():
             return reverse(process, x_t, t, y)
+        if worse is not None:
+            nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
+            return _away_from(worse, nothing, self.scale, acts, reverse, process, x_t, t, y)
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
-            return reverse(process, x_t, t, torch.where(inside, nothing, y))
+            return reverse(process, x_t, t, torch.where(acts, nothing, y))
         output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, nothing]))
         conditional, unconditional = output.chunk(2)
-        guided = unconditional + self.scale * (conditional - unconditional)
-        output = torch.where(inside.reshape(-1, *[1] * (x_t.ndim - 1)), guided, conditional)
+        output = _extrapolated(unconditional, conditional, self.scale, acts)
         return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
-        return 2 if self.scale not in (0, 1) and bool(self._inside(process, t).any()) else 1
+        spared = (1,) if self.worse is not None else (0, 1)
+        return 2 if self.scale not in spared and bool(self.inside(process, t).any()) else 1
 
-    def _inside(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
-        """Where the scale acts."""
-        if self.interval is None:
-            return torch.ones_like(t, dtype=torch.bool)
-        original = process.shown(t) + 1
-        return (original >= self.interval[0]) & (original <= self.interval[1])
+
+@dataclass(frozen=True)
+class Autoguidance(Guidance):
+    """output = output_worse + s·(output − output_worse), both given the same label or none; Σ is the model's own.
+
+    The worse model makes the same mistakes, only larger ones, so where the two differ, the way from it to the model leads away from
+    them (Karras et al. 2024). It is a smaller network, or an earlier moment of the same training.
+
+    Parameters
+    ----------
+    worse: the worse model. It may predict something else than the model: what it says is put in the model's terms.
+    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two, and 0 has the mean of the worse one.
+    """
+
+    worse: Worse
+    scale: float | int = 2.0
+    interval: Interval = None
+    log_snr_interval: Interval = None
+
+    def __post_init__(self) -> None:
+        _check_scale(self.scale)
+        check_interval(self.interval, self.log_snr_interval)
+        if self.worse is None or self.worse.is_itself:
+            raise ValueError("autoguidance leads away from a worse model, and none is named")
+
+    def step(
+        self,
+        reverse: ReverseProcess,
+        worse: ReverseProcess | None,
+        process: GaussianDiffusion,
+        x_t: Images,
+        t: Steps,
+        y: Labels,
+    ) -> ReverseStep:
+        acts = self.inside(process, t)
+        if worse is None or self.scale == 1 or not acts.any():
+            return reverse(process, x_t, t, y)
+        return _away_from(worse, y, self.scale, acts, reverse, process, x_t, t, y)
+
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        return 2 if self.scale != 1 and bool(self.inside(process, t).any()) else 1
+
+
+def _away_from(
+    worse: ReverseProcess,
+    told: Labels,
+    scale: float | int,
+    acts: Bool[Tensor, " b"],
+    reverse: ReverseProcess,
+    process: GaussianDiffusion,
+    x_t: Images,
+    t: Steps,
+    y: Labels,
+) -> ReverseStep:
+    """`reverse`, led away from what `worse` says when it is told `told`, if it knows labels."""
+    output, v = reverse.evaluate(process, x_t, t, y)
+    look = worse.without_clipping()(process, x_t, t, told if worse.null_class is not None else None)
+    base = reverse.prediction.target(process, look.x_0, look.eps, t)
+    return reverse.from_output(process, _extrapolated(base, output, scale, acts), v, x_t, t)
+
+
+def _extrapolated(base: Images, output: Images, scale: float | int, acts: Bool[Tensor, " b"]) -> Images:
+    """base + s·(output − base) where the guidance acts."""
+    return torch.where(acts.reshape(-1, *[1] * (output.ndim - 1)), base + scale * (output - base), output)
 
 
 @dataclass(frozen=True)
@@ -148,19 +278,29 @@ class ClassifierGuidance(Guidance):
 
     classifier: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     num_classes: int
-    scale: float = 1.0
+    scale: float | int = 1.0
     name: str = ""
+    interval: Interval = None
+    log_snr_interval: Interval = None
 
     def __post_init__(self) -> None:
         _check_scale(self.scale)
+        check_interval(self.interval, self.log_snr_interval)
 
     def step(
-        self, reverse: ReverseProcess, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels
+        self,
+        reverse: ReverseProcess,
+        worse: ReverseProcess | None,
+        process: GaussianDiffusion,
+        x_t: Images,
+        t: Steps,
+        y: Labels,
     ) -> ReverseStep:
         look = reverse(process, x_t, t, y if reverse.null_class is not None else None)
-        if y is None or self.scale == 0:
+        acts = self.inside(process, t)
+        if y is None or self.scale == 0 or not acts.any():
             return look
-        shift = self.scale * self._gradient(x_t, process.shown(t), y)
+        shift = self.scale * per_sample(acts.double(), x_t) * self._gradient(x_t, process.shown(t), y)
         distribution = look.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = look.eps - per_sample(process.noise(t), x_t) * shift
@@ -177,6 +317,6 @@ class ClassifierGuidance(Guidance):
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 
-def _check_scale(scale: float) -> None:
+def _check_scale(scale: float | int) -> None:
     if not (0 <= scale < math.inf):
         raise ValueError(f"guidance.scale={scale}: a scale is a number of at least 0")

@@ -82,6 +82,11 @@ class GenerativeModel(TrainableModel, ABC):
         return None
 
     @property
+    def moments(self) -> tuple[float, ...]:
+        """Earlier moments of its own training, in shares of the budget, whose weights sampling asks beside its own."""
+        return ()
+
+    @property
     @abstractmethod
     def nfe(self) -> int:
         """Network evaluations that one sample takes."""

@@ -6,13 +6,17 @@ the *sampler's* respaced chain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diffusion_lab.contents import snapshot_name
 from diffusion_lab.diffusion import (
     Clipping,
     DDIMSampler,
@@ -151,6 +155,25 @@ class DiffusionModel(GenerativeModel):
         size, rows = self.global_batch(len(y))
         coins = torch.rand(size, generator=self.generator(_LABELS, y.device), device=y.device)
         return y.masked_fill(coins[rows] < self.label_dropout, self.reverse.null_class)
+
+    @property
+    def moments(self) -> tuple[float, ...]:
+        worse = self.guided.guidance.worse
+        return () if worse is None or worse.own_moment is None else (worse.own_moment,)
+
+    def load_weights(self, files: Mapping[str, Path]) -> None:
+        """A guidance by an earlier moment has it from now on: while the model trains, pictures are drawn without."""
+        super().load_weights(files)
+        self.guided = self.guided.guidance.around(self.reverse, self._at)
+
+    def _at(self, moment: float) -> ReverseProcess:
+        with self.use_weights(snapshot_name(moment)):
+            return self.frozen()
+
+    def frozen(self) -> ReverseProcess:
+        """p_θ with the weights that it has now, in a copy of the network that stays so and goes where its input is."""
+        network = copy.deepcopy(self.network).requires_grad_(False).eval()
+        return replace(self.reverse, network=lambda image, *more: network.to(image.device)(image, *more))
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         noise = SampleNoise(seed, indices)

@@ -183,7 +183,7 @@ def test_an_experiment_may_ask_for_a_conditional_model():
     assert not composed("experiment=guided_fashion", "conditional=false").conditional
 
 
-@pytest.mark.parametrize("name", ["none", "classifier_free"])
+@pytest.mark.parametrize("name", ["none", "classifier_free", "autoguidance"])
 def test_a_guidance_without_files_can_be_built(name):
     assert isinstance(instantiate(composed(f"guidance={name}").guidance), Guidance)
 

@@ -1,0 +1,39 @@
+"""Where along the chain does a guidance act? An interval of t, or of log SNR (Kynkäänniemi et al. 2024); everywhere without one."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from .process import GaussianDiffusion
+from .shapes import Times
+
+Interval = Sequence[float | int] | None  # [lo, hi]
+
+
+def check_interval(interval: Interval, log_snr_interval: Interval) -> None:
+    """ValueError, naming the option, unless at most one of them is given and it is an interval."""
+    if interval is not None and log_snr_interval is not None:
+        raise ValueError(
+            "guidance.interval and guidance.log_snr_interval say the same thing in t and in log SNR: give one of them"
+        )
+    if interval is not None and not (len(interval) == 2 and 1 <= interval[0] <= interval[1]):
+        raise ValueError(
+            f"guidance.interval={list(interval)}: it is [lo, hi] with 1 ≤ lo ≤ hi, steps of the full chain"
+        )
+    if log_snr_interval is not None and not (len(log_snr_interval) == 2 and log_snr_interval[0] <= log_snr_interval[1]):
+        raise ValueError(
+            f"guidance.log_snr_interval={list(log_snr_interval)}: it is [lo, hi] with lo ≤ hi, and noise has the low log SNR"
+        )
+
+
+def inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Bool[Tensor, " b"]:
+    """Whether t of `process` lies in the interval, both ends included. `interval` counts t of the original chain."""
+    if log_snr_interval is not None:
+        place, (lo, hi) = process.log_snr(t), log_snr_interval
+    elif interval is not None:
+        place, (lo, hi) = process.shown(t) + 1, interval
+    else:
+        return torch.ones_like(t, dtype=torch.bool)
+    return (place >= lo) & (place <= hi)

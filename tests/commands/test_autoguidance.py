@@ -1,0 +1,204 @@
+"""guidance=autoguidance as a user asks for it: an earlier moment of a model's own training, or another model."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_lab.runs import ModelDirectory, newest_model
+
+from .conftest import STRIDED, TINY, files
+from .test_conf import choices
+
+SIX = [*TINY, *STRIDED, "trainer.max_steps=6"]
+AUTO = "guidance=autoguidance"
+
+
+def runs_of(lab) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(lab.folder.glob("outputs/runs/*/metrics.json"))]
+
+
+def guidance_of(run: dict) -> str:
+    return run["protocol"]["model"]["guidance"]
+
+
+def other_model(lab) -> str:
+    """A smaller one on the same data, relative to the folder of the test."""
+    lab.given("train", *SIX)
+    code, _, err = lab("train", *SIX, "trainer.max_steps=2", "network.base_channels=4", "network.head_channels=4")
+    assert code == 0, err
+    return str(newest_model(lab.folder / "outputs").path.relative_to(lab.folder))
+
+
+def model_of(lab, not_called: str) -> str:
+    (model,) = {f"outputs/models/{path.name}" for path in (lab.folder / "outputs/models").iterdir()} - {not_called}
+    return model
+
+
+def one_sentence(err: str) -> str:
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab):
+    lab.given("train", *SIX)
+    for options in ([], ["guidance.moment=0.4", "guidance.scale=3"], ["guidance.log_snr_interval=[-3,3]"]):
+        code, _, err = lab("evaluate", AUTO, *options)
+        assert code == 0, err
+    code, out, err = lab("train", *SIX, AUTO, "guidance.scale=2", "guidance.moment=0.1")
+    assert code == 0, err
+    assert "this model is trained already" in out
+    plain, *guided = sorted(runs_of(lab), key=lambda run: "Autoguidance" in guidance_of(run))
+    assert (plain["values"]["nfe"], len(guided)) == (3, 4)
+    by_moment = {guidance_of(run).partition("itself at ")[2][:3]: run for run in guided if "-3" not in guidance_of(run)}
+    assert {moment: run["values"]["nfe"] for moment, run in by_moment.items()} == {"0.1": 6, "0.2": 6, "0.4": 6}
+    assert {run["values"]["nfe"] for run in guided if "-3" in guidance_of(run)} == {4}
+    assert len({run["values"]["bits_per_dim"] for run in runs_of(lab)}) == 5
+    assert {run["protocol"]["bound"]["kind"] for run in guided} == {"bound of a strided chain, guided"}
+
+
+def test_a_sweep_over_scale_and_moment_trains_once(lab):
+    code, out, err = lab("train", "-m", *SIX, AUTO, "guidance.scale=1,2", "guidance.moment=0.2,0.4")
+    assert code == 0, err + out
+    assert len(list((lab.folder / "outputs/models").iterdir())) == 1
+    assert sorted(run["values"]["nfe"] for run in runs_of(lab)) == [3, 3, 6, 6]
+
+
+@pytest.mark.parametrize("sampler", choices("sampler"))
+def test_every_sampler_draws_with_it(lab, sampler):
+    lab.given("train", *SIX)
+    steps = [] if sampler == "ddpm" else STRIDED
+    drawn = {}
+    for scale in (1, 300):  # after so few steps the two networks hardly differ
+        options = [f"sampler={sampler}", *steps, AUTO, f"guidance.scale={scale}", "num_images=2", "format=npz"]
+        code, _, err = lab("sample", *options, f"to=scale_{scale}")
+        assert code == 0, err
+        drawn[scale] = (lab.folder / f"scale_{scale}/samples.npz").read_bytes()
+    assert drawn[1] != drawn[300]
+
+
+def test_another_model_guides_one_it_fits(lab):
+    other = other_model(lab)
+    model = model_of(lab, other)
+    for options, named in (([], "ema_0.999"), (["guidance.moment=0.4"], "at_0.4")):
+        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", *options)
+        assert code == 0, err
+        assert any(f"worse={other.split('/')[-1]}, {named}" in guidance_of(run) for run in runs_of(lab))
+    for option, said in (
+        ("guidance.moment=0.3", "has no weights at_0.3, of an earlier moment of training, but at_0.1, at_0.2, at_0.4"),
+        ("guidance.model=nowhere", "nowhere is no model directory"),
+    ):
+        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
+        assert code == 1
+        assert said in one_sentence(err)
+    code, _, err = lab("train", *TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}")
+    assert code == 1
+    assert "train a worse model with the model's schedule" in one_sentence(err)
+    code, _, err = lab(
+        "train", *TINY, *STRIDED, "data=gaussian", AUTO, f"guidance.model={other}", "network=diffusion/points"
+    )
+    assert code == 1
+
+
+def test_both_guidances_are_combined(lab):
+    lab.given("train", *SIX, "conditional=true")
+    both = ["guidance=classifier_free", "guidance.scale=2"]
+    for options in (both, [*both, "guidance.worse.moment=0.2"]):
+        code, _, err = lab("evaluate", *options)
+        assert code == 0, err
+    plain, free, combined = sorted(runs_of(lab), key=lambda run: len(guidance_of(run)))
+    assert [run["values"]["nfe"] for run in (plain, free, combined)] == [3, 6, 6]
+    assert "worse=None" in guidance_of(free)
+    assert "worse=itself at 0.2 of its training" in guidance_of(combined)
+    assert free["values"]["bits_per_dim"] != combined["values"]["bits_per_dim"]
+    code, _, err = lab("sample", AUTO, "label=3", "num_images=2")
+    assert code == 0, err
+
+
+def test_a_model_that_was_trained_with_it_is_sampled_and_scored_with_it(lab):
+    code, _, err = lab("train", *SIX, AUTO, "guidance.moment=0.1")
+    assert code == 0, err
+    code, out, err = lab("evaluate")
+    assert code == 0, err
+    assert "this score is there already" in out
+    code, _, err = lab("sample", "num_images=2")
+    assert code == 0, err
+
+
+def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
+    asked = [AUTO, "guidance.moment=0.3"]
+    code, _, err = lab("train", *SIX, *asked)
+    assert code == 1
+    assert "will have no weights at_0.3" in one_sentence(err)
+    assert "snapshots.at" in err
+    code, _, err = lab("train", "-m", *SIX, AUTO, "guidance.moment=0.2,0.3", "hydra.sweeper.dry_run=true")
+    assert code == 1
+    assert "will have no weights at_0.3" in one_sentence(err)
+    assert files(lab.folder) == []
+    lab.given("train", *SIX)
+    before = files(lab.folder)
+    for command in (["train", *SIX], ["evaluate"], ["sample"]):
+        code, _, err = lab(*command, *asked)
+        assert code == 1
+        assert "has no weights at_0.3, of an earlier moment of training, but at_0.1, at_0.2, at_0.4" in one_sentence(
+            err
+        )
+    assert files(lab.folder) == before
+    code, _, err = lab("train", *SIX, *asked, "snapshots.at=[0.3]", "retrain=true")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["guidance.moment=1.5"], "guidance.moment=1.5: a moment is a share of the training, between 0 and 1"),
+        (["guidance.scale=-1"], "guidance.scale=-1"),
+        (["guidance.interval=[1,5]", "guidance.log_snr_interval=[0,1]"], "give one of them"),
+        (["guidance.log_snr_interval=[3,-3]"], "guidance.log_snr_interval=[3, -3]: it is [lo, hi] with lo ≤ hi"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_sentence(lab, options, said):
+    code, _, err = lab("train", *SIX, AUTO, *options)
+    assert code == 1
+    assert said in one_sentence(err)
+    assert files(lab.folder) == []
+
+
+# ---- folders of somebody else ----------------------------------------------------------------------------------------------
+
+
+def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
+    other = other_model(lab)
+    directory = ModelDirectory(lab.folder / model_of(lab, other))
+    config = OmegaConf.load(directory.config)
+    target = "diffusion_lab.commands.worse.TrainedAutoguidance"
+    named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
+    named |= {"interval": None, "log_snr_interval": None, "schedule": "${schedule}", "identity": "${facts.identity}"}
+    config.guidance = named
+    directory.config.write_text(OmegaConf.to_yaml(config))
+    choices = json.loads(directory.choices.read_text())
+    directory.choices.write_text(json.dumps(choices | {"guidance": "autoguidance"}))
+    here = f"model_dir={directory.path.relative_to(lab.folder)}"
+    before = files(lab.folder)
+    for command in ("sample", "evaluate"):
+        code, _, err = lab(command, here)
+        assert code == 1
+        assert "guidance.model" in one_sentence(err)
+    assert files(lab.folder) == before
+    for options in ([f"guidance.model={other}"], ["guidance.model=null"], ["guidance=none"]):
+        code, _, err = lab("sample", here, "num_images=2", *options)
+        assert code == 0, err
+    # Where it stands in the model itself, in place of a reference to the group.
+    config.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
+    for place in (
+        named,
+        {"_target_": "diffusion_lab.diffusion.ClassifierFree", "worse": named | {"_target_": TRAINED_WORSE}},
+    ):
+        config.model.guidance = place
+        directory.config.write_text(OmegaConf.to_yaml(config))
+        code, _, err = lab("sample", here, "num_images=2", "guidance=none")
+        assert code == 1
+        assert "is a path, which a file may not choose" in one_sentence(err)
+
+
+TRAINED_WORSE = "diffusion_lab.commands.worse.TrainedWorse"

@@ -1,0 +1,132 @@
+"""A diffusion model guided by an earlier moment of its own training: which network is asked, with which weights, when."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    Autoguidance,
+    ClassifierFree,
+    CosineSchedule,
+    DDIMSampler,
+    EvenSpacing,
+    FixedLarge,
+    PredictVelocity,
+    Simple,
+    StratifiedTimesteps,
+    Worse,
+)
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.optimization import Constant, Optimization
+from diffusion_lab.networks import MLP
+
+EARLY = Worse(moment=0.2)
+
+
+def model(guidance, num_classes=None):
+    torch.manual_seed(0)
+    made = DiffusionModel(
+        shape=(2,),
+        num_levels=None,
+        num_classes=num_classes,
+        schedule=CosineSchedule(40),
+        network=partial(MLP, in_channels=2, hidden=16, num_layers=1),
+        prediction=PredictVelocity(),
+        variance=FixedLarge(),
+        objective=Simple(),
+        timesteps=StratifiedTimesteps(40),
+        sampler=DDIMSampler(EvenSpacing(4)),
+        guidance=guidance,
+        optimization=Optimization(torch.optim.AdamW, Constant()),
+        clip_x_0=False,
+        label_dropout=0.1,
+        seed=1,
+    )
+    for number, parameter in enumerate(made.parameters()):  # no output is zero
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A trained model, and what it was earlier."""
+    trained = model(ClassifierFree(1.0), num_classes=3)
+    found = {name: tmp_path / f"{name}.safetensors" for name in ("raw", "ema_0.9", "at_0.2")}
+    for number, name in enumerate(found):
+        trained.averages[name] = {key: p + 0.05 * number for key, p in trained.named_parameters()}
+    trained.save_weights(found)
+    return found
+
+
+def sampled(diffusion, weights="raw"):
+    with diffusion.use_weights(weights):
+        return diffusion.sample(torch.arange(5), 0, torch.tensor([0, 1, 2, 0, 1]))
+
+
+def by_hand(files, guidance, weights="raw"):
+    """With the earlier moment as another model's reverse process."""
+    earlier = model(ClassifierFree(1.0), num_classes=3)
+    earlier.load_weights(files)
+    with earlier.use_weights("at_0.2"):
+        worse = Worse(reverse=earlier.frozen())
+    other = model(guidance(worse), num_classes=3)
+    other.load_weights(files)
+    return sampled(other, weights)
+
+
+@pytest.mark.parametrize(
+    "guidance", [lambda worse: Autoguidance(worse, 2.0), lambda worse: ClassifierFree(3.0, worse=worse)]
+)
+def test_the_earlier_weights_stay_what_they_are_whichever_are_sampled(files, guidance):
+    diffusion = model(guidance(EARLY), num_classes=3)
+    assert diffusion.moments == (0.2,)
+    diffusion.load_weights(files)
+    for weights in ("raw", "ema_0.9"):
+        assert torch.equal(sampled(diffusion, weights), by_hand(files, guidance, weights))
+    assert not torch.equal(sampled(diffusion), sampled(diffusion, "ema_0.9"))
+
+
+def test_an_earlier_moment_is_no_part_of_the_model(files):
+    diffusion, plain = model(Autoguidance(EARLY), 3), model(ClassifierFree(1.0), 3)
+    diffusion.load_weights(files)
+    assert diffusion.state_dict().keys() == plain.state_dict().keys()
+    assert diffusion.cost() == plain.cost()
+    assert not any(parameter.requires_grad for parameter in diffusion.parameters())
+
+
+def test_until_the_moment_is_there_pictures_are_drawn_without(files):
+    both = model(ClassifierFree(3.0, worse=EARLY), 3), model(ClassifierFree(3.0), 3)
+    assert torch.equal(*map(sampled, both))
+    training, plain = model(Autoguidance(EARLY, 2.0), 3), model(ClassifierFree(1.0), 3)
+    assert torch.equal(sampled(training), sampled(plain))
+    training.load_weights({name: path for name, path in files.items() if name == "at_0.2"})
+    assert not torch.equal(sampled(training), sampled(plain))
+    with pytest.raises(ValueError, match=r"no weights 'at_0.2'; it has raw, ema_0.9"):
+        model(Autoguidance(EARLY), 3).load_weights({name: files[name] for name in ("raw", "ema_0.9")})
+
+
+@pytest.mark.parametrize(("where", "nfe"), [({}, 8), ({"interval": [1, 14]}, 6), ({"log_snr_interval": [-100, 0]}, 6)])
+def test_its_evaluations_are_counted(files, where, nfe):
+    """Four steps, at t = 1, 14, 27 and 40; log SNR is 0 at t = 20."""
+    diffusion = model(Autoguidance(EARLY, 2.0, **where), 3)
+    diffusion.load_weights(files)
+    assert diffusion.nfe == nfe
+    asked = []
+    reverse = diffusion.guided.worse
+    counted = lambda *inputs: asked.append(1) or reverse.network(*inputs)  # noqa: E731
+    diffusion.guided = replace(diffusion.guided, worse=replace(reverse, network=counted))
+    sampled(diffusion)
+    assert 4 + len(asked) == nfe
+
+
+def test_its_bound_is_labelled(files):
+    diffusion = model(Autoguidance(EARLY, 2.0), 3)
+    diffusion.load_weights(files)
+    x_0, y = 0.5 * torch.randn(4, 2), torch.tensor([0, 1, 2, 0])
+    guided = diffusion.likelihood(x_0, y, 0, torch.arange(4), None)
+    assert "guided" in guided.kind
+    plain = model(ClassifierFree(1.0), 3)
+    plain.load_weights(files)
+    assert not torch.equal(plain.likelihood(x_0, y, 0, torch.arange(4), None).bits_per_dim, guided.bits_per_dim)
