@@ -21,7 +21,7 @@ from diffusion_lab.definitions import Code, View
 # fmt: off
 TRAINING_EXCLUDED = frozenset((
     # used after training
-    "sampler", "guidance", "decoder", "sampling", "evaluation", "features",
+    "sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics",
     # what is watched and kept while training
     "logger", "checkpoint", "progress", "snapshots",
     "trainer.logger", "trainer.callbacks", "trainer.enable_checkpointing",
@@ -41,7 +41,7 @@ TRAINING_EXCLUDED = frozenset((
 ))
 # fmt: on
 # What may be chosen after training.
-SCORING_GROUPS = ("sampler", "guidance", "variance", "decoder", "sampling", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "variance", "decoder", "sampling", "evaluation", "features", "metrics")
 # Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
 _THEORY = ("diffusion", "baselines", "networks", "data", "models")
 _TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")

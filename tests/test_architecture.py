@@ -15,6 +15,7 @@ ORDER = [
     "foreign",
     "options",
     "contents",
+    "measures",
     "source",
     "definitions",
     "fingerprints",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.commands.guiding import by_content
 from diffusion_lab.commands.limits import REFERENCE
+from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
     SCORING_GROUPS,
@@ -75,6 +76,24 @@ def build_model(cfg: DictConfig) -> TrainableModel:
     return instantiate(cfg.model)
 
 
+def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
+    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
+    built = {}
+    for name, node in (cfg.get(group) or {}).items():
+        if node is None:
+            continue
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+            raise MistakeError(
+                f"{group}.{name}: each of {group} has a name, and its _target_ and options below that, as {group}.mine._target_"
+            )
+        built[name] = instantiate(node)
+        if not isinstance(built[name], kind):
+            raise MistakeError(f"{group}.{name}: its _target_ must name a class of {kind.__module__}.{kind.__name__}")
+    if not built:
+        raise MistakeError(f"{group}: a score needs at least one")
+    return built
+
+
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
 
@@ -120,9 +139,9 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
 def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[str]) -> str:
     """What decides a model's samples beside its weights and its sampler: how it was built, and the code that draws.
 
-    unread: groups of `cfg` that decide none of its samples.
+    unread: groups of `cfg` that decide none of its samples, besides the metrics.
     """
-    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in unread}
+    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in ("metrics", *unread)}
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 
 

@@ -36,7 +36,9 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
     wrong = wrong_in_facts(config.get("facts") or {})
     if wrong:
         raise RunError(f"{file}: {wrong}")
-    for key, value in (found for part in ("model", "evaluation") for found in _integers(config.get(part), part)):
+    for key, value in (
+        found for part in ("model", "evaluation", "metrics") for found in _integers(config.get(part), part)
+    ):
         if abs(value) > _LARGEST and not key.endswith("seed"):
             raise RunError(f"{file}: {key}={value} is too large: a model or a score is made with at most {_LARGEST:,}")
 

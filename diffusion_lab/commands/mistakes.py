@@ -19,10 +19,11 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from diffusion_lab.commands.older import MOVED
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.runs import RunError
 
-_MOVED = {f"logger.{name}": f"logger.wandb.{name}" for name in ("project", "entity")}
+_MOVED = {f"logger.{name}": f"logger.wandb.{name}, beside logger=wandb" for name in ("project", "entity")} | MOVED
 
 
 class MistakeError(Exception):
@@ -166,7 +167,7 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
         return " ".join(text.split())
     key = named[1].split("@")[0]
     if key in _MOVED:
-        return f"there is no option {key!r} any more: it is {_MOVED[key]}, beside logger=wandb"
+        return f"there is no option {key!r} any more: it is {_MOVED[key]}"
     if "cannot be converted" in text or "Cannot convert" in text:
         return f"{key}: {text.splitlines()[0]}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
-from diffusion_lab.commands.build import plain_config, sampling_identity, scoring_fingerprint
+from diffusion_lab.commands.build import build_each, plain_config, sampling_identity, scoring_fingerprint
 from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.commands.tracking import tracked_score
@@ -29,6 +29,7 @@ from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.metrics import Metric
     from diffusion_lab.models.base import GenerativeModel
 
 
@@ -45,7 +46,9 @@ def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool
 
 def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> None:
     """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
-    instantiate(cfg.features).check(data.shape)
+    from diffusion_lab.evaluation.score import check_measures
+
+    check_measures([instantiate(cfg.features)], _metrics(cfg), data)
     chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
     if chosen not in known:
         raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
@@ -115,8 +118,7 @@ def _score(
         with open_dict(cfg):
             cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
     with users_mistakes():
-        features, settings = instantiate(cfg.features), instantiate(cfg.evaluation)
-        features.check(data.shape)
+        features, metrics, settings = [instantiate(cfg.features)], _metrics(cfg), instantiate(cfg.evaluation)
     cost = TrainingCost(training["steps"], training["seconds"], training["images"])
     with Progress(transient=True, console=console) as bar:
         tasks = {}
@@ -126,11 +128,14 @@ def _score(
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
-        at = f"evaluation.batch_size={settings.batch_size} and evaluation.bound.batch_size={settings.bound.batch_size}"
+        sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
+        at = " and ".join(f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if "batch_size" in node)
         unread = model.protocol().keys() - model.sampling_protocol().keys()
-        identity, flops = sampling_identity(training["fingerprint"], cfg, unread), training["flops"]
+        identities, flops = [sampling_identity(training["fingerprint"], cfg, unread)], training["flops"]
         with users_mistakes(), lost_process(), out_of_memory(at, "take fewer at a time; it changes no number"):
-            scores = score(model, data, features, settings, cache, identity, progress, cost, flops, anew=again)
+            scores = score(
+                *(model, data, features, metrics, settings, cache, identities, progress, cost, flops), anew=again
+            )
     if scores is None:
         return  # rank 0 has them
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
@@ -148,14 +153,11 @@ def _score(
     if scores.reconstructions is not None:
         write_whole(run.reconstructions_png, png(picture(scores.reconstructions, model.num_levels, columns=8)))
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
-    run.write_metrics(
-        {
-            "values": scores.values,
-            "protocol": {
-                **scores.protocol,
-                "model_directory": directory.path.name,
-                "fingerprint": training["fingerprint"],
-            },
-            "curves": scores.curves,
-        }
-    )
+    scores.protocol |= {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
+    run.write_metrics(scores.content())
+
+
+def _metrics(cfg: DictConfig) -> list[Metric]:
+    from diffusion_lab.evaluation.metrics import Metric
+
+    return list(build_each(cfg, "metrics", Metric).values())

@@ -36,6 +36,8 @@ BUILT = {
     "data": "diffusion_lab.data.base.DataModule",
     "model": "diffusion_lab.models.trainable.TrainableModel",
 }
+# Groups that hold several of them by name.
+BUILT_EACH = {"metrics": "diffusion_lab.evaluation.metrics.Metric"}
 # Where classes of ours are looked for, and, for a place that asks for a module or an optimizer of any kind, the packages whose
 # classes do nothing when they are made.
 _OURS = tuple(
@@ -120,6 +122,9 @@ def checked(
     for group, kind in BUILT.items():
         if plain.get(group) is not None:
             check(plain[group], group, Place((_locate(kind),)), required=True)
+    for group, kind in BUILT_EACH.items():
+        for name, node in (plain.get(group) or {}).items():
+            check(node, f"{group}.{name}", Place((_locate(kind),)), required=True)
     return OmegaConf.create(plain)
 
 

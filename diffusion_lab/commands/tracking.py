@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.commands.build import plain_config
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.report.measures import measure
+from diffusion_lab.evaluation.described import described
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
 
@@ -102,7 +102,7 @@ def tracked_score(
         shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
-            labels = {name: known.axis for name in metrics["values"] if (known := measure(name))}
+            labels = {measure.name: measure.axis for measure in described(metrics) if measure.column}
             score = Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png)
             for show in shows:
                 show(score)

@@ -18,6 +18,7 @@ from diffusion_lab.commands.app import CONF
 from diffusion_lab.commands.build import build_data, variance_matters
 from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.commands.older import in_todays_words
 from diffusion_lab.commands.targets import check_values, checked, targets
 from diffusion_lab.contents import is_snapshot, snapshot_name
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
-SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features")
+SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
+_HOLD_SEVERAL = ("metrics",)  # options, by name: no choice of a file says which
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -57,16 +59,16 @@ def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[st
     _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
-        if group in picked or group not in choices or any(key.startswith(f"{group}/") for key in picked):
+        if group in picked or any(key.startswith(f"{group}/") for key in picked):
             continue
-        if choices[group] is None or group not in saved:
+        if group in _HOLD_SEVERAL and group in saved:
+            before += [f"{group}=[]", *_set(group, saved[group])]
+            continue
+        if choices.get(group) is None or group not in saved:
             continue
         if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
             raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
-        before.append(f"{group}={choices[group]}")
-        before += [
-            f"++{group}.{key}={_quoted(value)}" for key, value in flat(OmegaConf.to_container(saved[group])).items()
-        ]
+        before += [f"{group}={choices[group]}", *_set(group, saved[group])]
     # Behind flags such as -m: Hydra wants all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]
@@ -104,6 +106,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
     check_values(config, directory.config)
+    config = in_todays_words(config)
     loaded = _checked(config, directory)
     # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
     for part, option, value in (
@@ -242,6 +245,11 @@ def _swap_variance(saved: DictConfig, variance: DictConfig, directory: ModelDire
             "depends on; train another model to compare the two"
         )
     saved.variance = variance
+
+
+def _set(group: str, node: DictConfig) -> list[str]:
+    """Overrides that give a group every option of a node."""
+    return [f"++{group}.{key}={_quoted(value)}" for key, value in flat(OmegaConf.to_container(node)).items()]
 
 
 def _quoted(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -19,12 +21,13 @@ from diffusion_lab.evaluation.cost import (
 )
 from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
 from diffusion_lab.evaluation.reference import Progress
-from diffusion_lab.evaluation.sampling import Stream
+from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.shards import Effort, SampleStore, Shard, shards
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
+    from diffusion_lab.claims import Holder
     from diffusion_lab.evaluation.features import Features
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
@@ -33,7 +36,7 @@ KEPT_IMAGES = 64  # but no fewer images than this
 
 @dataclass(frozen=True)
 class Drawn:
-    """n samples of a stream: the first few as images (float32, CPU), all as features, and what drawing them took."""
+    """n samples of a stream: the first few as images (float32, CPU), all as one set of features, and what drawing them took."""
 
     stream: Stream
     images: Tensor
@@ -46,6 +49,11 @@ class Drawn:
         if self.num_not_finite > 0:
             raise UnmeasurableError(f"{self.num_not_finite} of {len(self.features)} samples are not finite")
         return rows
+
+    def labels(self) -> Tensor | None:
+        """(n,) int64: the class that each sample was asked for. None where none was."""
+        prior = self.stream.class_prior
+        return None if prior is None else labels(torch.arange(len(self.features)), self.stream.seed, prior)
 
     def vectors(self) -> Tensor:
         """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
@@ -88,33 +96,55 @@ class Drawn:
 
 def draw_once(
     model: GenerativeModel,
-    features: Features,
+    features: Sequence[Features],
     stream: Stream,
     num_samples: int,
-    store: SampleStore,
+    stores: Sequence[SampleStore],
     progress: Progress,
     anew: bool = False,
-) -> Drawn | None:
-    """Samples 0 … num_samples − 1: what the store lacks is drawn, by all ranks together. Rank 0 returns them, others None.
+) -> list[Drawn] | None:
+    """Samples 0 … num_samples − 1, as each set of features sees them, which has a store of its own.
 
+    What a store lacks is drawn, once for all that lack it, by all ranks together. Rank 0 returns the samples, others None.
     anew: forget what is there. A process that finds another one at the same samples waits for it, and finds them drawn.
     """
     parts = shards(num_samples, stream.batch_size)
-    with hold_together(store.folder, lambda holder: progress(f"waiting for {holder or 'another process'}", 0, 1)):
+    found: list[list[Shard | None]] = [[None] * len(parts) for _ in stores]
+
+    def waiting(holder: Holder | None) -> None:
+        progress(f"waiting for {holder or 'another process'}", 0, 1)
+
+    def look() -> list[tuple[range, list[int]]]:
+        """Read what is there; the parts that some store lacks, with the numbers of these stores."""
+        for store, row in zip(stores, found, strict=True):
+            row[:] = [shard or store.read(part) for part, shard in zip(parts, row, strict=True)]
+        lacking = ((part, [i for i, row in enumerate(found) if row[k] is None]) for k, part in enumerate(parts))
+        return [(part, of) for part, of in lacking if of]
+
+    def draw(wanted: list[tuple[range, list[int]]], missing: list[tuple[range, list[int]]]) -> None:
+        done = num_samples - sum(len(part) for part, _ in missing)
+        _draw(model, features, stream, wanted, stores, progress, done)
+
+    with ExitStack() as held:
+        for store in sorted(stores, key=lambda store: store.folder):  # all commands hold them in this order
+            held.enter_context(hold_together(store.folder, waiting))
         if anew and rank() == 0:
-            store.clear()
+            for store in stores:
+                store.clear()
         # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
-        found = [store.read(part) for part in parts] if rank() == 0 else []
-        missing = word_of_rank_zero([i for i, shard in enumerate(found) if shard is None])
-        mine = [parts[i] for i in missing[rank() :: num_ranks()]]
-        _draw(model, features, stream, mine, store, progress, num_samples - sum(len(parts[i]) for i in missing))
+        missing = word_of_rank_zero(look() if rank() == 0 else None)
+        draw(missing[rank() :: num_ranks()], missing)
         wait_for_all()
     if rank() > 0:
         return None
     # Ranks that share no file system leave rank 0 with their work, but never with a hole.
-    unseen = [parts[i] for i in missing if store.read(parts[i]) is None]
-    _draw(model, features, stream, unseen, store, progress, num_samples - sum(map(len, unseen)))
-    found = [shard or store.read(part) for part, shard in zip(parts, found, strict=True)]
+    unseen = look()
+    draw(unseen, unseen)
+    look()
+    return [_drawn(stream, row) for row in found]
+
+
+def _drawn(stream: Stream, found: list[Shard]) -> Drawn:
     return Drawn(
         stream=stream,
         images=torch.cat([shard.images for shard in found]),
@@ -126,26 +156,28 @@ def draw_once(
 
 def _draw(
     model: GenerativeModel,
-    features: Features,
+    features: Sequence[Features],
     stream: Stream,
-    parts: list[range],
-    store: SampleStore,
+    wanted: list[tuple[range, list[int]]],
+    stores: Sequence[SampleStore],
     progress: Progress,
     done: int,
 ) -> None:
-    """Each shard is written as soon as it is whole. `done` samples are there already."""
+    """Each shard is written as soon as it is whole, to those of the stores that want it. `done` samples are there already."""
     reset_peak_memory(model.device)
     stopwatch = Stopwatch(model.device)
-    total = done + sum(map(len, parts))
-    for part in parts:
+    total = done + sum(len(part) for part, _ in wanted)
+    for part, of in wanted:
         laps_before = len(stopwatch.laps)
-        images, vectors, finite = [], [], []
+        images, finite = [], []
+        vectors: dict[int, list[Tensor]] = {i: [] for i in of}
         room = max(KEPT_IMAGES, KEPT_VALUES // prod(model.shape)) - part.start
         for x in stream.draw(model, part, stopwatch):
             images.append(x[: max(0, room)].float().cpu())
             finite.append(x.flatten(1).isfinite().all(1).cpu())
             with torch.no_grad():
-                vectors.append(features(x).float().cpu())
+                for i, seen in vectors.items():
+                    seen.append(features[i](x).float().cpu())
             room -= len(x)
             done += len(x)
             progress("samples", done, total)
@@ -158,4 +190,5 @@ def _draw(
             peak_memory_mib=peak,
             peak_memory_of=peak_of,
         )
-        store.write(part, Shard(torch.cat(vectors), torch.cat(finite), torch.cat(images), effort))
+        for i, seen in vectors.items():
+            stores[i].write(part, Shard(torch.cat(seen), torch.cat(finite), torch.cat(images), effort))

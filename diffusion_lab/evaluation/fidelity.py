@@ -21,8 +21,6 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 
-INCEPTION_SCORE_PARTS = 10
-
 
 def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset_size: int, seed: int) -> float:
     """The kernel distance of samples (N, D) to reference (M, D): mean over `num_subsets` pairs of subsets.
@@ -66,14 +64,12 @@ def precision_recall(samples: Tensor, reference: Tensor, neighbours: int) -> tup
     return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
 
 
-def inception_score(logits: Tensor, seed: int) -> tuple[float, float]:
-    """(mean, standard deviation) of the score over ten parts of logits (N, classes), shuffled by `seed`.
+def inception_score(logits: Tensor, seed: int, num_parts: int = 10) -> tuple[float, float]:
+    """(mean, standard deviation) of the score over `num_parts` parts of logits (N, classes), shuffled by `seed`.
 
     Raises UnmeasurableError unless there is a sample for each part.
     """
-    if len(logits) < INCEPTION_SCORE_PARTS:
-        raise UnmeasurableError(
-            f"an Inception score over {INCEPTION_SCORE_PARTS} parts needs as many samples, got {len(logits)}"
-        )
-    result = isc_features_to_metric(logits.double().cpu(), INCEPTION_SCORE_PARTS, rng_seed=seed % 2**32)
+    if len(logits) < num_parts:
+        raise UnmeasurableError(f"an Inception score over {num_parts} parts needs as many samples, got {len(logits)}")
+    result = isc_features_to_metric(logits.double().cpu(), num_parts, rng_seed=seed % 2**32)
     return float(result[KEY_METRIC_ISC_MEAN]), float(result[KEY_METRIC_ISC_STD])

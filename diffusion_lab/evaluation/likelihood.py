@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.noise import derive_seed
-from diffusion_lab.evaluation.settings import Bound
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 
 if TYPE_CHECKING:
@@ -41,21 +40,24 @@ class LikelihoodScore:
 def score_likelihood(
     model: GenerativeModel,
     data: DataModule,
-    bound: Bound,
     seed: int,
     progress: Callable[[str, int, int], None],
+    num_images: int = 256,
+    batch_size: int = 128,
+    max_terms: int | None = 100,
+    num_draws: int = 1,
 ) -> LikelihoodScore | None:
-    """The mean likelihood of the first bound.num_images test images; None for a family that has none."""
-    size = min(bound.num_images, data.num_test)
-    rows: list[list[Likelihood]] = [[] for _ in range(bound.num_draws)]
+    """The mean likelihood of the first num_images test images; None for a family that has none."""
+    size = min(num_images, data.num_test)
+    rows: list[list[Likelihood]] = [[] for _ in range(num_draws)]
     done = 0
-    for x_0, y in data.batches("test", bound.batch_size, limit=size):
+    for x_0, y in data.batches("test", batch_size, limit=size):
         indices = torch.arange(done, done + len(x_0), device=model.device)
         x_0 = x_0.to(model.device)
         y = y.to(model.device) if y is not None and model.num_classes is not None else None
         for draw, batches in enumerate(rows):
             with torch.no_grad():
-                likelihood = model.likelihood(x_0, y, derive_seed(seed, draw), indices, bound.max_terms)
+                likelihood = model.likelihood(x_0, y, derive_seed(seed, draw), indices, max_terms)
             if likelihood is None:
                 return None
             batches.append(likelihood)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
+from diffusion_lab.measures import Measure
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory
 from diffusion_lab.status import DONE, FAILED, read_status
@@ -27,7 +29,7 @@ _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
-    status file says. values, protocol, curves: of metrics.json; empty unless done."""
+    status file says. values, protocol, curves, measures: of metrics.json; empty unless done."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -37,6 +39,7 @@ class Cell:
     values: dict[str, float] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
@@ -112,8 +115,8 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
     return Cell(choices, run, model, MISSING, "trained, not scored yet" if model.finished else "not started yet")
 
 
-def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
-    """values, protocol, curves. RunError that names the file if it is not one of ours."""
+def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], list[Measure]]:
+    """values, protocol, curves, measures. RunError that names the file if it is not one of ours."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
     values, protocol, curves = (content.get(part, {}) for part in ("values", "protocol", "curves"))
@@ -131,7 +134,11 @@ def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[
     wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves)
     if wrong:
         raise RunError(f"{run.metrics} is not what a score writes: {wrong}")
-    return {name: float(value) for name, value in values.items()}, protocol, curves
+    try:
+        measures = described(content)
+    except ValueError as error:
+        raise RunError(f"{run.metrics} is not what a score writes: {error}") from None
+    return {name: float(value) for name, value in values.items()}, protocol, curves, measures
 
 
 def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, r
 from diffusion_lab.options import flat
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features"}
+_SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics"}
 _IGNORED = (TRAINING_EXCLUDED - _SCORING) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 

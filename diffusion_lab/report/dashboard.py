@@ -12,9 +12,9 @@ from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrow
 from wandb_workspaces.workspaces.internal import View
 
 from diffusion_lab.callbacks.tracking import BOUND_BY_T, SAMPLES, STEP
+from diffusion_lab.measures import SECONDS, Measure, merged
 from diffusion_lab.report import panels
 from diffusion_lab.report.cells import Gathered
-from diffusion_lab.report.measures import SECONDS, Measure, ordered
 
 _MOST_RUNS = 1000  # that a panel shows
 
@@ -56,7 +56,7 @@ def sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[ws.Sect
 
 def found(gathered: Gathered) -> list[Measure]:
     """The measures that any of these runs has."""
-    return ordered({name for cell in gathered.done for name in cell.values})
+    return [measure for measure in merged(cell.measures for cell in gathered.done) if measure.column]
 
 
 def _against_steps(measure: Measure) -> LinePlot:

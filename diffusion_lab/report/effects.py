@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from diffusion_lab.measures import Measure
 from diffusion_lab.report.compare import Measured
-from diffusion_lab.report.measures import Measure
 from diffusion_lab.report.table import Group, Table, seed_of
 
 

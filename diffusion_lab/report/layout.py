@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_lab.measures import Measure
 from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.compare import IMAGES
-from diffusion_lab.report.measures import Measure
 from diffusion_lab.report.table import Group, Row, Standing, Table
 
 NONE = "–"  # no such option, no such value

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from diffusion_lab.measures import LOW, SECONDS, Measure
 from diffusion_lab.options import short_names
 from diffusion_lab.report.effects import effects
 from diffusion_lab.report.layout import label
-from diffusion_lab.report.measures import LOW, SECONDS, Measure
 from diffusion_lab.report.panels import (
     COLOUR,
     EFFECTS,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from diffusion_lab.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
 from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.compare import Difference, Measured, difference, same
-from diffusion_lab.report.measures import LOW, STANDARD_ERROR, Measure, ordered, samples_key
 
 SEED = "seed"  # the axis that is folded
 NO_SEED = ""  # the seed of a row where seed is no axis
@@ -182,7 +182,9 @@ def _axes(gathered: Gathered) -> tuple[str, ...]:
 
 
 def _group(rows: list[Row]) -> Group:
-    return Group(rows, ordered({name for row in rows for name in row.values}), rows[0].done[0].protocol)
+    measures = merged(cell.measures for row in rows for cell in row.done)
+    there = {name for row in rows for name in row.values}
+    return Group(rows, [m for m in measures if m.column and m.name in there], rows[0].done[0].protocol)
 
 
 def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffusion_lab.measures import Measure
 from diffusion_lab.options import short_names
-from diffusion_lab.report.measures import measure
 from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
 from diffusion_lab.report.row_plots import by_look, is_number, series_of, sets_steps, values_of
 from diffusion_lab.report.table import Choice, Group, Row, Table
@@ -19,23 +19,25 @@ def trade_plots(table: Table, group: Group) -> list[Plot]:
 
     Rows that differ in the knob alone are one line, and each of its points says the knob's value. Without a knob rows are dots.
     """
+    said = {measure.name: measure for measure in group.measures}
     rows = [row for row in group.rows if _PRECISION in row.values and _RECALL in row.values]
-    if len(rows) < 2:
+    if len(rows) < 2 or not {_PRECISION, _RECALL} <= said.keys():
         return []
+    precision, recall = said[_PRECISION], said[_RECALL]
     knob = _knob(table, group)
     if knob is None:
-        series = [replace(one, dots=True) for one in by_look(table, group, rows, measure(_PRECISION), _RECALL)]
+        series = [replace(one, dots=True) for one in by_look(table, group, rows, precision, _RECALL)]
         note = _BEST
     else:
-        series = _lines(table, rows, knob)
+        series = _lines(table, rows, knob, precision)
         note = f"Numbers are the values of {short_names(table.axes)[knob]}. {_BEST}"
     return [
         Plot(
             key="precision_recall",
             family=TRADE,
             name=_PRECISION,
-            x_label=_axis(_RECALL),
-            y_label=_axis(_PRECISION),
+            x_label=_axis(recall),
+            y_label=_axis(precision),
             panels=[Panel("", series)],
             note=note,
         )
@@ -51,7 +53,7 @@ def _knob(table: Table, group: Group) -> str | None:
     return None
 
 
-def _lines(table: Table, rows: list[Row], knob: str) -> list[Series]:
+def _lines(table: Table, rows: list[Row], knob: str, precision: Measure) -> list[Series]:
     place = table.axes.index(knob)
     parts: dict[Choice, list[Row]] = {}
     for row in rows:
@@ -61,11 +63,10 @@ def _lines(table: Table, rows: list[Row], knob: str) -> list[Series]:
     for number, (choice, part) in enumerate(parts.items()):
         part.sort(key=lambda row: float(row.choice[place] or "-inf"))
         name = " · ".join(choice[i] or "none" for i in differ)
-        line = series_of(part, measure(_PRECISION), _RECALL, name, number, number)
+        line = series_of(part, precision, _RECALL, name, number, number)
         lines.append(replace(line, labels=[row.choice[place] or "none" for row in part]))
     return lines
 
 
-def _axis(name: str) -> str:
-    known = measure(name)
-    return f"{known.axis}, {known.better} is better"
+def _axis(measure: Measure) -> str:
+    return f"{measure.axis}, {measure.better} is better"

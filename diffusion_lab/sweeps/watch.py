@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from diffusion_lab.evaluation.described import described
+from diffusion_lab.measures import SECONDS
 from diffusion_lab.runs import RunError, read_json
 from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
 from diffusion_lab.sweeps.plan import Job
@@ -95,9 +97,5 @@ def result_line(job: Job) -> str:
     values = result.get("values")
     if values is None:
         return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
-    measures = [
-        f"{name} {values[name]:.3f}"
-        for name in values
-        if name == "bits_per_dim" or (name.startswith(("fd_", "fid")) and not name.endswith("_floor"))
-    ]
-    return "  ".join([*measures, f"{values['seconds_per_1000_samples']:.1f} s per 1000"])
+    told = [m for m in described(result) if m.name in values and (m.headline or m.name == SECONDS)]
+    return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in told)

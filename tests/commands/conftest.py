@@ -29,7 +29,7 @@ TINY = [
     "trainer.log_every_n_steps=1",
     "callbacks.sample_grid.every_n_steps=0",
     "evaluation.num_samples=8",
-    "evaluation.bound.num_images=4",
+    "metrics.bits_per_dim.num_images=4",
     "features=pixels",
 ]
 STRIDED = ["sampler.spacing.num_steps=3"]

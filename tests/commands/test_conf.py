@@ -1,5 +1,7 @@
 """Contracts over every yaml of a group: a new choice is tested the moment it exists."""
 
+import dataclasses
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -15,6 +17,8 @@ from diffusion_lab.diffusion import (
     PredictVelocity,
     ReverseProcess,
 )
+from diffusion_lab.evaluation.described import BEFORE
+from diffusion_lab.evaluation.metrics import Metric, Naming
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}
@@ -253,3 +257,22 @@ def test_large_networks_learn_at_a_smaller_rate_and_the_user_has_the_last_word(f
 def test_a_yaml_begins_with_what_it_is_or_explains_its_options(path):
     comments = [line.partition("# ")[2] for line in path.read_text().splitlines() if "# " in line]
     assert [words for words in comments if not words.startswith("@package")]
+
+
+@pytest.mark.parametrize("name", [name for name in choices("metrics") if name != "default"])
+def test_a_metric_stands_under_its_name_with_all_its_options(name):
+    (key, node), *others = composed(f"metrics=[{name}]").metrics.items()
+    assert (key, others) == (name, [])
+    metric = instantiate(node)
+    assert isinstance(metric, Metric)
+    assert dataclasses.asdict(metric) == {option: value for option, value in node.items() if option != "_target_"}
+    names = [Naming("digits_cnn", "fd_digits_cnn"), Naming("inception", "fid", first=False)]
+    measures = list(metric.measures(names))
+    assert all(measure.meaning for measure in measures)
+    assert len({measure.name for measure in measures}) == len(measures) > 0
+
+
+def test_by_default_everything_is_measured_that_old_scores_have():
+    metrics = {name: instantiate(node) for name, node in composed().metrics.items()}
+    assert list(metrics.items()) == list(BEFORE.items())
+    assert set(metrics) == {*choices("metrics")} - {"default"}

@@ -151,7 +151,7 @@ def test_no_family_has_fewer_bits_than_the_entropy(lab, stated, data):
     code, _, err = lab(
         *("train", f"model={stated}", f"data={data}", *options, "trainer.max_steps=130"),
         *("data.batch_size=128", "optimizer.lr=5e-3", "lr_scheduler.warmup_steps=10", "ema.decays=[0.9]"),
-        *("evaluation.num_samples=64", "evaluation.bound.num_images=500", "evaluation.bound.batch_size=500"),
+        *("evaluation.num_samples=64", "metrics.bits_per_dim.num_images=500", "metrics.bits_per_dim.batch_size=500"),
         *("callbacks.sample_grid.every_n_steps=0", *LEARNS[stated]),
     )
     assert code == 0, err

@@ -396,7 +396,20 @@ EVALUATE = {
     ),
     "a metric as the bound": (
         config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),
-        "the place of a Bound",
+        "nothing is built in this place",
+    ),
+    "a metric that is none of ours": (
+        config("metrics", {"mine": {"_target_": "torchmetrics.MeanMetric"}}),
+        "metrics.mine._target_=torchmetrics.MeanMetric is not built, because this is the place of a Metric",
+    ),
+    "features in the place of a metric": (
+        config("metrics", {"mine": {"_target_": "diffusion_lab.evaluation.features.Pixels"}}),
+        "the place of a Metric",
+    ),
+    "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
+    "likelihoods without end": (
+        config("metrics.bits_per_dim.num_images", 10**12),
+        "num_images=1000000000000 is too large",
     ),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "weights with a path for a name": (

@@ -108,8 +108,8 @@ def test_no_flow_has_fewer_bits_than_the_entropy(lab, data, options):
         "optimizer.lr=5e-3",
         "lr_scheduler.warmup_steps=0",
         "evaluation.num_samples=64",
-        "evaluation.bound.num_images=4000",
-        "evaluation.bound.batch_size=4000",
+        "metrics.bits_per_dim.num_images=4000",
+        "metrics.bits_per_dim.batch_size=4000",
     )
     assert code == 0, err
     (run,) = runs_of(lab)

@@ -63,8 +63,8 @@ def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):
     model = newest_model(lab.folder / "outputs").path
     # Four shards of samples, a step of each batch after the other: slow enough to be caught.
     options = [f"model_dir={model}", "sampler.spacing.num_steps=8", "evaluation.num_samples=512"]
-    options += ["evaluation.batch_size=32", "evaluation.bound.num_images=2"]
-    options += ["evaluation.kid_subsets=2", "evaluation.reference_features=100"]
+    options += ["evaluation.batch_size=32", "metrics.bits_per_dim.num_images=2"]
+    options += ["metrics.kernel_distance.num_subsets=2", "evaluation.reference_features=100"]
 
     assert lab("evaluate", *options, "outputs=undisturbed")[0] == 0
     killed = lab.folder / "killed"

@@ -3,7 +3,7 @@ from rich.console import Console
 from diffusion_lab.commands.table import score_table
 
 
-def shown(values: dict[str, float], absent: dict[str, str]) -> str:
+def shown(values: dict[str, float], absent: dict[str, str], **more) -> str:
     protocol = {
         "data": {"name": "coloured"},
         "model": {"family": "painter"},
@@ -12,26 +12,40 @@ def shown(values: dict[str, float], absent: dict[str, str]) -> str:
         "reference": {"split": "train", "num_images": 300},
         "floor": {"split": "test", "num_images": 50},
         "cost": {"device": "cpu"},
-        "inception_score": {"num_parts": 10},
+        "features": {"name": "inception"},
         "absent": absent,
     }
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(score_table({"values": {"nfe": 3} | values, "protocol": protocol}))
+        console.print(score_table({"values": {"nfe": 3} | values, "protocol": protocol} | more))
     return captured.get()
 
 
 def test_inception_numbers_have_their_names_and_their_direction():
     said = shown({"fid": 12.345, "fid_floor": 1.5, "inception_score": 2.5, "inception_score_std": 0.25}, {})
     lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "fid 12.345 n = 50 vs 300 train images; lower is better" in lines
-    assert "its floor 1.500 n = 50 real test images vs the same" in lines
-    assert "inception score 2.500 ± 0.250 n = 50 in 10 parts; higher is better" in lines
+    assert "fid ↓ 12.345 Fréchet distance on the Inception-v3 of the original FID" in lines
+    assert "its floor 1.500 that of real images" in lines
+    assert any(line.startswith("inception score ↑ 2.500 how sure a classifier is") for line in lines)
 
 
 def test_what_could_not_be_measured_stands_there_with_its_reason():
     mixed = "some samples were drawn on a card, others on cpu"
     absent = {"fid": "2 of 50 samples are not finite", "seconds_per_1000_samples": mixed}
     said = " ".join(shown({}, absent).split())
-    assert "fid – 2 of 50 samples are not finite" in said
-    assert f"seconds – {mixed}" in said
+    assert "fid ↓ – 2 of 50 samples are not finite" in said
+    assert f"s / 1000 ↓ – {mixed}" in said
+
+
+def test_a_number_that_describes_itself_needs_no_code_that_knows_it():
+    colours = {
+        "name": "colours",
+        "label": "colours",
+        "unit": "hues",
+        "better": "higher",
+        "decimals": 1,
+        "detail": "of 7",
+    }
+    said = shown({"colours": 3.25, "colours_standard_error": 0.5}, {}, measures=[colours])
+    assert "colours ↑ 3.2 ± 0.5 hues of 7" in " ".join(said.split())
+    assert "NFE" not in said

@@ -6,8 +6,9 @@ import torch
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.features import ClassifierFeatures
+from diffusion_lab.evaluation.metrics import ClassCoverage
 from diffusion_lab.evaluation.score import score
-from diffusion_lab.evaluation.settings import Bound, Evaluation
+from diffusion_lab.evaluation.settings import Evaluation
 
 from .stand_ins import GaussianModel
 
@@ -36,8 +37,8 @@ def test_digits_cover_their_classes_and_a_model_of_one_image_does_not(tmp_path):
         def latents(self, indices, seed):
             return torch.zeros(len(indices), 1)
 
-    settings = Evaluation(num_samples=12, weights="raw", bound=Bound(num_images=2))
-    scores = score(OneImage(), data, features, settings, tmp_path, "one image")
+    settings = Evaluation(num_samples=12, weights="raw")
+    scores = score(OneImage(), data, [features], [ClassCoverage()], settings, tmp_path, ["one image"])
     assert scores.values["classes_present"] == 1
     assert scores.values["class_entropy"] == 0
     assert scores.protocol["class_coverage"]["reference_present"] == 10

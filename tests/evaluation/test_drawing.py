@@ -10,9 +10,11 @@ import torch
 from torch import distributed
 
 from diffusion_lab.evaluation import drawing
+from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.drawing import KEPT_IMAGES, Drawn, draw_once
 from diffusion_lab.evaluation.sampling import Stream
-from diffusion_lab.evaluation.score import Scores, score
+from diffusion_lab.evaluation.score import score
+from diffusion_lab.evaluation.scores import Scores
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
@@ -40,7 +42,8 @@ class Counting(GaussianModel):
 
 def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Drawn:
     store = SampleStore(folder, {"seed": stream.seed})
-    return draw_once((model or GaussianModel()).eval(), RawPixels(), stream, n, store, progress, **more)
+    drawn = draw_once((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
+    return drawn and drawn[0]
 
 
 def same(a: Drawn, b: Drawn) -> bool:
@@ -145,7 +148,8 @@ def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
 
 def scored(folder: Path, model: GaussianModel) -> Scores | None:
     """The conditional model needs the classes' shares on every rank."""
-    return score(model, TinyImages(), RawPixels(), Evaluation(num_samples=600, weights="raw"), folder, "made up")
+    settings = Evaluation(num_samples=600, weights="raw")
+    return score(model, TinyImages(), [RawPixels()], list(BEFORE.values()), settings, folder, ["made up"])
 
 
 LIMIT = 2.0  # seconds that a collective may take in the first part of `in_ranks`

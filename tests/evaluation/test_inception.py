@@ -13,6 +13,7 @@ from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
 from diffusion_lab.evaluation import inception
 from diffusion_lab.evaluation.classifiers import WeightsError
 from diffusion_lab.evaluation.inception import FILE_NAME, SHA256, InceptionFeatures
+from diffusion_lab.evaluation.metrics import FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from tests.evaluation.stand_ins import Silent
@@ -94,8 +95,9 @@ def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_
     """Its KID is float32, three means of order 1 that cancel: the two sets are far enough apart to leave six digits."""
     assert features.metric_name == "fd_inception"  # with these weights; but let them be the published ones
     monkeypatch.setattr(inception, "SHA256", random_inception.sha256)
-    settings = Evaluation(num_samples=12, weights="raw", kid_subsets=5, kid_subset_size=10, seed=3)
-    scores = score(Painter(), Coloured(), features, settings, tmp_path, "painter")
+    settings = Evaluation(num_samples=12, weights="raw", seed=3)
+    metrics = [FrechetDistance(), KernelDistance(num_subsets=5, subset_size=10), PrecisionRecall(), InceptionScore()]
+    scores = score(Painter(), Coloured(), [features], metrics, settings, tmp_path, ["painter"])
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(pictures(0, 1.0, 0.0)),
         input2=AsBytes(pictures(1, 1.5, 0.3)),

@@ -4,13 +4,12 @@ import torch
 
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.evaluation.likelihood import aggregate, score_likelihood
-from diffusion_lab.evaluation.settings import Bound
 from diffusion_lab.models.base import Likelihood
 from tests.evaluation.stand_ins import GaussianModel, Silent, TinyImages
 
 
 def scored(model=None, progress=lambda *_: None, seed=0, **bound):
-    return score_likelihood(model or GaussianModel(), TinyImages(), Bound(**bound), seed, progress)
+    return score_likelihood(model or GaussianModel(), TinyImages(), seed, progress, **bound)
 
 
 def row(bits, error=None, curve=None):

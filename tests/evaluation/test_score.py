@@ -5,19 +5,25 @@ import pytest
 import torch
 
 from diffusion_lab.evaluation.cost import TrainingCost
+from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.metrics import BitsPerDim
 from diffusion_lab.evaluation.reconstruction import PAIRS
 from diffusion_lab.evaluation.score import score
-from diffusion_lab.evaluation.settings import Bound, Evaluation
+from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics
 from diffusion_lab.versions import versions
 from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, Silent, TinyImages
 
+METRICS = list(BEFORE.values())
 
-def scored(cache, model=None, data=None, features=None, **settings):
+
+def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
     settings = Evaluation(**({"weights": "raw", "batch_size": 16} | settings))
-    model = model or GaussianModel()
-    return score(model, data or TinyImages(), features or RawPixels(), settings, cache, type(model).__name__)
+    model, features = model or GaussianModel(), features or [RawPixels()]
+    return score(
+        model, data or TinyImages(), features, metrics, settings, cache, [type(model).__name__] * len(features)
+    )
 
 
 def moments(x):
@@ -30,10 +36,11 @@ def test_every_number_of_the_table_is_there_and_finite(tmp_path):
     scores = score(
         GaussianModel(),
         TinyImages(),
-        RawPixels(),
-        Evaluation(weights="raw", bound=Bound(num_draws=2)),
+        [RawPixels()],
+        list((BEFORE | {"bits_per_dim": BitsPerDim(num_draws=2)}).values()),
+        Evaluation(weights="raw"),
         tmp_path,
-        "made up",
+        ["made up"],
         training=TrainingCost(steps=10, seconds=1.5, images=640),
         flops=1000,
     )
@@ -76,7 +83,7 @@ def test_a_test_split_as_reference_is_not_its_own_floor(tmp_path):
 
 def test_features_see_rounded_samples(tmp_path):
     features = RawPixels()
-    scored(tmp_path, features=features)
+    scored(tmp_path, features=[features])
     assert all(torch.allclose((x + 1) * 8, ((x + 1) * 8).round(), atol=1e-5) for x in features.seen)
 
 
@@ -107,8 +114,11 @@ def test_what_was_measured_and_how_is_written_down(tmp_path):
 
 def test_scores_are_plain_json(tmp_path):
     scores = scored(tmp_path)
-    content = {"values": scores.values, "protocol": scores.protocol, "curves": scores.curves}
-    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    content = json.loads(json.dumps(scores.content(), allow_nan=False))
+    assert {key: content[key] for key in ("values", "protocol", "curves")} == {
+        key: scores.content()[key] for key in ("values", "protocol", "curves")
+    }
+    assert described(content) == scores.measures
     assert len(scores.curves["bits_per_dim"]["terms"]) == 2
 
 
@@ -179,13 +189,13 @@ def test_model_data_and_features_must_belong_together(tmp_path):
     features = RawPixels()
     features.dim = 5
     with pytest.raises(ValueError, match="want 5 values"):
-        scored(tmp_path, features=features)
+        scored(tmp_path, features=[features])
 
 
 def test_progress_is_told(tmp_path):
     stages = []
     score(
-        *(GaussianModel(), TinyImages(), RawPixels(), Evaluation(weights="raw"), tmp_path, "made up"),
+        *(GaussianModel(), TinyImages(), [RawPixels()], METRICS, Evaluation(weights="raw"), tmp_path, ["made up"]),
         progress=lambda stage, done, total: stages.append(stage),
     )
     assert set(stages) == {

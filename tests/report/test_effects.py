@@ -1,13 +1,13 @@
 import pytest
 
+from diffusion_lab.evaluation.metrics import BitsPerDim
 from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.effects import effects
-from diffusion_lab.report.measures import measure
 from diffusion_lab.report.table import build_table
 
 from .synthetic import AXES, write_sweep
 
-BITS = measure("bits_per_dim")
+(BITS,) = BitsPerDim().measures([])
 ADDED = {"linear": 1.0, "cosine": 0.0, "fixed_small": 4.0, "fixed_large": 2.0, "learned": 0.0}
 
 

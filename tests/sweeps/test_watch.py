@@ -8,7 +8,10 @@ from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status
 from diffusion_lab.sweeps.plan import CELL, Job
 from diffusion_lab.sweeps.watch import watching
 
-SCORE = {"values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim": 3.5, "seconds_per_1000_samples": 7}}
+SCORE = {
+    "values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim": 3.5, "seconds_per_1000_samples": 7},
+    "protocol": {"features": {"name": "pixels"}},
+}
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_each_job_is_told_of_once_when_it_ends(jobs):
         ],
     )
     assert lines == [
-        "cell 1 of 3  x=[b]  → fd_pixels 12.346  bits_per_dim 3.500  7.0 s per 1000",
+        "cell 1 of 3  x=[b]  → fd_pixels 12.346  bits/dim 3.500  s / 1000 7.0",
         "cell 2 of 3  x=[a]  → failed: no [memory]",
         "cell 3 of 3  x=[c]  → trained, 7 steps in 3 s",
     ]

@@ -1,0 +1,26 @@
+"""What is measured of a model: a class for each metric, yours beside them. Imports no torch before something is measured."""
+
+from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
+from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
+from diffusion_lab.evaluation.metrics.cost import Cost, NetworkEvaluations
+from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming
+from diffusion_lab.measures import HIGH, LOW, Measure
+
+__all__ = [
+    "HIGH",
+    "LOW",
+    "BitsPerDim",
+    "ClassAccuracy",
+    "ClassCoverage",
+    "Cost",
+    "FeatureMetric",
+    "FrechetDistance",
+    "InceptionScore",
+    "KernelDistance",
+    "Measure",
+    "Metric",
+    "Naming",
+    "NetworkEvaluations",
+    "PrecisionRecall",
+]

@@ -1,0 +1,63 @@
+"""Bits per dimension of test images, as the model itself states them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import Metric, Naming
+from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.measures import LOW, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class BitsPerDim(Metric):
+    """The negative log-likelihood of the first num_images test images, or a bound on it, in bits per dimension.
+
+    batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
+    """
+
+    num_images: int = 256
+    batch_size: int = 128
+    max_terms: int | None = 100
+    num_draws: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size", "num_draws"):
+            check_at_least(1, name, getattr(self, name))
+        if self.max_terms is not None:
+            check_at_least(2, "max_terms", self.max_terms)  # L_0 and one for all others
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning = "negative log-likelihood of test images, or a bound on it"
+        yield Measure("bits_per_dim", "bits/dim", "", LOW, meaning, ("data", "bound"), headline=True)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        from diffusion_lab.evaluation.likelihood import score_likelihood
+
+        seed = subject.settings.seed
+        likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, **asdict(self))
+        if likelihood is None:
+            scores.record("bits_per_dim", None, "this model states no likelihood")
+            return
+        scores.record("bits_per_dim", likelihood.bits_per_dim)
+        scores.record("bits_per_dim_standard_error", likelihood.standard_error)
+        scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
+        for name, value in (likelihood.parts | likelihood.beside).items():
+            scores.record(f"bits_per_dim_{name}", value)
+        if likelihood.curve:
+            scores.curves["bits_per_dim"] = likelihood.curve
+        scores.details["bits_per_dim"] = f"{likelihood.kind}, {likelihood.num_images} test images"
+        scores.protocol["bound"] = {
+            "kind": likelihood.kind,
+            "split": "test",
+            **asdict(self),
+            "num_images": likelihood.num_images,
+            "num_terms": max((len(entry) for entry in likelihood.curve.values()), default=None),
+            "seed": seed,
+        }

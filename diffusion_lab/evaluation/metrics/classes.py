@@ -1,0 +1,108 @@
+"""Which classes the samples belong to, in the eyes of features that know classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.measures import HIGH, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import View
+
+
+@dataclass(frozen=True)
+class InceptionScore(FeatureMetric):
+    """How sure a classifier is of each sample, and how many classes they spread over; of features that give logits."""
+
+    num_parts: int = 10
+
+    def __post_init__(self) -> None:
+        check_at_least(1, "num_parts", self.num_parts)
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        meaning = "how sure a classifier is of each sample, and how many classes they spread over"
+        yield naming.measure(
+            "inception_score", "inception score", ["inception_score"], better=HIGH, meaning=meaning, brief=False
+        )
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.fidelity import inception_score
+
+        logits = view.features.class_logits(view.on_device)
+        if logits is None:
+            return
+        name, std = view.naming("inception_score"), view.naming("inception_score_std")
+        scores.protocol["inception_score"] = {"num_parts": self.num_parts}
+        scores.measure(
+            [name, std], lambda: inception_score(view.drawn.finite(logits), view.settings.seed, self.num_parts)
+        )
+        if std in scores.values:
+            spread = f"± {scores.values[std]:.3f} between {self.num_parts} parts"
+            scores.details[name] = f"{spread}, n = {len(logits)}"
+
+
+@dataclass(frozen=True)
+class ClassAccuracy(FeatureMetric):
+    """Does a conditional model draw what it is asked for? And the Fréchet distance class by class, as a curve."""
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        name = f"accuracy_{naming.features}"
+        meaning = "share of samples that the classifier takes for their label"
+        yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
+        from diffusion_lab.evaluation.statistics import UnmeasurableError
+
+        y = view.drawn.labels()
+        if y is None:
+            return
+        naming = view.naming
+        names = [f"accuracy_{naming.features}"]
+        scores.measure(names, lambda: (class_accuracy(view.features, view.drawn.vectors(), y),))
+        try:
+            found = class_distances(view.drawn.vectors(), y, view.reference, view.split)
+        except UnmeasurableError as error:
+            scores.protocol["absent"][f"{naming.distance} by class"] = str(error)
+            return
+        scores.curves[naming("classes")] = {
+            "class": found.classes,
+            naming.distance: found.distances,
+            "num_samples": found.num_samples,
+            "num_reference": found.num_reference,
+        }
+
+
+@dataclass(frozen=True)
+class ClassCoverage(FeatureMetric):
+    """Which classes the samples are taken for, whether or not the model was asked for classes."""
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        yield naming.measure(
+            "classes_present",
+            "classes",
+            better=HIGH,
+            meaning="classes that a classifier takes some sample for; a collapsed model leaves some out",
+            brief=False,
+            decimals=0,
+        )
+        meaning = "how evenly the samples spread over the classes; a collapsed model stays below the data"
+        yield naming.measure("class_entropy", "class entropy", unit="bits", meaning=meaning, brief=False, decimals=2)
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.coverage import class_coverage
+
+        taken_for = view.features.classes(view.on_device)
+        if taken_for is None:
+            return
+        present, entropy = class_coverage(view.features.classes(view.some_real.to(view.device)))
+        part = {"reference_present": present, "reference_entropy": entropy}
+        scores.protocol[view.naming("class_coverage")] = part
+        names = [view.naming("classes_present"), view.naming("class_entropy")]
+        scores.measure(names, lambda: class_coverage(view.drawn.finite(taken_for)))
+        scores.details |= {names[0]: f"of {present:.0f} that real images are taken for", names[1]: f"of {entropy:.2f}"}

@@ -1,0 +1,53 @@
+"""What a model takes: to draw, to train, to keep. As it was written down when the samples were drawn, be it now or earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import Metric, Naming
+from diffusion_lab.measures import LOW, SECONDS, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class NetworkEvaluations(Metric):
+    """How often one sample runs the network; a guiding classifier's gradient is not counted."""
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        yield Measure("nfe", "NFE", meaning="network evaluations a sample", decimals=0)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        scores.record("nfe", subject.drawn.nfe)
+
+
+@dataclass(frozen=True)
+class Cost(Metric):
+    """Seconds and memory of drawing, the size of the model, its arithmetic, and what its training took."""
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning = "seconds for 1000 samples"
+        yield Measure(SECONDS, "s / 1000", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
+        yield Measure("training_seconds", "training", "s", meaning="seconds of training", column=False, decimals=0)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        from diffusion_lab.evaluation.cost import num_parameters
+
+        drawn, training = subject.drawn, subject.training
+        cost = drawn.cost_protocol()
+        scores.protocol["cost"] = cost
+        scores.measure([SECONDS], lambda: (drawn.seconds_per_1000(),))
+        scores.details[SECONDS] = f"per 1000 samples ({cost['device']})"
+        scores.record("peak_memory_mib", drawn.peak_memory_mib(), cost["peak_memory"])
+        scores.record("parameters", num_parameters(subject.model))
+        if training is not None:
+            scores.record("training_steps", training.steps)
+            scores.record("training_seconds", training.seconds)
+            scores.record("training_images", training.images)
+            scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
+        if subject.flops is not None:
+            scores.record("flops_per_sample", subject.flops * drawn.nfe)

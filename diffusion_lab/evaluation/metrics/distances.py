@@ -1,0 +1,107 @@
+"""How far samples are from real images, and how much of either lies within the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.measures import HIGH, LOW, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import View
+
+
+def _on(naming: Naming) -> str:
+    original = "on the Inception-v3 of the original FID"
+    return original if naming.distance == "fid" else "between the features of samples and of real images"
+
+
+@dataclass(frozen=True)
+class FrechetDistance(FeatureMetric):
+    """The Fréchet distance of samples to all images of the reference, and its floor: that of as many real images."""
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        name = naming.distance
+        floor, meaning = f"{name}_floor", f"Fréchet distance {_on(naming)}"
+        said = {"agrees": naming.agrees(), "better": LOW, "logs": True, "headline": True}
+        yield Measure(name, name, meaning=meaning, floor_of=floor, **said)
+        yield Measure(floor, "  its floor", meaning="that of real images", agrees=naming.agrees(), column=False)
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.frechet import frechet_distance
+
+        name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
+        n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
+        scores.measure([name], lambda: (frechet_distance(view.drawn.moments(view.device), real),))
+        scores.measure([f"{name}_floor"], lambda: (frechet_distance(view.reference.moments(held_out, as_many), real),))
+        scores.details[name] = f"n = {n} vs {int(real.n)} {view.split} images"
+        scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
+            "" if as_many == n else "; another n, so not comparable"
+        )
+        scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
+
+
+@dataclass(frozen=True)
+class KernelDistance(FeatureMetric):
+    """The kernel distance (KID on Inception features): the mean over pairs of random subsets."""
+
+    num_subsets: int = 100
+    subset_size: int = 1000
+
+    def __post_init__(self) -> None:
+        check_at_least(1, "num_subsets", self.num_subsets)
+        check_at_least(2, "subset_size", self.subset_size)
+
+    @staticmethod
+    def _name(naming: Naming) -> str:
+        return "k" + naming.distance[1:]  # "fd_…" -> "kd_…", and only where the distance is a "fid" is this a "kid"
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        name, agrees = self._name(naming), naming.agrees("kernel_distance")
+        yield Measure(name, name, "", LOW, f"kernel distance {_on(naming)}", agrees, logs=True, brief=False)
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.fidelity import kernel_distance
+
+        size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
+        scores.protocol["kernel_distance"] = {
+            "kernel": "(x·y/D + 1)³",
+            "num_subsets": self.num_subsets,
+            "subset_size": size,
+            "num_reference": len(view.some_real),
+        }
+        found = kernel_distance(view.drawn.vectors(), view.some_real, self.num_subsets, size, view.settings.seed)
+        scores.record(self._name(view.naming), found)
+        scores.details[self._name(view.naming)] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
+
+
+@dataclass(frozen=True)
+class PrecisionRecall(FeatureMetric):
+    """Which share of the samples lies among real images, and which share of real images among the samples."""
+
+    neighbours: int = 3
+
+    def __post_init__(self) -> None:
+        check_at_least(1, "neighbours", self.neighbours)
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        for name, meaning in (
+            ("precision", "share of samples that look real"),
+            ("recall", "share of real images that samples come near"),
+        ):
+            yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.data.splits import evenly_spaced
+        from diffusion_lab.evaluation.fidelity import precision_recall
+
+        # As many real images as samples: a manifold of more points is larger, and would favour one side.
+        some, n = view.some_real, len(view.drawn.features)
+        as_many = some[evenly_spaced(len(some), min(n, len(some)))]
+        scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
+        names = [view.naming("precision"), view.naming("recall")]
+        scores.measure(names, lambda: precision_recall(view.drawn.vectors(), as_many, self.neighbours))

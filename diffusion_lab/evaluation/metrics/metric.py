@@ -1,0 +1,80 @@
+"""A metric: what it measures of a model, what its numbers are called and mean, and how they were measured, in one class.
+
+Why not a function for each number beside a table of what they mean: one of the two is forgotten. Why not torchmetrics.Metric: it
+sees batches of one kind, which a bound, a time and a number of parameters are not, and it says nothing of names.
+
+Modules of metrics import torch where they compute and not at their top: a report asks them what the numbers of old runs mean.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from diffusion_lab.measures import IMAGES, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import Subject, View
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What the numbers of one set of features are called: those of the first as they are, those of others with its name.
+
+    features: its name. distance: what a Fréchet distance of these features is called, which is a name that tells them apart.
+    """
+
+    features: str
+    distance: str
+    first: bool = True
+
+    def __call__(self, name: str) -> str:
+        """`name`, or `name`_<features>."""
+        return name if self.first else f"{name}_{self.features}"
+
+    def agrees(self, *more: str) -> tuple[str, ...]:
+        """The parts of the protocol that decide a number of these features, and `more`."""
+        return (*(self(part) if part == "features" else part for part in IMAGES), *more)
+
+    def measure(self, name: str, label: str = "", more: Sequence[str] = (), **said: Any) -> Measure:
+        """A measure whose name does not say the features yet. more: further parts of the protocol that must agree."""
+        label = label or name
+        label = label if self.first else f"{label} ({self.features})"
+        return Measure(self(name), label, agrees=self.agrees(*more), **said)
+
+
+class Metric(ABC):
+    """Something that is measured of a model: a subclass with its options, and a yaml in conf/metrics or an override."""
+
+    @abstractmethod
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        """All that it may measure, in the order of the columns; what a score does not have is left out there."""
+
+    @abstractmethod
+    def score(self, subject: Subject, scores: Scores) -> None:
+        """Record values by the names of `measures`, and how they were measured.
+
+        May raise UnmeasurableError: its sentence then stands for all that it has not recorded.
+        """
+
+
+class FeatureMetric(Metric):
+    """Something that is measured of the features of samples and of real images, once for each set of features."""
+
+    @abstractmethod
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        """As `measures`, for one set of features."""
+
+    @abstractmethod
+    def look(self, view: View, scores: Scores) -> None:
+        """As `score`, for one set of features. `view.naming` is what its numbers are called."""
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        return [measure for naming in namings for measure in self.of(naming)]
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        for view in subject.views:
+            scores.attempt(self.of(view.naming), lambda view=view: self.look(view, scores))

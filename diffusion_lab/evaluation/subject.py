@@ -1,0 +1,87 @@
+"""What a metric may look at: the model, the data, and the samples and real images as each set of features sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.cost import TrainingCost
+from diffusion_lab.evaluation.drawing import Drawn
+from diffusion_lab.evaluation.metrics.metric import Naming
+from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.statistics import Moments
+from diffusion_lab.models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
+
+
+@dataclass(frozen=True)
+class View:
+    """Samples and real images as one set of features sees them. naming: what its numbers are called."""
+
+    naming: Naming
+    drawn: Drawn
+    reference: Reference
+    settings: Evaluation
+
+    @property
+    def features(self) -> Features:
+        return self.reference.features
+
+    @property
+    def device(self) -> torch.device:
+        return self.reference.device
+
+    @property
+    def split(self) -> str:
+        """Which real images are the reference."""
+        return self.settings.reference_split
+
+    @property
+    def num_held_out(self) -> int:
+        """How many images the other split has."""
+        return getattr(self.reference.data, f"num_{self.settings.held_out_split}")
+
+    @cached_property
+    def real(self) -> Moments:
+        """Of all images of the reference."""
+        return self.reference.moments(self.split)
+
+    @cached_property
+    def some_real(self) -> Tensor:
+        """(n, D) float32: the features of some images of the reference, settings.reference_features at most."""
+        return self.reference.vectors(self.split, self.settings.reference_features)
+
+    @cached_property
+    def on_device(self) -> Tensor:
+        """(n, D) float32: the features of all samples, where the features compute. Samples that are not finite are among them."""
+        return self.drawn.features.to(self.device)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is scored, on which data. views: at least one; all are of the same samples.
+
+    training, flops (of one network evaluation of one image): as the model directory records them, if known.
+    """
+
+    model: GenerativeModel
+    data: DataModule
+    views: Sequence[View]
+    settings: Evaluation
+    progress: Progress
+    training: TrainingCost | None = None
+    flops: int | None = None
+
+    @property
+    def drawn(self) -> Drawn:
+        """The samples: the first of them as images, and what drawing them took."""
+        return self.views[0].drawn

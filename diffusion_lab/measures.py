@@ -1,0 +1,134 @@
+"""What a number of a score means: which way is better, units, and what must agree. Imports no torch.
+
+Each metric says so of its own numbers, and metrics.json keeps it beside them, so whoever shows a score needs to know no metric.
+
+Two values of a measure may be ranked only when everything in its protocol that says *how it was measured* is the same:
+the data, the reference, the features, the number of images, the machine for seconds. What was measured (schedule, sampler,
+weights) is a choice and may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+LOW, HIGH = "lower", "higher"
+
+STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
+SECONDS = "seconds_per_1000_samples"
+IMAGES = ("data", "features", "samples", "reference")
+_MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a score, and one column where scores stand together. ValueError for what no number can be.
+
+    better    LOW, HIGH, or None for what is a choice or a fact and has no best
+    agrees    parts of the protocol that must be equal before two values are ranked
+    floor_of  the value that real images get, beside which this one is seen
+    logs      the plots show it on a logarithmic axis
+    column    False: it stands in the table of its own score only
+    brief     it stands in the tables that have little room
+    headline  the report says in words who leads in it
+    decimals  in the table of its own score
+    detail    what has to be known of this very value, in place of the meaning
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    better: str | None = None
+    meaning: str = ""
+    agrees: tuple[str, ...] = ()
+    floor_of: str | None = None
+    logs: bool = False
+    column: bool = True
+    brief: bool = True
+    headline: bool = False
+    decimals: int = 3
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        """A description may come out of a stranger's file."""
+        if not (
+            isinstance(self.name, str) and re.fullmatch(r"\w+", self.name)
+        ):  # becomes that of a column and of a figure
+            raise ValueError(f"{self.name!r} is not the name of a value")
+        texts = (self.name, self.label, self.unit, self.meaning, self.detail, self.floor_of or "", *self.agrees)
+        switches = (self.logs, self.column, self.brief, self.headline)
+        right = (
+            all(isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() for text in texts)
+            and all(isinstance(switch, bool) for switch in switches)
+            and self.better in (LOW, HIGH, None)
+            and type(self.decimals) is int
+            and 0 <= self.decimals <= _MOST_DECIMALS
+        )
+        if not right:
+            raise ValueError(f"what is said of {self.name} is not what a metric says")
+
+    @property
+    def arrow(self) -> str:
+        return {LOW: "↓", HIGH: "↑", None: ""}[self.better]
+
+    @property
+    def axis(self) -> str:
+        """The label of a plot's axis."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def protocol_key(self, protocol: Mapping[str, Any]) -> str:
+        """Equal for two values that were measured alike."""
+        return json.dumps(self.how(protocol), sort_keys=True)
+
+    def how(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
+        """What must agree, as the protocol has it."""
+        return {part: _how(part, protocol.get(part)) for part in self.agrees}
+
+
+def samples_key(protocol: Mapping[str, Any]) -> str:
+    """Equal for two scores that may stand in one table: same data, features and reference, samples alike in number and noise."""
+    return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
+
+
+def read_measures(content: Any) -> list[Measure]:
+    """Of plain JSON. ValueError if no score has written it; what a newer version says besides is left out."""
+    if not isinstance(content, list) or len(content) > _MOST_MEASURES:
+        raise ValueError("measures are not a list of what was measured")
+    known = {field.name for field in fields(Measure)}
+    found = []
+    for entry in content:
+        if not isinstance(entry, dict) or not {"name", "label"} <= entry.keys():
+            raise ValueError("a measure has no name or no label")
+        agrees = entry.get("agrees", [])
+        if not isinstance(agrees, list):
+            raise ValueError(f"what must agree of {entry['name']} is no list")
+        found.append(
+            Measure(**{key: value for key, value in entry.items() if key in known} | {"agrees": tuple(agrees)})
+        )
+    return found
+
+
+def merged(lists: Iterable[list[Measure]]) -> list[Measure]:
+    """The measures of several scores in one order: each list's own, with what only a later list has behind its neighbour there."""
+    order: list[Measure] = []
+    for measures in lists:
+        place = 0
+        for measure in measures:
+            known = next((i for i, other in enumerate(order) if other.name == measure.name), None)
+            if known is None:
+                order.insert(place, measure)
+            place = (place if known is None else known) + 1
+    return order
+
+
+def _how(part: str, content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: value for key, value in content.items() if key not in _CHOSEN.get(part, ())}
+    return content
+
+
+# In a part of the protocol, what follows from the choices or changes rounding only.
+_CHOSEN = {"bound": ("num_terms", "batch_size"), "cost": ("timed_images", "peak_memory"), "samples": ("labels",)}

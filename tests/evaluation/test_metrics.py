@@ -1,0 +1,131 @@
+"""What every metric owes its readers, and what a user's own one gets."""
+
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_lab.evaluation.described import BEFORE, described
+from diffusion_lab.evaluation.metrics import (
+    LOW,
+    BitsPerDim,
+    FeatureMetric,
+    InceptionScore,
+    KernelDistance,
+    Measure,
+    Metric,
+    Naming,
+    PrecisionRecall,
+)
+from diffusion_lab.evaluation.statistics import UnmeasurableError
+from diffusion_lab.measures import merged, read_measures
+from tests.evaluation.stand_ins import Broken
+from tests.evaluation.test_score import scored
+
+
+@pytest.mark.parametrize("module", ["diffusion_lab.evaluation.metrics", "diffusion_lab.report.make"])
+def test_what_numbers_mean_is_known_without_torch(module):
+    told = subprocess.run(
+        [sys.executable, "-c", f"import {module}, sys; print('torch' in sys.modules)"], capture_output=True
+    )
+    assert told.stdout.split() == [b"False"], told.stderr
+
+
+@pytest.mark.parametrize("metric", BEFORE.values(), ids=BEFORE)
+def test_a_metric_says_what_its_numbers_mean(metric):
+    first, second = Naming("one", "fd_one"), Naming("two", "fd_two", first=False)
+    measures = list(metric.measures([first, second]))
+    names = [measure.name for measure in measures]
+    assert len(set(names)) == len(names), "two sets of features have two columns"
+    assert all(measure.meaning for measure in measures)
+    assert all("features" in m.agrees or "features_two" in m.agrees for m in measures if "two" in m.name)
+
+
+@pytest.mark.parametrize(
+    ("metric", "option", "value"),
+    [
+        (KernelDistance, "num_subsets", 0),
+        (KernelDistance, "subset_size", 1),
+        (PrecisionRecall, "neighbours", 0),
+        (InceptionScore, "num_parts", 0),
+        (BitsPerDim, "num_images", 0),
+        (BitsPerDim, "batch_size", 0),
+        (BitsPerDim, "max_terms", 1),
+        (BitsPerDim, "num_draws", 0),
+    ],
+)
+def test_an_impossible_number_is_named(metric, option, value):
+    with pytest.raises(ValueError, match=rf"{option} must .* got {value}"):
+        metric(**{option: value})
+
+
+class Shift(FeatureMetric):
+    def of(self, naming):
+        yield naming.measure("shift", better=LOW, meaning="distance of the means")
+
+    def look(self, view, scores):
+        scores.record(view.naming("shift"), float((view.drawn.vectors().mean(0) - view.some_real.mean(0)).norm()))
+
+
+class Fails(Metric):
+    def measures(self, namings):
+        return [Measure("done", "done"), Measure("left", "left")]
+
+    def score(self, subject, scores):
+        scores.record("done", 1.0)
+        raise UnmeasurableError("no light")
+
+
+def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):
+    scores = scored(tmp_path, metrics=[Shift(), Fails()])
+    assert scores.values.keys() == {"shift", "done"}
+    assert scores.protocol["absent"] == {"left": "no light"}
+    assert [measure.name for measure in described(scores.content())] == ["shift", "done", "left"]
+    assert scored(tmp_path, Broken(), metrics=[Shift()]).protocol["absent"] == {
+        "shift": "6 of 40 samples are not finite"
+    }
+
+
+def test_two_numbers_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="call a number shift: leave one of them out"):
+        scored(tmp_path, metrics=[Shift(), Shift()])
+
+
+def test_an_old_score_is_described_by_the_metrics_of_its_time():
+    old = {
+        "values": {"fid": 1.0, "fid_floor": 0.5, "kid": 0.1, "recall": 0.5},
+        "protocol": {"features": {"name": "inception"}},
+    }
+    old["protocol"]["absent"] = {"precision": "too few"}
+    assert [measure.name for measure in described(old)] == ["fid", "fid_floor", "kid", "precision", "recall"]
+
+
+def test_measures_of_several_scores_keep_the_order_of_each():
+    def row(names):
+        return [Measure(name, name) for name in names]
+
+    assert "".join(m.name for m in merged([row("ace"), row("abce"), row("xa"), row("ed")])) == "xabced"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "precision",
+        {"name": "a"},
+        {"name": "a/b", "label": "a"},
+        {"name": "a", "label": 3},
+        {"name": "a", "label": "a\n"},
+        {"name": "a", "label": "a" * 500},
+        {"name": "a", "label": "a", "better": "larger"},
+        {"name": "a", "label": "a", "decimals": 10**9},
+        {"name": "a", "label": "a", "agrees": "data"},
+        {"name": "a", "label": "a", "agrees": [["data"]]},
+        {"name": "a", "label": "a", "floor_of": {}},
+        {"name": ["a"], "label": "a"},
+    ],
+    ids=str,
+)
+def test_a_description_from_a_stranger_is_read_or_refused(entry):
+    with pytest.raises(ValueError, match="measure|name|said of"):
+        read_measures([entry])
+    assert read_measures([{"name": "a", "label": "a", "colour": "of a newer version"}]) == [Measure("a", "a")]
