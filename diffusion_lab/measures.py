@@ -103,7 +103,7 @@ def read_measures(content: Any) -> list[Measure]:
         if not isinstance(entry, dict) or not {"name", "label"} <= entry.keys():
             raise ValueError("a measure has no name or no label")
         agrees = entry.get("agrees", [])
-        if not isinstance(agrees, list):
+        if not isinstance(agrees, list | tuple):
             raise ValueError(f"what must agree of {entry['name']} is no list")
         found.append(
             Measure(**{key: value for key, value in entry.items() if key in known} | {"agrees": tuple(agrees)})
