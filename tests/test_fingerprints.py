@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.commands.older import in_todays_words
 from diffusion_lab.definitions import Code
+from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import (
     DRAWING_ROOTS,
     SCORING_ROOTS,
@@ -193,7 +193,7 @@ def test_dotted_names_are_found_wherever_they_stand():
 # ---- code: what a change of the package retrains and scores anew ----
 
 TRAINED = {
-    path.parent.name: OmegaConf.to_container(in_todays_words(OmegaConf.load(path)))
+    path.parent.name: in_todays_words(OmegaConf.to_container(OmegaConf.load(path)))
     for path in ROOT.glob("tests/trained/*/config.yaml")
 }
 DIFFUSION, GAN = TRAINED["diffusion_conditional"], TRAINED["gan"]

@@ -19,7 +19,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from diffusion_lab.commands.older import MOVED
+from diffusion_lab.evaluation.older import MOVED
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.runs import RunError
 

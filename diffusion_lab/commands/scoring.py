@@ -29,6 +29,7 @@ from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
     from diffusion_lab.evaluation.metrics import Metric
     from diffusion_lab.models.base import GenerativeModel
 
@@ -48,7 +49,7 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> 
     """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
     from diffusion_lab.evaluation.score import check_measures
 
-    check_measures([instantiate(cfg.features)], _metrics(cfg), data)
+    check_measures(list(_features(cfg).values()), _metrics(cfg), data)
     chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
     if chosen not in known:
         raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
@@ -118,7 +119,7 @@ def _score(
         with open_dict(cfg):
             cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
     with users_mistakes():
-        features, metrics, settings = [instantiate(cfg.features)], _metrics(cfg), instantiate(cfg.evaluation)
+        features, metrics, settings = _features(cfg), _metrics(cfg), instantiate(cfg.evaluation)
     cost = TrainingCost(training["steps"], training["seconds"], training["images"])
     with Progress(transient=True, console=console) as bar:
         tasks = {}
@@ -129,12 +130,16 @@ def _score(
             bar.update(tasks[stage], completed=done, total=total)
 
         sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
-        at = " and ".join(f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if "batch_size" in node)
+        at = " and ".join(
+            f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
+        )
         unread = model.protocol().keys() - model.sampling_protocol().keys()
-        identities, flops = [sampling_identity(training["fingerprint"], cfg, unread)], training["flops"]
+        identities = [sampling_identity(training["fingerprint"], cfg, unread, name) for name in features]
         with users_mistakes(), lost_process(), out_of_memory(at, "take fewer at a time; it changes no number"):
             scores = score(
-                *(model, data, features, metrics, settings, cache, identities, progress, cost, flops), anew=again
+                *(model, data, list(features.values()), metrics, settings, cache, identities, progress, cost),
+                flops=training["flops"],
+                anew=again,
             )
     if scores is None:
         return  # rank 0 has them
@@ -155,6 +160,12 @@ def _score(
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     scores.protocol |= {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
     run.write_metrics(scores.content())
+
+
+def _features(cfg: DictConfig) -> dict[str, Features]:
+    from diffusion_lab.evaluation.features import Features
+
+    return build_each(cfg, "features", Features)
 
 
 def _metrics(cfg: DictConfig) -> list[Metric]:

@@ -31,13 +31,15 @@ BUILT = {
     "guidance": "diffusion_lab.diffusion.Guidance",
     "variance": "diffusion_lab.diffusion.Variance",
     "objective": "diffusion_lab.diffusion.Objective",
-    "features": "diffusion_lab.evaluation.features.Features",
     "evaluation": "diffusion_lab.evaluation.settings.Evaluation",
     "data": "diffusion_lab.data.base.DataModule",
     "model": "diffusion_lab.models.trainable.TrainableModel",
 }
 # Groups that hold several of them by name.
-BUILT_EACH = {"metrics": "diffusion_lab.evaluation.metrics.Metric"}
+BUILT_EACH = {
+    "features": "diffusion_lab.evaluation.features.Features",
+    "metrics": "diffusion_lab.evaluation.metrics.Metric",
+}
 # Where classes of ours are looked for, and, for a place that asks for a module or an optimizer of any kind, the packages whose
 # classes do nothing when they are made.
 _OURS = tuple(
@@ -124,7 +126,8 @@ def checked(
             check(plain[group], group, Place((_locate(kind),)), required=True)
     for group, kind in BUILT_EACH.items():
         for name, node in (plain.get(group) or {}).items():
-            check(node, f"{group}.{name}", Place((_locate(kind),)), required=True)
+            if node is not None:
+                check(node, f"{group}.{name}", Place((_locate(kind),)), required=True)
     return OmegaConf.create(plain)
 
 

@@ -18,9 +18,9 @@ from diffusion_lab.commands.app import CONF
 from diffusion_lab.commands.build import build_data, variance_matters
 from diffusion_lab.commands.limits import no_larger_than
 from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.commands.older import in_todays_words
 from diffusion_lab.commands.targets import check_values, checked, targets
 from diffusion_lab.contents import is_snapshot, snapshot_name
+from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
 
 SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
-_HOLD_SEVERAL = ("metrics",)  # options, by name: no choice of a file says which
+_HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
 
 
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
@@ -97,7 +97,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     try:
         plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
         _leave_out_models(plain)
-        config = OmegaConf.create(plain if isinstance(plain, dict) else {})
+        config = OmegaConf.create(in_todays_words(plain) if isinstance(plain, dict) else {})
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
@@ -106,16 +106,14 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
     check_values(config, directory.config)
-    config = in_todays_words(config)
     loaded = _checked(config, directory)
     # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
-    for part, option, value in (
-        ("data", "download", False),
-        ("features", "download", False),
-        ("features", "path", None),
-    ):
-        if loaded.get(part) is not None and option in loaded[part]:
-            loaded[part][option] = value
+    if "download" in loaded.data:
+        loaded.data.download = False
+    for part in filter(None, (loaded.get("features") or {}).values()):
+        for option, value in (("download", False), ("path", None)):
+            if option in part:
+                part[option] = value
     loaded.model = config.model
     return loaded
 

@@ -87,7 +87,7 @@ def _checked(file: Path, sha256: str) -> bytes:
     except OSError as error:
         raise WeightsError(
             f"features=inception need the file {FILE_NAME}: fetch {URL_INCEPTION_V3} to {file.absolute()}, or say "
-            "features.download=true or features.path=FILE."
+            "features.inception.download=true or features.inception.path=FILE."
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import flat
@@ -64,7 +65,10 @@ def _texts(path: Path, unread: list[str]) -> dict[str, str]:
     """Dotted option -> value as text; a group's own class under the group's name."""
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
-        options = flat(config) if isinstance(config, Mapping) else {}
+        config = in_todays_words(config) if isinstance(config, Mapping) else {}
+        options = flat(config)
+        if isinstance(config.get("features"), Mapping):
+            options["features"] = ", ".join(map(str, config["features"]))
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}

@@ -259,6 +259,13 @@ def test_a_yaml_begins_with_what_it_is_or_explains_its_options(path):
     assert [words for words in comments if not words.startswith("@package")]
 
 
+@pytest.mark.parametrize("name", choices("features"))
+def test_features_stand_under_their_name(name):
+    assert list(composed(f"features={name}").features) == [name]
+    first, second = ("pixels", name) if name != "pixels" else (name, "digits_cnn")
+    assert list(composed(f"features=[{first},{second}]", "data=cifar10").features) == [first, second]
+
+
 @pytest.mark.parametrize("name", [name for name in choices("metrics") if name != "default"])
 def test_a_metric_stands_under_its_name_with_all_its_options(name):
     (key, node), *others = composed(f"metrics=[{name}]").metrics.items()

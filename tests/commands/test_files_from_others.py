@@ -380,12 +380,16 @@ EVALUATE = {
         config("features", {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
         "the place of a Features",
     ),
+    "a metric as one of the features": (
+        config("features", {"mine": {"_target_": "diffusion_lab.evaluation.metrics.FrechetDistance"}}),
+        "features.mine._target_=diffusion_lab.evaluation.metrics.FrechetDistance is not built",
+    ),
     "features from another folder": (
         config(
             "features",
             {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "folder": "secret", "name": "x"},
         ),
-        "features.folder=secret is a path, which a file may not choose",
+        "features.x.folder=secret is a path, which a file may not choose",
     ),
     "features with a path for a name": (
         config(
@@ -488,12 +492,14 @@ def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path
     """The path is left out, so what is asked for is the published file in its own place; the user may name another."""
     inception = "diffusion_lab.evaluation.inception.InceptionFeatures"
     edit(stranger, "features", {"_target_": inception, "path": "secret/raw.safetensors", "download": True})
-    choice("inception", "features")(stranger)
     code, _, err = lab("evaluate", "model_dir=stranger")
     assert code == 1
     assert "features=inception need the file" in err
     assert "secret" not in err
-    assert "secret/config.yaml is not" in lab("evaluate", "model_dir=stranger", "features.path=secret/config.yaml")[2]
+    assert (
+        "secret/config.yaml is not"
+        in lab("evaluate", "model_dir=stranger", "features.inception.path=secret/config.yaml")[2]
+    )
 
 
 def test_a_score_that_is_not_finite_is_one_sentence(lab, stranger):

@@ -19,7 +19,8 @@ from diffusion_lab.evaluation.metrics import (
 )
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import merged, read_measures
-from tests.evaluation.stand_ins import Broken
+from tests.evaluation.stand_ins import Broken, RawPixels
+from tests.evaluation.test_drawing import Counting
 from tests.evaluation.test_score import scored
 
 
@@ -129,3 +130,38 @@ def test_a_description_from_a_stranger_is_read_or_refused(entry):
     with pytest.raises(ValueError, match=r"measure|name|said of"):
         read_measures([entry])
     assert read_measures([{"name": "a", "label": "a", "colour": "of a newer version"}]) == [Measure("a", "a")]
+
+
+class Sums(RawPixels):
+    name, identity, metric_name, dim = "sums", "1" * 64, "fd_sums", 1
+
+    def check(self, shape):
+        pass
+
+    def forward(self, x):
+        return x.flatten(1).sum(1, keepdim=True)
+
+
+def test_several_features_look_at_one_drawing_and_each_has_its_columns(tmp_path):
+    model = Counting()
+    both = scored(tmp_path, model, features=[RawPixels(), Sums()])
+    assert model.asked == list(range(40)), "drawn once"
+    for part, names in ((RawPixels(), ("precision", "precision")), (Sums(), ("precision_sums", "precision"))):
+        alone = scored(tmp_path, model, features=[part])
+        there, here = names
+        assert both.values[there] == alone.values[here]
+        assert both.values[part.metric_name] == alone.values[part.metric_name]
+        assert both.protocol["features" if there == here else "features_sums"] == alone.protocol["features"]
+    assert model.asked == list(range(40)), "and found by whoever asks for one of them"
+    assert {m.label for m in both.measures} >= {"precision", "precision (sums)", "fd_raw", "fd_sums"}
+    (precision,) = [measure for measure in both.measures if measure.name == "precision_sums"]
+    assert precision.how(both.protocol)["features_sums"] == {"name": "sums", "identity": "1" * 64}
+
+
+def test_features_that_come_later_see_the_samples_that_are_there(tmp_path):
+    first, later = Counting(), Counting()
+    alone = scored(tmp_path, first, features=[RawPixels()], num_samples=200)
+    both = scored(tmp_path, later, features=[RawPixels(), Sums()], num_samples=200)
+    assert later.asked == list(range(200)), "images are not kept"
+    assert both.values["seconds_per_1000_samples"] == alone.values["seconds_per_1000_samples"]
+    assert both.values["fd_raw"] == alone.values["fd_raw"]

@@ -1,0 +1,57 @@
+"""A config that older code saved, in today's words: where an option went, and what was measured before that was a choice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from diffusion_lab.evaluation import metrics
+from diffusion_lab.evaluation.described import BEFORE
+
+_BOUND = "diffusion_lab.evaluation.settings.Bound"
+_OF_BOUND = ("num_images", "batch_size", "max_terms", "num_draws")
+_OF_METRICS = {
+    "kid_subsets": ("kernel_distance", "num_subsets"),
+    "kid_subset_size": ("kernel_distance", "subset_size"),
+    "neighbours": ("precision_recall", "neighbours"),
+}
+# Dotted option -> where it is now.
+MOVED = {
+    **{f"evaluation.{old}": f"metrics.{metric}.{new}" for old, (metric, new) in _OF_METRICS.items()},
+    **{f"evaluation.bound.{name}": f"metrics.bits_per_dim.{name}" for name in _OF_BOUND},
+    **{f"features.{name}": f"features.inception.{name}" for name in ("path", "download", "sha256")},
+}
+
+
+def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain containers as they stand in a file; what is not older, or is not as it was, stays as it is."""
+    config = dict(config)
+    features, evaluation = config.get("features"), config.get("evaluation")
+    if isinstance(features, Mapping) and "_target_" in features:
+        config["features"] = {_name(features): features}
+    if isinstance(evaluation, Mapping) and "metrics" not in config:
+        config["evaluation"], config["metrics"] = _parted(evaluation)
+    return config
+
+
+def _name(features: Mapping[str, Any]) -> str:
+    """What a choice of features is called in conf/features."""
+    kind = str(features["_target_"]).rpartition(".")[2]
+    known = {"Pixels": "pixels", "InceptionFeatures": "inception"}.get(kind, features.get("name"))
+    return known if isinstance(known, str) and re.fullmatch(r"[A-Za-z]\w*", known) else "mine"
+
+
+def _parted(evaluation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is left to `evaluation`, and the metrics with the options that stood there."""
+    measured = {name: {"_target_": f"{metrics.__name__}.{type(m).__name__}", **asdict(m)} for name, m in BEFORE.items()}
+    left = dict(evaluation)
+    for old, (metric, new) in _OF_METRICS.items():
+        if old in left:
+            measured[metric][new] = left.pop(old)
+    bound = left.get("bound")
+    if isinstance(bound, Mapping) and bound.get("_target_") == _BOUND and bound.keys() <= {"_target_", *_OF_BOUND}:
+        measured["bits_per_dim"] |= {name: value for name, value in bound.items() if name != "_target_"}
+        del left["bound"]
+    return left, measured

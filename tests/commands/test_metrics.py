@@ -1,0 +1,72 @@
+"""Metrics and features as a user chooses them and adds their own, from training to the table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import STRIDED, TINY
+
+MINE = """\
+from diffusion_lab.evaluation.metrics import HIGH, FeatureMetric
+
+
+class Brightness(FeatureMetric):
+    def __init__(self, times: float = 1.0):
+        self.times = times
+
+    def of(self, naming):
+        yield naming.measure("brightness", better=HIGH, meaning="how bright the samples are")
+
+    def look(self, view, scores):
+        scores.record(view.naming("brightness"), self.times * (1 + float(view.drawn.vectors().mean())))
+"""
+OWN = ["+metrics.mine._target_=mine.Brightness", "+metrics.mine.times=2.0"]
+
+
+def only_metrics(lab) -> dict:
+    (path,) = lab.folder.glob("outputs/runs/*/metrics.json")
+    return json.loads(path.read_text())
+
+
+def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab):
+    (lab.folder / "mine.py").write_text(MINE)
+    options = ["features=[pixels,digits_cnn]", "metrics=[frechet_distance]", *OWN]
+    code, out, err = lab("train", "-m", *TINY[:-2], *STRIDED, *options, "seed=1,2", "hydra.sweeper.name=x")
+    assert code == 0, err
+    score = json.loads(next(lab.folder.glob("outputs/runs/*/metrics.json")).read_text())
+    assert [measure["name"] for measure in score["measures"]] == [
+        *("fd_pixels", "fd_pixels_floor", "fd_digits_cnn", "fd_digits_cnn_floor"),
+        *("brightness", "brightness_digits_cnn"),
+    ]
+    assert "brightness (digits_cnn) ↑" in " ".join(out.split()), "in the table of the sweep"
+    (table,) = lab.folder.glob("outputs/sweeps/x/report/*.md")
+    assert "brightness" in table.read_text()
+
+    code, out, err = lab("evaluate", "features=pixels")
+    assert code == 0, err
+    assert "how bright the samples are" in out, "the model's own choice of metrics"
+    assert "digits_cnn" not in out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["metrics=[]"], "metrics: a score needs at least one"),
+        (["+metrics.mine._target_=torch.nn.Identity"], "metrics.mine: its _target_ must name a class of"),
+        (["+features.mine=3"], "features.mine: each of features has a name"),
+        (["+features.mine._target_=diffusion_lab.evaluation.features.Pixels"], "call a number fd_pixels"),
+        (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images must be at least 1, got 0"),
+        (["features.path=x"], "there is no option 'features.path' any more: it is features.inception.path"),
+        (["evaluation.bound.num_images=2"], "any more: it is metrics.bits_per_dim.num_images"),
+        (["evaluation.neighbours=2"], "any more: it is metrics.precision_recall.neighbours"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_measured_is_one_sentence_before_training(lab, options, said):
+    code, _, err = lab("train", *TINY, *STRIDED, *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (lab.folder / "outputs").exists()
