@@ -128,8 +128,9 @@ def scoring_code(code: Code, config: Mapping[str, Any]) -> str:
 
 
 def drawing_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code that draws the samples of a score."""
-    return code.digest((*DRAWING_ROOTS, *named_in(config)), _SCORING)
+    """Digest of the code that draws the samples of a score. What is measured of them decides none."""
+    named = named_in([part for group, part in config.items() if group != "metrics"])
+    return code.digest((*DRAWING_ROOTS, *named), _SCORING)
 
 
 def named_in(config: Any) -> Iterator[str]:

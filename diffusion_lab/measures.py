@@ -58,7 +58,8 @@ class Measure:
             isinstance(self.name, str) and re.fullmatch(r"\w+", self.name)
         ):  # becomes that of a column and of a figure
             raise ValueError(f"{self.name!r} is not the name of a value")
-        texts = (self.name, self.label, self.unit, self.meaning, self.detail, self.floor_of or "", *self.agrees)
+        floor = () if self.floor_of is None else (self.floor_of,)
+        texts = (self.name, self.label, self.unit, self.meaning, self.detail, *floor, *self.agrees)
         switches = (self.logs, self.column, self.brief, self.headline)
         right = (
             all(isinstance(text, str) and len(text) <= _LONGEST and text.isprintable() for text in texts)

@@ -140,9 +140,9 @@ def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[
     """What decides a model's samples, and how one of the features sees them, beside its weights and its sampler: how it was built,
     and the code that draws and looks.
 
-    unread: groups of `cfg` that decide none of its samples, besides the metrics. features: the name of these features.
+    unread: groups of `cfg` that decide none of its samples. features: the name of these features.
     """
-    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in ("metrics", *unread)}
+    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in unread}
     parts["features"] = parts["features"][features]
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 
