@@ -62,6 +62,16 @@ def config(key: str, value: object):
     return lambda folder: edit(folder, key, value)
 
 
+def measured(metrics: object):
+    """As today's folders say what is measured, instead of older ones."""
+
+    def write(folder: Path) -> None:
+        edit(folder, "evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation"})
+        edit(folder, "metrics", metrics)
+
+    return write
+
+
 def target(name: str, **arguments: object):
     return config("sampler", {"_target_": name, **arguments})
 
@@ -403,16 +413,16 @@ EVALUATE = {
         "nothing is built in this place",
     ),
     "a metric that is none of ours": (
-        config("metrics", {"mine": {"_target_": "torchmetrics.MeanMetric"}}),
+        measured({"mine": {"_target_": "torchmetrics.MeanMetric"}}),
         "metrics.mine._target_=torchmetrics.MeanMetric is not built, because this is the place of a Metric",
     ),
     "features in the place of a metric": (
-        config("metrics", {"mine": {"_target_": "diffusion_lab.evaluation.features.Pixels"}}),
+        measured({"mine": {"_target_": "diffusion_lab.evaluation.features.Pixels"}}),
         "the place of a Metric",
     ),
-    "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
+    "a metric without a class": (measured({"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "likelihoods without end": (
-        config("metrics.bits_per_dim.num_images", 10**12),
+        config("evaluation.bound.num_images", 10**12),
         "num_images=1000000000000 is too large",
     ),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
