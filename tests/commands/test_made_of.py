@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import diffusion_lab
 from diffusion_lab.commands import build
 from diffusion_lab.definitions import Code, Node, _Walk
+from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
 
 from ..models.test_families import FAMILIES
@@ -117,14 +118,15 @@ def test_the_users_own_code_counts(lab, monkeypatch, file, old, new, retrains):
 
 
 def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
-    cfg = OmegaConf.load(TRAINED / "diffusion_conditional" / "config.yaml")
+    saved = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional" / "config.yaml"))
+    cfg = OmegaConf.create(in_todays_words(saved))
 
     def names(classifier):
         cfg.guidance = {
             "_target_": "diffusion_lab.commands.classifier.classifier_guidance",
             "classifier": str(classifier),
         }
-        return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"})
+        return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")
 
     before = names(TRAINED / "noisy_classifier")
     moved = Path(shutil.copytree(TRAINED / "noisy_classifier", tmp_path / "elsewhere"))
