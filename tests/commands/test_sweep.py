@@ -28,7 +28,7 @@ def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_n
         "6 cells in 8 combinations, of which equal ones are one: 6 to score, 0 scored already",
     ]
     assert sum(line.startswith("model 1 of 1") for line in lines) == 1
-    assert sum(line.startswith("cell ") and "fd_pixels" in line and "bits_per_dim" in line for line in lines) == 6
+    assert sum(line.startswith("cell ") and "fd_pixels" in line and "bits/dim" in line for line in lines) == 6
     assert "training images" not in out  # the jobs' own output lies in their logs
     assert "its floor" not in out
     assert lines[-1].startswith("report ")
