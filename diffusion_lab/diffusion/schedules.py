@@ -88,7 +88,7 @@ class CleanEnd:
     """
 
     num_levels: int | None
-    ratio: Number = 4.0
+    ratio: Number = 2.0
     continuous: Number = math.inf
 
     def __post_init__(self) -> None:

@@ -169,14 +169,14 @@ def test_edm_keeps_the_signal_and_its_noise_levels_are_the_papers():
     assert (process.signal(torch.arange(0, 19)) == 1).all()
 
 
-@pytest.mark.parametrize(("num_levels", "log_snr"), [(17, 6.93), (256, 12.47)])
+@pytest.mark.parametrize(("num_levels", "log_snr"), [(17, 5.545), (256, 11.083)])
 def test_the_clean_end_of_data_with_levels_has_a_noise_of_a_share_of_a_level(num_levels, log_snr):
-    """σ_1/α_1 = bin/4, whatever the number of steps."""
+    """σ_1/α_1 = bin/2, whatever the number of steps."""
     assert float(CleanEnd(num_levels)) == pytest.approx(log_snr, abs=5e-3)
     for schedule in (CosineSchedule, LinearSchedule, SigmoidSchedule, LogSNRSchedule, RectifiedSchedule):
         process = GaussianDiffusion(schedule(100, log_snr_max=CleanEnd(num_levels)))
         signal, noise = process.pair(torch.tensor([1]))
-        assert float(noise / signal) == pytest.approx(2 / (num_levels - 1) / 4, rel=1e-5)
+        assert float(noise / signal) == pytest.approx(2 / (num_levels - 1) / 2, rel=1e-5)
 
 
 def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
