@@ -9,7 +9,7 @@ MISTAKES = {
     "misspelt group": (["shedule=linear"], ["shedule", "did you mean schedule?"]),
     "misspelt choice": (
         ["schedule=cosin"],
-        ["schedule=cosin", "cosine, edm, linear", "did you mean cosine?"],
+        ["schedule=cosin", "cosine, edm, learned, linear", "did you mean cosine?"],
     ),
     "unreadable override": (["schedule"], ["schedule", "option=value"]),
     "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
@@ -67,7 +67,7 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, linear, log_snr, rectified, "
+        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, learned, linear, log_snr, rectified, "
         "sigmoid; did you mean cosine?\n"
     )
     done = process("trian")
