@@ -67,8 +67,8 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, learned, linear, log_snr, rectified, "
-        "sigmoid; did you mean cosine?\n"
+        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, learned, linear, log_snr, "
+        "rectified, sigmoid; did you mean cosine?\n"
     )
     done = process("trian")
     assert done.returncode == 2
