@@ -127,6 +127,7 @@ def test_the_metadata_say_for_whom_it_is(built):
     assert metadata["License-Expression"] == "MIT"
 
 
+@pytest.mark.thorough
 def test_an_installed_lab_trains_and_scores_with_a_users_own_schedule(installed, tmp_path):
     """From a folder that holds nothing but the user's module and yaml."""
     (tmp_path / "my_schedules.py").write_text(SCHEDULE)

@@ -135,12 +135,22 @@ def _imported_from(copy: Path, modules: Mapping[str, Module]) -> Iterator[None]:
     finally:
         for name, path in packages.items():
             sys.modules[name].__path__ = path
+        _import_from_live(copy)
         sys.path.remove(str(copy))
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _import_from_live(copy: Path) -> None:
+    """Packages that were imported from the copy look beside their parents again: the copy may be removed."""
+    for name, module in sorted(sys.modules.items()):
+        parent, _, last = name.rpartition(".")
+        path = getattr(module, "__path__", None)
+        if parent in sys.modules and isinstance(path, list) and path and Path(path[0]).is_relative_to(copy):
+            module.__path__ = [str(Path(sys.modules[parent].__path__[0]) / last)]
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def test_a_killed_sweep_goes_on(tmp_path, sweep, undisturbed, moment):
     assert scored_cells(tmp_path) == undisturbed
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("submitit")
 def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_table(tmp_path, sweep, undisturbed):
     """Of each model one of the cells, because every job is a process that starts from nothing."""

@@ -64,7 +64,7 @@ def test_the_clothes_trained_on_are_the_clothes_installed(fashion: FashionMNIST)
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path, random_inception) -> None:
     weights = random_inception._asdict() if path.stem == "inception" else {}
-    features = instantiate(OmegaConf.load(path), **weights)
+    features = instantiate(OmegaConf.load(path)[path.stem], **weights)
     assert isinstance(features, Features)
     assert features.name == path.stem
     assert features.metric_name == f"fd_{path.stem}"  # random weights make no FID

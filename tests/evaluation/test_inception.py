@@ -89,6 +89,7 @@ def each_image_once(monkeypatch):
     monkeypatch.setattr(FeatureExtractorInceptionV3, "forward", looked_up)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("each_image_once")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_path, monkeypatch):
