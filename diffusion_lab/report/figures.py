@@ -103,7 +103,9 @@ def _draw(axes: Axes, panel: Panel, plot: Plot) -> None:
 
 def _set(axes: Axes, which: str, scale: Scale) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axes.set(**{f"{which}scale": "log" if scale.log else "linear", f"{which}lim": (scale.low, scale.high)})
+    # The limits first, or a log scale would look for its own where all points have one value.
+    axes.set(**{f"{which}lim": (scale.low, scale.high)})
+    axes.set(**{f"{which}scale": "log" if scale.log else "linear"})
     if scale.ticks:
         axis.set_ticks(*zip(*scale.ticks, strict=True))
         axis.set_minor_locator(NullLocator())
