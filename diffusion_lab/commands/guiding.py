@@ -1,4 +1,4 @@
-"""What a model that guides another is to a score: not where its folder lies, but what lies there. Builds nothing of it."""
+"""Identifies a guiding model by its content, not by its folder, so that a moved folder is the same score. Builds nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GROUPS = ("model", "network", "schedule", "prediction")
 
 
 def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a guidance, each folder in them replaced by what decides the guidance by the model that lies there."""
+    """The options of a guidance, with each model folder replaced by what identifies the model in it."""
     found = dict(guidance)
     for option in _FOLDERS:
         if guidance.get(option) is not None:
@@ -37,7 +37,7 @@ def own_moment(guidance: Mapping[str, Any]) -> float | None:
 
 
 def _identity(folder: str, moment: float | None) -> dict[str, Any]:
-    """Its training, its weights (of a moment; None: the last), what it is made of. RunError if it is no finished model."""
+    """Its fingerprint, its weights' digest (of a moment; None: the last) and its classes. RunError if it is not finished."""
     from diffusion_lab.callbacks.ema import suited_weights
 
     directory = ModelDirectory(Path(folder))

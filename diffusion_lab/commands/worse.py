@@ -55,7 +55,7 @@ class TrainedWorse(Worse):
 
 
 class TrainedAutoguidance(Autoguidance):
-    """Autoguidance whose worse model is named by `moment` and `model`, as in `TrainedWorse`; neither: the usual moment."""
+    """Autoguidance by the worse model that `moment` and `model` name, as in `TrainedWorse`; by default an earlier moment."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ def inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_int
     if log_snr_interval is not None:
         place, (lo, hi) = process.log_snr(t), log_snr_interval
     elif interval is not None:
-        place, (lo, hi) = process.shown(t) + 1, interval
+        place, (lo, hi) = process.time(t), interval
     else:
         return torch.ones_like(t, dtype=torch.bool)
     return (place >= lo) & (place <= hi)

@@ -30,6 +30,7 @@ Value = PerSample | float
 class Row(NamedTuple):
     """What is known about the step t of a chain and the step s before it: a row of its table."""
 
+    time: Value  # on the clock of the schedule
     shown: Value  # what the network sees
     signal: Value  # α_t
     noise: Value  # σ_t
@@ -195,6 +196,10 @@ class GaussianDiffusion:
         shown = self._row(t).shown
         return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
 
+    def time(self, t: Times) -> PerSample:
+        """t on the clock of the original chain, which a respaced chain keeps."""
+        return t if t.is_floating_point() else self._row(t).time
+
     def times_at(self, log_snr: Float64[Tensor, " K"]) -> Int64[Tensor, " K"] | Float64[Tensor, " K"]:
         """The times between this chain's ends with these log SNRs; where t is whole, the steps that come nearest."""
         if self.schedule.takes_real_t:
@@ -225,7 +230,8 @@ class GaussianDiffusion:
         first = beta_tilde[2] if self.num_timesteps > 1 else beta[1]
         log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()
         shown = _after(-1, self.schedule.shown(self._times.double()))
-        return Row(shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
+        time = _after(0, self._times.double())
+        return Row(time, shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
     def at(self, t: Times) -> "GaussianDiffusion":
         """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table."""

@@ -12,6 +12,7 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
 )
+from diffusion_lab.diffusion.intervals import inside
 
 from .oracles import ExactNetwork, GaussianData, SigmaPoints
 
@@ -155,6 +156,14 @@ def test_the_network_sees_log_snr_so_that_a_moved_path_is_no_other_task():
         torch.testing.assert_close(process.shown(t).detach(), before.time_at(log_snr).detach() - 1)
     whole = torch.tensor([1, 50, 100])
     torch.testing.assert_close(process.shown(whole), process.shown(whole.double()).detach())
+
+
+def test_an_interval_of_a_guidance_still_counts_t():
+    process = GaussianDiffusion(learned(**MOVED))
+    for t in (torch.arange(1, 101), torch.arange(1, 101).double()):
+        assert torch.equal(inside(process, t, [10, 30], None), (t >= 10) & (t <= 30))
+    chain = process.respace(torch.tensor([1, 10, 30, 100]))
+    assert inside(chain, torch.arange(1, 5), [10, 30], None).tolist() == [False, True, True, False]
 
 
 class Seen:
