@@ -24,6 +24,7 @@ ORDER = [
     "lock",
     "devices",
     "status",
+    "runs",
     "diffusion",
     "baselines",
     "networks",
@@ -32,7 +33,7 @@ ORDER = [
     "models",
     "callbacks",
 ]
-ORDER += ["evaluation", "runs", "sweeps", "report", "commands"]
+ORDER += ["evaluation", "sweeps", "report", "commands"]
 THEORY = [
     "shapes",
     "gaussian",
@@ -130,11 +131,61 @@ def test_running_and_showing_need_no_torch_and_nothing_of_each_other(path):
 
 
 @pytest.mark.parametrize(
-    "path", [PACKAGE / f"{name}.py" for name in ("runs", "source", "definitions", "fingerprints")], ids=lambda p: p.name
+    "path",
+    [*(PACKAGE / "runs").glob("*.py"), *(PACKAGE / f"{name}.py" for name in ("source", "definitions", "fingerprints"))],
+    ids=lambda p: p.name,
 )
 def test_the_layout_of_outputs_needs_no_torch(path):
     outside = {m.split(".")[0] for m in imported(path)}
     assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab"}
+
+
+# What lies in outputs/: names of files, wherever they stand; names of folders, where a path is made of them.
+LAYOUT_FILES = {
+    "config.yaml",
+    "choices.json",
+    "training.json",
+    "metrics.csv",
+    "accuracy.json",
+    "wandb_id",
+    "sweep.json",
+}
+LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
+LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
+SHIPPED = PACKAGE / "evaluation" / "classifiers.py"  # weights that lie in the package
+
+
+def layout_in(path: Path) -> list[str]:
+    """What a file says of the layout of outputs/."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value.rpartition("/")[2]
+            if name in LAYOUT_FILES or re.search(r"[\w*}]?\.(safetensors|ckpt)$", node.value):
+                found.append(node.value)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            found += {node.right.value} & LAYOUT_FOLDERS
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in (*FILES, *sorted((ROOT / "hydra_plugins").rglob("*.py")))
+        if path != SHIPPED and path.parent != PACKAGE / "runs"
+    ],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_only_runs_knows_the_layout_of_outputs(path):
+    assert layout_in(path) == []
+
+
+def test_the_checker_sees_the_layout(tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text('a = x / "models"\nb = x.glob("*/metrics.json")\nc = f"{name}.safetensors"\nd = "the models"\n')
+    assert len(layout_in(file)) == 3
+    assert {*layout_in(PACKAGE / "runs" / "models.py")} > {"config.yaml", "resume.ckpt", "samples"}
 
 
 def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):

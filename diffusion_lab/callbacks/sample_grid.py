@@ -15,6 +15,7 @@ from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.pictures import picture, png
+from diffusion_lab.runs.models import grid_file
 
 
 class SampleGrid(Callback):
@@ -33,7 +34,7 @@ class SampleGrid(Callback):
         self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        path = self.folder / f"step_{step:07d}.png"
+        path = grid_file(self.folder, step)
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
         if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffusion_lab.callbacks.interruption import Interruption
 from diffusion_lab.files import whole_file
+from diffusion_lab.runs.models import previous_of
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -96,11 +97,6 @@ class Saving(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._ended = checkpoint.get("ended", False)
-
-
-def previous_of(path: Path) -> Path:
-    """resume.ckpt -> resume.previous.ckpt."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:

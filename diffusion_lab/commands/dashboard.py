@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.runs import runs_in, scored_runs
 
 _PATIENCE_SECONDS = 30
 
@@ -28,8 +29,8 @@ def run(cfg: DictConfig) -> None:
     from diffusion_lab.report.dashboard import found, workspace
     from diffusion_lab.report.model_plots import losses_of
 
-    folder = Path(cfg.outputs) / "runs"
-    gathered = read_runs(sorted(path.parent for path in folder.glob("*/metrics.json")), "dashboard")
+    folder = runs_in(Path(cfg.outputs))
+    gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
         raise MistakeError(f"there is no score in {folder} that says what to show; train with logger=wandb first")
     losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())

@@ -28,7 +28,7 @@ from diffusion_lab.commands.report import show
 from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.report.make import make_report
-from diffusion_lab.runs import RunError, SweepDirectory, sweep_directory
+from diffusion_lab.runs import RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import forget_failures, run_all
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
@@ -136,12 +136,12 @@ class _Launches:
 
 @dataclass(frozen=True)
 class _Logged:
-    """The task, its output in log.txt of the job's folder: many jobs on one terminal would be noise."""
+    """The task, its output in the log of its folder: many jobs on one terminal would be noise."""
 
     task: TaskFunction
 
     def __call__(self, cfg: DictConfig) -> Any:
-        log = Path(HydraConfig.get().runtime.output_dir) / "log.txt"
+        log = job_log(Path(HydraConfig.get().runtime.output_dir))
         with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 return self.task(cfg)

@@ -7,7 +7,6 @@ and the features themselves, float32, of a subset (kernel distance, precision an
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.sampling import quantise
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.runs import CacheDirectory
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -125,8 +125,8 @@ class Reference:
         }
         text = json.dumps(key, sort_keys=True)
         subset = "all" if num_images is None else str(num_images)
-        name = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
-        path = self.cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+        about = f"{self.data.name}-{self.features.name}-{kind}-{split}-{subset}"
+        path = CacheDirectory(self.cache).reference(about, text)
         found = read_tensors(path, text)
         if found is not None:
             return found[0]

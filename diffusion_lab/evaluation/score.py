@@ -25,6 +25,7 @@ from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.subject import Subject, View
 from diffusion_lab.measures import Measure
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.runs import CacheDirectory
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _draw(
     }
     features = [reference.features for reference in references]
     stores = [
-        SampleStore(cache_dir / "samples", {**decisive, "model": identity, "features": part.identity})
+        SampleStore(CacheDirectory(cache_dir).samples, {**decisive, "model": identity, "features": part.identity})
         for identity, part in zip(identities, features, strict=True)
     ]
     return draw_once(model, features, stream, settings.resolve_num_samples(data.num_test), stores, progress, anew)

@@ -7,7 +7,6 @@ the shards out, and cells that sample alike draw once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.cost import Lap
+from diffusion_lab.runs.cache import shard_file, shard_files, stream
 
 SHARD_IMAGES = 128  # about as many as may be lost
 RECIPE = 1  # raise it when the same key would give other numbers
@@ -56,10 +56,10 @@ class SampleStore:
 
     def __init__(self, folder: Path, decisive: Mapping[str, Any]) -> None:
         self.key = json.dumps({**decisive, "recipe": RECIPE}, sort_keys=True)
-        self.folder = folder / hashlib.sha256(self.key.encode()).hexdigest()[:16]
+        self.folder = stream(folder, self.key)
 
     def path(self, indices: range) -> Path:
-        return self.folder / f"{indices.start:08d}.safetensors"
+        return shard_file(self.folder, indices.start)
 
     def read(self, indices: range) -> Shard | None:
         """None if it is missing, damaged, or holds fewer samples, as the last shard of a smaller number does."""
@@ -78,5 +78,5 @@ class SampleStore:
 
     def clear(self) -> None:
         """Everything is to be drawn anew."""
-        for path in self.folder.glob("*.safetensors"):
+        for path in shard_files(self.folder):
             path.unlink(missing_ok=True)

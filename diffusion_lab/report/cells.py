@@ -15,7 +15,7 @@ from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
 from diffusion_lab.measures import Measure
 from diffusion_lab.report.choices import read_choices
-from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory
+from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, read_status
 
 MISSING = "missing"
@@ -68,8 +68,8 @@ def read_sweep(sweep: SweepDirectory) -> Gathered:
     cells = [
         _cell(
             {axis: entry["choices"].get(axis) for axis in content["axes"]},
-            RunDirectory(sweep.outputs / "runs" / entry["run"]),
-            ModelDirectory(sweep.outputs / "models" / entry["model"]),
+            run_directory(sweep.outputs, entry["run"]),
+            named_model(sweep.outputs, entry["model"]),
         )
         for entry in content["cells"]
     ]
@@ -96,8 +96,8 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
     axes, choices, unread = read_choices([run.config for run, _ in runs])
     cells = []
     for (run, metrics), chosen in zip(runs, choices, strict=True):
-        model = run.path.parent.parent / "models" / str(metrics[1].get("model_directory", ""))
-        cells.append(Cell(chosen, run, ModelDirectory(model), DONE, "", *metrics))
+        model = named_model(run.outputs, str(metrics[1].get("model_directory", "")))
+        cells.append(Cell(chosen, run, model, DONE, "", *metrics))
     return Gathered(name, axes, cells, skipped=[*skipped, *unread])
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.runs import ModelDirectory, SweepDirectory, run_directory
+from diffusion_lab.runs import ModelDirectory, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
 from diffusion_lab.sweeps.plan import MODEL, Job, PlannedCell, plan
 
@@ -44,7 +44,7 @@ def standings(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyT
         PlannedCell(
             cell["choices"],
             tuple(cell["overrides"]),
-            ModelDirectory(sweep.outputs / "models" / cell["model"]),
+            named_model(sweep.outputs, cell["model"]),
             run_directory(sweep.outputs, cell["run"]),
         )
         for cell in sweep.read_sweep()["cells"]

@@ -1,0 +1,42 @@
+"""What lies in outputs/. The only package that knows; imports no torch.
+
+    outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
+    outputs/runs/<id>/                             one scored cell     (RunDirectory)
+    outputs/sweeps/<name>/                         many of them        (SweepDirectory)
+    outputs/cache/                                 reference statistics; samples/: samples of scores   (CacheDirectory)
+
+The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.
+Nothing here makes a folder until something is written into it.
+"""
+
+from diffusion_lab.foreign import RunError, read_json
+from diffusion_lab.runs.cache import CacheDirectory
+from diffusion_lab.runs.directory import Directory, write_json
+from diffusion_lab.runs.models import ModelDirectory
+from diffusion_lab.runs.places import (
+    FINGERPRINT_LENGTH,
+    cache_directory,
+    model_directory,
+    named_model,
+    named_sweep,
+    newest_model,
+    newest_sweep,
+    run_directory,
+    runs_in,
+    scored_runs,
+    sweep_directory,
+)
+from diffusion_lab.runs.scores import RunDirectory
+from diffusion_lab.runs.sweeps import SweepDirectory, job_log
+
+__all__ = [
+    "FINGERPRINT_LENGTH",
+    "CacheDirectory",
+    "Directory",
+    "RunError",
+    "named_sweep",
+    "newest_model",
+    "newest_sweep",
+]
+__all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
+__all__ += ["cache_directory", "job_log", "named_model", "read_json", "runs_in", "scored_runs", "write_json"]

@@ -1,0 +1,196 @@
+"""One trained model: outputs/models/<data>-<model>-<fingerprint>/."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_training
+from diffusion_lab.files import check_guards, remove_staged
+from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
+from diffusion_lab.runs.directory import Directory, right, write_json
+
+_CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
+_RETRAINING = "retraining"
+_GRID = re.compile(r"step_\d+\.png")
+
+
+def previous_of(checkpoint: Path) -> Path:
+    """resume.ckpt -> resume.previous.ckpt."""
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
+def grid_file(folder: Path, step: int) -> Path:
+    """The grid of a step in the folder of grids."""
+    return folder / f"step_{step:07d}.png"
+
+
+class ModelDirectory(Directory):
+    """One trained model. `training` is written last: where it lies, training has finished.
+
+    A model is trained anew in its folder `retraining`, beside the old one. As soon as that training has finished, each file
+    there counts in place of the one here; `put_in_place` moves them, one by one. So at whatever moment a process was killed,
+    a reader finds the old model whole or the new one.
+    """
+
+    @property
+    def retraining(self) -> ModelDirectory:
+        """Where this model is trained anew."""
+        return _Retraining(self.path / _RETRAINING)
+
+    @property
+    def config(self) -> Path:
+        """The resolved config it was trained with."""
+        return self._newest(_CONFIG)
+
+    @property
+    def choices(self) -> Path:
+        """Which option of each group that config was composed from."""
+        return self._newest(_CHOICES)
+
+    @property
+    def resume(self) -> Path:
+        """What training goes on from."""
+        return self.path / "resume.ckpt"
+
+    @property
+    def previous_resume(self) -> Path:
+        """The checkpoint before `resume`."""
+        return previous_of(self.resume)
+
+    @property
+    def training(self) -> Path:
+        """Steps, seconds and images of the finished training."""
+        return self._newest(_TRAINING)
+
+    @property
+    def result(self) -> Path:
+        """Where `training` lies in the end: it changes when a training anew has been put in place."""
+        return self.path / _TRAINING
+
+    @property
+    def accuracy(self) -> Path:
+        """Of a classifier of noisy images, by t: what it has instead of a score."""
+        return self.path / "accuracy.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """Losses and rates while training."""
+        return self._newest(_CSV)
+
+    @property
+    def samples(self) -> Path:
+        """Folder of the grids drawn while training."""
+        return self.path / "samples"
+
+    def weights(self, name: str) -> Path:
+        """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
+        return self._newest(f"{name}.safetensors")
+
+    @property
+    def weight_names(self) -> list[str]:
+        """Names of the weights that lie here, sorted."""
+        folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
+        files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
+        return sorted({file.stem for file in files if is_weights(file.stem)})
+
+    def weight_files(self, moments: Collection[str] = ()) -> dict[str, Path]:
+        """File of each of the weights, of earlier moments only `moments`. RunError without the raw ones, which every model has."""
+        names = [name for name in self.weight_names if name in moments or not is_snapshot(name)]
+        if "raw" not in names:
+            raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
+        return {name: inside(self.path, self.weights(name)) for name in names}
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """The weights of earlier moments of the training in this very folder."""
+        return [file for file in self.path.glob("*.safetensors") if is_snapshot(file.stem)]
+
+    @property
+    def grids(self) -> list[Path]:
+        """The grids that were drawn while training in this very folder."""
+        return [file for file in self.samples.glob("step_*.png") if _GRID.fullmatch(file.name)]
+
+    @property
+    def finished(self) -> bool:
+        return self.training.is_file()
+
+    def finish(self, steps: int, seconds: float, images: int, **more: Any) -> None:
+        """Mark the training as finished; everything else must have been written."""
+        write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
+
+    def put_in_place(self) -> None:
+        """Move a training anew that has finished to where the old one lies. It may be called again after it was killed.
+
+        Only for who holds the folder. Only our own files of the old training are removed.
+        """
+        new = self.retraining
+        remove_staged(new.path)
+        if not self._is_replaced:
+            return
+        first, last = new.path / _CHOICES, new.path / _TRAINING
+        if first.exists():  # nothing has been moved yet: what the new training lacks must go before
+            old = (self.resume, self.previous_resume, self.path / _CSV, self.tracked_as, self.accuracy)
+            for file in (*old, *self.snapshots, *self.grids):
+                file.unlink(missing_ok=True)
+        new._mark.touch()
+        files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
+        for file in [*({first} & {*files}), *(f for f in files if f not in (first, last, new._mark)), last]:
+            target = self.path / file.relative_to(new.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            check_guards(target)
+            os.replace(file, target)
+
+    @property
+    def retrained(self) -> bool:
+        """Whether a training anew is in place, and the command that asked for it has more to do."""
+        return self.retraining._mark.is_file()
+
+    @property
+    def is_retraining(self) -> bool:
+        """Whether a training anew has begun and has not finished; somebody may be at it or not."""
+        return (self.retraining.path / _CONFIG).is_file() and not self._is_replaced
+
+    def end_retraining(self) -> None:
+        """The command that asked for a training anew has done all it had to; the next one that asks begins another."""
+        folder = self.retraining.path
+        self.retraining._mark.unlink(missing_ok=True)
+        for empty in sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True):
+            with suppress(OSError):  # it is not: another command has begun another training
+                empty.rmdir()
+
+    @property
+    def _mark(self) -> Path:
+        return self.path / "in_place"
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether files of the training anew count."""
+        return (self.path / _RETRAINING / _TRAINING).is_file()
+
+    def _newest(self, name: str) -> Path:
+        new = self.path / _RETRAINING / name
+        return new if self._is_replaced and new.exists() else self.path / name
+
+    def read_training(self) -> dict[str, Any]:
+        """What `finish` wrote; RunError if training has not finished."""
+        if not self.finished:
+            raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
+        path = inside(self.path, self.training)
+        return right(path, read_printable_json(path), wrong_in_training, "a training")
+
+    def read_choices(self) -> dict[str, str | None]:
+        """Which option of each group it was trained with. RunError if the file holds anything but names."""
+        return right(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")
+
+
+class _Retraining(ModelDirectory):
+    """The folder in a model's own in which it is trained anew."""
+
+    @property
+    def home(self) -> Path:
+        return self.path.parent

@@ -1,0 +1,89 @@
+"""Where things lie in outputs/, and what lies there. Nothing here makes a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusion_lab.foreign import RunError
+from diffusion_lab.runs.models import ModelDirectory
+from diffusion_lab.runs.scores import RunDirectory
+from diffusion_lab.runs.sweeps import SweepDirectory
+
+FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
+_MODELS, _RUNS, _SWEEPS = "models", "runs", "sweeps"
+
+
+def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
+    """Where the model with this fingerprint lies or will lie."""
+    return ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
+
+
+def named_model(outputs: Path, name: str) -> ModelDirectory:
+    """The model whose folder is called so."""
+    return ModelDirectory(outputs / _MODELS / name)
+
+
+def run_directory(outputs: Path, run_id: str) -> RunDirectory:
+    return RunDirectory(outputs / _RUNS / run_id)
+
+
+def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
+    return SweepDirectory(outputs / _SWEEPS / name)
+
+
+def models_in(outputs: Path) -> list[ModelDirectory]:
+    """Every folder that models lie in, finished or not, by name."""
+    return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
+
+
+def runs_in(outputs: Path) -> Path:
+    """The folder of all scored cells."""
+    return outputs / _RUNS
+
+
+def scored_runs(folder: Path) -> list[RunDirectory]:
+    """The cells in a folder of them that have their score, by name."""
+    return [run for run in map(RunDirectory, _folders(folder)) if run.metrics.is_file()]
+
+
+def sweeps_in(outputs: Path) -> list[SweepDirectory]:
+    """Every sweep, by name."""
+    return [sweep for sweep in map(SweepDirectory, _folders(outputs / _SWEEPS)) if sweep.sweep.is_file()]
+
+
+def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
+    """The sweep in the folder `named`, or of that name under outputs/sweeps; None: the newest. RunError if there is none."""
+    if named is None:
+        return newest_sweep(outputs)
+    for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
+        if sweep.sweep.is_file():
+            return sweep
+    known = [sweep.path.name for sweep in sweeps_in(outputs)]
+    there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
+    raise RunError(f"sweep={named}: there is no such sweep; {there}")
+
+
+def newest_sweep(outputs: Path) -> SweepDirectory:
+    """The sweep that was started last. RunError if there is none."""
+    sweeps = sweeps_in(outputs)
+    if not sweeps:
+        raise RunError(f"there is no sweep in {outputs / _SWEEPS}; `diffusion-lab train -m …` makes one")
+    return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
+
+
+def cache_directory(outputs: Path) -> Path:
+    return outputs / "cache"
+
+
+def newest_model(outputs: Path) -> ModelDirectory:
+    """The model whose training finished last. RunError if none has."""
+    models = models_in(outputs)
+    finished = [model for model in models if model.finished]
+    if not finished:
+        others = f" ({len(models)} unfinished)" if models else ""
+        raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; `diffusion-lab train` makes one")
+    return max(finished, key=lambda model: model.training.stat().st_mtime_ns)
+
+
+def _folders(above: Path) -> list[Path]:
+    return sorted(path for path in above.glob("*") if path.is_dir())
