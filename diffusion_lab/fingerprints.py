@@ -47,8 +47,8 @@ _THEORY = ("diffusion", "baselines", "networks", "data", "models")
 _TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
 _SCORING = View(frozenset((*_THEORY, "evaluation")))
 TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, and what trains it
-    "diffusion_lab.commands.build.build_model",
-    "diffusion_lab.commands.fit.build_trainer",
+    "diffusion_lab.from_config.build.build_model",
+    "diffusion_lab.from_config.trainer.build_trainer",
     "diffusion_lab.callbacks.finite.SkipNotFinite",
 )
 DRAWING_ROOTS = ("diffusion_lab.evaluation.score._draw",)

@@ -281,8 +281,8 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
         (ALL, "networks/unet.py", "UNet.forward"),
         (ALL, "networks/blocks.py", "ResidualBlock.forward"),
         (ALL, "networks/norm.py", "EPS"),
-        ("training", "commands/fit.py", "build_trainer"),
-        ("training", "commands/build.py", "build_model"),
+        ("training", "from_config/trainer.py", "build_trainer"),
+        ("training", "from_config/build.py", "build_model"),
         ("training", "callbacks/finite.py", "SkipNotFinite"),
         # what only draws or scores
         (AFTER, "models/diffusion.py", "DiffusionModel.sample"),

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.commands.app import CONF
+from diffusion_lab.from_config.conf import CONF
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,11 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
-from diffusion_lab.commands.mistakes import mistake_in_job, mistake_in_options
-
-_PACKAGE = Path(__file__).parent.parent
-# In a wheel conf/ lies inside the package; in a clone beside it.
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.from_config.hydra_errors import refused_option
+from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_options
 
 
 def run(command: str, options: list[str]) -> int:
@@ -93,12 +89,12 @@ def _left_to_cells(options: list[str], error: ConfigCompositionException) -> lis
 
     Hydra composes the fixed options of a sweep before its swept ones: network.latent_dim=8 fails although model=vae,flow follows.
     """
-    named = re.match(r"Could not override '([^']+)'", str(error))
-    if named is None or not {"-m", "--multirun"} & set(options):
+    refused = refused_option(error)
+    if refused is None or not {"-m", "--multirun"} & set(options):
         return None
     for place, option in enumerate(options):
         key, _, value = option.partition("=")
-        if key != named[1] or key.startswith("hydra"):
+        if key != refused or key.startswith("hydra"):
             continue
         if not OverridesParser.create().parse_override(option).is_sweep_override():
             return [*options[:place], f"{key}=choice({value})", *options[place + 1 :]]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
-from diffusion_lab.commands.mistakes import MistakeError
-from diffusion_lab.commands.tracking import build_trackers, track_report
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.runs import RunDirectory, named_sweep, runs_in, scored_runs
 

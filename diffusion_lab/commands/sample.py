@@ -17,11 +17,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from diffusion_lab.commands.editing import Edit, wanted_edit
-from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks
-from diffusion_lab.commands.trained import load_model, trained_config, with_trained_choices
 from diffusion_lab.files import write_whole
+from diffusion_lab.from_config.editing import Edit, wanted_edit
+from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
+from diffusion_lab.from_config.trained import load_model, trained_config, with_trained_choices
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_lab.commands.build import build_data, state_facts
-from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
 from diffusion_lab.files import write_whole
+from diffusion_lab.from_config.build import build_data, state_facts
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

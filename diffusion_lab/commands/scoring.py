@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,46 +12,22 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
-from diffusion_lab.commands.build import build_each, plain_config, sampling_identity, scoring_fingerprint
-from diffusion_lab.commands.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.commands.table import score_table
-from diffusion_lab.commands.tracking import tracked_score
 from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.from_config.build import plain_config, sampling_identity
+from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
+from diffusion_lab.from_config.tracking import tracked_score
 from diffusion_lab.runs import (
-    FINGERPRINT_LENGTH,
     ModelDirectory,
     RunDirectory,
     cache_directory,
-    run_directory,
 )
 from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.evaluation.features import Features
-    from diffusion_lab.evaluation.metrics import Metric
     from diffusion_lab.models.base import GenerativeModel
-
-
-def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
-    """Where this score of this model lies or will lie; known before the model is trained, because weights "auto" stay "auto"."""
-    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
-    return run_directory(outputs, f"{directory.path.name}-{run_id}")
-
-
-def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
-    """Whether this score of a trained model is there already."""
-    return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
-
-
-def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> None:
-    """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
-    from diffusion_lab.evaluation.score import check_measures
-
-    check_measures(list(_features(cfg).values()), _metrics(cfg), data)
-    chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
-    if chosen not in known:
-        raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
 
 
 def score_once(
@@ -119,7 +94,7 @@ def _score(
         with open_dict(cfg):
             cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
     with users_mistakes():
-        features, metrics, settings = _features(cfg), _metrics(cfg), instantiate(cfg.evaluation)
+        features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
     cost = TrainingCost(training["steps"], training["seconds"], training["images"])
     with Progress(transient=True, console=console) as bar:
         tasks = {}
@@ -160,15 +135,3 @@ def _score(
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     scores.protocol |= {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
     run.write_metrics(scores.content())
-
-
-def _features(cfg: DictConfig) -> dict[str, Features]:
-    from diffusion_lab.evaluation.features import Features
-
-    return build_each(cfg, "features", Features)
-
-
-def _metrics(cfg: DictConfig) -> list[Metric]:
-    from diffusion_lab.evaluation.metrics import Metric
-
-    return list(build_each(cfg, "metrics", Metric).values())

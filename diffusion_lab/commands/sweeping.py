@@ -21,12 +21,12 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
-from diffusion_lab.commands.frozen import running_from_copy
-from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.commands.planning import make_plan, read_axes
 from diffusion_lab.commands.report import show
-from diffusion_lab.commands.tracking import track_report
 from diffusion_lab.foreign import is_folder_name, printable
+from diffusion_lab.from_config.frozen import running_from_copy
+from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.from_config.planning import make_plan, read_axes
+from diffusion_lab.from_config.tracking import track_report
 from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name

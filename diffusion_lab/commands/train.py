@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.commands.accuracy import report_accuracy
-from diffusion_lab.commands.build import build_data, build_model, settle_budget, state_facts, training_fingerprint
-from diffusion_lab.commands.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.commands.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.commands.scoring import check_scoring, run_of, score_once
-from diffusion_lab.commands.trained import check_moments, load_weights
+from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.contents import snapshot_name
+from diffusion_lab.from_config.build import build_data, build_model, settle_budget, state_facts, training_fingerprint
+from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
+from diffusion_lab.from_config.scores import check_scoring, run_of
+from diffusion_lab.from_config.trained import check_moments, load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ def run(cfg: DictConfig) -> float | None:
 
     Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
     """
-    from diffusion_lab.commands.fit import check_training, fit
+    from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.evaluation.ranks import hold_together
+    from diffusion_lab.from_config.trainer import check_training
     from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()

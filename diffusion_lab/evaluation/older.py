@@ -1,4 +1,4 @@
-"""A config that older code saved, in today's words: where an option went, and what was measured before that was a choice."""
+"""A config that older code saved, in today's words: where options and classes went, and what was measured before that."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ MOVED = {
     **{f"features.{name}": f"features.inception.{name}" for name in ("path", "download", "sha256")},
 }
 
+# Classes that a guidance names -> where they are now.
+_CLASSIFIER = "diffusion_lab.from_config.classifier.TrainedClassifierGuidance"
+_CLASSES = {
+    "diffusion_lab.commands.classifier.classifier_guidance": _CLASSIFIER,
+    "diffusion_lab.commands.classifier.TrainedClassifierGuidance": _CLASSIFIER,
+    **{
+        f"diffusion_lab.commands.worse.{name}": f"diffusion_lab.from_config.worse.{name}"
+        for name in ("TrainedAutoguidance", "TrainedWorse")
+    },
+}
+
 
 def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
     """Plain containers as they stand in a file; what is not older, or is not as it was, stays as it is."""
@@ -33,7 +44,20 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
         config["features"] = {_name(features): features}
     if isinstance(evaluation, Mapping) and "metrics" not in config:
         config["evaluation"], config["metrics"] = _parted(evaluation)
+    if isinstance(config.get("guidance"), Mapping):
+        config["guidance"] = _with_classes(config["guidance"])
     return config
+
+
+def _with_classes(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """A guidance, and the worse model that it names, with the classes of today."""
+    found = dict(guidance)
+    target = found.get("_target_")
+    if isinstance(target, str):
+        found["_target_"] = _CLASSES.get(target, target)
+    if isinstance(found.get("worse"), Mapping):
+        found["worse"] = _with_classes(found["worse"])
+    return found
 
 
 def _name(features: Mapping[str, Any]) -> str:

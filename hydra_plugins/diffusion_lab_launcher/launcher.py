@@ -93,7 +93,7 @@ class Call:
         return DelayedSubmission(self)
 
     def _run(self, job: str) -> Outcome:
-        from diffusion_lab.commands.mistakes import mistake_in_job
+        from diffusion_lab.from_config.mistakes import mistake_in_job
         from diffusion_lab.sweeps.jobs import Outcome
 
         Singleton.set_state(self.singletons)
@@ -227,13 +227,13 @@ class SlurmLauncher(QueueLauncher):
         return SlurmQueue(self.folder, self.max_num_timeout, self.python)
 
     def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
-        from diffusion_lab.commands.cluster import asked_of_slurm
+        from diffusion_lab.from_config.cluster import asked_of_slurm
 
         families = self.hydra_context.config_loader.get_group_options("model")
         return asked_of_slurm(config, config.hydra.runtime.choices.get("model"), families)
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
-        from diffusion_lab.commands.cluster import summary
+        from diffusion_lab.from_config.cluster import summary
 
         counts = Counter(summary(self.asks(job.overrides)) for job in jobs)
         return [f"Slurm: {count} job{'s' * (count > 1)} of {asked}" for asked, count in counts.items()]

@@ -14,8 +14,8 @@ from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
-from diffusion_lab.commands.frozen import CODE
 from diffusion_lab.definitions import LAB
+from diffusion_lab.from_config.frozen import CODE
 
 from .cluster import slurm_answers
 from .composing import less_composing

@@ -7,7 +7,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffusion_lab.commands.app import CONF
 from diffusion_lab.diffusion import (
     ClassifierFree,
     CosineSchedule,
@@ -19,6 +18,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.metrics import Metric, Naming
+from diffusion_lab.from_config.conf import CONF
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.commands import evaluate, ranks, sample, train
+from diffusion_lab.commands import evaluate, sample, train
+from diffusion_lab.from_config import ranks
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError
 from tests.machine import EIGHT, pretend

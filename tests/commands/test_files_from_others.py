@@ -171,7 +171,7 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
 
 NETWORK = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional/config.yaml").network)
 GUIDANCE = {
-    "_target_": "diffusion_lab.commands.classifier.TrainedClassifierGuidance",
+    "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
     "scale": 1.0,
     "schedule": "${schedule}",
     "identity": "${facts.identity}",

@@ -12,10 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.commands import build
 from diffusion_lab.definitions import Code, Node, _Walk
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
+from diffusion_lab.from_config import build
 
 from ..models.test_families import FAMILIES
 from .cluster import models
@@ -123,7 +123,7 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
 
     def names(classifier):
         cfg.guidance = {
-            "_target_": "diffusion_lab.commands.classifier.classifier_guidance",
+            "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
             "classifier": str(classifier),
         }
         return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")

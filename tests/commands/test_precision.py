@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.commands import precision
+from diffusion_lab.from_config import precision
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY

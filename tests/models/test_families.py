@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 
-from diffusion_lab.commands.app import CONF
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.models.base import GenerativeModel
 
 IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True, "identity": "0" * 64}

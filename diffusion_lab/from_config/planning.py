@@ -17,7 +17,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.commands.build import (
+from diffusion_lab.contents import snapshot_name
+from diffusion_lab.devices import visible_gpus
+from diffusion_lab.fingerprints import canonical_json, named_in
+from diffusion_lab.from_config.build import (
     CODE,
     build_data,
     plain_config,
@@ -25,14 +28,12 @@ from diffusion_lab.commands.build import (
     state_facts,
     training_fingerprint,
 )
-from diffusion_lab.commands.guiding import own_moment
-from diffusion_lab.commands.mistakes import MistakeError, users_mistakes
-from diffusion_lab.commands.ranks import check_launcher
-from diffusion_lab.commands.scoring import run_of
-from diffusion_lab.commands.trained import check_moments
-from diffusion_lab.contents import snapshot_name
-from diffusion_lab.devices import visible_gpus
-from diffusion_lab.fingerprints import canonical_json, named_in
+from diffusion_lab.from_config.guiding import own_moment
+from diffusion_lab.from_config.hydra_errors import could_not_override, refused_option
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.ranks import check_launcher
+from diffusion_lab.from_config.scores import run_of
+from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import model_directory
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
@@ -129,10 +130,8 @@ class _Composer:
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
             except (ConfigAttributeError, ConfigKeyError) as error:
-                said = f"Could not override '{override.key_or_group}'."
-                raise MissingOptionError(_key(override)) from ConfigCompositionException(said).with_traceback(
-                    error.__traceback__
-                )
+                refused = could_not_override(override.key_or_group)
+                raise MissingOptionError(_key(override)) from refused.with_traceback(error.__traceback__)
         self._check_references(cfg, overrides)
         return Composed(cfg, base.family)
 
@@ -155,10 +154,10 @@ class _Composer:
             try:
                 cfg = self._loader.load_sweep_config(self._master, list(overrides))
             except ConfigCompositionException as error:
-                missing = re.match(r"Could not override '([^']+)'", str(error))
-                if missing is None or missing[1] not in {_key(self._parsed[line]) for line in overrides}:
+                refused = refused_option(error)
+                if refused not in {_key(self._parsed[line]) for line in overrides}:
                     raise
-                raise MissingOptionError(missing[1]) from error
+                raise MissingOptionError(refused) from error
             family = cfg.hydra.runtime.choices.model
             with open_dict(cfg):
                 del cfg["hydra"]

@@ -20,8 +20,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
+from diffusion_lab.from_config.mistakes import MistakeError
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment

@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from omegaconf import DictConfig
 
 from diffusion_lab.callbacks.monitor import MEASURED
-from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.fingerprints import OUR_CALLBACKS
+from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.models.trainable import TrainableModel
 
 _NEEDED = ("finite", "monitor", "checkpoint")

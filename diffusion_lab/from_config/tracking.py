@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.commands.build import plain_config
-from diffusion_lab.commands.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.evaluation.described import described
+from diffusion_lab.from_config.build import plain_config
+from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from hydra.utils import get_class
 
 from diffusion_lab.callbacks.ema import suited_weights
-from diffusion_lab.commands.targets import checked
-from diffusion_lab.commands.trained import build_trained, load_config, load_weights
 from diffusion_lab.contents import snapshot_name
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
+from diffusion_lab.from_config.targets import checked
+from diffusion_lab.from_config.trained import build_trained, load_config, load_weights
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import ModelDirectory
 

@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.commands.guiding import by_content
-from diffusion_lab.commands.limits import REFERENCE
-from diffusion_lab.commands.mistakes import MistakeError
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
     SCORING_GROUPS,
@@ -22,6 +19,9 @@ from diffusion_lab.fingerprints import (
     training_code,
     training_part,
 )
+from diffusion_lab.from_config.guiding import by_content
+from diffusion_lab.from_config.limits import REFERENCE
+from diffusion_lab.from_config.mistakes import MistakeError
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

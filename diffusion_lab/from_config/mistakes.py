@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.evaluation.older import MOVED
+from diffusion_lab.from_config import hydra_errors
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.runs import RunError
 
@@ -104,7 +105,7 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
-        case ValueError() if "Config group override must be" in str(error):  # Hydra does not say which group
+        case ValueError() if hydra_errors.is_null_group(error):
             return (
                 "a group cannot be null, as in callbacks=null: name one of its choices, or leave it out with ~callbacks"
             )
@@ -113,16 +114,15 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
 
 def _instantiation(error: InstantiationException) -> str | None:
     """Options that an object refuses: its own words, and where they stand."""
-    where = re.search(r"full_key: (\S+)", str(error))
-    lost = re.search(r"Error locating target '([^']+)'", str(error))
+    where, lost = hydra_errors.place(error), hydra_errors.missing_target(error)
     if lost:
-        return f"{where[1] + '.' if where else ''}_target_={lost[1]}: Python cannot import this; is it spelt and installed right?"
+        return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; is it spelt and installed right?"
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
-    place = f"{where[1]}: " if where else ""
+    place = f"{where}: " if where else ""
     if (
         isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError)
         or type(cause).__name__ == "MisconfigurationException"
@@ -136,15 +136,15 @@ def _instantiation(error: InstantiationException) -> str | None:
             else f"a value is of the wrong kind ({' '.join(str(cause).split())})"
         )
         return place + what
-    return None if cause is not None else " ".join(str(error).split())
+    return None if cause is not None else hydra_errors.one_line(error)
 
 
 def _of_another_family(error: InterpolationKeyError) -> str:
     """A model refers to an option that the choice of a group does not have, as sampling=temperature of a VAE."""
-    wanted = re.search(r"Interpolation key '([^']+)'", str(error))
+    wanted = hydra_errors.missing_reference(error)
     if wanted is None:
-        return " ".join(str(error).split())
-    group, _, option = wanted[1].rpartition(".")
+        return hydra_errors.one_line(error)
+    group, _, option = wanted.rpartition(".")
     if not group:
         return f"this model needs {option}, which no choice brings: is network=… of another family?"
     return f"{group}: this model needs a choice with {option}, which the one that was made does not have"
@@ -155,21 +155,21 @@ def _missing(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:
-        return " ".join(str(error).split("Config search path")[0].split())
+        return hydra_errors.one_line(error)
     return f"{group}={option}: there is no such choice; {group} is one of {', '.join(options)}{_hint(option, options)}"
 
 
 def _composition(error: Exception, command: str, conf: Path) -> str:
     """An option that does not exist, or a value of the wrong kind."""
-    text = str(error)
-    named = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    named = hydra_errors.refused_option(error) or hydra_errors.place(error)
     if named is None:
-        return " ".join(text.split())
-    key = named[1].split("@")[0]
+        return hydra_errors.one_line(error)
+    key = named.split("@")[0]
     if key in _MOVED:
         return f"there is no option {key!r} any more: it is {_MOVED[key]}"
-    if "cannot be converted" in text or "Cannot convert" in text:
-        return f"{key}: {text.splitlines()[0]}"
+    wrong = hydra_errors.wrong_kind(error)
+    if wrong is not None:
+        return f"{key}: {wrong}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
     return f"there is no option {key!r}{hint}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.from_config.mistakes import MistakeError
 
 DEFAULT = "default"
 _OF_ALL_JOBS = ("dry_run", "max_num_timeout", "python")

@@ -21,8 +21,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra._internal.utils import _locate  # what Hydra itself finds a target with
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from diffusion_lab.commands.limits import REFERENCE, check_sizes, check_unfolded
 from diffusion_lab.foreign import RunError, printable
+from diffusion_lab.from_config.limits import REFERENCE, check_sizes, check_unfolded
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 # Every part of a config that a command builds by itself, and what it has to be. The other parts are built as parts of these.
@@ -51,8 +51,8 @@ _OURS = tuple(
         "data",
         "models",
         "evaluation",
-        "commands.classifier",
-        "commands.worse",
+        "from_config.classifier",
+        "from_config.worse",
     )
 )
 _HARMLESS = (

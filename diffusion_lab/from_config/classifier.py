@@ -8,10 +8,10 @@ from hydra.utils import get_class
 from torch import Tensor
 
 from diffusion_lab.callbacks.ema import suited_weights
-from diffusion_lab.commands.targets import checked
-from diffusion_lab.commands.trained import build_trained, load_config
 from diffusion_lab.diffusion import ClassifierGuidance, Schedule
 from diffusion_lab.diffusion.intervals import Interval
+from diffusion_lab.from_config.targets import checked
+from diffusion_lab.from_config.trained import build_trained, load_config
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import RAW
 from diffusion_lab.runs import ModelDirectory
@@ -61,6 +61,3 @@ class TrainedClassifierGuidance(ClassifierGuidance):
 
         name = f"{directory.path.name}, {weights}"
         super().__init__(logits, model.num_classes, scale, name, interval, log_snr_interval)
-
-
-classifier_guidance = TrainedClassifierGuidance  # what the configs of models that were trained earlier name

@@ -1,0 +1,52 @@
+"""From a config to a score: what it measures, where it lies or will lie, and whether it can be made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from diffusion_lab.from_config.build import build_each, scoring_fingerprint
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
+    from diffusion_lab.evaluation.metrics import Metric
+
+
+def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
+    """Where this score of this model lies or will lie; known before the model is trained, because weights "auto" stay "auto"."""
+    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
+    return run_directory(outputs, f"{directory.path.name}-{run_id}")
+
+
+def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool:
+    """Whether this score of a trained model is there already."""
+    return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
+
+
+def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> None:
+    """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
+    from diffusion_lab.evaluation.score import check_measures
+
+    check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
+    chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
+    if chosen not in known:
+        raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
+
+
+def build_features(cfg: DictConfig) -> dict[str, Features]:
+    from diffusion_lab.evaluation.features import Features
+
+    return build_each(cfg, "features", Features)
+
+
+def build_metrics(cfg: DictConfig) -> list[Metric]:
+    from diffusion_lab.evaluation.metrics import Metric
+
+    return list(build_each(cfg, "metrics", Metric).values())

@@ -1,0 +1,120 @@
+"""From cfg.trainer and cfg.callbacks to Lightning's Trainer, with what we never leave out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningBar
+from omegaconf import DictConfig
+
+from diffusion_lab.callbacks.announce import Announce
+from diffusion_lab.callbacks.interruption import Interruption
+from diffusion_lab.callbacks.precision import Precision
+from diffusion_lab.callbacks.record import CSVRecord
+from diffusion_lab.callbacks.saving import WholeCheckpoints
+from diffusion_lab.callbacks.snapshots import Snapshots
+from diffusion_lab.from_config.callbacks import Added, added_callbacks, check_callbacks, ours
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.precision import precision_of
+from diffusion_lab.from_config.ranks import cluster_environment, request_of
+from diffusion_lab.from_config.tracking import build_trackers
+from diffusion_lab.models.budget import TimeBudget, seconds_of
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.status import Announcement
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.trainable import TrainableModel
+
+# Options of Lightning's Trainer that would be ignored or get in the way.
+_STEPS = "the batches have no end, so training counts steps: use trainer.max_steps"
+_VALIDATION = "use val.every_n_steps and val.num_images"
+_SCORING = "training neither tests nor predicts: see evaluation for what is scored afterwards"
+_REFUSED = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run"), _STEPS),
+    "reload_dataloaders_every_n_epochs": _STEPS,
+    "min_steps": "an early end is decided by its callback: use that one's patience",
+    **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "limit_val_batches"), _VALIDATION),
+    "num_sanity_val_steps": _VALIDATION,
+    **dict.fromkeys(("limit_test_batches", "limit_predict_batches"), _SCORING),
+    "logger": "use logger=csv, tensorboard or wandb, or add one with +logger.<name>._target_=…",
+    "callbacks": "add one with +callbacks.<name>._target_=…",
+    "enable_checkpointing": "use callbacks.checkpoint.every_n_steps; add others with +callbacks.<name>._target_=…",
+    "enable_progress_bar": "use callbacks.progress=null for none",
+    "enable_model_summary": "add +callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary",
+    "default_root_dir": "use outputs",
+    "plugins": "use trainer.precision and trainer.strategy",
+    "use_distributed_sampler": "each rank takes its rows of the batch without one",
+    "barebones": "metrics.csv, checkpoints and averages are always kept",
+    **dict.fromkeys(("enable_autolog_hparams", "model_registry"), "the config is recorded whole in config.yaml"),
+}
+
+
+def check_training(
+    cfg: DictConfig, data: DataModule, model: TrainableModel, directory: ModelDirectory, fingerprint: str
+) -> None:
+    """Build what trains and let it go: what is wrong with its options is said before anything is written."""
+    added = added_callbacks(cfg)
+    trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path), added)
+    model.check_trainer(trainer)
+    model.optimization.check(model.named_parameters())
+    check_callbacks(added, cfg, model)
+    data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
+    build_trackers(cfg)
+
+
+def build_trainer(
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    fingerprint: str,
+    interruption: Interruption,
+    announcement: Announcement,
+    added: Added,
+) -> Trainer:
+    """Lightning's Trainer with our callbacks and the user's, our record, and an endless stream of batches."""
+    options = {**cfg.trainer}
+    for key, why in _REFUSED.items():
+        if key in options:
+            raise MistakeError(f"trainer.{key}={options[key]} cannot be honoured: {why}")
+    if not isinstance(cfg.trainer.max_steps, int):
+        raise MistakeError(f"trainer.max_steps={cfg.trainer.max_steps}: the number of training steps is a whole number")
+    max_time = options.pop("max_time", None)
+    if cfg.trainer.max_steps < 1 and max_time is None:
+        raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
+    request = request_of(cfg.trainer)
+    precision = precision_of(options["precision"], request.on_gpu)
+    parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
+        *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
+        Precision(str(precision)),
+        *ours(cfg, "finite"),
+        instantiate(cfg.ema),
+        Snapshots(cfg.snapshots.at, directory.weights),
+        *ours(cfg, "monitor"),
+        *ours(cfg, "progress"),
+        *ours(cfg, "sample_grid", folder=directory.samples),
+        Announce(announcement),
+        *added.values(),
+        *ours(cfg, "checkpoint", path=directory.resume, fingerprint=fingerprint, interruption=interruption),
+    ]
+    # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
+    accelerator = "cuda" if request.on_gpu else "cpu"
+    devices = list(request.indices) if request.on_gpu and request.indices else request.size
+    every = cfg.val.every_n_steps
+    return instantiate(
+        {**options, "accelerator": accelerator, "devices": devices, "precision": precision},
+        logger=[CSVRecord(directory.metrics_csv)],
+        callbacks=parts,
+        plugins=[WholeCheckpoints(), cluster_environment()],
+        max_epochs=-1,
+        val_check_interval=max(1, every) * options["accumulate_grad_batches"],  # counts batches
+        check_val_every_n_epoch=None,
+        limit_val_batches=1.0 if every > 0 else 0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,  # by `Saving`
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(part, LightningBar) for part in parts),
+        use_distributed_sampler=False,
+        default_root_dir=directory.path,
+    )
