@@ -95,12 +95,20 @@ class Muon(Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), singular values above 5 % of the norm between 0.6 and 1.2."""
+    """U·S·Vᵀ -> about U·Vᵀ for each of (B, m, n), singular values above 5 % of the norm between 0.6 and 1.2.
+
+    X ← (a + b·G + c·G²)·X with G = X·Xᵀ, five times. All factors commute with G, so they are multiplied up in its small side
+    first and meet X once: 2.5 times fewer products for the (m, 9·m) of a 3×3 convolution.
+    """
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.float().mT if tall else matrices.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[1], device=gram.device).expand_as(gram)
+    product = identity
     for _ in range(_ROUNDS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c).add_(identity, alpha=a)
+        product, gram = factor @ product, factor @ gram @ factor
+    x = product @ x
     return (x.mT if tall else x).to(matrices)

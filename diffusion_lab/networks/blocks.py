@@ -50,6 +50,18 @@ class ResidualBlock(nn.Module):
         return self.conv_2(self.dropout(h)) + self.skip(x)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q·Kᵀ/√c)·V for (B, heads, pixels, c).
+
+    PyTorch's fused one, except in bfloat16 on a CPU: plain products take a third of its time at 64 pixels, 0.8 of it at 1024.
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return (
+            torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, dim=-1, dtype=torch.float32).to(value.dtype) @ value
+        )
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
 class AttentionBlock(nn.Module):
     """x + W_o attention(W_qkv norm(x)): every pixel attends to every pixel, in heads of `head_channels` channels."""
 
@@ -65,7 +77,7 @@ class AttentionBlock(nn.Module):
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         qkv = self.qkv(pixels).view(batch, height * width, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        attended = attend(query, key, value)
         attended = self.project(attended.transpose(1, 2).reshape(batch, height * width, channels))
         return x + attended.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
