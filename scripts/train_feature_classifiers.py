@@ -1,6 +1,7 @@
 """Train the classifiers whose hidden layers serve as features, and write their weights and cards into the package.
 
-    python scripts/train_feature_classifiers.py [digits_cnn] [fashion_cnn] [--folder FOLDER] [--threads N]
+    python scripts/train_feature_classifiers.py [digits_cnn] [fashion_cnn] [digits_resnet] [fashion_resnet]
+        [--folder FOLDER] [--threads N]
 
 Only training images are seen; the accuracy is that of the stored half-precision weights on the test split. The same
 seed, machine and number of threads give the same file. New weights are a new ruler: distances measured with the old
@@ -11,9 +12,10 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,49 +29,103 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from diffusion_lab.data import DataModule
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.evaluation.classifiers import FOLDER, Classifier, load_classifier
+from diffusion_lab.evaluation.classifiers import FOLDER, NETWORKS, ShippedClassifier, load_classifier
 
-SEED = 0
+
+@dataclass(frozen=True)
+class Shift:
+    """Each image moved by up to `max_shift` pixels in both directions."""
+
+    max_shift: int
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x (B, C, H, W) -> the same shape; −1, the background, comes in."""
+        size, (height, width) = 2 * self.max_shift + 1, x.shape[2:]
+        padded = F.pad(x, (self.max_shift,) * 4, value=-1.0).permute(0, 2, 3, 1)
+        down, right = torch.randint(size, (2, len(x), 1), generator=generator)
+        rows, columns = down + torch.arange(height), right + torch.arange(width)
+        image = torch.arange(len(x))
+        return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Each image turned by up to `max_degrees` and scaled by a factor within 1 ± `max_zoom`, about its middle."""
+
+    max_degrees: float
+    max_zoom: float
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """x (B, C, H, W) -> the same shape, interpolated; −1, the background, comes in."""
+        turn, zoom = 2 * torch.rand(2, len(x), generator=generator) - 1
+        angle, zoom = turn * math.radians(self.max_degrees), 1 + zoom * self.max_zoom
+        cos, sin, none = zoom * angle.cos(), zoom * angle.sin(), torch.zeros(len(x))
+        maps = torch.stack([torch.stack([cos, -sin, none], 1), torch.stack([sin, cos, none], 1)], 1)
+        grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+        return F.grid_sample(x + 1, grid, align_corners=False) - 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set, a size and a training budget. max_shift: pixels that a training image is moved at most, in each direction."""
+    """A data set, a network, an augmentation and a training budget.
+
+    network: its name in NETWORKS. batch_norms: train with one behind each convolution of its stages.
+    """
 
     data: DataModule
+    network: str
     stages: Sequence[Sequence[int]]
     num_steps: int
-    max_shift: int
+    augment: Shift | Warp
+    batch_norms: bool = False
+    seed: int = 0
     num_features: int = 64
     peak_lr: float = 4e-3
     weight_decay: float = 2e-2
     label_smoothing: float = 0.1
 
 
+# The resnets are second rulers, with nothing in common with the first but the training images: no search and no choice
+# of a recipe may read them, so that what was chosen by the first can be checked by the second.
 RECIPES = {
-    "digits_cnn": Recipe(Digits(128, SEED), stages=((32, 64), (64, 128)), num_steps=800, max_shift=1),
+    "digits_cnn": Recipe(
+        Digits(128, seed=0),
+        "convolutional",
+        stages=((32, 64), (64, 128)),
+        num_steps=800,
+        augment=Shift(1),
+        batch_norms=True,
+    ),
     "fashion_cnn": Recipe(
-        FashionMNIST(128, SEED, flip=True), stages=((32,), (64, 64), (128, 128)), num_steps=4200, max_shift=2
+        FashionMNIST(128, seed=0, flip=True),
+        "convolutional",
+        stages=((32,), (64, 64), (128, 128)),
+        num_steps=4200,
+        augment=Shift(2),
+        batch_norms=True,
+    ),
+    "digits_resnet": Recipe(
+        Digits(64, seed=1), "residual", stages=((32, 2), (64, 2)), num_steps=1200, augment=Warp(10, 0.1), seed=1
+    ),
+    "fashion_resnet": Recipe(
+        FashionMNIST(96, seed=1, flip=False),
+        "residual",
+        stages=((24, 1), (48, 2), (96, 2)),
+        num_steps=4400,
+        augment=Warp(8, 0.08),
+        seed=1,
     ),
 }
 
 
-def shifted(x: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Each image of x (B, C, H, W) moved by up to `max_shift` pixels in both directions; −1, the background, comes in."""
-    size, (height, width) = 2 * max_shift + 1, x.shape[2:]
-    padded = F.pad(x, (max_shift,) * 4, value=-1.0).permute(0, 2, 3, 1)
-    down, right = torch.randint(size, (2, len(x), 1), generator=generator)
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    image = torch.arange(len(x))
-    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def train(recipe: Recipe) -> Classifier:
-    """A trained classifier. Batch norms stand behind its convolutions while it is trained and are folded into them afterwards."""
-    torch.manual_seed(SEED)
-    generator = torch.Generator().manual_seed(SEED)
-    classifier = Classifier(recipe.data.shape, recipe.data.num_classes, recipe.stages, recipe.num_features)
-    for stage in classifier.stages:
+def train(recipe: Recipe) -> ShippedClassifier:
+    """A trained classifier. Batch norms are folded into the convolutions before them afterwards."""
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    network = NETWORKS[recipe.network]
+    classifier = network(recipe.data.shape, recipe.data.num_classes, recipe.stages, recipe.num_features)
+    convolutions = classifier.stages if recipe.batch_norms else []
+    for stage in convolutions:
         for i, convolution in enumerate(stage):
             stage[i] = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
     classifier.train().to(memory_format=torch.channels_last)
@@ -78,7 +134,7 @@ def train(recipe: Recipe) -> Classifier:
     lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=recipe.num_steps)
     start = time.perf_counter()
     for step, (x, y) in enumerate(itertools.islice(recipe.data.train_dataloader(), recipe.num_steps), start=1):
-        logits = classifier(shifted(x, recipe.max_shift, generator))
+        logits = classifier(recipe.augment(x, generator))
         loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
@@ -88,14 +144,14 @@ def train(recipe: Recipe) -> Classifier:
             print(f"  step {step}/{recipe.num_steps}  loss {loss:.3f}  {time.perf_counter() - start:.0f} s", flush=True)
 
     classifier.eval()
-    for stage in classifier.stages:
+    for stage in convolutions:
         for i, (convolution, batch_norm) in enumerate(stage):
             stage[i] = fuse_conv_bn_eval(convolution, batch_norm)
     return classifier
 
 
 @torch.no_grad()
-def accuracy(classifier: Classifier, data: DataModule, split: str) -> float:
+def accuracy(classifier: ShippedClassifier, data: DataModule, split: str) -> float:
     """The share of the split's images that the classifier gives their own class."""
     return torch.cat([classifier(x).argmax(1) == y for x, y in data.batches(split, 500)]).double().mean().item()
 
@@ -110,6 +166,7 @@ def make(name: str, folder: Path) -> None:
 
     weights = save({key: value.half().contiguous() for key, value in classifier.state_dict().items()})
     card = {
+        "network": recipe.network,
         "architecture": {
             "shape": recipe.data.shape,
             "num_classes": recipe.data.num_classes,
@@ -119,11 +176,11 @@ def make(name: str, folder: Path) -> None:
         "sha256": hashlib.sha256(weights).hexdigest(),
         "data": {"name": recipe.data.name, "identity": recipe.data.identity, "split": "train"},
         "training": {
-            "seed": SEED,
+            "seed": recipe.seed,
             "num_steps": recipe.num_steps,
             "batch_size": recipe.data.batch_size,
             "flip": recipe.data.flip,
-            "max_shift": recipe.max_shift,
+            **asdict(recipe.augment),
             "peak_lr": recipe.peak_lr,
             "weight_decay": recipe.weight_decay,
             "label_smoothing": recipe.label_smoothing,

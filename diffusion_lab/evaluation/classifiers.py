@@ -7,6 +7,7 @@ measured with other weights is another distance, so weights that do not match th
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,36 +23,26 @@ class WeightsError(ValueError):
     """A classifier's weights are missing, or are not those that its card describes."""
 
 
-class Classifier(nn.Module):
-    """3×3 convolutions in stages of falling resolution, the mean over pixels, one hidden layer, logits.
+class ShippedClassifier(nn.Module, ABC):
+    """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), by way of a hidden layer that serves as features.
 
-    shape: (C, H, W) of the images. stages: the channels of each convolution, stage by stage; between stages the
-    maximum of 2×2 pixels is taken. There is no normalisation and no dropout: what it computes does not depend on a
-    mode or on the rest of the batch.
+    What it computes does not depend on a mode or on the rest of the batch. shape: (C, H, W) of the images.
     """
 
-    def __init__(
-        self, shape: Sequence[int], num_classes: int, stages: Sequence[Sequence[int]], num_features: int
-    ) -> None:
+    hidden: nn.Linear
+    output: nn.Linear
+
+    def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        channels = shape[0]
-        self.stages = nn.ModuleList()
-        for widths in stages:
-            self.stages.append(nn.ModuleList())
-            for width in widths:
-                self.stages[-1].append(nn.Conv2d(channels, width, 3, padding=1))
-                channels = width
-        self.hidden = nn.Linear(channels, num_features)
-        self.output = nn.Linear(num_features, num_classes)
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> what the convolutions make of it, (B, channels, H', W')."""
 
     def features(self, x: Tensor) -> Tensor:
         """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features): the hidden layer before its nonlinearity."""
-        for i, stage in enumerate(self.stages):
-            x = F.max_pool2d(x, 2) if i else x
-            for convolution in stage:
-                x = F.relu(convolution(x))
-        return self.hidden(x.mean((2, 3)))
+        return self.hidden(self.maps(x).mean((2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes)."""
@@ -62,7 +53,81 @@ class Classifier(nn.Module):
         return self.output(F.relu(features))
 
 
-def load_classifier(name: str, folder: Path = FOLDER) -> tuple[Classifier, str]:
+class Classifier(ShippedClassifier):
+    """3×3 convolutions in stages of falling resolution, the mean over pixels, one hidden layer, logits.
+
+    stages: the channels of each convolution, stage by stage; between stages the maximum of 2×2 pixels is taken.
+    There is no normalisation and no dropout.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], num_classes: int, stages: Sequence[Sequence[int]], num_features: int
+    ) -> None:
+        super().__init__(shape)
+        channels = shape[0]
+        self.stages = nn.ModuleList()
+        for widths in stages:
+            self.stages.append(nn.ModuleList())
+            for width in widths:
+                self.stages[-1].append(nn.Conv2d(channels, width, 3, padding=1))
+                channels = width
+        self.hidden = nn.Linear(channels, num_features)
+        self.output = nn.Linear(num_features, num_classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        for i, stage in enumerate(self.stages):
+            x = F.max_pool2d(x, 2) if i else x
+            for convolution in stage:
+                x = F.relu(convolution(x))
+        return x
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1×1 convolution of x where the shape changes (He et al. 2016)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(8, channels)
+        self.conv_1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1)
+        self.norm_2 = nn.GroupNorm(8, out_channels)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        changes = stride > 1 or out_channels != channels
+        self.skip = nn.Conv2d(channels, out_channels, 1, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        return self.skip(x) + self.conv_2(F.silu(self.norm_2(h)))
+
+
+class ResidualClassifier(ShippedClassifier):
+    """Residual blocks with group norms, stages of falling resolution, the mean over pixels, one hidden layer, logits.
+
+    stages: (channels, number of blocks), stage by stage; each but the first begins with a step of two pixels.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], num_classes: int, stages: Sequence[tuple[int, int]], num_features: int
+    ) -> None:
+        super().__init__(shape)
+        channels = stages[0][0]
+        self.input = nn.Conv2d(shape[0], channels, 3, padding=1)
+        self.blocks = nn.Sequential()
+        for stage, (width, depth) in enumerate(stages):
+            for i in range(depth):
+                self.blocks.append(ResidualBlock(channels, width, stride=2 if stage and not i else 1))
+                channels = width
+        self.norm = nn.GroupNorm(8, channels)
+        self.hidden = nn.Linear(channels, num_features)
+        self.output = nn.Linear(num_features, num_classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(self.blocks(self.input(x))))
+
+
+NETWORKS = {"convolutional": Classifier, "residual": ResidualClassifier}  # what a card may call its network
+
+
+def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier, str]:
     """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
     shipped = sorted(path.stem for path in folder.glob("*.json"))
     if name not in shipped:  # so it is no path either
@@ -77,6 +142,6 @@ def load_classifier(name: str, folder: Path = FOLDER) -> tuple[Classifier, str]:
     identity = hashlib.sha256(weights).hexdigest()
     if identity != card["sha256"]:
         raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
-    classifier = Classifier(**card["architecture"])
+    classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
     classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
     return classifier.requires_grad_(False).eval().to(memory_format=torch.channels_last), identity

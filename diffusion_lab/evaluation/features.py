@@ -61,7 +61,8 @@ class Pixels(Features):
 class ClassifierFeatures(Features):
     """The hidden layer of a shipped classifier, 64 numbers per image. WeightsError if its weights are not its own.
 
-    name: "digits_cnn" (1×8×8) or "fashion_cnn" (1×28×28). Always float32, under autocast too: a ruler has one length.
+    name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
+    Always float32, under autocast too: a ruler has one length.
     """
 
     def __init__(self, name: str, folder: Path = FOLDER) -> None:

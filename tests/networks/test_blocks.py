@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import AttentionBlock, Downsample, PixelLinear, ResidualBlock, Upsample
+from diffusion_lab.networks.blocks import AttentionBlock, Downsample, PixelLinear, ResidualBlock, Upsample, attend
 
 
 def image(channels, size, batch=2):
@@ -76,6 +76,15 @@ def test_attention_is_softmax_of_products_per_head():
         heads.append(weights @ value[..., h])
     expected = x + block.project(torch.cat(heads, dim=2)).transpose(1, 2).reshape(x.shape)
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pixels", [1, 16, 49])
+def test_attention_in_bfloat16_is_that_in_float32_rounded(pixels):
+    query, key, value = torch.randn(3, 2, 4, pixels, 16, generator=torch.Generator().manual_seed(0))
+    precise = functional.scaled_dot_product_attention(query, key, value)
+    rounded = attend(query.bfloat16(), key.bfloat16(), value.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), precise, rtol=0, atol=0.05)
 
 
 def test_dropout_acts_in_training_only():
