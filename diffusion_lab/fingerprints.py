@@ -33,7 +33,7 @@ TRAINING_EXCLUDED = frozenset((
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels",
     # what is asked of the command
-    "retrain", "rescore", "score", "objective_metric",
+    "retrain", "rescore", "score", "objective_metric", "tags",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "slurm", "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",

@@ -41,7 +41,8 @@ class About:
     """What a tracker is told of a training, a score or a report.
 
     name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
-    group: the sweep that asked for it, if one did. tags: the choices, as schedule=cosine. config: the whole one, nested.
+    group: the sweep that asked for it, if one did. tags: the user's, and the choices, as schedule=cosine. config: the whole
+    one, nested.
     """
 
     name: str

@@ -25,8 +25,10 @@ from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_option
 def run(command: str, options: list[str]) -> int:
     """Run `diffusion-lab <command>` with Hydra's overrides; the exit code. Mistakes end in one sentence on stderr.
 
-    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too.
+    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too. Variables that the file .env of the working directory names are set, unless
+    they are set already: credentials, where data lie.
     """
+    _read_environment(Path(".env"))
     module = import_module(f"diffusion_lab.commands.{command}")
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
@@ -70,6 +72,13 @@ def run(command: str, options: list[str]) -> int:
         GlobalHydra.instance().clear()
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
     return 0
+
+
+def _read_environment(file: Path) -> None:
+    if file.is_file():
+        from dotenv import load_dotenv
+
+        load_dotenv(file, override=False)
 
 
 def _start(command: str, options: list[str], task: Callable[[DictConfig], Any]) -> None:

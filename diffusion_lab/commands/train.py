@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -13,7 +12,14 @@ from rich.console import Console
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.contents import snapshot_name
-from diffusion_lab.from_config.build import build_data, build_model, settle_budget, state_facts, training_fingerprint
+from diffusion_lab.from_config.build import (
+    build_data,
+    build_model,
+    choices_made,
+    settle_budget,
+    state_facts,
+    training_fingerprint,
+)
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
@@ -53,7 +59,7 @@ def run(cfg: DictConfig) -> float | None:
         model = build_model(cfg)
         generative = isinstance(model, GenerativeModel)
         fingerprint = training_fingerprint(cfg, data)
-        choices = {group: option for group, option in HydraConfig.get().runtime.choices.items() if "hydra" not in group}
+        choices = choices_made()
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
         if generative:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -28,6 +31,14 @@ if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
 
 CODE = Code()  # of this process
+_VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
+_MAY_HOLD_SECRETS = {"logger", "callbacks"}  # no file is read again for what these hold
+
+
+def choices_made() -> dict[str, str | None]:
+    """Which option of each group this command's config was composed from; what is so on this machine is no choice."""
+    made = HydraConfig.get().runtime.choices
+    return {group: option for group, option in made.items() if not group.startswith(("hydra", "local"))}
 
 
 def build_data(cfg: DictConfig) -> DataModule:
@@ -97,10 +108,30 @@ def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
 def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
 
-    Other interpolations are resolved there too: the environment may be another one when the config is read.
+    Other interpolations are resolved there too: the environment may be another one when the config is read. But a logger or a
+    callback may be given a password by ${oc.env:NAME}, and what is recorded holds the name only.
     """
     resolved = OmegaConf.to_container(cfg, resolve=True)
     resolved["model"] = _with_references(OmegaConf.to_container(cfg.model, resolve=False), resolved["model"])
+    written = OmegaConf.to_container(cfg, resolve=False)
+    secrets = {os.environ[name]: name for name in _VARIABLE.findall(str(written)) if os.environ.get(name)}
+    for group in _MAY_HOLD_SECRETS & resolved.keys():
+        resolved[group] = _without_secrets(written[group], resolved[group], secrets)
+    return resolved
+
+
+def _without_secrets(written: Any, resolved: Any, secrets: Mapping[str, str]) -> Any:
+    """`resolved`, with the names of variables of the environment where it holds their values."""
+    if isinstance(written, dict):
+        return {key: _without_secrets(child, resolved[key], secrets) for key, child in written.items()}
+    if isinstance(written, list):
+        return [_without_secrets(*pair, secrets) for pair in zip(written, resolved, strict=True)]
+    if not (isinstance(written, str) and "${" in written):
+        return resolved
+    if not isinstance(resolved, str):  # decoded, or a whole node
+        return written.replace("${", "{") if "oc.env" in written else resolved
+    for value in sorted(secrets, key=len, reverse=True):
+        resolved = resolved.replace(value, f"{{oc.env:{secrets[value]}}}")
     return resolved
 
 

@@ -26,6 +26,8 @@ from diffusion_lab.runs import RunError
 
 _MOVED = {f"logger.{name}": f"logger.wandb.{name}, beside logger=wandb" for name in ("project", "entity")} | MOVED
 
+_EXTRAS = ("hydra/sweeper/optuna", "hydra/launcher/joblib")  # choices that come with a package of that name
+
 
 class MistakeError(Exception):
     """The user asked for what cannot be done; the message is the sentence."""
@@ -152,6 +154,9 @@ def _of_another_family(error: InterpolationKeyError) -> str:
 
 def _missing(error: MissingConfigException) -> str:
     """A group has no such option."""
+    if error.missing_cfg_file in _EXTRAS:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option} is not installed: pip install 'diffusion-lab[{option}]'"
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:

@@ -41,7 +41,7 @@ from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
 
-ASKED_ONCE = ("outputs", "score", "retrain", "rescore")  # of the whole sweep
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug")  # of the whole sweep
 
 
 @dataclass(frozen=True)

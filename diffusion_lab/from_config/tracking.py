@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.evaluation.described import described
-from diffusion_lab.from_config.build import plain_config
+from diffusion_lab.from_config.build import choices_made, plain_config
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
@@ -96,8 +96,7 @@ def tracked_score(
         return
     from diffusion_lab.callbacks.tracking import Score
 
-    own = HydraConfig.get().runtime.choices
-    chosen = {**choices, **{group: option for group, option in own.items() if option and "hydra" not in group}}
+    chosen = {**choices, **{group: option for group, option in choices_made().items() if option}}
     with ExitStack() as stack:
         shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
 
@@ -133,6 +132,7 @@ def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> Abo
 
     hydra = HydraConfig.get()
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
-    tags = tuple(f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))
+    chosen = (f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))
+    tags = (*cfg.get("tags", ()), *chosen)
     config = {**plain_config(cfg), SERIES: series(choices)}
     return About(place.home.name, place.logs, place.tracked_as, sweep, tags, config)

@@ -42,7 +42,14 @@ def model_dir_of(options: list[str]) -> ModelDirectory | None:
         return None
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(named.get("outputs", "outputs")))
+    return newest_model(Path(named["outputs"] if "outputs" in named else _usual_outputs()))
+
+
+def _usual_outputs() -> str:
+    """`outputs`, unless the user's own conf/local says otherwise."""
+    files = [conf / "local" / "default.yaml" for conf in (CONF, Path("conf"))]
+    said = [OmegaConf.load(file).get("outputs") for file in files if file.is_file()]
+    return next(filter(None, said), "outputs")
 
 
 def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[str]:

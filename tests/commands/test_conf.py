@@ -5,7 +5,10 @@ import dataclasses
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from diffusion_lab.diffusion import (
     ClassifierFree,
@@ -18,10 +21,12 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.metrics import Metric, Naming
+from diffusion_lab.fingerprints import training_part
 from diffusion_lab.from_config.conf import CONF
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}
+PACKAGE = "# @package _global_"
 
 
 def choices(group: str) -> list[str]:
@@ -254,9 +259,42 @@ def test_large_networks_learn_at_a_smaller_rate_and_the_user_has_the_last_word(f
 
 
 @pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
-def test_a_yaml_begins_with_what_it_is_or_explains_its_options(path):
-    comments = [line.partition("# ")[2] for line in path.read_text().splitlines() if "# " in line]
-    assert [words for words in comments if not words.startswith("@package")]
+def test_a_yaml_begins_with_a_sentence_that_says_what_it_is(path):
+    """Behind `# @package _global_` where that is needed: Hydra takes no notice of it below another comment."""
+    first, second, *_ = [*path.read_text().splitlines(), ""]
+    said = second if first == PACKAGE else first
+    assert said.startswith("# ")
+    assert not said.startswith("# @")
+    assert len(said.split()) > 3
+    assert ConfigSource._get_header_dict(f"# What it is.\n{PACKAGE}\n")["package"] is None
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_a_trainer_says_how_training_is_carried_out_and_shapes_no_model(name):
+    def shaping(*overrides):
+        return training_part(OmegaConf.to_container(composed(*overrides), resolve=True))
+
+    assert shaping(f"trainer={name}", "model=gan") == shaping("model=gan")
+    trainer = composed(f"trainer={name}").trainer
+    assert trainer._target_ == "lightning.pytorch.Trainer"
+    assert (trainer.devices > 1) == name.startswith("ddp")
+    if name not in ("default", "ddp"):
+        assert trainer.accelerator == ("gpu" if name == "gpu" else "cpu")
+
+
+def test_several_loggers_may_be_chosen_at_once():
+    assert list(composed("logger=many_loggers").logger) == ["csv", "tensorboard", "wandb"]
+
+
+@pytest.mark.parametrize("name", [name for name in choices("hparams_search") if name != "none"])
+def test_a_search_has_a_space_a_goal_and_needs_no_multirun_flag(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"hparams_search={name}"], return_hydra_config=True)
+    assert cfg.hydra.mode is RunMode.MULTIRUN
+    assert cfg.hydra.runtime.choices["hydra/sweeper"] == "optuna"
+    assert cfg.objective_metric
+    for option in cfg.hydra.sweeper.params:
+        assert OmegaConf.select(cfg, option) is not None, option
 
 
 @pytest.mark.parametrize("name", choices("features"))

@@ -18,7 +18,7 @@ from diffusion_lab.runs import ModelDirectory, newest_model
 from .conftest import STRIDED, TINY
 from .test_resume import EVERYTHING, Training, assert_same_bits, installed
 
-TOGETHER = ["trainer.devices=2", "trainer.accelerator=cpu"]
+TOGETHER = ["trainer=ddp_sim"]
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:

@@ -1,0 +1,93 @@
+"""What is a user's own: conf/local/ of the working directory, the variables of .env, tags."""
+
+import json
+import os
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+PASSWORD = "s3cret-of-dotenv"
+
+
+@pytest.fixture
+def local(lab):
+    """local("trainer: {log_every_n_steps: 3}") is what the working directory's conf/local/default.yaml says."""
+    file = lab.folder / "conf" / "local" / "default.yaml"
+    file.parent.mkdir(parents=True)
+    return file.write_text
+
+
+def test_local_settings_hold_for_every_command_and_the_experiment_and_the_command_line_win(lab, local):
+    local("outputs: mine\nseed: 7\nschedule:\n  log_snr_max: 3.0\n")
+    code, _, err = lab("train", *TINY, *STRIDED, "score=false")
+    assert code == 0, err
+    for command, more in (("train", ["experiment=ddpm_digits"]), ("evaluate", []), ("status", []), ("report", [])):
+        code, out, err = lab(command, *more, "--cfg", "job")
+        assert code == 0, err
+        cfg = OmegaConf.create(out)
+        assert cfg.outputs == "mine"
+        if command == "train":
+            assert (cfg.seed, cfg.schedule.log_snr_max) == (7, None)
+    code, out, _ = lab("train", "seed=8", "--cfg", "job")
+    assert (code, OmegaConf.create(out).seed) == (0, 8)
+
+
+def test_local_settings_may_choose_groups_and_bring_choices_of_their_own(lab, local):
+    local("defaults:\n  - override /optimizer: mine\n")
+    (lab.folder / "conf" / "optimizer").mkdir()
+    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+    code, out, err = lab("train", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).optimizer.lr == 1e-7
+
+
+def test_a_folder_called_conf_without_local_is_nobodys(lab):
+    (lab.folder / "conf" / "optimizer").mkdir(parents=True)
+    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("lr: 1e-7\n")
+    code, _, err = lab("train", "optimizer=mine", "--cfg", "job")
+    assert code == 1
+    assert "optimizer=mine: there is no such choice" in err
+
+
+def test_a_password_of_dotenv_reaches_its_logger_and_no_file(lab, monkeypatch):
+    for name in ("LAB_PASSWORD", "LAB_SET"):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.delenv("LAB_PASSWORD")
+    (lab.folder / ".env").write_text(f"LAB_PASSWORD={PASSWORD}\nLAB_SET=after\n")
+    (lab.folder / "mine.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Locked(CSVLogger):\n"
+        "    def __init__(self, save_dir, address, copy):\n"
+        f"        assert address == copy == 'https://me:{PASSWORD}@host'\n"
+        "        super().__init__(save_dir, 'locked')\n"
+    )
+    options = ["+logger.own._target_=mine.Locked", "+logger.own.address='https://me:${oc.env:LAB_PASSWORD}@host'"]
+    options += ["+logger.own.copy='${logger.own.address}'", "logger=[csv,tensorboard]"]
+    code, out, err = lab("train", *TINY, *STRIDED, *options)
+    assert code == 0, err
+    assert os.environ["LAB_SET"] == "before"
+    model = newest_model(lab.folder / "outputs")
+    assert OmegaConf.load(model.config).logger.own.address == "https://me:{oc.env:LAB_PASSWORD}@host"
+    assert PASSWORD not in out + err
+    for name in files(lab.folder / "outputs"):
+        assert PASSWORD.encode() not in (lab.folder / "outputs" / name).read_bytes(), name
+    code, _, err = lab("sample", "num_images=2", "to=samples")
+    assert code == 0, err
+
+
+def test_tags_are_recorded_and_change_nothing(lab):
+    lab.given("train", *TINY, *STRIDED, "logger=csv", "tags=[baseline,for the paper]")
+    model = newest_model(lab.folder / "outputs")
+    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    for file in (model.config, run / "config.yaml"):
+        assert OmegaConf.load(file).tags == ["baseline", "for the paper"]
+    assert "baseline" in next(model.logs.rglob("hparams.yaml")).read_text()
+    code, out, err = lab("train", *TINY, *STRIDED, "tags=[other]")
+    assert code == 0, err
+    assert "this model is trained already" in out
+    assert "this score is there already" in out
+    assert json.loads((run / "metrics.json").read_text())
