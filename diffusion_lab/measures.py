@@ -18,6 +18,7 @@ from typing import Any
 LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
+ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
 SECONDS = "seconds_per_1000_samples"
 IMAGES = ("data", "features", "samples", "reference")
 _MOST_MEASURES, _LONGEST, _MOST_DECIMALS = 1000, 400, 12

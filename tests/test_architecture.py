@@ -36,6 +36,9 @@ ORDER = [
 ORDER += ["evaluation", "sweeps", "report", "from_config", "commands"]
 THEORY = [
     "shapes",
+    "streams",
+    "levels",
+    "bits",
     "gaussian",
     "schedules",
     "real_schedules",

@@ -271,7 +271,7 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
         (ALL, "models/diffusion.py", "DiffusionModel.__init__"),
         (ALL, "models/base.py", "GenerativeModel"),
         (ALL, "models/trainable.py", "TrainableModel.on_train_batch_start"),
-        (ALL, "models/trainable.py", "_DROPOUT"),
+        (ALL, "diffusion/streams.py", "DROPOUT"),
         (ALL, "models/optimization.py", "CosineDecay.after_warmup"),
         (ALL, "models/budget.py", "budget_used"),
         (ALL, "callbacks/ema.py", "EMA.on_train_batch_end"),

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.levels import nearest_level
 from diffusion_lab.diffusion.shapes import Images, PerSample
 
 
 def dequantise(x: Images, u: Images, num_levels: int) -> Images:
     """y of (1) for the level nearest to x, in the dtype of u: uniform on the level's bin of [−1, 1) for u uniform on [0, 1)."""
-    level = ((x.to(u) + 1) * ((num_levels - 1) / 2)).round().clamp(0, num_levels - 1)
-    return (level + u) * (2 / num_levels) - 1
+    return (nearest_level(x.to(u), num_levels) + u) * (2 / num_levels) - 1
 
 
 def undo(y: Images, num_levels: int) -> Images:
@@ -33,7 +34,7 @@ def undo(y: Images, num_levels: int) -> Images:
 
 def bits_per_dim(log_density: Float[Tensor, " b"], num_dims: int) -> PerSample:
     """−log2 p(y)/D of log p(y) in nats: the bits of a continuous density, float64 (B,)."""
-    return -log_density.double() / (num_dims * math.log(2))
+    return in_bits(-log_density.double(), num_dims)
 
 
 def discrete_bits_per_dim(log_density: Float[Tensor, " b"], num_dims: int, num_levels: int) -> PerSample:

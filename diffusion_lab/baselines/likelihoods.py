@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from diffusion_lab.diffusion import Gaussian, SampleNoise
+from diffusion_lab.diffusion.levels import nearest_level
 from diffusion_lab.diffusion.shapes import Images
 
 Output = Float[
@@ -90,7 +91,7 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
         """
         log_weight, mean, log_scale = self._mixture(output)
         last_level = self.num_levels - 1
-        level = ((x + 1) * (last_level / 2)).round().clamp(0, last_level)[:, None]
+        level = nearest_level(x, self.num_levels)[:, None]
         first, last = level == 0, level == last_level
         centre, half, inverse_scale = 2 * level / last_level - 1, 1 / last_level, torch.exp(-log_scale)
         below_upper = logsigmoid((centre + half - mean) * inverse_scale)
@@ -116,7 +117,7 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
         chosen, u = (torch.special.ndtr(noise(draw, mean[:, 0])).double() for draw in (1, 2))
         component = (chosen[:, None] > log_weight.double().exp().cumsum(dim=1)[:, :-1]).sum(dim=1, keepdim=True)
         mean, log_scale = (part.gather(1, component)[:, 0].double() for part in (mean, log_scale))
-        return nearest_level(mean + log_scale.exp() * torch.logit(u, eps=1e-12), self.num_levels).to(output.dtype)
+        return on_levels(mean + log_scale.exp() * torch.logit(u, eps=1e-12), self.num_levels).to(output.dtype)
 
     def _mixture(self, output: Output) -> tuple[Tensor, Tensor, Tensor]:
         """log π, μ and log s, (B, num_mixtures, C, …)."""
@@ -151,14 +152,13 @@ class GaussianLikelihood(DecoderLikelihood):
     def draw(self, output: Output, noise: SampleNoise) -> Images:
         gaussian = self._gaussian(output)
         x = gaussian.sample(noise(1, gaussian.mean))
-        return x if self.num_levels is None else nearest_level(x, self.num_levels)
+        return x if self.num_levels is None else on_levels(x, self.num_levels)
 
     def _gaussian(self, output: Output) -> Gaussian:
         mean, raw_std = self.parameters(output).unbind(dim=1)
         return Gaussian(mean, 2 * (_SMALLEST_STD + softplus(raw_std)).log())
 
 
-def nearest_level(x: Images, num_levels: int) -> Images:
+def on_levels(x: Images, num_levels: int) -> Images:
     """x rounded to the nearest of `num_levels` levels from −1 to 1."""
-    last_level = num_levels - 1
-    return ((x + 1) * (last_level / 2)).round().clamp(0, last_level) * (2 / last_level) - 1
+    return nearest_level(x, num_levels) * (2 / (num_levels - 1)) - 1

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from diffusion_lab.runs import named_sweep
-from diffusion_lab.sweeps.progress import is_over, standings, table
+from diffusion_lab.sweeps.progress import is_over, job_progress, table
 from diffusion_lab.sweeps.submitted import queue_states
 
 _REFRESH_SECONDS = 2.0
@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     console.print(f"sweep  {sweep.path}", highlight=False, soft_wrap=True)
     in_queue, asked = queue_states(jobs), time.monotonic()
-    found = standings(sweep, in_queue)
+    found = job_progress(sweep, in_queue)
     earlier = {standing.folder: standing.status for standing in found if standing.status is not None}
     if not (cfg.watch and console.is_terminal):
         console.print(table(found, {}))
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
             time.sleep(_REFRESH_SECONDS)
             if time.monotonic() - asked > _ASK_SECONDS:
                 in_queue, asked = queue_states(jobs), time.monotonic()
-            found = standings(sweep, in_queue)
+            found = job_progress(sweep, in_queue)
             live.update(table(found, earlier), refresh=True)
             for standing in found:
                 if standing.status is not None and standing.folder not in earlier:

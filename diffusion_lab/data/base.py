@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from diffusion_lab.data.order import BatchOrder
+from diffusion_lab.data.order import BatchOrder, batches_trained
 from diffusion_lab.data.splits import fixed_rest, fixed_subset
 from diffusion_lab.diffusion import SampleNoise
 
@@ -89,7 +89,9 @@ class DataModule(LightningDataModule, ABC):
                 f"choose a multiple of {world_size}."
             )
         order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
-        return Stream(lambda: self._show("train", order.batches_from(self._batches_trained())))
+        return Stream(
+            lambda: self._show("train", order.batches_from(batches_trained(self.trainer) if self.trainer else 0))
+        )
 
     def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
@@ -125,12 +127,6 @@ class DataModule(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _batches_trained(self) -> int:
-        # `total.processed` counts the batches whose optimizer step is done. `current.ready` would be one too many
-        # in a checkpoint written when a batch failed half-way, and begins again at 0 when training goes on from a
-        # finished run.
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train" or "test" for scoring: in order, never mirrored; the last batch may be smaller.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diffusion_lab.data.base import DataError
 from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.diffusion.bits import in_bits
 
 
 class Density(InMemoryDataModule):
@@ -151,7 +152,7 @@ class RingMixture(Density):
         offset = torch.arange(-80, 81, dtype=torch.float64) / 8
         weight = torch.exp(-(offset**2) / 2) / (8 * math.sqrt(2 * math.pi))
         grid = self.means()[0] + self.std * torch.cartesian_prod(offset, offset)
-        return -float((weight[:, None] * weight).flatten() @ self.log_prob(grid)) / (2 * math.log(2))
+        return in_bits(-float((weight[:, None] * weight).flatten() @ self.log_prob(grid)), num_dims=2)
 
 
 class TwoMoons(Density):

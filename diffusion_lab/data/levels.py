@@ -1,17 +1,18 @@
 """x = 2·level/(num_levels − 1) − 1: data levels 0 … num_levels − 1 and the x in [-1, 1] that a model sees.
 
-The round trip level → x → level is the identity for every number of levels up to 256. Rounding is to the nearest
-level: truncation would lose levels and shift the mean by half a level.
+The round trip level → x → level is the identity for every number of levels up to 256.
 """
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.diffusion.levels import nearest_level
+
 
 def to_levels(x: Tensor, num_levels: int) -> Tensor:
     """The nearest level to x, uint8, same shape; x is clamped to [-1, 1]. ValueError unless 2 ≤ num_levels ≤ 256."""
     _check(num_levels)
-    return ((x.float() + 1) * ((num_levels - 1) / 2)).round().clamp(0, num_levels - 1).to(torch.uint8)
+    return nearest_level(x.float(), num_levels).to(torch.uint8)
 
 
 def from_levels(levels: Tensor, num_levels: int) -> Tensor:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from lightning import Trainer
 from torch import Tensor
 
 
@@ -50,6 +51,13 @@ class BatchOrder:
         while True:
             yield self.batch(k)
             k += 1
+
+
+def batches_trained(trainer: Trainer) -> int:
+    """k while batch k is trained on, counted over all resumes."""
+    # The batches whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
+    # half-way, and begins again at 0 when training goes on from a finished run.
+    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 
 @lru_cache(maxsize=2)

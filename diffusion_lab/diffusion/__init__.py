@@ -41,7 +41,7 @@ from .denoising import denoise_from
 from .gaussian import Gaussian
 from .guidance import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided, Worse
 from .inpainting import inpaint
-from .interpolation import interpolate, slerp
+from .interpolation import slerp
 from .learned_schedule import LearnedSchedule
 from .noise import SampleNoise, derive_seed
 from .objectives import (
@@ -147,7 +147,6 @@ __all__ = [
     "denoise_from",
     "derive_seed",
     "inpaint",
-    "interpolate",
     "slerp",
     "variational_bound",
 ]

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from .bits import in_bits
 from .decoders import GAUSSIAN, Decoder
 from .gaussian import Gaussian
 from .noise import SampleNoise, fresh_noise
@@ -124,7 +125,7 @@ def bound_term(
 
 def bits_per_dim(nats: Images) -> PerSample:
     """Nats of every dimension -> mean over dimensions, in bits, float64 (B,)."""
-    return nats.double().flatten(1).mean(dim=1) / math.log(2)
+    return in_bits(nats.double().flatten(1).mean(dim=1))
 
 
 def _draw_terms(

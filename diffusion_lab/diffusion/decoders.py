@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 
 from .gaussian import Gaussian
+from .levels import nearest_level
 from .process import GaussianDiffusion, per_sample
 from .shapes import Images, Times
 
@@ -88,25 +89,20 @@ class LevelDecoder(Decoder):
         guess, std = x_1 / per_sample(signal, x_1), per_sample(noise / signal, x_1)
         if num_levels is None:
             return Gaussian(guess, (2 * std.log()).expand_as(guess)).log_prob(x_0)
-        if num_levels < 2:
-            raise ValueError(f"num_levels = {num_levels}: a mass over levels needs at least two data levels")
+        own, nearest = nearest_level(x_0, num_levels), nearest_level(guess, num_levels)
         last, bin_width = num_levels - 1, 2 / (num_levels - 1)
-
-        def nearest_level(x: Images) -> Images:
-            return ((x + 1) / bin_width).round().clamp(0, last)
 
         def log_q(level: Images) -> Images:
             return -0.5 * ((guess - (level * bin_width - 1)) / std).square()
 
         # The sum over levels from the nearest one outwards: memory does not grow with the number of levels.
-        nearest = nearest_level(guess)
         total = log_q(nearest)
         row = process.numbers(1)
         for offset in range(1, min(math.ceil(_TAIL * row.noise / row.signal / bin_width) + 1, last) + 1):
             for level in (nearest - offset, nearest + offset):
                 inside = (level >= 0) & (level <= last)
                 total = torch.logaddexp(total, log_q(level).masked_fill(~inside, -math.inf))
-        return log_q(nearest_level(x_0)) - total
+        return log_q(own) - total
 
 
 GAUSSIAN, LEVELS = GaussianDecoder(), LevelDecoder()

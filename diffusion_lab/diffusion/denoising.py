@@ -14,8 +14,7 @@ from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .samplers import Sampler, full, last
 from .shapes import Images, Labels
-
-_START = 1  # noise that no step of the sampler uses
+from .streams import START
 
 
 def denoise_from(
@@ -34,5 +33,5 @@ def denoise_from(
         return x_0
     visited = sampler.spacing(process)
     chain = process.respace(torch.cat([visited[visited < t], torch.tensor([t])]))
-    x_t = process.q_sample(x_0, full(t, x_0), noise.fork(_START)(t, x_0))
+    x_t = process.q_sample(x_0, full(t, x_0), noise.fork(START)(t, x_0))
     return last(sampler.walk(chain, reverse, x_t, y, noise))

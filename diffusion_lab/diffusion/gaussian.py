@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .levels import nearest_level
 from .shapes import Broadcast, Images
 
 
@@ -48,10 +49,8 @@ class Gaussian:
 
         x is rounded to the nearest level. `num_levels` ≥ 2.
         """
-        if num_levels < 2:
-            raise ValueError(f"num_levels = {num_levels}: a discretized likelihood needs at least two data levels")
+        level = nearest_level(x.double(), num_levels)
         half = 1.0 / (num_levels - 1)
-        level = ((x.double() + 1) / (2 * half)).round().clamp(0, num_levels - 1)
         first, last = level == 0, level == num_levels - 1
         centre = 2 * half * level - 1
         mean, inverse_std = self.mean.double(), torch.exp(-0.5 * self.log_variance.double())

@@ -16,7 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -65,6 +65,15 @@ class Worse:
         return earlier(self.moment) if self.own_moment is not None and earlier is not None else self.reverse
 
 
+class Asked(NamedTuple):
+    """What a reverse process is asked about, in the order of its arguments: x_t at t of a process, of class y."""
+
+    process: GaussianDiffusion
+    x_t: Images
+    t: Steps
+    y: Labels
+
+
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
@@ -83,16 +92,8 @@ class Guidance(ABC):
     log_snr_interval: Interval = None
 
     @abstractmethod
-    def step(
-        self,
-        reverse: ReverseProcess,
-        worse: ReverseProcess | None,
-        process: GaussianDiffusion,
-        x_t: Images,
-        t: Steps,
-        y: Labels,
-    ) -> ReverseStep:
-        """The guided look at x_t. worse: None where it is the model itself."""
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+        """The guided look. worse: None where it is the model itself."""
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         """Network evaluations that one look at t (1,) takes, where there is a label."""
@@ -118,7 +119,7 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        return self.guidance.step(self.reverse, self.worse, process.at(t), x_t, t, y)
+        return self.guidance.step(self.reverse, self.worse, Asked(process.at(t), x_t, t, y))
 
     def without_clipping(self) -> "GuidedReverse":
         """The same without clamping x̂_0."""
@@ -131,16 +132,8 @@ class Unguided(Guidance):
 
     guides = False
 
-    def step(
-        self,
-        reverse: ReverseProcess,
-        worse: ReverseProcess | None,
-        process: GaussianDiffusion,
-        x_t: Images,
-        t: Steps,
-        y: Labels,
-    ) -> ReverseStep:
-        return reverse(process, x_t, t, y)
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+        return reverse(*asked)
 
 
 @dataclass(frozen=True)
@@ -163,26 +156,18 @@ class ClassifierFree(Guidance):
     needs_null_class = True
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
-        check_interval(self.interval, self.log_snr_interval)
+        _check(self.scale, self.interval, self.log_snr_interval)
         if self.worse is not None and self.worse.is_itself:
             object.__setattr__(self, "worse", None)
 
-    def step(
-        self,
-        reverse: ReverseProcess,
-        worse: ReverseProcess | None,
-        process: GaussianDiffusion,
-        x_t: Images,
-        t: Steps,
-        y: Labels,
-    ) -> ReverseStep:
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+        process, x_t, t, y = asked
         acts = self.inside(process, t)
         if y is None or self.scale == 1 or not acts.any():
-            return reverse(process, x_t, t, y)
+            return reverse(*asked)
         if worse is not None:
             nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
-            return _away_from(worse, nothing, self.scale, acts, reverse, process, x_t, t, y)
+            return _away_from(worse, nothing, self.scale, acts, reverse, asked)
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
             return reverse(process, x_t, t, torch.where(acts, nothing, y))
@@ -215,24 +200,15 @@ class Autoguidance(Guidance):
     log_snr_interval: Interval = None
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
-        check_interval(self.interval, self.log_snr_interval)
+        _check(self.scale, self.interval, self.log_snr_interval)
         if self.worse is None or self.worse.is_itself:
             raise ValueError("autoguidance leads away from a worse model, and none is named")
 
-    def step(
-        self,
-        reverse: ReverseProcess,
-        worse: ReverseProcess | None,
-        process: GaussianDiffusion,
-        x_t: Images,
-        t: Steps,
-        y: Labels,
-    ) -> ReverseStep:
-        acts = self.inside(process, t)
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+        acts = self.inside(asked.process, asked.t)
         if worse is None or self.scale == 1 or not acts.any():
-            return reverse(process, x_t, t, y)
-        return _away_from(worse, y, self.scale, acts, reverse, process, x_t, t, y)
+            return reverse(*asked)
+        return _away_from(worse, asked.y, self.scale, acts, reverse, asked)
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         return 2 if self.scale != 1 and bool(self.inside(process, t).any()) else 1
@@ -244,12 +220,10 @@ def _away_from(
     scale: float | int,
     acts: Bool[Tensor, " b"],
     reverse: ReverseProcess,
-    process: GaussianDiffusion,
-    x_t: Images,
-    t: Steps,
-    y: Labels,
+    asked: Asked,
 ) -> ReverseStep:
     """`reverse`, led away from what `worse` says when it is told `told`, if it knows labels."""
+    process, x_t, t, y = asked
     output, v = reverse.evaluate(process, x_t, t, y)
     look = worse.without_clipping()(process, x_t, t, told if worse.null_class is not None else None)
     base = reverse.prediction.target(process, look.x_0, look.eps, t)
@@ -284,18 +258,10 @@ class ClassifierGuidance(Guidance):
     log_snr_interval: Interval = None
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
-        check_interval(self.interval, self.log_snr_interval)
+        _check(self.scale, self.interval, self.log_snr_interval)
 
-    def step(
-        self,
-        reverse: ReverseProcess,
-        worse: ReverseProcess | None,
-        process: GaussianDiffusion,
-        x_t: Images,
-        t: Steps,
-        y: Labels,
-    ) -> ReverseStep:
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+        process, x_t, t, y = asked
         look = reverse(process, x_t, t, y if reverse.null_class is not None else None)
         acts = self.inside(process, t)
         if y is None or self.scale == 0 or not acts.any():
@@ -317,6 +283,7 @@ class ClassifierGuidance(Guidance):
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 
-def _check_scale(scale: float | int) -> None:
+def _check(scale: float | int, interval: Interval, log_snr_interval: Interval) -> None:
+    check_interval(interval, log_snr_interval)
     if not (0 <= scale < math.inf):
         raise ValueError(f"guidance.scale={scale}: a scale is a number of at least 0")

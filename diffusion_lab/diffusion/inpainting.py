@@ -18,8 +18,7 @@ from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .samplers import Memory, Reverse, Sampler, full
 from .shapes import Images, Labels
-
-_KNOWN, _BACK, _UNKNOWN = 1, 2, 3  # noises beside the sampler's own
+from .streams import BACK, KNOWN, UNKNOWN
 
 
 def inpaint(
@@ -63,11 +62,11 @@ class _Inpainting(Sampler):
     ) -> tuple[Images, Memory]:
         last = self.repeats - 1 if s > 0 else 0
         for repeat in range(last + 1):
-            drawn = noise if repeat == 0 else noise.fork(_UNKNOWN).fork(repeat)
+            drawn = noise if repeat == 0 else noise.fork(UNKNOWN).fork(repeat)
             unknown, memory = self.sampler.step(process, reverse, x_t, t, s, drawn, memory)
-            kept = process.q_sample(self.x_0, full(s, x_t), noise.fork(_KNOWN).fork(repeat)(x_t))
+            kept = process.q_sample(self.x_0, full(s, x_t), noise.fork(KNOWN).fork(repeat)(x_t))
             x_s = torch.where(self.known, kept, unknown)
             if repeat < last:
-                x_t = process.q_step(x_s, full(t, x_t), noise.fork(_BACK).fork(repeat)(x_t))
+                x_t = process.q_step(x_s, full(t, x_t), noise.fork(BACK).fork(repeat)(x_t))
                 memory = ()  # a step that remembers the one before it has lost it
         return x_s, memory

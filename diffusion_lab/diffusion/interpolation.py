@@ -5,16 +5,12 @@
 Encoding is the deterministic sampler run backwards, so both ends come back up to its error of first order in the stride.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .process import GaussianDiffusion, per_sample
-from .reverse import ReverseStep
-from .samplers import DDIMSampler
-from .shapes import Images, Labels
+from .process import per_sample
+from .shapes import Images
 
 PARALLEL = 1e-4  # radians between directions below which a straight line is as good as the arc
 
@@ -33,20 +29,3 @@ def slerp(start: Images, end: Images, weight: Float[Tensor, " b"]) -> Images:
     of_start = torch.where(straight, 1 - w, ((1 - w) * safe).sin() / safe.sin())
     of_end = torch.where(straight, w, (w * safe).sin() / safe.sin())
     return per_sample(of_start, start) * start + per_sample(of_end, end) * end
-
-
-def interpolate(
-    sampler: DDIMSampler,
-    process: GaussianDiffusion,
-    reverse: Callable[..., ReverseStep],
-    start: Images,
-    end: Images,
-    weight: Float[Tensor, " b"],
-    y: Labels = None,
-) -> Images:
-    """The images at `weight` (B,) of the way from start (B, …) to end (B, …).
-
-    The sampler's η must be 0; give a reverse process without clipping.
-    """
-    latents = (sampler.encode(process, reverse, x_0, y) for x_0 in (start, end))
-    return sampler(process, reverse, slerp(*latents, weight), y)

@@ -9,13 +9,13 @@ Objectives look at what the network says, before any clipping of x̂_0. L_simple
 chain, so its t are whole; L_∞ is an integral, so its t are real.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
+from .bits import in_bits
 from .bound import bits_per_dim, bound_term
 from .decoders import GAUSSIAN, LEVELS, Decoder
 from .gaussian import Gaussian
@@ -217,7 +217,7 @@ class ContinuousBound(Objective):
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
-        steps = (process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse / math.log(2)
+        steps = in_bits((process.num_timesteps - 1) * of_x_0 / reverse.prediction.error_scale(process, t) * mse)
         ends = self._last_step(process, reverse.without_clipping(), x_0, eps, y) + bits_per_dim(process.prior_kl(x_0))
         vlb = steps + ends
         return {"mse": mse.detach(), "vlb": vlb, "loss": vlb + process.schedule.own_loss(t, steps)}

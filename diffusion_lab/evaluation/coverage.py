@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
+
+from diffusion_lab.diffusion.bits import in_bits
 
 
 def class_coverage(taken_for: Tensor) -> tuple[float, float]:
@@ -15,4 +15,4 @@ def class_coverage(taken_for: Tensor) -> tuple[float, float]:
     entropy hardly notices it.
     """
     shares = torch.bincount(taken_for.cpu()).double() / len(taken_for)
-    return float((shares > 0).sum()), float(-torch.xlogy(shares, shares).sum()) / math.log(2)
+    return float((shares > 0).sum()), in_bits(float(-torch.xlogy(shares, shares).sum()))

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.evaluation.cost import Stopwatch
 from diffusion_lab.models.base import GenerativeModel
-
-_LABELS = 1  # a stream of the seed
 
 
 def quantise(x: Tensor, num_levels: int | None) -> Tensor:
@@ -32,7 +31,7 @@ def labels(indices: Tensor, seed: int, prior: Tensor) -> Tensor:
 
     indices int64 (B,), prior float64 (num_classes,) summing to 1 -> int64 (B,).
     """
-    u = SampleNoise(seed, indices.cpu()).fork(_LABELS).uniform(0)
+    u = SampleNoise(seed, indices.cpu()).fork(CLASS).uniform(0)
     classes = torch.searchsorted(prior.cpu().cumsum(0), u, right=True)
     last_possible = prior.cpu().nonzero().max()  # rounding may leave the sum below 1
     return classes.clamp(max=last_possible).to(indices.device)

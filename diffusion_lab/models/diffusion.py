@@ -36,11 +36,11 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
+from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.compatibility import check_parts
 from diffusion_lab.models.optimization import Optimization
 
-_TRAINING, _BOUND, _LABELS = 1, 2, 3  # streams of a seed
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 
 
@@ -106,7 +106,7 @@ class DiffusionModel(GenerativeModel):
         """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(_TRAINING, x_0.device)
+        generator = self.generator(TRAINING, x_0.device)
         t, w = self.timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
 
@@ -153,7 +153,7 @@ class DiffusionModel(GenerativeModel):
         if self.reverse.null_class is None:
             return None
         size, rows = self.global_batch(len(y))
-        coins = torch.rand(size, generator=self.generator(_LABELS, y.device), device=y.device)
+        coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
         return y.masked_fill(coins[rows] < self.label_dropout, self.reverse.null_class)
 
     @property
@@ -228,7 +228,7 @@ class DiffusionModel(GenerativeModel):
     ) -> Likelihood:
         """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y."""
         chain = self._chain
-        noise = SampleNoise(derive_seed(seed, _BOUND), indices)
+        noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,
             self.guided,

@@ -22,11 +22,11 @@ from diffusion_lab.baselines.dequantization import (
     uniform_from_normal,
 )
 from diffusion_lab.diffusion import SampleNoise, derive_seed
+from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import Cost, count_flops
 
-_TRAINING, _BOUND = 1, 2  # streams of a seed
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
 
 
@@ -64,7 +64,7 @@ class FlowModel(GenerativeModel):
         x_0, y = batch
         y = y if self.num_classes is not None else None
         size, rows = self.global_batch(len(x_0))
-        u = torch.rand(size, *self.shape, generator=self.generator(_TRAINING, x_0.device), device=x_0.device)
+        u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
         if not self.network.initialised:
             self._initialise(x_0, y, u)
         parts = self._bits(*self.network(self._continuous(x_0, u[rows]), y))
@@ -139,7 +139,7 @@ class FlowModel(GenerativeModel):
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))
             return Likelihood(sum(parts.values()), f"exact density{given}", parts)
-        noise = SampleNoise(derive_seed(seed, _BOUND), indices)
+        noise = SampleNoise(derive_seed(seed, BOUND), indices)
         draws = []
         for draw in range(_DRAWS):
             u = uniform_from_normal(noise(draw + 1, x_0.double())).to(x_0)

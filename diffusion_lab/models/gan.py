@@ -17,11 +17,10 @@ from torch.optim import Optimizer
 
 from diffusion_lab.baselines.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import Cost, count_flops
-
-_TRAINING = 1  # a stream of the seed
 
 
 class GAN(GenerativeModel):
@@ -73,7 +72,7 @@ class GAN(GenerativeModel):
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
         x_0, y = batch[0], None if self.num_classes is None else batch[1]
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(_TRAINING, x_0.device)
+        generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
         u = torch.rand(size, generator=generator, device=x_0.device)[rows]
         by_generator, by_discriminator = self.optimizers()

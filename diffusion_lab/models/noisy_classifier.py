@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise, Schedule, TimestepSampler
+from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel
-
-_TRAINING = 1  # a stream of the seed
 
 
 class NoisyClassifier(TrainableModel):
@@ -68,7 +67,7 @@ class NoisyClassifier(TrainableModel):
         """Cross-entropy at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(_TRAINING, x_0.device)
+        generator = self.generator(TRAINING, x_0.device)
         t, w = self.timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
         t, w = t[rows], w[rows]

@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from diffusion_lab.data.order import batches_trained
 from diffusion_lab.diffusion import SampleNoise, derive_seed
+from diffusion_lab.diffusion.streams import DROPOUT
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import Cost, network_cost
 
-_DROPOUT = 0  # a stream of the seed; a subclass numbers its own from 1
 RAW = "raw"  # the weights that training resumes from
 
 
@@ -53,7 +54,7 @@ class TrainableModel(LightningModule):
     @property
     def batches_trained(self) -> int:
         """k while batch k is trained on, counted over all resumes: the clock that keys randomness in training."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return batches_trained(self.trainer)
 
     def generator(self, stream: int, device: torch.device) -> torch.Generator:
         """Random numbers of the batch that is trained on: a function of (seed, stream, k)."""
@@ -66,7 +67,7 @@ class TrainableModel(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
-        torch.manual_seed(derive_seed(self.seed, _DROPOUT, self.batches_trained, self.trainer.global_rank))
+        torch.manual_seed(derive_seed(self.seed, DROPOUT, self.batches_trained, self.trainer.global_rank))
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""

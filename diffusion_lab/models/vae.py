@@ -19,13 +19,14 @@ from diffusion_lab.baselines.elbo import ImportanceWeighted, log_weight, paid_ra
 from diffusion_lab.baselines.likelihoods import DecoderLikelihood
 from diffusion_lab.baselines.priors import Prior
 from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
+from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import Cost, count_flops
 from diffusion_lab.networks.vae import Autoencoder
 
-_TRAINING, _BOUND, _DRAW = 1, 2, 3  # streams of a seed
-IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
+IMPORTANCEDECODERS = 64  # K of the importance-weighted bound
 
 
 class VAE(GenerativeModel):
@@ -79,7 +80,7 @@ class VAE(GenerativeModel):
         """One z a sample. Every rank draws the noise of the global batch and takes its rows."""
         x_0, y = batch
         size, rows = self.global_batch(len(x_0))
-        generator = self.generator(_TRAINING, x_0.device)
+        generator = self.generator(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
         terms = self._terms(x_0, self._told(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
@@ -95,7 +96,7 @@ class VAE(GenerativeModel):
         posterior = Gaussian(mean, log_variance)
         rates = self.prior.rate(posterior, self.prior.log_prob(posterior.sample(eps), y))
         distortion = self._distortion(output, x_0).mean()
-        paid = paid_rate(rates, self.free_bits * math.log(2), self._batch_mean(rates))
+        paid = paid_rate(rates, in_nats(self.free_bits), self._batch_mean(rates))
         loss = distortion + self.beta * self._bits_per_dim(paid)
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
@@ -104,7 +105,7 @@ class VAE(GenerativeModel):
         output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
-        return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, _DRAW), indices))
+        return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, DECODER), indices))
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         """u ~ N(0, I), of which the prior makes z."""
@@ -139,16 +140,16 @@ class VAE(GenerativeModel):
         """
         y = self._told(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
-        noise = SampleNoise(derive_seed(seed, _BOUND), indices)
+        noise = SampleNoise(derive_seed(seed, BOUND), indices)
         rates, distortions, weighted = [], [], ImportanceWeighted()
-        for k in range(IMPORTANCE_DRAWS):
+        for k in range(IMPORTANCEDECODERS):
             z = posterior.sample(noise(k + 1, posterior.mean))
             log_prior = self.prior.log_prob(z, y)
             rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
             distortions.append(self._distortion(self.network.decode(z, y), x_0))
             weighted.add(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
         parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
-        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
+        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCEDECODERS
         return Likelihood(
             bits_per_dim=parts["rate"] + parts["distortion"],
             kind="ELBO" if y is None else "ELBO given the class",
@@ -163,7 +164,7 @@ class VAE(GenerativeModel):
             "decoder_likelihood": repr(self.decoder_likelihood),
             "prior": type(self.prior).__name__,
             "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
-            "importance_draws": IMPORTANCE_DRAWS,
+            "importance_draws": IMPORTANCEDECODERS,
             "conditional": self.num_classes is not None,
         }
 
@@ -176,10 +177,10 @@ class VAE(GenerativeModel):
         return self._bits_per_dim(-self.decoder_likelihood.log_prob(output, x_0).double().flatten(1).sum(dim=1))
 
     def _bits_per_dim(self, nats: Tensor) -> Tensor:
-        return nats / (math.prod(self.shape) * math.log(2))
+        return in_bits(nats, math.prod(self.shape))
 
     def _nats(self, bits_per_dim: Tensor) -> Tensor:
-        return bits_per_dim * (math.prod(self.shape) * math.log(2))
+        return in_nats(bits_per_dim, math.prod(self.shape))
 
     def _batch_mean(self, rates: Tensor) -> Tensor | None:
         """Of the rate of each latent dimension over all ranks; None where one rank has the whole batch, or nothing is free."""

@@ -70,7 +70,7 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
     return [
         Plot(
             key="bound_by_t",
-            family=BOUND,
+            heading=BOUND,
             name="L_t",
             x_label="t",
             y_label="L_t (bits/dim)",
@@ -88,7 +88,7 @@ def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
     return [
         Plot(
             key=f"training_{column.removeprefix(_PREFIX)}",
-            family=TRAINING,
+            heading=TRAINING,
             name=column.removeprefix(_PREFIX).replace("_", " "),
             x_label="training step",
             y_label=column.removeprefix(_PREFIX).replace("_", " "),

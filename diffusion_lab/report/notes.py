@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffusion_lab.measures import ENTROPY
 from diffusion_lab.report.layout import columns
 from diffusion_lab.report.table import Group
 
@@ -37,4 +38,7 @@ def notes(group: Group) -> list[str]:
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
             said.append(f"bits/dim: {group.protocol.get('bound', {}).get('kind')}.")
+    entropy = group.fact(ENTROPY)
+    if entropy is not None:
+        said.append(f"The entropy of the data is {entropy:.3f} bits/dim: a model that is told no class needs at least as many.")
     return said

@@ -66,7 +66,7 @@ def page(
         groups=[_group(group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=[one for one, _ in contrast],
-        plots=[(title, _by_family(some)) for title, some in plots if some],
+        plots=[(title, _by_heading(some)) for title, some in plots if some],
         figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
         legend=legend,
         swatch=swatch,
@@ -158,11 +158,11 @@ def _noise(table: Table) -> set[Any]:
     return {row.done[0].protocol.get("samples", {}).get("seed") for row in table.rows}
 
 
-def _by_family(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
-    families: dict[str, list[Plot]] = {}
+def _by_heading(plots: Sequence[Plot]) -> dict[str, list[Plot]]:
+    found: dict[str, list[Plot]] = {}
     for plot in plots:
-        families.setdefault(plot.family, []).append(plot)
-    return families
+        found.setdefault(plot.heading, []).append(plot)
+    return found
 
 
 def _script_json(content: Any) -> Markup:

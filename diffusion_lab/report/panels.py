@@ -56,11 +56,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that share their axes. family: the heading under which it is one of several, `name` which of them. key: its file's
-    name. note: what has to be known to read it. paper: whether it becomes a file."""
+    """Panels that share their axes. heading: under which it is one of several, `name` which of them. key: its file's name.
+    note: what has to be known to read it. paper: whether it becomes a file."""
 
     key: str
-    family: str
+    heading: str
     name: str
     x_label: str
     y_label: str

@@ -103,7 +103,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
     return Plot(
         key=f"steps_{measure.name}",
-        family=LIKELIHOOD if bound else SAMPLES,
+        heading=LIKELIHOOD if bound else SAMPLES,
         name=measure.label,
         x_label=STEPS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",
@@ -178,7 +178,7 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         note += f" Left out, as nothing is equal but for the axis: {', '.join(left_out)}."
     return Plot(
         key=f"effects_{measure.name}",
-        family=EFFECTS,
+        heading=EFFECTS,
         name=measure.label,
         x_label="",
         y_label=f"{measure.axis}, {measure.better} is better",
@@ -199,7 +199,7 @@ def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | Non
     front = replace(series_of(best, measure, SECONDS, "Pareto front", FRONT), error=[])
     return Plot(
         key=f"seconds_{measure.name}",
-        family=TIME,
+        heading=TIME,
         name=measure.label,
         x_label=SECONDS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",

@@ -108,11 +108,11 @@ class Group:
 
     def floor(self, measure: Measure) -> float | None:
         """What real images get in the place of samples; the same for all rows, which share reference and number."""
-        if measure.floor_of is None:
-            return None
-        return next(
-            (c.values[measure.floor_of] for r in self.rows for c in r.done if measure.floor_of in c.values), None
-        )
+        return None if measure.floor_of is None else self.fact(measure.floor_of)
+
+    def fact(self, name: str) -> float | None:
+        """A value that is the same for all rows; None where no score states it."""
+        return next((cell.values[name] for row in self.rows for cell in row.done if name in cell.values), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ def trade_plots(table: Table, group: Group) -> list[Plot]:
     return [
         Plot(
             key="precision_recall",
-            family=TRADE,
+            heading=TRADE,
             name=_PRECISION,
             x_label=_axis(recall),
             y_label=_axis(precision),

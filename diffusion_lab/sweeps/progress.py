@@ -24,7 +24,7 @@ _STYLES = {  # in this order
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobProgress:
     """One model or cell. state: a key of _STYLES. status: what it says of itself, if anything. reason: why it is not done."""
 
     what: str
@@ -35,7 +35,7 @@ class Standing:
     reason: str = ""
 
 
-def standings(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[Standing]:
+def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
     """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read.
 
     in_queue: name of a job -> the state in which a cluster has it.
@@ -53,13 +53,13 @@ def standings(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyT
     cancelled, failed = sweep.cancelled.is_file(), dict[Path, str]()
     found = []
     for job in all_of_it.jobs:
-        found.append(_standing(job, in_queue.get(job.name), failed.get(job.needs), cancelled))
+        found.append(_progress_of(job, in_queue.get(job.name), failed.get(job.needs), cancelled))
         if found[-1].state == FAILED:
             failed[job.folder] = found[-1].reason
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
 
 
-def is_over(found: Sequence[Standing]) -> bool:
+def is_over(found: Sequence[JobProgress]) -> bool:
     """Whether nothing runs and nothing waits."""
     return all(standing.state in (DONE, FAILED) for standing in found)
 
@@ -77,7 +77,7 @@ def seconds_left(status: Status, earlier: Status | None) -> float | None:
     return max(0.0, (status.steps - status.step) * pace - (time.time() - status.updated))
 
 
-def table(found: Sequence[Standing], earlier: Mapping[Path, Status]) -> Table:
+def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
     """A line for each, and how many are where. earlier: a status of the same folders from before, for the pace."""
     shown = Table(
         box=None, pad_edge=False, header_style="dim", title=_summary(found), title_justify="left", title_style=""
@@ -100,7 +100,7 @@ def table(found: Sequence[Standing], earlier: Mapping[Path, Status]) -> Table:
     return shown
 
 
-def _standing(job: Job, in_queue: str | None, model_failed: str | None, cancelled: bool) -> Standing:
+def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cancelled: bool) -> JobProgress:
     """in_queue: the state in which a cluster has the job, if it has it. model_failed: why its model failed, if it did."""
     status = read_status(job.folder)
     state = QUEUED if status is None else status.state
@@ -119,10 +119,10 @@ def _standing(job: Job, in_queue: str | None, model_failed: str | None, cancelle
         state, reason = FAILED, f"its model failed: {model_failed}"
     elif state == QUEUED and cancelled:
         state, reason = INTERRUPTED, "cancelled; the same command does it again"
-    return Standing(job.what, job.label, job.folder, state, status, reason)
+    return JobProgress(job.what, job.label, job.folder, state, status, reason)
 
 
-def _summary(found: Sequence[Standing]) -> str:
+def _summary(found: Sequence[JobProgress]) -> str:
     """models: 2 done, 1 running; cells: 4 queued"""
     parts = []
     for what in ("model", "cell"):

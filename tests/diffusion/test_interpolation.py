@@ -10,7 +10,6 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
     SampleNoise,
-    interpolate,
     slerp,
 )
 
@@ -45,8 +44,9 @@ def test_interpolation_reproduces_both_images_and_passes_between_them():
     reverse = ReverseProcess(ExactNetwork(data, process, PredictNoise()), PredictNoise(), FixedSmall(), clip_x_0=False)
     a, b = 0.1 + 0.4 * START[:, :8], 0.1 + 0.4 * END[:, :8]
     way = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).repeat_interleave(3)
-    many = interpolate(DDIMSampler(EvenSpacing(100)), process, reverse, a.repeat(3, 1), b.repeat(3, 1), way)
-    first, middle, last = many.chunk(3)
+    sampler = DDIMSampler(EvenSpacing(100))
+    latents = (sampler.encode(process, reverse, x_0).repeat(3, 1) for x_0 in (a, b))
+    first, middle, last = sampler(process, reverse, slerp(*latents, way)).chunk(3)
     torch.testing.assert_close(first, a, rtol=0, atol=0.05)
     torch.testing.assert_close(last, b, rtol=0, atol=0.05)
     # For Gaussian data x_T is x_0 moved and scaled, so the middle image is the middle of the arc.
@@ -56,4 +56,4 @@ def test_interpolation_reproduces_both_images_and_passes_between_them():
 def test_only_the_deterministic_sampler_can_encode():
     process = GaussianDiffusion(CosineSchedule(10))
     with pytest.raises(ValueError, match="eta = 1"):
-        interpolate(DDIMSampler(eta=1.0), process, lambda *_: None, START, END, weights(0.5))
+        DDIMSampler(eta=1.0).encode(process, lambda *_: None, START)

@@ -34,7 +34,7 @@ def test_the_headings_and_plots_are_those_of_the_report(gathered, spec):
     plots = [*row_plots(table, table.groups[0]), *model_plots(gathered)]
     ours = {}
     for plot in plots:
-        ours.setdefault(plot.family, []).append(plot)
+        ours.setdefault(plot.heading, []).append(plot)
     ours.pop(panels.EFFECTS)  # W&B has no plot of an axis' effect with the others held
     assert [s["name"] for s in spec["panelBankConfig"]["sections"]] == ["Samples", *ours]
     for heading, some in ours.items():

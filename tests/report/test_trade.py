@@ -36,7 +36,7 @@ def test_a_line_runs_along_the_scale_and_names_its_values(tmp_path):
     assert line.labels == ["0", "0.5", "1", "3", "10"]
     assert line.y == pytest.approx([0, 1 / 3, 1 / 2, 3 / 4, 10 / 11])
     assert line.x == pytest.approx([1, 2 / 3, 1 / 2, 1 / 4, 1 / 11])
-    assert (plot.family, plot.x_label, plot.y_label) == (
+    assert (plot.heading, plot.x_label, plot.y_label) == (
         TRADE,
         "recall, higher is better",
         "precision, higher is better",

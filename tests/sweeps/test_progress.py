@@ -8,7 +8,7 @@ from rich.console import Console
 from diffusion_lab.lock import hold
 from diffusion_lab.runs import RunError, sweep_directory, write_json
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status
-from diffusion_lab.sweeps.progress import is_over, seconds_left, standings, table
+from diffusion_lab.sweeps.progress import is_over, job_progress, seconds_left, table
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def sweep(tmp_path):
 def states(sweep, **in_queue):
     return {
         standing.folder.name: standing.state
-        for standing in standings(sweep, {name.replace("_", "-"): state for name, state in in_queue.items()})
+        for standing in job_progress(sweep, {name.replace("_", "-"): state for name, state in in_queue.items()})
     }
 
 
 def shown(sweep):
     console = Console(file=io.StringIO(), width=150)
-    console.print(table(standings(sweep), {}))
+    console.print(table(job_progress(sweep), {}))
     return console.file.getvalue()
 
 
@@ -56,7 +56,7 @@ def refuse(holder):
 def test_what_has_not_begun_is_queued(sweep):
     assert set(states(sweep).values()) == {"queued"}
     assert "models: 2 queued; cells: 4 queued" in shown(sweep)
-    assert not is_over(standings(sweep))
+    assert not is_over(job_progress(sweep))
 
 
 def test_each_state_is_told_with_its_reason(sweep, tmp_path):
@@ -125,11 +125,11 @@ def test_it_is_over_when_all_is_done_or_failed(sweep, tmp_path):
         write_json(tmp_path / "models" / model / "training.json", {})
     for run in ("r1ddpm", "r1ddim", "r2ddpm"):
         write_json(tmp_path / "runs" / run / "metrics.json", {})
-    assert not is_over(standings(sweep))
+    assert not is_over(job_progress(sweep))
     Status.begin().now(FAILED, reason="killed").write(tmp_path / "runs" / "r2ddim")
-    assert is_over(standings(sweep))
+    assert is_over(job_progress(sweep))
 
 
 def test_a_sweep_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RunError, match=r"sweep\.json"):
-        standings(sweep_directory(tmp_path, "none"))
+        job_progress(sweep_directory(tmp_path, "none"))

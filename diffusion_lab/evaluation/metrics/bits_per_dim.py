@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import LOW, Measure
+from diffusion_lab.measures import ENTROPY, LOW, Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BitsPerDim(Metric):
-    """The negative log-likelihood of the first num_images test images, or a bound on it, in bits per dimension.
+    """The negative log-likelihood of the first num_images test images, or a bound on it, in bits per dimension, and beside it the
+    entropy of the data where their density is known.
 
     batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
     """
@@ -36,6 +37,8 @@ class BitsPerDim(Metric):
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "negative log-likelihood of test images, or a bound on it"
         yield Measure("bits_per_dim", "bits/dim", "", LOW, meaning, ("data", "bound"), headline=True)
+        least = "a model that is told no class needs at least as many"
+        yield Measure(ENTROPY, "  the data's entropy", meaning=least, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
         from diffusion_lab.evaluation.likelihood import score_likelihood
@@ -48,6 +51,9 @@ class BitsPerDim(Metric):
         scores.record("bits_per_dim", likelihood.bits_per_dim)
         scores.record("bits_per_dim_standard_error", likelihood.standard_error)
         scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
+        entropy = subject.data.entropy_bits()
+        if entropy is not None:
+            scores.record(ENTROPY, entropy)
         for name, value in (likelihood.parts | likelihood.beside).items():
             scores.record(f"bits_per_dim_{name}", value)
         if likelihood.curve:
