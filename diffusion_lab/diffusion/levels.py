@@ -9,5 +9,5 @@ def nearest_level(x: Images, num_levels: int) -> Images:
     Rounding is to the nearest: truncation would lose levels and shift the mean by half a level. ValueError unless L ≥ 2.
     """
     if num_levels < 2:
-        raise ValueError(f"num_levels={num_levels}: data with levels have at least two")
+        raise ValueError(f"num_levels = {num_levels}: data with levels have at least two")
     return ((x + 1) * ((num_levels - 1) / 2)).round().clamp(0, num_levels - 1)

@@ -40,5 +40,7 @@ def notes(group: Group) -> list[str]:
             said.append(f"bits/dim: {group.protocol.get('bound', {}).get('kind')}.")
     entropy = group.fact(ENTROPY)
     if entropy is not None:
-        said.append(f"The entropy of the data is {entropy:.3f} bits/dim: a model that is told no class needs at least as many.")
+        said.append(
+            f"The entropy of the data is {entropy:.3f} bits/dim: a model that is told no class needs at least as many."
+        )
     return said
