@@ -107,10 +107,21 @@ def beat(folder: Path, number: int) -> None:
     os.utime(_file(folder, number))
 
 
-def release(folder: Path, number: int) -> None:
+def release(folder: Path, number: int, holder: Holder) -> None:
     """Let go of a number of one's own; one that was overtaken and cleared away stays away."""
     with suppress(OSError), _file(folder, number).open("r+b", buffering=0) as file:
-        file.write(b"null".ljust(os.fstat(file.fileno()).st_size))  # in place: the disk may be full
+        said = file.read()
+        if holder.token.encode() in said:  # else who came after `clear` has begun to count anew
+            file.seek(0)
+            file.write(b"null".ljust(len(said)))  # in place: the disk may be full
+
+
+def clear(folder: Path) -> None:
+    """Remove every number. Only for the newest holder, when there is nothing left to hold."""
+    for number in sorted(_numbers(folder)):
+        _file(folder, number).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody has put more there
+        (folder / FOLDER).rmdir()
 
 
 def _numbers(folder: Path) -> list[int]:

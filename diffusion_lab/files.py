@@ -75,5 +75,10 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 def remove_staged(folder: Path) -> None:
     """Clear away what processes that were killed while writing left behind. Only for who holds the folder."""
-    for staged in folder.glob(_STAGED.format(name="*", unique="*")):
+    for staged in staged_in(folder):
         staged.unlink(missing_ok=True)
+
+
+def staged_in(folder: Path) -> list[Path]:
+    """What is being written there, or was when its process was killed."""
+    return list(folder.glob(_STAGED.format(name="*", unique="*")))

@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long while we watched is dead
 _LONG_AGO_SECONDS = 3600.0  # more than clocks of machines that share files differ by
 _POLL_SECONDS = 0.5
+_FILE = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
 
 
@@ -52,7 +53,7 @@ def hold(
     folder.mkdir(parents=True, exist_ok=True)
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.
     # fallback_to_soft=False: a lock file left behind by a dead process would hold the folder for ever.
-    lock = FileLock(folder / ".lock", fallback_to_soft=False, preserve_lock_file=True, thread_local=False)
+    lock = FileLock(folder / _FILE, fallback_to_soft=False, preserve_lock_file=True, thread_local=False)
     me, silence, said = Holder.current(), Silence(clock), False
     while (number := _take(lock, folder, me, silence)) is None:
         if not said:
@@ -72,8 +73,24 @@ def hold(
         with guarded(folder, check), _heartbeat(folder, number):
             yield check
     finally:  # also after an error: this process may live on, and holds nothing any more
-        claims.release(folder, number)
+        claims.release(folder, number, me)
         lock.release()
+
+
+def give_up(folder: Path) -> bool:
+    """Remove a folder in which nothing lies but the files of its lock; whether it is gone.
+
+    Only for who holds it, as the last thing it does there. Whoever waits for the folder makes it anew.
+    """
+    if {entry.name for entry in folder.iterdir()} - {_FILE, claims.FOLDER}:
+        return False
+    claims.clear(folder)
+    (folder / _FILE).unlink(missing_ok=True)
+    try:
+        folder.rmdir()
+    except OSError:  # another process has just taken it
+        return False
+    return True
 
 
 class Silence:
@@ -117,6 +134,9 @@ def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | N
         lock.acquire(blocking=False)
     except Timeout:
         return None
+    except FileNotFoundError:  # whoever held the folder has removed it
+        folder.mkdir(parents=True, exist_ok=True)
+        return None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
@@ -125,6 +145,8 @@ def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | N
         claim = newest(folder)
         if (claim.released or _is_dead(folder, claim, silence)) and claims.succeed(folder, claim, me):
             number = claim.number + 1
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
     finally:
         if number is None:
             lock.release()

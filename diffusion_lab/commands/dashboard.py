@@ -10,8 +10,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.runs import runs_in, scored_runs
+from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.runs import runs_folder, scored_runs
 
 _PATIENCE_SECONDS = 30
 
@@ -29,7 +29,7 @@ def run(cfg: DictConfig) -> None:
     from diffusion_lab.report.dashboard import found, workspace
     from diffusion_lab.report.model_plots import losses_of
 
-    folder = runs_in(Path(cfg.outputs))
+    folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
         raise MistakeError(f"there is no score in {folder} that says what to show; train with logger=wandb first")

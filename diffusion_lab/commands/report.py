@@ -12,7 +12,7 @@ from rich.console import Console
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs
-from diffusion_lab.runs import RunDirectory, named_sweep, runs_in, scored_runs
+from diffusion_lab.runs import RunDirectory, named_sweep, runs_folder, scored_runs
 
 if TYPE_CHECKING:
     from diffusion_lab.report.cells import Gathered
@@ -79,10 +79,10 @@ def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:
     """The run folders that the patterns name, themselves or as a folder of runs; a bare name is one under outputs/runs."""
     folders: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(pattern)) or sorted(glob.glob(str(runs_in(outputs) / pattern)))
+        found = sorted(glob.glob(pattern)) or sorted(glob.glob(str(runs_folder(outputs) / pattern)))
         matches = [Path(path) for path in found if Path(path).is_dir()]
         if not matches:
-            raise MistakeError(f"runs={pattern}: there is no such folder, here or in {runs_in(outputs)}")
+            raise MistakeError(f"runs={pattern}: there is no such folder, here or in {runs_folder(outputs)}")
         for match in matches:
             inside = [] if RunDirectory(match).metrics.is_file() else [run.path for run in scored_runs(match)]
             folders += inside or [match]

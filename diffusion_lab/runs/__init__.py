@@ -22,7 +22,7 @@ from diffusion_lab.runs.places import (
     newest_model,
     newest_sweep,
     run_directory,
-    runs_in,
+    runs_folder,
     scored_runs,
     sweep_directory,
 )
@@ -39,4 +39,4 @@ __all__ = [
     "newest_sweep",
 ]
 __all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
-__all__ += ["cache_directory", "job_log", "named_model", "read_json", "runs_in", "scored_runs", "write_json"]
+__all__ += ["cache_directory", "job_log", "named_model", "read_json", "runs_folder", "scored_runs", "write_json"]

@@ -9,9 +9,15 @@ Each file holds its key, a text that says which question it answers, and is name
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from diffusion_lab.runs.directory import plain_files
+
+_LONGEST_HEAD = 2**20
 _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
 
@@ -28,6 +34,24 @@ class CacheDirectory:
         """File of what was computed of real images. about: in words, for who lists the folder."""
         return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
 
+    @property
+    def references(self) -> list[Path]:
+        """Files of real images that lie here, as far as their name is that of their key."""
+        return [
+            file for file in _plain(self.path.glob("*.safetensors")) if _is_named_by(file.stem.rpartition("-")[2], file)
+        ]
+
+    @property
+    def streams(self) -> dict[Path, list[Path]]:
+        """Folder -> its shards, of the streams that lie here, as far as the folder's name is that of their key."""
+        folders = [] if self.samples.is_symlink() else sorted(self.samples.glob("*/"))
+        found = {folder: _plain(shard_files(folder)) for folder in folders if not folder.is_symlink()}
+        return {
+            folder: files
+            for folder, files in found.items()
+            if files and all(_is_named_by(folder.name, f) for f in files)
+        }
+
 
 def stream(samples: Path, key: str) -> Path:
     """Folder of one stream of samples."""
@@ -42,6 +66,37 @@ def shard_file(stream: Path, first: int) -> Path:
 def shard_files(stream: Path) -> list[Path]:
     """All of them that lie there."""
     return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
+
+
+def read_key(file: Path) -> dict[str, Any] | None:
+    """The key in the head of a file; None where that is not a file of ours. Reads no tensor."""
+    key = _key(file)
+    try:
+        content = json.loads(key or "null")
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _key(file: Path) -> str | None:
+    """The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts."""
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        head = content.read(min(length, _LONGEST_HEAD))
+    try:
+        key = json.loads(head)["__metadata__"]["key"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return key if isinstance(key, str) else None
+
+
+def _is_named_by(name: str, file: Path) -> bool:
+    key = _key(file)
+    return key is not None and len(name) in (_REFERENCE_DIGITS, _STREAM_DIGITS) and _digest(key).startswith(name)
+
+
+def _plain(files: Iterable[Path]) -> list[Path]:
+    return sorted(plain_files(files))
 
 
 def _digest(key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,11 @@ class Directory:
     def tracked_as(self) -> Path:
         """The id of its run at W&B."""
         return self.path / "wandb_id"
+
+
+def plain_files(paths: Iterable[Path]) -> list[Path]:
+    """Those that are files. A link, or a folder, that has a name of ours is the user's."""
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def right(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_training
-from diffusion_lab.files import check_guards, remove_staged
+from diffusion_lab.files import check_guards, remove_staged, staged_in
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
-from diffusion_lab.runs.directory import Directory, right, write_json
+from diffusion_lab.runs.directory import Directory, plain_files, right, write_json
+from diffusion_lab.status import FILE as STATUS
 
 _CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
 _RETRAINING = "retraining"
@@ -116,8 +117,34 @@ class ModelDirectory(Directory):
         return [file for file in self.samples.glob("step_*.png") if _GRID.fullmatch(file.name)]
 
     @property
+    def files(self) -> list[Path]:
+        """Our own files here and in `retraining`, those first without which no training counts as finished.
+
+        Neither links, nor what loggers keep in `logs`, nor anything that a user put here.
+        """
+        if self.path.is_symlink():
+            return []
+        named = [self.path / name for name in (_TRAINING, _CONFIG, _CHOICES, _CSV, STATUS)]
+        named += [self.resume, self.previous_resume, self.accuracy, self.tracked_as, self._mark]
+        named += [file for file in self.path.glob("*.safetensors") if is_weights(file.stem)]
+        named += [] if self.samples.is_symlink() else self.grids
+        anew = self.retraining.files if self.retraining.path.is_dir() else []
+        return sorted(plain_files([*named, *staged_in(self.path)]) + anew, key=lambda file: file.name != _TRAINING)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders that we make for these files, the inner ones first."""
+        new = self.path / _RETRAINING
+        return [self.samples, new / self.samples.name, new]
+
+    @property
     def finished(self) -> bool:
         return self.training.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a training has left anything that another may go on from."""
+        return self.config.is_file() or self.resume.is_file() or bool(self.weight_names)
 
     def finish(self, steps: int, seconds: float, images: int, **more: Any) -> None:
         """Mark the training as finished; everything else must have been written."""

@@ -36,9 +36,14 @@ def models_in(outputs: Path) -> list[ModelDirectory]:
     return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
 
 
-def runs_in(outputs: Path) -> Path:
+def runs_folder(outputs: Path) -> Path:
     """The folder of all scored cells."""
     return outputs / _RUNS
+
+
+def runs_in(outputs: Path) -> list[RunDirectory]:
+    """Every folder that a cell is or will be scored in, by name."""
+    return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
 
 
 def scored_runs(folder: Path) -> list[RunDirectory]:

@@ -1,0 +1,1 @@
+"""What in outputs/ nothing needs: found, listed, and removed when asked. Imports no torch."""

@@ -1,0 +1,158 @@
+"""Which models and scored cells something refers to: a sweep, the code of today, or the config of one that stays.
+
+A sweep and a config refer to a folder by its name, anywhere in their text: a name that ends in a fingerprint is there for no other
+reason. So the models that guide others count too, whatever option names them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes
+from diffusion_lab.lock import is_held
+from diffusion_lab.pruning.unused import Unused
+from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
+from diffusion_lab.runs.places import models_in, runs_in, sweeps_in
+
+Place = ModelDirectory | RunDirectory
+# Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
+# one sentence, where nobody can tell.
+IsCurrent = Callable[[Place, str], bool]
+_NAME = re.compile(rf"(.+)-([0-9a-f]{{{FINGERPRINT_LENGTH}}})")
+_LARGEST_SWEEP = 2**26  # bytes
+
+
+@dataclass(frozen=True)
+class Found:
+    """models, runs: those that stay. notes: a sentence on each that stays because nobody can tell."""
+
+    models: list[ModelDirectory]
+    runs: list[RunDirectory]
+    unused_models: list[Unused]
+    unused_runs: list[Unused]
+    notes: list[str]
+
+
+def find(outputs: Path, is_current: IsCurrent) -> Found:
+    """Look at every model and every cell. RunError if a sweep cannot be read: nobody knows then what it refers to."""
+    models = {model.path.name: model for model in models_in(outputs)}
+    runs = {run.path.name: run for run in runs_in(outputs)}
+    texts, notes = _sweep_texts(outputs), list[str]()
+
+    def needed(place: Place) -> bool:
+        return _is_named(place.path.name, texts) or _is_busy(place.path.name, outputs)
+
+    kept = {name for name, model in models.items() if needed(model) or _stays(model, is_current, notes)}
+    kept_runs = {
+        name
+        for name, run in runs.items()
+        if needed(run) or (model_of(name) not in models and _stays(run, is_current, notes))
+    }
+    while True:  # what stays may name more that stays
+        kept_runs |= {name for name in runs if model_of(name) in kept}
+        places = [*(models[name] for name in kept), *(runs[name] for name in kept_runs)]
+        texts = [_config_text(place) for place in places]
+        named = {name for name in models.keys() - kept if _is_named(name, texts)}
+        if not named:
+            break
+        kept |= named
+    still = partial(_is_unused_now, outputs=outputs)
+    return Found(
+        models=[model for name, model in models.items() if name in kept],
+        runs=[run for name, run in runs.items() if name in kept_runs],
+        unused_models=[_unused(model, _about(model), still) for name, model in models.items() if name not in kept],
+        unused_runs=[
+            _unused(run, "its model is listed too" if model_of(name) in models else "its model is gone", still)
+            for name, run in runs.items()
+            if name not in kept_runs
+        ],
+        notes=notes,
+    )
+
+
+def model_of(run: str) -> str:
+    """Name of the model of the cell that is called so; of a folder that is no cell of ours its own."""
+    named = _NAME.fullmatch(run)
+    return named[1] if named else run
+
+
+def fingerprint_of(model: ModelDirectory) -> str:
+    """The first digits of its fingerprint, as its name says them; "" where it says none."""
+    named = _NAME.fullmatch(model.path.name)
+    return named[2] if named else ""
+
+
+def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
+    """Whether a folder stays that nothing refers to: it is of today's code, none of ours, or nobody can tell."""
+    if _NAME.fullmatch(place.path.name) is None or place.path.is_symlink() or not place.files:
+        return True
+    try:
+        recorded = _recorded(place)
+        if recorded is None:
+            return False
+        renamed = isinstance(place, ModelDirectory) and recorded != fingerprint_of(place)
+        return renamed or is_current(place, recorded)
+    except RunError as error:
+        notes.append(f"{place.path} stays, for nobody can tell which code it is of: {error}")
+        return True
+
+
+def _recorded(place: Place) -> str | None:
+    """The first digits of the fingerprint of a model, or of a cell's model; None: nothing has come of it."""
+    if isinstance(place, RunDirectory):
+        if not place.metrics.is_file():
+            return None
+        protocol = place.read_metrics().get("protocol")
+        return str((protocol if isinstance(protocol, dict) else {}).get("fingerprint"))[:FINGERPRINT_LENGTH]
+    if place.finished:
+        return place.read_training().get("fingerprint", fingerprint_of(place))[:FINGERPRINT_LENGTH]
+    return fingerprint_of(place) if place.begun else None
+
+
+def _about(model: ModelDirectory) -> str:
+    if model.finished:
+        return "trained with other code than today's"
+    return "an unfinished training with other code than today's" if model.begun else "no training has begun here"
+
+
+def _unused(place: Place, why: str, still: Callable[[str], bool]) -> Unused:
+    name = place.path.name
+    return Unused(place.path, why, place.files, place.folders, home=place.path, still=partial(still, name))
+
+
+def _is_unused_now(name: str, outputs: Path) -> bool:
+    return not _is_named(name, _sweep_texts(outputs)) and not _is_busy(name, outputs, but=name)
+
+
+def _sweep_texts(outputs: Path) -> list[str]:
+    """What each sweep wrote down of itself."""
+    return [_text(sweep.sweep, sweep.sweep.stat().st_mtime_ns) for sweep in sweeps_in(outputs)]
+
+
+@lru_cache(maxsize=None)
+def _text(file: Path, changed: int) -> str:
+    """Of a file that was changed at that time."""
+    return read_bytes(file, _LARGEST_SWEEP).decode(errors="replace")
+
+
+def _config_text(place: Place) -> str:
+    """"" where there is none: then it names nothing."""
+    try:
+        return read_bytes(inside(place.path, place.config), LARGEST_CONFIG).decode(errors="replace")
+    except RunError:
+        return ""
+
+
+def _is_named(name: str, texts: Iterable[str]) -> bool:
+    return any(name in text for text in texts)
+
+
+def _is_busy(name: str, outputs: Path, but: str = "") -> bool:
+    """Whether a process is at work in the folder of this model or cell, or in that of a cell of this model. but: not looked at."""
+    places = [*models_in(outputs), *runs_in(outputs)]
+    named = (place.path for place in places if name in (place.path.name, model_of(place.path.name)))
+    return any(path.name != but and is_held(path) for path in named)

@@ -1,0 +1,82 @@
+"""Something in outputs/ that nothing refers to, and how it is removed: our own files by their names, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from diffusion_lab.claims import Holder
+from diffusion_lab.files import check_guards
+from diffusion_lab.lock import OvertakenError, give_up, hold
+
+
+class _InUseError(Exception):
+    """The message says by whom."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """path: a folder or a file, for who reads the list. why: half a sentence.
+
+    files: what is removed, in this order. folders: which of our own may be empty then, the inner ones first. home: the folder that
+    a process holds while it works with them; None: nobody holds such a thing, and whoever misses it computes it anew.
+    still: whether nothing refers to it, asked again while its folder is held.
+    """
+
+    path: Path
+    why: str
+    files: Sequence[Path]
+    folders: Sequence[Path] = ()
+    home: Path | None = None
+    still: Callable[[], bool] = lambda: True
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(_size(file) for file in self.files)
+
+    def remove(self) -> str | None:
+        """None, or why it was left as it is. A process that is killed here leaves nothing that looks finished."""
+        if self.home is None:
+            self._remove_files()
+            return None
+        if not self.home.is_dir():
+            return None
+        try:
+            with hold(self.home, _refuse):
+                if not self.still():
+                    return "something refers to it now"
+                self._remove_files()
+                give_up(self.home)
+        except (_InUseError, OvertakenError) as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or self.home}: {error.strerror or error}"
+        return None
+
+    def _remove_files(self) -> None:
+        for file in self.files:
+            check_guards(file)
+            file.unlink(missing_ok=True)
+        for folder in self.folders:
+            with suppress(OSError):  # it is not there, or a user put something there
+                folder.rmdir()
+
+
+def left_in(folder: Path) -> list[str]:
+    """What still lies there."""
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")) if folder.is_dir() else []
+
+
+def _refuse(holder: Holder | None) -> NoReturn:
+    raise _InUseError(f"{holder or 'a process'} is at work there")
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return 0
