@@ -14,7 +14,6 @@ ORDER = [
     "files",
     "foreign",
     "options",
-    "contents",
     "measures",
     "source",
     "definitions",
@@ -33,7 +32,7 @@ ORDER = [
     "models",
     "callbacks",
 ]
-ORDER += ["evaluation", "sweeps", "report", "from_config", "commands"]
+ORDER += ["evaluation", "sweeps", "pruning", "report", "from_config", "commands"]
 THEORY = [
     "shapes",
     "streams",

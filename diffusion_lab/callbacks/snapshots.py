@@ -9,9 +9,9 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from diffusion_lab.callbacks.ema import suited_weights
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.runs.contents import snapshot_name
 
 
 class Snapshots(Callback):

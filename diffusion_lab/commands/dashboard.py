@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.commands.mistakes import MistakeError
+from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.runs import runs_folder, scored_runs
 
 _PATIENCE_SECONDS = 30

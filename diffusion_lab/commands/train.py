@@ -11,7 +11,6 @@ from rich.console import Console
 
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.from_config.build import (
     build_data,
     build_model,
@@ -25,6 +24,7 @@ from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of,
 from diffusion_lab.from_config.scores import check_scoring, run_of
 from diffusion_lab.from_config.trained import check_moments, load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
+from diffusion_lab.runs.contents import snapshot_name
 
 if TYPE_CHECKING:
     from diffusion_lab.claims import Holder

@@ -10,10 +10,10 @@ from typing import Any
 
 from yaml import YAMLError
 
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.fingerprints import named_in
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes, read_yaml
 from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.runs.contents import snapshot_name
 
 _FOLDERS = ("classifier", "model")  # options that name one
 _GROUPS = ("model", "network", "schedule", "prediction")

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.contents import wrong_in_facts
 from diffusion_lab.foreign import RunError
+from diffusion_lab.runs.contents import wrong_in_facts
 
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred

@@ -17,7 +17,6 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.devices import visible_gpus
 from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.from_config.build import (
@@ -35,6 +34,7 @@ from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
 from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import model_directory
+from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 

@@ -14,7 +14,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from diffusion_lab.contents import is_snapshot, snapshot_name
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_data, variance_matters
@@ -24,6 +23,7 @@ from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.targets import check_values, checked, targets
 from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunError, newest_model
+from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

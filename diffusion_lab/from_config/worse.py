@@ -7,13 +7,13 @@ from pathlib import Path
 from hydra.utils import get_class
 
 from diffusion_lab.callbacks.ema import suited_weights
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.from_config.targets import checked
 from diffusion_lab.from_config.trained import build_trained, load_config, load_weights
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.runs.contents import snapshot_name
 
 USUAL_MOMENT = 0.2  # with scale 2 the best of those tried for the default schedule on Fashion-MNIST
 

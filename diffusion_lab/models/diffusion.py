@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diffusion_lab.contents import snapshot_name
 from diffusion_lab.diffusion import (
     Clipping,
     DDIMSampler,
@@ -40,6 +39,7 @@ from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.compatibility import check_parts
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.runs.contents import snapshot_name
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes
@@ -133,14 +133,14 @@ def _sweep_texts(outputs: Path) -> list[str]:
     return [_text(sweep.sweep, sweep.sweep.stat().st_mtime_ns) for sweep in sweeps_in(outputs)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _text(file: Path, changed: int) -> str:
     """Of a file that was changed at that time."""
     return read_bytes(file, _LARGEST_SWEEP).decode(errors="replace")
 
 
 def _config_text(place: Place) -> str:
-    """"" where there is none: then it names nothing."""
+    """ "" where there is none: then it names nothing."""
     try:
         return read_bytes(inside(place.path, place.config), LARGEST_CONFIG).decode(errors="replace")
     except RunError:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_training
 from diffusion_lab.files import check_guards, remove_staged, staged_in
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
+from diffusion_lab.runs.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_training
 from diffusion_lab.runs.directory import Directory, plain_files, right, write_json
 from diffusion_lab.status import FILE as STATUS
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.contents import wrong_in_sweep
 from diffusion_lab.foreign import inside, read_printable_json
+from diffusion_lab.runs.contents import wrong_in_sweep
 from diffusion_lab.runs.directory import Directory, right, write_json
 
 
