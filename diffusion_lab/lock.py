@@ -77,20 +77,15 @@ def hold(
         lock.release()
 
 
-def give_up(folder: Path) -> bool:
-    """Remove a folder in which nothing lies but the files of its lock; whether it is gone.
+def give_up(folder: Path) -> None:
+    """Remove the files of a folder's lock, and the folder unless something else lies there.
 
     Only for who holds it, as the last thing it does there. Whoever waits for the folder makes it anew.
     """
-    if {entry.name for entry in folder.iterdir()} - {_FILE, claims.FOLDER}:
-        return False
     claims.clear(folder)
     (folder / _FILE).unlink(missing_ok=True)
-    try:
+    with suppress(OSError):  # a user has put something there, or another process has just taken it
         folder.rmdir()
-    except OSError:  # another process has just taken it
-        return False
-    return True
 
 
 class Silence:

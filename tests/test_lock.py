@@ -16,7 +16,7 @@ from filelock import FileLock
 from diffusion_lab import claims, lock
 from diffusion_lab.claims import Claim, Holder, newest
 from diffusion_lab.files import write_whole
-from diffusion_lab.lock import OvertakenError, Silence, hold, holder_of, is_held
+from diffusion_lab.lock import OvertakenError, Silence, give_up, hold, holder_of, is_held
 from diffusion_lab.processes import Process
 from diffusion_lab.status import DONE, FAILED, RUNNING, Status, read_status
 
@@ -350,3 +350,35 @@ def test_a_status_is_as_true_as_its_process(tmp_path):
     assert read_status(tmp_path).state == DONE
     (tmp_path / "status.json").write_text("{")
     assert read_status(tmp_path) is None
+
+
+def test_who_waits_for_a_folder_that_its_holder_gives_up_makes_it_anew_and_holds_it_alone(tmp_path):
+    folder, waits, holds = tmp_path / "model", threading.Event(), threading.Event()
+    done = threading.Event()
+
+    def other():
+        with hold(folder, lambda holder: waits.set()):
+            (folder / "config.yaml").write_text("mine")
+            holds.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=other)
+    with hold(folder, print):
+        thread.start()
+        assert waits.wait(30)
+        give_up(folder)
+        assert not folder.exists()
+        assert holds.wait(30)
+    assert is_held(folder), "who gave it up lets go of nothing of the other's"
+    with pytest.raises(WouldWaitError), hold(folder, refuse):
+        pass
+    done.set()
+    thread.join()
+    assert (folder / "config.yaml").read_text() == "mine"
+
+
+def test_a_folder_that_is_given_up_keeps_what_a_user_put_there(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with hold(tmp_path, print):
+        give_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

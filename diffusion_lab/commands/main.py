@@ -17,6 +17,7 @@ COMMANDS = {
     "schedule": "look at a noise schedule before training with it",
     "status": "how far a sweep is: queued, running, done, failed and why",
     "cancel": "end what a sweep has in a queue",
+    "prune": "what in outputs/ no sweep and no current code refers to, with sizes; removes it if asked",
     "report": "one page, tables and figures about a sweep or any runs",
     "dashboard": "the same panels at Weights & Biases",
 }

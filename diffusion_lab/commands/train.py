@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> float | None:
         state_facts(cfg, data)
         model = build_model(cfg)
         generative = isinstance(model, GenerativeModel)
-        fingerprint = training_fingerprint(cfg, data)
+        fingerprint = training_fingerprint(cfg)
         choices = choices_made()
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)

@@ -144,15 +144,15 @@ def _with_references(node: Any, resolved: Any) -> Any:
     return node if isinstance(node, str) and REFERENCE.fullmatch(node) else resolved
 
 
-def training_fingerprint(cfg: DictConfig, data: DataModule) -> str:
-    """64 hex digits of everything that shapes training, and of nothing else.
+def training_fingerprint(cfg: DictConfig) -> str:
+    """64 hex digits of everything that shapes training, and of nothing else. The facts must have been stated.
 
     A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
     """
     config = training_part(plain_config(cfg))
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return fingerprint(config, data.identity, training_code(CODE, config))
+    return fingerprint(config, cfg.facts.identity, training_code(CODE, config))
 
 
 def variance_matters(cfg: DictConfig) -> bool:

@@ -190,7 +190,7 @@ def _cell(
     with users_mistakes():
         data = data_of(cfg)
         state_facts(cfg, data)
-        fingerprint = training_fingerprint(cfg, data)
+        fingerprint = training_fingerprint(cfg)
         for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
             CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)

@@ -22,7 +22,7 @@ from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.targets import check_values, checked, targets
 from diffusion_lab.options import flat
-from diffusion_lab.runs import ModelDirectory, RunError, newest_model
+from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 
 if TYPE_CHECKING:
@@ -99,6 +99,24 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     """
     if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
         raise RunError(f"model_dir={directory.path}: models are not loaded from addresses; fetch the folder first")
+    config = read_config(directory)
+    loaded = _checked(config, directory)
+    # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
+    if "download" in loaded.data:
+        loaded.data.download = False
+    for part in filter(None, (loaded.get("features") or {}).values()):
+        for option, value in (("download", False), ("path", None)):
+            if option in part:
+                part[option] = value
+    loaded.model = config.model
+    return loaded
+
+
+def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
+    """The config in a folder, of plain values, references and targets: nothing of it has been checked to be what may be built.
+
+    RunError if there is none, or if it holds anything else.
+    """
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
     try:
@@ -113,16 +131,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
     check_values(config, directory.config)
-    loaded = _checked(config, directory)
-    # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
-    if "download" in loaded.data:
-        loaded.data.download = False
-    for part in filter(None, (loaded.get("features") or {}).values()):
-        for option, value in (("download", False), ("path", None)):
-            if option in part:
-                part[option] = value
-    loaded.model = config.model
-    return loaded
+    return config
 
 
 def _leave_out_models(node: Any) -> None:

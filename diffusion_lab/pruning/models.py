@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes
+from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
@@ -23,18 +23,32 @@ Place = ModelDirectory | RunDirectory
 # one sentence, where nobody can tell.
 IsCurrent = Callable[[Place, str], bool]
 _NAME = re.compile(rf"(.+)-([0-9a-f]{{{FINGERPRINT_LENGTH}}})")
-_LARGEST_SWEEP = 2**26  # bytes
+_LARGEST = 2**26  # bytes
 
 
 @dataclass(frozen=True)
 class Found:
     """models, runs: those that stay. notes: a sentence on each that stays because nobody can tell."""
 
+    outputs: Path
     models: list[ModelDirectory]
     runs: list[RunDirectory]
     unused_models: list[Unused]
     unused_runs: list[Unused]
     notes: list[str]
+
+    def config(self, place: Place) -> str:
+        """The text of its config; empty where there is none, which refers to nothing."""
+        return _text_of(place, place.config)
+
+    def score(self, run: RunDirectory) -> str:
+        """The text of a cell's score; empty where there is none."""
+        return _text_of(run, run.metrics)
+
+    def scores(self, model: ModelDirectory) -> list[str]:
+        """The texts of the scores of a model, of those that stay."""
+        own = [self.score(run) for run in self.runs if model_of(run.path.name) == model.path.name]
+        return [text for text in own if text]
 
 
 def find(outputs: Path, is_current: IsCurrent) -> Found:
@@ -43,8 +57,10 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
     runs = {run.path.name: run for run in runs_in(outputs)}
     texts, notes = _sweep_texts(outputs), list[str]()
 
+    busy = {name for place in (*models.values(), *runs.values()) if is_held(place.path) for name in _names(place)}
+
     def needed(place: Place) -> bool:
-        return _is_named(place.path.name, texts) or _is_busy(place.path.name, outputs)
+        return place.path.name in busy or _is_named(place.path.name, texts)
 
     kept = {name for name, model in models.items() if needed(model) or _stays(model, is_current, notes)}
     kept_runs = {
@@ -55,13 +71,14 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
     while True:  # what stays may name more that stays
         kept_runs |= {name for name in runs if model_of(name) in kept}
         places = [*(models[name] for name in kept), *(runs[name] for name in kept_runs)]
-        texts = [_config_text(place) for place in places]
+        texts = [_text_of(place, place.config) for place in places]
         named = {name for name in models.keys() - kept if _is_named(name, texts)}
         if not named:
             break
         kept |= named
     still = partial(_is_unused_now, outputs=outputs)
     return Found(
+        outputs=outputs,
         models=[model for name, model in models.items() if name in kept],
         runs=[run for name, run in runs.items() if name in kept_runs],
         unused_models=[_unused(model, _about(model), still) for name, model in models.items() if name not in kept],
@@ -115,8 +132,8 @@ def _recorded(place: Place) -> str | None:
 
 def _about(model: ModelDirectory) -> str:
     if model.finished:
-        return "trained with other code than today's"
-    return "an unfinished training with other code than today's" if model.begun else "no training has begun here"
+        return "trained with other code"
+    return "an unfinished training with other code" if model.begun else "no training has begun here"
 
 
 def _unused(place: Place, why: str, still: Callable[[str], bool]) -> Unused:
@@ -125,7 +142,10 @@ def _unused(place: Place, why: str, still: Callable[[str], bool]) -> Unused:
 
 
 def _is_unused_now(name: str, outputs: Path) -> bool:
-    return not _is_named(name, _sweep_texts(outputs)) and not _is_busy(name, outputs, but=name)
+    """Asked by who holds the folder itself."""
+    others = [place for place in (*models_in(outputs), *runs_in(outputs)) if place.path.name != name]
+    busy = any(name in _names(place) and is_held(place.path) for place in others)
+    return not busy and not _is_named(name, _sweep_texts(outputs))
 
 
 def _sweep_texts(outputs: Path) -> list[str]:
@@ -136,14 +156,14 @@ def _sweep_texts(outputs: Path) -> list[str]:
 @cache
 def _text(file: Path, changed: int) -> str:
     """Of a file that was changed at that time."""
-    return read_bytes(file, _LARGEST_SWEEP).decode(errors="replace")
+    return read_bytes(file, _LARGEST).decode(errors="replace")
 
 
-def _config_text(place: Place) -> str:
-    """ "" where there is none: then it names nothing."""
+def _text_of(place: Place, file: Path) -> str:
+    """Of a file in a folder; empty where there is none, or one that is none of ours."""
     try:
-        return read_bytes(inside(place.path, place.config), LARGEST_CONFIG).decode(errors="replace")
-    except RunError:
+        return _text(inside(place.path, file), file.stat().st_mtime_ns)
+    except (RunError, OSError):
         return ""
 
 
@@ -151,8 +171,6 @@ def _is_named(name: str, texts: Iterable[str]) -> bool:
     return any(name in text for text in texts)
 
 
-def _is_busy(name: str, outputs: Path, but: str = "") -> bool:
-    """Whether a process is at work in the folder of this model or cell, or in that of a cell of this model. but: not looked at."""
-    places = [*models_in(outputs), *runs_in(outputs)]
-    named = (place.path for place in places if name in (place.path.name, model_of(place.path.name)))
-    return any(path.name != but and is_held(path) for path in named)
+def _names(place: Place) -> tuple[str, str]:
+    """Its own and that of its model."""
+    return place.path.name, model_of(place.path.name)

@@ -13,7 +13,7 @@ from diffusion_lab.files import check_guards
 from diffusion_lab.lock import OvertakenError, give_up, hold
 
 
-class _InUseError(Exception):
+class InUseError(Exception):
     """The message says by whom."""
 
 
@@ -21,8 +21,9 @@ class _InUseError(Exception):
 class Unused:
     """path: a folder or a file, for who reads the list. why: half a sentence.
 
-    files: what is removed, in this order. folders: which of our own may be empty then, the inner ones first. home: the folder that
-    a process holds while it works with them; None: nobody holds such a thing, and whoever misses it computes it anew.
+    files: what is removed, in this order. folders: which of our own in `path` may be empty then, the inner ones first. home: the
+    folder that a process holds while it works with them, which goes too if it is `path`; None: nobody holds such a thing, and
+    whoever misses it computes it anew.
     still: whether nothing refers to it, asked again while its folder is held.
     """
 
@@ -46,12 +47,14 @@ class Unused:
         if not self.home.is_dir():
             return None
         try:
-            with hold(self.home, _refuse):
+            with hold(self.home, refuse):
                 if not self.still():
                     return "something refers to it now"
                 self._remove_files()
-                give_up(self.home)
-        except (_InUseError, OvertakenError) as error:
+                if self.path == self.home:
+                    check_guards(self.home)
+                    give_up(self.home)
+        except (InUseError, OvertakenError) as error:
             return str(error)
         except OSError as error:
             return f"{error.filename or self.home}: {error.strerror or error}"
@@ -66,13 +69,9 @@ class Unused:
                 folder.rmdir()
 
 
-def left_in(folder: Path) -> list[str]:
-    """What still lies there."""
-    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")) if folder.is_dir() else []
-
-
-def _refuse(holder: Holder | None) -> NoReturn:
-    raise _InUseError(f"{holder or 'a process'} is at work there")
+def refuse(holder: Holder | None) -> NoReturn:
+    """For `lock.hold`: this does not wait."""
+    raise InUseError(f"{holder or 'a process'} is at work there")
 
 
 def _size(file: Path) -> int:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from diffusion_lab.lock import hold
+from diffusion_lab.claims import Holder
+from diffusion_lab.lock import give_up, hold
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
 from diffusion_lab.sweeps.submitted import Submitted, submitted
 
 _LENGTH = 12  # hex digits in a copy's name
 _IN_USE = ".in_use"
+_STAGED = ".staged"  # a copy that is being written or removed
 
 
 @contextmanager
@@ -32,10 +34,7 @@ def copy_in_use(
     links: path in the copy -> what lies there beside the code and is not copied. jobs: where queued jobs have their files; they
     may outlive the command, and name the copy that they run from.
     """
-    digest = hashlib.sha256()
-    for path, content in sorted(files.items()):
-        digest.update(f"{path.as_posix()} {hashlib.sha256(content).hexdigest()}\n".encode())
-    copy = folder.absolute() / digest.hexdigest()[:_LENGTH]
+    copy = folder.absolute() / _name(files)
     mark = copy / _IN_USE / f"{uuid.uuid4().hex}.json"
     with hold(folder, waiting=lambda holder: None):
         if not copy.is_dir():
@@ -46,16 +45,58 @@ def copy_in_use(
         write_json(mark, asdict(Process.current()))
         for other in folder.iterdir():
             if not other.name.startswith(".") and other.name != copy.name and not _used(other.absolute(), jobs):
-                shutil.rmtree(other)
+                _remove(other)
     try:
         yield copy
     finally:
         mark.unlink(missing_ok=True)
 
 
+def unused_copies(folder: Path, jobs: Path) -> list[Path]:
+    """Copies that nothing uses and that hold what a sweep put there, and no more. `jobs` as in `copy_in_use`."""
+    copies = sorted(path.absolute() for path in folder.glob("[!.]*") if path.is_dir() and not path.is_symlink())
+    return [copy for copy in copies if not _used(copy, jobs) and _name(_files(copy)) == copy.name]
+
+
+def remove_copy(copy: Path, jobs: Path, waiting: Callable[[Holder | None], None]) -> bool:
+    """Remove a copy, unless something has come to use it; whether it did. waiting: as in `lock.hold`."""
+    with hold(copy.parent, waiting):
+        unused = copy.absolute() in unused_copies(copy.parent, jobs)
+        if unused:
+            _remove(copy)
+        give_up(copy.parent)
+    return unused
+
+
+def _name(files: Mapping[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for path, content in sorted(files.items()):
+        digest.update(f"{path.as_posix()} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()[:_LENGTH]
+
+
+def _files(copy: Path) -> dict[Path, bytes]:
+    """What lies in a copy but links, marks, and what Python compiles."""
+    files = {path.relative_to(copy): path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()}
+    return {
+        name: path.read_bytes()
+        for name, path in files.items()
+        if name.parts[0] != _IN_USE and not ("__pycache__" in name.parts and name.suffix == ".pyc")
+    }
+
+
+def _remove(copy: Path) -> None:
+    """Its name goes first: what is left of one that is half removed is no copy."""
+    staged = copy.with_name(_STAGED)
+    if staged.exists():
+        shutil.rmtree(staged)
+    copy.rename(staged)
+    shutil.rmtree(staged)
+
+
 def _write(copy: Path, files: Mapping[Path, bytes]) -> None:
     """All files or no copy at all. Called while the folder is held."""
-    staged = copy.with_name(".staged")
+    staged = copy.with_name(_STAGED)
     if staged.exists():
         shutil.rmtree(staged)  # of a process that was killed
     for path, content in files.items():

@@ -1,0 +1,90 @@
+"""diffusion-lab prune: what in outputs/ no sweep and no current code refers to, and how much it takes; remove=true removes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+from rich.console import Console
+from rich.text import Text
+
+from diffusion_lab.from_config.current import is_current
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.pruning.caches import unused_cache
+from diffusion_lab.pruning.copies import unused_code
+from diffusion_lab.pruning.models import find
+from diffusion_lab.pruning.snapshots import unused_snapshots
+from diffusion_lab.pruning.unused import Unused
+from diffusion_lab.runs import CacheDirectory, cache_directory
+
+KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
+
+
+def completed(options: list[str]) -> list[str]:
+    """`prune` takes its options as they are."""
+    return options
+
+
+def run(cfg: DictConfig) -> None:
+    """List, and remove if asked."""
+    wanted = [str(kind) for kind in cfg.what] if isinstance(cfg.what, ListConfig) else [str(cfg.what)]
+    unknown = [kind for kind in wanted if kind not in KINDS]
+    if unknown:
+        raise MistakeError(f"what={unknown[0]}: it is a list of {', '.join(KINDS)}")
+    outputs, console = Path(cfg.outputs), Console(highlight=False)
+    found = find(outputs, is_current)
+    unused = {
+        "runs": found.unused_runs,
+        "models": found.unused_models,
+        "cache": unused_cache(CacheDirectory(cache_directory(outputs)), found),
+        "code": list(unused_code(outputs, Path(cfg.jobs))),
+        "snapshots": unused_snapshots(found),
+    }
+    chosen = [(kind, one) for kind in KINDS if kind in wanted for one in unused[kind]]
+    for sentence in found.notes:
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
+    for line in _lines([one for _, one in chosen], outputs) if chosen else [f"nothing to prune in {outputs}"]:
+        console.print(line, soft_wrap=True, markup=False)
+    for kind in KINDS:
+        if kind not in wanted and unused[kind]:
+            left_out = f"{len(unused[kind])} {kind}, {_size(unused[kind])} (what=[{kind}])"
+            console.print(f"not listed: {left_out}", soft_wrap=True, markup=False)
+    if chosen and cfg.remove:
+        _remove([one for _, one in chosen], console)
+    elif chosen:
+        console.print("nothing has been removed; remove=true removes what is listed", soft_wrap=True)
+
+
+def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
+    """A table that is as wide as its paths: somebody may want to copy them."""
+    rows = [("size", f"in {outputs}", "why it is not needed")]
+    rows += [(_size([one]), str(one.path.relative_to(outputs)), one.why) for one in unused]
+    rows.append((_size(unused), "in all", ""))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return (f"{size:>{widths[0]}}  {path:<{widths[1]}}  {why}".rstrip() for size, path, why in rows)
+
+
+def _remove(unused: Sequence[Unused], console: Console) -> None:
+    freed = 0
+    for one in unused:
+        size, why_not = one.size, one.remove()
+        if why_not is not None:
+            console.print(Text(f"left as it is: {one.path}: {why_not}", style="yellow"), soft_wrap=True)
+            continue
+        freed += size
+        if one.path.is_dir():
+            others = ", ".join(sorted(entry.name for entry in one.path.iterdir()))
+            console.print(
+                f"{one.path} stays, for it holds what is not the lab's: {others}", soft_wrap=True, markup=False
+            )
+    console.print(f"removed {_said(freed)}")
+
+
+def _size(unused: Sequence[Unused]) -> str:
+    return _said(sum(one.size for one in unused))
+
+
+def _said(size: int) -> str:
+    """1536 -> 2 KiB, 15,000,000 -> 14.3 MiB."""
+    return f"{size / 2**10:.0f} KiB" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,37 @@
+"""Whether the code of today makes of a saved config the training that the config lies beside."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_lab.fingerprints import training_part
+from diffusion_lab.from_config.build import training_fingerprint
+from diffusion_lab.from_config.targets import checked, targets
+from diffusion_lab.from_config.trained import read_config
+from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError
+
+_BUILT = ("variance", "objective")  # to know what they read; the folder may be somebody else's
+
+
+def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
+    """Whether the fingerprint of the training in `place`, computed anew, begins with these digits.
+
+    RunError, in one sentence, where it cannot be computed: it names a module that is not here, or what a file may not hold.
+    """
+    cfg = read_config(place)
+    if not isinstance(cfg.facts.get("identity"), str):
+        raise RunError(f"{place.config} does not say which data it was trained on")
+    for target in targets(training_part(OmegaConf.to_container(cfg))):
+        package = target.partition(".")[0]
+        if not package.isidentifier() or find_spec(package) is None:
+            raise RunError(f"{place.config} names {target}, and Python finds no {package} from here")
+    try:
+        built = checked(OmegaConf.create({group: cfg[group] for group in _BUILT if cfg.get(group)}), place.config)
+        cfg.merge_with(built)
+        return training_fingerprint(cfg).startswith(fingerprint)
+    except (OmegaConfBaseException, InstantiationException, TypeError, ValueError) as error:
+        raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None

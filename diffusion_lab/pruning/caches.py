@@ -1,0 +1,42 @@
+"""Which cached references and samples belong to no model and no score that stays.
+
+What decides them is named by hashes, so a config or a score that contains the hash is what refers to it.
+"""
+
+from __future__ import annotations
+
+from diffusion_lab.lock import is_held
+from diffusion_lab.pruning.models import Found, fingerprint_of
+from diffusion_lab.pruning.unused import Unused
+from diffusion_lab.runs import CacheDirectory
+from diffusion_lab.runs.cache import read_key
+
+
+def unused_cache(cache: CacheDirectory, found: Found) -> list[Unused]:
+    """What lies there under a key of ours. It is computed anew for whoever asks for it all the same."""
+    return [*_references(cache, found), *_samples(cache, found)]
+
+
+def _references(cache: CacheDirectory, found: Found) -> list[Unused]:
+    """Those of data and features that no score has. A model that has no score yet may need any of its data."""
+    waiting = [found.config(model) for model in found.models if not found.scores(model)]
+    unused = []
+    for file in cache.references:
+        key = read_key(file) or {}
+        data, features = str(key.get("data")), str(key.get("features"))
+        scored = any(data in score and features in score for score in map(found.score, found.runs))
+        if not scored and not any(data in config for config in waiting):
+            unused.append(Unused(file, "no score has these data and features", [file]))
+    return unused
+
+
+def _samples(cache: CacheDirectory, found: Found) -> list[Unused]:
+    unused = []
+    for folder, files in cache.streams.items():
+        if is_held(folder):
+            continue
+        fingerprint = str((read_key(files[0]) or {}).get("model")).partition(" ")[0]
+        of_model = any(fingerprint.startswith(fingerprint_of(model) or " ") for model in found.models)
+        if not of_model and not any(fingerprint in score for score in map(found.score, found.runs)):
+            unused.append(Unused(folder, "of a model that is listed or gone", files, home=folder))
+    return unused

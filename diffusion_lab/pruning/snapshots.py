@@ -1,0 +1,59 @@
+"""Which weights of earlier moments no score and no guidance has used."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+from diffusion_lab.foreign import RunError
+from diffusion_lab.lock import is_held
+from diffusion_lab.pruning.models import Found, fingerprint_of, model_of
+from diffusion_lab.pruning.unused import Unused
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.runs.contents import snapshot_name
+from diffusion_lab.runs.directory import plain_files
+from diffusion_lab.runs.places import run_directory, sweeps_in
+
+_MOMENT = re.compile(r"\bmoment: ([\d.e-]+|null)$", re.MULTILINE)
+_USUAL = "Autoguidance"  # in the name of a class that has a moment of its own where the config says none
+
+
+def unused_snapshots(found: Found) -> list[Unused]:
+    """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
+    unused = []
+    for model in found.models:
+        ours = fingerprint_of(model) and not model.path.is_symlink()
+        if not (ours and model.finished) or model.retraining.path.exists() or not _may_go(model, found):
+            continue
+        used = _used(model, found)
+        files = [] if used is None else [file for file in plain_files(model.snapshots) if file.stem not in used]
+        still = partial(_may_go, model, found)
+        unused += [
+            Unused(file, "no score and no guidance used it", [file], home=model.path, still=still)
+            for file in sorted(files)
+        ]
+    return unused
+
+
+def _used(model: ModelDirectory, found: Found) -> set[str] | None:
+    """Names of the weights that scores of this model, and guidances by it, name; None: any of them may be."""
+    configs = [found.config(run) for run in found.runs if model_of(run.path.name) == model.path.name]
+    configs += [text for text in map(found.config, [*found.models, *found.runs]) if model.path.name in text]
+    moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
+    if any(moment == "null" and _USUAL in text for moment, text in moments):
+        return None
+    scored = {name for name in model.weight_names if any(f'"{name}"' in score for score in found.scores(model))}
+    return scored | {snapshot_name(float(moment)) for moment, _ in moments if moment != "null"}
+
+
+def _may_go(model: ModelDirectory, found: Found) -> bool:
+    """Whether nobody is at work on the model, and every cell of it in a sweep has its score."""
+    cells = []
+    for sweep in sweeps_in(found.outputs):
+        try:
+            cells += sweep.read_sweep()["cells"]
+        except RunError:  # nobody knows which cells it has
+            return False
+    runs = [run_directory(found.outputs, cell["run"]) for cell in cells if cell["model"] == model.path.name]
+    own = [run for run in found.runs if model_of(run.path.name) == model.path.name]
+    return all(run.metrics.is_file() for run in runs) and not any(is_held(run.path) for run in own)

@@ -1,0 +1,314 @@
+"""`diffusion-lab prune` lists what nothing refers to, removes it if asked, and touches nothing else."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffusion_lab.lock import hold
+from diffusion_lab.pruning.copies import unused_code
+from diffusion_lab.runs import ModelDirectory, RunDirectory, named_model, newest_model, run_directory, sweep_directory
+from diffusion_lab.runs.places import models_in
+from diffusion_lab.sweeps.copies import copy_in_use
+from diffusion_lab.sweeps.submitted import Submitted
+
+from .conftest import STRIDED, TINY, files
+
+TRAINED = Path(__file__).parent.parent / "trained"
+OUTPUTS = Path("outputs")
+
+
+def old_model(kind: str = "gan", outputs: Path = OUTPUTS, **changed: object) -> ModelDirectory:
+    """A model that older code trained, where its command would have put it. changed: keys of its config."""
+    fingerprint = json.loads((TRAINED / kind / "training.json").read_text())["fingerprint"]
+    model = named_model(outputs, f"digits-{kind.partition('_')[0]}-{fingerprint[:12]}")
+    shutil.copytree(TRAINED / kind, model.path, ignore=shutil.ignore_patterns("expected.json"))
+    if changed:
+        config = yaml.safe_load(model.config.read_text())
+        for key, value in changed.items():
+            config[key] |= value
+        model.config.write_text(yaml.safe_dump(config))
+    return model
+
+
+def scored(model: ModelDirectory, **more: object) -> RunDirectory:
+    """A score of a model, as far as it is looked at."""
+    run = run_directory(model.path.parent.parent, f"{model.path.name}-0123456789ab")
+    run.write_metrics({"protocol": {"fingerprint": model.read_training()["fingerprint"], **more}})
+    shutil.copy(model.config, run.config)
+    return run
+
+
+def swept(model: ModelDirectory, command: tuple[str, ...] = (), run: str = "a-run") -> None:
+    cells = [{"choices": {"seed": "1"}, "overrides": [], "model": model.path.name, "run": run}]
+    content = {"name": "mine", "command": list(command), "axes": {"seed": ["1"]}, "created": "now", "cells": cells}
+    sweep_directory(OUTPUTS, "mine").write_sweep(content)
+
+
+def pruned(lab, *options: str) -> str:
+    code, out, err = lab("prune", *options)
+    assert code == 0, err
+    return out
+
+
+def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab):
+    lab.given("train", *TINY, *STRIDED)
+    mine = files(lab.folder)
+    assert "nothing to prune in outputs" in pruned(lab), "today's code finds what it has just made"
+    old = old_model()
+    old.weights("ema_0.9").write_bytes(bytes(3 * 2**20))
+    run = scored(old)
+    before = files(lab.folder)
+    out = pruned(lab)
+    assert f"3.0 MiB  models/{old.path.name}" in out
+    assert f"runs/{run.path.name}" in out
+    assert "nothing has been removed" in out
+    assert newest_model(OUTPUTS).path.name in out or "digits-diffusion" not in out
+    assert files(lab.folder) == before
+    assert "removed 3.0 MiB" in pruned(lab, "remove=true")
+    assert files(lab.folder) == mine
+    assert not old.path.exists()
+    assert not run.path.exists()
+    assert "nothing to prune in outputs" in pruned(lab, "remove=true")
+
+
+def test_what_a_user_put_there_stays_and_links_are_not_followed(lab):
+    old, outside = old_model(), lab.folder / "elsewhere"
+    outside.mkdir()
+    for name in ("raw.safetensors", "precious.txt"):
+        (outside / name).write_text("mine")
+    old.weights("ema_0.9").unlink()
+    old.weights("ema_0.9").symlink_to(outside / "raw.safetensors")
+    old.samples.symlink_to(outside)
+    (outside / "step_0000001.png").write_text("mine")
+    for name in ("notes.txt", "mine.safetensors", "config.yaml.bak", "logs/version_0/events"):
+        (old.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (old.path / name).write_text("mine")
+    linked = old_model("vae", Path("disk"))
+    (OUTPUTS / "models" / linked.path.name).symlink_to(linked.path.absolute())
+    renamed = old_model("flow")
+    renamed.path.rename(renamed.path.with_name("my-best-flow"))
+    moved = old_model("diffusion_fixed")
+    moved.path.rename(moved.path.with_name("digits-best-0123456789ab"))
+    (OUTPUTS / "models" / "notes.txt").write_text("mine")
+    (OUTPUTS / "mine").mkdir()
+    out = pruned(lab, "remove=true")
+    assert f"outputs/models/{old.path.name} stays, for it holds what is not the lab's" in out
+    assert sorted(path.name for path in old.path.iterdir()) == [
+        "config.yaml.bak",
+        "ema_0.9.safetensors",
+        "logs",
+        "mine.safetensors",
+        "notes.txt",
+        "samples",
+    ]
+    assert {path.read_text() for path in outside.iterdir()} == {"mine"}
+    assert len(list(outside.iterdir())) == 3
+    assert ModelDirectory(linked.path).finished
+    assert {model.path.name for model in models_in(OUTPUTS)} == {
+        *(old.path.name, linked.path.name, "my-best-flow", "digits-best-0123456789ab")
+    }
+    assert (OUTPUTS / "mine").is_dir()
+    assert "nothing to prune" in pruned(lab)
+
+
+def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab):
+    old, run = old_model(), scored(old_model("vae"))
+    classifier, other = old_model("noisy_classifier"), old_model("flow")
+    swept(old, ("guidance=classifier", f"guidance.classifier=outputs/models/{classifier.path.name}"), run.path.name)
+    out = pruned(lab, "remove=true")
+    assert [model.finished for model in (old, classifier, other)] == [True, True, False]
+    assert run.metrics.is_file()
+    assert "removed" in out
+    # The run stays, so what its config names does too.
+    guide = old_model("diffusion_fixed")
+    run.config.write_text(f"guidance:\n  model: outputs/models/{guide.path.name}\n")
+    assert "nothing to prune" in pruned(lab)
+    run.config.write_text("")
+    assert f"models/{guide.path.name}" in pruned(lab)
+
+
+def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab):
+    lab.given("train", *TINY, *STRIDED)
+    mine, old = newest_model(OUTPUTS), old_model()
+    for model in (mine, old):
+        model.training.unlink()
+        model.resume.write_bytes(b"half")
+    out = pruned(lab)
+    assert mine.path.name not in out
+    assert f"models/{old.path.name}  an unfinished training with other code" in out
+
+
+def test_a_folder_that_a_process_holds_stays(lab):
+    old, other = old_model(), old_model("vae")
+    run = scored(other)
+    with hold(old.path, print), hold(run.path, print):
+        assert "nothing to prune" in pruned(lab, "remove=true")
+    assert f"models/{old.path.name}" in pruned(lab)
+
+
+def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkeypatch):
+    from diffusion_lab.commands import prune
+
+    old, other, third = old_model(), old_model("vae"), old_model("flow")
+    listed, held = prune._lines, []
+
+    def lines(*arguments):
+        held.append(hold(old.path, print))
+        held[0].__enter__()
+        swept(other)
+        return listed(*arguments)
+
+    monkeypatch.setattr(prune, "_lines", lines)
+    out = pruned(lab, "remove=true")
+    held[0].__exit__(None, None, None)
+    assert f"left as it is: outputs/models/{old.path.name}: process " in out
+    assert f"left as it is: outputs/models/{other.path.name}: something refers to it now" in out
+    assert [model.finished for model in (old, other, third)] == [True, True, False]
+
+
+def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab):
+    (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
+    gone = old_model("vae", data={"_target_": "gone.Data"})
+    there = old_model("flow", data={"_target_": "sentinel.Data"})
+    foreign = old_model("diffusion_fixed", objective={"_target_": "sentinel.Data"})
+    broken = old_model()
+    broken.config.write_text("a: [")
+    out = pruned(lab, "remove=true")
+    assert f"{gone.path} stays, for nobody can tell which code it is of: {gone.config} names gone.Data" in out
+    assert f"{foreign.path} stays" in out
+    assert f"{broken.path} stays" in out
+    assert [model.finished for model in (gone, there, foreign, broken)] == [True, False, True, True]
+    assert not (lab.folder / "ran").exists()
+    assert "sentinel" not in sys.modules
+
+
+def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab):
+    lab.given("train", *TINY, *STRIDED)
+    mine = newest_model(OUTPUTS)
+    old = scored(old_model())
+    for model in models_in(OUTPUTS):
+        shutil.rmtree(model.path)
+    out = pruned(lab)
+    assert f"runs/{old.path.name}" in out
+    assert f"runs/{mine.path.name}" not in out
+    assert "cache/" not in out
+
+
+def test_cached_references_and_samples_go_with_their_models_and_scores(lab):
+    lab.given("train", *TINY, *STRIDED)
+    mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
+    ours = files(cache)
+    assert len(ours) > 1
+    (cache / "mine-0123456789ab.safetensors").write_bytes(b"mine")
+    (cache / "samples" / "0123456789abcdef").mkdir()
+    (cache / "samples" / "0123456789abcdef" / "00000000.safetensors").write_bytes(b"mine")
+    assert "nothing to prune" in pruned(lab)
+    shutil.rmtree(OUTPUTS / "runs")
+    assert "nothing to prune" in pruned(lab), "its model may be scored again"
+    shutil.rmtree(mine.path)
+    out = pruned(lab, "what=[cache]", "remove=true")
+    assert "in all" in out
+    assert files(cache) == ["mine-0123456789ab.safetensors", "samples/0123456789abcdef/00000000.safetensors"]
+    assert len(list((cache / "samples").iterdir())) == 1
+
+
+def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
+    lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
+    model = newest_model(OUTPUTS)
+    assert "not listed: 3 snapshots" in pruned(lab, "remove=true")
+    assert lab("evaluate", "evaluation.weights=at_0.2")[0] == 0
+    assert lab("evaluate", "guidance=autoguidance", "guidance.moment=0.4")[0] == 0
+    swept(model)
+    assert "snapshots" not in pruned(lab), "a cell of a sweep is not scored yet"
+    shutil.rmtree(OUTPUTS / "sweeps")
+    out = pruned(lab, "what=[snapshots]", "remove=true")
+    assert f"models/{model.path.name}/at_0.1.safetensors" in out
+    assert [file.stem for file in sorted(model.snapshots)] == ["at_0.2", "at_0.4"]
+    assert lab("evaluate", "evaluation.weights=at_0.2")[0] == 0
+    assert lab("evaluate", "guidance=autoguidance")[0] == 0, "its usual moment is 0.2"
+    assert "nothing to prune" in pruned(lab, "what=[snapshots]")
+
+
+def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab):
+    old = old_model()
+    swept(old, run=scored(old).path.name)
+    sweep, jobs = sweep_directory(OUTPUTS, "mine"), OUTPUTS / "jobs"
+    with copy_in_use(sweep.code, {Path("a.py"): b"x = 1\n"}, {}, jobs) as copy:
+        assert "nothing to prune" in pruned(lab), "a command works with it"
+    Submitted(("train",), "", str(copy), 1).write(jobs, "7")
+    assert "nothing to prune" in pruned(lab), "a job waits"
+    (jobs / "7_0_outcome.json").write_text("{}")
+    (copy / "mine.py").write_text("")
+    assert "nothing to prune" in pruned(lab), "a user put something there"
+    (copy / "mine.py").unlink()
+    assert f"sweeps/mine/code/{copy.name}" in pruned(lab)
+    assert copy.is_dir()
+    (late,) = unused_code(OUTPUTS, jobs)
+    assert late.remove() is None
+    assert not sweep.code.exists()
+    assert "nothing to prune" in pruned(lab)
+
+
+def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(lab, monkeypatch):
+    class _KilledError(BaseException):
+        pass
+
+    from diffusion_lab.pruning.models import find
+
+    model = old_model()
+    keep = lab.folder / "keep"
+    shutil.copytree(model.path, keep)
+    for number in range(30):
+        (one,) = find(OUTPUTS, lambda place, fingerprint: False).unused_models
+        steps = 0
+        with monkeypatch.context() as patch:
+
+            def unlink(path, missing_ok=False, real=Path.unlink, limit=number):
+                nonlocal steps
+                if path.parent == model.path and not path.name.startswith("."):
+                    steps += 1
+                    if steps > limit:
+                        raise _KilledError
+                real(path, missing_ok=missing_ok)
+
+            patch.setattr(Path, "unlink", unlink)
+            try:
+                one.remove()
+            except _KilledError:
+                assert model.finished == (number == 0)
+                assert number == 0 or "other code" in find(OUTPUTS, lambda *_: False).unused_models[0].why
+            else:
+                break
+        (again,) = find(OUTPUTS, lambda place, fingerprint: False).unused_models
+        assert again.remove() is None
+        assert not model.path.exists()
+        shutil.copytree(keep, model.path)
+    assert number >= 5
+    assert not model.path.exists()
+
+
+@pytest.mark.parametrize("what", ["everything", "[models,everything]"])
+def test_a_kind_that_there_is_not(lab, what):
+    code, _, err = lab("prune", f"what={what}")
+    assert code == 1
+    assert err == "diffusion-lab prune: what=everything: it is a list of runs, models, cache, code, snapshots\n"
+
+
+def test_a_sweep_that_cannot_be_read_stops_it(lab):
+    old = old_model()
+    swept(old)
+    sweep_directory(OUTPUTS, "mine").sweep.write_bytes(bytes(2**26 + 1))
+    code, _, err = lab("prune", "remove=true")
+    assert code == 1
+    assert "sweep.json is too large" in err
+    assert old.finished
+
+
+def test_an_empty_folder_has_nothing_to_prune(lab):
+    assert "nothing to prune in outputs" in pruned(lab)
+    assert files(lab.folder) == []
+    assert not OUTPUTS.exists()
