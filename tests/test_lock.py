@@ -352,29 +352,16 @@ def test_a_status_is_as_true_as_its_process(tmp_path):
     assert read_status(tmp_path) is None
 
 
-def test_who_waits_for_a_folder_that_its_holder_gives_up_makes_it_anew_and_holds_it_alone(tmp_path):
-    folder, waits, holds = tmp_path / "model", threading.Event(), threading.Event()
-    done = threading.Event()
-
-    def other():
-        with hold(folder, lambda holder: waits.set()):
-            (folder / "config.yaml").write_text("mine")
-            holds.set()
-            done.wait(30)
-
-    thread = threading.Thread(target=other)
-    with hold(folder, print):
-        thread.start()
-        assert waits.wait(30)
-        give_up(folder)
-        assert not folder.exists()
-        assert holds.wait(30)
-    assert is_held(folder), "who gave it up lets go of nothing of the other's"
-    with pytest.raises(WouldWaitError), hold(folder, refuse):
+@pytest.mark.parametrize("locks", ["", NO_LOCKS], ids=["locks", "no_locks"])
+def test_who_waits_for_a_folder_that_its_holder_gives_up_makes_it_anew_and_holds_it_alone(tmp_path, start, locks):
+    with hold(tmp_path, refuse):
+        other = start(locks + SLEEP.replace("print)", "lambda _: print('waits', flush=True))"), wait=False)
+        assert other.stdout.readline() == "waits\n"
+        give_up(tmp_path)
+        assert other.stdout.readline() == "held\n"
+    assert holder_of(tmp_path).process.pid == other.pid, "who gave it up lets go of nothing of the other's"
+    with pytest.raises(WouldWaitError), hold(tmp_path, refuse):
         pass
-    done.set()
-    thread.join()
-    assert (folder / "config.yaml").read_text() == "mine"
 
 
 def test_a_folder_that_is_given_up_keeps_what_a_user_put_there(tmp_path):
