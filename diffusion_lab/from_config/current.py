@@ -25,13 +25,12 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
     cfg = read_config(place)
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
-    for target in targets(training_part(OmegaConf.to_container(cfg))):
-        package = target.partition(".")[0]
-        if not package.isidentifier() or find_spec(package) is None:
-            raise RunError(f"{place.config} names {target}, and Python finds no {package} from here")
     try:
+        for target in targets(training_part(OmegaConf.to_container(cfg))):
+            package = target.partition(".")[0]
+            if not package.isidentifier() or find_spec(package) is None:
+                raise RunError(f"{place.config} names {target}, and Python finds no {package} from here")
         built = checked(OmegaConf.create({group: cfg[group] for group in _BUILT if cfg.get(group)}), place.config)
-        cfg.merge_with(built)
-        return training_fingerprint(cfg).startswith(fingerprint)
-    except (OmegaConfBaseException, InstantiationException, TypeError, ValueError) as error:
+        return training_fingerprint(OmegaConf.merge(cfg, built)).startswith(fingerprint)
+    except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError
+from diffusion_lab.lock import OvertakenError
 from diffusion_lab.pruning.unused import InUseError, Unused, refuse
 from diffusion_lab.runs.places import run_directory, sweeps_in
 from diffusion_lab.runs.sweeps import SweepDirectory
@@ -20,14 +21,14 @@ class _UnusedCopy(Unused):
     def remove(self) -> str | None:
         try:
             return None if remove_copy(self.path, self.jobs, refuse) else "something uses it now"
-        except InUseError as error:
+        except (InUseError, OvertakenError, OSError) as error:
             return str(error)
 
 
 def unused_code(outputs: Path, jobs: Path) -> Iterator[Unused]:
     """jobs: where queued jobs, which may outlive their command, have their files."""
     for sweep in sweeps_in(outputs):
-        if sweep.code.is_symlink() or not _is_scored(sweep):
+        if any(path.is_symlink() for path in (sweep.code, sweep.path, sweep.path.parent)) or not _is_scored(sweep):
             continue
         for copy in unused_copies(sweep.code, jobs):
             files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]

@@ -16,7 +16,7 @@ from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
-from diffusion_lab.runs.places import models_in, runs_in, sweeps_in
+from diffusion_lab.runs.places import folders_of, models_in, runs_in, sweeps_in
 
 Place = ModelDirectory | RunDirectory
 # Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
@@ -55,12 +55,14 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
     """Look at every model and every cell. RunError if a sweep cannot be read: nobody knows then what it refers to."""
     models = {model.path.name: model for model in models_in(outputs)}
     runs = {run.path.name: run for run in runs_in(outputs)}
-    texts, notes = _sweep_texts(outputs), list[str]()
-
+    texts = _sweep_texts(outputs)
+    notes = [
+        f"{folder} is a link, which prune does not follow" for folder in folders_of(outputs) if folder.is_symlink()
+    ]
     busy = {name for place in (*models.values(), *runs.values()) if is_held(place.path) for name in _names(place)}
 
     def needed(place: Place) -> bool:
-        return place.path.name in busy or _is_named(place.path.name, texts)
+        return _is_none_of_ours(place) or place.path.name in busy or _is_named(place.path.name, texts)
 
     kept = {name for name, model in models.items() if needed(model) or _stays(model, is_current, notes)}
     kept_runs = {
@@ -98,15 +100,19 @@ def model_of(run: str) -> str:
 
 
 def fingerprint_of(model: ModelDirectory) -> str:
-    """The first digits of its fingerprint, as its name says them; "" where it says none."""
+    """The first digits of its fingerprint, as its name says them; empty where it says none."""
     named = _NAME.fullmatch(model.path.name)
     return named[2] if named else ""
 
 
+def _is_none_of_ours(place: Place) -> bool:
+    """Whether a folder is called otherwise, is a link or lies behind one, or has nothing in it that we wrote."""
+    linked = place.path.is_symlink() or place.path.parent.is_symlink()
+    return _NAME.fullmatch(place.path.name) is None or linked or not place.files
+
+
 def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
-    """Whether a folder stays that nothing refers to: it is of today's code, none of ours, or nobody can tell."""
-    if _NAME.fullmatch(place.path.name) is None or place.path.is_symlink() or not place.files:
-        return True
+    """Whether a folder stays that nothing refers to: it is of today's code, or nobody can tell."""
     try:
         recorded = _recorded(place)
         if recorded is None:
@@ -124,7 +130,10 @@ def _recorded(place: Place) -> str | None:
         if not place.metrics.is_file():
             return None
         protocol = place.read_metrics().get("protocol")
-        return str((protocol if isinstance(protocol, dict) else {}).get("fingerprint"))[:FINGERPRINT_LENGTH]
+        fingerprint = protocol.get("fingerprint") if isinstance(protocol, dict) else None
+        if not isinstance(fingerprint, str):
+            raise RunError(f"{place.metrics} does not say of which training it is")
+        return fingerprint[:FINGERPRINT_LENGTH]
     if place.finished:
         return place.read_training().get("fingerprint", fingerprint_of(place))[:FINGERPRINT_LENGTH]
     return fingerprint_of(place) if place.begun else None

@@ -22,7 +22,7 @@ def unused_snapshots(found: Found) -> list[Unused]:
     """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
     unused = []
     for model in found.models:
-        ours = fingerprint_of(model) and not model.path.is_symlink()
+        ours = fingerprint_of(model) and not any(path.is_symlink() for path in (model.path, model.path.parent))
         if not (ours and model.finished) or model.retraining.path.exists() or not _may_go(model, found):
             continue
         used = _used(model, found)

@@ -36,7 +36,9 @@ class CacheDirectory:
 
     @property
     def references(self) -> list[Path]:
-        """Files of real images that lie here, as far as their name is that of their key."""
+        """Files of real images that lie here, as far as their name is that of their key. Links lead nowhere."""
+        if self.path.is_symlink():
+            return []
         return [
             file for file in _plain(self.path.glob("*.safetensors")) if _is_named_by(file.stem.rpartition("-")[2], file)
         ]
@@ -44,7 +46,8 @@ class CacheDirectory:
     @property
     def streams(self) -> dict[Path, list[Path]]:
         """Folder -> its shards, of the streams that lie here, as far as the folder's name is that of their key."""
-        folders = [] if self.samples.is_symlink() else sorted(self.samples.glob("*/"))
+        linked = self.path.is_symlink() or self.samples.is_symlink()
+        folders = [] if linked else sorted(self.samples.glob("*/"))
         found = {folder: _plain(shard_files(folder)) for folder in folders if not folder.is_symlink()}
         return {
             folder: files

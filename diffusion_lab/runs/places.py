@@ -10,7 +10,7 @@ from diffusion_lab.runs.scores import RunDirectory
 from diffusion_lab.runs.sweeps import SweepDirectory
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
-_MODELS, _RUNS, _SWEEPS = "models", "runs", "sweeps"
+_MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
@@ -34,6 +34,11 @@ def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
 def models_in(outputs: Path) -> list[ModelDirectory]:
     """Every folder that models lie in, finished or not, by name."""
     return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
+
+
+def folders_of(outputs: Path) -> list[Path]:
+    """The folders that everything lies in."""
+    return [outputs / _MODELS, outputs / _RUNS, outputs / _SWEEPS, outputs / _CACHE]
 
 
 def runs_folder(outputs: Path) -> Path:
@@ -77,7 +82,7 @@ def newest_sweep(outputs: Path) -> SweepDirectory:
 
 
 def cache_directory(outputs: Path) -> Path:
-    return outputs / "cache"
+    return outputs / _CACHE
 
 
 def newest_model(outputs: Path) -> ModelDirectory:

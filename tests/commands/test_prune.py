@@ -115,6 +115,19 @@ def test_what_a_user_put_there_stays_and_links_are_not_followed(lab):
     assert "nothing to prune" in pruned(lab)
 
 
+@pytest.mark.parametrize("folder", ["models", "runs", "cache"])
+def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder):
+    lab.given("train", *TINY, *STRIDED)
+    run = scored(old_model())
+    (OUTPUTS / folder).rename(lab.folder / "disk")
+    (OUTPUTS / folder).symlink_to(lab.folder / "disk")
+    before = files(lab.folder / "disk")
+    out = pruned(lab, "remove=true", "what=[models,runs,cache,snapshots]")
+    assert f"outputs/{folder} is a link, which prune does not follow" in out
+    assert files(lab.folder / "disk") == before
+    assert run.metrics.is_file() == (folder != "cache")
+
+
 def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab):
     old, run = old_model(), scored(old_model("vae"))
     classifier, other = old_model("noisy_classifier"), old_model("flow")
