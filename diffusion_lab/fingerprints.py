@@ -17,11 +17,13 @@ from typing import Any
 
 from diffusion_lab.definitions import Code, View
 
+# What may be chosen after training.
+SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
+SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # which may too where it did not shape training
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
 # fmt: off
 TRAINING_EXCLUDED = frozenset((
-    # used after training
-    "sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics",
+    *SCORING_GROUPS,
     # what is watched and kept while training
     "logger", "checkpoint", "progress", "snapshots",
     "trainer.logger", "trainer.callbacks", "trainer.enable_checkpointing",
@@ -40,8 +42,6 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
 # fmt: on
-# What may be chosen after training.
-SCORING_GROUPS = ("sampler", "guidance", "variance", "decoder", "sampling", "evaluation", "features", "metrics")
 # Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
 _THEORY = ("diffusion", "baselines", "networks", "data", "models")
 _TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
@@ -87,7 +87,7 @@ def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def scored_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved config without the keys that shape no score: what was trained, and the choices of scoring."""
-    return training_part(config) | {key: config[key] for key in SCORING_GROUPS if config.get(key) is not None}
+    return training_part(config) | {key: config[key] for key in SCORED_GROUPS if config.get(key) is not None}
 
 
 def _is_ours(callback: Mapping[str, Any]) -> bool:

@@ -107,11 +107,6 @@ class Silence:
 _silence = Silence()
 
 
-def holder_of(folder: Path) -> Holder | None:
-    """Who says that it holds `folder`; None where nobody does."""
-    return newest(folder).holder
-
-
 def is_held(folder: Path) -> bool:
     """Whether a living process holds `folder`, as far as this machine can tell.
 

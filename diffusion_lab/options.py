@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 
@@ -13,6 +14,11 @@ def flat(config: Mapping[str, Any], between: str = ".", prefix: str = "") -> dic
         name = f"{prefix}{key}"
         leaves |= flat(value, between, name + between) if isinstance(value, Mapping) else {name: value}
     return leaves
+
+
+def above_and_itself(key: str) -> Iterator[str]:
+    """sampler.spacing.num_steps -> sampler, sampler.spacing, sampler.spacing.num_steps."""
+    return accumulate(key.split("."), "{}.{}".format)
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:

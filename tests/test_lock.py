@@ -16,7 +16,7 @@ from filelock import FileLock
 from diffusion_lab import claims, lock
 from diffusion_lab.claims import Claim, Holder, newest
 from diffusion_lab.files import write_whole
-from diffusion_lab.lock import OvertakenError, Silence, give_up, hold, holder_of, is_held
+from diffusion_lab.lock import OvertakenError, Silence, give_up, hold, is_held
 from diffusion_lab.processes import Process
 from diffusion_lab.status import DONE, FAILED, RUNNING, Status, read_status
 
@@ -129,9 +129,9 @@ def touched(folder, ago):
 
 def test_the_holder_is_known_while_it_holds_and_not_after(tmp_path):
     with hold(tmp_path, refuse):
-        assert holder_of(tmp_path).process == Process.current()
+        assert newest(tmp_path).holder.process == Process.current()
         assert is_held(tmp_path)
-    assert holder_of(tmp_path) is None
+    assert newest(tmp_path).holder is None
     assert not is_held(tmp_path)
     assert not is_held(tmp_path / "nowhere")
 
@@ -155,7 +155,7 @@ def test_a_killed_holder_is_taken_over_at_once(tmp_path, start, locks, request):
     other.wait()
     assert not is_held(tmp_path)
     with hold(tmp_path, refuse):
-        assert holder_of(tmp_path).process.pid == os.getpid()
+        assert newest(tmp_path).holder.process.pid == os.getpid()
 
 
 def test_it_waits_until_the_holder_lets_go(tmp_path, start):
@@ -284,7 +284,7 @@ def test_of_many_that_succeed_the_same_claim_one_does(tmp_path):
             thread.start()
         for thread in threads:
             thread.join()
-        assert [holder for holder in won if holder] == [holder_of(tmp_path)]
+        assert [holder for holder in won if holder] == [newest(tmp_path).holder]
 
 
 def test_what_is_no_claim_holds_nothing_and_keeps_nobody(tmp_path):
@@ -305,7 +305,7 @@ def test_who_was_slow_to_succeed_a_claim_of_long_ago_does_not(tmp_path):
         now = claimed(tmp_path)
     assert slow == Claim()
     assert not claims.succeed(tmp_path, slow, Holder.current())
-    assert holder_of(tmp_path) == now
+    assert newest(tmp_path).holder == now
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -318,7 +318,7 @@ def test_an_overtaken_holder_writes_nothing_more_and_leaves_its_successor_alone(
         asleep.send_signal(signal.SIGCONT)
         out, _ = asleep.communicate("\n", timeout=60)
         assert out.strip() == (
-            f"{holder_of(tmp_path)} has taken over {tmp_path}, because this process gave no sign of life for 120 seconds; "
+            f"{newest(tmp_path).holder} has taken over {tmp_path}, because this process gave no sign of life for 120 seconds; "
             "this one stops and writes nothing more there"
         )
         check()
@@ -359,7 +359,7 @@ def test_who_waits_for_a_folder_that_its_holder_gives_up_makes_it_anew_and_holds
         assert other.stdout.readline() == "waits\n"
         give_up(tmp_path)
         assert other.stdout.readline() == "held\n"
-    assert holder_of(tmp_path).process.pid == other.pid, "who gave it up lets go of nothing of the other's"
+    assert newest(tmp_path).holder.process.pid == other.pid, "who gave it up lets go of nothing of the other's"
     with pytest.raises(WouldWaitError), hold(tmp_path, refuse):
         pass
 

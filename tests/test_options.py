@@ -1,4 +1,4 @@
-from diffusion_lab.options import flat, short_names
+from diffusion_lab.options import above_and_itself, flat, short_names
 
 
 def test_a_nested_config_becomes_dotted_names():
@@ -9,3 +9,11 @@ def test_a_nested_config_becomes_dotted_names():
 def test_names_are_short_where_that_is_clear():
     keys = ["sampler.spacing.num_steps", "seed", "a.lr", "b.lr", "sampler/spacing"]
     assert list(short_names(keys).values()) == ["num_steps", "seed", "a.lr", "b.lr", "spacing"]
+
+
+def test_a_key_stands_below_its_groups():
+    assert list(above_and_itself("sampler.spacing.num_steps")) == [
+        "sampler",
+        "sampler.spacing",
+        "sampler.spacing.num_steps",
+    ]

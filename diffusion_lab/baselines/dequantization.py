@@ -11,12 +11,11 @@ density on [−1, 1) gives exactly log2 L bits per dimension. The data have thei
 import math
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
-from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.levels import nearest_level
-from diffusion_lab.diffusion.shapes import Images, PerSample
+from diffusion_lab.diffusion.shapes import Images
 
 
 def dequantise(x: Images, u: Images, num_levels: int) -> Images:
@@ -30,16 +29,6 @@ def undo(y: Images, num_levels: int) -> Images:
     So rounding to the nearest level gives the bin. It goes on linearly beyond [−1, 1).
     """
     return ((y + 1) * (num_levels / 2) - 0.5) * (2 / (num_levels - 1)) - 1
-
-
-def bits_per_dim(log_density: Float[Tensor, " b"], num_dims: int) -> PerSample:
-    """−log2 p(y)/D of log p(y) in nats: the bits of a continuous density, float64 (B,)."""
-    return in_bits(-log_density.double(), num_dims)
-
-
-def discrete_bits_per_dim(log_density: Float[Tensor, " b"], num_dims: int, num_levels: int) -> PerSample:
-    """(3) of one u: an unbiased draw of the bound on −log2 P(level)/D, float64 (B,)."""
-    return bits_per_dim(log_density, num_dims) + scale_bits(num_levels)
 
 
 def scale_bits(num_levels: int) -> float:

@@ -8,11 +8,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config.mistakes import lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, is_scored
 from diffusion_lab.from_config.trained import (
-    SCORING_GROUPS,
     load_model,
     trained_config,
     trained_data,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 
+from diffusion_lab.commands.status import completed
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
     from diffusion_lab.report.cells import Gathered
     from diffusion_lab.report.table import Table
 
-
-def completed(options: list[str]) -> list[str]:
-    """`report NAME` is `report sweep=NAME`."""
-    if options and "=" not in options[0] and not options[0].startswith(("-", "+", "~")):
-        return [f"sweep={options[0]}", *options[1:]]
-    return options
+__all__ = ["completed", "run", "show"]
 
 
 def run(cfg: DictConfig) -> None:

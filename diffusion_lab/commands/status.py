@@ -18,8 +18,8 @@ _ASK_SECONDS = 15.0  # a cluster's controller serves everybody
 
 
 def completed(options: list[str]) -> list[str]:
-    """`status NAME` is `status sweep=NAME`."""
-    if options and "=" not in options[0] and not options[0].startswith("-"):
+    """`status NAME` is `status sweep=NAME`, as of the other commands about a sweep."""
+    if options and "=" not in options[0] and not options[0].startswith(("-", "+", "~")):
         return [f"sweep={options[0]}", *options[1:]]
     return options
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
-    SCORING_GROUPS,
+    SCORED_GROUPS,
     canonical_json,
     drawing_code,
     fingerprint,
@@ -163,7 +163,7 @@ def variance_matters(cfg: DictConfig) -> bool:
 def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
     """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
     parts = _scored_parts(cfg)
-    choices = {key: parts[key] for key in SCORING_GROUPS if key in parts}
+    choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
     return fingerprint(choices, model_fingerprint, scoring_code(CODE, parts))
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from diffusion_lab.evaluation.older import MOVED
 from diffusion_lab.from_config import hydra_errors
 from diffusion_lab.lock import OvertakenError
+from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import RunError
 
 _MOVED = {f"logger.{name}": f"logger.wandb.{name}, beside logger=wandb" for name in ("project", "entity")} | MOVED
@@ -182,15 +183,8 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
 def _known_options(command: str, conf: Path) -> list[str]:
     """Every dotted key of the command's default config, and its groups."""
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = OmegaConf.to_container(compose(command), resolve=False)
-
-    def keys(node: dict, prefix: str) -> Iterator[str]:
-        for key, child in node.items():
-            yield f"{prefix}{key}"
-            if isinstance(child, dict):
-                yield from keys(child, f"{prefix}{key}.")
-
-    return list(keys(config, ""))
+        leaves = flat(OmegaConf.to_container(compose(command), resolve=False))
+    return list(dict.fromkeys(key for leaf in leaves for key in above_and_itself(leaf)))
 
 
 def _hint(word: str, known: list[str], otherwise: str = "") -> str:

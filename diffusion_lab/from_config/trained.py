@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_data, variance_matters
 from diffusion_lab.from_config.conf import CONF
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
-SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
 _HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
 
 

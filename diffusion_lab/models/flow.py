@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.dequantization import (
-    bits_per_dim,
     dequantise,
     scale_bits,
     undo,
     uniform_from_normal,
 )
 from diffusion_lab.diffusion import SampleNoise, derive_seed
+from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
@@ -94,7 +94,10 @@ class FlowModel(GenerativeModel):
     def _bits(self, z: Tensor, log_det: Tensor) -> dict[str, Tensor]:
         """What bits per dimension are the sum of, each float64 (B,)."""
         dims = prod(self.shape)
-        parts = {"prior": bits_per_dim(standard_normal_log_prob(z), dims), "log_det": bits_per_dim(log_det, dims)}
+        parts = {
+            "prior": in_bits(-standard_normal_log_prob(z).double(), dims),
+            "log_det": in_bits(-log_det.double(), dims),
+        }
         if self.num_levels is not None:
             parts["levels"] = torch.full_like(parts["prior"], scale_bits(self.num_levels))
         return parts

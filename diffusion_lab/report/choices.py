@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 
 import yaml
 
 from diffusion_lab.evaluation.older import in_todays_words
-from diffusion_lab.fingerprints import TRAINING_EXCLUDED
+from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
-from diffusion_lab.options import flat
+from diffusion_lab.options import above_and_itself, flat
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_SCORING = {"sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics"}
-_IGNORED = (TRAINING_EXCLUDED - _SCORING) | {"model", "facts", "evaluation.batch_size"}
+_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 
 
@@ -74,8 +72,7 @@ def _texts(path: Path, unread: list[str]) -> dict[str, str]:
         return {}
     texts = {}
     for name, value in options.items():
-        parts = name.split(".")
-        if value is None or parts[-1] == "_partial_" or _IGNORED & set(accumulate(parts, "{}.{}".format)):
+        if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
         text = str(value).rpartition(".")[2] if name.endswith(_TARGET) else str(value)
         texts[printable(name.removesuffix(_TARGET))] = printable(text)

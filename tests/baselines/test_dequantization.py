@@ -7,14 +7,14 @@ import torch
 
 from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.dequantization import (
-    bits_per_dim,
     dequantise,
-    discrete_bits_per_dim,
+    scale_bits,
     undo,
     uniform_from_normal,
 )
 from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.diffusion import Gaussian, SampleNoise
+from diffusion_lab.diffusion.bits import in_bits, in_nats
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
@@ -33,7 +33,7 @@ def test_bins_are_those_of_the_datas_levels_and_every_level_comes_back(num_level
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
 def test_the_identity_flow_on_uniform_data_has_exactly_the_bits_of_its_levels(num_levels):
     """A uniform density on [−1, 1)^D, log p(y) = −D·log 2."""
-    bits = discrete_bits_per_dim(torch.full((3,), -64 * math.log(2), dtype=torch.float64), 64, num_levels)
+    bits = in_bits(torch.full((3,), 64 * math.log(2), dtype=torch.float64), 64) + scale_bits(num_levels)
     torch.testing.assert_close(bits, torch.full_like(bits, math.log2(num_levels)), rtol=1e-14, atol=0)
 
 
@@ -45,7 +45,7 @@ def test_the_mean_over_the_noise_is_a_bound_on_the_mass_of_a_level(std):
     u = (torch.arange(20000, dtype=torch.float64) + 0.5)[None] / 20000
     y = dequantise(x.expand(-1, 20000), u.expand(num_levels, -1), num_levels)
     density = Gaussian(torch.zeros_like(y), torch.full_like(y, 2 * math.log(std)))
-    bound = discrete_bits_per_dim(density.log_prob(y).mean(1), 1, num_levels)
+    bound = in_bits(-density.log_prob(y).mean(1)) + scale_bits(num_levels)
     edges = 2 * torch.arange(num_levels + 1, dtype=torch.float64) / num_levels - 1
     mass = torch.special.ndtr(edges / std).diff()
     gap = (bound + mass.log2())[mass > 1e-6]  # a difference of distribution functions has no digits far out
@@ -54,7 +54,8 @@ def test_the_mean_over_the_noise_is_a_bound_on_the_mass_of_a_level(std):
 
 
 def test_bits_are_nats_over_dimensions_and_log_two():
-    assert float(bits_per_dim(torch.tensor([-6 * math.log(2)]), 3)) == pytest.approx(2)
+    assert in_bits(6 * math.log(2), 3) == pytest.approx(2)
+    assert in_nats(in_bits(1.7, 5), 5) == pytest.approx(1.7)
     z = torch.tensor([[0.3, -1.2, 2.0]])
     expected = Gaussian(torch.zeros(1, 3), torch.zeros(1, 3)).log_prob(z).sum()
     assert float(standard_normal_log_prob(z)) == pytest.approx(float(expected), rel=1e-6)
