@@ -1,6 +1,7 @@
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.notes import notes
 from diffusion_lab.report.table import build_table
 
 from .synthetic import write_sweep
@@ -130,3 +131,14 @@ def test_a_row_with_fewer_seeds_is_not_ranked(tmp_path, axis):
     (found,) = [s for s in group.standings if s.measure.name == axis]
     assert [row.choice for row in found.best] == [("linear",)]
     assert [len(row.done) for row in group.rows] == [2, 1]
+
+
+def test_the_entropy_of_the_data_is_said_beside_the_bits_and_is_no_column(tmp_path):
+    def stated(choices, metrics):
+        metrics["values"]["entropy_bits_per_dim"] = 1.0471
+
+    (group,) = table_of(tmp_path, change=stated).groups
+    assert any("entropy of the data is 1.047 bits/dim" in sentence for sentence in notes(group))
+    assert "entropy_bits_per_dim" not in [measure.name for measure in group.measures]
+    (without,) = table_of(tmp_path / "other").groups
+    assert not any("entropy" in sentence for sentence in notes(without))
