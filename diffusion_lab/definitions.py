@@ -27,7 +27,7 @@ LAB = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True)
-class View:
+class Scope:
     """Which code counts.
 
     packages: of the lab's own, those that its code is followed into; what it uses of others counts by name only.
@@ -55,9 +55,9 @@ class Code:
     def __init__(self, path: Sequence[str] | None = None) -> None:
         self._path = path
         self._modules: dict[str, Module | None] = {}
-        self._digests: dict[tuple[frozenset[str], View], str] = {}
+        self._digests: dict[tuple[frozenset[str], Scope], str] = {}
 
-    def digest(self, roots: Iterable[str], view: View) -> str:
+    def digest(self, roots: Iterable[str], view: Scope) -> str:
         """SHA-256 of all that the roots, dotted names, lead to. A root without source counts by its name."""
         key = frozenset(roots), view
         if key not in self._digests:
@@ -65,7 +65,7 @@ class Code:
             self._digests[key] = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
         return self._digests[key]
 
-    def reached(self, roots: Iterable[str], view: View) -> dict[Node, str]:
+    def reached(self, roots: Iterable[str], view: Scope) -> dict[Node, str]:
         """Definition -> its digest; "" where only its name counts."""
         return _Walk(self, view).run(set(roots))
 
@@ -165,7 +165,7 @@ class _Walk:
     """One walk from the roots along everything that they use."""
 
     code: Code
-    view: View
+    view: Scope
     called: set[str] = field(default_factory=set)  # names of the interface that the user's code calls on some object
 
     def __post_init__(self) -> None:

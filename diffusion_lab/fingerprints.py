@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion_lab.definitions import Code, View
+from diffusion_lab.definitions import Code, Scope
 
 # What may be chosen after training.
 SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
@@ -44,8 +44,8 @@ TRAINING_EXCLUDED = frozenset((
 # fmt: on
 # Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
 _THEORY = ("diffusion", "baselines", "networks", "data", "models")
-_TRAINING = View(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
-_SCORING = View(frozenset((*_THEORY, "evaluation")))
+_TRAINING = Scope(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
+_SCORING = Scope(frozenset((*_THEORY, "evaluation")))
 TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, and what trains it
     "diffusion_lab.from_config.build.build_model",
     "diffusion_lab.from_config.trainer.build_trainer",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.definitions import Code, Node, View
+from diffusion_lab.definitions import Code, Node, Scope
 from diffusion_lab.fingerprints import scoring_code
 
-VIEW = View(frozenset())
+VIEW = Scope(frozenset())
 MODULE = '''"""What it is."""
 
 import math
@@ -43,7 +43,7 @@ HELPER = "def scale(t):\n    return FACTOR * t\n\n\ndef unused():\n    return 0\
 def code(tmp_path):
     """code(mine="…", helper="…", root="mine.Schedule") -> digest of the root with these sources in a folder."""
 
-    def digest(root: str = "mine.Schedule", view: View = VIEW, **sources: str) -> str:
+    def digest(root: str = "mine.Schedule", view: Scope = VIEW, **sources: str) -> str:
         for name, source in ({"mine": MODULE, "helper": HELPER} | sources).items():
             file = tmp_path / (name.replace("__", "/").replace("INIT", "__init__") + ".py")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def test_a_module_that_is_no_python_counts_whole_and_is_left_to_python(code):
 def test_a_class_may_take_the_name_of_its_base_and_modules_may_import_each_other(code):
     sources = {"mine": "from other import Schedule\n\n\nclass Schedule(Schedule):\n    x = 1\n"}
     sources |= {"other": "import mine\n\n\nclass Schedule:\n    y = 1\n"}
-    view = View(frozenset(), "other.Schedule")
+    view = Scope(frozenset(), "other.Schedule")
     before = code("mine.Schedule", view, **sources)
     assert code("mine.Schedule", view, **(sources | {"other": sources["other"].replace("y = 1", "y = 2")})) != before
 
@@ -245,7 +245,7 @@ class Model(Base):
     ],
 )
 def test_an_interface_counts_only_where_the_rest_calls_it(code, old, new, counts):
-    view = View(frozenset(), "base.Base")
+    view = Scope(frozenset(), "base.Base")
     before = code("mine.Model", view, mine=MODEL, base=INTERFACE)
     assert (code("mine.Model", view, mine=edited(old, new, MODEL), base=INTERFACE) != before) == counts
     assert code("mine.Model", mine=edited(old, new, MODEL), base=INTERFACE) != code(
@@ -262,7 +262,7 @@ def test_an_interface_counts_only_where_the_rest_calls_it(code, old, new, counts
 
 
 def test_an_inherited_part_of_the_interface_counts_where_training_calls_it(code):
-    view = View(frozenset(), "base.Base")
+    view = Scope(frozenset(), "base.Base")
     model = "from base import Base\n\n\nclass Model(Base):\n    def train(self): return self.sample()\n"
     before = code("mine.Model", view, mine=model, base=INTERFACE)
     assert code("mine.Model", view, mine=model, base=edited("return 0", "return 1", INTERFACE)) != before

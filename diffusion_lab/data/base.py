@@ -79,7 +79,7 @@ class DataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
 
-    def train_dataloader(self) -> "Stream[Batch]":
+    def train_dataloader(self) -> "Batches[Batch]":
         """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or where the attached trainer stands."""
         self.prepare()
         rank, world_size = self._ranks
@@ -89,7 +89,7 @@ class DataModule(LightningDataModule, ABC):
                 f"choose a multiple of {world_size}."
             )
         order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
-        return Stream(
+        return Batches(
             lambda: self._show("train", order.batches_from(batches_trained(self.trainer) if self.trainer else 0))
         )
 
@@ -102,7 +102,7 @@ class DataModule(LightningDataModule, ABC):
             raise DataError(f"val.seed={seed} must not be negative.")
         self._held_out = (num_images, batch_size, seed)
 
-    def val_dataloader(self) -> "Stream[HeldOutBatch]":
+    def val_dataloader(self) -> "Batches[HeldOutBatch]":
         """(x, y, noise) of test images, never mirrored; of each batch a rank takes its rows.
 
         The noise of an image depends on its index and the seed. Of a batch that cannot be shared out evenly the last images are
@@ -110,13 +110,13 @@ class DataModule(LightningDataModule, ABC):
         """
         self.prepare()
         if self._held_out is None:
-            return Stream(lambda: iter(()))
+            return Batches(lambda: iter(()))
         num_images, batch_size, seed = self._held_out
         rank, world_size = self._ranks
         chosen = fixed_rest(self.num_test, num_images).split(batch_size)
         shares = [batch[: len(batch) // world_size * world_size].chunk(world_size) for batch in chosen]
         mine = [share[rank] for share in shares if len(share[0])]
-        return Stream(lambda: self._show_held_out(mine, seed))
+        return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
         picks = [(indices, torch.zeros(len(indices), dtype=torch.bool)) for indices in chosen]
@@ -150,14 +150,14 @@ class DataModule(LightningDataModule, ABC):
         return None
 
 
-class Stream(Generic[T]):
+class Batches(Generic[T]):
     """An iterable without length that is opened anew whenever Lightning asks: a training stream goes on where training stands.
 
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
     """
 
-    def __init__(self, open_stream: Callable[[], Iterator[T]]) -> None:
-        self._open_stream = open_stream
+    def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
+        self._open_batches = open_batches
 
     def __iter__(self) -> Iterator[T]:
-        return self._open_stream()
+        return self._open_batches()

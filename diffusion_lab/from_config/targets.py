@@ -66,7 +66,7 @@ _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 
 
 @dataclass(frozen=True)
-class Place:
+class Wanted:
     """What is asked for at a place. deferred: a class that is still to be given arguments, instead of an object of it;
     None: either."""
 
@@ -123,11 +123,11 @@ def checked(
     check = _Check(file, own, trusted, paths_are_the_users)
     for group, kind in BUILT.items():
         if plain.get(group) is not None:
-            check(plain[group], group, Place((_locate(kind),)), required=True)
+            check(plain[group], group, Wanted((_locate(kind),)), required=True)
     for group, kind in BUILT_EACH.items():
         for name, node in (plain.get(group) or {}).items():
             if node is not None:
-                check(node, f"{group}.{name}", Place((_locate(kind),)), required=True)
+                check(node, f"{group}.{name}", Wanted((_locate(kind),)), required=True)
     return OmegaConf.create(plain)
 
 
@@ -148,7 +148,7 @@ class _Check:
     trusted: frozenset[str]
     paths_are_the_users: bool
 
-    def __call__(self, node: Any, key: str, place: Place | None, required: bool = False) -> None:
+    def __call__(self, node: Any, key: str, place: Wanted | None, required: bool = False) -> None:
         if isinstance(node, list):
             for index, child in enumerate(node):
                 self(child, f"{key}.{index}", place)
@@ -164,7 +164,7 @@ class _Check:
             for name, child in node.items():
                 self(child, f"{key}.{name}", None)
 
-    def _object(self, node: Mapping[str, Any], key: str, place: Place | None) -> None:
+    def _object(self, node: Mapping[str, Any], key: str, place: Wanted | None) -> None:
         target = node["_target_"]
         found = self._found(target, key, place)
         free = target in self.trusted
@@ -177,7 +177,7 @@ class _Check:
             )
         asked = _parameters(found)
         # Where the user's own class does not say what it asks for.
-        unsaid = Place((object,), deferred=None) if free or self._is_own(found) else None
+        unsaid = Wanted((object,), deferred=None) if free or self._is_own(found) else None
         for name, child in node.items():
             if asked.get(name) in _PATHS and child not in (None, MISSING) and not (free or self.paths_are_the_users):
                 raise RunError(
@@ -185,7 +185,7 @@ class _Check:
                 )
             self(child, f"{key}.{name}", _place(asked[name]) if name in asked else unsaid)
 
-    def _found(self, target: Any, key: str, place: Place | None) -> Callable[..., Any]:
+    def _found(self, target: Any, key: str, place: Wanted | None) -> Callable[..., Any]:
         """What a target names. RunError unless it belongs there; nothing outside the known packages is imported to find out."""
         if isinstance(target, str) and target in self.trusted:
             try:
@@ -213,7 +213,7 @@ class _Check:
         return callable(found) and _within(getattr(found, "__module__", None) or "", self.own)
 
 
-def _belongs(found: Any, place: Place | None) -> bool:
+def _belongs(found: Any, place: Wanted | None) -> bool:
     if place is None or not isinstance(found, type) or not issubclass(found, place.kinds):
         return False
     of_ours = any(issubclass(found, kind) for kind in place.kinds if _within(kind.__module__, ("diffusion_lab",)))
@@ -228,11 +228,11 @@ def _parameters(found: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _place(annotation: Any) -> Place | None:
+def _place(annotation: Any) -> Wanted | None:
     """What an annotation asks for: Schedule; Callable[..., nn.Module]; Sequence[Weighting] | None. None: only values."""
     made = list(_mentioned(annotation))
     kinds = tuple(kind for kind, _ in made)
-    return Place(kinds, deferred=any(deferred for _, deferred in made)) if kinds else None
+    return Wanted(kinds, deferred=any(deferred for _, deferred in made)) if kinds else None
 
 
 def _mentioned(annotation: Any, deferred: bool = False) -> Iterator[tuple[type, bool]]:
@@ -251,7 +251,7 @@ def _within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def _a(place: Place | None) -> str:
+def _a(place: Wanted | None) -> str:
     if place is None:
         return "a value"
     return f"{'an' if str(place)[0] in 'AEIOU' else 'a'} {place}"

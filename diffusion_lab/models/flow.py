@@ -25,7 +25,7 @@ from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, count_flops
+from diffusion_lab.networks.cost import NetworkCost, count_flops
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
 
@@ -127,12 +127,14 @@ class FlowModel(GenerativeModel):
         return 1
 
     @torch.no_grad()
-    def cost(self) -> Cost:
+    def cost(self) -> NetworkCost:
         """The operations are those of f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each
         matrix, which a batch shares."""
         x = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        return Cost(sum(weights.numel() for weights in self.parameters()), count_flops(lambda: self.network(x, y)))
+        return NetworkCost(
+            sum(weights.numel() for weights in self.parameters()), count_flops(lambda: self.network(x, y))
+        )
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None

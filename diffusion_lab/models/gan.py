@@ -20,7 +20,7 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, count_flops
+from diffusion_lab.networks.cost import NetworkCost, count_flops
 
 
 class GAN(GenerativeModel):
@@ -171,12 +171,12 @@ class GAN(GenerativeModel):
         """The generator's: the discriminator draws nothing."""
         return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
 
-    def cost(self) -> Cost:
+    def cost(self) -> NetworkCost:
         device = next(self.network.parameters()).device
         z = torch.zeros(1, self.network.latent_size, device=device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=device)
         parameters = sum(weights.numel() for weights in self.network.parameters())
-        return Cost(parameters, count_flops(lambda: self.network(z, y)))
+        return NetworkCost(parameters, count_flops(lambda: self.network(z, y)))
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial((self.network.latent_size,))

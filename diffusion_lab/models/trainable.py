@@ -22,7 +22,7 @@ from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.streams import DROPOUT
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, network_cost
+from diffusion_lab.networks.cost import NetworkCost, network_cost
 
 RAW = "raw"  # the weights that training resumes from
 
@@ -93,7 +93,7 @@ class TrainableModel(LightningModule):
         """Those that have averages, by name: all of them, unless some serve training only."""
         return dict(self.named_parameters())
 
-    def cost(self) -> Cost:
+    def cost(self) -> NetworkCost:
         """What one evaluation of `network` costs."""
         return network_cost(self.network, self.shape)
 

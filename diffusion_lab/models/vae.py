@@ -23,7 +23,7 @@ from diffusion_lab.diffusion.bits import in_bits, in_nats
 from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import Cost, count_flops
+from diffusion_lab.networks.cost import NetworkCost, count_flops
 from diffusion_lab.networks.vae import Autoencoder
 
 IMPORTANCEDECODERS = 64  # K of the importance-weighted bound
@@ -123,13 +123,13 @@ class VAE(GenerativeModel):
 
     nfe = 1  # the decoder
 
-    def cost(self) -> Cost:
+    def cost(self) -> NetworkCost:
         """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z): the
         counter has no formula for a triangular system. With the composition of each matrix, which a batch shares."""
         z = torch.zeros(1, self.network.latent_dim, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        return Cost(parameters, count_flops(lambda: (self.prior.to_noise(z, y), self.network.decode(z, y))))
+        return NetworkCost(parameters, count_flops(lambda: (self.prior.to_noise(z, y), self.network.decode(z, y))))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
-class Cost:
+class NetworkCost:
     """parameters: trained numbers. forward_flops: operations of one evaluation on one sample, a multiply-add counted as 2."""
 
     parameters: int
@@ -21,7 +21,7 @@ class Cost:
         return f"{self.parameters / 1e6:.2f} M parameters, {giga} per evaluation (a multiply-add counts 2)"
 
 
-def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
+def network_cost(network: nn.Module, shape: tuple[int, ...]) -> NetworkCost:
     """Parameters of `network` and the FLOPs of network(x_t, timesteps) for one x_t of `shape` (C, H, W) or (D,).
 
     Counted by torch.utils.flop_counter: convolutions, matrix products and attention, a multiply-add as 2; norms,
@@ -32,7 +32,7 @@ def network_cost(network: nn.Module, shape: tuple[int, ...]) -> Cost:
     device = next(network.parameters()).device
     x_t = torch.zeros(1, *shape, device=device)
     timesteps = torch.zeros(1, dtype=torch.int64, device=device)
-    return Cost(parameters, count_flops(lambda: network(x_t, timesteps)))
+    return NetworkCost(parameters, count_flops(lambda: network(x_t, timesteps)))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from diffusion_lab.options import short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.layout import NONE, Column, Entry, columns, seeds_of
 from diffusion_lab.report.notes import has_floor, notes
-from diffusion_lab.report.row_plots import is_number
+from diffusion_lab.report.row_plots import reads_as_number
 from diffusion_lab.report.table import Group, Table
 
 _TEX = {
@@ -77,7 +77,7 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     """Text that a spreadsheet would take for a formula begins with an apostrophe, which makes it text."""
 
     def safe(value: Any) -> Any:
-        formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not is_number(value)
+        formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not reads_as_number(value)
         return f"'{value}" if formula else value
 
     return pd.DataFrame([{safe(name): safe(value) for name, value in line.items()} for line in lines]).to_csv(

@@ -74,7 +74,7 @@ def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
 def sets_steps(table: Table, group: Group, axis: str) -> bool:
     """A numeric axis that counts a chain's steps, of which each takes one network evaluation or, guided, two."""
     place = table.axes.index(axis)
-    if not all(value is None or is_number(value) for value in values_of(table, group, axis)):
+    if not all(value is None or reads_as_number(value) for value in values_of(table, group, axis)):
         return False
     rows = [row for row in group.rows if row.choice[place] is not None and "nfe" in row.values]
     counts = [(float(row.choice[place]), row.values["nfe"].mean) for row in rows]
@@ -225,7 +225,7 @@ def _spans_decades(panels: Iterable[Panel]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
 
 
-def is_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

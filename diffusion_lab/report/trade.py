@@ -7,7 +7,7 @@ from dataclasses import replace
 from diffusion_lab.measures import Measure
 from diffusion_lab.options import short_names
 from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
-from diffusion_lab.report.row_plots import by_look, is_number, series_of, sets_steps, values_of
+from diffusion_lab.report.row_plots import by_look, reads_as_number, series_of, sets_steps, values_of
 from diffusion_lab.report.table import Choice, Group, Row, Table
 
 _PRECISION, _RECALL = "precision", "recall"
@@ -48,7 +48,7 @@ def _knob(table: Table, group: Group) -> str | None:
     """The first axis of numbers that differ and are not of steps, which the plots against steps show."""
     for axis in table.axes:
         values = [value for value in values_of(table, group, axis) if value is not None]
-        if len(values) > 1 and all(map(is_number, values)) and not sets_steps(table, group, axis):
+        if len(values) > 1 and all(map(reads_as_number, values)) and not sets_steps(table, group, axis):
             return axis
     return None
 

@@ -3,7 +3,7 @@
 import torch
 
 from diffusion_lab.networks import MLP, UNet
-from diffusion_lab.networks.cost import Cost, network_cost
+from diffusion_lab.networks.cost import NetworkCost, network_cost
 
 
 def conv(channels_in, channels_out, side):
@@ -77,4 +77,4 @@ def test_counting_leaves_no_trace():
 
 def test_the_sentence_says_what_a_multiply_add_counts():
     sentence = "1.23 M parameters, 0.5 GFLOPs per evaluation (a multiply-add counts 2)"
-    assert str(Cost(parameters=1_230_000, forward_flops=500_000_000)) == sentence
+    assert str(NetworkCost(parameters=1_230_000, forward_flops=500_000_000)) == sentence
