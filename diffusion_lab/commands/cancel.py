@@ -10,7 +10,7 @@ from rich.console import Console
 from diffusion_lab.commands.status import completed
 from diffusion_lab.files import write_whole
 from diffusion_lab.runs import named_sweep
-from diffusion_lab.sweeps.jobs import outcome_file
+from diffusion_lab.runs.jobs import outcome_file
 from diffusion_lab.sweeps.submitted import cancel, submitted
 
 __all__ = ["completed", "run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from diffusion_lab.pruning.snapshots import unused_snapshots
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import CacheDirectory, cache_directory
 
+_TRIES, _PAUSE_SECONDS = 20, 0.5
 KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
 
 
@@ -33,27 +35,41 @@ def run(cfg: DictConfig) -> None:
     if unknown:
         raise MistakeError(f"what={unknown[0]}: it is a list of {', '.join(KINDS)}")
     outputs, console = Path(cfg.outputs), Console(highlight=False)
-    found = find(outputs, is_current)
-    unused = {
-        "runs": found.unused_runs,
-        "models": found.unused_models,
-        "cache": unused_cache(CacheDirectory(cache_directory(outputs)), found),
-        "code": list(unused_code(outputs, Path(cfg.jobs))),
-        "snapshots": unused_snapshots(found),
-    }
-    chosen = [(kind, one) for kind in KINDS if kind in wanted for one in unused[kind]]
-    for sentence in found.notes:
+    unused, notes = _look(outputs, Path(cfg.jobs))
+    chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
+    for sentence in notes:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
-    for line in _lines([one for _, one in chosen], outputs) if chosen else [f"nothing to prune in {outputs}"]:
+    for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
         console.print(line, soft_wrap=True, markup=False)
     for kind in KINDS:
         if kind not in wanted and unused[kind]:
             left_out = f"{len(unused[kind])} {kind}, {_size(unused[kind])} (what=[{kind}])"
             console.print(f"not listed: {left_out}", soft_wrap=True, markup=False)
     if chosen and cfg.remove:
-        _remove([one for _, one in chosen], console)
+        _remove(chosen, console)
     elif chosen:
         console.print("nothing has been removed; remove=true removes what is listed", soft_wrap=True)
+
+
+def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
+    """What nothing needs, by kind, and sentences on what stays because nobody can tell."""
+    for _ in range(_TRIES):
+        try:
+            found = find(outputs, is_current)
+            unused = {
+                "runs": found.unused_runs,
+                "models": found.unused_models,
+                "cache": unused_cache(CacheDirectory(cache_directory(outputs)), found),
+                "code": list(unused_code(outputs, jobs)),
+                "snapshots": unused_snapshots(found),
+            }
+            return unused, found.notes
+        except FileNotFoundError as error:  # another process, a second prune for one, has just removed something
+            gone = error.filename
+            time.sleep(_PAUSE_SECONDS)
+    raise MistakeError(
+        f"{gone} is gone: something is removing files in {outputs}; give the same command again after it"
+    )
 
 
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
@@ -73,8 +89,8 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
             console.print(Text(f"left as it is: {one.path}: {why_not}", style="yellow"), soft_wrap=True)
             continue
         freed += size
-        if one.path.is_dir():
-            others = ", ".join(sorted(entry.name for entry in one.path.iterdir()))
+        others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
+        if others:
             console.print(
                 f"{one.path} stays, for it holds what is not the lab's: {others}", soft_wrap=True, markup=False
             )

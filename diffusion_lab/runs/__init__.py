@@ -3,6 +3,7 @@
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
     outputs/sweeps/<name>/                         many of them        (SweepDirectory)
+    outputs/jobs/                                  files of jobs in a queue   (`jobs`)
     outputs/cache/                                 reference statistics; samples/: samples of scores   (CacheDirectory)
 
 The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.

@@ -18,6 +18,7 @@ from diffusion_lab.claims import Holder
 from diffusion_lab.lock import give_up, hold
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
+from diffusion_lab.runs.jobs import has_outcome
 from diffusion_lab.sweeps.submitted import Submitted, submitted
 
 _LENGTH = 12  # hex digits in a copy's name
@@ -118,4 +119,4 @@ def _used(copy: Path, jobs: Path | None) -> bool:
 
 
 def _unfinished(jobs: Path) -> list[Submitted]:
-    return [job for name, job in submitted(jobs).items() if not any(jobs.glob(f"{name}_*_outcome.json"))]
+    return [job for name, job in submitted(jobs).items() if not has_outcome(jobs, name)]

@@ -1,12 +1,7 @@
 """Jobs in processes of their own: hand them to a queue, wait for all of them, learn how each ended.
 
-Files of a job called <id>, all in one folder:
-
-    <id>_job.json              what it does, written when it is submitted: see submitted.py
-    <id>_<rank>_outcome.json   how each of its processes ended
-    <id>_<rank>_log.out        what they printed
-
-Nothing is pickled on the way back, so whatever a job raises can be told; and a job that vanished is told from one that ended.
+What a job says of itself lies in files beside each other: see runs/jobs.py. Nothing is pickled on the way back, so whatever a job
+raises can be told; and a job that vanished is told from one that ended.
 """
 
 from __future__ import annotations
@@ -21,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from diffusion_lab.runs import RunError, write_json
+from diffusion_lab.runs.jobs import log_file, outcome_file
 from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 
 _POLL_SECONDS = 0.5
@@ -100,15 +96,6 @@ class Queue(ABC):
     @abstractmethod
     def close(self) -> None:
         """Called when every job has told its outcome; its process may still be on its way out."""
-
-
-def outcome_file(folder: Path, job: str, rank: int) -> Path:
-    return folder / f"{job}_{rank}_outcome.json"
-
-
-def log_file(folder: Path, job: str) -> Path:
-    """What the first process of a job printed; the name is submitit's."""
-    return folder / f"{job}_0_log.out"
 
 
 def run_jobs(

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from diffusion_lab.devices import Place, Request, requested
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import write_json
+from diffusion_lab.runs.jobs import process_file
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue
-from diffusion_lab.sweeps.submitted import Submitted, ask, in_slurm, process_file, running_here
+from diffusion_lab.sweeps.submitted import Submitted, ask, in_slurm, running_here
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -118,8 +119,7 @@ class LocalQueue(Queue):
     gpus: the visible ones; each process of a job has one to itself. parallel: at most so many jobs at a time; None: one a
     GPU, or one process a core. A larger number is obeyed too: then jobs share the GPUs.
 
-    <id>_process.json beside a job's other files says which process it is and where it runs: so a later command finds it
-    while it lives.
+    A file beside a job's others says which process it is and where it runs: so a later command finds it while it lives.
     """
 
     holds_back = False

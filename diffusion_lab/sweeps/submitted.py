@@ -1,9 +1,6 @@
-"""What this and earlier commands have handed to a queue: read from the jobs' files, asked of Slurm, and ended.
+"""What this and earlier commands have handed to a queue: read from the jobs' files (runs/jobs.py), asked of Slurm, and ended.
 
-    <id>_job.json        written when the job called <id> is submitted: what it does
-    <id>_process.json    of a job of this machine: which process it is, and where it runs
-
-By these any later command finds what still waits or runs.
+By these files any later command finds what still waits or runs.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ from typing import Any
 
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
+from diffusion_lab.runs.jobs import job_file, job_files, process_file, process_files
 
 _ANSWER_SECONDS = 60
 
@@ -36,32 +34,28 @@ class Submitted:
     tasks: int
 
     def write(self, folder: Path, job: str) -> None:
-        write_json(folder / f"{job}_job.json", asdict(self))
+        write_json(job_file(folder, job), asdict(self))
 
 
 def submitted(folder: Path) -> dict[str, Submitted]:
     """Name -> job, of all whose files lie in `folder`."""
     found = {}
-    for file in folder.glob("*_job.json"):
+    for name, file in job_files(folder).items():
         content = read_json(file)
         if "code" in content:  # older ones say less, and have ended
             options = tuple(content.pop("options"))
-            found[file.name.removesuffix("_job.json")] = Submitted(options=options, **content)
+            found[name] = Submitted(options=options, **content)
     return found
-
-
-def process_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}_process.json"
 
 
 def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
     """Job -> its process and its place, of the jobs of this machine that live."""
     found = {}
-    for file in folder.glob("*_process.json"):
+    for name, file in process_files(folder).items():
         content = read_json(file)
         process = Process(**content["process"])
         if process.is_of_this_machine and process.lives():
-            found[file.name.removesuffix("_process.json")] = (process, content["place"])
+            found[name] = (process, content["place"])
     return found
 
 

@@ -66,7 +66,7 @@ class Call:
         from submitit import JobEnvironment
 
         from diffusion_lab.callbacks.interruption import InterruptedTraining
-        from diffusion_lab.sweeps.jobs import outcome_file
+        from diffusion_lab.runs.jobs import outcome_file
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -181,6 +182,44 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     assert f"left as it is: outputs/models/{old.path.name}: process " in out
     assert f"left as it is: outputs/models/{other.path.name}: something refers to it now" in out
     assert [model.finished for model in (old, other, third)] == [True, True, False]
+
+
+def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch):
+    from diffusion_lab.commands import prune
+
+    old, other = old_model(), old_model("vae")
+    looked, times = prune.unused_cache, []
+
+    def look(*arguments):
+        times.append(1)
+        if len(times) == 1:
+            shutil.rmtree(other.path)
+            raise FileNotFoundError(2, "No such file or directory", str(other.path))
+        return looked(*arguments)
+
+    monkeypatch.setattr(prune, "unused_cache", look)
+    monkeypatch.setattr(prune, "_PAUSE_SECONDS", 0.0)
+    out = pruned(lab)
+    assert old.path.name in out
+    assert other.path.name not in out
+    monkeypatch.setattr(prune, "_TRIES", 2)
+    times.clear()
+    monkeypatch.setattr(prune, "unused_cache", lambda *_: (lab.folder / "gone").read_bytes())
+    code, _, err = lab("prune", "remove=true")
+    assert code == 1
+    assert err.endswith("gone is gone: something is removing files in outputs; give the same command again after it\n")
+    assert old.finished
+
+
+def test_two_at_once_remove_everything_once_and_neither_fails(process):
+    for kind in ("gan", "vae", "flow", "diffusion_fixed", "noisy_classifier"):
+        old_model(kind, process.folder / "outputs")
+    command = [sys.executable, "-m", "diffusion_lab", "prune", "remove=true"]
+    both = [subprocess.Popen(command, cwd=process.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "12"]
+    for one in both:
+        _, err = one.communicate(timeout=120)
+        assert (one.returncode, err) == (0, b"")
+    assert list((process.folder / "outputs" / "models").iterdir()) == []
 
 
 def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab):

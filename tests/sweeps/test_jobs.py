@@ -1,7 +1,8 @@
 import pytest
 
+from diffusion_lab.runs.jobs import log_file
 from diffusion_lab.sweeps import jobs
-from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, log_file, run_jobs, submit_jobs
+from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs, submit_jobs
 from diffusion_lab.sweeps.submitted import Submitted
 
 
