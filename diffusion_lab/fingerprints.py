@@ -30,8 +30,9 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
-    # where files lie: the data set's identity is that of its content
-    "model_dir", "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
+    # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
+    "model_dir", "init_from", "init_weights",
+    "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels",
     # what is asked of the command

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
+from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_options
 
 
@@ -39,6 +40,7 @@ def run(command: str, options: list[str]) -> int:
         """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
         look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
+            check_kinds(cfg)
             return module.run(cfg)
         except Exception as error:
             said = mistake_in_job(error)

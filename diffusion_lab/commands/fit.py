@@ -72,7 +72,7 @@ def fit(
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
         console.print(
-            f"{data.name}: {data.num_train} training images {tuple(data.shape)}; "
+            f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
             f"{choices['model']} with {cost.parameters:,} parameters, "
             f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}"
         )
@@ -81,7 +81,9 @@ def fit(
             console.print(notice)
         if resumed:
             console.print(f"going on from {resumed}")
-        elif here.is_first:
+        elif cfg.init_from is not None:
+            console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
+        if not resumed and here.is_first:
             for old in directory.snapshots:
                 old.unlink()
 
@@ -90,6 +92,8 @@ def fit(
         if interruption.signum is not None:
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         ended_by = _ended_by(trainer, added)
+        if profile := trainer.profiler.summary():
+            console.print(profile, markup=False)
         console.print(f"training ended by {_said(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})

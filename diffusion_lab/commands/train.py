@@ -22,6 +22,7 @@ from diffusion_lab.from_config.build import (
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
+from diffusion_lab.from_config.starting import start
 from diffusion_lab.from_config.trained import check_moments, load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.runs.contents import snapshot_name
@@ -57,6 +58,7 @@ def run(cfg: DictConfig) -> float | None:
         _check_shares(data.batch_size, request.size * num_nodes)
         state_facts(cfg, data)
         model = build_model(cfg)
+        start(model, cfg)
         generative = isinstance(model, GenerativeModel)
         fingerprint = training_fingerprint(cfg)
         choices = choices_made()

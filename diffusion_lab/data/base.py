@@ -61,6 +61,7 @@ class DataModule(LightningDataModule, ABC):
         self.flip = flip
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
+        self._trained_on: int | float | None = None
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
@@ -88,10 +89,31 @@ class DataModule(LightningDataModule, ABC):
                 f"data.batch_size={self.batch_size} cannot be shared out evenly over {world_size} processes: "
                 f"choose a multiple of {world_size}."
             )
-        order = BatchOrder(self.num_train, self.batch_size, self.seed, self.flip, rank, world_size)
-        return Batches(
-            lambda: self._show("train", order.batches_from(batches_trained(self.trainer) if self.trainer else 0))
-        )
+        images = fixed_subset(self.num_train, self.num_trained_on)
+        order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
+
+        def picks() -> Iterator[Pick]:
+            start = batches_trained(self.trainer) if self.trainer else 0
+            return ((images[places], mirrored) for places, mirrored in order.batches_from(start))
+
+        return Batches(lambda: self._show("train", picks()))
+
+    def train_on(self, images: int | float | None) -> None:
+        """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
+
+        Only training is so limited: samples are compared with all of them.
+        """
+        is_count = isinstance(images, int) and images >= 1
+        if not (images is None or is_count or (isinstance(images, float) and 0 < images <= 1)):
+            raise DataError(f"train_images={images}: say how many, or which share between 0 and 1, or null for all.")
+        self._trained_on = images
+
+    @property
+    def num_trained_on(self) -> int:
+        """How many images training is shown."""
+        if isinstance(self._trained_on, float):
+            return max(1, round(self._trained_on * self.num_train))
+        return min(self._trained_on or self.num_train, self.num_train)
 
     def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""

@@ -25,6 +25,7 @@ from diffusion_lab.fingerprints import (
 from diffusion_lab.from_config.guiding import by_content
 from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.starting import content_of_start
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -44,6 +45,7 @@ def choices_made() -> dict[str, str | None]:
 def build_data(cfg: DictConfig) -> DataModule:
     """The data set, found and checked."""
     data = instantiate(cfg.data)
+    data.train_on(cfg.get("train_images"))
     data.prepare()
     return data
 
@@ -63,6 +65,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.num_classes = data.num_classes if cfg.conditional else None
         cfg.facts.identity = data.identity
         cfg.facts.bounded = data.num_levels is not None
+        cfg.facts.init = content_of_start(cfg)
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -55,9 +55,14 @@ def _identity(folder: str, moment: float | None) -> dict[str, Any]:
         raise RunError(f"{directory.config} is not the config of a model")
     return {
         "fingerprint": training.get("fingerprint"),
-        "weights": _sha256(weights, weights.stat().st_mtime_ns),
+        "weights": sha256_of(weights),
         "parts": sorted(set(named_in([parts[group] for group in _GROUPS if group in parts]))),
     }
+
+
+def sha256_of(file: Path) -> str:
+    """Of the content of a file, which is read again only after a change."""
+    return _sha256(file, file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

@@ -29,6 +29,7 @@ from diffusion_lab.from_config.build import (
 )
 from diffusion_lab.from_config.guiding import own_moment
 from diffusion_lab.from_config.hydra_errors import could_not_override, refused_option
+from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
@@ -186,6 +187,7 @@ def _cell(
     combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path
 ) -> PlannedCell:
     cfg = combination.config.cfg
+    check_kinds(cfg)
     settle_budget(cfg)
     with users_mistakes():
         data = data_of(cfg)

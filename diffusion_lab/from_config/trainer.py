@@ -33,7 +33,10 @@ _STEPS = "the batches have no end, so training counts steps: use trainer.max_ste
 _VALIDATION = "use val.every_n_steps and val.num_images"
 _SCORING = "training neither tests nor predicts: see evaluation for what is scored afterwards"
 _REFUSED = {
-    **dict.fromkeys(("max_epochs", "min_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run"), _STEPS),
+    **dict.fromkeys(("max_epochs", "min_epochs"), _STEPS),
+    "limit_train_batches": "use trainer.max_steps and train_images, as debug=limit does",
+    "overfit_batches": "use train_images, as debug=overfit does",
+    "fast_dev_run": "use debug=fdr",
     "reload_dataloaders_every_n_epochs": _STEPS,
     "min_steps": "an early end is decided by its callback: use that one's patience",
     **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "limit_val_batches"), _VALIDATION),
@@ -78,8 +81,6 @@ def build_trainer(
     for key, why in _REFUSED.items():
         if key in options:
             raise MistakeError(f"trainer.{key}={options[key]} cannot be honoured: {why}")
-    if not isinstance(cfg.trainer.max_steps, int):
-        raise MistakeError(f"trainer.max_steps={cfg.trainer.max_steps}: the number of training steps is a whole number")
     max_time = options.pop("max_time", None)
     if cfg.trainer.max_steps < 1 and max_time is None:
         raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import NetworkCost, network_cost
 
+_OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
 RAW = "raw"  # the weights that training resumes from
 
 
@@ -128,6 +129,29 @@ class TrainableModel(LightningModule):
                 raise ValueError(
                     f"{path} does not hold the weights of this model: {' '.join(str(error).split())}"
                 ) from error
+
+    def start_from(self, path: Path) -> None:
+        """Take over the weights of a file that `save_weights` wrote for this network: the raw ones, or an average over these.
+
+        ValueError, naming the file and the first difference, where it is broken or of another network; then nothing has changed.
+        """
+        own = {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(_OF_ONE_TRAINING)}
+        try:
+            with safe_open(path, "pt") as file:
+                names = [key for key in file.keys() if not key.startswith(_OF_ONE_TRAINING)]  # noqa: SIM118
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in names}
+                missing = [key for key in own if key not in shapes] if path.stem == RAW else []
+                for key in (*missing, *shapes):
+                    here, there = (tuple(own[key].shape) if key in own else None), shapes.get(key)
+                    if here != there:
+                        raise ValueError(f"{key} is {there or 'not'} there and {here or 'not'} in this model")
+                tensors = {key: file.get_tensor(key) for key in shapes}
+            broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
+            if broken:
+                raise ValueError(f"{broken[0]} is not a number")
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} does not fit this model: {' '.join(str(error).split())}") from error
+        self.load_state_dict(tensors, strict=False)
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:

@@ -23,6 +23,7 @@ from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.metrics import Metric, Naming
 from diffusion_lab.fingerprints import training_part
 from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.from_config.kinds import check_kinds
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}
@@ -36,6 +37,7 @@ def choices(group: str) -> list[str]:
 def composed(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=list(overrides))
+    check_kinds(cfg)
     cfg.facts = FACTS
     return cfg
 
@@ -282,6 +284,14 @@ def test_a_trainer_says_how_training_is_carried_out_and_shapes_no_model(name):
         assert trainer.accelerator == ("gpu" if name == "gpu" else "cpu")
 
 
+@pytest.mark.parametrize("name", choices("debug"))
+def test_debug_trains_little_into_a_folder_of_its_own_and_the_users_word_wins(name):
+    cfg = composed("experiment=improved_ddpm_digits", f"debug={name}")
+    assert cfg.outputs == "outputs/debug"
+    assert cfg.trainer.max_steps <= 300
+    assert composed(f"debug={name}", "trainer.max_steps=7", "outputs=mine").trainer.max_steps == 7
+
+
 def test_several_loggers_may_be_chosen_at_once():
     assert list(composed("logger=many_loggers").logger) == ["csv", "tensorboard", "wandb"]
 
@@ -304,7 +314,7 @@ def test_features_stand_under_their_name(name):
     assert list(composed(f"features=[{first},{second}]", "data=cifar10").features) == [first, second]
 
 
-@pytest.mark.parametrize("name", [name for name in choices("metrics") if name != "default"])
+@pytest.mark.parametrize("name", [name for name in choices("metrics") if name not in ("default", "quick")])
 def test_a_metric_stands_under_its_name_with_all_its_options(name):
     (key, node), *others = composed(f"metrics=[{name}]").metrics.items()
     assert (key, others) == (name, [])
@@ -320,4 +330,4 @@ def test_a_metric_stands_under_its_name_with_all_its_options(name):
 def test_by_default_everything_is_measured_that_old_scores_have():
     metrics = {name: instantiate(node) for name, node in composed().metrics.items()}
     assert list(metrics.items()) == list(BEFORE.items())
-    assert set(metrics) == {*choices("metrics")} - {"default"}
+    assert set(metrics) == {*choices("metrics")} - {"default", "quick"}

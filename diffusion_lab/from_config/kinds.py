@@ -1,0 +1,79 @@
+"""A value of the wrong kind, a word for a number, is said before anything is built, with the option that it was given to.
+
+What an option takes stands in one place: for those of a command itself here, for those of an object in the annotations of its
+class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra._internal.utils import _locate  # what Hydra itself finds a target with
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffusion_lab.from_config.mistakes import MistakeError
+
+OPTIONS = {
+    **dict.fromkeys(("conditional", "score", "retrain", "rescore", "compile", "trajectory", "watch"), bool),
+    **dict.fromkeys(
+        ("num_images", "batch_size", "seed", "val.every_n_steps", "val.num_images", "val.batch_size", "val.seed"), int
+    ),
+    **dict.fromkeys(("outputs", "init_weights"), str),
+    **dict.fromkeys(("objective_metric", "init_from"), str | None),
+    **dict.fromkeys(("tags", "snapshots.at"), list[Any]),
+    **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
+    "train_images": int | float | None,
+}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list, as [1,2]"}
+_WORDS[NoneType] = "null"
+
+
+def check_kinds(cfg: DictConfig) -> None:
+    """MistakeError for the first plain value or list that its option does not take."""
+    for key, value, annotation in _given(cfg, ""):
+        kinds = set(_kinds(annotation))
+        taken = kinds | ({int} if float in kinds else set())
+        if Any not in kinds and type(value) not in taken:
+            said = " or ".join(words for kind, words in _WORDS.items() if kind in kinds)
+            raise MistakeError(f"{key}={'null' if value is None else value}: this option takes {said}")
+
+
+def _given(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """(key, value, annotation) of the values below a node for which something says what they may be."""
+    is_object = isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
+    asked = _asked(node["_target_"]) if is_object else {}
+    for name in node if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+            continue
+        key, child = f"{prefix}{name}", node[name]
+        annotation = OPTIONS.get(key, asked.get(name))
+        if annotation is not None and not isinstance(child, DictConfig):
+            yield key, list(child) if isinstance(child, ListConfig) else child, annotation
+        if isinstance(child, DictConfig | ListConfig):
+            yield from _given(child, f"{key}.")
+
+
+@cache
+def _asked(target: str) -> dict[str, Any]:
+    """Name -> annotation of what a target is made with; none where it cannot be found or does not say."""
+    try:
+        found = _locate(target)
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+    except Exception:  # whatever an import raises: what builds the object says so
+        return {}
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """What suits an annotation: the plain kinds that it names, or anything where it names what a value may become."""
+    if get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _kinds(part)
+    elif annotation in _WORDS:
+        yield annotation
+    elif get_origin(annotation) in (list, tuple, Sequence):
+        yield list
+    elif not (isinstance(annotation, type) and annotation.__module__ == "torch"):  # no value becomes a Tensor
+        yield Any
