@@ -71,7 +71,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
     for options, said in (
         (
             [*tiny("diffusion"), "network.base_channels=16"],
-            "is (32,) there and (64,) in this model; the options of its network stand in",
+            "(32,) there and (64,) in this model; the options of its network stand in",
         ),
         (tiny("vae"), "is not there and "),
         ([*tiny("diffusion"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
