@@ -1,4 +1,4 @@
-"""Which weights of earlier moments no score and no guidance has used."""
+"""Which weights of earlier moments no score, no guidance and no training has used."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ def unused_snapshots(found: Found) -> list[Unused]:
         files = [] if used is None else [file for file in plain_files(model.snapshots) if file.stem not in used]
         still = partial(_may_go, model, found)
         unused += [
-            Unused(file, "no score and no guidance used it", [file], home=model.path, still=still)
+            Unused(file, "no score, guidance or training used it", [file], home=model.path, still=still)
             for file in sorted(files)
         ]
     return unused
 
 
 def _used(model: ModelDirectory, found: Found) -> set[str] | None:
-    """Names of the weights that scores of this model, and guidances by it, name; None: any of them may be."""
+    """Names of the weights that scores of this model, guidances by it and trainings from it name; None: any of them may be."""
     configs = [found.config(run) for run in found.runs if model_of(run.path.name) == model.path.name]
     configs += [text for text in map(found.config, [*found.models, *found.runs]) if model.path.name in text]
     moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
     if any(moment == "null" and _USUAL in text for moment, text in moments):
         return None
-    scored = {name for name in model.weight_names if any(f'"{name}"' in score for score in found.scores(model))}
-    return scored | {snapshot_name(float(moment)) for moment, _ in moments if moment != "null"}
+    texts = [*configs, *found.scores(model)]  # a weights: at_0.2 of a config, a "weights": "at_0.2" of a score
+    named = {name for name in model.weight_names if any(re.search(rf': "?{re.escape(name)}\b', text) for text in texts)}
+    return named | {snapshot_name(float(moment)) for moment, _ in moments if moment != "null"}
 
 
 def _may_go(model: ModelDirectory, found: Found) -> bool:

@@ -285,6 +285,20 @@ def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
     assert "nothing to prune" in pruned(lab, "what=[snapshots]")
 
 
+def test_what_another_training_started_from_stays(lab):
+    lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
+    first = newest_model(OUTPUTS)
+    start = [f"init_from={first.path}", "init_weights=at_0.4", "score=false"]
+    code, _, err = lab("train", *TINY, *STRIDED, *start)
+    assert code == 0, err
+    out = pruned(lab, "what=[models,runs,cache,snapshots]", "remove=true")
+    assert "trained with other code" not in out
+    assert [file.stem for file in first.snapshots] == ["at_0.4"]
+    code, out, err = lab("train", *TINY, *STRIDED, *start)
+    assert code == 0, err
+    assert "this model is trained already" in out
+
+
 def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab):
     old = old_model()
     swept(old, run=scored(old).path.name)
