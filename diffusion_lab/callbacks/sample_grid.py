@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.callbacks.tracking import SAMPLES
@@ -52,6 +52,8 @@ class SampleGrid(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(SAMPLES, [str(path)], step=step)
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(path), SAMPLES)
             elif isinstance(logger, TensorBoardLogger):
                 pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
                 size = (image.height, image.width, 3)

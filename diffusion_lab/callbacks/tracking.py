@@ -206,7 +206,7 @@ def read_id(file: Path) -> str:
     """The id of a run. ValueError for what W&B or a path could take for something else: the folder may be somebody else's."""
     written = inside(file.parent, file).read_text(errors="replace")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
-        raise ValueError(f"{file} does not hold the id of a W&B run; remove it, and a new run begins")
+        raise ValueError(f"{file} does not hold the id of a run; remove it, and a new run begins")
     return written
 
 
