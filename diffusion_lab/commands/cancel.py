@@ -1,4 +1,7 @@
-"""diffusion-lab cancel [sweep]: end what a sweep has in a queue. Its jobs save; the same `train -m` command goes on from there."""
+"""diffusion-lab cancel: end what a sweep has in a queue.
+
+Its jobs save; the same `train -m` command goes on from there.
+"""
 
 from __future__ import annotations
 

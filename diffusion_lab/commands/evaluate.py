@@ -1,4 +1,4 @@
-"""diffusion-lab evaluate: score a trained model, with other choices of scoring if wanted."""
+"""diffusion-lab evaluate: score a trained model: Fréchet distance, bits/dim, cost."""
 
 from __future__ import annotations
 

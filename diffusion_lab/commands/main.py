@@ -7,20 +7,26 @@ import os
 import select
 import signal
 import sys
+from pathlib import Path
 
 from diffusion_lab import __version__
+from diffusion_lab.from_config.conf import CONF
 
-COMMANDS = {
-    "train": "train a model, then sample and score it: one command is a whole experiment",
-    "sample": "draw images from a trained model",
-    "evaluate": "score a trained model: Fréchet distance, bits/dim, cost",
-    "schedule": "look at a noise schedule before training with it",
-    "status": "how far a sweep is: queued, running, done, failed and why",
-    "cancel": "end what a sweep has in a queue",
-    "prune": "what in outputs/ no sweep and no current code refers to, with sizes; removes it if asked",
-    "report": "one page, tables and figures about a sweep or any runs",
-    "dashboard": "the same panels at Weights & Biases",
-}
+_FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
+
+
+def _commands() -> dict[str, str]:
+    """Name -> what it does. A command is a module here with conf/NAME.yaml; its first line says what."""
+    found = {}
+    for config in CONF.glob("*.yaml"):
+        module = Path(__file__).with_name(f"{config.stem}.py")
+        if module.is_file():
+            with module.open(encoding="utf-8") as lines:
+                found[config.stem] = next(lines, "").strip().removesuffix('"""').partition(": ")[2].rstrip(".")
+    return {name: found[name] for name in [*_FIRST, *sorted(found.keys() - set(_FIRST))]}
+
+
+COMMANDS = _commands()
 
 HELP = f"""\
 diffusion-lab {__version__}: denoising diffusion as an experiment

@@ -1,4 +1,4 @@
-"""diffusion-lab prune: what in outputs/ no sweep and no current code refers to, and how much it takes; remove=true removes it."""
+"""diffusion-lab prune: what in outputs/ no sweep and no current code refers to, with sizes; removes it if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""diffusion-lab report [sweep]: a page, tables and figures about a sweep or any runs. Trains and scores nothing."""
+"""diffusion-lab report: one page, tables and figures about a sweep or any runs.
+
+Trains and scores nothing.
+"""
 
 from __future__ import annotations
 

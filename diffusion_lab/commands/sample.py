@@ -1,4 +1,6 @@
-"""diffusion-lab sample: images from a trained model, as a grid, as single files, or as published evaluators read them.
+"""diffusion-lab sample: draw images from a trained model.
+
+As a grid, as single files, or as published evaluators read them.
 
 They come out of noise, or out of images that the user gives: `editing` says how.
 """

@@ -1,4 +1,4 @@
-"""diffusion-lab schedule: what a noise schedule does to these data, before anything is trained."""
+"""diffusion-lab schedule: look at a noise schedule before training with it."""
 
 from __future__ import annotations
 

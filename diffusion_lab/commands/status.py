@@ -1,4 +1,4 @@
-"""diffusion-lab status [sweep]: which models and cells are queued, running, done, failed, and why."""
+"""diffusion-lab status: how far a sweep is: queued, running, done, failed and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""diffusion-lab train: data -> model -> fit -> weights -> score. The same command again finds what it made."""
+"""diffusion-lab train: train a model, then sample and score it: one command is a whole experiment.
+
+data -> model -> fit -> weights -> score. The same command again finds what it made.
+"""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def test_a_family_may_train_in_another_way_and_the_users_word_still_wins():
 def test_every_family_has_a_network_for_every_data_set(family, data):
     cfg = composed(f"model={family}", f"data={data}")
     assert cfg.model.network is not None
-    assert cfg.network._target_.startswith("diffusion_lab.networks")
+    assert cfg.network._target_.startswith("diffusion_lab.")
 
 
 @pytest.mark.parametrize("data", choices("data"))
@@ -247,7 +247,7 @@ def test_the_vaes_likelihood_follows_the_data_unless_the_user_names_one(data):
         assert cfg.model.decoder_likelihood._target_.endswith(expected)
 
 
-@pytest.mark.parametrize("name", choices("network/diffusion"))
+@pytest.mark.parametrize("name", choices("network/noisy_classifier"))
 def test_a_noisy_classifier_is_the_way_down_of_the_denoiser_of_its_size(name):
     of_classifier = composed("model=noisy_classifier", f"network=noisy_classifier/{name}")
     assert of_classifier.network == composed(f"network=diffusion/{name}").network
@@ -329,5 +329,4 @@ def test_a_metric_stands_under_its_name_with_all_its_options(name):
 
 def test_by_default_everything_is_measured_that_old_scores_have():
     metrics = {name: instantiate(node) for name, node in composed().metrics.items()}
-    assert list(metrics.items()) == list(BEFORE.items())
-    assert set(metrics) == {*choices("metrics")} - {"default", "quick"}
+    assert [(name, metric) for name, metric in metrics.items() if name in BEFORE] == list(BEFORE.items())
