@@ -18,7 +18,17 @@ from typing import Any
 from diffusion_lab.definitions import Code, Scope
 
 # What may be chosen after training.
-SCORING_GROUPS = ("sampler", "guidance", "decoder", "sampling", "evaluation", "features", "metrics")
+SCORING_GROUPS = (
+    "sampler",
+    "guidance",
+    "rounding",
+    "decoder",
+    "bound",
+    "sampling",
+    "evaluation",
+    "features",
+    "metrics",
+)
 SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # which may too where it did not shape training
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
 # fmt: off

@@ -6,6 +6,7 @@ never sees a trainer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import torch
@@ -20,8 +21,8 @@ Batch = tuple[Tensor, Tensor | None]
 HeldOutBatch = tuple[Tensor, Tensor | None, SampleNoise]
 Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
-
 T = TypeVar("T")
+_LOOKED_AT = 1000  # images of which the shares of the levels are taken
 
 
 class DataError(ValueError):
@@ -114,6 +115,15 @@ class DataModule(LightningDataModule, ABC):
         if isinstance(self._trained_on, float):
             return max(1, round(self._trained_on * self.num_train))
         return min(self._trained_on or self.num_train, self.num_train)
+
+    @cached_property
+    def end_shares(self) -> tuple[float, float] | None:
+        """Shares of the values at the lowest and at the highest level, in the first training images; None without levels."""
+        if self.num_levels is None:
+            return None
+        size = min(_LOOKED_AT, self.num_train)
+        x = torch.cat([x for x, _ in self.batches("train", size, limit=size)])
+        return tuple(round(float((x == end).double().mean()), 6) for end in (-1, 1))
 
     def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""

@@ -5,6 +5,7 @@ process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x
 predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 decoders     which data does the last step mean?                 p(x_0|x_1)
+rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
 guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y), steered
 samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
@@ -60,6 +61,7 @@ from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, Pred
 from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
+from .rounding import EndLevels, NearestLevel, Rounding
 from .samplers import AncestralSampler, DDIMSampler, Sampler
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
@@ -91,6 +93,7 @@ __all__ = [
     "Decoder",
     "DynamicThreshold",
     "EDMSchedule",
+    "EndLevels",
     "ErrorOf",
     "EvenSpacing",
     "FixedLarge",
@@ -113,6 +116,7 @@ __all__ = [
     "LossAwareTimesteps",
     "LowDiscrepancyTimesteps",
     "MinSNR",
+    "NearestLevel",
     "NoClipping",
     "NormalTimesteps",
     "Objective",
@@ -127,6 +131,7 @@ __all__ = [
     "RectifiedSchedule",
     "ReverseProcess",
     "ReverseStep",
+    "Rounding",
     "SampleNoise",
     "Sampler",
     "Schedule",

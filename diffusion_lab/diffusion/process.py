@@ -68,9 +68,21 @@ class GaussianDiffusion:
         """The chain of `schedule` at its whole t, or at strictly increasing `times` in 1 … T."""
         self.schedule = schedule
         self._times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
-        self.num_timesteps, self.timesteps, self.prior_std = len(self._times), self._times - 1, schedule.prior_std
+        self.num_timesteps, self.timesteps = len(self._times), self._times - 1
         self._tables = {_CPU: torch.stack(self._rows(), dim=1)}
+        self.prior_std = self._prior_std()
         self._here: tuple[Steps | None, Row | None] = None, None
+
+    def _prior_std(self) -> float:
+        """The schedule's; scaled with the noise where this chain ends before it."""
+        end = self.schedule.num_timesteps
+        if float(self._times[-1]) == end:
+            return self.schedule.prior_std
+        return (
+            self.schedule.prior_std
+            * self.numbers(self.num_timesteps).noise
+            / float(self.schedule.pair(torch.tensor([end]))[1])
+        )
 
     def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":
         """The chain over the steps `kept` ⊂ {1 … num_timesteps} of this chain, or over real times in [1, T].

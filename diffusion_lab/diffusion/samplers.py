@@ -1,6 +1,6 @@
 """From noise to data: which times to visit (a spacing) × how to take a step (a step rule). The loop is written once.
 
-    chain ← process.respace(S);  x ← prior_std·x_T
+    chain ← process.respace(S);  x ← prior_std·x_T, that of the chain
     for t = K, …, 1:  x, memory ← step(x, t, s = t − 1, noise of t, memory),  noise of the last step = 0
 
 A step rule sees the respaced chain, so its α_t, σ_t, β and β̃ are already those of the longer stride.
@@ -82,7 +82,8 @@ class Sampler(ABC):
         noise: Noise | None = None,
     ) -> Iterator[tuple[float, Images]]:
         """(t, x_t) from t = T down to t = 0, t on the clock of the original chain."""
-        return self.walk(process.respace(self.spacing(process)), reverse, process.prior_std * x_T, y, noise)
+        chain = process.respace(self.spacing(process))
+        return self.walk(chain, reverse, chain.prior_std * x_T, y, noise)
 
     def walk(
         self,
@@ -165,7 +166,7 @@ class DDIMSampler(Sampler):
         for t in range(1, chain.num_timesteps + 1):
             here, before = chain.numbers(t), chain.numbers(t - 1)
             x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, full(t, x), y).eps
-        return x / process.prior_std
+        return x / chain.prior_std
 
 
 def past(t: int, look: ReverseStep) -> Past:

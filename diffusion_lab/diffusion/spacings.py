@@ -1,9 +1,10 @@
-"""Which times does a sampler visit? Strictly increasing, and always ending at the last.
+"""Which times does a sampler visit? Strictly increasing, and ending at the last, or where only noise is left.
 
 A spacing is asked with the process, so steps may be even in t or in what t means: log SNR, or a power of σ/α.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ class Spacing(ABC):
 
     @abstractmethod
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
-        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T, or times, float64 (K,).
+        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T unless told otherwise, or times, float64 (K,).
 
         A bare T stands for any process of T steps; ValueError where that is not enough to know.
         """
@@ -71,12 +72,23 @@ class LogSNRSpacing(Spacing):
     """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver).
 
     Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
+
+    log_snr_max, log_snr_min: start and end there where the schedule reaches further; None: at its own ends. Beyond them steps are
+    wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x_t is x_0 to within a level. What log_snr_min
+    leaves out of the noise is taken for noise: x there for N(0, prior_std²·I) of the shorter chain.
     """
 
     num_steps: int
+    log_snr_max: Number | None = None
+    log_snr_min: Number | None = None
+
+    def __post_init__(self) -> None:
+        highest, lowest = self.log_snr_max, self.log_snr_min
+        if highest is not None and lowest is not None and not lowest < highest:
+            raise ValueError(f"sampler.spacing.log_snr_min={lowest} must lie below log_snr_max={highest}")
 
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
-        return _at_log_snr(process, self.num_steps, torch.lerp)
+        return _at_log_snr(process, self.num_steps, torch.lerp, self.log_snr_max, self.log_snr_min)
 
 
 @dataclass(frozen=True)
@@ -101,17 +113,31 @@ class KarrasSpacing(Spacing):
         return _at_log_snr(process, self.num_steps, log_snr)
 
 
-def _at_log_snr(process: GaussianDiffusion | int, num_steps: int, log_snr) -> Visited:
-    """The times whose log SNRs are log_snr(first, last, i/(K − 1))."""
+def _at_log_snr(
+    process: GaussianDiffusion | int,
+    num_steps: int,
+    log_snr: Callable[[Tensor, Tensor, Tensor], Tensor],
+    highest: Number | None = None,
+    lowest: Number | None = None,
+) -> Visited:
+    """The times whose log SNRs are log_snr(first, last, i/(K − 1)), first and last those of the process or the ends given."""
     if isinstance(process, int):
         raise ValueError("steps by log SNR are asked with the process: its T alone does not tell them")
     last = process.num_timesteps
     _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 else last)
     ends = process.log_snr(torch.tensor([1, last]))
-    times = process.times_at(log_snr(ends[0], ends[1], _fractions(num_steps)))
+    first = ends[0] if highest is None else ends[0].clamp(max=highest)
+    final = ends[1] if lowest is None else ends[1].clamp(min=lowest)
+    if not final < first:
+        raise ValueError(
+            f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} leave nothing of the schedule's log SNRs, which are "
+            f"{float(ends[1]):.4g} to {float(ends[0]):.4g}"
+        )
+    times = process.times_at(log_snr(first, final, _fractions(num_steps)))
     if not times.is_floating_point():
         return _distinct(times, last)
-    times[-1] = process.timesteps[-1] + 1
+    if final == ends[1]:
+        times[-1] = process.timesteps[-1] + 1
     return times
 
 

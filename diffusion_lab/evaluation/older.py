@@ -24,6 +24,12 @@ MOVED = {
     **{f"features.{name}": f"features.inception.{name}" for name in ("path", "download", "sha256")},
 }
 
+# Groups that a diffusion model did not have, with what stood in their place.
+_DIFFUSION = "diffusion_lab.models.diffusion.DiffusionModel"
+_SINCE = {
+    "rounding": {"_target_": "diffusion_lab.diffusion.NearestLevel"},
+    "bound": {"num_steps": 50},
+}
 # Classes that a guidance names -> where they are now.
 _CLASSIFIER = "diffusion_lab.from_config.classifier.TrainedClassifierGuidance"
 _CLASSES = {
@@ -46,6 +52,12 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
         config["evaluation"], config["metrics"] = _parted(evaluation)
     if isinstance(config.get("guidance"), Mapping):
         config["guidance"] = _with_classes(config["guidance"])
+    model = config.get("model")
+    if isinstance(model, Mapping) and model.get("_target_") == _DIFFUSION:
+        config["facts"] = {"end_shares": None, **(config.get("facts") or {})}
+        for group, part in _SINCE.items():
+            config.setdefault(group, part)
+        config["model"] = {"rounding": "${rounding}", "bound_steps": "${bound.num_steps}", **model}
     return config
 
 

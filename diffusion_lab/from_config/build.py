@@ -64,6 +64,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.num_levels = data.num_levels
         cfg.facts.num_classes = data.num_classes if cfg.conditional else None
         cfg.facts.identity = data.identity
+        cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)
 

@@ -24,9 +24,12 @@ from diffusion_lab.diffusion import (
     GaussianDecoder,
     GaussianDiffusion,
     Guidance,
+    LogSNRSpacing,
+    NearestLevel,
     Objective,
     Prediction,
     ReverseProcess,
+    Rounding,
     SampleNoise,
     Sampler,
     Schedule,
@@ -55,6 +58,8 @@ class DiffusionModel(GenerativeModel):
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
+    rounding: what becomes of the last x̂_0.
+    bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
 
@@ -76,6 +81,8 @@ class DiffusionModel(GenerativeModel):
         label_dropout: float,
         seed: int,
         decoder: Decoder | None = None,
+        rounding: Rounding = NearestLevel(),  # noqa: B008 - frozen
+        bound_steps: int = 50,
     ) -> None:
         super().__init__()
         if not 0 <= label_dropout <= 1:
@@ -98,6 +105,7 @@ class DiffusionModel(GenerativeModel):
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
+        self.rounding, self.bound_steps = rounding, bound_steps
         self.timesteps = timesteps
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
@@ -178,7 +186,7 @@ class DiffusionModel(GenerativeModel):
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         noise = SampleNoise(seed, indices)
         x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
-        return self.reverse.clip_x_0.in_range(x_0)  # a classifier may push the last mean beyond
+        return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial(self.shape)
@@ -223,15 +231,25 @@ class DiffusionModel(GenerativeModel):
         """The chain that the sampler walks along."""
         return self.process.respace(self.sampler.spacing(self.process))
 
+    @property
+    def _even_chain(self) -> GaussianDiffusion:
+        """Even in log SNR. Below −10 no step is spent: what is left of an image there adds less than 10⁻⁴ bits/dim to L_T."""
+        num_steps = min(self.bound_steps, self.process.num_timesteps)
+        return self.process.respace(LogSNRSpacing(num_steps, log_snr_min=-10)(self.process))
+
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
     ) -> Likelihood:
-        """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y."""
-        chain = self._chain
+        """The variational bound of the sampler's own chain, with its variance and its guidance; given the class, with y.
+
+        A sampler that does not draw from p_θ(x_s|x_t) has none: then that of `bound_steps` unguided ancestral steps.
+        """
+        own = self.sampler.draws_from_reverse_process
+        chain = self._chain if own else self._even_chain
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,
-            self.guided,
+            self.guided if own else self.reverse,
             x_0,
             y,
             num_levels=self.num_levels,
@@ -262,24 +280,23 @@ class DiffusionModel(GenerativeModel):
             "variance": repr(self.reverse.variance),
             "decoder": repr(self.decoder),
             "sampler": repr(self.sampler),
+            "rounding": repr(self.rounding),
+            "bound_steps": self.bound_steps,
             "guidance": repr(self.guided.guidance),
             "conditional": self.reverse.null_class is not None,
             "clip_x_0": repr(self.reverse.clip_x_0),
         }
 
     def sampling_protocol(self) -> dict[str, Any]:
-        unread = {"decoder"} if self.sampler.reads_variance else {"decoder", "variance"}
+        unread = {"decoder", "bound_steps"} | (set() if self.sampler.reads_variance else {"variance"})
         return {name: fact for name, fact in self.protocol().items() if name not in unread}
 
     def _bound_kind(self, num_steps: int, labelled: bool) -> str:
-        kind = "bound of the full chain" if num_steps == self.schedule.num_timesteps else "bound of a strided chain"
-        if labelled:
-            kind += " given the class"
-        if self.guided.guidance.guides:
-            kind += ", guided"
+        given = " given the class" if labelled else ""
         if not self.sampler.draws_from_reverse_process:
-            return f"{kind}: the ancestral one on this sampler's steps"
-        return kind
+            return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has none of its own"
+        kind = "bound of the full chain" if num_steps == self.schedule.num_timesteps else "bound of a strided chain"
+        return kind + given + (", guided" if self.guided.guidance.guides else "")
 
     def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""

@@ -26,7 +26,7 @@ from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import NetworkCost, count_flops
 from diffusion_lab.networks.vae import Autoencoder
 
-IMPORTANCEDECODERS = 64  # K of the importance-weighted bound
+IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
 
 
 class VAE(GenerativeModel):
@@ -142,14 +142,14 @@ class VAE(GenerativeModel):
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         rates, distortions, weighted = [], [], ImportanceWeighted()
-        for k in range(IMPORTANCEDECODERS):
+        for k in range(IMPORTANCE_DRAWS):
             z = posterior.sample(noise(k + 1, posterior.mean))
             log_prior = self.prior.log_prob(z, y)
             rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
             distortions.append(self._distortion(self.network.decode(z, y), x_0))
             weighted.add(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
         parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
-        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCEDECODERS
+        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
         return Likelihood(
             bits_per_dim=parts["rate"] + parts["distortion"],
             kind="ELBO" if y is None else "ELBO given the class",
@@ -164,7 +164,7 @@ class VAE(GenerativeModel):
             "decoder_likelihood": repr(self.decoder_likelihood),
             "prior": type(self.prior).__name__,
             "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
-            "importance_draws": IMPORTANCEDECODERS,
+            "importance_draws": IMPORTANCE_DRAWS,
             "conditional": self.num_classes is not None,
         }
 

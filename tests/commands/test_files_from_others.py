@@ -703,7 +703,7 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
     from diffusion_lab.callbacks.tracking import read_id
 
     (tmp_path / "wandb_id").write_text(written)
-    with pytest.raises(ValueError, match="does not hold the id of a W&B run"):
+    with pytest.raises(ValueError, match="does not hold the id of a run"):
         read_id(tmp_path / "wandb_id")
 
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -75,6 +77,33 @@ def test_steps_by_log_snr_are_even_in_it_or_in_a_power_of_sigma():
     edm = GaussianDiffusion(EDMSchedule(1000))
     torch.testing.assert_close(KarrasSpacing(9)(edm), torch.linspace(1, 1000, 9, dtype=torch.float64))
     assert LogSNRSpacing(2000)(process).shape == (2000,)  # real t has room for any number of steps
+
+
+def test_steps_by_log_snr_stay_between_the_ends_that_are_given():
+    process = GaussianDiffusion(LogSNRSchedule(1000))
+    wanted = torch.linspace(4, -3, 9, dtype=torch.float64)
+    torch.testing.assert_close(process.log_snr(LogSNRSpacing(9, log_snr_max=4, log_snr_min=-3)(process)), wanted)
+    beyond = LogSNRSpacing(9, log_snr_max=50, log_snr_min=-50)(process)  # the schedule reaches no further than it does
+    assert torch.equal(beyond, LogSNRSpacing(9)(process))
+    whole = GaussianDiffusion(CosineSchedule(1000))
+    kept = LogSNRSpacing(9, log_snr_max=4, log_snr_min=-3)(whole)
+    assert (whole.log_snr(kept) - wanted).abs().max() < 0.05
+
+
+def test_ends_that_leave_no_steps_are_named():
+    with pytest.raises(ValueError, match="log_snr_min=2 must lie below log_snr_max=1"):
+        LogSNRSpacing(5, log_snr_max=1, log_snr_min=2)
+    with pytest.raises(
+        ValueError, match=r"log_snr_min=60 leave nothing of the schedule's log SNRs, which are -\S+ to \S+"
+    ):
+        LogSNRSpacing(5, log_snr_min=60)(GaussianDiffusion(CosineSchedule(60)))
+
+
+def test_a_chain_that_ends_early_begins_with_as_much_noise_as_it_has_there():
+    process = GaussianDiffusion(EDMSchedule(100))
+    chain = process.respace(LogSNRSpacing(6, log_snr_min=-4)(process))
+    assert chain.prior_std == pytest.approx(math.exp(2))  # σ/α where log SNR = −4
+    assert process.respace(LogSNRSpacing(6)(process)).prior_std == process.prior_std == 80
 
 
 def test_whole_t_are_the_nearest_in_log_snr():

@@ -10,6 +10,7 @@ from diffusion_lab.diffusion import (
     ContinuousBound,
     CosineSchedule,
     DDIMSampler,
+    EndLevels,
     EvenSpacing,
     FixedLarge,
     FixedSmall,
@@ -49,6 +50,7 @@ def model(
     label_dropout=0.1,
     schedule=None,
     decoder=None,
+    **scoring,
 ):
     torch.manual_seed(0)
 
@@ -80,6 +82,7 @@ def model(
         label_dropout=label_dropout,
         seed=seed,
         decoder=decoder,
+        **scoring,
     ).eval()
 
 
@@ -176,14 +179,40 @@ def test_the_likelihood_is_of_the_samplers_chain_and_its_parts_add_up():
     for sampler, kind, terms in (
         (AncestralSampler(), "bound of the full chain", 30),
         (AncestralSampler(EvenSpacing(5)), "bound of a strided chain", 5),
-        (DDIMSampler(EvenSpacing(5)), "bound of a strided chain: the ancestral one on this sampler's steps", 5),
+        (
+            DDIMSampler(EvenSpacing(5)),
+            "bound of 7 ancestral steps even in log SNR; this sampler has none of its own",
+            7,
+        ),
     ):
-        likelihood = model(sampler=sampler).likelihood(x_0, None, 0, torch.arange(4), None)
+        likelihood = model(sampler=sampler, bound_steps=7).likelihood(x_0, None, 0, torch.arange(4), None)
         assert likelihood.kind == kind
         assert likelihood.curve["bits_per_dim"].shape == (4, terms)
         torch.testing.assert_close(sum(likelihood.parts.values()), likelihood.bits_per_dim)
         assert likelihood.curve["t"].tolist() == sorted(likelihood.curve["t"].tolist())
-        assert likelihood.curve["t"][-1] == 30
+        assert likelihood.curve["t"][-1] >= 29  # log SNR −10 and below
+
+
+def test_a_sampler_without_a_bound_states_that_of_all_steps_if_they_are_few():
+    likelihood = model(sampler=DDIMSampler(EvenSpacing(5))).likelihood(digits(4), None, 0, torch.arange(4), None)
+    assert likelihood.curve["t"].tolist() == list(range(1, 31))
+
+
+def test_the_bound_of_a_sampler_without_one_is_unguided():
+    sampler, x_0, y = DDIMSampler(EvenSpacing(5)), digits(4), torch.arange(4)
+    plain, guided = (
+        model(sampler=sampler, num_classes=10, guidance=guidance).likelihood(x_0, y, 0, torch.arange(4), None)
+        for guidance in (Unguided(), ClassifierFree(3.0))
+    )
+    assert "guided" not in guided.kind
+    assert torch.equal(plain.bits_per_dim, guided.bits_per_dim)
+
+
+def test_samples_are_rounded_as_the_model_is_told():
+    plain = model().sample(torch.arange(8), seed=3)
+    rounded = model(rounding=EndLevels((0.5, 0.0), 17, error=1.0)).sample(torch.arange(8), seed=3)
+    assert (rounded == -1).sum() > (plain == -1).sum()
+    assert torch.equal(rounded[rounded > -1], plain[rounded > -1])
 
 
 def test_the_same_bound_with_fewer_terms_says_what_each_stands_for():

@@ -110,7 +110,9 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
         distance += 0.05 * random.standard_normal()
     full = steps == T
     kind = "bound of the full chain" if full else "bound of a strided chain"
-    kind += ": the ancestral one on this sampler's steps" if sampler == "ddim" else ""
+    kind = (
+        "bound of 50 ancestral steps even in log SNR; this sampler has none of its own" if sampler == "ddim" else kind
+    )
     kept = min(steps, 100)
     t = np.linspace(1, T, kept).round()
     terms = bits / kept * (0.2 + 3 * np.exp(-t / 60)) * (T / steps if full else 1)

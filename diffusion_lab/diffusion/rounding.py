@@ -1,0 +1,72 @@
+"""Which level does a finished sample mean? The last x̂_0 is a mean, and lies between the levels that the data have."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .shapes import Images, Number
+
+
+@dataclass(frozen=True)
+class Rounding(ABC):
+    """x̂_0 -> a sample. What scores and shows takes the level nearest to it afterwards, whatever this does."""
+
+    @abstractmethod
+    def __call__(self, x_0: Images) -> Images:
+        """x_0 in [−1, 1], the same shape."""
+
+
+@dataclass(frozen=True)
+class NearestLevel(Rounding):
+    """x̂_0 as it is."""
+
+    def __call__(self, x_0: Images) -> Images:
+        return x_0
+
+
+@dataclass(frozen=True)
+class EndLevels(Rounding):
+    """The most probable level, if x̂_0 = x_0 + e with e ~ N(0, s²) and the two end levels hold more of the pixels than others do.
+
+    With p of the pixels at an end and q at each level between the ends, x̂_0 at d levels from that end belongs to it rather than to
+    the level nearest to it where d < s·√(2·log(p/q)). Black stays black: half of Fashion-MNIST's pixels are 0, and a network's mean
+    of black is a haze of a few levels, since none of its errors can fall below.
+
+    Parameters
+    ----------
+    shares: of the pixels of the training images, at the lowest and at the highest level.
+    num_levels: L; None, for continuous data, rounds nothing.
+    error: s in levels.
+    """
+
+    shares: Sequence[Number] | None
+    num_levels: int | None
+    error: Number = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.error < math.inf:
+            raise ValueError(f"rounding.error={self.error}: it is a number of levels, 0 or more")
+        if self.num_levels is None:
+            return
+        if self.shares is None:
+            raise ValueError(
+                "rounding=ends needs the shares of pixels at the ends, and this model was trained before they were recorded: use "
+                "rounding=nearest, or train the model again"
+            )
+        if len(self.shares) != 2 or not all(0 <= share <= 1 for share in self.shares):
+            raise ValueError(f"rounding.shares={list(self.shares)}: they are two numbers from 0 to 1")
+        object.__setattr__(self, "shares", tuple(self.shares))
+
+    def __call__(self, x_0: Images) -> Images:
+        if self.num_levels is None or self.num_levels < 3:
+            return x_0
+        between = max(1 - sum(self.shares), 1e-12) / (self.num_levels - 2)
+        low, high = (
+            self.error * math.sqrt(2 * max(math.log(max(share, 1e-12) / between), 0)) * 2 / (self.num_levels - 1)
+            for share in self.shares
+        )
+        x_0 = torch.where(x_0 + 1 < low, -1.0, x_0)
+        return torch.where(1 - x_0 < high, 1.0, x_0)

@@ -1,0 +1,61 @@
+"""A sample's last mean goes to the end level that it most probably means, and nowhere else."""
+
+import math
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import EndLevels, NearestLevel
+from diffusion_lab.diffusion.levels import nearest_level
+
+LEVELS = 64
+X = torch.linspace(-1, 1, 6302)  # none of them halfway between two levels
+
+
+def test_the_end_takes_what_the_prior_of_the_levels_and_a_gaussian_error_give_it():
+    """By Bayes' rule over all levels, each of which the error may have moved to x."""
+    shares, error = (0.4, 0.05), 1.3
+    p = torch.full((LEVELS,), (1 - sum(shares)) / (LEVELS - 2), dtype=torch.float64)
+    p[0], p[-1] = shares
+    level = (X.double()[:, None] + 1) * (LEVELS - 1) / 2
+    posterior = p.log() - (level - torch.arange(LEVELS)) ** 2 / (2 * error**2)
+    most_probable = posterior.argmax(1)
+    rounded = nearest_level(EndLevels(shares, LEVELS, error)(X), LEVELS)
+    # The formula compares with the level nearest to x, Bayes' rule weighs x itself: they part within a hundredth of a level.
+    assert (rounded != most_probable).double().mean() < 0.01 * 4 / LEVELS + 4 / len(X)
+    ends = (0, LEVELS - 1)
+    assert all((rounded == end).sum() > 200 for end in ends)
+
+
+def test_black_is_taken_up_to_the_stated_distance():
+    shares, error = (0.5, 0.0), 1.5
+    reach = error * math.sqrt(2 * math.log(0.5 / (0.5 / (LEVELS - 2))))
+    level = (X + 1) * (LEVELS - 1) / 2
+    rounded = EndLevels(shares, LEVELS, error)(X)
+    near = level < reach - 1e-3
+    assert (rounded[near] == -1).all()
+    assert torch.equal(rounded[level > reach + 1e-3], X[level > reach + 1e-3])
+
+
+@pytest.mark.parametrize(
+    "rounding",
+    [
+        NearestLevel(),
+        EndLevels((0.5, 0.1), LEVELS, error=0.0),
+        EndLevels((1 / LEVELS, 1 / LEVELS), LEVELS),
+        EndLevels(None, None),
+        EndLevels((0.5, 0.5), 2),
+    ],
+    ids=repr,
+)
+def test_nothing_is_rounded_without_error_or_without_more_pixels_at_the_ends(rounding):
+    assert torch.equal(rounding(X), X)
+
+
+def test_what_a_rounding_cannot_use_is_named():
+    with pytest.raises(ValueError, match=r"rounding\.error=-1: it is a number of levels, 0 or more"):
+        EndLevels((0.5, 0.1), LEVELS, error=-1)
+    with pytest.raises(ValueError, match="this model was trained before they were recorded: use rounding=nearest"):
+        EndLevels(None, LEVELS)
+    with pytest.raises(ValueError, match=r"rounding\.shares=\[0.5, 2\]: they are two numbers from 0 to 1"):
+        EndLevels([0.5, 2], LEVELS)
