@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -50,6 +51,8 @@ def run(command: str, options: list[str]) -> int:
 
     look_in_working_directory()
     try:
+        # Options of a Slurm cluster once stood in a group of their own.
+        options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
         _start(command, module.completed(options), task)
     except InterruptedTraining as stop:
         print(f"diffusion-lab {command}: {stop}", file=sys.stderr)

@@ -10,16 +10,18 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.from_config.mistakes import MistakeError
 
 DEFAULT = "default"
-_OF_ALL_JOBS = ("dry_run", "max_num_timeout", "python")
+_OF_ALL_JOBS = ("_target_", "folder", "dry_run", "max_num_timeout", "python")
 _NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # where submitit's differ
 _ON_GPUS = ("gpu", "cuda")  # of trainer.accelerator
 
 
 def asked_of_slurm(cfg: DictConfig, family: str, families: Collection[str]) -> dict[str, Any]:
-    """Options of submitit's Slurm executor for a job of a model of this family; nothing where there is no `slurm`."""
-    if "slurm" not in cfg:
-        return {}
-    options = OmegaConf.to_container(cfg.slurm, resolve=True)
+    """Options of submitit's Slurm executor for a job of a model of this family."""
+    if "slurm" in cfg:
+        raise MistakeError(
+            "slurm: options of hydra/launcher=slurm stand in hydra.launcher, as hydra.launcher.partition"
+        )
+    options = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     asked = {
         _NAMES.get(name, name): value if name == "more" else _of_family(name, value, family, families)
         for name, value in options.items()
@@ -53,7 +55,9 @@ def _of_family(name: str, value: Any, family: str, families: Collection[str]) ->
         return value
     unknown = [key for key in value if key not in (DEFAULT, *families)]
     if unknown:
-        raise MistakeError(f"slurm.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}")
+        raise MistakeError(
+            f"hydra.launcher.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}"
+        )
     if family not in value and DEFAULT not in value:
-        raise MistakeError(f"slurm.{name}: it says nothing for model={family}; add {DEFAULT}: …")
+        raise MistakeError(f"hydra.launcher.{name}: it says nothing for model={family}; add {DEFAULT}: …")
     return value.get(family, value.get(DEFAULT))

@@ -18,7 +18,7 @@ from diffusion_lab.fingerprints import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_ASKED_OF_THE_COMMAND = frozenset(("outputs", "retrain", "rescore", "score", "slurm"))  # not of the cells
+_ASKED_OF_THE_COMMAND = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not of the cells
 
 
 class MissingOptionError(Exception):

@@ -51,7 +51,7 @@ class Call:
         self.overrides, self.number, self.needs = list(overrides), number, needs
         self.asks = launcher.asks(overrides)
         self.code = os.environ.get("DIFFUSION_LAB_CODE", "")
-        beginning = ("slurm.", "retrain=", "rescore=")
+        beginning = ("retrain=", "rescore=")
         shaping = [option for option in filter_overrides(overrides) if not option.lstrip("+~").startswith(beginning)]
         # The code that it runs from sets it apart, too: a job of an earlier plan does other work. A name says it.
         self.options = (launcher.config.hydra.job.config_name, name or self.code, *shaping)
@@ -132,8 +132,7 @@ class QueueLauncher(Launcher):
         deciding = tuple(
             override
             for override, key in keys.items()
-            if key.startswith(("slurm.", "trainer.", "accelerator", "devices"))
-            or loader.get_group_options(key.partition("@")[0])
+            if key.startswith(("trainer.", "accelerator", "devices")) or loader.get_group_options(key.partition("@")[0])
         )
         if deciding not in self._asked:
             self._asked[deciding] = self.asked_in(loader.load_sweep_config(self.config, list(deciding)))
@@ -215,9 +214,9 @@ class LocalLauncher(QueueLauncher):
 
 
 class SlurmLauncher(QueueLauncher):
-    """See conf/hydra/launcher/slurm.yaml."""
+    """See conf/hydra/launcher/slurm.yaml. asked: of a job, see `asked_in`: it may differ by family."""
 
-    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None) -> None:
+    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None, **asked: Any) -> None:
         self.folder, self.dry_run = Path(folder).absolute(), dry_run
         self.max_num_timeout, self.python = max_num_timeout, python
 

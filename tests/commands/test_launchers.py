@@ -26,17 +26,22 @@ SLURM = ["-m", "hydra/launcher=slurm"]
 
 def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     site = [
-        "slurm.partition=gpu",
-        "slurm.account=me",
-        "slurm.time=90",
-        "slurm.qos=high",
-        "slurm.constraint=a100",
-        "slurm.python=apptainer exec lab.sif python",
-        "slurm.array_parallelism=2",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.account=me",
+        "hydra.launcher.time=90",
+        "slurm.qos=high",  # as it was once spelt
+        "hydra.launcher.constraint=a100",
+        "hydra.launcher.python=apptainer exec lab.sif python",
+        "hydra.launcher.array_parallelism=2",
     ]
-    site += ["slurm.setup=[module load cuda]", "+slurm.more.reservation=ours", "trainer=ddp", "trainer.num_nodes=4"]
+    site += [
+        "hydra.launcher.setup=[module load cuda]",
+        "+hydra.launcher.more.reservation=ours",
+        "trainer=ddp",
+        "trainer.num_nodes=4",
+    ]
     code, out, err = lab(
-        "train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, "seed=1,2,3", "data.batch_size=16", *site
+        "train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "seed=1,2,3", "data.batch_size=16", *site
     )
     assert code == 0, err
     assert "6 jobs would be submitted" in out
@@ -67,20 +72,20 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         (["trainer.accelerator=gpu"], "gpus-per-node=2", "gpus_per_node 2"),
         (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
         (["trainer.accelerator=auto"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
-        (["slurm.gpus_per_node=1"], "gpus-per-node=1", "gpus_per_node 1"),
-        (["trainer.accelerator=gpu", "slurm.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
+        (["hydra.launcher.gpus_per_node=1"], "gpus-per-node=1", "gpus_per_node 1"),
+        (["trainer.accelerator=gpu", "hydra.launcher.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
     ],
 )
 def test_a_gpu_is_asked_for_where_training_is_on_one_and_the_plan_says_so(lab, options, asked, said):
-    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
+    code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
     assert code == 0, err
     assert re.findall("^#SBATCH --(g.*)$", out, re.MULTILINE) == ([asked] if asked else [])
     assert out.splitlines()[2] == f"Slurm: 2 jobs of 1 node, 2 tasks a node, {said}, time 240"
 
 
 def test_what_is_asked_for_may_differ_by_family(lab):
-    sizes = ["slurm.time={default:240,gan:60}", "slurm.mem={diffusion:32GB,gan:8GB}"]
-    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
+    sizes = ["hydra.launcher.time={default:240,gan:60}", "hydra.launcher.mem={diffusion:32GB,gan:8GB}"]
+    code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
     assert code == 0, err
     asked = re.findall(r"^#SBATCH --(mem|time)=(\S+)$", out, re.MULTILINE)
     assert asked == [("mem", "32GB"), ("time", "240"), ("mem", "8GB"), ("time", "60")]
@@ -90,8 +95,11 @@ def test_what_is_asked_for_may_differ_by_family(lab):
     ("options", "said"),
     [
         (["trainer.devices=auto"], "ntasks_per_node=auto: Slurm needs a number"),
-        (["slurm.time={gann:60,default:90}"], "slurm.time: there is no model=gann; the models are diffusion, "),
-        (["slurm.time={gan:60}"], "slurm.time: it says nothing for model=diffusion; add default: …"),
+        (
+            ["hydra.launcher.time={gann:60,default:90}"],
+            "hydra.launcher.time: there is no model=gann; the models are diffusion, ",
+        ),
+        (["hydra.launcher.time={gan:60}"], "hydra.launcher.time: it says nothing for model=diffusion; add default: …"),
     ],
 )
 def test_what_slurm_cannot_be_asked_for_is_told_before_anything_is_written(lab, options, said):

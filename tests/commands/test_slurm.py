@@ -94,8 +94,14 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been_and_the_com
 
 
 def test_slurm_takes_the_script_of_a_dry_run(lab, tmp_path):
-    site = ["slurm.partition=pair", "slurm.nodes=2", "slurm.mem=1GB", "slurm.setup=[ulimit -c 0]", "seed=1,2"]
-    code, out, err = lab("train", *SLURM, "slurm.dry_run=true", *TINY, *STRIDED, *site)
+    site = [
+        "hydra.launcher.partition=pair",
+        "hydra.launcher.nodes=2",
+        "hydra.launcher.mem=1GB",
+        "hydra.launcher.setup=[ulimit -c 0]",
+        "seed=1,2",
+    ]
+    code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, *site)
     assert code == 0, err
     (tmp_path / "script.sh").write_text(out[out.index("#!/bin/bash") :])
     asked = subprocess.run(["sbatch", "--test-only", "script.sh"], cwd=tmp_path, capture_output=True, text=True)

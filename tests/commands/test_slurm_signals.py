@@ -147,7 +147,7 @@ def test_a_requeued_job_goes_on_as_one_training(tmp_path, zygote, undisturbed):
 
 def test_a_job_saves_before_its_time_limit_and_goes_on(tmp_path, zygote, undisturbed):
     """Slurm looks at the time every half minute, so the signal comes 20 to 50 seconds after the start."""
-    limit = ["slurm.time=1", "slurm.signal_delay_s=10"]
+    limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=10"]
     sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, *limit, "seed=1", "score=false")
     sweep.pace(3)
     running = sweep.start()
@@ -195,7 +195,7 @@ def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path,
     code, _, err = one.finish()
     assert code == 0, err
 
-    nodes = ["slurm.partition=pair", "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"]
+    nodes = ["hydra.launcher.partition=pair", "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"]
     two = Sweep(zygote, tmp_path / "two", *SLURM, *options, *nodes)
     two.pace(0.5)
     running = two.start()
