@@ -92,8 +92,6 @@ def fit(
         if interruption.signum is not None:
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         ended_by = _ended_by(trainer, added)
-        if profile := trainer.profiler.summary():
-            console.print(profile, markup=False)
         console.print(f"training ended by {_said(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             model.save_weights({name: directory.weights(name) for name in model.weight_names})

@@ -8,12 +8,22 @@ import warnings
 import lightning.pytorch  # first: importing it adds handlers of its own
 
 
+class _Said(logging.Handler):
+    """Onto the terminal as it is, or wherever a job's output goes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage())
+
+
 def quiet_lightning() -> None:
     """Warnings and errors of Lightning are shown once; what it says about itself is not."""
     logger = logging.getLogger(lightning.pytorch.__name__)
     logger.handlers.clear()
     logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user has asked for these with trainer.profiler
+    profiles.setLevel(logging.INFO)
+    profiles.handlers, profiles.propagate = [_Said()], False
     # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # Its user has asked for the CPU.

@@ -17,6 +17,11 @@ def refused_option(error: BaseException) -> str | None:
     return _found(r"Could not override '([^']+)'", error)
 
 
+def refused_by(error: BaseException) -> str | None:
+    """The config, as local/default, that overrides the choice of a group which is not there; None: the command line does."""
+    return _found(r"In '([^']+)': Could not override", error)
+
+
 def place(error: BaseException) -> str | None:
     """The dotted key that an error is about."""
     return _found(r"full_key: (\S+)", error)

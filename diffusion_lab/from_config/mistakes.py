@@ -18,6 +18,7 @@ from hydra.errors import (
 )
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from diffusion_lab.evaluation.older import MOVED
 from diffusion_lab.from_config import hydra_errors
@@ -108,6 +109,8 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return f"{error.full_key} has no value yet: {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
+        case YAMLError():
+            return f"cannot read a config: {' '.join(str(error).split())}"
         case ValueError() if hydra_errors.is_null_group(error):
             return (
                 "a group cannot be null, as in callbacks=null: name one of its choices, or leave it out with ~callbacks"
@@ -170,7 +173,9 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     named = hydra_errors.refused_option(error) or hydra_errors.place(error)
     if named is None:
         return hydra_errors.one_line(error)
-    key = named.split("@")[0]
+    key, file = named.split("@")[0], hydra_errors.refused_by(error)
+    if file is not None:
+        return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
     if key in _MOVED:
         return f"there is no option {key!r} any more: it is {_MOVED[key]}"
     wrong = hydra_errors.wrong_kind(error)

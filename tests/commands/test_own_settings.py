@@ -45,6 +45,21 @@ def test_local_settings_may_choose_groups_and_bring_choices_of_their_own(lab, lo
     assert OmegaConf.create(out).optimizer.lr == 1e-7
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
+        ("outputs: [a\n", 'conf/local/default.yaml", line 2'),
+        ("seed: x\n", "seed=x: this option takes a whole number"),
+    ],
+)
+def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings, said):
+    local(settings)
+    code, _, err = lab("status")
+    assert (code, err.count("\n")) == (1, 1), err
+    assert said in err
+
+
 def test_a_folder_called_conf_without_local_is_nobodys(lab):
     (lab.folder / "conf" / "optimizer").mkdir(parents=True)
     (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("lr: 1e-7\n")
