@@ -63,7 +63,7 @@ class SlurmQueue(Queue):
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise JobError(
                 "there is no Slurm on this machine (no sbatch or srun on the PATH): run this on a cluster's login node, "
-                "or look at the script with hydra.launcher.dry_run=true"
+                "or look at the script with the launcher's option dry_run=true"
             )
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
         executor.update_parameters(**self._parameters(calls[0], after))
