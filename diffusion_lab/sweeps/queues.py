@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion_lab.devices import Place, Request, requested
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import write_json
-from diffusion_lab.runs.jobs import process_file
+from diffusion_lab.runs.jobs import log_file, process_file
 from diffusion_lab.sweeps.jobs import Call, JobError, Queue
 from diffusion_lab.sweeps.submitted import Submitted, ask, in_slurm, running_here
 
@@ -208,29 +208,27 @@ class LocalQueue(Queue):
         return [name for name, process in self._own.items() if process.poll() is None]
 
 
-def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start what makes the call as the only task of submitit's local job `name`.
+def prepared(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
+    """Write a call into `folder`; the command that makes it, in one process anywhere that sees the folder, and its environment.
 
+    To submitit it is the only task of a local job `name`, which prints into the file `log_file(folder, name)` if it is sent there.
     Not submitit's LocalExecutor, which calls a job by its process id.
     """
     from submitit.core.utils import DelayedSubmission, JobPaths
 
-    paths, job = JobPaths(folder, name), DelayedSubmission(call)
+    job = DelayedSubmission(call)
     job.set_timeout(_FOREVER, max_num_timeout=0)
     folder.mkdir(parents=True, exist_ok=True)
-    job.dump(paths.submitted_pickle)
+    job.dump(JobPaths(folder, name).submitted_pickle)
     task = {"JOB_ID": name, "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "GLOBALID": "0"}
-    with paths.stdout.open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)],
-            env={
-                **environment,
-                "SUBMITIT_EXECUTOR": "local",
-                **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()},
-            },
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    variables = {"SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()}}
+    return [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)], variables
+
+
+def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    command, variables = prepared(folder, name, call)
+    with log_file(folder, name).open("ab") as log:
+        return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
 
 
 def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
