@@ -147,7 +147,7 @@ def schedule(copy: Copy, said: list[str]) -> None:
 
 def solver(copy: Copy, said: list[str]) -> None:
     assert copy.metrics["values"]["nfe"] == 10
-    assert copy.metrics["protocol"]["model"]["sampler"]["name"] == "AdamsSampler"
+    assert "AdamsSampler" in copy.metrics["protocol"]["model"]["sampler"]
 
 
 def spacing(copy: Copy, said: list[str]) -> None:
@@ -166,7 +166,7 @@ def family(copy: Copy, said: list[str]) -> None:
 
 
 def network(copy: Copy, said: list[str]) -> None:
-    assert re.search(r"\d\.\d\d M parameters", said[0])
+    assert "diffusion with 65,218 parameters" in said[0]
     assert "networks.plain.PlainNetwork" in copy.one("models/*/config.yaml").read_text()
 
 
