@@ -3,13 +3,14 @@
 import pytest
 
 from .conftest import STRIDED, TINY, files
+from .test_conf import choices
 
 MISTAKES = {
     "misspelt option": (["trainer.max_step=3"], ["trainer.max_step", "did you mean trainer.max_steps?"]),
     "misspelt group": (["shedule=linear"], ["shedule", "did you mean schedule?"]),
     "misspelt choice": (
         ["schedule=cosin"],
-        ["schedule=cosin", "cosine, edm, learned, linear", "did you mean cosine?"],
+        ["schedule=cosin", f"one of {', '.join(choices('schedule'))}; did you mean cosine?"],
     ),
     "unreadable override": (["schedule"], ["schedule", "option=value"]),
     "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
@@ -75,8 +76,8 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of cosine, edm, learned, linear, log_snr, "
-        "rectified, sigmoid; did you mean cosine?\n"
+        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of "
+        f"{', '.join(choices('schedule'))}; did you mean cosine?\n"
     )
     done = process("trian")
     assert done.returncode == 2
