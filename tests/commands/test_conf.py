@@ -1,6 +1,7 @@
 """Contracts over every yaml of a group: a new choice is tested the moment it exists."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -18,12 +19,15 @@ from diffusion_lab.diffusion import (
     Guidance,
     PredictVelocity,
     ReverseProcess,
+    SampleNoise,
 )
 from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.metrics import Metric, Naming
 from diffusion_lab.fingerprints import training_part
 from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.kinds import check_kinds
+
+from ..diffusion.test_solvers import LINE, exact, global_error
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64}
@@ -87,6 +91,18 @@ def test_a_sampler_turns_noise_into_an_image_in_range(name):
     assert sampler.order >= 1
     steps = process.respace(sampler.spacing(process)).num_timesteps
     assert steps <= len(sampler.looks(steps)) <= steps * sampler.evaluations_per_step
+
+
+@pytest.mark.parametrize("name", choices("sampler"))
+def test_a_sampler_that_draws_no_noise_converges_at_the_order_that_it_declares(name):
+    sampler, x_T = instantiate(composed(f"sampler={name}").sampler), torch.randn(2, 1)
+    first, again, other = (
+        sampler(LINE, exact(LINE), x_T, noise=SampleNoise(seed, torch.arange(2))) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    if torch.equal(first, other):
+        coarse, fine = (global_error(sampler, num_steps) for num_steps in (20, 40))
+        assert math.log2(coarse / fine) == pytest.approx(sampler.order, abs=0.35)
 
 
 @pytest.mark.parametrize("name", choices("sampler/spacing"))
