@@ -26,6 +26,8 @@ def quiet_lightning() -> None:
     profiles.handlers, profiles.propagate = [_Said()], False
     # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # It counts parameters in 32 bits whatever they are; their number is right.
+    warnings.filterwarnings("ignore", message=r"Precision \S+ is not supported by the model summary")
     # Its user has asked for the CPU.
     warnings.filterwarnings("ignore", message="GPU available but not used")
     # On a cluster's login node one may train too.

@@ -246,6 +246,7 @@ class DiffusionModel(GenerativeModel):
         """
         own = self.sampler.draws_from_reverse_process
         chain = self._chain if own else self._even_chain
+        y = y if own else self._known(y)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,

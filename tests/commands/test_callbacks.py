@@ -76,7 +76,7 @@ def test_several_callbacks_at_once_by_yaml_and_override_with_ours_in_their_order
         *("Watch", "LearningRateMonitor", "ModelCheckpoint", "Saving"),
     ]
     log = log_of(model_of(lab))
-    assert "lr-AdamW" in log["1"]
+    assert {"lr-Muon/pg1", "lr-Muon/pg2"} <= set(log["1"])
     assert {"train/loss", "val/loss"} <= set(log["2"])
     (best,) = (model_of(lab).path / "checkpoints").glob("*.ckpt")
     assert load_state(best)["global_step"] == 2
@@ -165,7 +165,7 @@ def test_a_run_that_signals_interrupt_is_the_run(tmp_path, zygote):
 
 TRAINERS_OWN = {
     "max_epochs=3": "trainer.max_steps",
-    "fast_dev_run=true": "trainer.max_steps",
+    "fast_dev_run=true": "debug=fdr",
     "limit_train_batches=3": "trainer.max_steps",
     "min_steps=3": "patience",
     "val_check_interval=3": "val.every_n_steps",

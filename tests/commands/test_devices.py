@@ -32,6 +32,7 @@ def started(monkeypatch):
     """On a machine whose PyTorch sees eight GPUs: how many processes each command starts; they do not run."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     sizes = []
     for module in (train, evaluate, sample):

@@ -129,7 +129,7 @@ def test_an_option_that_only_one_family_has_is_dropped_for_the_others(lab):
 
 
 LEARNS = {
-    "diffusion": ["data.batch_size=512"],
+    "diffusion": ["data.batch_size=512", "optimizer=adamw"],
     "vae": ["network.hidden=32", "network.num_layers=1", "prior.network.num_steps=2", "prior.network.hidden=16"],
     "flow": ["network.hidden=32", "network.num_layers=1", "network.num_steps=2"],
 }

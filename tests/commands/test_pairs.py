@@ -100,8 +100,10 @@ def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
     assert samples.shape == (6, 2)
     assert samples.isfinite().all()
     assert likelihood.bits_per_dim.isfinite().all()
-    looks = model.sampler.looks(len(likelihood.curve["t"]))
-    assert model.nfe == len(looks)
+    num_steps = len(model.sampler.spacing(model.process))
+    assert model.nfe == len(model.sampler.looks(num_steps))
+    own = model.sampler.draws_from_reverse_process
+    assert len(likelihood.curve["t"]) == (num_steps if own else min(model.bound_steps, model.process.num_timesteps))
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zy
     resume = torn.directory.resume
     assert previous_of(resume).exists()
     content = bytearray(resume.read_bytes())
-    content[len(content) // 2] ^= 1
+    middle = len(content) // 2
+    content[middle : middle + 256] = bytes(byte ^ 1 for byte in content[middle : middle + 256])  # more than padding
     resume.write_bytes(content)
     out = torn.finish()
     assert f"{resume.relative_to(torn.folder)} is broken; skipping it" in out
