@@ -82,7 +82,7 @@ class Classifier(ShippedClassifier):
         return x
 
 
-class ResidualBlock(nn.Module):
+class PreActivationBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1×1 convolution of x where the shape changes (He et al. 2016)."""
 
     def __init__(self, channels: int, out_channels: int, stride: int) -> None:
@@ -114,7 +114,7 @@ class ResidualClassifier(ShippedClassifier):
         self.blocks = nn.Sequential()
         for stage, (width, depth) in enumerate(stages):
             for i in range(depth):
-                self.blocks.append(ResidualBlock(channels, width, stride=2 if stage and not i else 1))
+                self.blocks.append(PreActivationBlock(channels, width, stride=2 if stage and not i else 1))
                 channels = width
         self.norm = nn.GroupNorm(8, channels)
         self.hidden = nn.Linear(channels, num_features)

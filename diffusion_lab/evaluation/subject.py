@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.cost import TrainingCost
 from diffusion_lab.evaluation.drawing import Drawn
-from diffusion_lab.evaluation.metrics.metric import Naming
+from diffusion_lab.evaluation.metrics.naming import Naming
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import Moments

@@ -10,40 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from diffusion_lab.measures import IMAGES, Measure
+from diffusion_lab.evaluation.metrics.naming import Naming
+from diffusion_lab.measures import Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject, View
-
-
-@dataclass(frozen=True)
-class Naming:
-    """What the numbers of one set of features are called: those of the first as they are, those of others with its name.
-
-    features: its name. distance: what a Fréchet distance of these features is called, which is a name that tells them apart.
-    """
-
-    features: str
-    distance: str
-    first: bool = True
-
-    def __call__(self, name: str) -> str:
-        """`name`, or `name`_<features>."""
-        return name if self.first else f"{name}_{self.features}"
-
-    def agrees(self, *more: str) -> tuple[str, ...]:
-        """The parts of the protocol that decide a number of these features, and `more`."""
-        return (*(self(part) if part == "features" else part for part in IMAGES), *more)
-
-    def measure(self, name: str, label: str = "", more: Sequence[str] = (), **said: Any) -> Measure:
-        """A measure whose name does not say the features yet. more: further parts of the protocol that must agree."""
-        label = label or name
-        label = label if self.first else f"{label} ({self.features})"
-        return Measure(self(name), label, agrees=self.agrees(*more), **said)
 
 
 class Metric(ABC):
