@@ -83,6 +83,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
     assert files(lab.folder) == before
 
 
+@pytest.mark.thorough
 def test_a_killed_training_that_started_so_is_the_training(tmp_path, zygote):
     source = Training(zygote.start, tmp_path / "source", *TINY, *STRIDED, "score=false")
     source.finish()

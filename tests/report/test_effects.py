@@ -7,7 +7,7 @@ from diffusion_lab.report.table import build_table
 
 from .synthetic import AXES, write_sweep
 
-(BITS,) = BitsPerDim().measures([])
+BITS, _ = BitsPerDim().measures([])
 ADDED = {"linear": 1.0, "cosine": 0.0, "fixed_small": 4.0, "fixed_large": 2.0, "learned": 0.0}
 
 
