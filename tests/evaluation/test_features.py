@@ -36,7 +36,9 @@ def fashion() -> FashionMNIST:
 
 
 def accuracy(features: ClassifierFeatures, data: DataModule) -> float:
-    return torch.cat([features.logits(x).argmax(1) == y for x, y in data.batches("test", 500)]).double().mean().item()
+    """Of the first 1000 test images at most."""
+    batches = data.batches("test", 500, limit=min(1000, data.num_test))
+    return torch.cat([features.logits(x).argmax(1) == y for x, y in batches]).double().mean().item()
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet"])
@@ -55,7 +57,9 @@ def test_clothes_are_told_apart_as_the_card_says(fashion: FashionMNIST, name: st
     card = json.loads((FOLDER / f"{name}.json").read_text())
     assert card["data"]["identity"] == fashion.identity
     assert card["accuracy"]["test"] >= 0.92
-    assert accuracy(ClassifierFeatures(name), fashion) == pytest.approx(card["accuracy"]["test"], abs=1e-3)
+    assert accuracy(ClassifierFeatures(name), fashion) == pytest.approx(
+        card["accuracy"]["test"], abs=0.02
+    )  # 2.5 standard errors
 
 
 def test_the_two_rulers_of_a_data_set_share_neither_network_nor_seed_nor_augmentation() -> None:
