@@ -54,7 +54,8 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
         config["guidance"] = _with_classes(config["guidance"])
     model = config.get("model")
     if isinstance(model, Mapping) and model.get("_target_") == _DIFFUSION:
-        config["facts"] = {"end_shares": None, **(config.get("facts") or {})}
+        if isinstance(config.get("facts"), Mapping):
+            config["facts"] = {"end_shares": None, **config["facts"]}
         for group, part in _SINCE.items():
             config.setdefault(group, part)
         config["model"] = {"rounding": "${rounding}", "bound_steps": "${bound.num_steps}", **model}
