@@ -34,6 +34,7 @@ TINY = [
     "metrics.bits_per_dim.num_images=4",
     "features=pixels",
 ]
+ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.runs import ModelDirectory, newest_model
 
-from .conftest import STRIDED, TINY
+from .conftest import ROUNDS_LITTLE, STRIDED, TINY
 from .test_resume import EVERYTHING, Training, assert_same_bits, installed
 
 TOGETHER = ["trainer=ddp_sim"]
@@ -73,7 +73,7 @@ def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
 def test_two_ranks_equal_one(zygote, tmp_path):
     """With loss-aware t too: every rank keeps the whole history. They score together too."""
     options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
-    options += ["optimizer=adamw", "trainer.precision=32-true"]  # which enlarge no rounding
+    options += ROUNDS_LITTLE
     options += ["trainer.max_steps=8", "val.every_n_steps=4", "evaluation.num_samples=256", "evaluation.batch_size=64"]
     (one, _), (two, out) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
     assert_close(one, two)

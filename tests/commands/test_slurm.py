@@ -14,7 +14,7 @@ from diffusion_lab.status import read_status
 
 from ..models.test_families import FAMILIES
 from .cluster import SLURM, assert_same_training, jobs, log, models, only_model, rows, wait_until
-from .conftest import STRIDED, TINY
+from .conftest import ROUNDS_LITTLE, STRIDED, TINY
 from .test_families import COMMON, SMALL
 
 ALONE = ["hydra/sweeper=basic", "score=false"]
@@ -53,7 +53,15 @@ def test_a_sweep_of_every_family_goes_through_sbatch_and_the_same_again_does_not
 
 
 def test_two_tasks_train_what_one_does(process, lab):
-    options = [*TINY, *STRIDED, *ON_EVERY_STEP, "trainer.max_steps=4", "network.dropout=0.0", "score=false"]
+    options = [
+        *TINY,
+        *STRIDED,
+        *ON_EVERY_STEP,
+        *ROUNDS_LITTLE,
+        "trainer.max_steps=4",
+        "network.dropout=0.0",
+        "score=false",
+    ]
     done = process("train", *SLURM, *options, "trainer=ddp", "hydra/sweeper=basic")
     assert done.returncode == 0, done.stdout + done.stderr
     two = rows(only_model(process.folder))

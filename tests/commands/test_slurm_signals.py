@@ -22,7 +22,7 @@ from .cluster import (
     status,
     wait_until,
 )
-from .conftest import STRIDED, TINY
+from .conftest import ROUNDS_LITTLE, STRIDED, TINY
 
 STEPS = 24
 OPTIONS = [
@@ -190,7 +190,7 @@ def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygo
 
 
 def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path, zygote):
-    options = ["trainer.max_steps=8", "network.dropout=0.0", "score=false"]
+    options = [*ROUNDS_LITTLE, "trainer.max_steps=8", "network.dropout=0.0", "score=false"]
     one = Sweep(zygote, tmp_path / "one", "-m", *options)
     code, _, err = one.finish()
     assert code == 0, err
