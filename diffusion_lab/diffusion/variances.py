@@ -8,7 +8,7 @@ is to strided sampling.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import where
@@ -21,10 +21,12 @@ from .shapes import Broadcast, Images, Steps
 class Variance(ABC):
     """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1.
 
+    `stop_gradient`: these outputs train no weights but their own, so that the mean is what it would be without them.
     `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
     """
 
     outputs_per_channel: ClassVar[int]
+    stop_gradient: ClassVar[bool] = False
     needs_unit_variance: ClassVar[bool] = False
 
     def check(self, process: GaussianDiffusion) -> None:
@@ -68,7 +70,10 @@ class LearnedRange(Variance):
     """log Σ = f·log β_t + (1 − f)·log β̃_t with f = (v + 1)/2, not clamped (Nichol & Dhariwal 2021, eq. 15).
 
     v = −1 is fixed small, v = 1 is β_t at every t (at t = 1 too, unlike fixed large), and v = 0 is their geometric mean.
+    Published with stop_gradient=False: then the bound's noisy gradient for v shapes the features of the mean as well.
     """
+
+    stop_gradient: bool = field(default=False, repr=False)  # it changes training, not what the variance is
 
     outputs_per_channel = 1
     needs_unit_variance = True

@@ -100,8 +100,12 @@ class DiffusionModel(GenerativeModel):
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
         self._process = GaussianDiffusion(schedule)
         variance.check(self.process)
-        channels = self.shape[0] * (1 + variance.outputs_per_channel)
-        self.network = network(out_channels=channels, num_classes=num_classes)
+        mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
+        self.network = network(
+            out_channels=mean_channels + variance_channels,
+            num_classes=num_classes,
+            **({"held_channels": variance_channels} if variance.stop_gradient else {}),
+        )
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder

@@ -19,6 +19,13 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+def held_back(layer: nn.Module, h: Tensor, held: int) -> Tensor:
+    """layer(h), (B, channels, …), whose last `held` channels train the layer's own weights and nothing before them."""
+    if held == 0:
+        return layer(h)
+    return torch.cat([layer(h)[:, :-held], layer(h.detach())[:, -held:]], dim=1)
+
+
 class PixelLinear(nn.Linear):
     """The 1×1 convolution as one matrix product over the pixels of a channels-last image: no copy on the way in or out."""
 

@@ -6,7 +6,7 @@ W_out SiLU(h)
 
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import zero
+from diffusion_lab.networks.blocks import held_back, zero
 from diffusion_lab.networks.embeddings import Conditioning
 from diffusion_lab.networks.sizes import check_counts, check_dropout
 
@@ -14,7 +14,7 @@ from diffusion_lab.networks.sizes import check_counts, check_dropout
 class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; num_classes as for the U-Net. The output layer starts at
+    hidden: width of every layer; num_layers: residual layers; num_classes and held_channels as for the U-Net. The output layer starts at
     zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
     """
 
@@ -26,10 +26,12 @@ class MLP(nn.Module):
         hidden: int = 128,
         num_layers: int = 3,
         dropout: float = 0.0,
+        held_channels: int = 0,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels, hidden=hidden, num_layers=num_layers)
         check_dropout(dropout)
+        self.held_channels = held_channels
         self.conditioning = Conditioning(hidden, hidden, num_classes)
         self.input = nn.Linear(in_channels, hidden)
         self.layers = nn.ModuleList(ResidualLayer(hidden, dropout) for _ in range(num_layers))
@@ -40,7 +42,7 @@ class MLP(nn.Module):
         h = self.input(x_t)
         for layer in self.layers:
             h = layer(h, e)
-        return self.output(nn.functional.silu(h)).float()
+        return held_back(self.output, nn.functional.silu(h), self.held_channels).float()
 
     def classifier(self) -> "MLP":
         """This network, whose outputs are one logit each."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import Upsample, zero
+from diffusion_lab.networks.blocks import Upsample, held_back, zero
 from diffusion_lab.networks.embeddings import FourierFeatures
 from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
 from diffusion_lab.networks.norm import GroupNorm
@@ -31,6 +31,7 @@ class UNet(nn.Module):
     - head_channels: channels of an attention head; must divide the channels wherever there is attention.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
+    - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
 
     The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
@@ -52,6 +53,7 @@ class UNet(nn.Module):
         activation_checkpointing: bool = False,
         num_levels: int | None = None,
         fourier_periods: Sequence[float] = (),
+        held_channels: int = 0,
     ):
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
@@ -69,6 +71,7 @@ class UNet(nn.Module):
         _check_levels(image_size, channel_multipliers)
         _check_attention(widths, sizes, attention_resolutions, head_channels)
         self.activation_checkpointing, self.head_channels = activation_checkpointing, head_channels
+        self.held_channels = held_channels
         attending = [size in attention_resolutions for size in sizes]
         self.encoder = Encoder(
             *(in_channels, num_classes, base_channels, widths, attending, num_res_blocks, head_channels, dropout),
@@ -99,7 +102,7 @@ class UNet(nn.Module):
                 h = self.upsamples[level - 1](h, skips[-1].shape[-2:])
             for part in blocks:
                 h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.activation_checkpointing)
-        return self.output(self.output_norm(h)).float()
+        return held_back(self.output, self.output_norm(h), self.held_channels).float()
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""

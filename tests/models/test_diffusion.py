@@ -54,15 +54,18 @@ def model(
 ):
     torch.manual_seed(0)
 
-    def network(out_channels, num_classes):
+    def network(out_channels, num_classes, **more):
         net = UNet(
             *(1, out_channels, 8, num_classes),
             base_channels=8,
             channel_multipliers=(1,),
             attention_resolutions=(),
             head_channels=8,
+            **more,
         )
-        torch.nn.init.normal_(net.output.weight, std=0.1)
+        generator = torch.Generator().manual_seed(1)
+        for channel in net.output.weight:  # the first is the same, whatever their number
+            torch.nn.init.normal_(channel, std=0.1, generator=generator)
         return net
 
     return DiffusionModel(
@@ -120,6 +123,32 @@ def test_ranks_see_the_rows_of_the_global_batch(ranks):
     parts = [float(step(model(), x_0, rank=rank, ranks=ranks)["loss"].detach()) for rank in range(ranks)]
     assert sum(parts) / ranks == pytest.approx(whole, rel=1e-5)
     assert len(set(parts)) == ranks
+
+
+def trained(diffusion):
+    """The network after three steps of Adam."""
+    optimizer = torch.optim.Adam(diffusion.network.parameters(), lr=1e-2)
+    for k in range(3):
+        optimizer.zero_grad()
+        step(diffusion, digits(8), k)["loss"].backward()
+        optimizer.step()
+    return diffusion.network
+
+
+def test_a_variance_that_stops_gradients_leaves_the_mean_what_it_is_without():
+    x_t, timesteps = digits(4) / 2, torch.arange(4) * 200
+    simple, held, joint = (
+        trained(model(variance, objective))
+        for variance, objective in (
+            (FixedSmall(), Simple()),
+            (LearnedRange(stop_gradient=True), Hybrid(17, vlb_weight=1.0)),
+            (LearnedRange(), Hybrid(17, vlb_weight=1.0)),
+        )
+    )
+    mean = simple(x_t, timesteps)
+    torch.testing.assert_close(held(x_t, timesteps)[:, :1], mean)
+    assert not torch.allclose(joint(x_t, timesteps)[:, :1], mean, atol=1e-3)
+    assert held(x_t, timesteps)[:, 1:].any()
 
 
 def test_the_loss_is_the_weighted_mean_and_quarters_add_up():

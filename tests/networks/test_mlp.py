@@ -39,6 +39,19 @@ def test_every_parameter_has_a_gradient_and_every_input_matters():
     assert not torch.allclose(changed[2], output[2])
 
 
+def test_held_channels_are_the_same_outputs_and_train_their_own_weights_only():
+    x_t, timesteps = torch.randn(3, 2), torch.tensor([0, 10, 999])
+    network = woken(held_channels=2)
+    output = network(x_t, timesteps)
+    torch.testing.assert_close(output, woken()(x_t, timesteps))
+    output[:, 2:].square().sum().backward()
+    trained = {
+        name for name, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    }
+    assert trained == {"output.weight", "output.bias"}
+    assert not network.output.weight.grad[:2].any()
+
+
 def test_dropout_acts_in_training_only():
     network, x_t, timesteps = woken(dropout=0.5), torch.randn(4, 2), torch.arange(4)
     assert not torch.equal(network(x_t, timesteps), network(x_t, timesteps))

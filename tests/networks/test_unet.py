@@ -108,6 +108,18 @@ def test_no_label_is_the_null_class():
         small_unet()(x_t, timesteps, torch.zeros(3, dtype=torch.int64))
 
 
+def test_held_channels_are_the_same_outputs_and_train_their_own_weights_only():
+    network = wake(small_unet(held_channels=1))
+    output = network(*inputs())
+    torch.testing.assert_close(output, wake(small_unet())(*inputs()))
+    output[:, 1:].square().sum().backward()
+    trained = {
+        name for name, parameter in network.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    }
+    assert trained == {"output.weight", "output.bias"}
+    assert not network.output.weight.grad[:1].any()
+
+
 def test_a_row_does_not_depend_on_its_neighbours():
     network = wake(small_unet())
     x_t, timesteps = inputs()
