@@ -62,7 +62,7 @@ TRAINING_ROOTS = (  # beside the classes that the config names: what turns them 
     "diffusion_lab.from_config.trainer.build_trainer",
     "diffusion_lab.callbacks.finite.SkipNotFinite",
 )
-DRAWING_ROOTS = ("diffusion_lab.evaluation.score._draw",)
+DRAWING_ROOTS = ("diffusion_lab.evaluation.asked.draw_asked",)
 SCORING_ROOTS = (
     "diffusion_lab.evaluation.score.score",
     "diffusion_lab.evaluation.cost.TrainingCost",

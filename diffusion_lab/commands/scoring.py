@@ -86,7 +86,7 @@ def _score(
 ) -> None:
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.cost import TrainingCost
-    from diffusion_lab.evaluation.interpolation import PATH_IMAGES
+    from diffusion_lab.evaluation.latents import PATH_IMAGES
     from diffusion_lab.evaluation.score import score
     from diffusion_lab.pictures import picture, png
 

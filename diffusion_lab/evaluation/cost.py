@@ -71,20 +71,23 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Starts a new measurement on a GPU; a process's own peak cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+class PeakMemory:
+    """The most memory that was taken, on a GPU since this object was made; a process's own peak cannot be reset."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
-def peak_memory_mib(device: torch.device) -> tuple[float | None, str]:
-    """(MiB, what was measured): a GPU's allocations since the reset, else the largest this process has been."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20, "largest GPU allocation while drawing samples"
-    try:
-        import resource
-    except ImportError:
-        return None, "this system does not tell a process's peak memory"
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    return peak, "largest resident size of the process since it started"
+    @property
+    def mib(self) -> tuple[float | None, str]:
+        """(MiB, what was measured): a GPU's allocations, else the largest this process has been."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20, "largest GPU allocation while drawing samples"
+        try:
+            import resource
+        except ImportError:
+            return None, "this system does not tell a process's peak memory"
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+        return peak, "largest resident size of the process since it started"

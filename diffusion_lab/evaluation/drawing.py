@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusion_lab.evaluation.cost import (
-    Stopwatch,
-    counted,
-    device_name,
-    peak_memory_mib,
-    reset_peak_memory,
-    seconds_per_1000,
-)
+from diffusion_lab.evaluation.cost import PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
 from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.sampling import Stream, labels
@@ -164,8 +157,7 @@ def _draw(
     done: int,
 ) -> None:
     """Each shard is written as soon as it is whole, to those of the stores that want it. `done` samples are there already."""
-    reset_peak_memory(model.device)
-    stopwatch = Stopwatch(model.device)
+    memory, stopwatch, device = PeakMemory(model.device), Stopwatch(model.device), device_name(model.device)
     total = done + sum(len(part) for part, _ in wanted)
     for part, of in wanted:
         laps_before = len(stopwatch.laps)
@@ -181,10 +173,10 @@ def _draw(
             room -= len(x)
             done += len(x)
             progress("samples", done, total)
-        peak, peak_of = peak_memory_mib(model.device)
+        peak, peak_of = memory.mib
         effort = Effort(
             laps=stopwatch.laps[laps_before:],
-            device=device_name(model.device),
+            device=device,
             threads=torch.get_num_threads(),
             nfe=model.nfe,
             peak_memory_mib=peak,

@@ -11,21 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusion_lab.evaluation.cache import digest
+from diffusion_lab.evaluation.asked import draw_asked
 from diffusion_lab.evaluation.cost import TrainingCost
-from diffusion_lab.evaluation.drawing import Drawn, draw_once
-from diffusion_lab.evaluation.interpolation import interpolation
+from diffusion_lab.evaluation.latents import latent_pictures
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming
-from diffusion_lab.evaluation.reconstruction import reconstructions
 from diffusion_lab.evaluation.reference import Progress, Reference
-from diffusion_lab.evaluation.sampling import Stream
 from diffusion_lab.evaluation.scores import Scores
 from diffusion_lab.evaluation.settings import Evaluation
-from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.subject import Subject, View
 from diffusion_lab.measures import Measure
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.runs import CacheDirectory
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -61,9 +56,11 @@ def score(
     measures = check_measures(features, metrics, data)
     progress = progress or (lambda stage, done, total: None)
     scores = Scores()
-    references = [Reference(data, part.to(model.device).eval(), cache_dir, model.device, progress) for part in features]
     with model.use_weights(settings.weights), _evaluating(model):
-        drawn = _draw(model, references, settings, cache_dir, identities, progress, anew)
+        references = [
+            Reference(data, part.to(model.device).eval(), cache_dir, model.device, progress) for part in features
+        ]
+        drawn = draw_asked(model, references, settings, cache_dir, identities, progress, anew)
         if drawn is None:
             return None
         ways = zip(_namings(features), drawn, references, strict=True)
@@ -73,8 +70,7 @@ def score(
             scores.attempt(metric.measures(_namings(features)), lambda metric=metric: metric.score(subject, scores))
         scores.samples = subject.drawn.images
         if len(data.shape) == 3:
-            scores.interpolation = interpolation(model, settings.seed)
-            scores.reconstructions = reconstructions(model, data)
+            scores.interpolation, scores.reconstructions = latent_pictures(model, data, settings.seed)
     scores.describe(measures)
     scores.protocol |= _protocol(subject)
     return scores
@@ -94,35 +90,6 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
 
 def _namings(features: Sequence[Features]) -> list[Naming]:
     return [Naming(part.name, part.metric_name, first=part is features[0]) for part in features]
-
-
-def _draw(
-    model: GenerativeModel,
-    references: Sequence[Reference],
-    settings: Evaluation,
-    cache_dir: Path,
-    identities: Sequence[str],
-    progress: Progress,
-    anew: bool,
-) -> list[Drawn] | None:
-    """The samples that the settings ask for, of the weights that the model has now, as each set of features sees them."""
-    data = references[0].data
-    prior = references[0].class_prior(settings.reference_split) if model.num_classes is not None else None
-    stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior)
-    decisive = {
-        "weights": digest(model.state_dict()),
-        "sampling": model.sampling_protocol(),
-        "seed": stream.seed,
-        "batch_size": stream.batch_size,
-        "num_levels": stream.num_levels,
-        "class_prior": None if prior is None else prior.tolist(),
-    }
-    features = [reference.features for reference in references]
-    stores = [
-        SampleStore(CacheDirectory(cache_dir).samples, {**decisive, "model": identity, "features": part.identity})
-        for identity, part in zip(identities, features, strict=True)
-    ]
-    return draw_once(model, features, stream, settings.resolve_num_samples(data.num_test), stores, progress, anew)
 
 
 def _protocol(subject: Subject) -> dict:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.evaluation.cost import Lap, Stopwatch, counted, num_parameters, peak_memory_mib, seconds_per_1000
+from diffusion_lab.evaluation.cost import Lap, PeakMemory, Stopwatch, counted, num_parameters, seconds_per_1000
 from tests.evaluation.stand_ins import GaussianModel
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def test_a_stopwatch_times_its_blocks_and_nothing_between_them(monkeypatch):
 
 def test_peak_memory_is_that_of_the_kernel_in_mib():
     pytest.importorskip("resource")
-    peak, what = peak_memory_mib(CPU)
+    peak, what = PeakMemory(CPU).mib
     assert "process" in what
     assert peak > 100  # torch alone takes more
     status = Path("/proc/self/status")

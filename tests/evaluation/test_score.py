@@ -7,8 +7,8 @@ import torch
 from diffusion_lab.evaluation.cost import TrainingCost
 from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.latents import PAIRS
 from diffusion_lab.evaluation.metrics import BitsPerDim
-from diffusion_lab.evaluation.reconstruction import PAIRS
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics

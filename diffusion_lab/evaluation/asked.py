@@ -1,0 +1,44 @@
+"""Which samples a score asks for: all that decides them, under which they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion_lab.evaluation.cache import digest
+from diffusion_lab.evaluation.drawing import Drawn, draw_once
+from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.sampling import Stream
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.shards import SampleStore
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.runs import CacheDirectory
+
+
+def draw_asked(
+    model: GenerativeModel,
+    references: Sequence[Reference],
+    settings: Evaluation,
+    cache_dir: Path,
+    identities: Sequence[str],
+    progress: Progress,
+    anew: bool,
+) -> list[Drawn] | None:
+    """The samples that the settings ask for, of the weights that the model has now, as each set of features sees them."""
+    data = references[0].data
+    prior = references[0].class_prior(settings.reference_split) if model.num_classes is not None else None
+    stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior)
+    decisive = {
+        "weights": digest(model.state_dict()),
+        "sampling": model.sampling_protocol(),
+        "seed": stream.seed,
+        "batch_size": stream.batch_size,
+        "num_levels": stream.num_levels,
+        "class_prior": None if prior is None else prior.tolist(),
+    }
+    features = [reference.features for reference in references]
+    stores = [
+        SampleStore(CacheDirectory(cache_dir).samples, {**decisive, "model": identity, "features": part.identity})
+        for identity, part in zip(identities, features, strict=True)
+    ]
+    return draw_once(model, features, stream, settings.resolve_num_samples(data.num_test), stores, progress, anew)

@@ -1,0 +1,33 @@
+"""What a model's latents hold: is what lies between two of them an image, and what gets lost on the way there and back?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
+PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
+PAIRS = 32  # test images, each beside its reconstruction
+
+
+@torch.no_grad()
+def latent_pictures(model: GenerativeModel, data: DataModule, seed: int) -> tuple[Tensor, Tensor | None]:
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is told the classes.
+
+    interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
+    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS test images, each followed by the image of its
+    latent; None for a family that cannot look back.
+    """
+    paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
+    weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
+    x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
+    y = None if y is None or model.num_classes is None else y.to(model.device)
+    ways = model.interpolate(2 * paths, 2 * paths + 1, weight, seed, model.classes_in_turn(paths)).cpu()
+    again = model.reconstruct(x_0.to(model.device), y)
+    return ways, None if again is None else torch.stack([x_0, again.cpu().clamp(-1, 1)], dim=1).flatten(0, 1)
