@@ -1,0 +1,84 @@
+"""Ours: the model that `diffusion-lab train` makes of some options, by its own command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from contenders.contender import END, Budget, Contender, Facts, Trained
+from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.commands import app
+from diffusion_lab.evaluation.sampling import labels
+from diffusion_lab.from_config.trained import load_config, load_model, trained_config
+from diffusion_lab.models import budget as lab_budget
+from diffusion_lab.runs import newest_model
+from diffusion_lab.runs.contents import snapshot_name
+
+_KEPT = (0.1, 0.2, 0.4)  # moments that a guidance may ask for
+
+
+class Ours(Contender):
+    """options: of `diffusion-lab train`, as one would type them. Its own sampler is what they say, guidance and rounding too."""
+
+    def __init__(self, options: str) -> None:
+        self.options = options
+
+    def train(self, folder: Path, budget: Budget) -> Facts:
+        # trainer.max_time is of the wall; here it is of the clock that every contender has.
+        lab_budget.monotonic = budget.clock
+        moments = ",".join(map(str, sorted({*_KEPT, *budget.moments})))
+        code = app.run(
+            "train",
+            [
+                *("callbacks.progress=null", "callbacks.sample_grid.every_n_steps=0", "val.every_n_steps=0"),
+                *shlex.split(self.options),
+                *(f"trainer.max_time={{seconds:{budget.seconds}}}", f"seed={budget.seed}", f"outputs={folder}"),
+                *(f"snapshots.at=[{moments}]", f"trainer.accelerator={'cpu' if budget.device == 'cpu' else 'gpu'}"),
+                "score=false",
+            ],
+        )
+        if code != 0:
+            raise SystemExit(code)
+        directory = newest_model(folder)
+        training, config = directory.read_training(), load_config(directory)
+        steps = {END: training["steps"]}
+        steps |= {moment: _step_of(directory.weights(snapshot_name(moment))) for moment in budget.moments}
+        with self.at(folder, END, budget, 0) as trained:
+            parameters = sum(parameter.numel() for parameter in trained.reverse.network.parameters())
+        return Facts(parameters, config.data.batch_size, steps)
+
+    @contextmanager
+    def at(self, folder: Path, moment: float, budget: Budget, num_steps: int) -> Iterator[Trained]:
+        """Its own sampler keeps its own number of steps."""
+        options = {"model_dir": str(newest_model(folder).path), "data": {}}
+        directory, saved = trained_config(OmegaConf.create(options))
+        weights = "auto" if moment == END else snapshot_name(moment)
+        model = load_model(directory, saved, weights).to(budget.device)
+        if weights == "auto":
+            weights = suited_weights(model.weight_names, directory.read_training()["steps"])
+
+        def own(indices: Tensor, seed: int) -> Tensor:
+            return model.sample(indices, seed, _classes(indices, seed, model.num_classes))
+
+        with model.use_weights(weights):
+            yield Trained(model.process, model.reverse, own, model.nfe)
+
+
+def _classes(indices: Tensor, seed: int, num_classes: int | None) -> Tensor | None:
+    """Of each sample, for a model that is told them: Fashion-MNIST has as many images of each."""
+    if num_classes is None:
+        return None
+    return labels(indices, seed, torch.full((num_classes,), 1 / num_classes, dtype=torch.float64))
+
+
+def _step_of(file: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        return int(content.metadata()["step"])

@@ -1,0 +1,162 @@
+"""A peer's network, trained by a loop like its own example's: for a budget of time, on the images of our data module."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from contenders.contender import END, Budget, Contender, Facts, Trained
+from contenders.shared import in_our_terms
+from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.diffusion import Prediction
+from diffusion_lab.files import write_whole
+from diffusion_lab.from_config.precision import precision_of
+from diffusion_lab.models.optimization import CosineDecay, LearningRate
+
+MAX_GRAD_NORM = 1.0  # of both peers' examples, and ours
+
+
+class Average(Protocol):
+    """An average of the weights of a module, as a peer takes it."""
+
+    def update(self) -> None:
+        """After each step of the optimizer."""
+
+    def weights(self) -> list[Tensor]:
+        """In the order of module.parameters()."""
+
+
+class WarmAverage:
+    """θ̄ ← d·θ̄ + (1 − d)·θ, d = min(decay, (1 + n)/(10 + n)) after n steps: ours."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.995) -> None:
+        self._raw, self._decay, self._updates = list(module.parameters()), decay, 0
+        self._averages = [parameter.detach().clone() for parameter in self._raw]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._updates += 1
+        decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
+        torch._foreach_lerp_(self._averages, self._raw, 1 - decay)
+
+    def weights(self) -> list[Tensor]:
+        return self._averages
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a peer is trained. batch_size: images of one backward pass, of which `accumulate` make a step."""
+
+    batch_size: int
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    learning_rate: LearningRate
+    average: Callable[[nn.Module], Average]
+    accumulate: int = 1
+    bf16: bool = False
+
+
+BEST = Recipe(
+    batch_size=32,
+    optimizer=lambda parameters: AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0),
+    learning_rate=CosineDecay(warmup_steps=100),
+    average=WarmAverage,
+    bf16=True,
+)
+
+
+class Peer(Contender):
+    """A subclass builds the module and says what is in it. Images are mirrored at random, as both peers' examples do."""
+
+    def __init__(self, base: int, recipe: Recipe) -> None:
+        self.base, self.recipe = base, recipe
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """What is trained."""
+
+    @abstractmethod
+    def loss(self, module: nn.Module, x_0: Tensor) -> Tensor:
+        """Of a batch of images in [−1, 1], with noise and steps drawn as the peer does."""
+
+    @abstractmethod
+    def network(self, module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        """(x_t, steps from 0) -> the prediction."""
+
+    @abstractmethod
+    def conventions(self, module: nn.Module) -> tuple[Tensor, Prediction]:
+        """(ᾱ of steps 0 … T − 1, what the network predicts)."""
+
+    @abstractmethod
+    def own(self, module: nn.Module, size: int, generator: torch.Generator, num_steps: int) -> Tensor:
+        """Samples in [−1, 1] by the peer's own sampler, with one look at the network a step."""
+
+    def train(self, folder: Path, budget: Budget) -> Facts:
+        done = folder / "training.json"
+        if not done.is_file():
+            torch.manual_seed(budget.seed)
+            module = self.build().to(budget.device)
+            steps = {}
+            for moment, step, weights in self._train(module, budget):
+                write_whole(_file(folder, moment), save({str(i): w.cpu().contiguous() for i, w in enumerate(weights)}))
+                steps[moment] = step
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            write_whole(done, json.dumps({"parameters": parameters, "steps": list(steps.items())}).encode())
+        found = json.loads(done.read_text())
+        batch_size = self.recipe.batch_size * self.recipe.accumulate
+        return Facts(found["parameters"], batch_size, dict(map(tuple, found["steps"])))
+
+    def _train(self, module: nn.Module, budget: Budget) -> Iterator[tuple[float, int, list[Tensor]]]:
+        """(moment, steps, averaged weights) when a moment is reached, the end too."""
+        recipe, device = self.recipe, torch.device(budget.device)
+        precision = precision_of("auto" if recipe.bf16 else "32-true", device.type == "cuda")
+        optimizer, average = recipe.optimizer(module.parameters()), recipe.average(module)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        batches = iter(FashionMNIST(recipe.batch_size, budget.seed, flip=True).train_dataloader())
+        module.train()
+        start, step, used = budget.clock(), 0, 0.0
+        while used < END:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * recipe.learning_rate(step, used)
+            for _ in range(recipe.accumulate):
+                x_0, _ = next(batches)
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    loss = self.loss(module, x_0.to(device)) / recipe.accumulate
+                loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update()
+            step += 1
+            before, used = used, min(END, (budget.clock() - start) / budget.seconds)
+            for moment in (*budget.moments, END):
+                if before < moment <= used:
+                    yield moment, step, [weights.detach() for weights in average.weights()]
+
+    @contextmanager
+    def at(self, folder: Path, moment: float, budget: Budget, num_steps: int) -> Iterator[Trained]:
+        module = self.build().to(budget.device).eval()
+        weights = load_file(_file(folder, moment), budget.device)
+        with torch.no_grad():
+            for i, parameter in enumerate(module.parameters()):
+                parameter.copy_(weights[str(i)])
+
+        def own(indices: Tensor, seed: int) -> Tensor:
+            # A peer keys no image by its index: a batch is keyed by its first.
+            generator = torch.Generator(budget.device).manual_seed(seed * 2**32 + int(indices[0]))
+            return self.own(module, len(indices), generator, num_steps)
+
+        yield Trained(*in_our_terms(self.network(module), *self.conventions(module)), own, num_steps)
+
+
+def _file(folder: Path, moment: float) -> Path:
+    return folder / f"at_{moment:g}.safetensors"

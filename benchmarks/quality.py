@@ -1,0 +1,84 @@
+"""Quality per minute: ours beside diffusers and denoising-diffusion-pytorch on Fashion-MNIST, all trained for equal minutes.
+
+    python benchmarks/quality.py --minutes 10 --seeds 1 2 3 --out quality
+    python benchmarks/quality.py --minutes 2 5 --contenders ours diffusers-16-best --ours 'data=fashion_mnist optimizer=adamw'
+
+Each contender trains in a process of its own, for minutes of that process's CPU time over its threads, so other work on the
+machine takes nothing from it (--device cuda: minutes on the GPU). All are then drawn with one shared sampler, DDIM around any
+network, and with their own, and scored by two rulers. The same command again makes only what is missing in --out.
+It needs `diffusers` and `denoising-diffusion-pytorch`, which the project itself does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from itertools import product
+from pathlib import Path
+
+from contenders.everyone import NAMES, missing
+from contenders.job import Job
+from contenders.summary import Row, figure, table
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # a peer's sampler draws a bar a batch
+
+
+def main() -> None:
+    options = _options()
+    absent = missing(options.contenders)
+    if absent:
+        raise SystemExit(
+            f"quality.py compares with what is no part of this project: pip install {' '.join(absent)}, or --contenders ours"
+        )
+    out, sampling = options.out.absolute(), (options.samples, options.steps, options.threads, options.device)
+    jobs = [
+        Job(name, seed, minutes, tuple(options.moments), *sampling, options.ours, out)
+        for seed, minutes, name in product(options.seeds, options.minutes, options.contenders)
+    ]
+    missed = [job for job in jobs if not job.finished()]
+    for number, job in enumerate(missed, 1):
+        print(f"{number} of {len(missed)}: {job.folder}", flush=True)
+        process = multiprocessing.get_context("spawn").Process(target=job.run)
+        process.start()
+        process.join()
+    rows = [
+        Row(name, minutes, results)
+        for minutes, name in product(options.minutes, options.contenders)
+        if (results := [j.result() for j in jobs if (j.name, j.minutes) == (name, minutes) and j.finished()])
+    ]
+    if rows:
+        text = table(rows)
+        (out / "table.md").write_text(f"{text}\n")
+        figure(rows, out / "distance.png")
+        print(f"\n{text}\n\n{out / 'distance.png'}")
+    failed = [str(job.folder) for job in jobs if not job.finished()]
+    if failed:
+        sys.exit(f"not finished: {', '.join(failed)}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0], help="of training, for each contender")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--ours", default="data=fashion_mnist", help="options of `diffusion-lab train`")
+    parser.add_argument("--samples", type=int, default=1000, help="that are scored, of each sampler")
+    parser.add_argument("--steps", type=int, default=50, help="of the shared sampler, and of the peers' own")
+    parser.add_argument(
+        "--moments", type=float, nargs="*", default=[0.2, 0.4], help="shares of the minutes, for the curve"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--out", type=Path, default=Path("quality"), help="a folder; what is finished there is not run again"
+    )
+    options = parser.parse_args()
+    if min(options.minutes) <= 0 or not all(0 < moment < 1 for moment in options.moments) or options.samples < 2:
+        parser.error("minutes are above 0, moments between 0 and 1, samples two or more")
+    return options
+
+
+if __name__ == "__main__":
+    main()
