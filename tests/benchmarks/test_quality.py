@@ -1,10 +1,13 @@
-"""benchmarks/quality.py without the peers: a network with a peer's conventions draws what ours draws."""
+"""benchmarks/quality.py without the peers: networks with a peer's conventions, in place of theirs."""
 
 import sys
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from diffusion_lab.diffusion import (
     DDIMSampler,
@@ -17,18 +20,18 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
+from diffusion_lab.models.optimization import Constant
 
 SHAPE, STEPS = (1, 2, 2), 7
 MEAN, STD = 0.2, 0.3  # of the data, N(MEAN, STD²), of which the best prediction is known
 
 
-@pytest.fixture(scope="module")
-def shared():
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    """Its parts can be imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        from contenders import shared
-
-        yield shared
+        yield
         for name in [name for name in sys.modules if name.partition(".")[0] == "contenders"]:
             del sys.modules[name]
 
@@ -42,8 +45,10 @@ def best(x_t, alpha_bar):
 
 
 @pytest.mark.parametrize(("prediction", "part"), [(PredictNoise(), 0), (PredictVelocity(), 1)])
-def test_a_peers_network_draws_what_ours_does(shared, prediction, part):
-    """Its steps count from 0, its schedule is a float32 table of them, it calls neither t nor the variance by our names."""
+def test_a_peers_network_draws_what_ours_does(prediction, part):
+    """Its steps count from 0, and its schedule is a float32 table of them."""
+    from contenders import shared
+
     noise = SampleNoise(0, torch.arange(64))
     process = GaussianDiffusion(LinearSchedule(1000))
 
@@ -64,3 +69,56 @@ def test_a_peers_network_draws_what_ours_does(shared, prediction, part):
     theirs = shared.draw(*shared.in_our_terms(peer, alphas_cumprod, prediction), noise, SHAPE, STEPS)
     assert (seen[0], seen[-1], len(seen)) == (999, 0, STEPS)
     assert (theirs - mine).abs().max() < 1e-4
+
+
+def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkeypatch):
+    """A step takes a second of ten; a moment has the averaged weights of the step that reached it."""
+    from contenders import contender, peer
+
+    @dataclass(frozen=True)
+    class Seconds(contender.Budget):
+        ticks: count = field(default_factory=count)
+
+        def clock(self):
+            return next(self.ticks)
+
+    class Fake(peer.Peer):
+        """Its only weight falls by lr a step: the gradient of its loss is 1."""
+
+        def build(self):
+            return nn.Linear(1, 1, bias=False).apply(lambda part: nn.init.zeros_(part.weight))
+
+        def loss(self, module, x_0):
+            return module.weight.sum()
+
+        def network(self, module):
+            return lambda x_t, k: module.weight.sum() * torch.ones_like(x_t)
+
+        def conventions(self, module):
+            return torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0), PredictNoise()
+
+        def own(self, module, size, generator, num_steps):
+            return module.weight.sum().expand(size)
+
+    class Raw:
+        def __init__(self, module):
+            self.weights = lambda: list(module.parameters())
+
+        def update(self):
+            pass
+
+    class Images:
+        def __init__(self, *_, **__):
+            self.train_dataloader = lambda: iter([(torch.zeros(1), None)] * 10)
+
+    monkeypatch.setattr(peer, "FashionMNIST", Images)
+    recipe = peer.Recipe(1, lambda weights: torch.optim.SGD(weights, lr=1.0), Constant(), Raw)
+    budget = Seconds(10.0, (0.25, 0.5), seed=0, threads=1, device="cpu")
+    facts = Fake(16, recipe).train(tmp_path, budget)
+    assert facts.steps == {0.25: 3, 0.5: 5, 1.0: 10}
+    for moment, steps in facts.steps.items():
+        with Fake(16, recipe).at(tmp_path, moment, budget, 50) as trained:
+            assert trained.own(torch.arange(1), 0).item() == pytest.approx(-steps, rel=1e-5)  # clipped to 1 - 1e-6
+
+    monkeypatch.delattr(peer, "FashionMNIST")
+    assert Fake(16, recipe).train(tmp_path, budget) == facts
