@@ -56,6 +56,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     assert code == 0, err
     ((training,), (score,)) = runs(lab.folder, "models"), runs(lab.folder, "runs")
     directory = newest_model(lab.folder / "outputs")
+    assert directory.metrics_csv.is_file()
     assert training["name"] == directory.path.name
     assert training["run_id"] == directory.tracked_as.read_text() != score["run_id"]
     for run, job_type in ((training, "train"), (score, "evaluate")):
@@ -190,7 +191,7 @@ def test_without_an_account_one_sentence_says_how_to_go_on(tmp_path, zygote):
 def test_a_service_that_is_down_costs_a_warning_and_nothing_else(tmp_path, zygote):
     """Nobody listens at that port. It is waited for as long as W&B is told, then the run is recorded offline."""
     nowhere = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    nowhere |= {"WANDB_INIT_TIMEOUT": "5"}
+    nowhere |= {"WANDB_INIT_TIMEOUT": "2"}
     training = zygote.start(tmp_path, "train", *TINY, *STRIDED, "logger=wandb", "score=false", **nowhere)
     _, err = training.communicate()
     assert training.returncode == 0, err
@@ -211,7 +212,9 @@ def test_a_service_is_waited_for_half_a_minute_or_as_long_as_wandb_is_told(monke
 def test_tensorboard_lies_beside_the_model(lab):
     code, _, err = lab("train", *TINY, *STRIDED, "logger=tensorboard", "score=false")
     assert code == 0, err
-    assert list(newest_model(lab.folder / "outputs").logs.glob("events.out.tfevents.*"))
+    directory = newest_model(lab.folder / "outputs")
+    assert directory.metrics_csv.is_file()
+    assert list(directory.logs.glob("events.out.tfevents.*"))
 
 
 def test_several_loggers_at_once_and_any_of_lightnings(lab):

@@ -94,20 +94,20 @@ def test_eta_scales_the_noise_between_the_two():
 
 
 @pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(9)), DDIMSampler(EvenSpacing(9), eta=0.3)], ids=str)
-def test_64_samples_are_the_same_in_batches_of_64_7_and_1(sampler):
+def test_samples_are_the_same_in_batches_of_16_7_and_1(sampler):
     process, reverse = exact(CosineSchedule(50), FixedLarge(), clip=True)
 
     def draw(batch_size):
         parts = []
-        for indices in torch.arange(64).split(batch_size):
+        for indices in torch.arange(16).split(batch_size):
             noise = SampleNoise(3, indices)
             parts.append(sampler(process, reverse, noise.initial((2, 4, 4)), noise=noise))
         return torch.cat(parts)
 
-    whole = draw(64)
+    whole = draw(16)
     assert torch.equal(draw(7), whole)
     assert torch.equal(draw(1), whole)
-    assert len(whole.flatten(1).unique(dim=0)) == 64
+    assert len(whole.flatten(1).unique(dim=0)) == 16
 
 
 def test_the_network_is_asked_once_a_step_at_the_original_indices_of_the_spacing():
