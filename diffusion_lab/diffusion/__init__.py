@@ -37,7 +37,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
 
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
-from .decoders import Decoder, GaussianDecoder, LevelDecoder
+from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
 from .denoising import denoise_from
 from .gaussian import Gaussian
 from .guidance import Autoguidance, ClassifierFree, ClassifierGuidance, Guidance, GuidedReverse, Unguided, Worse
@@ -93,6 +93,7 @@ __all__ = [
     "Decoder",
     "DynamicThreshold",
     "EDMSchedule",
+    "EndLevelDecoder",
     "EndLevels",
     "ErrorOf",
     "EvenSpacing",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .levels import check_shares, end_log_odds
 from .shapes import Images, Number
 
 
@@ -51,22 +52,14 @@ class EndLevels(Rounding):
             raise ValueError(f"rounding.error={self.error}: it is a number of levels, 0 or more")
         if self.num_levels is None:
             return
-        if self.shares is None:
-            raise ValueError(
-                "rounding=ends needs the shares of pixels at the ends, and this model was trained before they were recorded: use "
-                "rounding=nearest, or train the model again"
-            )
-        if len(self.shares) != 2 or not all(0 <= share <= 1 for share in self.shares):
-            raise ValueError(f"rounding.shares={list(self.shares)}: they are two numbers from 0 to 1")
-        object.__setattr__(self, "shares", tuple(self.shares))
+        object.__setattr__(self, "shares", check_shares(self.shares, "rounding", instead="nearest"))
 
     def __call__(self, x_0: Images) -> Images:
         if self.num_levels is None or self.num_levels < 3:
             return x_0
-        between = max(1 - sum(self.shares), 1e-12) / (self.num_levels - 2)
         low, high = (
-            self.error * math.sqrt(2 * max(math.log(max(share, 1e-12) / between), 0)) * 2 / (self.num_levels - 1)
-            for share in self.shares
+            self.error * math.sqrt(2 * log_odds) * 2 / (self.num_levels - 1)
+            for log_odds in end_log_odds(self.shares, self.num_levels)
         )
         x_0 = torch.where(x_0 + 1 < low, -1.0, x_0)
         return torch.where(1 - x_0 < high, 1.0, x_0)

@@ -14,8 +14,8 @@ from diffusion_lab.networks.sizes import check_counts, check_dropout
 class MLP(nn.Module):
     """network(x_t (B, in_channels) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels) float32.
 
-    hidden: width of every layer; num_layers: residual layers; num_classes and held_channels as for the U-Net. The output layer starts at
-    zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
+    hidden: width of every layer; num_layers: residual layers; num_classes and held_channels as for the U-Net. The output
+    layer starts at zero, so the network's first output is exactly 0. Raises ValueError where a size is not a positive whole number.
     """
 
     def __init__(

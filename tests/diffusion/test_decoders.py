@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
+    EndLevelDecoder,
     FixedSmall,
     Gaussian,
     GaussianDecoder,
@@ -40,11 +41,11 @@ def levels(num_levels):
     return torch.linspace(-1, 1, num_levels, dtype=torch.float64)
 
 
-def log_prob(chain, x_0, x_1, num_levels):
+def log_prob(chain, x_0, x_1, num_levels, decoder=LevelDecoder()):  # noqa: B008 - frozen
     def reverse():
         raise AssertionError("LevelDecoder has no parameters")
 
-    return LevelDecoder().log_prob(chain, torch.ones(len(x_0), dtype=torch.int64), reverse, x_0, x_1, num_levels)
+    return decoder.log_prob(chain, torch.ones(len(x_0), dtype=torch.int64), reverse, x_0, x_1, num_levels)
 
 
 def bits(chain, num_levels, draws=200):
@@ -64,6 +65,40 @@ def test_the_masses_of_all_levels_sum_to_one(log_snr, num_levels):
     torch.testing.assert_close(
         log_prob(chain, grid, x_1.expand_as(grid), num_levels).exp().sum(0), torch.ones(5, dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize("log_snr", [-3.0, 7.0, 14.0])
+@pytest.mark.parametrize("shares", [(0.5, 0.1), (0.0, 0.9), (0.0, 0.0)])
+@pytest.mark.parametrize("num_levels", [3, 17, 256])
+def test_the_ends_have_their_shares_as_a_prior(log_snr, shares, num_levels):
+    chain = process(log_snr)
+    row, grid = chain.numbers(1), levels(num_levels)
+    x_1 = row.signal * torch.linspace(-1.1, 1.1, 23, dtype=torch.float64)[:, None]
+    between = (1 - sum(shares)) / (num_levels - 2)
+    prior = torch.tensor([max(shares[0], between), *[between] * (num_levels - 2), max(shares[1], between)])
+    expected = (prior.double().log() - 0.5 * ((x_1 - row.signal * grid) / row.noise).square()).log_softmax(dim=1)
+    decoder = EndLevelDecoder(shares, num_levels)
+    every = log_prob(chain, grid.expand(23, -1), x_1.expand(-1, num_levels), num_levels, decoder)
+    near = expected > -25
+    torch.testing.assert_close(every[near], expected[near])
+    torch.testing.assert_close(every.exp().sum(1), torch.ones(23, dtype=torch.float64))
+
+
+def test_a_prior_costs_less_where_it_is_right_and_continuous_data_have_no_ends():
+    chain, draws = process(12.0), torch.Generator().manual_seed(0)
+    black = torch.rand(20000, 1, generator=draws) < 0.5
+    x_0 = torch.where(black, -1.0, levels(256)[torch.randint(0, 256, (20000, 1), generator=draws)])
+    eps = torch.randn(x_0.shape, dtype=torch.float64, generator=draws)
+    x_1 = chain.q_sample(x_0, torch.ones(len(x_0), dtype=torch.int64), eps)
+    plain, informed = (
+        log_prob(chain, x_0, x_1, 256, decoder).mean()
+        for decoder in (LevelDecoder(), EndLevelDecoder((0.502, 0.002), 256))
+    )
+    assert informed > plain + 0.05
+    continuous = EndLevelDecoder(None, None)
+    assert torch.equal(log_prob(chain, x_0, x_1, None, continuous), log_prob(chain, x_0, x_1, None))
+    with pytest.raises(ValueError, match="trained before they were recorded: use decoder=levels"):
+        EndLevelDecoder(None, 256)
 
 
 @pytest.mark.parametrize("log_snr", [0.0, 7.0, 12.0])
