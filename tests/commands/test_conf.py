@@ -31,7 +31,7 @@ from diffusion_lab.from_config.kinds import check_kinds
 from ..diffusion.test_solvers import LINE, exact, global_error
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
-FACTS |= {"identity": "0" * 64}
+FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}
 PACKAGE = "# @package _global_"
 
 
@@ -126,7 +126,8 @@ def test_a_timestep_sampler_draws_t_of_the_chain_with_weight_one_before_it_has_l
 
 
 @pytest.mark.parametrize(
-    "group", ["prediction", "objective", "decoder", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"]
+    "group",
+    ["prediction", "objective", "decoder", "rounding", "weighting", "optimizer", "lr_scheduler", "ema", "evaluation"],
 )
 def test_every_choice_can_be_built(group):
     for name in choices(group):
