@@ -35,19 +35,20 @@ class Monitor(Callback):
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
         self._clock = perf_counter()
+        self._device = torch.device("cpu")
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        self.means.to(pl_module.device)
+        self._device = pl_module.device
+        self.means.to(self._device)
         self._show(trainer)
         self._clock = perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
             return  # a GAN's discriminator
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if gradients:  # none, where the step is skipped
-            self._mean("grad_norm").update(nn.utils.get_total_norm(gradients))
+        norm = pl_module.gradient_norm
+        counts = norm.isfinite()  # else the step is skipped
+        self._add("grad_norm", torch.where(counts, norm, 0.0), counts)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
@@ -55,8 +56,7 @@ class Monitor(Callback):
         for name, value in outputs["terms"].items():
             self._mean(name).update(value)
         for name, (total, count) in outputs.get("sums", {}).items():
-            self._mean(f"{name}{_SUM}").update(total)
-            self._mean(f"{name}{_COUNT}").update(count)
+            self._add(name, total, count)
         now = perf_counter()
         self.seconds += now - self._clock
         self._window_seconds += now - self._clock
@@ -84,9 +84,13 @@ class Monitor(Callback):
     def _show(self, trainer: Trainer) -> None:
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._last.items()})
 
+    def _add(self, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
+        self._mean(f"{name}{_SUM}").update(total)
+        self._mean(f"{name}{_COUNT}").update(count)
+
     def _mean(self, name: str) -> MeanMetric:
         if name not in self.means:
-            self.means[name] = MeanMetric(nan_strategy="disable")
+            self.means[name] = MeanMetric(nan_strategy="disable").to(self._device)
             self.means[name].persistent(True)
         return self.means[name]
 

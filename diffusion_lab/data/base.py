@@ -97,7 +97,7 @@ class DataModule(LightningDataModule, ABC):
             start = batches_trained(self.trainer) if self.trainer else 0
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start))
 
-        return Batches(lambda: self._show("train", picks()))
+        return Batches(lambda: _pinned(self._show("train", picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -180,6 +180,13 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
+
+
+def _pinned(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Where there is a GPU, in memory from which it copies without being waited for."""
+    if not torch.cuda.is_available():
+        return batches
+    return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
 
 
 class Batches(Generic[T]):

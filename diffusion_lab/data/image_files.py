@@ -124,7 +124,6 @@ class ImageFiles(DataModule):
             sampler=picks,
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
         )
         try:
             for batch in loader:

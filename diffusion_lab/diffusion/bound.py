@@ -24,6 +24,7 @@ from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .shapes import Images, Labels, PerSample, Steps
+from .waiting import at_hand
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,19 @@ def bound_term(
     `distribution` is p_θ(x_{t−1}|x_t).
     """
     term = bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution))
-    (first,) = torch.nonzero(t == 1, as_tuple=True)
-    if len(first):
-        log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
-        last_step = Gaussian(distribution.mean[first], log_variance[first])
-        log_prob = decoder.log_prob(process, t[first], lambda: last_step, x_0[first], x_t[first], num_levels)
-        term = term.index_put((first,), -bits_per_dim(log_prob))
+    first = t == 1
+    log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
+    if not at_hand(t):  # only the device knows which rows are last steps: every row takes one, most of them an idle one
+        here = first.reshape(-1, *[1] * (x_0.ndim - 1))
+        last_step = Gaussian(torch.where(here, distribution.mean, x_0), torch.where(here, log_variance, 0.0))
+        x_1, ones = torch.where(here, x_t, x_0), torch.ones_like(t)
+        log_prob = decoder.log_prob(process, ones, lambda: last_step, x_0, x_1, num_levels)
+        return torch.where(first, -bits_per_dim(log_prob), term)
+    (rows,) = torch.nonzero(first, as_tuple=True)
+    if len(rows):
+        last_step = Gaussian(distribution.mean[rows], log_variance[rows])
+        log_prob = decoder.log_prob(process, t[rows], lambda: last_step, x_0[rows], x_t[rows], num_levels)
+        term = term.index_put((rows,), -bits_per_dim(log_prob))
     return term
 
 

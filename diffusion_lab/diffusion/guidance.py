@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .gaussian import Gaussian
-from .intervals import Interval, check_interval, inside
+from .intervals import Acts, Interval, acts, check_interval
 from .predictions import eps_from_x_0, x_0_from_eps
 from .process import GaussianDiffusion, per_sample
 from .reverse import ReverseProcess, ReverseStep
@@ -99,9 +99,9 @@ class Guidance(ABC):
         """Network evaluations that one look at t (1,) takes, where there is a label."""
         return 1
 
-    def inside(self, process: GaussianDiffusion, t: Steps) -> Bool[Tensor, " b"]:
+    def acts(self, process: GaussianDiffusion, t: Steps) -> Acts:
         """Where it acts."""
-        return inside(process, t, self.interval, self.log_snr_interval)
+        return acts(process, t, self.interval, self.log_snr_interval)
 
     def around(
         self, reverse: ReverseProcess, earlier: Callable[[float], ReverseProcess] | None = None
@@ -162,23 +162,23 @@ class ClassifierFree(Guidance):
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
         process, x_t, t, y = asked
-        acts = self.inside(process, t)
-        if y is None or self.scale == 1 or not acts.any():
+        acts = self.acts(process, t)
+        if y is None or self.scale == 1 or not acts.anywhere:
             return reverse(*asked)
         if worse is not None:
             nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
-            return _away_from(worse, nothing, self.scale, acts, reverse, asked)
+            return _away_from(worse, nothing, self.scale, acts.where, reverse, asked)
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
-            return reverse(process, x_t, t, torch.where(acts, nothing, y))
+            return reverse(process, x_t, t, torch.where(acts.where, nothing, y))
         output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, nothing]))
         conditional, unconditional = output.chunk(2)
-        output = _extrapolated(unconditional, conditional, self.scale, acts)
+        output = _extrapolated(unconditional, conditional, self.scale, acts.where)
         return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         spared = (1,) if self.worse is not None else (0, 1)
-        return 2 if self.scale not in spared and bool(self.inside(process, t).any()) else 1
+        return 2 if self.scale not in spared and self.acts(process, t).anywhere else 1
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ class Autoguidance(Guidance):
             raise ValueError("autoguidance leads away from a worse model, and none is named")
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        acts = self.inside(asked.process, asked.t)
-        if worse is None or self.scale == 1 or not acts.any():
+        acts = self.acts(asked.process, asked.t)
+        if worse is None or self.scale == 1 or not acts.anywhere:
             return reverse(*asked)
-        return _away_from(worse, asked.y, self.scale, acts, reverse, asked)
+        return _away_from(worse, asked.y, self.scale, acts.where, reverse, asked)
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
-        return 2 if self.scale != 1 and bool(self.inside(process, t).any()) else 1
+        return 2 if self.scale != 1 and self.acts(process, t).anywhere else 1
 
 
 def _away_from(
@@ -263,10 +263,10 @@ class ClassifierGuidance(Guidance):
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
         process, x_t, t, y = asked
         look = reverse(process, x_t, t, y if reverse.null_class is not None else None)
-        acts = self.inside(process, t)
-        if y is None or self.scale == 0 or not acts.any():
+        acts = self.acts(process, t)
+        if y is None or self.scale == 0 or not acts.anywhere:
             return look
-        shift = self.scale * per_sample(acts.double(), x_t) * self._gradient(x_t, process.shown(t), y)
+        shift = self.scale * per_sample(acts.where.double(), x_t) * self._gradient(x_t, process.shown(t), y)
         distribution = look.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = look.eps - per_sample(process.noise(t), x_t) * shift

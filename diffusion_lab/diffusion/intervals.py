@@ -1,6 +1,7 @@
 """Where along the chain does a guidance act? An interval of t, or of log SNR (Kynkäänniemi et al. 2024); everywhere without one."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -8,8 +9,16 @@ from torch import Tensor
 
 from .process import GaussianDiffusion
 from .shapes import Times
+from .waiting import at_hand
 
 Interval = Sequence[float | int] | None  # [lo, hi]
+
+
+class Acts(NamedTuple):
+    """Where a guidance acts. anywhere: False where it acts on no sample; True too where only a GPU knows."""
+
+    anywhere: bool
+    where: Bool[Tensor, " b"]
 
 
 def check_interval(interval: Interval, log_snr_interval: Interval) -> None:
@@ -28,12 +37,18 @@ def check_interval(interval: Interval, log_snr_interval: Interval) -> None:
         )
 
 
-def inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Bool[Tensor, " b"]:
+def acts(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Acts:
     """Whether t of `process` lies in the interval, both ends included. `interval` counts t of the original chain."""
-    if log_snr_interval is not None:
-        place, (lo, hi) = process.log_snr(t), log_snr_interval
-    elif interval is not None:
-        place, (lo, hi) = process.time(t), interval
-    else:
-        return torch.ones_like(t, dtype=torch.bool)
+    if interval is None and log_snr_interval is None:
+        return Acts(True, torch.ones_like(t, dtype=torch.bool))
+    if process.everywhere is not None:
+        anywhere = bool(_inside(process, torch.tensor([process.everywhere]), interval, log_snr_interval))
+        return Acts(anywhere, torch.full_like(t, anywhere, dtype=torch.bool))
+    where = _inside(process, t, interval, log_snr_interval)
+    return Acts(bool(where.any()) if at_hand(where) else True, where)
+
+
+def _inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Bool[Tensor, " b"]:
+    place = process.time(t) if log_snr_interval is None else process.log_snr(t)
+    lo, hi = interval if log_snr_interval is None else log_snr_interval
     return (place >= lo) & (place <= hi)

@@ -20,6 +20,7 @@ from torch import Tensor
 from .gaussian import Gaussian
 from .schedules import Schedule
 from .shapes import Broadcast, Images, Number, PerSample, Steps, Times
+from .waiting import at_hand
 
 _CPU = torch.device("cpu")
 
@@ -62,6 +63,7 @@ class GaussianDiffusion:
     timesteps: (K,), times − 1: 0-based indices of the steps in the *original* chain, int64, or float64 where times are real. The
         network sees `timesteps[t − 1]` at t, so a network trained on the full chain serves every chain over its times.
     prior_std: the standard deviation of p(x_T).
+    everywhere: the step of all samples, where the host knows it (see `at`).
     """
 
     def __init__(self, schedule: Schedule, times: Int64[Tensor, " K"] | Float64[Tensor, " K"] | None = None) -> None:
@@ -69,9 +71,12 @@ class GaussianDiffusion:
         self.schedule = schedule
         self._times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
         self.num_timesteps, self.timesteps = len(self._times), self._times - 1
-        self._tables = {_CPU: torch.stack(self._rows(), dim=1)}
+        self._tables: dict[torch.device, Tensor] = {}
+        if schedule.trained is None:  # what is trained may lie on a GPU, and in real time nobody needs its table
+            self._table(_CPU)
         self.prior_std = self._prior_std()
         self._here: tuple[Steps | None, Row | None] = None, None
+        self.everywhere: int | None = None
 
     def _prior_std(self) -> float:
         """The schedule's; scaled with the noise where this chain ends before it."""
@@ -191,7 +196,7 @@ class GaussianDiffusion:
     @property
     def has_unit_variance(self) -> bool:
         """Whether α_t² + σ_t² = 1, so that x_t has the variance of x_0 where that is 1."""
-        rows = Row(*self._tables[_CPU].unbind(1))
+        rows = Row(*self._table(_CPU).unbind(1))
         return bool((rows.signal.square() + rows.noise.square() - 1).abs().max() < 1e-6)
 
     # ---- times -------------------------------------------------------------------------------------------------------
@@ -203,7 +208,7 @@ class GaussianDiffusion:
         """
         if t.is_floating_point():
             return self.schedule.shown(t)
-        if t.device == _CPU and bool((t == 0).any()):
+        if at_hand(t) and bool((t == 0).any()):
             raise ValueError(f"t = 0 is clean data and has no step back: t lies in 1 … {self.num_timesteps}")
         shown = self._row(t).shown
         return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
@@ -245,21 +250,22 @@ class GaussianDiffusion:
         time = _after(0, self._times.double())
         return Row(time, shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
-    def at(self, t: Times) -> "GaussianDiffusion":
-        """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table."""
+    def at(self, t: Times, everywhere: int | None = None) -> "GaussianDiffusion":
+        """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table.
+
+        everywhere: the one step that t says of all samples, for who must decide by it what to do: t may lie on a GPU.
+        """
         if self._here[0] is t or t.is_floating_point():
             return self
         here = object.__new__(type(self))
-        here.__dict__.update(self.__dict__, _here=(t, self._row(t)))
+        here.__dict__.update(self.__dict__, _here=(t, self._row(t)), everywhere=everywhere)
         return here
 
     def _row(self, t: Steps) -> Row:
         if self._here[0] is t:
             return self._here[1]
-        if t.device not in self._tables:
-            self._tables[t.device] = self._tables[_CPU].to(t.device)
         try:
-            return Row(*self._tables[t.device].index_select(0, t).unbind(1))
+            return Row(*self._table(t.device).index_select(0, t).unbind(1))
         except IndexError as error:  # on a CPU; a GPU fails on the device, without being waited for
             raise ValueError(
                 f"t = {t.tolist()} is not within 0 … {self.num_timesteps}, the steps of this chain"
@@ -267,7 +273,13 @@ class GaussianDiffusion:
 
     def numbers(self, t: int) -> Row:
         """The row of step t as plain numbers, for those that treat all samples alike."""
-        return Row(*self._tables[_CPU][t].tolist())
+        return Row(*self._table(_CPU)[t].tolist())
+
+    def _table(self, device: torch.device) -> Tensor:
+        """(K + 1, columns of a `Row`), brought to a device once."""
+        if device not in self._tables:
+            self._tables[device] = torch.stack(self._rows(), 1) if device == _CPU else self._table(_CPU).to(device)
+        return self._tables[device]
 
 
 def _between(signal: Tensor, noise: Tensor, signal_s: Tensor, noise_s: Tensor) -> tuple[Tensor, ...]:

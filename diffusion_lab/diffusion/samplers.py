@@ -122,7 +122,7 @@ class AncestralSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        return reverse(process, x_t, full(t, x_t)).distribution.sample(noise(x_t)), ()
+        return look_at(reverse, process, x_t, t).distribution.sample(noise(x_t)), ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class DDIMSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        look, to = reverse(process, x_t, full(t, x_t)), process.numbers(s)
+        look, to = look_at(reverse, process, x_t, t), process.numbers(s)
         variance = self.eta**2 * process.numbers(t).beta_tilde
         x_s = to.signal * look.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * look.eps
         return x_s + variance**0.5 * noise(x_t) if self.eta > 0 else x_s, ()
@@ -167,6 +167,12 @@ class DDIMSampler(Sampler):
             here, before = chain.numbers(t), chain.numbers(t - 1)
             x = here.alpha * x + (here.noise - here.alpha * before.noise) * reverse(chain, x, full(t, x), y).eps
         return x / chain.prior_std
+
+
+def look_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
+    """p_θ(x_s|x_t), all samples at one step, which the process then knows without asking a device."""
+    steps = full(t, x_t)
+    return reverse(process.at(steps, everywhere=t), x_t, steps)
 
 
 def past(t: int, look: ReverseStep) -> Past:

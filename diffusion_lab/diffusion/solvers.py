@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 
 from .process import GaussianDiffusion
-from .samplers import Draw, Memory, Reverse, Sampler, full, past
+from .samplers import Draw, Memory, Reverse, Sampler, look_at, past
 from .shapes import Images
 
 
@@ -35,12 +35,12 @@ class HeunSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        look, at, to = reverse(process, x_t, full(t, x_t)), process.numbers(t), process.numbers(s)
+        look, at, to = look_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
         x_s = to.signal * look.x_0 + to.noise * look.eps
         if s == 0:
             return x_s, ()
         slope = to.noise - to.signal / at.signal * at.noise
-        return x_s + slope / 2 * (reverse(process, x_s, full(s, x_t)).eps - look.eps), ()
+        return x_s + slope / 2 * (look_at(reverse, process, x_s, s).eps - look.eps), ()
 
     def looks(self, num_steps: int) -> list[int]:
         return [t for step in range(num_steps, 0, -1) for t in (step, step - 1) if t > 0]
@@ -69,7 +69,7 @@ class DPMSolverSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        seen = (past(t, reverse(process, x_t, full(t, x_t))), *memory)[: self.order]
+        seen = (past(t, look_at(reverse, process, x_t, t)), *memory)[: self.order]
         known, rate = seen[:t], 2 if self.stochastic else 1
         at, to, h = process.numbers(t), process.numbers(s), _lambda(process, s) - _lambda(process, t)
         x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
@@ -96,7 +96,7 @@ class IPNDMSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        seen = (past(t, reverse(process, x_t, full(t, x_t))), *memory)[: len(_ADAMS_BASHFORTH)]
+        seen = (past(t, look_at(reverse, process, x_t, t)), *memory)[: len(_ADAMS_BASHFORTH)]
         at, to = process.numbers(t), process.numbers(s)
         weights = _ADAMS_BASHFORTH[len(seen) - 1 if s > 0 else 0]
         eps = sum(weight * look.eps for weight, look in zip(weights, seen, strict=False))

@@ -141,12 +141,11 @@ class LossAwareTimesteps(TimestepSampler):
     def probabilities(self) -> Float64[Tensor, " T"]:
         """p(t) for t = 1 … T."""
         uniform = torch.full_like(self.history[:, 0], 1 / self.num_timesteps)
-        warm = bool((self.counts >= self.history.shape[1]).all())
+        warm = (self.counts >= self.history.shape[1]).all()
         second_moment = self.history.square().mean(dim=1).sqrt()
-        if not warm or not bool(second_moment.sum() > 0):
-            return uniform
         aware = second_moment / second_moment.sum()
-        return (1 - self.uniform_probability) * aware + self.uniform_probability * uniform
+        aware = (1 - self.uniform_probability) * aware + self.uniform_probability * uniform
+        return torch.where(warm & (second_moment.sum() > 0), aware, uniform)
 
     def forward(self, batch_size: int, generator: Generator) -> tuple[Steps, PerSample]:
         p = self.probabilities.to(generator.device)
@@ -159,13 +158,21 @@ class LossAwareTimesteps(TimestepSampler):
 
         A loss that is not finite is not remembered: no mean would ever be finite again.
         """
-        history, counts = self.history.cpu(), self.counts.cpu()
+        length, nowhere = self.history.shape[1], self.history.numel()
         finite = loss.isfinite()
-        for index, value in zip((t[finite] - 1).tolist(), loss[finite].double().tolist(), strict=True):
-            history[index, int(counts[index]) % history.shape[1]] = value
-            counts[index] += 1
-        self.history.copy_(history)
-        self.counts.copy_(counts)
+        row = torch.where(finite, t - 1, self.num_timesteps)  # one beyond the last for what is not remembered
+        order = row.argsort(stable=True)
+        row, loss = row[order], loss[order]
+        # In `order` the losses of each t lie side by side, as they arrived: the place of each among them, from both ends.
+        place = torch.arange(len(row), device=row.device)
+        nth = place - torch.searchsorted(row, row)
+        newer = torch.searchsorted(row, row, right=True) - 1 - place
+        counts = torch.cat([self.counts, self.counts.new_zeros(1)])
+        slot = row * length + (counts[row] + nth) % length
+        slot = torch.where((row < self.num_timesteps) & (newer < length), slot, nowhere)
+        history = torch.cat([self.history.flatten(), self.history.new_zeros(1)])
+        self.history.copy_(history.scatter(0, slot, loss.to(history))[:nowhere].view_as(self.history))
+        self.counts.copy_(counts.index_add(0, row, torch.ones_like(row))[:-1])
 
 
 def _uniform(batch_size: int, generator: Generator) -> PerSample:

@@ -39,12 +39,14 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
+from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.compatibility import check_parts
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.runs.contents import snapshot_name
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
+_KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 
 
 class DiffusionModel(GenerativeModel):
@@ -98,7 +100,7 @@ class DiffusionModel(GenerativeModel):
         self.num_classes = guidance.num_classes if num_classes is None else num_classes
         self.seed, self.optimization, self.label_dropout = seed, optimization, label_dropout
         self.schedule, self.trained_schedule = schedule, schedule.trained  # its parameters are the model's
-        self._process = GaussianDiffusion(schedule)
+        self._process, self._made_at = GaussianDiffusion(schedule), -_KEPT_FOR
         variance.check(self.process)
         mean_channels, variance_channels = self.shape[0], self.shape[0] * variance.outputs_per_channel
         self.network = network(
@@ -122,7 +124,7 @@ class DiffusionModel(GenerativeModel):
         t, w = self.timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
 
-        terms = self.objective(self.process, self.reverse, x_0, t[rows], eps[rows], self._labels(y))
+        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t[rows], eps[rows], self._labels(y))
         if self.timesteps.learns_from_losses:
             self.timesteps.update(t, self.all_gather(terms["loss"].detach()).flatten())
         return {
@@ -153,6 +155,16 @@ class DiffusionModel(GenerativeModel):
     def process(self) -> GaussianDiffusion:
         """q(x_t|x_0); made anew where the schedule has parameters, which training, an average or a file may have moved."""
         return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
+
+    def _process_of_batch(self) -> GaussianDiffusion:
+        """The process, in training. Real t are always those of the parameters as they are; what the host asks of the table, how far
+        the decoder's levels reach, may be a few batches old on a GPU, which would have to be waited for."""
+        if self.trained_schedule is None:
+            return self._process
+        on_gpu, age = not at_hand(next(self.trained_schedule.parameters())), self.batches_trained - self._made_at
+        if not (on_gpu and 0 <= age < _KEPT_FOR):
+            self._process, self._made_at = self.process, self.batches_trained
+        return self._process
 
     @property
     def term_names(self) -> tuple[str, ...]:

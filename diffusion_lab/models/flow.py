@@ -65,7 +65,7 @@ class FlowModel(GenerativeModel):
         y = y if self.num_classes is not None else None
         size, rows = self.global_batch(len(x_0))
         u = torch.rand(size, *self.shape, generator=self.generator(TRAINING, x_0.device), device=x_0.device)
-        if not self.network.initialised:
+        if not self.network.has_started:
             self._initialise(x_0, y, u)
         parts = self._bits(*self.network(self._continuous(x_0, u[rows]), y))
         terms = {name: part.mean() for name, part in parts.items()}

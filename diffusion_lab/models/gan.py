@@ -19,7 +19,7 @@ from diffusion_lab.baselines.adversarial import AdversarialLoss, Regularizer
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, count_flops
 
 
@@ -103,7 +103,8 @@ class GAN(GenerativeModel):
             },
         }
         if penalty is not None:
-            said["sums"] = {"penalty": (penalty.detach().sum() / self.regularizer.every, len(x_0))}
+            total = penalty.detach().sum()
+            said["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
         return said
 
     term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
@@ -142,8 +143,7 @@ class GAN(GenerativeModel):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Behind the callbacks, so that what they measure and skip is the gradient as it is."""
         if self.max_grad_norm is not None:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.max_grad_norm, self.gradient_norm)
 
     def configure_optimizers(self) -> list[dict]:
         """The generator's first."""

@@ -79,7 +79,9 @@ class NoisyClassifier(TrainableModel):
         return {
             "loss": (w * loss).mean(),
             "terms": {"loss": (w * loss).mean().detach(), "accuracy": right.mean()},
-            "sums": {f"accuracy_quarter_{q + 1}": (right[quarter == q].sum(), (quarter == q).sum()) for q in range(4)},
+            "sums": {
+                f"accuracy_quarter_{q + 1}": ((right * (quarter == q)).sum(), (quarter == q).sum()) for q in range(4)
+            },
         }
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:

@@ -46,6 +46,11 @@ class CosineDecay(LearningRate):
         return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """What an optimizer moves, in its order."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 @dataclass(frozen=True)
 class Optimization:
     """An optimizer, still to be given its parameters by name, and its learning rate.

@@ -16,12 +16,13 @@ from lightning import LightningModule, Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from diffusion_lab.data.order import batches_trained
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.streams import DROPOUT
 from diffusion_lab.files import write_whole
-from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, network_cost
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
@@ -40,6 +41,7 @@ class TrainableModel(LightningModule):
     seed: int  # keys everything random in training
     optimization: Optimization
     skipped_steps: int = 0  # of this training, because something was not finite
+    gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
 
     # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
@@ -89,6 +91,16 @@ class TrainableModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return self.optimization.configure(self.named_parameters(), self.trainer)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm that is known already. By value it needs none, and what is scaled Lightning knows how to clip."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or scaled:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            nn.utils.clip_grads_with_norm_(parameters_of(optimizer), gradient_clip_val, self.gradient_norm)
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
         """Those that have averages, by name: all of them, unless some serve training only."""

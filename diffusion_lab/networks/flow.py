@@ -18,12 +18,19 @@ class Flow(nn.Module):
         self.transform = transform
         self.classes = nn.Embedding(num_classes, embedding_dim) if num_classes is not None else None
         self.register_buffer("initialised", torch.tensor(False))
+        self._known_as_initialised = False
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.transform(x, self._embedded(y))
 
     def inverse(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return self.transform.inverse(z, self._embedded(y))
+
+    @property
+    def has_started(self) -> bool:
+        """`initialised`; once it is, nobody has to wait for a GPU to say so again."""
+        self._known_as_initialised = self._known_as_initialised or bool(self.initialised)
+        return self._known_as_initialised
 
     @torch.no_grad()
     def initialise(self, x: Tensor, y: Tensor | None = None) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from diffusion_lab.callbacks.finite import SkipNotFinite
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.record import CSVRecord
 
@@ -11,7 +12,7 @@ from diffusion_lab.callbacks.record import CSVRecord
 class Counted(LightningModule):
     """Batch k says: sum k of k + 1 losses in the first quarter, none in the second."""
 
-    skipped_steps = 0
+    skipped_steps, batches_trained = 0, 0
 
     def __init__(self):
         super().__init__()
@@ -40,7 +41,7 @@ def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
         log_every_n_steps=2,
         accelerator="cpu",
         logger=record,
-        callbacks=[Monitor()],
+        callbacks=[SkipNotFinite(), Monitor()],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -12,7 +12,7 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
 )
-from diffusion_lab.diffusion.intervals import inside
+from diffusion_lab.diffusion.intervals import acts
 
 from .oracles import ExactNetwork, GaussianData, SigmaPoints
 
@@ -161,9 +161,9 @@ def test_the_network_sees_log_snr_so_that_a_moved_path_is_no_other_task():
 def test_an_interval_of_a_guidance_still_counts_t():
     process = GaussianDiffusion(learned(**MOVED))
     for t in (torch.arange(1, 101), torch.arange(1, 101).double()):
-        assert torch.equal(inside(process, t, [10, 30], None), (t >= 10) & (t <= 30))
+        assert torch.equal(acts(process, t, [10, 30], None).where, (t >= 10) & (t <= 30))
     chain = process.respace(torch.tensor([1, 10, 30, 100]))
-    assert inside(chain, torch.arange(1, 5), [10, 30], None).tolist() == [False, True, True, False]
+    assert acts(chain, torch.arange(1, 5), [10, 30], None).where.tolist() == [False, True, True, False]
 
 
 class Seen:

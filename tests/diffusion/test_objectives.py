@@ -10,9 +10,11 @@ from diffusion_lab.diffusion import (
     ErrorOf,
     FixedLarge,
     FixedSmall,
+    GaussianDecoder,
     GaussianDiffusion,
     Hybrid,
     LearnedRange,
+    LevelDecoder,
     LinearSchedule,
     LossAwareTimesteps,
     MinSNR,
@@ -29,6 +31,7 @@ from diffusion_lab.diffusion import (
     StratifiedTimesteps,
     UniformTimesteps,
     VariationalBound,
+    bound,
     variational_bound,
 )
 
@@ -139,6 +142,23 @@ def test_the_bound_term_is_the_papers_equation_8():
     of_eps = beta**2 / (2 * sigma_2 * (1 - beta) * (1 - alpha_bar))  # equation 12's weight
     expected = 20 * (of_eps * (eps - network(x_t, t - 1, None)).square()).mean(1) / math.log(2)
     torch.testing.assert_close(terms["vlb"], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("decoder", [GaussianDecoder(), LevelDecoder()], ids=repr)
+def test_the_bound_term_is_the_same_where_only_a_gpu_knows_which_rows_are_last_steps(monkeypatch, decoder):
+    x_0, t, eps = batch(30)
+    found = []
+    for looks in (True, False):
+        monkeypatch.setattr(bound, "at_hand", lambda values, looks=looks: looks)
+        torch.manual_seed(0)
+        network = TwoHeads()
+        reverse = ReverseProcess(network, PredictNoise(), LearnedRange())
+        terms = VariationalBound(17, decoder)(PROCESS, reverse, 100 * x_0, t, eps)  # far out, where masses are 0
+        terms["loss"].sum().backward()
+        found.append([terms["loss"].detach(), *(parameter.grad for parameter in network.parameters())])
+    for at_hand, not_at_hand in zip(*found, strict=True):
+        assert at_hand.isfinite().all()
+        torch.testing.assert_close(at_hand, not_at_hand)
 
 
 def exhaustive(process, reverse, x_0):

@@ -80,6 +80,21 @@ def test_the_history_keeps_the_newest_losses_in_order_of_arrival():
     assert sorted(sampler.history[0].tolist()) == [3.0, 4.0, 5.0]
 
 
+def test_the_history_is_what_remembering_one_loss_after_the_other_makes():
+    random, sampler = torch.Generator().manual_seed(3), LossAwareTimesteps(5, history_per_timestep=3)
+    history, counts = torch.zeros(5, 3, dtype=torch.float64), [0] * 5
+    for _ in range(6):
+        t, loss = torch.randint(1, 6, (9,), generator=random), torch.randn(9, generator=random)
+        loss[2] = torch.nan
+        sampler.update(t, loss)
+        for index, value in zip((t - 1).tolist(), loss.tolist(), strict=True):
+            if value == value:
+                history[index, counts[index] % 3] = value
+                counts[index] += 1
+        assert torch.equal(sampler.history, history)
+        assert sampler.counts.tolist() == counts
+
+
 def test_the_history_is_part_of_the_training_state():
     sampler = warmed([4.0, 1.0, 1.0])
     restored = LossAwareTimesteps(3)
