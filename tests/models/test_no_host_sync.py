@@ -1,0 +1,229 @@
+"""No step makes the host wait for a GPU: of training, of every sampler, of every guidance, for every family."""
+
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+from diffusion_lab.callbacks.ema import EMA
+from diffusion_lab.callbacks.finite import SkipNotFinite
+from diffusion_lab.callbacks.monitor import Monitor
+from diffusion_lab.data.base import Batches
+from diffusion_lab.diffusion import Autoguidance, ClassifierFree, ClassifierGuidance, SampleNoise, Worse
+from diffusion_lab.from_config.conf import CONF
+
+from .on_device import DEVICE, WaitsForDeviceError, device, moved
+
+IMAGES = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "bounded": True}
+POINTS = {"shape": [2], "channels": 2, "size": 2, "num_levels": 17, "bounded": True}
+CONTINUOUS = ["objective=vlb_continuous", "decoder=levels", "timesteps=low_discrepancy", "variance=fixed_small"]
+WAYS = {  # on points, whose networks are small
+    "all that a table offers": ["diffusion", "objective=hybrid", "timesteps=loss_aware", "prediction=edm"],
+    "the bound, in logs": ["diffusion", "objective=vlb", "decoder=levels", "optimizer=adamw"],
+    "a learned schedule": ["diffusion", "schedule=learned", *CONTINUOUS],
+    "t where they count": ["diffusion", "schedule=rectified", "timesteps=logit_normal", "variance=fixed_small"],
+    "a penalty": ["gan", "regularizer=r1", "regularizer.every=1", "model.max_grad_norm=1"],
+    "spectral norm": ["gan", "regularizer=none", "adversarial_loss=hinge"],
+    "free bits": ["vae", "model.free_bits=0.1", "prior=standard_normal"],
+    "a learned prior": ["vae", "prior=spline_flow"],
+}
+T = {"diffusion": ["schedule.num_timesteps=60"], "noisy_classifier": ["schedule.num_timesteps=60"]}
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def built(family, *options, data="digits"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=[f"model={family}", f"data={data}", *T.get(family, []), *options])
+    cfg.facts = {**(IMAGES if data == "digits" else POINTS), "identity": "0" * 64, "num_classes": 10}
+    torch.manual_seed(0)
+    return known(instantiate(cfg.model))
+
+
+def known(model):
+    """What the host asks the device once, or once in many batches, it has asked."""
+    if hasattr(model.network, "initialised"):
+        model.network.initialised.fill_(True)
+        assert model.network.has_started
+    if getattr(model, "trained_schedule", None) is not None:
+        model._made_at = 0
+        model._process.numbers(1)
+    return model
+
+
+class Elsewhere(SingleDeviceStrategy):
+    """Lightning's for one GPU, on DEVICE, where the model is already and stays."""
+
+    def __init__(self):
+        super().__init__(DEVICE, CPUAccelerator())
+
+    def setup_environment(self):
+        pass
+
+    def model_to_device(self):
+        pass
+
+    def teardown(self):
+        pass
+
+
+class EnoughError(Exception):
+    """Nothing is left to see."""
+
+
+class Watched(Callback):
+    """Tables come to the device in the first batch; after that nothing does."""
+
+    def __init__(self, separate, free, watched):
+        self.separate, self.free, self.last = separate, free, free + watched - 1
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.separate.strict = batch_idx >= self.free
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == self.last:
+            raise EnoughError
+
+
+def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
+    # Whether Adam's count of steps lies on the device is asked of a list of devices with values.
+    monkeypatch.setattr(
+        sys.modules["torch.optim.adam"], "_get_capturable_supported_devices", lambda *args, **kwargs: [DEVICE.type]
+    )
+    with device(monkeypatch) as separate:
+        separate.strict = False
+        trainer = Trainer(
+            max_steps=99,
+            strategy=Elsewhere(),
+            gradient_clip_val=1.0 if model.automatic_optimization else None,
+            log_every_n_steps=log_every_n_steps,
+            logger=False,
+            # The last one sees the first hook of a batch last, and its last hook last.
+            callbacks=[SkipNotFinite(), EMA([0.9, 0.99]), Monitor(), Watched(separate, free, watched)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        batch = torch.zeros(4, *model.shape, device=DEVICE), torch.zeros(4, dtype=torch.int64, device=DEVICE)
+        trainer.fit(moved(model), Batches(lambda: iter([batch] * 9)))
+
+
+@pytest.mark.parametrize("family", choices("model"))
+def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
+    with pytest.raises(EnoughError):
+        train(monkeypatch, built(family))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_training_step_waits_for_nothing_in_whatever_way_it_is_made(monkeypatch, way):
+    family, *options = WAYS[way]
+    with pytest.raises(EnoughError):
+        train(monkeypatch, built(family, *options, data="mixture"))
+
+
+def test_counts_are_read_when_they_are_logged(monkeypatch):
+    with pytest.raises(DataDependentOutputException):
+        train(monkeypatch, built("vae", data="mixture"), log_every_n_steps=1)
+
+
+WAITS = {
+    "a number": lambda x: x[0].item(),
+    "a branch": lambda x: 1 if x[0] > 0 else 2,
+    "a mask": lambda x: x[x > 0],
+    "a mask to write to": lambda x: x.clone().index_put_((x > 0,), x[:1]),
+    "a count": lambda x: torch.bincount(x.long()),
+    "a copy to the host": lambda x: x.cpu(),
+    "a copy from the host": lambda x: torch.zeros(3).to(x.device),
+    "a number from the host": lambda x: torch.tensor(2.0, device=x.device),
+    "a tensor of the host": lambda x: x * torch.ones(3),
+    "places that the host knows": lambda x: x[torch.tensor([2, 1])],
+    "an inverse that is checked": lambda x: torch.linalg.inv(torch.eye(2, device=x.device)),
+}
+FOUND = (WaitsForDeviceError, DataDependentOutputException, DynamicOutputShapeException)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_is_found(monkeypatch, wait):
+    with device(monkeypatch):
+        x = torch.zeros(3, device=DEVICE)
+        assert (2 * x + 1).sum().shape == torch.ones(2).sum().shape == ()
+        with pytest.raises(FOUND):
+            WAITS[wait](x)
+
+
+@pytest.mark.parametrize("planted", ["a number", "a copy to the host"])
+def test_a_training_step_that_waits_is_found(monkeypatch, planted):
+    model = built("vae", data="mixture")
+    step = model.training_step
+
+    def planted_step(batch, batch_idx):
+        outputs = step(batch, batch_idx)
+        if batch_idx > 0:
+            WAITS[planted](outputs["loss"].detach()[None])
+        return outputs
+
+    model.training_step = planted_step
+    with pytest.raises(FOUND):
+        train(monkeypatch, model)
+
+
+def walk(monkeypatch, model, guide=None):
+    """A chain of four steps; the first brings tables to the device. guide: of a reverse process on the device, its guidance."""
+    with device(monkeypatch) as separate, torch.no_grad():
+        separate.strict = False
+        moved(model)
+        guided = model.guided if guide is None else guide(model).around(model.reverse)
+        y = torch.ones(2, dtype=torch.int64, device=DEVICE)
+        noise = SampleNoise(0, torch.arange(2, device=DEVICE))
+        x_T = noise.initial(model.shape)
+        states = model.sampler.trajectory(model.process, guided, x_T, y, noise)
+        for number, (_, x) in enumerate(states):
+            assert x.device == DEVICE
+            separate.strict = number > 0
+    assert number > 2
+
+
+@pytest.mark.parametrize("sampler", choices("sampler"))
+def test_a_step_of_a_sampler_waits_for_nothing(monkeypatch, sampler):
+    steps = ["schedule.num_timesteps=4"] if sampler == "ddpm" else ["sampler.spacing.num_steps=4"]
+    walk(monkeypatch, built("diffusion", f"sampler={sampler}", *steps, data="mixture"))
+
+
+def classifier():
+    return built("noisy_classifier", data="mixture")
+
+
+GUIDANCES = {
+    "classifier-free": lambda model: ClassifierFree(2.0),
+    "classifier-free, in t": lambda model: ClassifierFree(2.0, interval=[10, 40]),
+    "classifier-free, by the null class": lambda model: ClassifierFree(0.0, log_snr_interval=[-2, 2]),
+    "classifier-free, away from a worse model": lambda model: ClassifierFree(2.0, worse=Worse(reverse=model.reverse)),
+    "autoguidance": lambda model: Autoguidance(Worse(reverse=model.reverse), log_snr_interval=[-2, 2]),
+    "classifier": lambda model: ClassifierGuidance(moved(classifier()), 10, interval=[10, 40]),
+}
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+def test_a_guided_step_waits_for_nothing(monkeypatch, guidance):
+    model = built("diffusion", "sampler.spacing.num_steps=4", data="mixture")
+    walk(monkeypatch, model, GUIDANCES[guidance])
+
+
+@pytest.mark.parametrize("family", [family for family in choices("model") if family not in T])
+def test_a_sample_in_one_step_waits_for_nothing(monkeypatch, family):
+    model = built(family).eval()
+    with device(monkeypatch) as separate, torch.no_grad():
+        separate.strict = False
+        moved(model)
+        for strict in (False, True):
+            separate.strict = strict
+            x = model.sample(torch.arange(2, device=DEVICE), 0, torch.ones(2, dtype=torch.int64, device=DEVICE))
+            assert x.shape == (2, *model.shape)
