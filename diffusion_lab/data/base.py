@@ -97,7 +97,7 @@ class DataModule(LightningDataModule, ABC):
             start = batches_trained(self.trainer) if self.trainer else 0
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start))
 
-        return Batches(lambda: _pinned(self._show("train", picks())))
+        return Batches(lambda: self._pinned(self._show("train", picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -160,6 +160,12 @@ class DataModule(LightningDataModule, ABC):
         """This process's number and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _pinned(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Where a GPU trains, in memory from which it copies without being waited for."""
+        if not self.trainer or self.trainer.strategy.root_device.type != "cuda":
+            return batches
+        return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
+
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
 
@@ -180,13 +186,6 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
-
-
-def _pinned(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Where there is a GPU, in memory from which it copies without being waited for."""
-    if not torch.cuda.is_available():
-        return batches
-    return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
 
 
 class Batches(Generic[T]):
