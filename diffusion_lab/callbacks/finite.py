@@ -68,7 +68,7 @@ class SkipNotFinite(Callback):
             take_back_unless(finite, optimizer)
         elif not bool(finite):
             for parameter in parameters:
-                parameter.grad = None  # an optimizer passes over what has no gradient
+                parameter.grad = None  # an optimizer skips what has no gradient
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModel, outputs: dict[str, Any], batch: Any, batch_idx: int
