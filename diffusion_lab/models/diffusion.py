@@ -7,6 +7,7 @@ the *sampler's* respaced chain.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,8 @@ class DiffusionModel(GenerativeModel):
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: the classes that the model is conditioned on; None: it is not.
-    network: given out_channels and num_classes, builds the network.
+    network: given out_channels and num_classes, builds the network. If it takes held_channels too, it is told those of a variance
+        that stops gradients; one that does not take them trains the variance jointly with the mean.
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
@@ -106,7 +108,7 @@ class DiffusionModel(GenerativeModel):
         self.network = network(
             out_channels=mean_channels + variance_channels,
             num_classes=num_classes,
-            **({"held_channels": variance_channels} if variance.stop_gradient else {}),
+            **({"held_channels": variance_channels} if variance.stop_gradient and _can_hold_back(network) else {}),
         )
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
@@ -323,3 +325,9 @@ class DiffusionModel(GenerativeModel):
             for summand in (w * loss, w.to(loss.dtype))
         )
         return {f"loss_quarter_{q + 1}": (sums[q], weights[q]) for q in range(4)}
+
+
+def _can_hold_back(network: Callable[..., nn.Module]) -> bool:
+    """Whether it takes held_channels."""
+    known = inspect.signature(network).parameters.values()
+    return any(parameter.name == "held_channels" or parameter.kind is parameter.VAR_KEYWORD for parameter in known)

@@ -50,11 +50,12 @@ def model(
     label_dropout=0.1,
     schedule=None,
     decoder=None,
+    network=None,
     **scoring,
 ):
     torch.manual_seed(0)
 
-    def network(out_channels, num_classes, **more):
+    def small(out_channels, num_classes, **more):
         net = UNet(
             *(1, out_channels, 8, num_classes),
             base_channels=8,
@@ -73,7 +74,7 @@ def model(
         17,
         num_classes,
         schedule or CosineSchedule(30),
-        network,
+        network or small,
         PredictNoise(),
         variance or LearnedRange(),
         objective or Hybrid(17),
@@ -149,6 +150,16 @@ def test_a_variance_that_stops_gradients_leaves_the_mean_what_it_is_without():
     torch.testing.assert_close(held(x_t, timesteps)[:, :1], mean)
     assert not torch.allclose(joint(x_t, timesteps)[:, :1], mean, atol=1e-3)
     assert held(x_t, timesteps)[:, 1:].any()
+
+
+def test_a_network_that_holds_nothing_back_trains_both_jointly():
+    def plain(out_channels, num_classes):
+        return UNet(1, out_channels, 8, num_classes, 8, (1,), 1, (), 8)
+
+    diffusion = model(LearnedRange(stop_gradient=True), network=plain)
+    assert diffusion.network.held_channels == 0
+    assert model(LearnedRange(stop_gradient=True)).network.held_channels == 1
+    assert model(LearnedRange()).network.held_channels == 0
 
 
 def test_the_loss_is_the_weighted_mean_and_quarters_add_up():
