@@ -37,7 +37,7 @@ def take_back_unless(finite: Tensor, optimizer: Optimizer) -> None:
 
 
 def keep_state_on_device(optimizer: Optimizer) -> None:
-    """torch's optimizers count steps on the host unless `capturable` is said; a count there could not be taken back.
+    """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be taken back.
 
     A state that was saved on the other kind of device is put right.
     """
