@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long while we watched is dead
 _LONG_AGO_SECONDS = 3600.0  # more than clocks of machines that share files differ by
 _POLL_SECONDS = 0.5
+_TRIES = 20  # each time because somebody has just removed the folder
 _FILE = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system that has none
 
@@ -119,13 +120,19 @@ def is_held(folder: Path) -> bool:
 
 
 def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | None:
-    """The number of our claim; None: somebody else holds the folder."""
+    """The number of our claim; None: somebody else holds the folder. Makes a folder anew that its last holder has removed."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            return _try(lock, folder, me, silence)
+        folder.mkdir(parents=True, exist_ok=True)
+    return _try(lock, folder, me, silence)
+
+
+def _try(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | None:
+    """As `_take`; FileNotFoundError if somebody removes the folder meanwhile."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        return None
-    except FileNotFoundError:  # whoever held the folder has removed it
-        folder.mkdir(parents=True, exist_ok=True)
         return None
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
@@ -135,8 +142,6 @@ def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | N
         claim = newest(folder)
         if (claim.released or _is_dead(folder, claim, silence)) and claims.succeed(folder, claim, me):
             number = claim.number + 1
-    except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
     finally:
         if number is None:
             lock.release()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -362,6 +363,24 @@ def test_who_waits_for_a_folder_that_its_holder_gives_up_makes_it_anew_and_holds
     assert newest(tmp_path).holder.process.pid == other.pid, "who gave it up lets go of nothing of the other's"
     with pytest.raises(WouldWaitError), hold(tmp_path, refuse):
         pass
+
+
+@pytest.mark.parametrize("step", ["acquire", "succeed"])
+def test_who_finds_the_folder_just_removed_holds_it_anew_and_has_nobody_to_wait_for(tmp_path, monkeypatch, step):
+    owner = {"acquire": lock.FileLock, "succeed": claims}[step]
+    real, folder, times = getattr(owner, step), tmp_path / "model", []
+
+    def removed_before(*arguments, **options):
+        if not times:
+            times.append(shutil.rmtree(folder))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, step, removed_before)
+    with hold(folder, refuse) as check:
+        check()
+        assert times
+        give_up(folder)
+    assert not folder.exists()
 
 
 def test_a_folder_that_is_given_up_keeps_what_a_user_put_there(tmp_path):
