@@ -1,6 +1,11 @@
-"""Which schedule, variance, objective and timesteps can train together? One sentence, with the fix, where they cannot."""
+"""Which schedule, variance, objective, timesteps and network can train together? One sentence, with the fix, where they cannot."""
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from torch import nn
 
 from diffusion_lab.diffusion import Objective, Schedule, TimestepSampler, Variance
 
@@ -38,3 +43,9 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
             f"{type(timesteps).__name__} {'weighs' if timesteps.weighs_by_density else 'draws t between'} them; use "
             "timesteps=stratified timesteps.real=false, or objective=simple with variance=fixed_large"
         )
+
+
+def can_hold_back(network: Callable[..., nn.Module]) -> bool:
+    """Whether a network takes held_channels: output channels whose gradient stays out of what the others share."""
+    known = inspect.signature(network).parameters.values()
+    return any(parameter.name == "held_channels" or parameter.kind is parameter.VAR_KEYWORD for parameter in known)

@@ -7,7 +7,6 @@ the *sampler's* respaced chain.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +41,8 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import GenerativeModel, Likelihood
-from diffusion_lab.models.compatibility import check_parts
+from diffusion_lab.models.bound import as_likelihood
+from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.runs.contents import snapshot_name
 
@@ -108,7 +108,7 @@ class DiffusionModel(GenerativeModel):
         self.network = network(
             out_channels=mean_channels + variance_channels,
             num_classes=num_classes,
-            **({"held_channels": variance_channels} if variance.stop_gradient and _can_hold_back(network) else {}),
+            **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
@@ -276,20 +276,7 @@ class DiffusionModel(GenerativeModel):
             max_terms=max_terms,
             decoder=self.decoder,
         )
-        ends = bound.weights.cumsum(0)
-        return Likelihood(
-            bits_per_dim=bound.bits_per_dim,
-            kind=self._bound_kind(chain.num_timesteps, y is not None),
-            parts={"prior": bound.prior, "decoder": bound.terms[:, 0], "steps": bound.terms[:, 1:] @ bound.weights[1:]},
-            curve={
-                # The middle of the run of steps that a term stands for, counted in the original chain.
-                "t": (chain.timesteps.to(ends.device)[((2 * ends - bound.weights) / 2).long()] + 1).double(),
-                "steps": bound.weights,
-                "bits_per_dim": bound.terms,
-                "x_0_mse": bound.x_0_mse,
-                "eps_mse": bound.eps_mse,
-            },
-        )
+        return as_likelihood(bound, chain, self._bound_kind(chain.num_timesteps, y is not None))
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -325,9 +312,3 @@ class DiffusionModel(GenerativeModel):
             for summand in (w * loss, w.to(loss.dtype))
         )
         return {f"loss_quarter_{q + 1}": (sums[q], weights[q]) for q in range(4)}
-
-
-def _can_hold_back(network: Callable[..., nn.Module]) -> bool:
-    """Whether it takes held_channels."""
-    known = inspect.signature(network).parameters.values()
-    return any(parameter.name == "held_channels" or parameter.kind is parameter.VAR_KEYWORD for parameter in known)
