@@ -22,6 +22,7 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
+from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_options
 
 
@@ -41,6 +42,7 @@ def run(command: str, options: list[str]) -> int:
         """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
         look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
+            _drop_leftovers(cfg)
             check_kinds(cfg)
             return module.run(cfg)
         except Exception as error:
@@ -78,6 +80,15 @@ def run(command: str, options: list[str]) -> int:
         GlobalHydra.instance().clear()
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
     return 0
+
+
+def _drop_leftovers(cfg: DictConfig) -> None:
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+    if experiment:
+        given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+        dropped = drop_leftovers(cfg, given)
+        if dropped:
+            print(f"leaving out {', '.join(dropped)}: experiment={experiment} sets this for another choice than yours")
 
 
 def _read_environment(file: Path) -> None:

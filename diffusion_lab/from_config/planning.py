@@ -30,6 +30,7 @@ from diffusion_lab.from_config.build import (
 from diffusion_lab.from_config.guiding import own_moment
 from diffusion_lab.from_config.hydra_errors import could_not_override, refused_option
 from diffusion_lab.from_config.kinds import check_kinds
+from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
@@ -160,6 +161,8 @@ class _Composer:
                     raise
                 raise MissingOptionError(refused) from error
             family = cfg.hydra.runtime.choices.model
+            if cfg.hydra.runtime.choices.get("experiment"):
+                drop_leftovers(cfg, [self._parsed[line] for line in overrides])
             with open_dict(cfg):
                 del cfg["hydra"]
             self._bases[overrides] = Composed(cfg, family)

@@ -28,3 +28,22 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     (model,) = (lab.folder / "outputs" / "models").iterdir()
     assert model.name.startswith(f"{chosen.data}-diffusion-")
     assert json.loads((model / "training.json").read_text())["steps"] == 2
+
+
+def test_another_choice_than_the_experiments_leaves_its_options_behind(lab):
+    options = [*TINY, "score=false", "experiment=edm_digits"]
+    code, out, err = lab("train", *options, "sampler/spacing=all")
+    assert code == 0, err
+    assert "leaving out sampler.spacing.num_steps: experiment=edm_digits sets this for another choice" in out
+    sweep = ["sampler/spacing=all,karras", "hydra.sweeper.dry_run=true"]
+    code, out, err = lab("train", "-m", *options, *sweep)
+    assert code == 0, err
+    assert "2 cells" in " ".join(out.split())
+    code, _, err = lab("train", *options, "sampler/spacing=all", "sampler.spacing.num_steps=3")
+    assert code == 1
+    assert "no option num_steps" in err
+    code, out, err = lab(
+        "train", "-m", *options, "sampler/spacing=all,karras", "sampler.spacing.num_steps=3,4", sweep[1]
+    )
+    assert code == 0, err
+    assert "3 cells" in " ".join(out.split())
