@@ -27,12 +27,13 @@ def draw_asked(
     """The samples that the settings ask for, of the weights that the model has now, as each set of features sees them."""
     data = references[0].data
     prior = references[0].class_prior(settings.reference_split) if model.num_classes is not None else None
-    stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior)
+    stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision)
     decisive = {
         "weights": digest(model.state_dict()),
         "sampling": model.sampling_protocol(),
         "seed": stream.seed,
         "batch_size": stream.batch_size,
+        "precision": stream.precision,
         "num_levels": stream.num_levels,
         "class_prior": None if prior is None else prior.tolist(),
     }

@@ -43,12 +43,14 @@ class Stream:
 
     num_levels: what they are rounded to; None: continuous. class_prior: what labels are drawn from; None: y is None.
     batch_size: images at a time, which decides rounding and cost, not the images.
+    precision: of the network, 32-true or bf16-mixed (convolutions and matrix products in bfloat16).
     """
 
     seed: int
     batch_size: int
     num_levels: int | None = None
     class_prior: Tensor | None = None
+    precision: str = "32-true"
 
     def draw(self, model: GenerativeModel, indices: range, stopwatch: Stopwatch) -> Iterator[Tensor]:
         """Batches of the samples `indices`, on the model's device; the stopwatch sees the model's own work only.
@@ -58,6 +60,9 @@ class Stream:
         for start in range(indices.start, indices.stop, self.batch_size):
             batch = torch.arange(start, min(start + self.batch_size, indices.stop), device=model.device)
             y = None if self.class_prior is None else labels(batch, self.seed, self.class_prior)
-            with torch.no_grad(), stopwatch.lap(len(batch)):
-                x = model.sample(batch, self.seed, y)
+            with torch.no_grad(), self._autocast(model.device), stopwatch.lap(len(batch)):
+                x = model.sample(batch, self.seed, y).float()
             yield quantise(x, self.num_levels) if x.isfinite().all() else x
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")

@@ -100,6 +100,7 @@ def _protocol(subject: Subject) -> dict:
         "samples": {
             "num_images": len(subject.drawn.features),
             "seed": subject.settings.seed,
+            "precision": subject.settings.precision,
             "num_levels": data.num_levels,
             "labels": "none" if subject.drawn.stream.class_prior is None else labels,
         },

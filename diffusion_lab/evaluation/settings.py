@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_DEFAULT_SAMPLES = 2048
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Evaluation:
 
     num_samples: int | None = None
     batch_size: int = 128
+    precision: str = "32-true"
     seed: int = 0
     weights: str = "auto"
     reference_split: str = "train"
@@ -25,6 +27,8 @@ class Evaluation:
             raise ValueError(f"evaluation.seed must be a whole number from 0 to 2**64 - 1, got {self.seed}")
         for name in ("batch_size", "reference_features"):
             check_at_least(1, f"evaluation.{name}", getattr(self, name))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"evaluation.precision must be {' or '.join(PRECISIONS)}, got {self.precision}")
         if self.reference_split not in ("train", "test"):
             raise ValueError(f"evaluation.reference_split must be train or test, got {self.reference_split}")
 

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY
@@ -55,6 +57,19 @@ def test_decoders_share_a_model_whose_objective_has_no_last_step_and_its_samples
     assert {score["protocol"]["model"]["decoder"] for score in (one, other)} == {"GaussianDecoder()", "LevelDecoder()"}
     assert one["values"]["fd_pixels"] == other["values"]["fd_pixels"]
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
+
+
+def test_the_precision_of_drawing_changes_images_by_its_rounding_and_no_bound(lab):
+    lab.given("train", *TINY, *STRIDED)
+    outputs = lab.folder / "outputs"
+    drawn = shards(outputs)
+    code, _, err = lab("evaluate", "evaluation.precision=bf16-mixed")
+    assert code == 0, err
+    assert len(shards(outputs)) == 2 * len(drawn)
+    one, other = scores(outputs)
+    assert {score["protocol"]["samples"]["precision"] for score in (one, other)} == {"32-true", "bf16-mixed"}
+    assert one["values"]["fd_pixels"] == pytest.approx(other["values"]["fd_pixels"], rel=0.05)
+    assert one["values"]["bits_per_dim"] == other["values"]["bits_per_dim"]
 
 
 def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):

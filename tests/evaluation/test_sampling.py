@@ -51,6 +51,22 @@ def test_a_label_depends_on_seed_and_index_only():
     assert not torch.equal(labels(torch.arange(100), 4, prior), y)
 
 
+def test_in_bfloat16_products_are_rounded_and_images_stay_float32():
+    class Product(GaussianModel):
+        def decode(self, z, y=None):
+            image = super().decode(z)
+            self.computed_in = (rounded := image.flatten(1) @ torch.eye(4)).dtype
+            return rounded.reshape(image.shape)
+
+    images = {}
+    for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
+        model = Product().eval()
+        (images[precision],) = Stream(0, 50, precision=precision).draw(model, range(50), Stopwatch(CPU))
+        assert model.computed_in == dtype
+        assert images[precision].dtype == torch.float32
+    assert 0 < (images["32-true"] - images["bf16-mixed"]).abs().max() <= 2**-8
+
+
 def test_an_unconditional_model_is_given_no_labels():
     model = GaussianModel().eval()
     list(Stream(seed=0, batch_size=16, num_levels=17).draw(model, range(50), Stopwatch(CPU)))

@@ -101,7 +101,13 @@ def test_what_was_measured_and_how_is_written_down(tmp_path):
     protocol = scored(tmp_path, data=data, seed=3).protocol
     assert protocol["data"] == {"name": "tiny", "identity": data.identity, "shape": [1, 2, 2]}
     assert protocol["features"] == {"name": "raw", "identity": "0" * 64}
-    assert protocol["samples"] == {"num_images": 40, "seed": 3, "num_levels": 17, "labels": "none"}
+    assert protocol["samples"] == {
+        "num_images": 40,
+        "seed": 3,
+        "precision": "32-true",
+        "num_levels": 17,
+        "labels": "none",
+    }
     assert protocol["reference"] == {"split": "train", "num_images": 300}
     assert protocol["kernel_distance"]["subset_size"] == 40
     assert protocol["precision_recall"] == {"neighbours": 3, "num_reference": 40}

@@ -23,6 +23,7 @@ def test_the_yaml_names_every_setting_with_its_default():
         ("seed", -1),
         ("seed", 2**64),
         ("reference_split", "validation"),
+        ("precision", "bf16"),
         ("reference_features", 0),
     ],
 )
