@@ -65,6 +65,7 @@ TRAINING_ROOTS = (  # beside the classes that the config names: what turns them 
 DRAWING_ROOTS = ("diffusion_lab.evaluation.asked.draw_asked",)
 SCORING_ROOTS = (
     "diffusion_lab.evaluation.score.score",
+    "diffusion_lab.evaluation.trained.TrainedModel",
     "diffusion_lab.evaluation.cost.TrainingCost",
     "diffusion_lab.callbacks.ema.suited_weights",
 )

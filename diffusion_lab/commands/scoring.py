@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.source import Source
     from diffusion_lab.models.base import GenerativeModel
 
 
@@ -37,11 +40,54 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
     """
+    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.evaluation.cost import TrainingCost
+    from diffusion_lab.evaluation.trained import TrainedModel
+
+    training = directory.read_training()
+
+    def source() -> Source:
+        if cfg.evaluation.weights == "auto":
+            with open_dict(cfg):
+                cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
+        unread = model.protocol().keys() - model.sampling_protocol().keys()
+        identities = [
+            sampling_identity(training["fingerprint"], cfg, unread, name) for name, node in cfg.features.items() if node
+        ]
+        cost = TrainingCost(training["steps"], training["seconds"], training["images"])
+        return TrainedModel(model, identities, cache_directory(outputs), cost, training["flops"], again)
+
+    score_source(
+        source,
+        data,
+        cfg,
+        run_of(directory, training["fingerprint"], cfg, outputs),
+        cache_directory(outputs),
+        again,
+        recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]},
+        choices=directory.read_choices(),
+        lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
+    )
+
+
+def score_source(
+    source: Callable[[], Source],
+    data: DataModule,
+    cfg: DictConfig,
+    run: RunDirectory,
+    cache: Path,
+    again: bool,
+    recorded: Mapping[str, str],
+    choices: Mapping[str, str | None],
+    lines: Sequence[str],
+) -> None:
+    """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
+
+    recorded: what the protocol says besides. choices: what trackers are told of the model.
+    """
     from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
 
     console = Console(quiet=rank() > 0)
-    training = directory.read_training()
-    run = run_of(directory, training["fingerprint"], cfg, outputs)
 
     def is_there() -> bool:
         return word_of_rank_zero(run.metrics.is_file()) and not again
@@ -58,44 +104,33 @@ def score_once(
                 with ExitStack() as stack:
                     if rank() == 0:
                         stack.enter_context(Announcement(run.path))
-                        show = stack.enter_context(tracked_score(cfg, run, directory.read_choices()))
-                    _score(model, data, cfg, directory, run, cache_directory(outputs), training, again, console)
-                    if rank() == 0:
+                        show = stack.enter_context(tracked_score(cfg, run, choices))
+                    scores = _scores(source(), data, cfg, cache, console)
+                    if scores is not None:  # rank 0 has them
+                        scores.protocol |= recorded
+                        _write(scores, data, cfg, run)
                         show(run.read_metrics())
     if rank() > 0:
         return
     console.print(score_table(run.read_metrics()))
-    console.print(f"model  {directory.path}  (weights, config, metrics.csv)", highlight=False, soft_wrap=True)
-    console.print(f"score  {run.path}  (samples.png, metrics.json)", highlight=False, soft_wrap=True)
+    for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _say_scored(console: Console, run: RunDirectory) -> None:
     console.print(f"this score is there already: {run.path} (rescore=true scores anew)", highlight=False)
 
 
-def _score(
-    model: GenerativeModel,
-    data: DataModule,
-    cfg: DictConfig,
-    directory: ModelDirectory,
-    run: RunDirectory,
-    cache: Path,
-    training: dict,
-    again: bool,
-    console: Console,
-) -> None:
-    from diffusion_lab.callbacks.ema import suited_weights
-    from diffusion_lab.evaluation.cost import TrainingCost
-    from diffusion_lab.evaluation.latents import PATH_IMAGES
+def _scores(source: Source, data: DataModule, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
+    from diffusion_lab.evaluation.reference import references_of
     from diffusion_lab.evaluation.score import score
-    from diffusion_lab.pictures import picture, png
 
-    if cfg.evaluation.weights == "auto":
-        with open_dict(cfg):
-            cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
-    cost = TrainingCost(training["steps"], training["seconds"], training["images"])
+    sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
+    at = " and ".join(
+        f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
+    )
     with Progress(transient=True, console=console) as bar:
         tasks = {}
 
@@ -104,34 +139,29 @@ def _score(
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
-        sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
-        at = " and ".join(
-            f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
-        )
-        unread = model.protocol().keys() - model.sampling_protocol().keys()
-        identities = [sampling_identity(training["fingerprint"], cfg, unread, name) for name in features]
         with users_mistakes(), lost_process(), out_of_memory(at, "take fewer at a time; it changes no number"):
-            scores = score(
-                *(model, data, list(features.values()), metrics, settings, cache, identities, progress, cost),
-                flops=training["flops"],
-                anew=again,
-            )
-    if scores is None:
-        return  # rank 0 has them
+            references = references_of(data, list(features.values()), cache, source.device, progress)
+            return score(source, references, metrics, settings, progress)
+
+
+def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
+    """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
+    from diffusion_lab.evaluation.latents import PATH_IMAGES
+    from diffusion_lab.pictures import picture, png
+
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
     if lost:
         raise MistakeError(
-            f"{directory.path} cannot be scored, because {lost[0]} is not finite: did its training diverge? Train it "
-            "with a smaller optimizer.lr"
+            f"{scores.protocol['model_directory']} cannot be scored, because {lost[0]} is not finite: did its training diverge? "
+            "Train it with a smaller optimizer.lr"
         )
-    write_whole(run.samples_png, png(picture(scores.samples[:64], model.num_levels)))
+    write_whole(run.samples_png, png(picture(scores.samples[:64], data.num_levels)))
     if scores.interpolation is not None:
-        ways = picture(scores.interpolation, model.num_levels, columns=PATH_IMAGES)
+        ways = picture(scores.interpolation, data.num_levels, columns=PATH_IMAGES)
         write_whole(run.interpolation_png, png(ways))
     if scores.reconstructions is not None:
-        write_whole(run.reconstructions_png, png(picture(scores.reconstructions, model.num_levels, columns=8)))
+        write_whole(run.reconstructions_png, png(picture(scores.reconstructions, data.num_levels, columns=8)))
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
-    scores.protocol |= {"model_directory": directory.path.name, "fingerprint": training["fingerprint"]}
     run.write_metrics(scores.content())

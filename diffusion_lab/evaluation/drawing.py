@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,50 +13,23 @@ from torch import Tensor
 from diffusion_lab.evaluation.cost import PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
 from diffusion_lab.evaluation.reference import Progress
+from diffusion_lab.evaluation.samples import Samples, num_kept
 from diffusion_lab.evaluation.sampling import Stream, labels
 from diffusion_lab.evaluation.shards import Effort, SampleStore, Shard, shards
-from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
     from diffusion_lab.claims import Holder
     from diffusion_lab.evaluation.features import Features
 
-KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
-KEPT_IMAGES = 64  # but no fewer images than this
-
 
 @dataclass(frozen=True)
-class Drawn:
-    """n samples of a stream: the first few as images (float32, CPU), all as one set of features, and what drawing them took."""
+class Drawn(Samples):
+    """n samples of a stream, and what drawing them took."""
 
-    stream: Stream
-    images: Tensor
-    features: Tensor
-    num_not_finite: int
+    batch_size: int
     efforts: list[Effort]
-
-    def finite(self, rows: Tensor) -> Tensor:
-        """Rows that were computed from the samples, as they are; UnmeasurableError if a sample is not finite."""
-        if self.num_not_finite > 0:
-            raise UnmeasurableError(f"{self.num_not_finite} of {len(self.features)} samples are not finite")
-        return rows
-
-    def labels(self) -> Tensor | None:
-        """(n,) int64: the class that each sample was asked for. None where none was."""
-        prior = self.stream.class_prior
-        return None if prior is None else labels(torch.arange(len(self.features)), self.stream.seed, prior)
-
-    def vectors(self) -> Tensor:
-        """(n, D) float32 on the CPU; UnmeasurableError if a sample is not finite."""
-        return self.finite(self.features)
-
-    def moments(self, device: torch.device) -> Moments:
-        """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
-        statistics = FeatureStatistics(self.features.shape[1], sync_on_compute=False).to(device)
-        for rows in self.vectors().split(1024):
-            statistics.update(rows.to(device))
-        return Moments(*(moment.cpu() for moment in statistics.compute()))
 
     @property
     def nfe(self) -> int:
@@ -76,7 +48,7 @@ class Drawn:
         return {
             "device": ", ".join(sorted({effort.device for effort in self.efforts})),
             "threads": max(effort.threads for effort in self.efforts),
-            "batch_size": self.stream.batch_size,
+            "batch_size": self.batch_size,
             "timed_images": sum(lap.images for lap in counted([lap for e in self.efforts for lap in e.laps])),
             "peak_memory": self.efforts[0].peak_memory_of,
         }
@@ -138,11 +110,13 @@ def draw_once(
 
 
 def _drawn(stream: Stream, found: list[Shard]) -> Drawn:
+    features, prior = torch.cat([shard.features for shard in found]), stream.class_prior
     return Drawn(
-        stream=stream,
         images=torch.cat([shard.images for shard in found]),
-        features=torch.cat([shard.features for shard in found]),
+        features=features,
         num_not_finite=sum(int((~shard.finite).sum()) for shard in found),
+        y=None if prior is None else labels(torch.arange(len(features)), stream.seed, prior),
+        batch_size=stream.batch_size,
         efforts=[shard.effort for shard in found],
     )
 
@@ -163,7 +137,7 @@ def _draw(
         laps_before = len(stopwatch.laps)
         images, finite = [], []
         vectors: dict[int, list[Tensor]] = {i: [] for i in of}
-        room = max(KEPT_IMAGES, KEPT_VALUES // prod(model.shape)) - part.start
+        room = num_kept(model.shape) - part.start
         for x in stream.draw(model, part, stopwatch):
             images.append(x[: max(0, room)].float().cpu())
             finite.append(x.flatten(1).isfinite().all(1).cpu())

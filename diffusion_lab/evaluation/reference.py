@@ -8,7 +8,7 @@ and the features themselves, float32, of a subset (kernel distance, precision an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,3 +134,15 @@ class Reference:
             tensors = compute()
         write_tensors(path, text, tensors)
         return tensors
+
+
+def references_of(
+    data: DataModule,
+    features: Sequence[Features],
+    cache: Path,
+    device: torch.device | str,
+    progress: Progress | None = None,
+) -> list[Reference]:
+    """Real images of `data` as each of the features sees them, on `device`."""
+    data.prepare()
+    return [Reference(data, part.to(device).eval(), cache, device, progress) for part in features]

@@ -1,4 +1,4 @@
-"""What a metric may look at: the model, the data, and the samples and real images as each set of features sees them."""
+"""What a metric may look at: the samples and real images as each set of features sees them, and what the samples come from."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusion_lab.evaluation.cost import TrainingCost
-from diffusion_lab.evaluation.drawing import Drawn
 from diffusion_lab.evaluation.metrics.naming import Naming
 from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.samples import Samples
 from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.source import Source
 from diffusion_lab.evaluation.statistics import Moments
-from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.evaluation.features import Features
+    from diffusion_lab.models.base import GenerativeModel
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class View:
     """Samples and real images as one set of features sees them. naming: what its numbers are called."""
 
     naming: Naming
-    drawn: Drawn
+    drawn: Samples
     reference: Reference
     settings: Evaluation
 
@@ -68,20 +68,20 @@ class View:
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is scored, on which data. views: at least one; all are of the same samples.
+    """What is scored, on which data. views: at least one; all are of the same samples."""
 
-    training, flops (of one network evaluation of one image): as the model directory records them, if known.
-    """
-
-    model: GenerativeModel
+    source: Source
     data: DataModule
     views: Sequence[View]
     settings: Evaluation
     progress: Progress
-    training: TrainingCost | None = None
-    flops: int | None = None
 
     @property
-    def drawn(self) -> Drawn:
-        """The samples: the first of them as images, and what drawing them took."""
+    def drawn(self) -> Samples:
+        """The samples; of a model, with what drawing them took."""
         return self.views[0].drawn
+
+    @property
+    def model(self) -> GenerativeModel:
+        """What drew them, for a metric that needs a model."""
+        return self.source.model

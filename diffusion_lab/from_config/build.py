@@ -116,8 +116,9 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     callback may be given a password by ${oc.env:NAME}, and what is recorded holds the name only.
     """
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    resolved["model"] = _with_references(OmegaConf.to_container(cfg.model, resolve=False), resolved["model"])
     written = OmegaConf.to_container(cfg, resolve=False)
+    if "model" in resolved:
+        resolved["model"] = _with_references(written["model"], resolved["model"])
     secrets = {os.environ[name]: name for name in _VARIABLE.findall(str(written)) if os.environ.get(name)}
     for group in _MAY_HOLD_SECRETS & resolved.keys():
         resolved[group] = _without_secrets(written[group], resolved[group], secrets)

@@ -7,8 +7,10 @@ from diffusion_lab.data.digits import Digits
 from diffusion_lab.evaluation.coverage import class_coverage
 from diffusion_lab.evaluation.features import ClassifierFeatures
 from diffusion_lab.evaluation.metrics import ClassCoverage
+from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.trained import TrainedModel
 
 from .stand_ins import GaussianModel
 
@@ -38,7 +40,12 @@ def test_digits_cover_their_classes_and_a_model_of_one_image_does_not(tmp_path):
             return torch.zeros(len(indices), 1)
 
     settings = Evaluation(num_samples=12, weights="raw")
-    scores = score(OneImage(), data, [features], [ClassCoverage()], settings, tmp_path, ["one image"])
+    scores = score(
+        TrainedModel(OneImage(), ["one image"], tmp_path),
+        references_of(data, [features], tmp_path, "cpu"),
+        [ClassCoverage()],
+        settings,
+    )
     assert scores.values["classes_present"] == 1
     assert scores.values["class_entropy"] == 0
     assert scores.protocol["class_coverage"]["reference_present"] == 10

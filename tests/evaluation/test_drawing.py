@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import distributed
 
-from diffusion_lab.evaluation import drawing
+from diffusion_lab.evaluation import drawing, samples
 from diffusion_lab.evaluation.described import BEFORE
-from diffusion_lab.evaluation.drawing import KEPT_IMAGES, Drawn, draw_once
+from diffusion_lab.evaluation.drawing import Drawn, draw_once
+from diffusion_lab.evaluation.reference import references_of
+from diffusion_lab.evaluation.samples import KEPT_IMAGES
 from diffusion_lab.evaluation.sampling import Stream
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.scores import Scores
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
+from diffusion_lab.evaluation.trained import TrainedModel
 from diffusion_lab.lock import hold
 from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, TinyImages
 
@@ -61,7 +64,7 @@ def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypat
     assert torch.equal(drawn.images, expected)  # small ones are all kept
     assert drawn.moments(CPU).n == 300
     assert drawn.nfe == 5
-    monkeypatch.setattr(drawing, "KEPT_VALUES", 0)
+    monkeypatch.setattr(samples, "KEPT_VALUES", 0)
     assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
 
 
@@ -149,7 +152,12 @@ def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
 def scored(folder: Path, model: GaussianModel) -> Scores | None:
     """The conditional model needs the classes' shares on every rank."""
     settings = Evaluation(num_samples=600, weights="raw")
-    return score(model, TinyImages(), [RawPixels()], list(BEFORE.values()), settings, folder, ["made up"])
+    return score(
+        TrainedModel(model, ["made up"], folder),
+        references_of(TinyImages(), [RawPixels()], folder, "cpu"),
+        list(BEFORE.values()),
+        settings,
+    )
 
 
 LIMIT = 2.0  # seconds that a collective may take in the first part of `in_ranks`

@@ -14,8 +14,10 @@ from diffusion_lab.evaluation import inception
 from diffusion_lab.evaluation.classifiers import WeightsError
 from diffusion_lab.evaluation.inception import FILE_NAME, SHA256, InceptionFeatures
 from diffusion_lab.evaluation.metrics import FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
+from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.trained import TrainedModel
 from tests.evaluation.stand_ins import Silent
 
 
@@ -98,7 +100,12 @@ def test_the_scores_are_those_of_torch_fidelity(features, random_inception, tmp_
     monkeypatch.setattr(inception, "SHA256", random_inception.sha256)
     settings = Evaluation(num_samples=12, weights="raw", seed=3)
     metrics = [FrechetDistance(), KernelDistance(num_subsets=5, subset_size=10), PrecisionRecall(), InceptionScore()]
-    scores = score(Painter(), Coloured(), [features], metrics, settings, tmp_path, ["painter"])
+    scores = score(
+        TrainedModel(Painter(), ["painter"], tmp_path),
+        references_of(Coloured(), [features], tmp_path, "cpu"),
+        metrics,
+        settings,
+    )
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(pictures(0, 1.0, 0.0)),
         input2=AsBytes(pictures(1, 1.5, 0.3)),

@@ -9,9 +9,11 @@ from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.latents import PAIRS
 from diffusion_lab.evaluation.metrics import BitsPerDim
+from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics
+from diffusion_lab.evaluation.trained import TrainedModel
 from diffusion_lab.versions import versions
 from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, Silent, TinyImages
 
@@ -21,9 +23,8 @@ METRICS = list(BEFORE.values())
 def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
     settings = Evaluation(**({"weights": "raw", "batch_size": 16} | settings))
     model, features = model or GaussianModel(), features or [RawPixels()]
-    return score(
-        model, data or TinyImages(), features, metrics, settings, cache, [type(model).__name__] * len(features)
-    )
+    references = references_of(data or TinyImages(), features, cache, model.device)
+    return score(TrainedModel(model, [type(model).__name__] * len(features), cache), references, metrics, settings)
 
 
 def moments(x):
@@ -33,16 +34,12 @@ def moments(x):
 
 
 def test_every_number_of_the_table_is_there_and_finite(tmp_path):
+    training = TrainingCost(steps=10, seconds=1.5, images=640)
     scores = score(
-        GaussianModel(),
-        TinyImages(),
-        [RawPixels()],
+        TrainedModel(GaussianModel(), ["made up"], tmp_path, training, flops=1000),
+        references_of(TinyImages(), [RawPixels()], tmp_path, "cpu"),
         list((BEFORE | {"bits_per_dim": BitsPerDim(num_draws=2)}).values()),
         Evaluation(weights="raw"),
-        tmp_path,
-        ["made up"],
-        training=TrainingCost(steps=10, seconds=1.5, images=640),
-        flops=1000,
     )
     assert {
         *("fd_raw", "fd_raw_floor", "kd_raw", "precision", "recall"),
@@ -200,10 +197,13 @@ def test_model_data_and_features_must_belong_together(tmp_path):
 
 def test_progress_is_told(tmp_path):
     stages = []
-    score(
-        *(GaussianModel(), TinyImages(), [RawPixels()], METRICS, Evaluation(weights="raw"), tmp_path, ["made up"]),
-        progress=lambda stage, done, total: stages.append(stage),
-    )
+
+    def progress(stage, done, total):
+        stages.append(stage)
+
+    references = references_of(TinyImages(), [RawPixels()], tmp_path, "cpu", progress)
+    source = TrainedModel(GaussianModel(), ["made up"], tmp_path)
+    score(source, references, METRICS, Evaluation(weights="raw"), progress)
     assert set(stages) == {
         "features of train images",
         "features of test images",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.evaluation.metrics.metric import Metric, Naming
+from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import ENTROPY, LOW, Measure
 
@@ -22,6 +22,8 @@ class BitsPerDim(Metric):
 
     batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
     """
+
+    needs = (Need.MODEL,)
 
     num_images: int = 256
     batch_size: int = 128

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import HIGH, Measure
 
@@ -50,6 +50,8 @@ class InceptionScore(FeatureMetric):
 class ClassAccuracy(FeatureMetric):
     """Does a conditional model draw what it is asked for? And the Fréchet distance class by class, as a curve."""
 
+    needs = (Need.LABELS,)
+
     def of(self, naming: Naming) -> Iterable[Measure]:
         name = f"accuracy_{naming.features}"
         meaning = "share of samples that the classifier takes for their label"
@@ -59,7 +61,7 @@ class ClassAccuracy(FeatureMetric):
         from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
-        y = view.drawn.labels()
+        y = view.drawn.y
         if y is None:
             return
         naming = view.naming

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.evaluation.metrics.metric import Metric, Naming
+from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.measures import LOW, SECONDS, Measure
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class NetworkEvaluations(Metric):
     """How often one sample runs the network; a guiding classifier's gradient is not counted."""
+
+    needs = (Need.MODEL,)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         yield Measure("nfe", "NFE", meaning="network evaluations a sample", decimals=0)
@@ -29,6 +31,8 @@ class NetworkEvaluations(Metric):
 class Cost(Metric):
     """Seconds and memory of drawing, the size of the model, its arithmetic, and what its training took."""
 
+    needs = (Need.MODEL,)
+
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "seconds for 1000 samples"
         yield Measure(SECONDS, "s / 1000", "s", LOW, meaning, ("data", "cost"), logs=True, decimals=1)
@@ -37,7 +41,7 @@ class Cost(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         from diffusion_lab.evaluation.cost import num_parameters
 
-        drawn, training = subject.drawn, subject.training
+        drawn, training, flops = subject.drawn, subject.source.training, subject.source.flops
         cost = drawn.cost_protocol()
         scores.protocol["cost"] = cost
         scores.measure([SECONDS], lambda: (drawn.seconds_per_1000(),))
@@ -49,5 +53,5 @@ class Cost(Metric):
             scores.record("training_seconds", training.seconds)
             scores.record("training_images", training.images)
             scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
-        if subject.flops is not None:
-            scores.record("flops_per_sample", subject.flops * drawn.nfe)
+        if flops is not None:
+            scores.record("flops_per_sample", flops * drawn.nfe)

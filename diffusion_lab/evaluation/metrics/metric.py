@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
 
 from diffusion_lab.evaluation.metrics.naming import Naming
 from diffusion_lab.measures import Measure
@@ -20,8 +21,20 @@ if TYPE_CHECKING:
     from diffusion_lab.evaluation.subject import Subject, View
 
 
+class Need(Enum):
+    """What not all samples come with."""
+
+    MODEL = "what drew the samples"
+    LABELS = "the class that each sample shows"
+
+
 class Metric(ABC):
-    """Something that is measured of a model: a subclass with its options, and a yaml in conf/metrics or an override."""
+    """Something that is measured of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
+
+    needs: what it cannot do without. Where the samples come without it, `score` is not called, and all its numbers have the reason.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
 
     @abstractmethod
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:

@@ -1,0 +1,84 @@
+"""A trained model as what samples come from: it draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.asked import draw_asked
+from diffusion_lab.evaluation.cost import TrainingCost
+from diffusion_lab.evaluation.drawing import Drawn
+from diffusion_lab.evaluation.latents import latent_pictures
+from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.source import Source
+from diffusion_lab.models.base import GenerativeModel
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
+
+class TrainedModel(Source):
+    """The model with the weights `settings.weights` (already resolved: not "auto").
+
+    identities: for each set of features, what decides the samples and their features beside the weights and
+    `model.sampling_protocol()`: the network's architecture, the code. cache_dir keeps the samples between calls; anew: they are
+    drawn again. Where several ranks score it, they share the drawing.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        identities: Sequence[str],
+        cache_dir: Path,
+        training: TrainingCost | None = None,
+        flops: int | None = None,
+        anew: bool = False,
+    ) -> None:
+        self.model, self.training, self.flops = model, training, flops
+        self._identities, self._cache_dir, self._anew = identities, cache_dir, anew
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def check(self, data: DataModule) -> None:
+        model = self.model
+        if tuple(model.shape) != tuple(data.shape):
+            raise ValueError(f"the model draws {tuple(model.shape)}, the data set {data.name} has {tuple(data.shape)}")
+        if model.num_classes not in (None, data.num_classes):
+            raise ValueError(
+                f"the model knows {model.num_classes} classes, the data set {data.name} has {data.num_classes}"
+            )
+
+    @contextmanager
+    def ready(self, settings: Evaluation) -> Iterator[None]:
+        """With these weights, and without dropout. ValueError if there are no such weights."""
+        was_training = self.model.training
+        with self.model.use_weights(settings.weights):
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train(was_training)
+
+    def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Drawn] | None:
+        return draw_asked(
+            self.model, references, settings, self._cache_dir, self._identities, progress, anew=self._anew
+        )
+
+    def protocol(self, settings: Evaluation) -> dict[str, Any]:
+        labels = f"drawn from the shares of the classes in {settings.reference_split}"
+        return {
+            "samples": {"labels": "none" if self.model.num_classes is None else labels},
+            "weights": settings.weights,
+            "model": self.model.protocol(),
+        }
+
+    def pictures(self, data: DataModule, seed: int) -> tuple[Tensor | None, Tensor | None]:
+        return latent_pictures(self.model, data, seed) if len(data.shape) == 3 else (None, None)
