@@ -69,6 +69,7 @@ SCORING_ROOTS = (
     "diffusion_lab.evaluation.cost.TrainingCost",
     "diffusion_lab.callbacks.ema.suited_weights",
 )
+GIVEN_ROOTS = ("diffusion_lab.evaluation.score.score", "diffusion_lab.evaluation.given.GivenImages")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Callbacks that watch and keep; others are the user's, and may do anything to a training.
 OUR_CALLBACKS = frozenset(("finite", "monitor", "progress", "sample_grid", "checkpoint"))
@@ -137,6 +138,11 @@ def training_code(code: Code, config: Mapping[str, Any]) -> str:
 def scoring_code(code: Code, config: Mapping[str, Any]) -> str:
     """Digest of the code of a score that is made of what `config` names."""
     return code.digest((*SCORING_ROOTS, *named_in(config)), _SCORING)
+
+
+def given_code(code: Code, config: Mapping[str, Any]) -> str:
+    """Digest of the code of a score of images that no model draws."""
+    return code.digest((*GIVEN_ROOTS, *named_in(config)), _SCORING)
 
 
 def drawing_code(code: Code, config: Mapping[str, Any]) -> str:

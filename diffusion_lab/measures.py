@@ -133,4 +133,8 @@ def _how(part: str, content: Any) -> Any:
 
 
 # In a part of the protocol, what follows from the choices or changes rounding only.
-_CHOSEN = {"bound": ("num_terms", "batch_size"), "cost": ("timed_images", "peak_memory"), "samples": ("labels",)}
+_CHOSEN = {
+    "bound": ("num_terms", "batch_size"),
+    "cost": ("timed_images", "peak_memory"),
+    "samples": ("labels", "given"),
+}

@@ -10,6 +10,7 @@ from diffusion_lab.definitions import Code
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import (
     DRAWING_ROOTS,
+    GIVEN_ROOTS,
     SCORING_ROOTS,
     TRAINING_ROOTS,
     canonical_json,
@@ -362,7 +363,7 @@ def test_families_do_not_touch_each_other(package):
     assert changed_by(package, GAN, "diffusion/process.py", lambda s: with_statement(s, "GaussianDiffusion")) == ""
 
 
-@pytest.mark.parametrize("root", [*TRAINING_ROOTS, *SCORING_ROOTS, *DRAWING_ROOTS])
+@pytest.mark.parametrize("root", [*TRAINING_ROOTS, *SCORING_ROOTS, *DRAWING_ROOTS, *GIVEN_ROOTS])
 def test_every_root_is_there(root):
     assert Code([str(ROOT)]).named(root)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.fingerprints import SCORING_GROUPS
+from diffusion_lab.from_config.given import CONFIG, are_given, read_given
 from diffusion_lab.from_config.mistakes import lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, is_scored
@@ -18,16 +19,22 @@ from diffusion_lab.from_config.trained import (
     trained_data,
     with_trained_choices,
 )
+from diffusion_lab.runs import cache_directory
 
 
 def completed(options: list[str]) -> list[str]:
-    """Scoring starts from the choices that the model was trained with."""
+    """Scoring starts from the choices that the model was trained with; images that somebody else made have none."""
+    if are_given(options):
+        return [f"--config-name={CONFIG}", *options]
     return with_trained_choices(options, SCORING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
     """Load, score, show."""
     outputs = Path(cfg.outputs)
+    if cfg.samples is not None:
+        _score_given(cfg, outputs)
+        return
     with users_mistakes():
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
@@ -42,3 +49,20 @@ def run(cfg: DictConfig) -> None:
         if new and here.is_first:
             Console(highlight=False).print(where(here, cfg))
         score_once(model.to(here.device), data, saved, directory, outputs, cfg.rescore)
+
+
+def _score_given(cfg: DictConfig, outputs: Path) -> None:
+    """Nothing is drawn, so one process does it, on one device."""
+    with users_mistakes():
+        request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
+    given = read_given(cfg, outputs)
+    with ranks(request) as here:
+        score_source(
+            lambda: given.source(outputs, here.device),
+            given.data,
+            given.cfg,
+            given.run,
+            cache_directory(outputs),
+            cfg.rescore,
+            lines=[f"samples  {cfg.samples}  ({len(given.images)} images)"],
+        )

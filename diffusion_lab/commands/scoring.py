@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
@@ -64,9 +65,9 @@ def score_once(
         run_of(directory, training["fingerprint"], cfg, outputs),
         cache_directory(outputs),
         again,
+        lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]},
         choices=directory.read_choices(),
-        lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
     )
 
 
@@ -77,9 +78,9 @@ def score_source(
     run: RunDirectory,
     cache: Path,
     again: bool,
-    recorded: Mapping[str, str],
-    choices: Mapping[str, str | None],
     lines: Sequence[str],
+    recorded: Mapping[str, str] = MappingProxyType({}),
+    choices: Mapping[str, str | None] = MappingProxyType({}),
 ) -> None:
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 

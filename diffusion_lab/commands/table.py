@@ -35,4 +35,6 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
 
 
 def _title(protocol: dict[str, Any]) -> str:
-    return f"{protocol['data']['name']}, {protocol['model']['family']}, weights {protocol['weights']}"
+    given = protocol["samples"].get("given")
+    drawn = f"weights {protocol['weights']}" if given is None else given["name"]
+    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}"

@@ -50,10 +50,22 @@ def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX
     return torch.from_numpy(np.array(square).reshape(image_size, image_size, channels)).permute(2, 0, 1)
 
 
+def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
+    """uint8 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`. name: for the sentence."""
+    with _opened(name, io.BytesIO(content), max_pixels, "or leave it out") as opened:
+        image = _upright(opened)
+        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return np.array(image).reshape(image.height, image.width, -1)
+
+
 @contextmanager
-def _opened(path: Path, content: Path | io.BytesIO, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(
+    path: Path | str,
+    content: Path | io.BytesIO,
+    max_pixels: int,
+    remedy: str = "or leave it out with data.on_error=skip",
+) -> Iterator[Image.Image]:
     """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it."""
-    remedy = "or leave it out with data.on_error=skip"
     try:
         with Image.open(content, formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:

@@ -45,6 +45,11 @@ class Cell:
     def done(self) -> bool:
         return self.state == DONE
 
+    @property
+    def given(self) -> dict[str, Any] | None:
+        """What its protocol says of samples that somebody gave; None where a model drew them."""
+        return self.protocol.get("samples", {}).get("given")
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -96,7 +101,7 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
     axes, choices, unread = read_choices([run.config for run, _ in runs])
     cells = []
     for (run, metrics), chosen in zip(runs, choices, strict=True):
-        model = named_model(run.outputs, str(metrics[1].get("model_directory", "")))
+        model = named_model(run.outputs, str(metrics[1].get("model_directory", run.path.name)))
         cells.append(Cell(chosen, run, model, DONE, "", *metrics))
     return Gathered(name, axes, cells, skipped=[*skipped, *unread])
 
@@ -154,6 +159,9 @@ def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
             return f"protocol.{part}.{name} is no text"
     if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
         return "protocol.absent holds no sentences"
+    given = protocol.get("samples", {}).get("given", {})
+    if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in ("name", "digest")):
+        return "protocol.samples.given does not say which samples"
     model = protocol.get("model_directory", "")
     if model != "" and not is_folder_name(model):
         return f"protocol.model_directory is {model!r}, which is not the name of a folder"

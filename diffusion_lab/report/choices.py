@@ -15,6 +15,8 @@ from diffusion_lab.options import above_and_itself, flat
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
+SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a file that somebody gave
+_OF_GIVEN = frozenset((SAMPLES, "data", "features"))  # all that is chosen where samples were given: no model drew them
 
 
 def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[dict[str, str | None]], list[str]]:
@@ -28,7 +30,13 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     texts = [_texts(path, unread) for path in configs]
     keys = list(dict.fromkeys(key for config in texts for key in config))
     columns = {key: [config.get(key) for config in texts] for key in keys}
-    varying = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    is_given = [not config.keys() - _OF_GIVEN for config in texts]
+
+    def varies(key: str, column: list[str | None]) -> bool:
+        counts = [value for value, given in zip(column, is_given, strict=True) if key in _OF_GIVEN or not given]
+        return len(set(counts)) > 1 and (key != SAMPLES or any(is_given))
+
+    varying = {key: column for key, column in columns.items() if varies(key, column)}
     kept: dict[str, list[str | None]] = {}
     for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
@@ -70,10 +78,17 @@ def _texts(path: Path, unread: list[str]) -> dict[str, str]:
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
-    texts = {}
+    given = isinstance(config.get(SAMPLES), str)
+    model = config.get("model")
+    texts = {} if given or not isinstance(model, Mapping) else {SAMPLES: _class(model.get("_target_"))}
     for name, value in options.items():
         if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
-        text = str(value).rpartition(".")[2] if name.endswith(_TARGET) else str(value)
-        texts[printable(name.removesuffix(_TARGET))] = printable(text)
+        key = printable(name.removesuffix(_TARGET))
+        if key in _OF_GIVEN or not given:
+            texts[key] = _class(value) if name.endswith(_TARGET) else printable(str(value))
     return texts
+
+
+def _class(target: object) -> str:
+    return printable(str(target).rpartition(".")[2])

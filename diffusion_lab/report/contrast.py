@@ -29,6 +29,8 @@ def contenders(table: Table) -> list[Contender]:
     group = table.groups[0]
     by_family: dict[str, list[Row]] = {}
     for row in group.rows:
+        if row.done[0].given is not None:
+            continue
         by_family.setdefault(_family(row), []).append(row)
     if len(by_family) < 2:
         return []

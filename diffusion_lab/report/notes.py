@@ -20,6 +20,12 @@ def notes(group: Group) -> list[str]:
     drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
     said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
+    said += [
+        f"{cell.given.get('name')}: images that somebody gave, SHA-256 of their pixels {str(cell.given.get('digest'))[:12]}…."
+        for row in group.rows
+        for cell in row.done
+        if cell.given is not None
+    ]
     seeds = max(len(row.done) for row in group.rows)
     if seeds > 1:
         said.append("± is the standard error of the mean over seeds (over test images where a row has one seed).")
@@ -37,7 +43,8 @@ def notes(group: Group) -> list[str]:
     for column in columns(group):
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
-            said.append(f"bits/dim: {group.protocol.get('bound', {}).get('kind')}.")
+            measured = next(row for row in group.rows if "bits_per_dim" in row.values)
+            said.append(f"bits/dim: {measured.done[0].protocol.get('bound', {}).get('kind')}.")
     entropy = group.fact(ENTROPY)
     if entropy is not None:
         said.append(

@@ -92,7 +92,7 @@ def page(
 
 
 def _facts(gathered: Gathered, table: Table) -> list[str]:
-    cells, models = len(gathered.cells), len({cell.model.path for cell in gathered.cells})
+    cells, models = len(gathered.cells), len({cell.model.path for cell in gathered.cells if cell.given is None})
     facts = [f"{len(gathered.done)} of {cells} cells scored", f"{models} model{'s' if models != 1 else ''}"]
     if table.seeds:
         facts.append(f"seeds {', '.join(table.seeds)}")

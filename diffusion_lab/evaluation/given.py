@@ -1,0 +1,62 @@
+"""Images that somebody else made as what samples come from: nothing is drawn, and no model is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.splits import fixed_subset
+from diffusion_lab.evaluation.metrics.metric import Need
+from diffusion_lab.evaluation.reference import Progress, Reference, references_of
+from diffusion_lab.evaluation.samples import Samples, num_kept
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.source import Source
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.one_set import OneSet
+
+_MODEL = "needs a model, and these samples came as images"
+_LABELS = "the samples came without their classes (an npz may have them as arr_1)"
+
+
+class GivenImages(Source):
+    """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice: files are often sorted by class.
+
+    labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. cache_dir keeps features between
+    calls.
+    """
+
+    def __init__(
+        self, images: OneSet, labels: Tensor | None, about: dict[str, Any], cache_dir: Path, device: torch.device | str
+    ) -> None:
+        images.prepare()
+        self._images, self._labels, self._about, self._cache_dir = images, labels, about, cache_dir
+        self._device = torch.device(device)
+        self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def check(self, data: DataModule) -> None:
+        if tuple(self._images.shape) != tuple(data.shape):
+            raise ValueError(f"{self._images.name} has {self._images.shape}, the data set {data.name} has {data.shape}")
+
+    def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Samples]:
+        count, there = settings.num_samples, self._images.num_train
+        if count is not None and count > there:
+            raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has {there} images")
+        shown, _ = next(self._images.batches("train", num_kept(self._images.shape), limit=count))
+        labels = None if self._labels is None else self._labels[fixed_subset(there, count)]
+        features = [reference.features for reference in references]
+        seen = references_of(self._images, features, self._cache_dir, self.device, progress)
+        return [Samples(shown, own.vectors("train", count), 0, labels) for own in seen]
+
+    def protocol(self, settings: Evaluation) -> dict[str, Any]:
+        labels = "none" if self._labels is None else "as given"
+        return {"samples": {"labels": labels, "given": self._about}, "model": {"family": "given images"}}

@@ -1,0 +1,1 @@
+"""Other people's samples and statistics, in the formats of published evaluators. What is read here runs nothing."""

@@ -1,0 +1,247 @@
+"""Images that somebody else made: a folder of them, a zip of them, or an npz as published evaluators read it.
+
+An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
+Nothing is unpickled, nothing is written to the disk, and no more is decoded than the limits below allow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from diffusion_lab.data.base import DataError
+from diffusion_lab.data.images import SUFFIXES, read_as_it_is
+from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.foreign import printable
+
+MOST_BYTES = 2**34  # of all images, decoded: 16 GiB, 80,000 of 3 × 256 × 256
+MOST_NUMBERS = 2**24  # of one image
+_MOST_OF_A_FILE = 2**27  # bytes of one image file
+_MOST_MEMBERS = 2**20  # of a zip
+_LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """pixels: uint8 (N, C, H, W). labels: int64 (N,), the class of each; None where nothing says so.
+
+    name: of the file or folder. lossy: whether a format that changes pixels holds some of them.
+    """
+
+    name: str
+    pixels: Tensor
+    labels: Tensor | None = None
+    lossy: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.pixels.shape[1:])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of shape and pixels, whatever files they came in."""
+        content = hashlib.sha256(f"{tuple(self.pixels.shape)}".encode())
+        for some in self.pixels.split(256):
+            content.update(some.contiguous().numpy())
+        return content.hexdigest()
+
+
+def read_images(path: Path) -> Images:
+    """The images of a folder (however deep) or of a zip, in the order of their names, or of an npz.
+
+    DataError, in one sentence, for whatever else `path` is.
+    """
+    if path.is_dir():
+        return _of_folder(path)
+    readers: dict[str, Callable[[Path], Images]] = {".npz": _of_npz, ".zip": _of_zip}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path} is no folder, no .npz and no .zip: these are the forms in which images are read.")
+    if not path.is_file():  # nor a pipe, which nobody may ever write into
+        raise DataError(f"There is no {path}.")
+    return readers[path.suffix.lower()](path)
+
+
+def _of_folder(path: Path) -> Images:
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if _is_image(file) and file.is_file()}
+    return _decoded(path, {name: lambda file=file: _content(file) for name, file in files.items()})
+
+
+def _content(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        content = opened.read(_MOST_OF_A_FILE + 1)
+    if len(content) > _MOST_OF_A_FILE:
+        raise DataError(f"{file} is larger than {_MOST_OF_A_FILE / 2**20:g} MiB, which no image of a sample is.")
+    return content
+
+
+def _of_zip(path: Path) -> Images:
+    with _one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
+        members = {info.filename: info for info in archive.infolist() if _is_image(PurePosixPath(info.filename))}
+        if len(members) > _MOST_MEMBERS:
+            raise DataError(f"{path} holds more than {_MOST_MEMBERS:,} files.")
+        for info in members.values():
+            _check_member(path, info, _MOST_OF_A_FILE)
+        return _decoded(path, {name: lambda info=info: archive.read(info) for name, info in members.items()})
+
+
+def _is_image(path: Path | PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts[-2:])
+    return path.suffix.lower() in SUFFIXES and not hidden
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
+    """Its name leads nowhere, as nothing is unpacked; its size, which bounds what is read of it, is bounded."""
+    if info.flag_bits & 1:
+        raise DataError(f"{path} is encrypted: give it without a password.")
+    if info.file_size > most:
+        name = printable(info.filename)
+        raise DataError(
+            f"{name} in {path} unfolds to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, and may be a "
+            "decompression bomb."
+        )
+
+
+def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
+    """Every file decoded, in the order of the names; all have the size and the channels of the first, or are grey among colours."""
+    names = sorted(contents)
+    if len(names) < 2:
+        raise DataError(
+            f"{path} holds {'one image' if names else 'no images'}, and a score needs at least two: their names end in one of "
+            f"{', '.join(sorted(SUFFIXES))}."
+        )
+
+    def decode(name: str) -> np.ndarray:
+        return read_as_it_is(f"{printable(name)} in {path}", contents[name](), MOST_NUMBERS)
+
+    first = decode(names[0])
+    height, width, _ = first.shape
+    _check_size(path, len(names), first.size)
+    pixels = np.empty((len(names), 3, height, width), np.uint8)
+    grey = True
+    with ThreadPoolExecutor(max_workers=8) as readers:
+        decoded = readers.map(decode, names) if path.is_dir() else map(decode, names)  # a zip is one stream
+        for i, image in enumerate(track(decoded, f"reading {path.name}", len(names), transient=True)):
+            if image.shape[:2] != (height, width):
+                raise DataError(
+                    f"{printable(names[i])} in {path} has {image.shape[1]}×{image.shape[0]} pixels, {printable(names[0])} has "
+                    f"{width}×{height}: the samples of a score have one size."
+                )
+            grey = grey and image.shape[2] == 1
+            pixels[i] = image.transpose(2, 0, 1)
+    lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
+    return Images(path.name, torch.from_numpy(pixels[:, :1] if grey else pixels), lossy=lossy)
+
+
+def _check_size(path: Path, count: int, numbers: int) -> None:
+    if numbers > MOST_NUMBERS or count * numbers > MOST_BYTES:
+        raise DataError(
+            f"{path} unfolds to {count:,} images of {numbers:,} numbers, more than {MOST_BYTES / 2**30:g} GiB: score some of them."
+        )
+
+
+def _of_npz(path: Path) -> Images:
+    with _one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
+        pixels = read_array(path, archive, "arr_0", MOST_BYTES)
+        labels = read_array(path, archive, "arr_1", 2**27) if "arr_1.npy" in archive.namelist() else None
+    if pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it is (N, H, W, C) with 1 or 3 channels.")
+    if pixels.dtype != np.uint8:
+        raise DataError(
+            f"arr_0 of {path} is {pixels.dtype}: published evaluators read uint8 from 0 to 255, as "
+            "x.round().clip(0, 255).astype(np.uint8) makes of images in 0 … 255."
+        )
+    if len(pixels) < 2 or 0 in pixels.shape:
+        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: a score needs at least two images.")
+    _check_size(path, len(pixels), pixels[0].size)
+    return Images(path.name, torch.from_numpy(pixels).permute(0, 3, 1, 2), _labels(path, labels, len(pixels)))
+
+
+def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
+    """None as well where all are 0, which is what is written for a model without classes."""
+    if labels is None or not labels.any():
+        return None
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(
+            f"arr_1 of {path} is {labels.dtype} of shape {labels.shape}: it is the class of each image, whole numbers from 0, of "
+            f"shape ({count},)."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
+    """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
+    if f"{name}.npy" not in archive.namelist():
+        there = ", ".join(printable(key.removesuffix(".npy")) for key in archive.namelist()[:8]) or "nothing"
+        raise DataError(f"{path} has no {name}: it holds {there}.")
+    info = archive.getinfo(f"{name}.npy")
+    _check_member(path, info, most)
+    with archive.open(info) as stream:
+        shape, _, dtype = _header(stream)
+        wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if dtype.hasobject or dtype.kind not in "biuf":
+            raise DataError(f"{name} of {path} holds {dtype}, not numbers; it is not unpickled.")
+        if wanted > info.file_size:
+            raise DataError(f"{name} of {path} says it has {wanted:,} bytes, and has {info.file_size:,} at most.")
+    with archive.open(info) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"version {version} of the format")
+    return readers[version](stream)
+
+
+@contextmanager
+def _one_sentence(path: Path, what: str) -> Iterator[None]:
+    """Damaged archives raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        reason = printable(" ".join(str(error).split())) or type(error).__name__
+        raise DataError(f"{path} is no {what} that can be read ({reason}).") from error
+
+
+def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Tensor:
+    """uint8 (N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images stand for colours and, where
+    their channels are equal, colours for grey. DataError if their size or their colours are others. of: what has that shape."""
+    pixels, (channels, height, width) = images.pixels, images.shape
+    if (height, width) != tuple(shape[1:]):
+        size = f"({shape[2]}, {shape[1]})"
+        raise DataError(
+            f"{images.name} has images of {width}×{height} pixels, {of} of {shape[2]}×{shape[1]}, and nothing is resized here: "
+            f"resize them, with Pillow's image.resize({size}, Image.Resampling.BICUBIC) for one, and say so beside the number."
+        )
+    if channels == 3 and shape[0] == 1:
+        if not all(torch.equal(pixels[:, i], pixels[:, 0]) for i in (1, 2)):
+            raise DataError(
+                f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
+            )
+        pixels = pixels[:, :1]
+    elif channels == 1 and shape[0] == 3:
+        pixels = pixels.expand(-1, 3, -1, -1)
+    elif channels != shape[0]:
+        raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}.")
+    if int(pixels.max()) <= 1:
+        raise DataError(f"{images.name} has no pixel above 1: pixels go from 0 to 255 here, not from 0 to 1.")
+    if num_levels == 256:
+        return pixels
+    return torch.cat([to_levels(from_levels(some, 256), num_levels) for some in pixels.split(256)])

@@ -1,0 +1,137 @@
+"""Other people's samples are scored as ours are: the same images, in whatever files, have the same numbers."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import STRIDED, TINY, files
+
+NUM = 8  # of TINY
+SAMPLED = [f"num_images={NUM}", "batch_size=128", "seed=0"]
+OURS = ["fd_digits_cnn", "kd_digits_cnn", "precision", "recall", "fd_digits_cnn_floor", "class_entropy"]
+LIGHT = ["features=digits_cnn", "metrics.kernel_distance.num_subsets=2"]
+
+
+def scores(outputs: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(outputs.glob("runs/*/metrics.json"))]
+
+
+def given(outputs: Path) -> dict:
+    (metrics,) = [found for found in scores(outputs) if "given" in found["protocol"]["samples"]]
+    return metrics
+
+
+@pytest.fixture
+def drawn(lab):
+    """A model, its score, and its samples as each of the forms."""
+    lab.given("train", *TINY, *STRIDED)
+    assert lab("evaluate", *LIGHT)[0] == 0
+    for form in ("npz", "png"):
+        code, _, err = lab("sample", *SAMPLED, f"format={form}", f"to={form}")
+        assert code == 0, err
+    with zipfile.ZipFile(lab.folder / "samples.zip", "w") as archive:
+        for path in (lab.folder / "png").iterdir():
+            archive.write(path, f"deep/{path.name}")
+    (scored,) = [metrics for metrics in scores(lab.folder / "outputs") if "fd_digits_cnn" in metrics["values"]]
+    return scored
+
+
+@pytest.mark.parametrize("samples", ["npz/samples.npz", "png", "samples.zip"])
+def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
+    code, out, err = lab("evaluate", f"samples={samples}", "data=digits", *LIGHT)
+    assert code == 0, err
+    found = given(lab.folder / "outputs")
+    for name in OURS:
+        assert found["values"][name] == pytest.approx(drawn["values"][name], rel=1e-6), name
+    assert found["protocol"]["samples"]["num_images"] == NUM
+    for name in ("nfe", "bits_per_dim", "seconds_per_1000_samples"):
+        assert name not in found["values"]
+        assert found["protocol"]["absent"][name] == "needs a model, and these samples came as images"
+    assert "needs a model" in out
+    assert Path(samples).name in out
+    assert "fd_digits_cnn" in out
+
+
+def test_one_set_of_images_has_one_digest_and_its_score_is_made_once(lab, drawn):
+    for samples in ("npz/samples.npz", "png", "samples.zip"):
+        assert lab("evaluate", f"samples={samples}", "data=digits", *LIGHT)[0] == 0
+    protocols = [metrics["protocol"]["samples"] for metrics in scores(lab.folder / "outputs")]
+    digests = {samples["given"]["digest"] for samples in protocols if "given" in samples}
+    assert len(digests) == 1
+    before = files(lab.folder / "outputs" / "runs")
+    code, out, _ = lab("evaluate", "samples=png", "data=digits", *LIGHT)
+    assert code == 0
+    assert "this score is there already" in out
+    assert files(lab.folder / "outputs" / "runs") == before
+
+
+def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
+    assert lab("evaluate", "samples=npz/samples.npz", "data=digits", *LIGHT)[0] == 0
+    runs = [
+        path.parent
+        for path in (lab.folder / "outputs").glob("runs/*/metrics.json")
+        if "fd_digits_cnn" in path.read_text()
+    ]
+    code, _, err = lab("report", f"runs=[{','.join(map(str, runs))}]", "to=report")
+    assert code == 0, err
+    head, _, ours, theirs, floor, *notes = (lab.folder / "report" / "table.md").read_text().splitlines()
+    assert head.startswith("| samples | NFE | fd\\_digits\\_cnn ↓")
+    assert theirs.startswith("| npz/samples.npz | – |")
+    assert ours.startswith("| DiffusionModel | 3 |")
+    assert theirs.split("|")[3] == ours.split("|")[3]
+    assert floor.startswith("| real images |")
+    digest = given(lab.folder / "outputs")["protocol"]["samples"]["given"]["digest"]
+    assert any(f"samples.npz: images that somebody gave, SHA-256 of their pixels {digest[:12]}…." in n for n in notes)
+    page = (lab.folder / "report" / "report.html").read_text()
+    assert "2 of 2 cells scored" in page
+    assert re.search(r"\b1 model\b", page)
+
+
+@pytest.mark.parametrize("count", [3, 20])
+def test_fewer_may_be_scored_and_more_than_there_are_may_not(lab, count):
+    np.savez(lab.folder / "a.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8))
+    code, _, err = lab("evaluate", "samples=a.npz", "data=digits", "features=pixels", f"evaluation.num_samples={count}")
+    assert code == (0 if count == 3 else 1)
+    if code:
+        assert err.strip() == "diffusion-lab evaluate: evaluation.num_samples=20: a.npz has 12 images"
+        return
+    assert given(lab.folder / "outputs")["protocol"]["samples"]["num_images"] == 3
+
+
+def test_labels_say_whether_each_sample_shows_its_class(lab):
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    pixels = np.round(x[:200] * 255 / 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+    for name, labels in (("right", y[:200]), ("wrong", (y[:200] + 1) % 10)):
+        np.savez(lab.folder / f"{name}.npz", arr_0=pixels, arr_1=labels)
+        assert (
+            lab("evaluate", f"samples={name}.npz", "data=digits", "metrics=[class_accuracy]", f"outputs={name}")[0] == 0
+        )
+    assert given(lab.folder / "right")["values"]["accuracy_digits_cnn"] > 0.95
+    assert given(lab.folder / "wrong")["values"]["accuracy_digits_cnn"] < 0.05
+    assert given(lab.folder / "right")["protocol"]["samples"]["labels"] == "as given"
+
+
+@pytest.mark.parametrize(
+    "option", ["sampler=ddim", "model_dir=x", "guidance.scale=2", "evaluation.weights=raw", "model=gan"]
+)
+def test_what_only_a_model_has_is_refused(lab, option):
+    code, _, err = lab("evaluate", "samples=a.npz", "data=digits", option)
+    assert code == 1
+    assert err.strip() == (
+        f"diffusion-lab evaluate: {option.partition('=')[0]}: with samples=… no model draws, so it would change nothing; "
+        "leave it out"
+    )
+
+
+def test_grey_images_in_three_equal_channels_are_grey(lab):
+    (lab.folder / "rgb").mkdir()
+    for i in range(5):
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).convert("RGB").save(lab.folder / "rgb" / f"{i}.png")
+    assert lab("evaluate", "samples=rgb", "data=digits", "features=pixels", "metrics=[frechet_distance]")[0] == 0
