@@ -38,7 +38,7 @@ _OF_A_MODEL = (
         "decoder",
         "bound",
     ),
-    *("objective", "variance", "evaluation.weights", "evaluation.batch_size"),
+    *("objective", "variance", "evaluation.weights", "evaluation.batch_size", "evaluation.precision"),
 )
 _LONGEST_NAME = 60
 
