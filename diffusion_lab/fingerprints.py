@@ -28,6 +28,7 @@ SCORING_GROUPS = (
     "evaluation",
     "features",
     "metrics",
+    "measured_variance",  # what variance=analytic names
 )
 SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # which may too where it did not shape training
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
@@ -63,6 +64,7 @@ TRAINING_ROOTS = (  # beside the classes that the config names: what turns them 
     "diffusion_lab.callbacks.finite.SkipNotFinite",
 )
 DRAWING_ROOTS = ("diffusion_lab.evaluation.asked.draw_asked",)
+MEASURING_ROOTS = ("diffusion_lab.evaluation.measuring.measure_once",)
 SCORING_ROOTS = (
     "diffusion_lab.evaluation.score.score",
     "diffusion_lab.evaluation.trained.TrainedModel",
@@ -149,6 +151,11 @@ def drawing_code(code: Code, config: Mapping[str, Any]) -> str:
     """Digest of the code that draws the samples of a score. What is measured of them decides none."""
     named = named_in([part for group, part in config.items() if group != "metrics"])
     return code.digest((*DRAWING_ROOTS, *named), _SCORING)
+
+
+def measuring_code(code: Code, config: Mapping[str, Any]) -> str:
+    """Digest of the code that measures the network of a model with these parts."""
+    return code.digest((*MEASURING_ROOTS, *named_in(config)), _SCORING)
 
 
 def named_in(config: Any) -> Iterator[str]:

@@ -21,9 +21,11 @@ from rich.progress import track
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.from_config.editing import Edit, wanted_edit
+from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
-from diffusion_lab.from_config.trained import load_model, trained_config, with_trained_choices
+from diffusion_lab.from_config.trained import load_model, trained_config, trained_data, with_trained_choices
+from diffusion_lab.runs import cache_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +76,8 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     with ranks(request) as here, lost_process(), torch.no_grad(), model.to(here.device).use_weights(weights):
         with users_mistakes():
+            cache = cache_directory(Path(cfg.outputs))
+            use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
             edit = wanted_edit(cfg, model, saved)
         indices = torch.arange(cfg.num_images, device=model.device)
         y = _labels(indices, cfg.label, model, edit)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from rich.progress import Progress
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.from_config.build import plain_config, sampling_identity
+from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
 from diffusion_lab.from_config.tracking import tracked_score
@@ -43,6 +44,7 @@ def score_once(
     """
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.cost import TrainingCost
+    from diffusion_lab.evaluation.ranks import rank
     from diffusion_lab.evaluation.trained import TrainedModel
 
     training = directory.read_training()
@@ -51,7 +53,11 @@ def score_once(
         if cfg.evaluation.weights == "auto":
             with open_dict(cfg):
                 cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
+        with _progress(Console(quiet=rank() > 0)) as progress, users_mistakes(), lost_process():
+            weights, cache = cfg.evaluation.weights, cache_directory(outputs)
+            use_measured(model, lambda: data, cfg, directory, weights, cache, progress)
         unread = model.protocol().keys() - model.sampling_protocol().keys()
+        unread |= {"measured_variance"} if "variance" in unread else set()
         identities = [
             sampling_identity(training["fingerprint"], cfg, unread, name) for name, node in cfg.features.items() if node
         ]
@@ -132,6 +138,15 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, cache: Path, cons
     at = " and ".join(
         f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
     )
+    fewer = "take fewer at a time; it changes no number"
+    with _progress(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
+        references = references_of(data, list(features.values()), cache, source.device, progress)
+        return score(source, references, metrics, settings, progress)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """What is being done, images done, images in all -> shown as long as the block runs."""
     with Progress(transient=True, console=console) as bar:
         tasks = {}
 
@@ -140,9 +155,7 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, cache: Path, cons
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
-        with users_mistakes(), lost_process(), out_of_memory(at, "take fewer at a time; it changes no number"):
-            references = references_of(data, list(features.values()), cache, source.device, progress)
-            return score(source, references, metrics, settings, progress)
+        yield progress
 
 
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:

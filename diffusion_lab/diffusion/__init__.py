@@ -4,6 +4,8 @@ schedules    how fast does the signal decay?                     α_t, σ_t (rea
 process      what is a noisy image, given a clean one?           q(x_t|x_0), q(x_s|x_t, x_0)
 predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
+statistics   how large is what the network says, and how wrong?  E‖ε̂‖², E‖x_0 − x̂_0‖²
+analytic     how wide is a reverse step at best, after these?    σ*²
 decoders     which data does the last step mean?                 p(x_0|x_1)
 rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
@@ -35,6 +37,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
     gaussian     x_s = μ + σ·ε
 """
 
+from .analytic import Analytic
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
@@ -62,10 +65,11 @@ from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
 from .reverse import ReverseProcess, ReverseStep
 from .rounding import EndLevels, NearestLevel, Rounding
-from .samplers import AncestralSampler, DDIMSampler, Sampler
+from .samplers import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, Sampler
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
+from .statistics import NetworkStatistics, network_statistics
 from .timesteps import (
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
@@ -78,6 +82,8 @@ from .variances import FixedLarge, FixedSmall, LearnedRange, Variance
 
 __all__ = [
     "AllSteps",
+    "Analytic",
+    "AnalyticDDIMSampler",
     "AncestralSampler",
     "Autoguidance",
     "Bound",
@@ -118,6 +124,7 @@ __all__ = [
     "LowDiscrepancyTimesteps",
     "MinSNR",
     "NearestLevel",
+    "NetworkStatistics",
     "NoClipping",
     "NormalTimesteps",
     "Objective",
@@ -153,6 +160,7 @@ __all__ = [
     "denoise_from",
     "derive_seed",
     "inpaint",
+    "network_statistics",
     "slerp",
     "variational_bound",
 ]

@@ -169,6 +169,38 @@ class DDIMSampler(Sampler):
         return x / chain.prior_std
 
 
+@dataclass(frozen=True)
+class AnalyticDDIMSampler(DDIMSampler):
+    """x_s as DDIM's, with as much noise more as Σ_θ says that x_0 is unknown (Bao et al. 2022, "Analytic-DPM", theorem 1).
+
+        λ² = η²·β̃_t,  Var = (Σ_θ − β̃_t)/(α_s·σ²_ts/σ_t²)²,  σ² = λ² + (α_s − √(σ_s² − λ²)·α_t/σ_t)²·Var
+
+    Any Σ_θ will do: with β̃_t it is DDIM, and with η = 1 ancestral sampling. The last step returns x̂_0.
+    """
+
+    reads_variance = True
+
+    def step(
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
+    ) -> tuple[Images, Memory]:
+        look, at, to = look_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
+        own = self.eta**2 * at.beta_tilde
+        towards_eps = max(to.noise**2 - own, 0) ** 0.5
+        x_s = to.signal * look.x_0 + towards_eps * look.eps
+        if s == 0:
+            return x_s, ()
+        log_beta_tilde = torch.full_like(look.distribution.log_variance, at.log_beta_tilde)
+        excess = at.beta_tilde * torch.expm1(look.distribution.log_variance - log_beta_tilde).clamp(min=0)
+        of_x_0 = to.signal - towards_eps * at.signal / at.noise
+        return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * noise(x_t), ()
+
+    def encode(
+        self, process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels = None
+    ) -> Images:
+        """Refused: it is no map, whatever η."""
+        raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
+
+
 def look_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
     """p_θ(x_s|x_t), all samples at one step, which the process then knows without asking a device."""
     steps = full(t, x_t)

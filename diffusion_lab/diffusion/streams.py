@@ -12,6 +12,8 @@ CLASS = 1
 DECODER = 3
 # Of the seed of a likelihood.
 BOUND = 2
+# Of the seed of the statistics of a network.
+STATISTICS = 4
 # Of the seed of an edited image. The noise of a start, and of an inpainting: its known part, its way back, its later repeats.
 START = 1
 KNOWN = 1

@@ -19,13 +19,14 @@ class Evaluation:
     weights: str = "auto"
     reference_split: str = "train"
     reference_features: int = 10_000
+    statistics_images: int = 128
 
     def __post_init__(self) -> None:
         if self.num_samples is not None:
             check_at_least(2, "evaluation.num_samples", self.num_samples)  # one image has no covariance
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"evaluation.seed must be a whole number from 0 to 2**64 - 1, got {self.seed}")
-        for name in ("batch_size", "reference_features"):
+        for name in ("batch_size", "reference_features", "statistics_images"):
             check_at_least(1, f"evaluation.{name}", getattr(self, name))
         if self.precision not in PRECISIONS:
             raise ValueError(f"evaluation.precision must be {' or '.join(PRECISIONS)}, got {self.precision}")

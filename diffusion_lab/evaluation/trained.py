@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
 
 
+@contextmanager
+def ready(model: GenerativeModel, weights: str) -> Iterator[None]:
+    """The model has these weights and drops nothing inside the block. ValueError if there are no such weights."""
+    was_training = model.training
+    with model.use_weights(weights):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(was_training)
+
+
 class TrainedModel(Source):
     """The model with the weights `settings.weights` (already resolved: not "auto").
 
@@ -59,13 +71,8 @@ class TrainedModel(Source):
     @contextmanager
     def ready(self, settings: Evaluation) -> Iterator[None]:
         """With these weights, and without dropout. ValueError if there are no such weights."""
-        was_training = self.model.training
-        with self.model.use_weights(settings.weights):
-            self.model.eval()
-            try:
-                yield
-            finally:
-                self.model.train(was_training)
+        with ready(self.model, settings.weights):
+            yield
 
     def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Drawn] | None:
         return draw_asked(

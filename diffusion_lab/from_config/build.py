@@ -17,6 +17,7 @@ from diffusion_lab.fingerprints import (
     canonical_json,
     drawing_code,
     fingerprint,
+    measuring_code,
     scored_part,
     scoring_code,
     training_code,
@@ -181,6 +182,13 @@ def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[
     parts = {key: part for key, part in _scored_parts(cfg).items() if key not in unread}
     parts["features"] = parts["features"][features]
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
+
+
+def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
+    """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
+    model = OmegaConf.to_container(cfg.model, resolve=True)
+    parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
+    return f"{model_fingerprint} {measuring_code(CODE, parts)}"
 
 
 def _scored_parts(cfg: DictConfig) -> dict[str, Any]:

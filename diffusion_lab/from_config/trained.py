@@ -173,7 +173,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
         )
     of_the_file = frozenset(targets(OmegaConf.to_container(saved)))
     if cfg.get("variance") is not None:
-        _swap_variance(saved, cfg.variance, directory)
+        _swap_variance(saved, cfg, directory)
     for group in SCORING_GROUPS:
         if group in cfg and group in saved:
             saved[group] = cfg[group]
@@ -247,9 +247,14 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         raise RunError(f"{directory.config} describes no model that can be built: {error.__cause__}") from error
 
 
-def _swap_variance(saved: DictConfig, variance: DictConfig, directory: ModelDirectory) -> None:
+def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
+    """The variance of `cfg` in place of the one that was trained, if training allows it; one that is measured always is."""
     if "variance" not in saved:
         raise MistakeError(f"{directory.path} is no diffusion model and has no variance")
+    saved.measured_variance = cfg.get("measured_variance")
+    if saved.measured_variance is not None:
+        return
+    variance = cfg.variance
     old, new = instantiate(saved.variance), instantiate(variance)
     if old == new:
         return

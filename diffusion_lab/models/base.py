@@ -8,13 +8,13 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import slerp
+from diffusion_lab.diffusion import Variance, slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -108,6 +108,20 @@ class GenerativeModel(TrainableModel, ABC):
         without bias from max_terms of them; None: all terms.
         """
         return None
+
+    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor] | None:
+        """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
+
+        None for a family that has none. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
+        """
+        return None
+
+    def use_measured(self, variance: Callable[..., Variance]) -> None:
+        """From here on draw and score with a variance that was measured of these weights. For a family that measures.
+
+        variance: given outputs_per_channel, those of the network, makes it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
 
     def classes_in_turn(self, indices: Tensor) -> Tensor | None:
         """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; None without classes."""

@@ -36,9 +36,10 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
     derive_seed,
+    network_statistics,
     variational_bound,
 )
-from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
+from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, STATISTICS, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.bound import as_likelihood
@@ -277,6 +278,16 @@ class DiffusionModel(GenerativeModel):
             decoder=self.decoder,
         )
         return as_likelihood(bound, chain, self._bound_kind(chain.num_timesteps, y is not None))
+
+    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        """Of the full chain, unguided; given the class, with y."""
+        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
+        return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
+
+    def use_measured(self, variance: Callable[..., Variance]) -> None:
+        outputs = self.reverse.variance.outputs_per_channel
+        self.reverse = replace(self.reverse, variance=variance(outputs_per_channel=outputs))
+        self.guided = replace(self.guided, reverse=self.reverse)
 
     def protocol(self) -> dict[str, Any]:
         return {

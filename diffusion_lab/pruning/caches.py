@@ -1,4 +1,4 @@
-"""Which cached references and samples belong to no model and no score that stays.
+"""Which cached references, samples and statistics belong to no model and no score that stays.
 
 What decides them is named by hashes, so a config or a score that contains the hash is what refers to it.
 """
@@ -14,7 +14,7 @@ from diffusion_lab.runs.cache import read_key
 
 def unused_cache(cache: CacheDirectory, found: Found) -> list[Unused]:
     """What lies there under a key of ours. It is computed anew for whoever asks for it all the same."""
-    return [*_references(cache, found), *_samples(cache, found)]
+    return [*_references(cache, found), *_streams(cache, found)]
 
 
 def _references(cache: CacheDirectory, found: Found) -> list[Unused]:
@@ -30,7 +30,7 @@ def _references(cache: CacheDirectory, found: Found) -> list[Unused]:
     return unused
 
 
-def _samples(cache: CacheDirectory, found: Found) -> list[Unused]:
+def _streams(cache: CacheDirectory, found: Found) -> list[Unused]:
     unused = []
     for folder, files in cache.streams.items():
         if is_held(folder):

@@ -4,7 +4,7 @@
     outputs/runs/<id>/                             one scored cell     (RunDirectory)
     outputs/sweeps/<name>/                         many of them        (SweepDirectory)
     outputs/jobs/                                  files of jobs in a queue   (`jobs`)
-    outputs/cache/                                 reference statistics; samples/: samples of scores   (CacheDirectory)
+    outputs/cache/                                 reference statistics; samples/, statistics/   (CacheDirectory)
 
 The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.
 Nothing here makes a folder until something is written into it.

@@ -2,6 +2,7 @@
 
     <data>-<features>-<kind>-<split>-<subset>-<hash>.safetensors   of real images   (`reference`)
     samples/<hash>/<first index>.safetensors                       of samples       (`stream`, `shard_file`)
+    statistics/<model>-<weights>-<images>-<hash>/<first index>.safetensors   of a network   (`statistics`, `shard_file`)
 
 Each file holds its key, a text that says which question it answers, and is named by a hash of it.
 """
@@ -30,6 +31,14 @@ class CacheDirectory:
         """Folder of the streams of samples."""
         return self.path / "samples"
 
+    def statistics(self, about: str, key: str) -> Path:
+        """Folder of what was measured of one network. about: in words, for who lists the folder."""
+        return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
+
+    @property
+    def _statistics(self) -> Path:
+        return self.path / "statistics"
+
     def reference(self, about: str, key: str) -> Path:
         """File of what was computed of real images. about: in words, for who lists the folder."""
         return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
@@ -45,14 +54,14 @@ class CacheDirectory:
 
     @property
     def streams(self) -> dict[Path, list[Path]]:
-        """Folder -> its shards, of the streams that lie here, as far as the folder's name is that of their key."""
-        linked = self.path.is_symlink() or self.samples.is_symlink()
-        folders = [] if linked else sorted(self.samples.glob("*/"))
+        """Folder -> its shards, of samples and of statistics that lie here, as far as the folder's name is that of their key."""
+        above = [] if self.path.is_symlink() else [self.samples, self._statistics]
+        folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
         found = {folder: _plain(shard_files(folder)) for folder in folders if not folder.is_symlink()}
         return {
             folder: files
             for folder, files in found.items()
-            if files and all(_is_named_by(folder.name, f) for f in files)
+            if files and all(_is_named_by(folder.name.rpartition("-")[2], f) for f in files)
         }
 
 

@@ -250,11 +250,11 @@ def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab):
     assert "cache/" not in out
 
 
-def test_cached_references_and_samples_go_with_their_models_and_scores(lab):
-    lab.given("train", *TINY, *STRIDED)
+def test_what_is_cached_goes_with_its_models_and_scores(lab):
+    lab.given("train", *TINY, *STRIDED, "variance=analytic", "evaluation.statistics_images=8")
     mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
     ours = files(cache)
-    assert len(ours) > 1
+    assert {name.partition("/")[0] for name in ours} >= {"samples", "statistics"}
     (cache / "mine-0123456789ab.safetensors").write_bytes(b"mine")
     (cache / "samples" / "0123456789abcdef").mkdir()
     (cache / "samples" / "0123456789abcdef" / "00000000.safetensors").write_bytes(b"mine")
@@ -266,6 +266,7 @@ def test_cached_references_and_samples_go_with_their_models_and_scores(lab):
     assert "in all" in out
     assert files(cache) == ["mine-0123456789ab.safetensors", "samples/0123456789abcdef/00000000.safetensors"]
     assert len(list((cache / "samples").iterdir())) == 1
+    assert list((cache / "statistics").iterdir()) == []
 
 
 def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):

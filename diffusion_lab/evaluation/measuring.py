@@ -1,0 +1,121 @@
+"""One pass over training images: what a network's output and its error are at each t, measured once for all who ask.
+
+A shard, which is a fixed range of images, is the same whoever measures it and when. So a pass that was stopped goes on at the first
+shard that is missing, ranks share the shards out, and whoever finds another one at the same pass waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.cache import digest, read_tensors, write_tensors
+from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.reference import Progress
+from diffusion_lab.evaluation.trained import ready
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.runs import CacheDirectory
+from diffusion_lab.runs.cache import shard_file
+
+if TYPE_CHECKING:
+    from diffusion_lab.claims import Holder
+    from diffusion_lab.data.base import DataModule
+
+SHARD_IMAGES = 32  # images at a time
+SEED = 0  # of the noise: the same for all who ask
+RECIPE = 1  # raise it when the same key would give other numbers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """means: name -> (T,) float64, over images and noise. about: which images those are, and of which pass, for the record."""
+
+    means: Mapping[str, Tensor]
+    about: str
+
+
+def measure_once(
+    model: GenerativeModel,
+    data: DataModule,
+    num_images: int,
+    weights: str,
+    cache: Path,
+    identity: str,
+    about: str,
+    progress: Progress | None = None,
+) -> Measured:
+    """What `model.measure` says of training images, on average, with the weights called so.
+
+    num_images: so many, or as many as there are. identity: what decides the numbers beside weights and images: how the model was
+    built, and the code. about: of model and weights, in words. Where several ranks call it, they share the work, and all have it.
+    """
+    data.prepare()
+    with ready(model, weights):
+        return _measure_once(model, data, min(num_images, data.num_train), cache, identity, about, progress)
+
+
+def _measure_once(
+    model: GenerativeModel,
+    data: DataModule,
+    total: int,
+    cache: Path,
+    identity: str,
+    about: str,
+    progress: Progress | None,
+) -> Measured:
+    progress = progress or (lambda stage, done, total: None)
+    key = json.dumps(
+        {
+            "model": identity,
+            "weights": digest(model.state_dict()),
+            "data": data.identity,
+            "num_images": total,
+            "recipe": RECIPE,
+        },
+        sort_keys=True,
+    )
+    folder = CacheDirectory(cache).statistics(f"{about}-{total}", key)
+    parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
+
+    def waiting(holder: Holder | None) -> None:
+        progress(f"waiting for {holder or 'another process'}", 0, 1)
+
+    def look() -> list[dict[str, Tensor] | None]:
+        found = (read_tensors(shard_file(folder, part.start), key) for part in parts)
+        return [None if shard is None else shard[0] for shard in found]
+
+    def measure(wanted: list[range], done: int) -> None:
+        for part in wanted:
+            write_tensors(shard_file(folder, part.start), key, _sums(model, data, part, total))
+            done += len(part)
+            progress("statistics of the network", done, total)
+
+    def lacking() -> list[range]:
+        return [part for part, shard in zip(parts, look(), strict=True) if shard is None]
+
+    with hold_together(folder, waiting):
+        # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
+        missing = word_of_rank_zero(lacking() if rank() == 0 else None)
+        done = total - sum(map(len, missing))
+        measure(missing[rank() :: num_ranks()], done)
+        wait_for_all()
+        measure(lacking(), done)  # ranks that share no file system
+    shards = look()
+    means = {name: sum(shard[name] for shard in shards) / total for name in shards[0]}
+    return Measured(means, f"{total} training images, {digest(means)[:12]}")
+
+
+@torch.no_grad()
+def _sums(model: GenerativeModel, data: DataModule, part: range, total: int) -> dict[str, Tensor]:
+    """Over the images of a shard."""
+    x_0, y = next(data.batches("train", len(part), limit=total, start=part.start))
+    indices = torch.arange(part.start, part.stop, device=model.device)
+    y = y.to(model.device) if y is not None and model.num_classes is not None else None
+    rows = model.measure(x_0.to(model.device), y, SEED, indices)
+    return {name: values.sum(dim=0).cpu() for name, values in rows.items()}

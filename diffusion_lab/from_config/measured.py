@@ -1,0 +1,45 @@
+"""From a config to what is known only once weights are trained: the variance that was measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from diffusion_lab.from_config.build import measuring_identity
+from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.reference import Progress
+    from diffusion_lab.models.base import GenerativeModel
+
+
+def use_measured(
+    model: GenerativeModel,
+    data: Callable[[], DataModule],
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    weights: str,
+    cache: Path,
+    progress: Progress | None = None,
+) -> None:
+    """Give `model` what `cfg` would have measured of it with these weights; nothing where it names nothing of the kind.
+
+    All ranks must call it.
+    """
+    from diffusion_lab.diffusion import NetworkStatistics
+    from diffusion_lab.evaluation.measuring import measure_once
+
+    if cfg.get("measured_variance") is None:
+        return
+    identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
+    about = f"{directory.path.name}-{weights}"
+    num_images = instantiate(cfg.evaluation).statistics_images  # a config of older code does not say it
+    measured = measure_once(model, data(), num_images, weights, cache, identity, about, progress)
+    statistics = NetworkStatistics(**measured.means, of=measured.about)
+    model.use_measured(partial(instantiate(cfg.measured_variance), statistics))

@@ -1,0 +1,121 @@
+"""variance=analytic as a user meets it: a choice of scoring for any trained diffusion model, measured once."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+from .test_scoring import scores, shards
+
+IMAGES = "evaluation.statistics_images=40"  # two shards
+SIMPLE = [*TINY, *STRIDED, "objective=simple", "variance=fixed_small"]
+
+
+def passes(lab):
+    return sorted((lab.folder / "outputs" / "cache" / "statistics").glob("*/*.safetensors"))
+
+
+def variances(lab):
+    return {run["protocol"]["model"]["variance"].partition("(")[0]: run for run in scores(lab.folder / "outputs")}
+
+
+def test_any_number_of_steps_and_of_samplers_take_one_pass(lab):
+    lab.given("train", *SIMPLE)
+    for options in (["sampler=strided", "sampler.spacing.num_steps=10"], ["decoder=levels"], ["evaluation.seed=1"]):
+        code, _, err = lab("evaluate", "variance=analytic", IMAGES, *options)
+        assert code == 0, err
+    first, second = passes(lab)
+    assert first.parent == second.parent
+    name = newest_model(lab.folder / "outputs").path.name
+    assert first.parent.name.startswith(f"{name}-ema_0.999-40-")
+    said = variances(lab)
+    assert said["FixedSmall"]["values"]["bits_per_dim"] > said["Analytic"]["values"]["bits_per_dim"]
+    assert said["Analytic"]["protocol"]["model"]["variance"].startswith("Analytic(statistics=40 training images, ")
+    code, _, err = lab("evaluate", "variance=analytic", "evaluation.statistics_images=8")
+    assert code == 0, err
+    assert len(passes(lab)) == 3
+
+
+def test_in_training_it_is_fixed_small_so_a_sweep_over_variances_trains_once(lab):
+    axes = ["variance=fixed_small,fixed_large,analytic", "objective=simple", "metrics=quick"]
+    code, out, err = lab("train", "-m", *TINY, *STRIDED, *axes, IMAGES)
+    assert code == 0, err
+    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
+    assert set(variances(lab)) == {"FixedSmall", "FixedLarge", "Analytic"}
+    assert len({run["values"]["bits_per_dim"] for run in variances(lab).values()}) == 3
+    code, out, err = lab("train", *TINY, *STRIDED, "variance=analytic", IMAGES, "metrics=quick")
+    assert code == 0, err
+    assert "this model is trained already" in out
+    assert "this score is there already" in out
+    assert len(passes(lab)) == 2
+
+
+def test_a_model_that_was_trained_with_it_is_scored_with_it_unless_the_user_says_otherwise(lab):
+    lab.given("train", *TINY, *STRIDED, "variance=analytic", IMAGES)
+    code, out, err = lab("evaluate")
+    assert code == 0, err
+    assert "this score is there already" in out
+    code, _, err = lab("evaluate", "variance=fixed_large")
+    assert code == 0, err
+    assert set(variances(lab)) == {"FixedLarge", "Analytic"}
+
+
+def test_a_model_with_a_learned_variance_takes_it_too(lab):
+    lab.given("train", *TINY, *STRIDED)
+    code, _, err = lab("evaluate", "variance=analytic", IMAGES)
+    assert code == 0, err
+    assert set(variances(lab)) == {"LearnedRange", "Analytic"}
+    one, other = variances(lab).values()
+    assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
+    assert one["values"]["fd_pixels"] != other["values"]["fd_pixels"]
+
+
+def test_ddim_draws_the_same_with_it_and_analytic_ddim_does_not(lab):
+    lab.given("train", *SIMPLE)
+    drawn = set(shards(lab.folder / "outputs"))
+    for sampler, more in (("ddim", 1), ("analytic_ddim", 3)):
+        for variance in ("fixed_small", "analytic"):
+            options = [f"sampler={sampler}", f"variance={variance}", *STRIDED, IMAGES]
+            code, _, err = lab("evaluate", *options)
+            assert code == 0, err
+        assert len(set(shards(lab.folder / "outputs")) - drawn) == more
+    ddim = [run for run in scores(lab.folder / "outputs") if "DDIM" in run["protocol"]["model"]["sampler"]]
+    distances = {run["values"]["fd_pixels"] for run in ddim}
+    assert len(ddim) == 4
+    assert len({round(distance, 6) for distance in distances}) == 2  # analytic_ddim with fixed small is DDIM too
+
+
+def test_sample_draws_with_it(lab):
+    lab.given("train", *SIMPLE, IMAGES)
+    drawn = {}
+    for variance in ("fixed_small", "analytic"):
+        code, _, err = lab("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
+        assert code == 0, err
+        drawn[variance] = [(lab.folder / variance / name).read_bytes() for name in files(lab.folder / variance)]
+    assert drawn["fixed_small"] != drawn["analytic"]
+    assert len(passes(lab)) == 2  # as many images as the model was scored with
+
+
+@pytest.mark.parametrize("target", ["builtins.print", "diffusion_lab.diffusion.EvenSpacing", "os.system"])
+def test_a_file_from_others_names_no_other_class_for_it(lab, target):
+    lab.given("train", *SIMPLE)
+    config = newest_model(lab.folder / "outputs").config
+    content = yaml.safe_load(config.read_text())
+    content["measured_variance"] = {"_target_": target, "_partial_": True}
+    config.write_text(yaml.safe_dump(content))
+    code, _, err = lab("evaluate")
+    assert code == 1
+    assert f"measured_variance._target_={target} is not built" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_family_without_a_variance_says_so(lab):
+    tiny = ["model=flow", "network=flow/8x8", "trainer.max_steps=1", "score=false"]
+    lab.given("train", *tiny)
+    code, _, err = lab("evaluate", "variance=analytic")
+    assert code == 1
+    assert "is no diffusion model and has no variance" in err
+    assert len(err.strip().splitlines()) == 1
