@@ -55,14 +55,15 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
     """Nothing is drawn, so one process does it, on one device."""
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
-    given = read_given(cfg, outputs)
     with ranks(request) as here:
+        given = read_given(cfg, outputs, here.device)
         score_source(
-            lambda: given.source(outputs, here.device),
+            lambda: given.source,
             given.data,
             given.cfg,
             given.run,
             cache_directory(outputs),
             cfg.rescore,
-            lines=[f"samples  {cfg.samples}  ({len(given.images)} images)"],
+            given.references,
+            lines=[f"samples  {cfg.samples}  ({given.source.count} images)"],
         )

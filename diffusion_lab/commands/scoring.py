@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -30,9 +31,13 @@ from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.reference import Reference
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.source import Source
     from diffusion_lab.models.base import GenerativeModel
+
+# Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
+References = Callable[..., list["Reference"]]
 
 
 def score_once(
@@ -45,6 +50,7 @@ def score_once(
     from diffusion_lab.callbacks.ema import suited_weights
     from diffusion_lab.evaluation.cost import TrainingCost
     from diffusion_lab.evaluation.ranks import rank
+    from diffusion_lab.evaluation.reference import references_of
     from diffusion_lab.evaluation.trained import TrainedModel
 
     training = directory.read_training()
@@ -71,6 +77,7 @@ def score_once(
         run_of(directory, training["fingerprint"], cfg, outputs),
         cache_directory(outputs),
         again,
+        partial(references_of, data),
         lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]},
         choices=directory.read_choices(),
@@ -84,13 +91,15 @@ def score_source(
     run: RunDirectory,
     cache: Path,
     again: bool,
+    references: References,
     lines: Sequence[str],
     recorded: Mapping[str, str] = MappingProxyType({}),
     choices: Mapping[str, str | None] = MappingProxyType({}),
 ) -> None:
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 
-    recorded: what the protocol says besides. choices: what trackers are told of the model.
+    references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: what
+    trackers are told of the model.
     """
     from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
 
@@ -112,7 +121,7 @@ def score_source(
                     if rank() == 0:
                         stack.enter_context(Announcement(run.path))
                         show = stack.enter_context(tracked_score(cfg, run, choices))
-                    scores = _scores(source(), data, cfg, cache, console)
+                    scores = _scores(source(), references, cfg, cache, console)
                     if scores is not None:  # rank 0 has them
                         scores.protocol |= recorded
                         _write(scores, data, cfg, run)
@@ -128,8 +137,7 @@ def _say_scored(console: Console, run: RunDirectory) -> None:
     console.print(f"this score is there already: {run.path} (rescore=true scores anew)", highlight=False)
 
 
-def _scores(source: Source, data: DataModule, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
-    from diffusion_lab.evaluation.reference import references_of
+def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
     from diffusion_lab.evaluation.score import score
 
     with users_mistakes():
@@ -140,8 +148,8 @@ def _scores(source: Source, data: DataModule, cfg: DictConfig, cache: Path, cons
     )
     fewer = "take fewer at a time; it changes no number"
     with _progress(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
-        references = references_of(data, list(features.values()), cache, source.device, progress)
-        return score(source, references, metrics, settings, progress)
+        seen = references(list(features.values()), cache, source.device, progress)
+        return score(source, seen, metrics, settings, progress)
 
 
 @contextmanager

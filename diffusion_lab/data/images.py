@@ -52,7 +52,10 @@ def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX
 
 def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
     """uint8 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`. name: for the sentence."""
-    with _opened(name, io.BytesIO(content), max_pixels, "or leave it out") as opened:
+    remedy = "or leave it out"
+    with _opened(name, io.BytesIO(content), max_pixels, remedy) as opened:
+        opened.verify()
+    with _opened(name, io.BytesIO(content), max_pixels, remedy) as opened:
         image = _upright(opened)
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.array(image).reshape(image.height, image.width, -1)

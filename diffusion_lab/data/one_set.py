@@ -7,7 +7,7 @@ from diffusion_lab.data.memory import InMemoryDataModule, Split
 
 
 class OneSet(InMemoryDataModule):
-    """The images are the split `train`; nothing is held out, and nobody says their classes.
+    """The images, perhaps none, are the split `train`; nothing is held out, and nobody says their classes.
 
     levels: uint8 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
     """

@@ -45,6 +45,8 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
     of scores with the same n. Raises UnmeasurableError where the covariances would not fit into memory.
     """
     num_classes, dim = reference.data.num_classes, vectors.shape[1]
+    if num_classes is None:
+        raise UnmeasurableError(f"nobody says the classes of {reference.data.name}")
     if num_classes * dim**2 > MAX_VALUES:
         raise UnmeasurableError(f"{num_classes} covariances of {dim} features each are too large to keep")
     rows = []

@@ -28,27 +28,50 @@ class GivenImages(Source):
     """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice: files are often sorted by class.
 
     labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. cache_dir keeps features between
-    calls.
+    calls. lossy: whether some came in a format that changes pixels.
     """
 
     def __init__(
-        self, images: OneSet, labels: Tensor | None, about: dict[str, Any], cache_dir: Path, device: torch.device | str
+        self,
+        images: OneSet,
+        labels: Tensor | None,
+        about: dict[str, Any],
+        cache_dir: Path,
+        device: torch.device | str,
+        lossy: bool = False,
     ) -> None:
         images.prepare()
         self._images, self._labels, self._about, self._cache_dir = images, labels, about, cache_dir
-        self._device = torch.device(device)
+        self._device, self._lossy = torch.device(device), lossy
         self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
 
     @property
     def device(self) -> torch.device:
         return self._device
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._images.num_train
+
     def check(self, data: DataModule) -> None:
         if tuple(self._images.shape) != tuple(data.shape):
             raise ValueError(f"{self._images.name} has {self._images.shape}, the data set {data.name} has {data.shape}")
+        highest = -1 if self._labels is None else int(self._labels.max())
+        if data.num_classes is not None and highest >= data.num_classes:
+            raise ValueError(f"{self._images.name} has classes up to {highest}, and {data.name} has {data.num_classes}")
+
+    def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
+        usual = Evaluation().resolve_num_samples(data.num_test)
+        found = ["some are JPEG or WebP, whose traces count as differences"] if self._lossy else []
+        if data.num_test and settings.num_samples is None and self.count != usual:
+            found.append(
+                f"models are scored on {usual} samples unless you say otherwise, and the distance falls with n"
+            )
+        return found
 
     def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Samples]:
-        count, there = settings.num_samples, self._images.num_train
+        count, there = settings.num_samples, self.count
         if count is not None and count > there:
             raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has {there} images")
         shown, _ = next(self._images.batches("train", num_kept(self._images.shape), limit=count))

@@ -8,20 +8,22 @@ and the features themselves, float32, of a subset (kernel distance, precision an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
+from diffusion_lab.evaluation.metrics.metric import Need
 from diffusion_lab.evaluation.sampling import quantise
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
 from diffusion_lab.runs import CacheDirectory
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.one_set import OneSet
     from diffusion_lab.evaluation.features import Features
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
@@ -32,9 +34,13 @@ RECIPE = 1  # raise it when the same key would give other numbers
 class Reference:
     """Real images of `data` as `features` sees them, on `device`, cached under `cache`.
 
+    lacks: what a metric may need and these images do not come with, and why, in words that a table can show.
     A cache file that is damaged, or belongs to another key, is computed anew. Raises OSError if the cache cannot be
     written.
     """
+
+    lacks: Mapping[Need, str] = {}
+    remarks: Sequence[str] = ()  # what has to be known of them to compare a distance with another, in words
 
     def __init__(
         self,
@@ -46,6 +52,14 @@ class Reference:
     ) -> None:
         self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
         self.progress = progress or (lambda stage, done, total: None)
+
+    def described(self, split: str) -> str:
+        """The images of a split, in words."""
+        return f"{self._size(split)} {split} images"
+
+    def protocol(self, split: str) -> dict[str, Any]:
+        """The images of a split, as plain JSON."""
+        return {"split": split, "num_images": self._size(split)}
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
@@ -102,7 +116,7 @@ class Reference:
         return self._cached("moments", split, num_images, compute)
 
     def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        size = self.data.num_train if split == "train" else self.data.num_test
+        size = self._size(split)
         total = size if num_images is None else min(num_images, size)
         done = 0
         for x, y in self.data.batches(split, BATCH_SIZE, limit=num_images):
@@ -110,6 +124,9 @@ class Reference:
             done += len(x)
             self.progress(f"features of {split} images", done, total)
             yield vectors, y
+
+    def _size(self, split: str) -> int:
+        return self.data.num_train if split == "train" else self.data.num_test
 
     def _cached(
         self, kind: str, split: str, num_images: int | None, compute: Callable[[], dict[str, Tensor]]
@@ -134,6 +151,48 @@ class Reference:
             tensors = compute()
         write_tensors(path, text, tensors)
         return tensors
+
+
+class GivenReference(Reference):
+    """Images that somebody gave, all of which are the reference; or mean and covariance that somebody published.
+
+    data: the images, perhaps none where there are statistics. published: the statistics, of these features; nobody says of which
+    images. None: those of the images.
+    """
+
+    def __init__(
+        self,
+        data: OneSet,
+        features: Features,
+        cache: Path,
+        device: torch.device | str,
+        progress: Progress | None,
+        published: Moments | None = None,
+    ) -> None:
+        super().__init__(data, features, cache, device, progress)
+        self._published = published
+        if published is not None:
+            self.remarks = [
+                "split, resize and network of the reference are those of who wrote it, which the file does not say"
+            ]
+        if not data.num_train:
+            self.lacks = {Need.REAL_IMAGES: f"needs real images, and {data.name} holds statistics alone"}
+
+    def described(self, split: str) -> str:
+        form = f"{self.data.num_train} images" if self._published is None else "mu and sigma"
+        return f"{form} of {self.data.name}"
+
+    def protocol(self, split: str) -> dict[str, Any]:
+        form = "images" if self._published is None else "mu and sigma"
+        return {
+            "given": self.data.name,
+            "form": form,
+            "num_images": self.data.num_train,
+            "identity": self.data.identity,
+        }
+
+    def moments(self, split: str, num_images: int | None = None) -> Moments:
+        return super().moments(split, num_images) if self._published is None else self._published
 
 
 def references_of(

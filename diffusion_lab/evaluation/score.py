@@ -54,6 +54,12 @@ def score(
             scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
         scores.samples = subject.drawn.images
         scores.interpolation, scores.reconstructions = source.pictures(data, settings.seed)
+    remarks = [*source.remarks(data, settings), *references[0].remarks]
+    if remarks:
+        scores.protocol["remarks"] = remarks
+        for measure in measures:
+            if measure.headline and measure.name in scores.details and "reference" in measure.agrees:
+                scores.details[measure.name] = "; ".join([scores.details[measure.name], *remarks])
     scores.describe(measures)
     scores.protocol |= _protocol(subject)
     return scores
@@ -76,7 +82,8 @@ def _namings(features: Sequence[Features]) -> list[Naming]:
 
 
 def _score(metric: Metric, subject: Subject, scores: Scores) -> None:
-    missing = [subject.source.lacks[need] for need in metric.needs if need in subject.source.lacks]
+    lacks = {**subject.source.lacks, **subject.views[0].reference.lacks}
+    missing = [lacks[need] for need in metric.needs if need in lacks]
     if missing:
         raise UnmeasurableError(missing[0])
     metric.score(subject, scores)
@@ -95,7 +102,7 @@ def _protocol(subject: Subject) -> dict:
     return {
         **of_source,
         "samples": common | of_source["samples"],
-        "reference": {"split": view.split, "num_images": int(view.real.n)},
+        "reference": view.reference.protocol(view.split),
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         **{
             view.naming("features"): {"name": view.features.name, "identity": view.features.identity}

@@ -52,6 +52,10 @@ class Source(ABC):
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
         """Plain JSON: "model", what drew the samples; "samples", where they come from; and whatever else decides them."""
 
+    def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
+        """What makes distances of these samples differ from those of others that are compared with these data, in words."""
+        return []
+
     @contextmanager
     def ready(self, settings: Evaluation) -> Iterator[None]:
         """Inside the block the samples are those that the settings ask for."""

@@ -50,6 +50,11 @@ class View:
         """How many images the other split has."""
         return getattr(self.reference.data, f"num_{self.settings.held_out_split}")
 
+    @property
+    def compared(self) -> str:
+        """What the samples are compared with, in words."""
+        return self.reference.described(self.split)
+
     @cached_property
     def real(self) -> Moments:
         """Of all images of the reference."""

@@ -1,4 +1,4 @@
-"""From a config to images that somebody else made, as what is scored."""
+"""From a config to images that somebody else made, as what is scored, and to what they are compared with."""
 
 from __future__ import annotations
 
@@ -18,12 +18,18 @@ from diffusion_lab.from_config.scores import build_features, build_metrics
 from diffusion_lab.runs import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
 
 if TYPE_CHECKING:
+    import torch
+
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.evaluation.features import Features
     from diffusion_lab.evaluation.given import GivenImages
+    from diffusion_lab.evaluation.reference import Progress, Reference
+    from diffusion_lab.evaluation.statistics import Moments
     from diffusion_lab.interop.images import Images
 
 CONFIG = "evaluate_samples"  # what such a score is composed from
-_RECORDED = ("samples", "data", "features", "metrics", "evaluation", "logger", "seed")
+_RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
 _OF_A_MODEL = (
     *(
         "model_dir",
@@ -38,30 +44,41 @@ _OF_A_MODEL = (
         "decoder",
         "bound",
     ),
-    *("objective", "variance", "evaluation.weights", "evaluation.batch_size", "evaluation.precision"),
+    *(
+        "objective",
+        "variance",
+        "evaluation.weights",
+        "evaluation.batch_size",
+        "evaluation.precision",
+        "evaluation.statistics_images",
+    ),
 )
 _LONGEST_NAME = 60
+_LEVELS = 256  # of what somebody gave
 
 
 @dataclass(frozen=True)
 class Given:
-    """cfg: of what decides the score, as it is recorded. data: what the samples are compared with."""
+    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics, where
+    somebody published them.
+    """
 
     cfg: DictConfig
+    source: GivenImages
     data: DataModule
-    images: Images
     run: RunDirectory
+    published: Moments | None
 
-    def source(self, outputs: Path, device: str) -> GivenImages:
-        from diffusion_lab.data.one_set import OneSet
-        from diffusion_lab.evaluation.given import GivenImages
-        from diffusion_lab.interop.images import levels
+    def references(
+        self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
+    ) -> list[Reference]:
+        """What the samples are compared with, as each of the features sees it."""
+        from diffusion_lab.evaluation.reference import GivenReference, references_of
 
-        with users_mistakes():
-            fitted = levels(self.images, self.data.shape, self.data.num_levels, f"the data set {self.data.name}")
-            as_set = OneSet(_name(self.images), fitted, self.data.num_levels, self.images.digest)
-        about = {"name": _name(self.images), "digest": self.images.digest, "shape": list(self.images.shape)}
-        return GivenImages(as_set, self.images.labels, about, cache_directory(outputs), device)
+        if "data" in self.cfg:
+            return references_of(self.data, features, cache, device, progress)
+        seen = [part.to(device).eval() for part in features]
+        return [GivenReference(self.data, part, cache, device, progress, self.published) for part in seen]
 
 
 def are_given(options: Sequence[str]) -> bool:
@@ -76,33 +93,82 @@ def are_given(options: Sequence[str]) -> bool:
     return True
 
 
-def read_given(cfg: DictConfig, outputs: Path) -> Given:
+def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+    from diffusion_lab.evaluation.given import GivenImages
     from diffusion_lab.evaluation.score import check_measures
     from diffusion_lab.interop.images import read_images
 
-    if cfg.get("data") is None:
-        raise MistakeError("samples=…: say what they are compared with, as data=fashion_mnist")
-    kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if key in cfg])
+    kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
+    if ("data" in kept) == ("reference" in kept):
+        raise MistakeError(
+            "samples=…: say what they are compared with, either data=… (as fashion_mnist) or reference=… (a file or a folder)"
+        )
     with users_mistakes():
-        data = build_data(kept)
+        features, published = build_features(kept), None
+        images = read_images(Path(cfg.samples))
+        if "data" in kept:
+            data = build_data(kept)
+        else:
+            data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
-        check_measures(list(build_features(kept).values()), build_metrics(kept), data)
-        images = read_images(Path(cfg.samples))
-    return Given(kept, data, images, _run(kept, data, images, outputs))
+        check_measures(list(features.values()), build_metrics(kept), data)
+        if published is not None:
+            _check_dimensions(features, len(published.mean), kept.reference)
+        fitted = _as_set(images, data.shape, data.num_levels, data.name)
+        about = {"name": fitted.name, "digest": images.digest, "shape": list(images.shape)}
+        source = GivenImages(fitted, images.labels, about, cache_directory(outputs), device, images.lossy)
+        source.check(data)
+    return Given(kept, source, data, _run(kept, data, images, outputs), published)
+
+
+def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Moments | None]:
+    """The images, none where only statistics were published; and the statistics."""
+    import torch
+
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.statistics import read_reference
+
+    if cfg.evaluation.reference_split != "train":
+        raise MistakeError("evaluation.reference_split: a reference=… that somebody gave has no splits to choose from")
+    found = read_reference(Path(cfg.reference))
+    images, published = found.images, found.moments
+    if images is None:
+        data = OneSet(_name(found.name), torch.empty((0, *samples.shape), dtype=torch.uint8), _LEVELS, found.digest)
+    else:
+        data = _as_set(images, images.shape, _LEVELS, found.name, found.digest)
+    data.prepare()
+    return data, published
+
+
+def _check_dimensions(features: dict[str, Features], there: int, reference: str) -> None:
+    for name, part in features.items():
+        if part.dim != there:
+            fix = "; choose features=inception" if there == 2048 else ""
+            raise MistakeError(
+                f"reference={reference}: its mu and sigma are of {there} features, and features={name} are {part.dim}{fix}"
+            )
+
+
+def _as_set(images: Images, shape: Sequence[int], num_levels: int, of: str, identity: str | None = None) -> OneSet:
+    """The images as the only split of a data set of this shape and these levels. DataError if they are not of this shape."""
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.images import levels
+
+    return OneSet(_name(images.name), levels(images, shape, num_levels, of), num_levels, identity or images.digest)
 
 
 def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> RunDirectory:
     plain = plain_config(cfg)
-    parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation")}
+    parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
     made_of = f"{images.digest} {labels} {data.identity}"
     run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, given_code(CODE, parts))
     short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
-    return run_directory(outputs, "-".join([data.name, _name(images), *short]))
+    return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))
 
 
-def _name(images: Images) -> str:
+def _name(name: str) -> str:
     """As it may stand in the name of a file and in a table."""
-    return re.sub(r"[^\w.]+", "_", images.name, flags=re.ASCII)[-_LONGEST_NAME:]
+    return re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[-_LONGEST_NAME:]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from diffusion_lab.from_config.mistakes import MistakeError
 
 OPTIONS = {
-    **dict.fromkeys(("conditional", "score", "retrain", "rescore", "compile", "trajectory", "watch"), bool),
+    **dict.fromkeys(("conditional", "score", "retrain", "rescore", "compile", "trajectory", "watch", "moments"), bool),
     **dict.fromkeys(
         ("num_images", "batch_size", "seed", "val.every_n_steps", "val.num_images", "val.batch_size", "val.seed"), int
     ),

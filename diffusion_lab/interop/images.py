@@ -34,7 +34,7 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: uint8 (N, C, H, W). labels: int64 (N,), the class of each; None where nothing says so.
+    """pixels: uint8 (N, C, H, W), C = 1 where all are grey. labels: int64 (N,), the class of each; None where nothing says so.
 
     name: of the file or folder. lossy: whether a format that changes pixels holds some of them.
     """
@@ -89,7 +89,7 @@ def _content(file: Path) -> bytes:
 
 
 def _of_zip(path: Path) -> Images:
-    with _one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
+    with one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist() if _is_image(PurePosixPath(info.filename))}
         if len(members) > _MOST_MEMBERS:
             raise DataError(f"{path} holds more than {_MOST_MEMBERS:,} files.")
@@ -99,8 +99,7 @@ def _of_zip(path: Path) -> Images:
 
 
 def _is_image(path: Path | PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts[-2:])
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
 
 
 def _check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
@@ -131,7 +130,6 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
     height, width, _ = first.shape
     _check_size(path, len(names), first.size)
     pixels = np.empty((len(names), 3, height, width), np.uint8)
-    grey = True
     with ThreadPoolExecutor(max_workers=8) as readers:
         decoded = readers.map(decode, names) if path.is_dir() else map(decode, names)  # a zip is one stream
         for i, image in enumerate(track(decoded, f"reading {path.name}", len(names), transient=True)):
@@ -140,10 +138,15 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
                     f"{printable(names[i])} in {path} has {image.shape[1]}×{image.shape[0]} pixels, {printable(names[0])} has "
                     f"{width}×{height}: the samples of a score have one size."
                 )
-            grey = grey and image.shape[2] == 1
             pixels[i] = image.transpose(2, 0, 1)
     lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
-    return Images(path.name, torch.from_numpy(pixels[:, :1] if grey else pixels), lossy=lossy)
+    return Images(path.name, _grey(torch.from_numpy(pixels)), lossy=lossy)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """Images (N, C, H, W), in one channel where all channels are equal: grey ones are often kept as RGB."""
+    equal = all(torch.equal(pixels[:, i], pixels[:, 0]) for i in range(1, pixels.shape[1]))
+    return pixels[:, :1] if equal else pixels
 
 
 def _check_size(path: Path, count: int, numbers: int) -> None:
@@ -154,9 +157,9 @@ def _check_size(path: Path, count: int, numbers: int) -> None:
 
 
 def _of_npz(path: Path) -> Images:
-    with _one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
+    with one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
         pixels = read_array(path, archive, "arr_0", MOST_BYTES)
-        labels = read_array(path, archive, "arr_1", 2**27) if "arr_1.npy" in archive.namelist() else None
+        labels = read_array(path, archive, "arr_1", 2**27) if "arr_1" in members(archive) else None
     if pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
         raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it is (N, H, W, C) with 1 or 3 channels.")
     if pixels.dtype != np.uint8:
@@ -167,7 +170,7 @@ def _of_npz(path: Path) -> Images:
     if len(pixels) < 2 or 0 in pixels.shape:
         raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: a score needs at least two images.")
     _check_size(path, len(pixels), pixels[0].size)
-    return Images(path.name, torch.from_numpy(pixels).permute(0, 3, 1, 2), _labels(path, labels, len(pixels)))
+    return Images(path.name, _grey(torch.from_numpy(pixels).permute(0, 3, 1, 2)), _labels(path, labels, len(pixels)))
 
 
 def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
@@ -182,10 +185,15 @@ def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
+def members(archive: zipfile.ZipFile) -> list[str]:
+    """The names of the arrays of an npz."""
+    return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
     """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
-    if f"{name}.npy" not in archive.namelist():
-        there = ", ".join(printable(key.removesuffix(".npy")) for key in archive.namelist()[:8]) or "nothing"
+    if name not in members(archive):
+        there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
         raise DataError(f"{path} has no {name}: it holds {there}.")
     info = archive.getinfo(f"{name}.npy")
     _check_member(path, info, most)
@@ -209,7 +217,7 @@ def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype
 
 
 @contextmanager
-def _one_sentence(path: Path, what: str) -> Iterator[None]:
+def one_sentence(path: Path, what: str) -> Iterator[None]:
     """Damaged archives raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
     try:
         yield
@@ -221,8 +229,10 @@ def _one_sentence(path: Path, what: str) -> Iterator[None]:
 
 
 def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Tensor:
-    """uint8 (N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images stand for colours and, where
-    their channels are equal, colours for grey. DataError if their size or their colours are others. of: what has that shape."""
+    """uint8 (N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images are shown in all channels.
+
+    DataError if their size is another, or they have colours and the data none. of: what has that shape.
+    """
     pixels, (channels, height, width) = images.pixels, images.shape
     if (height, width) != tuple(shape[1:]):
         size = f"({shape[2]}, {shape[1]})"
@@ -231,15 +241,11 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
             f"resize them, with Pillow's image.resize({size}, Image.Resampling.BICUBIC) for one, and say so beside the number."
         )
     if channels == 3 and shape[0] == 1:
-        if not all(torch.equal(pixels[:, i], pixels[:, 0]) for i in (1, 2)):
-            raise DataError(
-                f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
-            )
-        pixels = pixels[:, :1]
-    elif channels == 1 and shape[0] == 3:
-        pixels = pixels.expand(-1, 3, -1, -1)
-    elif channels != shape[0]:
-        raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}.")
+        raise DataError(
+            f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
+        )
+    if channels == 1:
+        pixels = pixels.expand(-1, shape[0], -1, -1)
     if int(pixels.max()) <= 1:
         raise DataError(f"{images.name} has no pixel above 1: pixels go from 0 to 255 here, not from 0 to 1.")
     if num_levels == 256:

@@ -162,6 +162,9 @@ def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
     given = protocol.get("samples", {}).get("given", {})
     if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in ("name", "digest")):
         return "protocol.samples.given does not say which samples"
+    remarks = protocol.get("remarks", [])
+    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
+        return "protocol.remarks holds no sentences"
     model = protocol.get("model_directory", "")
     if model != "" and not is_folder_name(model):
         return f"protocol.model_directory is {model!r}, which is not the name of a folder"

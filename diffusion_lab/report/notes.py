@@ -19,13 +19,12 @@ def notes(group: Group) -> list[str]:
     data, features = group.protocol.get("data", {}), group.protocol.get("features", {})
     drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
+    real = f"{reference.get('form')} of {reference['given']}" if "given" in reference else real
     said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
-    said += [
-        f"{cell.given.get('name')}: images that somebody gave, SHA-256 of their pixels {str(cell.given.get('digest'))[:12]}…."
-        for row in group.rows
-        for cell in row.done
-        if cell.given is not None
-    ]
+    for cell in (cell for row in group.rows for cell in row.done if cell.given is not None):
+        name, digest = cell.given.get("name"), str(cell.given.get("digest"))[:12]
+        facts = [f"images that somebody gave, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
+        said.append(f"{name}: {'; '.join(facts)}.")
     seeds = max(len(row.done) for row in group.rows)
     if seeds > 1:
         said.append("± is the standard error of the mean over seeds (over test images where a row has one seed).")

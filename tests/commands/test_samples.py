@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from .conftest import STRIDED, TINY, files
@@ -86,7 +87,11 @@ def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
     assert theirs.split("|")[3] == ours.split("|")[3]
     assert floor.startswith("| real images |")
     digest = given(lab.folder / "outputs")["protocol"]["samples"]["given"]["digest"]
-    assert any(f"samples.npz: images that somebody gave, SHA-256 of their pixels {digest[:12]}…." in n for n in notes)
+    (said,) = [note for note in notes if "images that somebody gave" in note]
+    assert (
+        f"samples.npz: images that somebody gave, SHA-256 of their pixels {digest[:12]}…; models are scored on 360"
+        in said
+    )
     page = (lab.folder / "report" / "report.html").read_text()
     assert "2 of 2 cells scored" in page
     assert re.search(r"\b1 model\b", page)
@@ -135,3 +140,82 @@ def test_grey_images_in_three_equal_channels_are_grey(lab):
     for i in range(5):
         Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).convert("RGB").save(lab.folder / "rgb" / f"{i}.png")
     assert lab("evaluate", "samples=rgb", "data=digits", "features=pixels", "metrics=[frechet_distance]")[0] == 0
+
+
+def write_pngs(folder: Path, pixels: np.ndarray) -> None:
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i:04d}.png")
+
+
+@pytest.fixture
+def coloured(lab):
+    """Samples, and real images in every form that a reference may have; features=pixels have 48 dimensions."""
+    draw = np.random.default_rng(0)
+    real, samples = draw.integers(0, 256, (80, 4, 4, 3), np.uint8), draw.integers(0, 200, (50, 4, 4, 3), np.uint8)
+    x = real.transpose(0, 3, 1, 2).reshape(80, -1) / 127.5 - 1
+    found = {"mu": x.mean(0), "sigma": np.cov(x, rowvar=False)}
+    np.savez(lab.folder / "samples.npz", arr_0=samples)
+    np.savez(lab.folder / "real.npz", arr_0=real)
+    write_pngs(lab.folder / "real", real)
+    np.savez(lab.folder / "edm.npz", **found)
+    np.savez_compressed(lab.folder / "adm.npz", arr_0=real[:20], mu_s=np.zeros(7), sigma_s=np.eye(7), **found)
+    torch.save(found, lab.folder / "fidelity.pt")
+    torch.save({name: torch.from_numpy(array) for name, array in found.items()}, lab.folder / "tensors.pt")
+    return real, samples
+
+
+REFERENCES = ["real.npz", "real", "edm.npz", "adm.npz", "fidelity.pt", "tensors.pt"]
+
+
+def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
+    quick = ["samples=samples.npz", "metrics.kernel_distance.num_subsets=2"]
+    for reference in REFERENCES:
+        code, out, err = lab("evaluate", *quick, f"reference={reference}", f"outputs={reference}.out")
+        assert code == 0, err
+        assert reference in out
+    found = {reference: given(lab.folder / f"{reference}.out") for reference in REFERENCES}
+    for metrics in found.values():
+        assert metrics["values"]["fd_pixels"] == pytest.approx(found["real"]["values"]["fd_pixels"], rel=1e-6)
+        assert "needs real images beside the reference" in metrics["protocol"]["absent"]["fd_pixels_floor"]
+    assert found["real.npz"]["values"] == found["real"]["values"]
+    for reference in ("edm.npz", "fidelity.pt"):
+        absent = found[reference]["protocol"]["absent"]
+        assert (
+            absent["precision"] == absent["kd_pixels"] == f"needs real images, and {reference} holds statistics alone"
+        )
+        assert found[reference]["protocol"]["reference"] | {"identity": ""} == {
+            "given": reference,
+            "form": "mu and sigma",
+            "num_images": 0,
+            "identity": "",
+        }
+    assert found["adm.npz"]["protocol"]["precision_recall"]["num_reference"] == 20
+    assert "precision" in found["adm.npz"]["values"]
+    assert "which the file does not say" in found["adm.npz"]["protocol"]["remarks"][0]
+    assert "remarks" not in found["real"]["protocol"]
+
+
+@pytest.mark.parametrize("options", [[], ["data=digits", "reference=real"]], ids=str)
+def test_one_thing_to_compare_with_has_to_be_named(lab, coloured, options):
+    code, _, err = lab("evaluate", "samples=samples.npz", *options)
+    assert code == 1
+    assert (
+        "say what they are compared with, either data=… (as fashion_mnist) or reference=… (a file or a folder)" in err
+    )
+
+
+def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
+    """Another number than models are scored on, and a format that changes pixels."""
+    (lab.folder / "jpeg").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(lab.folder / "jpeg" / f"{i}.jpg")
+    options = ["samples=jpeg", "data=digits", "features=pixels", "metrics=[frechet_distance]"]
+    code, out, err = lab("evaluate", *options)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "some are JPEG or WebP, whose traces count as differences" in said
+    assert "models are scored on 360 samples unless you say otherwise, and the distance falls with n" in said
+    code, out, err = lab("evaluate", *options, "evaluation.num_samples=4")
+    assert code == 0, err
+    assert "models are scored on" not in " ".join(out.split())

@@ -84,6 +84,8 @@ class ClassAccuracy(FeatureMetric):
 class ClassCoverage(FeatureMetric):
     """Which classes the samples are taken for, whether or not the model was asked for classes."""
 
+    needs = (Need.REAL_IMAGES,)
+
     def of(self, naming: Naming) -> Iterable[Measure]:
         yield naming.measure(
             "classes_present",

@@ -6,13 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import HIGH, LOW, Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
+
+
+_MANIFOLDS = {
+    "precision": "share of samples that look real",
+    "recall": "share of real images that samples come near",
+}
 
 
 def _on(naming: Naming) -> str:
@@ -37,8 +43,11 @@ class FrechetDistance(FeatureMetric):
         name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
         n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
         scores.measure([name], lambda: (frechet_distance(view.drawn.moments(view.device), real),))
+        scores.details[name] = f"n = {n} vs {view.compared}"
+        if not as_many:
+            scores.record(f"{name}_floor", None, f"needs real images beside the reference, and {view.compared} are all")
+            return
         scores.measure([f"{name}_floor"], lambda: (frechet_distance(view.reference.moments(held_out, as_many), real),))
-        scores.details[name] = f"n = {n} vs {int(real.n)} {view.split} images"
         scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
             "" if as_many == n else "; another n, so not comparable"
         )
@@ -48,6 +57,8 @@ class FrechetDistance(FeatureMetric):
 @dataclass(frozen=True)
 class KernelDistance(FeatureMetric):
     """The kernel distance (KID on Inception features): the mean over pairs of random subsets."""
+
+    needs = (Need.REAL_IMAGES,)
 
     num_subsets: int = 100
     subset_size: int = 1000
@@ -83,16 +94,15 @@ class KernelDistance(FeatureMetric):
 class PrecisionRecall(FeatureMetric):
     """Which share of the samples lies among real images, and which share of real images among the samples."""
 
+    needs = (Need.REAL_IMAGES,)
+
     neighbours: int = 3
 
     def __post_init__(self) -> None:
         check_at_least(1, "neighbours", self.neighbours)
 
     def of(self, naming: Naming) -> Iterable[Measure]:
-        for name, meaning in (
-            ("precision", "share of samples that look real"),
-            ("recall", "share of real images that samples come near"),
-        ):
+        for name, meaning in _MANIFOLDS.items():
             yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
 
     def look(self, view: View, scores: Scores) -> None:
@@ -103,5 +113,7 @@ class PrecisionRecall(FeatureMetric):
         some, n = view.some_real, len(view.drawn.features)
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
-        names = [view.naming("precision"), view.naming("recall")]
+        names = [view.naming(name) for name in _MANIFOLDS]
         scores.measure(names, lambda: precision_recall(view.drawn.vectors(), as_many, self.neighbours))
+        how = f"n = {n} vs {len(as_many)}, {self.neighbours} neighbours"
+        scores.details |= {name: f"{said} ({how})" for name, said in zip(names, _MANIFOLDS.values(), strict=True)}

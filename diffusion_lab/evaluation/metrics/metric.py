@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 
 class Need(Enum):
-    """What not all samples come with."""
+    """What not all samples come with, or not all references."""
 
     MODEL = "what drew the samples"
     LABELS = "the class that each sample shows"
+    REAL_IMAGES = "real images one by one"
 
 
 class Metric(ABC):
     """Something that is measured of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
 
-    needs: what it cannot do without. Where the samples come without it, `score` is not called, and all its numbers have the reason.
+    needs: what it cannot do without. Where that is missing, `score` is not called, and all its numbers have the reason.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()

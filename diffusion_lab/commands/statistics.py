@@ -1,0 +1,94 @@
+"""diffusion-lab statistics: write a data set's images and the statistics of their features, as published evaluators read them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+
+from diffusion_lab.files import write_whole
+from diffusion_lab.from_config.build import build_data
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.ranks import ranks, request_of
+from diffusion_lab.from_config.scores import build_features
+from diffusion_lab.runs import cache_directory
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from diffusion_lab.data.base import DataModule
+
+
+def completed(options: list[str]) -> list[str]:
+    """The options as they are."""
+    return options
+
+
+def run(cfg: DictConfig) -> None:
+    """Write `to`, and say what of it which evaluator reads."""
+    from diffusion_lab.evaluation.reference import references_of
+
+    if cfg.get("data") is None or cfg.to is None:
+        raise MistakeError("say of which data, and into which file: data=cifar10 to=cifar10.npz")
+    if cfg.split not in ("train", "test"):
+        raise MistakeError(f"split={cfg.split}: it is train or test")
+    if cfg.num_images < 1:
+        raise MistakeError(f"num_images={cfg.num_images}: at least one image is needed")
+    to = Path(cfg.to)
+    if to.suffix != ".npz":
+        raise MistakeError(f"to={to}: the name of an .npz")
+    with users_mistakes():
+        request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
+        data, features = build_data(cfg), build_features(cfg)
+        if len(data.shape) != 3:
+            raise MistakeError(f"{data.name} has points: published evaluators read images")
+        if len(features) > 1:
+            raise MistakeError("features: a file holds the statistics of one set of features; name one")
+        ((name, part),) = features.items()
+        part.check(data.shape)
+    arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)}
+    said = f"arr_0: {len(arrays['arr_0'])} {cfg.split} images"
+    if cfg.moments:
+        with ranks(request) as here, Progress(transient=True) as bar, users_mistakes():
+            task = bar.add_task("features")
+            cache = cache_directory(Path(cfg.outputs))
+            (reference,) = references_of(
+                data, [part], cache, here.device, lambda _, done, total: bar.update(task, completed=done, total=total)
+            )
+            moments = reference.moments(cfg.split)
+        arrays |= {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
+        said += f"; mu, sigma: {part.dim} features of {reference.described(cfg.split)}, features={name}"
+    content = io.BytesIO()
+    _save(content, arrays)
+    write_whole(to, content.getvalue())
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"statistics  {to}  ({said})", markup=False)
+    if cfg.moments:
+        console.print(
+            "mu_s and sigma_s are left out, for the lab has no spatial features; ADM's evaluator needs them beside mu and sigma, "
+            "and computes all four of arr_0 alone (moments=false)"
+        )
+        if part.metric_name != "fid":
+            console.print(
+                f"mu and sigma are of {name}; EDM's evaluator and clean-fid compare those of features=inception"
+            )
+
+
+def _save(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
+    import numpy as np
+
+    np.savez(file, **arrays)
+
+
+def _images(data: DataModule, split: str, count: int) -> np.ndarray:
+    """uint8 (n, H, W, 3): a fixed random choice of the split, or all of it."""
+    import torch
+
+    from diffusion_lab.data.levels import to_uint8
+
+    shown = [to_uint8(x, data.num_levels) for x, _ in data.batches(split, 256, limit=count)]
+    return torch.cat(shown).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,91 @@
+"""Mean and covariance of features of real images, as published evaluators keep them.
+
+    npz   mu (D,), sigma (D, D)            clean-fid, EDM; without the images
+          and arr_0, mu_s, sigma_s         openai/guided-diffusion: images too, and the moments of spatial features (sFID)
+    .pt   {"mu": …, "sigma": …}            torch-fidelity, a cached set of statistics
+
+None of them says of which features, of how many images, or how these were resized. Nothing is unpickled but arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusion_lab.data.base import DataError
+from diffusion_lab.evaluation.statistics import Moments
+from diffusion_lab.interop.images import Images, members, one_sentence, read_array, read_images
+
+_MOST_BYTES = 2**30  # of sigma: 11,000 features
+_TORCH = (".pt", ".pth")
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """What somebody gave to compare with. moments: float64, of nobody says how many images (n is nan). At least one is there."""
+
+    name: str
+    moments: Moments | None
+    images: Images | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is there."""
+        content = hashlib.sha256((self.images.digest if self.images is not None else "").encode())
+        for part in (self.moments.mean, self.moments.covariance) if self.moments is not None else ():
+            content.update(part.numpy())
+        return content.hexdigest()
+
+
+def read_reference(path: Path) -> Published:
+    """What samples are compared with: statistics, images, or both. DataError, in one sentence, for a file of neither."""
+    if path.suffix.lower() in _TORCH and path.is_file():
+        return Published(path.name, _moments(path, _of_torch(path)), None)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        with one_sentence(path, "npz"), zipfile.ZipFile(path) as archive:
+            there = members(archive)
+            if "feats" in there and "mu" not in there:
+                raise DataError(
+                    f"{path} holds feats, of clean-fid's KID: name the file with mu and sigma, which has no _kid in its name."
+                )
+            if "mu" in there or "sigma" in there:
+                found = {name: read_array(path, archive, name, _MOST_BYTES) for name in ("mu", "sigma")}
+                return Published(path.name, _moments(path, found), read_images(path) if "arr_0" in there else None)
+    return Published(path.name, None, read_images(path))
+
+
+def _of_torch(path: Path) -> Mapping[str, Any]:
+    """torch-fidelity saves numpy arrays, which are made of these few names; a pickle that has any other is refused."""
+    if path.stat().st_size > _MOST_BYTES:
+        raise DataError(f"{path} is larger than {_MOST_BYTES / 2**20:g} MiB, which no file of statistics is.")
+    array = np.zeros(1)
+    rebuild = array.__reduce__()[0]
+    allowed = [rebuild, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
+    with one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping) or not {"mu", "sigma"} <= content.keys():
+        raise DataError(f"{path} has no mu and sigma: torch-fidelity's cached statistics of a set of images have both.")
+    return content
+
+
+def _moments(path: Path, found: Mapping[str, Any]) -> Moments:
+    mu, sigma = (np.asarray(found[name]) for name in ("mu", "sigma"))
+    size = mu.shape[0] if mu.ndim == 1 else 0
+    if size == 0 or sigma.shape != (size, size) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        raise DataError(
+            f"{path} has mu of shape {mu.shape} and sigma of shape {sigma.shape}: they are floats of shape (D,) and (D, D)."
+        )
+    mean, covariance = torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64))
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise DataError(f"{path} has numbers in mu or sigma that are not finite.")
+    close = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max()))
+    if not close or covariance.diagonal().min() < 0:
+        raise DataError(f"sigma of {path} is no covariance: it is symmetric, with a diagonal that is not negative.")
+    return Moments(torch.tensor(float("nan"), dtype=torch.float64), mean, (covariance + covariance.T) / 2)

@@ -1,0 +1,289 @@
+"""Samples and statistics from somebody else that are broken or mean harm: refused in one sentence, and nothing of them runs.
+
+`pytest -s tests/commands/test_samples_from_others.py` prints what was said at each door.
+"""
+
+import io
+import pickle
+import struct
+import subprocess
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .conftest import files
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+MU, SIGMA = np.zeros(64), np.eye(64)
+
+
+class Harm:
+    """A pickle that makes a file where it is read."""
+
+    def __reduce__(self):
+        return (subprocess.call, (["touch", "harm"],))
+
+
+def npz(name: str = "bad.npz", **arrays: object):
+    def write(folder: Path) -> None:
+        np.savez(folder / name, **{key: np.asarray(array) for key, array in arrays.items()})
+
+    return write
+
+
+def objects(name: str):
+    def write(folder: Path) -> None:
+        harm = np.empty(6, object)
+        harm[:] = [Harm()] * 6
+        np.savez(folder / "bad.npz", **({"arr_0": PIXELS} | {name: harm}))
+
+    return write
+
+
+def raw(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def archive(name: str, **members: bytes):
+    def write(folder: Path) -> None:
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as opened:
+            for member, content in members.items():
+                opened.writestr(member.replace("__", "/").replace("_dot_", "."), content)
+
+    return write
+
+
+def npy(array: np.ndarray, **header: object) -> bytes:
+    """An array whose header says something else."""
+    stream = io.BytesIO()
+    said = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape} | header
+    np.lib.format.write_array_header_1_0(stream, said)
+    return stream.getvalue() + array.tobytes()
+
+
+def png(size: tuple[int, int] = (8, 8), value: int = 200, mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size, value if mode == "L" else (value, 0, 9)).save(stream, "png")
+    return stream.getvalue()
+
+
+def png_that_says(width: int, height: int) -> bytes:
+    """A few bytes that claim to be a huge picture."""
+    content = bytearray(png())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    return bytes(content)
+
+
+def half(name: str, write):
+    def cut(folder: Path) -> None:
+        write(folder)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+def encrypted(folder: Path) -> None:
+    archive("bad.zip", a_dot_png=png(), b_dot_png=png())(folder)
+    content = bytearray((folder / "bad.zip").read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.find(mark)
+        while start >= 0:
+            content[start + offset] |= 1
+            start = content.find(mark, start + 4)
+    (folder / "bad.zip").write_bytes(content)
+
+
+def folder_of(**images: bytes):
+    def write(folder: Path) -> None:
+        (folder / "bad").mkdir()
+        for name, content in images.items():
+            (folder / "bad" / name.replace("_dot_", ".")).write_bytes(content)
+
+    return write
+
+
+# What samples=… finds, and what is said of it.
+# fmt: off
+SAMPLES = {
+    "nothing there": ("bad.npz", lambda folder: None, "There is no bad.npz"),
+    "no form that is known": ("bad.pkl", raw("bad.pkl", pickle.dumps(Harm())), "is no folder, no .npz and no .zip"),
+    "a pickle called npz": ("bad.npz", raw("bad.npz", pickle.dumps(Harm())), "is no npz of images that can be read"),
+    "a torch file called npz": ("bad.npz", lambda folder: torch.save(Harm(), folder / "bad.npz"), "has no arr_0"),
+    "objects in arr_0": ("bad.npz", objects("arr_0"), "holds object, not numbers; it is not unpickled"),
+    "objects in arr_1": ("bad.npz", objects("arr_1"), "holds object, not numbers; it is not unpickled"),
+    "half an npz": ("bad.npz", half("bad.npz", npz(arr_0=PIXELS)), "is no npz of images that can be read"),
+    "an npz of other names": ("bad.npz", npz(images=PIXELS), "has no arr_0: it holds images"),
+    "floats from 0 to 255": (
+        "bad.npz",
+        npz(arr_0=PIXELS.astype(np.float32)),
+        "is float32: published evaluators read uint8",
+    ),
+    "floats from 0 to 1, cut to bytes": ("bad.npz", npz(arr_0=PIXELS // 255), "has no pixel above 1"),
+    "channels first": ("bad.npz", npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), "it is (N, H, W, C) with 1 or 3 channels"),
+    "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
+    "no image": ("bad.npz", npz(arr_0=PIXELS[:0]), "a score needs at least two images"),
+    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "it is the class of each image"),
+    "labels that are no classes": (
+        "bad.npz",
+        npz(arr_0=PIXELS, arr_1=np.full(6, 0.5)),
+        "it is the class of each image",
+    ),
+    "labels of other data": (
+        "bad.npz",
+        npz(arr_0=PIXELS, arr_1=np.arange(6) * 9),
+        "has classes up to 45, and digits has 10",
+    ),
+    "a header of too much": (
+        "bad.npz",
+        archive("bad.npz", arr_0_dot_npy=npy(PIXELS, shape=(10**6, 512, 512, 3))),
+        "says it has 786,432,000,000 bytes, and has",
+    ),
+    "a header that is code": (
+        "bad.npz",
+        archive("bad.npz", arr_0_dot_npy=b"\x93NUMPY\x01\x00\x10\x00exit(harm)######"),
+        "is no npz",
+    ),
+    "a bomb in an npz": (
+        "bad.npz",
+        archive("bad.npz", arr_0_dot_npy=npy(np.zeros(2**21, np.uint8))),
+        "it is (N, H, W, C)",
+    ),
+    "another size": (
+        "bad.npz",
+        npz(arr_0=np.repeat(PIXELS, 4, axis=1)),
+        "images of 8×32 pixels, digits of 8×8, and nothing is resized",
+    ),
+    "colours": (
+        "bad.npz",
+        npz(arr_0=np.concatenate([PIXELS, 255 - PIXELS, PIXELS], 3)),
+        "has coloured images, digits grey ones",
+    ),
+    "an empty folder": ("bad", folder_of(), "holds no images"),
+    "a folder of one": ("bad", folder_of(a_dot_png=png()), "holds one image"),
+    "a folder of two sizes": (
+        "bad",
+        folder_of(a_dot_png=png(), b_dot_png=png((9, 8))),
+        "b.png in bad has 9×8 pixels, a.png has 8×8",
+    ),
+    "a picture that is none": (
+        "bad",
+        folder_of(a_dot_png=png(), b_dot_png=b"GIF89a"),
+        "b.png in bad is not an image that can be read",
+    ),
+    "a script called png": ("bad", folder_of(a_dot_png=png(), b_dot_png=b"%!PS\n(harm) run"), "its content is not BMP"),
+    "half a picture": (
+        "bad",
+        folder_of(a_dot_png=png(), b_dot_png=png()[:45]),
+        "b.png in bad is not an image that can be read",
+    ),
+    "a picture that unfolds": (
+        "bad",
+        folder_of(a_dot_png=png_that_says(60000, 60000), b_dot_png=png()),
+        "may be a decompression bomb",
+    ),
+    "half a zip": (
+        "bad.zip",
+        half("bad.zip", archive("bad.zip", a_dot_png=png(), b_dot_png=png())),
+        "is no zip of images",
+    ),
+    "a zip with a password": ("bad.zip", encrypted, "bad.zip is encrypted"),
+    "a zip of other things": ("bad.zip", archive("bad.zip", a_dot_txt=b"x", b_dot_npz=b"y"), "holds no images"),
+    "a zip with a bomb": (
+        "bad.zip",
+        archive("bad.zip", a_dot_png=png(), b_dot_png=bytes(2**27 + 1)),
+        "may be a decompression bomb",
+    ),
+    "a zip whose picture is none": (
+        "bad.zip",
+        archive("bad.zip", a_dot_png=png(), b_dot_png=b"x"),
+        "b.png in bad.zip is not an image",
+    ),
+    "a name that steers the terminal": (
+        "bad.zip",
+        archive("bad.zip", **{"a_dot_png": png(), "\x1b[2Jb_dot_png": b"x"}),
+        "\ufffd[2Jb.png in bad.zip is not an image",
+    ),
+}
+
+
+@pytest.mark.parametrize("door", SAMPLES)
+def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
+    name, write, said = SAMPLES[door]
+    write(lab.folder)
+    before = files(lab.folder)
+    code, _, err = lab("evaluate", f"samples={name}", "data=digits", "features=pixels")
+    print(f"{door:32} {err.strip()}")
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before, "something was written, or ran"
+
+
+def test_a_zip_whose_names_lead_away_is_read_and_not_unpacked(lab):
+    archive("a.zip", **{"__etc__harm_dot_png": png(), "..__..__harm_dot_png": png(value=90)})(lab.folder)
+    code, _, err = lab("evaluate", "samples=a.zip", "data=digits", "features=pixels", "metrics=[frechet_distance]")
+    assert code == 0, err
+    assert not list(lab.folder.parent.rglob("harm*"))
+    assert not Path("/etc/harm.png").exists()
+
+
+def pt(content: object):
+    return lambda folder: torch.save(content, folder / "bad.pt")
+
+
+REFERENCES = {
+    "nothing there": ("bad.npz", lambda folder: None, "There is no bad.npz"),
+    "a pickle": (
+        "bad.pt",
+        raw("bad.pt", pickle.dumps({"mu": Harm(), "sigma": SIGMA})),
+        "is no file of statistics that can be read",
+    ),
+    "a torch file that runs": (
+        "bad.pt",
+        pt({"mu": Harm(), "sigma": SIGMA}),
+        "is no file of statistics that can be read",
+    ),
+    "a torch file of weights": ("bad.pt", pt({"weight": torch.ones(2)}), "has no mu and sigma"),
+    "half a torch file": ("bad.pt", half("bad.pt", pt({"mu": MU, "sigma": SIGMA})), "is no file of statistics"),
+    "objects": ("bad.npz", npz(mu=np.array([{"a": 1}] * 64, object), sigma=SIGMA), "holds object, not numbers"),
+    "mu alone": ("bad.npz", npz(mu=MU), "has no sigma: it holds mu"),
+    "clean-fid's for KID": (
+        "bad_kid.npz",
+        npz("bad_kid.npz", feats=np.ones((9, 64))),
+        "holds feats, of clean-fid's KID",
+    ),
+    "another shape": ("bad.npz", npz(mu=MU, sigma=SIGMA[:9]), "has mu of shape (64,) and sigma of shape (9, 64)"),
+    "not finite": ("bad.npz", npz(mu=MU * np.nan, sigma=SIGMA), "not finite"),
+    "no covariance": ("bad.npz", npz(mu=MU, sigma=np.arange(4096.0).reshape(64, 64)), "is no covariance"),
+    "of other features": (
+        "bad.npz",
+        npz(mu=np.zeros(2048), sigma=np.eye(2048)),
+        "of 2048 features, and features=pixels are 64; choose features=inception",
+    ),
+    "images of another size": (
+        "bad.npz",
+        npz(arr_0=np.repeat(PIXELS, 2, axis=1)),
+        "images of 8×8 pixels, bad.npz of 8×16",
+    ),
+}
+
+
+@pytest.mark.parametrize("door", REFERENCES)
+def test_bad_references_are_refused_in_one_sentence_and_run_nothing(lab, door):
+    name, write, said = REFERENCES[door]
+    npz("good.npz", arr_0=PIXELS)(lab.folder)
+    write(lab.folder)
+    before = files(lab.folder)
+    code, _, err = lab("evaluate", "samples=good.npz", f"reference={name}", "features=pixels")
+    print(f"{door:32} {err.strip()}")
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before, "something was written, or ran"

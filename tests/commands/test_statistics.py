@@ -1,0 +1,76 @@
+"""Statistics that are written are those that scoring uses, in the words of published evaluators."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from .conftest import files
+
+
+def write(lab, *options: str) -> tuple[dict, str]:
+    code, out, err = lab("statistics", "data=digits", "to=digits.npz", *options)
+    assert code == 0, err
+    with np.load(lab.folder / "digits.npz", allow_pickle=False) as archive:
+        return dict(archive), " ".join(out.split())
+
+
+def test_images_and_moments_are_those_of_the_split(lab):
+    found, out = write(lab, "features=pixels", "num_images=2000")
+    assert sorted(found) == ["arr_0", "mu", "sigma"]
+    assert found["arr_0"].shape == (1437, 8, 8, 3)
+    assert found["arr_0"].dtype == np.uint8
+    x = found["arr_0"][..., 0].reshape(1437, -1) / 127.5 - 1  # levels of 17 fall on whole numbers of 255, up to 1/2
+    np.testing.assert_allclose(found["mu"], x.mean(0), atol=0.5 / 127)
+    np.testing.assert_allclose(found["sigma"], np.cov(x, rowvar=False), atol=0.01)
+    assert "arr_0: 1437 train images; mu, sigma: 64 features of 1437 train images, features=pixels" in out
+    assert "mu_s and sigma_s are left out" in out
+    assert "ADM's evaluator needs them beside mu and sigma" in out
+    assert "compare those of features=inception" in out
+
+
+def test_the_images_are_the_data(lab):
+    found, out = write(lab, "split=test", "moments=false", "num_images=100")
+    assert list(found) == ["arr_0"]
+    assert found["arr_0"].shape == (100, 8, 8, 3)
+    whole = {np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images}
+    assert {np.ascontiguousarray(image[..., 0]).tobytes() for image in found["arr_0"]} <= whole
+    assert "mu" not in out
+
+
+def test_what_is_written_is_a_reference_that_scores_as_the_data_do(lab):
+    """The floor of the data: test images against all training images."""
+    write(lab, "features=digits_cnn")
+    assert lab("statistics", "data=digits", "to=test.npz", "split=test", "moments=false")[0] == 0
+    options = ["samples=test.npz", "features=digits_cnn", "metrics=[frechet_distance]"]
+    distances = []
+    for number, against in enumerate(["data=digits", "reference=digits.npz"]):
+        code, out, err = lab("evaluate", *options, against, f"outputs=out{number}")
+        assert code == 0, err
+        (line,) = [line for line in out.splitlines() if line.startswith("fd_digits_cnn")]
+        distances.append(line.split()[2])
+    # The data have 17 levels and the file 256, on which 14 of the 17 do not lie exactly.
+    assert float(distances[0]) == pytest.approx(float(distances[1]), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["to=a.npz"], "say of which data, and into which file: data=cifar10 to=cifar10.npz"),
+        (["data=digits"], "say of which data, and into which file: data=cifar10 to=cifar10.npz"),
+        (["data=digits", "to=a.pt"], "to=a.pt: the name of an .npz"),
+        (["data=digits", "to=a.npz", "split=all"], "split=all: it is train or test"),
+        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0: at least one image is needed"),
+        (["data=two_moons", "to=a.npz"], "two_moons has points: published evaluators read images"),
+        (
+            ["data=digits", "to=a.npz", "features=[digits_cnn,digits_resnet]"],
+            "features: a file holds the statistics of one",
+        ),
+        (["data=digits", "to=a.npz", "features=fashion_cnn"], "look at images of shape (1, 28, 28)"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is(lab, options, said):
+    code, _, err = lab("statistics", *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == []
