@@ -57,6 +57,8 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
     with ranks(request) as here:
         given = read_given(cfg, outputs, here.device)
+        if cfg.rescore or not given.run.metrics.is_file():
+            Console(highlight=False).print(where(here, cfg))
         score_source(
             lambda: given.source,
             given.data,

@@ -22,7 +22,7 @@ OPTIONS = {
         ("num_images", "batch_size", "seed", "val.every_n_steps", "val.num_images", "val.batch_size", "val.seed"), int
     ),
     **dict.fromkeys(("outputs", "init_weights"), str),
-    **dict.fromkeys(("objective_metric", "init_from"), str | None),
+    **dict.fromkeys(("objective_metric", "init_from", "samples", "reference", "to"), str | None),
     **dict.fromkeys(("tags", "snapshots.at"), list[Any]),
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,

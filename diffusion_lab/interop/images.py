@@ -128,7 +128,7 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
 
     first = decode(names[0])
     height, width, _ = first.shape
-    _check_size(path, len(names), first.size)
+    _check_size(path, len(names), 3 * height * width)
     pixels = np.empty((len(names), 3, height, width), np.uint8)
     with ThreadPoolExecutor(max_workers=8) as readers:
         decoded = readers.map(decode, names) if path.is_dir() else map(decode, names)  # a zip is one stream

@@ -114,6 +114,8 @@ def _is_none_of_ours(place: Place) -> bool:
 def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
     """Whether a folder stays that nothing refers to: it is of today's code, or nobody can tell."""
     try:
+        if _is_of_given(place):
+            return True
         recorded = _recorded(place)
         if recorded is None:
             return False
@@ -122,6 +124,15 @@ def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
     except RunError as error:
         notes.append(f"{place.path} stays, for nobody can tell which code it is of: {error}")
         return True
+
+
+def _is_of_given(place: Place) -> bool:
+    """Whether a folder is the score of images that somebody gave: of no model, and no code of ours makes them again."""
+    if isinstance(place, ModelDirectory) or not place.metrics.is_file():
+        return False
+    protocol = place.read_metrics().get("protocol")
+    samples = protocol.get("samples") if isinstance(protocol, dict) else None
+    return isinstance(samples, dict) and "given" in samples
 
 
 def _recorded(place: Place) -> str | None:

@@ -16,7 +16,9 @@ from diffusion_lab.options import above_and_itself, flat
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a file that somebody gave
-_OF_GIVEN = frozenset((SAMPLES, "data", "features"))  # all that is chosen where samples were given: no model drew them
+_OF_GIVEN = frozenset(
+    (SAMPLES, "reference", "data", "features")
+)  # all that is chosen where samples were given: no model drew them
 
 
 def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[dict[str, str | None]], list[str]]:

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from diffusion_lab.data.one_set import OneSet
 from diffusion_lab.diffusion import (
     ClassifierFree,
     CosineSchedule,
@@ -23,7 +24,13 @@ from diffusion_lab.diffusion import (
     SampleNoise,
 )
 from diffusion_lab.evaluation.described import BEFORE
+from diffusion_lab.evaluation.features import Pixels
+from diffusion_lab.evaluation.given import GivenImages
 from diffusion_lab.evaluation.metrics import Metric, Naming
+from diffusion_lab.evaluation.reference import GivenReference
+from diffusion_lab.evaluation.score import score
+from diffusion_lab.evaluation.settings import Evaluation
+from diffusion_lab.evaluation.statistics import Moments
 from diffusion_lab.fingerprints import training_part
 from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.kinds import check_kinds
@@ -33,6 +40,10 @@ from ..diffusion.test_solvers import LINE, exact, global_error
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}
 PACKAGE = "# @package _global_"
+
+
+# Of features that know no classes there is nothing to say.
+SILENT = {"inception_score", "classes_present", "class_entropy"}
 
 
 def choices(group: str) -> list[str]:
@@ -345,6 +356,25 @@ def test_a_metric_stands_under_its_name_with_all_its_options(name):
     measures = list(metric.measures(names))
     assert all(measure.meaning for measure in measures)
     assert len({measure.name for measure in measures}) == len(measures) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in choices("metrics") if name not in ("default", "quick")])
+@pytest.mark.parametrize("labels", [None, torch.arange(12) % 3], ids=["no labels", "labels"])
+def test_a_metric_says_what_it_needs_that_given_images_or_statistics_do_not_have(name, labels, tmp_path):
+    """Without a model, without labels, without real images: each of its numbers is there or has a reason."""
+    (metric,) = [instantiate(node) for node in composed(f"metrics=[{name}]").metrics.values()]
+    features, generator = Pixels(), torch.Generator().manual_seed(0)
+    features.check((1, 4, 4))
+    images = torch.randint(0, 256, (12, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    source = GivenImages(OneSet("given", images, 256, "1" * 64), labels, {}, tmp_path, "cpu")
+    nothing = OneSet("statistics", images[:0], 256, "2" * 64)
+    nothing.prepare()
+    moments = Moments(torch.tensor(float("nan")), torch.zeros(16).double(), torch.eye(16).double())
+    reference = GivenReference(nothing, features, tmp_path, "cpu", None, moments)
+    scores = score(source, [reference], [metric], Evaluation())
+    absent = {name for name, reason in scores.protocol["absent"].items() if reason}
+    assert not absent & scores.values.keys()
+    assert {m.name for m in metric.measures([Naming("pixels", "fd_pixels")])} <= scores.values.keys() | absent | SILENT
 
 
 def test_by_default_everything_is_measured_that_old_scores_have():

@@ -135,6 +135,22 @@ def test_what_only_a_model_has_is_refused(lab, option):
     )
 
 
+def test_prune_leaves_their_scores_and_has_nothing_to_say_of_them(lab):
+    np.savez(lab.folder / "a.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8))
+    assert lab("evaluate", "samples=a.npz", "data=digits", "features=pixels", "metrics=[frechet_distance]")[0] == 0
+    code, out, err = lab("prune", "what=[runs]")
+    assert code == 0, err
+    assert "nobody can tell" not in out
+    assert "nothing to prune" in out
+
+
+@pytest.mark.parametrize("option", ["samples=5", "samples=[a,b]", "reference=5"])
+def test_samples_and_reference_are_texts(lab, option):
+    code, _, err = lab("evaluate", "samples=a.npz", "data=digits", option)
+    assert code == 1
+    assert "this option takes a text or null" in err
+
+
 def test_grey_images_in_three_equal_channels_are_grey(lab):
     (lab.folder / "rgb").mkdir()
     for i in range(5):

@@ -1,8 +1,11 @@
 """Statistics that are written are those that scoring uses, in the words of published evaluators."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from .conftest import files
 
@@ -50,6 +53,23 @@ def test_what_is_written_is_a_reference_that_scores_as_the_data_do(lab):
         distances.append(line.split()[2])
     # The data have 17 levels and the file 256, on which 14 of the 17 do not lie exactly.
     assert float(distances[0]) == pytest.approx(float(distances[1]), rel=0.02)
+
+
+def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
+    """Test images against all training images, from two files and from the data themselves."""
+    found = []
+    for split in ("train", "test"):
+        write(lab, "features=digits_cnn", f"split={split}")
+        with np.load(lab.folder / "digits.npz") as archive:
+            found.append({name: archive[name] for name in ("mu", "sigma")})
+    assert lab("statistics", "data=digits", "to=test.npz", "split=test", "moments=false")[0] == 0
+    code, _, err = lab("evaluate", "samples=test.npz", "data=digits", "metrics=[frechet_distance]")
+    assert code == 0, err
+    (metrics,) = (lab.folder / "outputs").glob("runs/*/metrics.json")
+    values = json.loads(metrics.read_text())["values"]
+    theirs = fid_statistics_to_metric(*found, verbose=False)["frechet_inception_distance"]
+    assert values["fd_digits_cnn"] == pytest.approx(theirs, rel=1e-5)
+    assert values["fd_digits_cnn_floor"] == pytest.approx(theirs, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
 from diffusion_lab.evaluation.metrics.cost import Cost, NetworkEvaluations
 from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
-from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming, Need
 from diffusion_lab.measures import HIGH, LOW, Measure
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Measure",
     "Metric",
     "Naming",
+    "Need",
     "NetworkEvaluations",
     "PrecisionRecall",
 ]
