@@ -86,6 +86,7 @@ def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
 @pytest.mark.usefixtures("cluster")
 def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     sweep = ["train", "-m", "hydra/launcher=slurm", *OPTIONS, "trainer.max_steps=12", "seed=1,2"]
+    (tmp_path / "seconds_a_step").write_text("5")  # neither training ends before its state was seen
     left = command(*sweep, "hydra.sweeper.wait=false")
     out, err = left.communicate()
     assert left.returncode == 0, err
@@ -96,7 +97,7 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
 
     wait_until(lambda: len(models(tmp_path)) == 2 and all(rows(model) for model in models(tmp_path)))
     subprocess.run(["scontrol", "requeue", jobs(tmp_path)[0]], check=True)
-    wait_until(lambda: "models: 1 requeued, 1 running; cells: 2 queued" in asked("status"), 20)
+    wait_until(lambda: "models: 1 requeued, 1 running; cells: 2 queued" in asked("status"))
     (tmp_path / "seconds_a_step").unlink()
 
     again = command(*sweep)
