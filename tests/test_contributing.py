@@ -19,7 +19,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-COPIED = ("diffusion_lab", "conf", "hydra_plugins", "tests", "pyproject.toml", "README.md", "CONTRIBUTING.md")
+COPIED = ("diffusion_lab", "conf", "hydra_plugins", "tests", "pyproject.toml", "docs", "README.md", "CONTRIBUTING.md")
 # What stands in for PBS: jobs run at once, one after the other, and none is left when qsub returns.
 QSUB = """\
 while [ $# -gt 1 ]; do [ "$1" = -o ] && log=$2; shift; done

@@ -5,11 +5,14 @@ import pytest
 
 from diffusion_lab.from_config.conf import CONF
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHOICES = (ROOT / "docs" / "choices.md").read_text()
+THEORY = (ROOT / "docs" / "theory.md").read_text()
 
 
 def test_the_example_runs_and_learns_what_it_says(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", THEORY, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 22
     namespace = {}
     exec(code, namespace)
@@ -19,9 +22,9 @@ def test_the_example_runs_and_learns_what_it_says(capsys):
 
 
 def table_of_choices() -> dict[str, str]:
-    """What the README's table says, by group."""
+    """What the table says, by group."""
     said = {}
-    for first, choices in re.findall(r"^\| (.*`.*) \| (.+?) \| .*\|$", README, flags=re.MULTILINE):
+    for first, choices in re.findall(r"^\| (.*`.*) \| (.+?) \| .*\|$", CHOICES, flags=re.MULTILINE):
         groups = re.findall(r"`([a-z_/]+)`", first)
         if first.startswith("of `model="):  # `group`: its choices; another
             for group, part in re.findall(r"`([a-z_]+)`: ([^;]*)", choices):
@@ -57,9 +60,15 @@ def test_the_table_names_families_and_sizes_of_networks_that_are_there():
         assert family == "…" or size in choices_of(f"network/{family}")
 
 
-def test_files_that_the_readme_names_exist():
-    package = Path(__file__).parent.parent / "diffusion_lab"
-    for name in set(re.findall(r"`((?:diffusion|networks|data)/\w+\.py)`", README)):
-        assert (package / name).is_file(), name
-    for name in re.findall(r"\]\((\S+)\)", README):
-        assert (package.parent / name).is_file(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_or_links_exist(page):
+    text = page.read_text()
+    for name in set(re.findall(r"`((?:diffusion|networks|data|evaluation)/[\w/]+\.py)`", text)):
+        assert (ROOT / "diffusion_lab" / name).is_file(), name
+    for name in re.findall(r"\]\(([^)#\s]+)\)", text):
+        assert name.startswith("https://") or (page.parent / name).is_file(), name
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = set(re.findall(r"\]\(docs/(\w+)\.md\)", (ROOT / "README.md").read_text()))
+    assert linked == {page.stem for page in (ROOT / "docs").glob("*.md")}

@@ -22,8 +22,8 @@ from tests.machine import EIGHT, pretend
 from .conftest import STRIDED, TINY, files
 from .test_ranks import in_ranks
 
-README = Path(__file__).parent.parent.parent / "README.md"
-TRAINED = README.parent / "tests" / "trained" / "diffusion_fixed"
+ROOT = Path(__file__).parent.parent.parent
+TRAINED = ROOT / "tests" / "trained" / "diffusion_fixed"
 RANKS = ["devices=2", "accelerator=cpu"]
 
 
@@ -40,7 +40,7 @@ def started(monkeypatch):
     return sizes
 
 
-def test_the_commands_of_the_readme_take_all_eight_gpus(lab, monkeypatch, started):
+def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatch, started):
     pretend(monkeypatch, lab.folder, EIGHT)
     at_a_time = []
 
@@ -49,7 +49,7 @@ def test_the_commands_of_the_readme_take_all_eight_gpus(lab, monkeypatch, starte
         raise JobError("counted")
 
     monkeypatch.setattr(jobs, "run_jobs", count)
-    section = README.read_text().partition("## Several GPUs")[2].partition("##")[0]
+    section = (ROOT / "docs" / "devices.md").read_text().partition("## Several GPUs")[2].partition("##")[0]
     one_a_gpu, beside, together = re.findall(r"^    diffusion-lab (.*?)  +#", section, flags=re.MULTILINE)
     for command in (one_a_gpu, beside):
         assert lab(*command.split()) == (1, ANY, "diffusion-lab train: counted\n")
