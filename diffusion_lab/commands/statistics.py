@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.features import Features
 
 
 def completed(options: list[str]) -> list[str]:
@@ -30,8 +31,6 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Write `to`, and say what of it which evaluator reads."""
-    from diffusion_lab.evaluation.reference import references_of
-
     if cfg.get("data") is None or cfg.to is None:
         raise MistakeError("say of which data, and into which file: data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
@@ -43,31 +42,27 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to}: the name of an .npz")
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
-        data, features = build_data(cfg), build_features(cfg)
+        data = build_data(cfg)
         if len(data.shape) != 3:
             raise MistakeError(f"{data.name} has points: published evaluators read images")
+        features = build_features(cfg) if cfg.moments else {}
         if len(features) > 1:
             raise MistakeError("features: a file holds the statistics of one set of features; name one")
-        ((name, part),) = features.items()
-        part.check(data.shape)
+        for part in features.values():
+            part.check(data.shape)
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)}
-    said = f"arr_0: {len(arrays['arr_0'])} {cfg.split} images"
-    if cfg.moments:
-        with ranks(request) as here, Progress(transient=True) as bar, users_mistakes():
-            task = bar.add_task("features")
-            cache = cache_directory(Path(cfg.outputs))
-            (reference,) = references_of(
-                data, [part], cache, here.device, lambda _, done, total: bar.update(task, completed=done, total=total)
-            )
-            moments = reference.moments(cfg.split)
-        arrays |= {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
-        said += f"; mu, sigma: {part.dim} features of {reference.described(cfg.split)}, features={name}"
+    said = [f"arr_0: {len(arrays['arr_0'])} {cfg.split} images"]
+    for name, part in features.items():
+        with ranks(request) as here, users_mistakes():
+            arrays |= _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
+        images = data.num_train if cfg.split == "train" else data.num_test
+        said.append(f"mu, sigma: {part.dim} features of {images} {cfg.split} images, features={name}")
     content = io.BytesIO()
     _save(content, arrays)
     write_whole(to, content.getvalue())
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"statistics  {to}  ({said})", markup=False)
-    if cfg.moments:
+    console.print(f"statistics  {to}  ({'; '.join(said)})", markup=False)
+    for name, part in features.items():
         console.print(
             "mu_s and sigma_s are left out, for the lab has no spatial features; ADM's evaluator needs them beside mu and sigma, "
             "and computes all four of arr_0 alone (moments=false)"
@@ -76,6 +71,21 @@ def run(cfg: DictConfig) -> None:
             console.print(
                 f"mu and sigma are of {name}; EDM's evaluator and clean-fid compare those of features=inception"
             )
+
+
+def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
+    """Mean and unbiased covariance of the features of all images of a split, float64."""
+    from diffusion_lab.evaluation.reference import references_of
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("features")
+
+        def progress(_: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        (reference,) = references_of(data, [features], cache, device, progress)
+        moments = reference.moments(split)
+    return {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
 
 
 def _save(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:

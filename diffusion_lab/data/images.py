@@ -52,10 +52,9 @@ def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX
 
 def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
     """uint8 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`. name: for the sentence."""
-    remedy = "or leave it out"
-    with _opened(name, io.BytesIO(content), max_pixels, remedy) as opened:
+    with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
         opened.verify()
-    with _opened(name, io.BytesIO(content), max_pixels, remedy) as opened:
+    with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
         image = _upright(opened)
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.array(image).reshape(image.height, image.width, -1)
@@ -63,18 +62,20 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(
-    path: Path | str,
-    content: Path | io.BytesIO,
-    max_pixels: int,
-    remedy: str = "or leave it out with data.on_error=skip",
+    path: Path | str, content: Path | io.BytesIO, max_pixels: int, options: bool = True
 ) -> Iterator[Image.Image]:
-    """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it."""
+    """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it.
+
+    options: whether a data set has it, whose options decide what becomes of it.
+    """
+    remedy = "or leave it out" + (" with data.on_error=skip" if options else "")
+    most, raised = (f"data.max_pixels={max_pixels}", "raise that number, ") if options else (max_pixels, "")
     try:
         with Image.open(content, formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise DataError(
-                    f"{path} has {image.width}×{image.height} pixels, more than data.max_pixels={max_pixels}, and may be "
-                    f"a decompression bomb: raise that number, make the image smaller, {remedy}."
+                    f"{path} has {image.width}×{image.height} pixels, more than {most}, and may be "
+                    f"a decompression bomb: {raised}make the image smaller, {remedy}."
                 )
             if image.mode not in _EIGHT_BIT and not _is_sixteen_bit(image):
                 raise DataError(

@@ -186,7 +186,7 @@ SAMPLES = {
     "a picture that unfolds": (
         "bad",
         folder_of(a_dot_png=png_that_says(60000, 60000), b_dot_png=png()),
-        "may be a decompression bomb",
+        "60000×60000 pixels, more than 16777216, and may be a decompression bomb: make the image smaller",
     ),
     "half a zip": (
         "bad.zip",
