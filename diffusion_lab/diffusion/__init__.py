@@ -6,6 +6,7 @@ predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 statistics   how large is what the network says, and how wrong?  E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic     how wide is a reverse step at best, after these?    σ*²
+step_costs   what does each stride cost, in bits?               L(t, s), L_0(t); optimal_spacing: the least sum
 decoders     which data does the last step mean?                 p(x_0|x_1)
 rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
@@ -60,6 +61,7 @@ from .objectives import (
     VariationalBound,
     Weighting,
 )
+from .optimal_spacing import OptimalSpacing
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
@@ -70,6 +72,7 @@ from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, Sigmo
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from .statistics import NetworkStatistics, network_statistics
+from .step_costs import StepCosts, last_step_bits, step_costs
 from .timesteps import (
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
@@ -128,6 +131,7 @@ __all__ = [
     "NoClipping",
     "NormalTimesteps",
     "Objective",
+    "OptimalSpacing",
     "PredictEDM",
     "PredictFlow",
     "PredictNoise",
@@ -147,6 +151,7 @@ __all__ = [
     "SigmoidWeighting",
     "Simple",
     "Spacing",
+    "StepCosts",
     "StratifiedTimesteps",
     "TimestepSampler",
     "Unguided",
@@ -160,7 +165,9 @@ __all__ = [
     "denoise_from",
     "derive_seed",
     "inpaint",
+    "last_step_bits",
     "network_statistics",
     "slerp",
+    "step_costs",
     "variational_bound",
 ]

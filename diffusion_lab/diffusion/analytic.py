@@ -7,7 +7,6 @@ Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one closest to q(x
 (the first summand is the width of q given x_0, the second that of its mean, for x_0 is not known).
 """
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -20,16 +19,18 @@ from .variances import Variance
 
 
 @dataclass(frozen=True)
-class MeasuredVariance(Variance):
-    """log σ*², the same in all dimensions and for all images.
+class Analytic(Variance):
+    """Σ = σ*² with Var = (σ_t/α_t)²·(1 − E‖ε̂‖²/D), the same in all dimensions and for all images.
 
-    At whole t as measured, between them a line in t. At the last step, s = 0, σ*² is Var itself; where that is 0, β̃_2 stands in
-    for it, as everywhere.
+    That is Var where ε̂ is the best there is, E[ε|x_t] (Bao et al. 2022, "Analytic-DPM", theorem 1). Their equation is
+    σ*² = λ² + (√(β̄_n/α_n) − √(β̄_{n−1} − λ²))²·(1 − β̄_n·Γ_n) with λ² = β̃_n and β̄_n·Γ_n = E‖ε̂‖²/D; their theorem 2 has the bounds
+    0 ≤ Var ≤ (σ_t/α_t)², and Var ≤ 1 for data in [−1, 1]. Whole t as measured, between them a line in t. At the last step, s = 0,
+    σ*² is Var itself; where that is 0, the stand-in for β̃_1 is too.
 
     Parameters
     ----------
     statistics: of the very weights.
-    bounded: the data lie in [−1, 1], so Var ≤ 1.
+    bounded: the data lie in [−1, 1].
     outputs_per_channel: those of the network, whose variance part is not looked at.
     """
 
@@ -37,33 +38,17 @@ class MeasuredVariance(Variance):
     bounded: bool = False
     outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after those without a default
 
-    @abstractmethod
-    def x_0_variance(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        """Var, float64 (B,): the variance of x_0 given x_t a dimension, averaged over x_t."""
-
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()
-        spread = self.x_0_variance(process, t).clamp(min=0, max=1 if self.bounded else None)
+        unexplained = (1 - self._eps_square(process, t)).clamp(0, 1)
+        spread = (unexplained / process.snr(t)).clamp(max=1 if self.bounded else None, min=0)
         variance = process.beta_tilde(t) + of_x_0.square() * spread
         return per_sample(where(variance > 0, variance.log(), process.log_beta_tilde(t)), x_t)
 
-    def _measured(self, table: torch.Tensor, process: GaussianDiffusion, t: Steps) -> PerSample:
-        """An entry of a table at the time of step t."""
+    def _eps_square(self, process: GaussianDiffusion, t: Steps) -> PerSample:
+        """E‖ε̂‖²/D at the time of step t."""
         place = process.time(t).double() - 1
-        table = table.to(place.device)
+        table = self.statistics.eps_square.to(place.device)
         low = place.floor().long().clamp(max=len(table) - 1)
         high = (low + 1).clamp(max=len(table) - 1)
         return torch.lerp(table[low], table[high], place - low)
-
-
-@dataclass(frozen=True)
-class Analytic(MeasuredVariance):
-    """Var = (σ_t/α_t)²·(1 − E‖ε̂‖²/D), between 0 and (σ_t/α_t)² (Bao et al. 2022, "Analytic-DPM", theorems 1 and 2).
-
-    So it is where ε̂ is the best there is, E[ε|x_t]: a better estimate than the error itself only if it is. Their equation is
-    σ*² = λ² + (√(β̄_n/α_n) − √(β̄_{n−1} − λ²))²·(1 − β̄_n·Γ_n) with λ² = β̃_n and β̄_n·Γ_n = E‖ε̂‖²/D.
-    """
-
-    def x_0_variance(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        unexplained = 1 - self._measured(self.statistics.eps_square, process, t)
-        return unexplained.clamp(0, 1) / process.snr(t)

@@ -6,6 +6,7 @@ A spacing is asked with the process, so steps may be even in t or in what t mean
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float64, Int64
@@ -17,9 +18,22 @@ from .shapes import Number
 Visited = Int64[Tensor, " K"] | Float64[Tensor, " K"]
 
 
+class Costs(ABC):
+    """What each step costs a trained network."""
+
+    @abstractmethod
+    def best(self, num_steps: int) -> Visited:
+        """The times of the cheapest chain of so many steps."""
+
+
 @dataclass(frozen=True)
 class Spacing(ABC):
-    """process -> the times that it is to be respaced to."""
+    """process -> the times that it is to be respaced to.
+
+    `needs_costs`: it is told by what each step costs the trained network, so it is complete only once it is `measured`.
+    """
+
+    needs_costs: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
@@ -27,6 +41,10 @@ class Spacing(ABC):
 
         A bare T stands for any process of T steps; ValueError where that is not enough to know.
         """
+
+    def measured(self, costs: Costs) -> "Spacing":
+        """The same, told by these costs."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ shard that is missing, ranks share the shards out, and whoever finds another one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from diffusion_lab.claims import Holder
     from diffusion_lab.data.base import DataModule
 
+Measure = Callable[
+    [Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]
+]  # (x_0, y, seed, indices) -> (B, …) by name
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise: the same for all who ask
 RECIPE = 1  # raise it when the same key would give other numbers
@@ -34,7 +37,7 @@ RECIPE = 1  # raise it when the same key would give other numbers
 
 @dataclass(frozen=True)
 class Measured:
-    """means: name -> (T,) float64, over images and noise. about: which images those are, and of which pass, for the record."""
+    """means: name -> float64, over images and noise. about: which images those are, and of which pass, for the record."""
 
     means: Mapping[str, Tensor]
     about: str
@@ -42,6 +45,8 @@ class Measured:
 
 def measure_once(
     model: GenerativeModel,
+    measure: Measure,
+    facts: Mapping[str, Any],
     data: DataModule,
     num_images: int,
     weights: str,
@@ -50,18 +55,23 @@ def measure_once(
     about: str,
     progress: Progress | None = None,
 ) -> Measured:
-    """What `model.measure` says of training images, on average, with the weights called so.
+    """What `measure`, a method of the model, says of training images, on average, with the weights called so.
 
     num_images: so many, or as many as there are. identity: what decides the numbers beside weights and images: how the model was
-    built, and the code. about: of model and weights, in words. Where several ranks call it, they share the work, and all have it.
+    built, and the code; facts: what else does, as plain JSON. about: of model and weights, in words. Where several ranks call it,
+    they share the work, and all have it.
     """
     data.prepare()
     with ready(model, weights):
-        return _measure_once(model, data, min(num_images, data.num_train), cache, identity, about, progress)
+        return _measure_once(
+            model, measure, facts, data, min(num_images, data.num_train), cache, identity, about, progress
+        )
 
 
 def _measure_once(
     model: GenerativeModel,
+    measure: Measure,
+    facts: Mapping[str, Any],
     data: DataModule,
     total: int,
     cache: Path,
@@ -72,10 +82,12 @@ def _measure_once(
     progress = progress or (lambda stage, done, total: None)
     key = json.dumps(
         {
+            **facts,
             "model": identity,
             "weights": digest(model.state_dict()),
             "data": data.identity,
             "num_images": total,
+            "shard_images": SHARD_IMAGES,
             "recipe": RECIPE,
         },
         sort_keys=True,
@@ -90,9 +102,9 @@ def _measure_once(
         found = (read_tensors(shard_file(folder, part.start), key) for part in parts)
         return [None if shard is None else shard[0] for shard in found]
 
-    def measure(wanted: list[range], done: int) -> None:
+    def go_on(wanted: list[range], done: int) -> None:
         for part in wanted:
-            write_tensors(shard_file(folder, part.start), key, _sums(model, data, part, total))
+            write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, part, total))
             done += len(part)
             progress("statistics of the network", done, total)
 
@@ -103,19 +115,19 @@ def _measure_once(
         # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
         missing = word_of_rank_zero(lacking() if rank() == 0 else None)
         done = total - sum(map(len, missing))
-        measure(missing[rank() :: num_ranks()], done)
+        go_on(missing[rank() :: num_ranks()], done)
         wait_for_all()
-        measure(lacking(), done)  # ranks that share no file system
+        go_on(lacking(), done)  # ranks that share no file system
     shards = look()
     means = {name: sum(shard[name] for shard in shards) / total for name in shards[0]}
     return Measured(means, f"{total} training images, {digest(means)[:12]}")
 
 
 @torch.no_grad()
-def _sums(model: GenerativeModel, data: DataModule, part: range, total: int) -> dict[str, Tensor]:
+def _sums(model: GenerativeModel, measure: Measure, data: DataModule, part: range, total: int) -> dict[str, Tensor]:
     """Over the images of a shard."""
     x_0, y = next(data.batches("train", len(part), limit=total, start=part.start))
     indices = torch.arange(part.start, part.stop, device=model.device)
     y = y.to(model.device) if y is not None and model.num_classes is not None else None
-    rows = model.measure(x_0.to(model.device), y, SEED, indices)
+    rows = measure(x_0.to(model.device), y, SEED, indices)
     return {name: values.sum(dim=0).cpu() for name, values in rows.items()}

@@ -1,9 +1,8 @@
-"""From a config to what is known only once weights are trained: the variance that was measured of them."""
+"""From a config to what is known only once weights are trained: the variance, and the steps, that are best for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +34,17 @@ def use_measured(
     from diffusion_lab.diffusion import NetworkStatistics
     from diffusion_lab.evaluation.measuring import measure_once
 
-    if cfg.get("measured_variance") is None:
+    variance = cfg.get("measured_variance")
+    if variance is None and not model.needs_last_steps:
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
     num_images = instantiate(cfg.evaluation).statistics_images  # a config of older code does not say it
-    measured = measure_once(model, data(), num_images, weights, cache, identity, about, progress)
+    rest = (data(), num_images, weights, cache, identity, about, progress)
+    measured = measure_once(model, model.measure, {"of": "network"}, *rest)
+    last_steps = None
+    if model.needs_last_steps:
+        facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
+        last_steps = measure_once(model, model.measure_last_steps, facts, *rest).means["bits"]
     statistics = NetworkStatistics(**measured.means, of=measured.about)
-    model.use_measured(partial(instantiate(cfg.measured_variance), statistics))
+    model.use_measured(statistics, last_steps, None if variance is None else instantiate(variance))

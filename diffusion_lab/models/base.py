@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import Variance, slerp
+from diffusion_lab.diffusion import NetworkStatistics, Variance, slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -116,10 +116,22 @@ class GenerativeModel(TrainableModel, ABC):
         """
         return None
 
-    def use_measured(self, variance: Callable[..., Variance]) -> None:
-        """From here on draw and score with a variance that was measured of these weights. For a family that measures.
+    @property
+    def needs_last_steps(self) -> bool:
+        """Whether a choice that was made needs what `measure_last_steps` says too."""
+        return False
 
-        variance: given outputs_per_channel, those of the network, makes it.
+    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        """As `measure`, of the decoder: "bits" (B, F, G), as `last_step_bits` says. For a family that needs it."""
+        raise NotImplementedError(f"{type(self).__name__} has no last step")
+
+    def use_measured(
+        self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
+    ) -> None:
+        """From here on draw and score with what was measured of these weights. For a family that measures.
+
+        statistics, last_steps: means of what `measure` and, if it is needed, `measure_last_steps` say. variance: given the
+        statistics and outputs_per_channel, those of the network, makes one; None: the variance stays.
         """
         raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
 

@@ -26,6 +26,7 @@ from diffusion_lab.diffusion import (
     Guidance,
     LogSNRSpacing,
     NearestLevel,
+    NetworkStatistics,
     Objective,
     Prediction,
     ReverseProcess,
@@ -36,9 +37,12 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
     derive_seed,
+    last_step_bits,
     network_statistics,
+    step_costs,
     variational_bound,
 )
+from diffusion_lab.diffusion.statistics import smoothed
 from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, STATISTICS, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import GenerativeModel, Likelihood
@@ -284,10 +288,26 @@ class DiffusionModel(GenerativeModel):
         noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
         return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
 
-    def use_measured(self, variance: Callable[..., Variance]) -> None:
-        outputs = self.reverse.variance.outputs_per_channel
-        self.reverse = replace(self.reverse, variance=variance(outputs_per_channel=outputs))
-        self.guided = replace(self.guided, reverse=self.reverse)
+    @property
+    def needs_last_steps(self) -> bool:
+        return self.sampler.spacing.needs_costs
+
+    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
+        known = self._known(y)
+        return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
+
+    def use_measured(
+        self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
+    ) -> None:
+        if variance is not None:
+            chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
+            self.reverse = replace(self.reverse, variance=chosen)
+            self.guided = replace(self.guided, reverse=self.reverse)
+        if last_steps is not None:
+            variance = self.reverse.variance
+            costs = step_costs(self.process, statistics.smoothed(), smoothed(last_steps, 2), variance)
+            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(costs))
 
     def protocol(self) -> dict[str, Any]:
         return {

@@ -119,3 +119,31 @@ def test_a_family_without_a_variance_says_so(lab):
     assert code == 1
     assert "is no diffusion model and has no variance" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_optimal_steps_cost_fewer_bits_and_a_learned_variance_has_none(lab):
+    lab.given("train", *SIMPLE)
+    even = variances(lab)["FixedSmall"]["values"]["bits_per_dim"]
+    optimal = ["sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES]
+    for variance, files_of_passes in (("fixed_small", 4), ("analytic", 4)):
+        code, _, err = lab("evaluate", *optimal, f"variance={variance}")
+        assert code == 0, err
+        assert len(passes(lab)) == files_of_passes  # of the network and of its last steps, two shards each
+    found = [run for run in scores(lab.folder / "outputs") if "OptimalSpacing" in run["protocol"]["model"]["sampler"]]
+    assert max(run["values"]["bits_per_dim"] for run in found) < even
+    assert {
+        run["protocol"]["model"]["sampler"].partition(", costs=bits of ")[2].partition("(")[0] for run in found
+    } == {
+        "FixedSmall",
+        "Analytic",
+    }
+
+
+def test_optimal_steps_are_refused_where_the_network_says_the_variance(lab):
+    lab.given("train", *TINY, *STRIDED)
+    code, _, err = lab("evaluate", "sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES)
+    assert code == 1
+    assert "use variance=analytic" in err
+    assert len(err.strip().splitlines()) == 1
+    code, _, err = lab("evaluate", "sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES, "variance=analytic")
+    assert code == 0, err

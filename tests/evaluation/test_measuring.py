@@ -25,9 +25,11 @@ class Measuring(GaussianModel):
         return {"rows": torch.stack(rows, dim=1)}
 
 
-def measured(tmp_path, model=None, num_images=40, weights="raw", identity="mine", data=None):
+def measured(tmp_path, model=None, num_images=40, weights="raw", identity="mine", data=None, facts=None):
     model = Measuring() if model is None else model
-    found = measure_once(model, data or TinyImages(), num_images, weights, tmp_path, identity, "tiny")
+    found = measure_once(
+        model, model.measure, facts or {}, data or TinyImages(), num_images, weights, tmp_path, identity, "tiny"
+    )
     return found, model.asked
 
 
@@ -80,9 +82,8 @@ def test_a_pass_that_was_stopped_goes_on(tmp_path):
 
 def test_other_weights_images_data_and_code_are_measured_for_themselves(tmp_path):
     before, _ = measured(tmp_path)
-    for number, change in enumerate(
-        ({"weights": "ema_0.9"}, {"identity": "other"}, {"num_images": 64}, {"data": TinyImages(seed=1)}), start=2
-    ):
+    changes = [{"weights": "ema_0.9"}, {"facts": {"of": "x"}}, {"identity": "other"}, {"num_images": 64}]
+    for number, change in enumerate([*changes, {"data": TinyImages(seed=1)}], start=2):
         found, asked = measured(tmp_path, **change)
         assert asked == change.get("num_images", 40)
         assert len(list((tmp_path / "statistics").iterdir())) == number

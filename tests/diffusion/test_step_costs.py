@@ -1,0 +1,177 @@
+"""The bound of every chain from one table, and the chain whose bound is least."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    Analytic,
+    CosineSchedule,
+    EDMSchedule,
+    EvenSpacing,
+    FixedLarge,
+    FixedSmall,
+    GaussianDecoder,
+    GaussianDiffusion,
+    LearnedRange,
+    LevelDecoder,
+    LinearSchedule,
+    LogSNRSchedule,
+    NetworkStatistics,
+    OptimalSpacing,
+    PredictNoise,
+    QuadraticSpacing,
+    ReverseProcess,
+    SampleNoise,
+    last_step_bits,
+    network_statistics,
+    step_costs,
+    variational_bound,
+)
+from diffusion_lab.diffusion.statistics import smoothed
+from diffusion_lab.diffusion.strides import TwoSteps
+
+from .oracles import ExactNetwork, GaussianData, SigmaPoints, steps
+
+DATA = GaussianData(0.2, 0.5)
+ROWS = 12
+NOISE = SampleNoise(3, torch.arange(ROWS))
+
+
+class OfOriginalSteps(SampleNoise):
+    """The noise of a chain over some steps, which the bound asks by their number in that chain, keyed as that of the whole one."""
+
+    def __init__(self, times):
+        super().__init__(NOISE.seed, NOISE.indices)
+        self.times = times
+
+    def fork(self, key):
+        return self
+
+    def __call__(self, t, like):
+        return NOISE.fork(0)(int(self.times[t - 1]), like)
+
+
+class Problem:
+    """Gaussian data, rounded to levels, and the network that is best for them unrounded."""
+
+    def __init__(self, schedule, num_levels=17, decoder=GaussianDecoder()):  # noqa: B008 - frozen
+        self.process, self.num_levels, self.decoder = GaussianDiffusion(schedule), num_levels, decoder
+        self.network = ExactNetwork(DATA, self.process, PredictNoise())
+        x_0 = DATA.mean + DATA.std * SampleNoise(1, torch.arange(ROWS)).initial((6,)).double()
+        self.x_0 = x_0 if num_levels is None else (x_0 * 8).round().clamp(-8, 8) / 8
+        rows = network_statistics(self.process, self.reverse(FixedSmall()), self.x_0, None, NOISE.fork(0))
+        self.statistics = NetworkStatistics(**{name: values.mean(dim=0) for name, values in rows.items()})
+
+        self.last_steps = last_step_bits(
+            *(self.process, self.reverse(FixedSmall()), self.x_0, None, NOISE.fork(0), self.decoder, self.num_levels)
+        ).mean(dim=0)
+
+    def costs(self, variance):
+        return step_costs(self.process, self.statistics, self.last_steps, variance)
+
+    def reverse(self, variance):
+        return ReverseProcess(self.network, PredictNoise(), variance, clip_x_0=False)
+
+    def bound(self, variance, times):
+        bound = variational_bound(
+            *(self.process.respace(times), self.reverse(variance), self.x_0, None, self.num_levels),
+            noise=OfOriginalSteps(times),
+            decoder=self.decoder,
+        )
+        return float((bound.bits_per_dim - bound.prior).mean())
+
+    def variances(self):
+        found = [FixedSmall(), Analytic(self.statistics)]
+        return [*found, FixedLarge()] if self.process.has_unit_variance else found
+
+
+@pytest.mark.parametrize(
+    ("num_levels", "decoder"),
+    [(17, GaussianDecoder()), (None, GaussianDecoder()), (17, LevelDecoder())],
+    ids=["levels", "density", "q"],
+)
+@pytest.mark.parametrize("schedule", [CosineSchedule(40), LogSNRSchedule(40), EDMSchedule(40)], ids=str)
+def test_with_the_same_noise_the_table_has_the_bound_of_every_chain(schedule, num_levels, decoder):
+    problem = Problem(schedule, num_levels, decoder)
+    chains = [torch.tensor([40]), EvenSpacing(4)(40), QuadraticSpacing(9)(40), torch.tensor([34, 37, 40])]
+    for variance in problem.variances():
+        costs = problem.costs(variance)
+        for times in chains:
+            assert costs.bits(times) == pytest.approx(problem.bound(variance, times), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_timesteps", [1, 2, 9])
+def test_the_best_chain_is_the_best_of_all(num_timesteps):
+    problem = Problem(CosineSchedule(num_timesteps))
+    for variance in problem.variances():
+        costs = problem.costs(variance)
+        for num_steps in range(1, num_timesteps + 1):
+            inner = combinations(range(1, num_timesteps), num_steps - 1)
+            everyone = [costs.bits(torch.tensor([*chosen, num_timesteps])) for chosen in inner]
+            best = OptimalSpacing(num_steps).measured(costs)(problem.process)
+            assert costs.bits(best) == pytest.approx(min(everyone), abs=1e-12)
+            assert (best.diff() > 0).all()
+            assert len(best) == num_steps
+
+
+def test_with_the_optimal_variance_all_chains_cost_the_same_and_with_the_narrow_one_the_best_gains_much():
+    """On Gaussian data the best variance leaves nothing to gain by the choice of steps."""
+    process = GaussianDiffusion(CosineSchedule(50))
+    x_0, noise = SigmaPoints.x_0(DATA), SigmaPoints()
+    reverse = ReverseProcess(ExactNetwork(DATA, process, PredictNoise()), PredictNoise(), FixedSmall(), clip_x_0=False)
+    rows = network_statistics(process, reverse, x_0, None, noise)
+    statistics = NetworkStatistics(**{name: values.mean(dim=0) for name, values in rows.items()})
+    bits = last_step_bits(process, reverse, x_0, None, noise, GaussianDecoder(), None).mean(dim=0)
+    costs = step_costs(process, statistics, bits, Analytic(statistics))
+    for times in ([50], [1, 50], [20, 30, 50], range(1, 51)):
+        assert costs.bits(torch.tensor([*times])) == pytest.approx(DATA.entropy_bits, abs=1e-6)
+    narrow = step_costs(process, statistics, bits, FixedSmall())
+    assert narrow.bits(narrow.best(5)) < narrow.bits(EvenSpacing(5)(50)) - 0.5
+
+
+def test_a_chain_of_two_steps_is_the_respaced_one():
+    process = GaussianDiffusion(LinearSchedule(30))
+    s, t = torch.tensor([1, 4, 20]), torch.tensor([2, 30, 21])
+    chains = TwoSteps(process, s, t)
+    for b in range(3):
+        alone = process.respace(torch.stack([s[b], t[b]]))
+        for name in ("signal", "noise", "beta", "log_beta", "beta_tilde", "log_beta_tilde", "time", "snr"):
+            for step in (1, 2):
+                found = getattr(chains, name)(steps(step, 3))[b]
+                torch.testing.assert_close(found, getattr(alone, name)(steps(step, 1))[0].double())
+        x_0, x_t = torch.randn(3, 2).double(), torch.randn(3, 2).double()
+        found, expected = (
+            which.q_posterior(x, x_t[rows], steps(2, len(x)))
+            for which, x, rows in ((chains, x_0, slice(None)), (alone, x_0[b : b + 1], slice(b, b + 1)))
+        )
+        torch.testing.assert_close(found.mean[b], expected.mean[0])
+    torch.testing.assert_close(chains.signal(steps(0, 3)), torch.ones(3).double())
+
+
+def test_a_variance_that_the_network_says_is_refused_in_one_sentence():
+    problem = Problem(CosineSchedule(5))
+    with pytest.raises(ValueError, match=r"^sampler/spacing=optimal: LearnedRange .*; use variance=analytic$"):
+        problem.costs(LearnedRange())
+
+
+def test_steps_are_even_until_something_was_measured_and_are_as_many_as_there_are():
+    assert torch.equal(OptimalSpacing(7)(50), EvenSpacing(7)(50))
+    with pytest.raises(ValueError, match="num_steps = 51"):
+        OptimalSpacing(51)(50)
+    assert "bits/dim" in " ".join(OptimalSpacing.__doc__.lower().split())
+
+
+def test_smoothing_leaves_lines_alone_and_takes_noise_away():
+    line = torch.linspace(-3, 5, 200, dtype=torch.float64)
+    torch.testing.assert_close(smoothed(line, 8), line)
+    table = torch.stack([line, -line, line.square()], dim=1).reshape(200, 3, 1)
+    torch.testing.assert_close(smoothed(table, 8)[:, :2], table[:, :2])
+    assert float((smoothed(table, 8) - table)[:, 2].abs().max()) < 0.03
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    assert float(smoothed(noise, 8)[20:-20].std()) < 0.4 * float(noise.std())
+    torch.testing.assert_close(smoothed(noise, 0), noise)
+    found = NetworkStatistics(noise, (line + 0.1 * noise).exp()).smoothed()
+    assert float((found.x_0_mse.log() - line)[20:-20].abs().max()) < 0.15
+    assert torch.equal(found.eps_square, noise)
