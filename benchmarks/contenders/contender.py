@@ -1,4 +1,4 @@
-"""What every contender is asked: train for a budget, and be there to be drawn from as it was at some moment of it."""
+"""What every contender does: train for a budget, then sample with its weights at the end and at earlier moments."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Budget:
     device: str
 
     def clock(self) -> float:
-        """Seconds of this process: of its CPU time, shared out over its threads, so that other work counts for nothing; on a GPU
-        those of the wall."""
+        """Seconds of this process: on a CPU its CPU time divided by its threads, so that other work on the machine does not count;
+        on a GPU wall time."""
         return time.process_time() / self.threads if self.device == "cpu" else time.monotonic()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a training that has ended. steps: by moment."""
+    """What a finished training recorded. steps: by moment."""
 
     parameters: int
     batch_size: int
@@ -57,7 +57,7 @@ class Trained:
 
 
 class Contender(ABC):
-    """One recipe of one library. All that it keeps lies in `folder`, so what is there is not made again."""
+    """One recipe of one library. It keeps all its files in `folder` and does not repeat what is finished there."""
 
     requires: str | None = None  # the package that has to be installed
 
@@ -67,4 +67,4 @@ class Contender(ABC):
 
     @abstractmethod
     def at(self, folder: Path, moment: float, budget: Budget, num_steps: int) -> AbstractContextManager[Trained]:
-        """As it was when that share of the budget was used; its own sampler takes `num_steps` steps, where it can be told."""
+        """With its weights when that share of the budget was used; its own sampler takes `num_steps` steps if it can."""

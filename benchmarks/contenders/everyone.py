@@ -24,7 +24,7 @@ NAMES = [OURS, *_PEERS]
 
 
 def contender(name: str, ours: str) -> Contender:
-    """ours: the options of our own."""
+    """ours: the options of our own contender."""
     return Ours(ours) if name == OURS else _PEERS[name]
 
 
