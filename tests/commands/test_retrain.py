@@ -91,7 +91,7 @@ def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeyp
         def stop(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(scoring, "_score", stop)
+        patch.setattr(scoring, "_scores", stop)
         assert lab("train", *OPTIONS, "retrain=true")[0] != 0
     before = model.result.read_bytes()
     code, out, err = lab("train", *OPTIONS, "retrain=true")
