@@ -98,8 +98,8 @@ def score_source(
 ) -> None:
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 
-    references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: what
-    trackers are told of the model.
+    references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
+    model, for trackers.
     """
     from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
 

@@ -30,9 +30,9 @@ def completed(options: list[str]) -> list[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Write `to`, and say what of it which evaluator reads."""
+    """Write `to`, and print which evaluator reads which of its arrays."""
     if cfg.get("data") is None or cfg.to is None:
-        raise MistakeError("say of which data, and into which file: data=cifar10 to=cifar10.npz")
+        raise MistakeError("name the data set and the file to write, as in data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
         raise MistakeError(f"split={cfg.split}: it is train or test")
     if cfg.num_images < 1:

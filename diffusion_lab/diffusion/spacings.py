@@ -30,7 +30,7 @@ class Costs(ABC):
 class Spacing(ABC):
     """process -> the times that it is to be respaced to.
 
-    `needs_costs`: it is told by what each step costs the trained network, so it is complete only once it is `measured`.
+    `needs_costs`: it follows from what each step costs the trained network, which `measured` gives it.
     """
 
     needs_costs: ClassVar[bool] = False
@@ -43,7 +43,7 @@ class Spacing(ABC):
         """
 
     def measured(self, costs: Costs) -> "Spacing":
-        """The same, told by these costs."""
+        """The same spacing with these costs."""
         return self
 
 

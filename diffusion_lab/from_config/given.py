@@ -44,14 +44,8 @@ _OF_A_MODEL = (
         "decoder",
         "bound",
     ),
-    *(
-        "objective",
-        "variance",
-        "evaluation.weights",
-        "evaluation.batch_size",
-        "evaluation.precision",
-        "evaluation.statistics_images",
-    ),
+    *("objective", "variance"),
+    *(f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")),
 )
 _LONGEST_NAME = 60
 _LEVELS = 256  # of what somebody gave

@@ -1,4 +1,4 @@
-"""An experiment sets options for its own choice of a group. Where the user makes another choice, those that it lacks go."""
+"""An experiment sets options for its own choice of a group. With another choice, those that it does not have are dropped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
     places = {
         override.key_or_group: override.package or override.key_or_group.replace("/", ".") for override in overrides
     }
-    dropped = []
+    dropped: dict[str, None] = {}  # in order; sampler=… and sampler/spacing=… both hold sampler.spacing.num_steps
     for place in places.values():
         node = OmegaConf.select(cfg, place, throw_on_missing=False)
         if isinstance(node, DictConfig):
-            dropped += [key for key in _not_taken(node, place) if key not in places]
+            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in places)
     for key in dropped:
         place, _, name = key.rpartition(".")
         with open_dict(cfg):
             del OmegaConf.select(cfg, place)[name]
-    return dropped
+    return list(dropped)
 
 
 def _not_taken(node: DictConfig, place: str) -> Iterator[str]:

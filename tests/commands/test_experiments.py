@@ -35,6 +35,9 @@ def test_another_choice_than_the_experiments_leaves_its_options_behind(lab):
     code, out, err = lab("train", *options, "sampler/spacing=all")
     assert code == 0, err
     assert "leaving out sampler.spacing.num_steps: experiment=edm_digits sets this for another choice" in out
+    code, out, err = lab("train", *options, "sampler=ddim", "sampler/spacing=all")
+    assert code == 0, err
+    assert out.count("sampler.spacing.num_steps") == 1
     sweep = ["sampler/spacing=all,karras", "hydra.sweeper.dry_run=true"]
     code, out, err = lab("train", "-m", *options, *sweep)
     assert code == 0, err

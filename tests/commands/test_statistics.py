@@ -77,8 +77,8 @@ def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["to=a.npz"], "say of which data, and into which file: data=cifar10 to=cifar10.npz"),
-        (["data=digits"], "say of which data, and into which file: data=cifar10 to=cifar10.npz"),
+        (["to=a.npz"], "name the data set and the file to write, as in data=cifar10 to=cifar10.npz"),
+        (["data=digits"], "name the data set and the file to write, as in data=cifar10 to=cifar10.npz"),
         (["data=digits", "to=a.pt"], "to=a.pt: the name of an .npz"),
         (["data=digits", "to=a.npz", "split=all"], "split=all: it is train or test"),
         (["data=digits", "to=a.npz", "num_images=0"], "num_images=0: at least one image is needed"),
