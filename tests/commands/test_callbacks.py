@@ -129,6 +129,7 @@ def test_every_family_has_a_held_out_loss(lab, family):
     assert {name.removeprefix("val/") for name in row if name.startswith("val/")} <= trained
 
 
+@pytest.mark.thorough
 def test_a_run_with_early_stopping_that_is_killed_is_the_run(tmp_path, zygote):
     early = [*EARLY[:-1], "+callbacks.early_stopping.patience=7", *VALIDATED]
     options = [*EVERYTHING, *early, "trainer.max_steps=60"]  # ends at step 16

@@ -11,7 +11,11 @@ from diffusion_lab.from_config.conf import CONF
 from tests.commands.conftest import TINY
 from tests.data.small_sets import SMALL
 
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+SMALL_IMAGES = ("digits", "fashion")
+EXPERIMENTS = [
+    pytest.param(name, marks=[] if any(data in name for data in SMALL_IMAGES) else pytest.mark.thorough)
+    for name in sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -89,7 +89,11 @@ def test_weights_of_another_family_are_refused(lab, family):
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("case", EVERYTHING, ids="-".join)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case == ("gan",) else pytest.mark.thorough) for case in EVERYTHING],
+    ids="-".join,
+)
 def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     options = [option for option in tiny(*case) if not option.startswith(("trainer.max_steps", "evaluation"))]
     options += ["trainer.max_steps=16", "callbacks.checkpoint.every_n_steps=3", "score=false"]
@@ -139,7 +143,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("data", KNOWN)
+@pytest.mark.parametrize("data", ["mixture", pytest.param("gaussian", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("stated", LEARNS)
 def test_no_family_has_fewer_bits_than_the_entropy(lab, stated, data):
     """Of densities whose entropy is known; trained until the bound is near, so that a wrong sign or factor would show."""

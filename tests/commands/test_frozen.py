@@ -71,15 +71,14 @@ def edit(path, old, new):
     path.write_text(source.replace(old, new))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "more",
     [
         ["hydra/launcher=local"],
-        pytest.param(["hydra/launcher=joblib"], marks=pytest.mark.thorough),
-        pytest.param(["hydra/launcher=basic"], marks=pytest.mark.thorough),
-        pytest.param(
-            ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"], marks=pytest.mark.thorough
-        ),
+        ["hydra/launcher=joblib"],
+        ["hydra/launcher=basic"],
+        ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"],
     ],
     ids=["local", "joblib", "basic", "ranks"],
 )

@@ -136,6 +136,7 @@ def test_without_submitit_one_sentence_before_anything_is_written(lab, monkeypat
     assert files(lab.folder) == []
 
 
+@pytest.mark.thorough
 def test_jobs_of_this_machine_have_their_own_gpu_and_fail_alone_and_say_why(lab, monkeypatch):
     pretend(monkeypatch, lab.folder, EIGHT, "4,6")
     (lab.folder / "reports.py").write_text(REPORTS)

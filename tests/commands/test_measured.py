@@ -73,6 +73,7 @@ def test_a_model_with_a_learned_variance_takes_it_too(lab):
     assert one["values"]["fd_pixels"] != other["values"]["fd_pixels"]
 
 
+@pytest.mark.thorough
 def test_ddim_draws_the_same_with_it_and_analytic_ddim_does_not(lab):
     lab.given("train", *SIMPLE)
     drawn = set(shards(lab.folder / "outputs"))

@@ -25,6 +25,7 @@ def runs(folder) -> list:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("mlflow-skinny")
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="pip install 'diffusion-lab[mlflow]'")
 def test_a_training_and_its_score_are_runs_and_a_training_goes_on_in_its_own(lab):
@@ -55,6 +56,7 @@ def test_a_training_and_its_score_are_runs_and_a_training_goes_on_in_its_own(lab
     assert "samples.png" in score.files
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("mlflow-skinny")
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="pip install 'diffusion-lab[mlflow]'")
 def test_a_report_is_a_run_with_its_files(lab):

@@ -93,6 +93,7 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]
     whole, torn = (Training(installed, tmp_path / name, *options, *TOGETHER) for name in ("whole", "torn"))

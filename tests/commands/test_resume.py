@@ -151,7 +151,7 @@ def test_killed_a_hundred_times(tmp_path):
     assert_same_bits(whole, torn)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.thorough), 2])
 def test_killed_with_workers(tmp_path, zygote, num_workers):
     (tmp_path / "images").mkdir()
     for i in range(23):

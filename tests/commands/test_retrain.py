@@ -102,6 +102,7 @@ def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeyp
     assert model.result.read_bytes() != before
 
 
+@pytest.mark.thorough
 def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
     """kill -9 in a real process; the finished model is whole meanwhile."""
     options = [*UNSCORED, "trainer.max_steps=24", "network.dropout=0.2"]

@@ -149,6 +149,7 @@ def test_a_failure_is_marked_with_its_reason_and_the_others_go_on(lab):
     assert out.splitlines()[:2] == ["2 models: 1 to train, 1 reused", "4 cells: 2 to score, 2 scored already"]
 
 
+@pytest.mark.thorough
 def test_a_cell_that_fails_is_tried_again_by_the_same_command(lab, monkeypatch):
     from diffusion_lab.models.diffusion import DiffusionModel
 
@@ -172,6 +173,7 @@ def test_a_cell_that_fails_is_tried_again_by_the_same_command(lab, monkeypatch):
     assert names(lab, "sweeps") == {"mine"}
 
 
+@pytest.mark.thorough
 def test_retrain_trains_each_model_once_and_scores_its_cells_anew(lab):
     options = ["sampler.spacing.num_steps=2,3"]
     lab("train", "-m", *TINY, *options)

@@ -103,6 +103,7 @@ def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
         )  # so that another report may be written over this one
 
 
+@pytest.mark.thorough
 def test_a_report_made_anew_is_the_next_version_and_needs_no_torch(lab, process):
     sweep = write_sweep(process.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
     code, _, err = lab("report", "mine", "to=elsewhere", "logger=wandb")
@@ -188,6 +189,7 @@ def test_without_an_account_one_sentence_says_how_to_go_on(tmp_path, zygote):
     assert not list((tmp_path / "outputs").glob("*/*/config.yaml"))
 
 
+@pytest.mark.thorough
 def test_a_service_that_is_down_costs_a_warning_and_nothing_else(tmp_path, zygote):
     """Nobody listens at that port. It is waited for as long as W&B is told, then the run is recorded offline."""
     nowhere = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}

@@ -74,8 +74,11 @@ def test_the_guided_x_0_goes_from_the_worse_ones_past_ones_own_whatever_either_p
     torch.testing.assert_close(look.distribution.mean, PROCESS.q_posterior(expected, X_T, T).mean, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("sampler", [DDIMSampler(EvenSpacing(500)), HeunSampler(EvenSpacing(250))], ids=str)
-@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("sampler", "scale"),
+    [(HeunSampler(EvenSpacing(150)), scale) for scale in (1.0, 3.0)] + [(DDIMSampler(EvenSpacing(500)), 2.0)],
+    ids=str,
+)
 def test_samples_are_spread_as_the_two_spreads_extrapolated_on_a_log_scale(sampler, scale):
     """dx/dσ = (x − x̂_0)/σ from x ~ N(MEAN, σ²) on, σ → ∞, ends in N(MEAN, (s^w·s_worse^(1−w))²): narrower than the data, since the
     worse model is wider."""
