@@ -16,6 +16,7 @@ ORDER = [
     "foreign",
     "options",
     "measures",
+    "moments",
     "source",
     "definitions",
     "fingerprints",

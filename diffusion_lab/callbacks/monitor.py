@@ -11,6 +11,7 @@ from torch import nn
 from torchmetrics import MeanMetric
 
 from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.models.budget import time_budget
 from diffusion_lab.models.trainable import TrainableModel
 
 # A weighted mean is kept as two: torchmetrics 1.9 takes no notice of weights where NaN must come through.
@@ -34,8 +35,13 @@ class Monitor(Callback):
         self._last: dict[str, float] = {}
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
-        self._clock = perf_counter()
+        self._clock: float | None = None  # when the last step was over
         self._device = torch.device("cpu")
+
+    @property
+    def seconds_now(self) -> float:
+        """`seconds`, with those of a step that is not over."""
+        return self.seconds + (0.0 if self._clock is None else perf_counter() - self._clock)
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         self._device = pl_module.device
@@ -102,6 +108,14 @@ class Monitor(Callback):
         self.seconds, self._last = state["seconds"], state.get("last", {})
         for name, mean in state["means"].items():
             self._mean(name).load_state_dict(mean)
+
+
+def seconds_trained(trainer: Trainer) -> float:
+    """What a training has taken so far, over all resumes: by the clock that may end it, where there is one."""
+    time = time_budget(trainer)
+    if time is not None:
+        return time.elapsed
+    return next((part.seconds_now for part in trainer.callbacks if isinstance(part, Monitor)), 0.0)
 
 
 def _quotients(means: dict[str, float]) -> dict[str, float]:

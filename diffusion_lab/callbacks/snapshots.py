@@ -9,33 +9,38 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.monitor import seconds_trained
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.moments import IMAGES, SECONDS, SHARE, STEPS, read_moment
 from diffusion_lab.runs.contents import snapshot_name
 
 
 class Snapshots(Callback):
-    """Writes the weights that would be scored, had training ended when these shares of its budget were used: one file a moment.
+    """Writes the weights that would be scored, had training ended at these moments: one file a moment.
 
-    The moment is the first step at which the share is used. The file is there before any checkpoint of that step or a later one, so
-    a training that was killed and goes on either has it or comes to the moment again: the same bits, for a budget of steps.
+    The moment is the first step at which so much of the budget, of time, of steps or of images is used. The file is there before
+    any checkpoint of that step or a later one, so a training that was killed and goes on either has it or comes to the moment
+    again: the same bits, for a budget of steps and a moment that is no time.
     It must come after the averages and before what saves.
 
-    at: shares of the budget, of steps or of time, between 0 and 1. file_of: the file of the weights of a name.
+    at: moments, each as `read_moment` reads it. file_of: the file of the weights of a name.
     """
 
-    def __init__(self, at: Sequence[float], file_of: Callable[[str], Path]) -> None:
-        if not (isinstance(at, Sequence) and all(isinstance(share, float | int) and 0 < share < 1 for share in at)):
-            said = at if isinstance(at, str) or not isinstance(at, Sequence) else list(at)
-            raise ValueError(f"snapshots.at={said}: it is a list of shares of the budget, between 0 and 1")
-        if len(set(at)) < len(at):
+    def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:
+        if not isinstance(at, Sequence) or isinstance(at, str):
+            raise ValueError(f"snapshots.at={at}: it is a list of moments, as [0.1,2m]")
+        try:
+            self.at = [read_moment(written) for written in at]
+        except ValueError as error:
+            raise ValueError(f"snapshots.at={list(at)}: {error}") from None
+        if len(set(self.at)) < len(at):
             raise ValueError(f"snapshots.at={list(at)}: each moment is kept once; leave out the repeated one")
-        self.at, self.file_of = sorted(at), file_of
-        self._step, self._used = 0, 0.0
+        self.file_of = file_of
+        self._step, self._used = 0, {}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        self._step = trainer.global_step
-        self._used = budget_used(trainer, self._step)
+        self._step, self._used = trainer.global_step, _used(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
@@ -43,10 +48,24 @@ class Snapshots(Callback):
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
-        before, self._step, self._used = self._used, step, budget_used(trainer, step)
+        before, self._step, self._used = self._used, step, _used(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        for share in self.at:
-            if before < share <= self._used:
-                weights = suited_weights(pl_module.weight_names, step)
-                pl_module.save_snapshot(weights, self.file_of(snapshot_name(share)), step=str(step))
+        for moment in self.at:
+            if before[moment.unit] < moment.amount <= self._used[moment.unit]:
+                facts = {STEPS: "step", SECONDS: SECONDS, IMAGES: IMAGES}
+                pl_module.save_snapshot(
+                    suited_weights(pl_module.weight_names, step),
+                    self.file_of(snapshot_name(moment)),
+                    **{name: f"{self._used[unit]:.15g}" for unit, name in facts.items()},
+                )
+
+
+def _used(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+    """Unit -> how much of it training has used."""
+    return {
+        SHARE: budget_used(trainer, trainer.global_step),
+        SECONDS: seconds_trained(trainer),
+        STEPS: trainer.global_step,
+        IMAGES: model.batches_trained * trainer.datamodule.batch_size,
+    }

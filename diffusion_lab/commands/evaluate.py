@@ -11,6 +11,7 @@ from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config.given import CONFIG, are_given, read_given
 from diffusion_lab.from_config.mistakes import lost_process, users_mistakes
+from diffusion_lab.from_config.moments import scores_asked
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, is_scored
 from diffusion_lab.from_config.trained import (
@@ -39,16 +40,20 @@ def run(cfg: DictConfig) -> None:
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
         data = trained_data(saved)
-        model = load_model(directory, saved, saved.evaluation.weights)
-        check_scoring(saved, data, model.weight_names)
-    new = cfg.rescore or not is_scored(directory, saved, outputs)
+        asked = scores_asked(saved)
+        model = load_model(directory, saved, *(score.evaluation.weights for score in asked))
+        for score in asked:
+            check_scoring(score, data, model.weight_names, f"{directory.path} has")
+    new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in asked)
     if new and must_start_ranks(request):
         start_ranks("evaluate", request, model_dir=str(directory.path))
         return
     with ranks(request) as here, lost_process():
         if new and here.is_first:
             Console(highlight=False).print(where(here, cfg))
-        score_once(model.to(here.device), data, saved, directory, outputs, cfg.rescore)
+        model.to(here.device)
+        for score in asked:
+            score_once(model, data, score, directory, outputs, cfg.rescore)
 
 
 def _score_given(cfg: DictConfig, outputs: Path) -> None:

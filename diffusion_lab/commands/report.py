@@ -57,6 +57,7 @@ def show(gathered: Gathered, table: Table) -> None:
     from diffusion_lab.report.exports import terminal
     from diffusion_lab.report.layout import columns, finding
     from diffusion_lab.report.notes import notes
+    from diffusion_lab.report.training_curves import curve_findings
 
     console = Console()
     for group, (shown, width) in zip(table.groups, terminal(table, console.width), strict=True):
@@ -66,6 +67,8 @@ def show(gathered: Gathered, table: Table) -> None:
         for standing in filter(lambda standing: standing.measure.headline, group.standings):
             said = finding(standing, named[standing.measure.name])
             console.print(Text(f"{said.what}: {said.text}", style="green" if said.sure else ""), soft_wrap=True)
+        for what, sentence in curve_findings(table, group):
+            console.print(Text(f"{what}: {sentence}"), soft_wrap=True)
     waiting = [cell for cell in gathered.cells if not cell.done]
     for cell in waiting:
         choices = " · ".join(filter(None, cell.choices.values()))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,6 +20,7 @@ from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.from_config.build import plain_config, sampling_identity
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.from_config.moments import read_taken
 from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
 from diffusion_lab.from_config.tracking import tracked_score
 from diffusion_lab.runs import (
@@ -27,10 +28,12 @@ from diffusion_lab.runs import (
     RunDirectory,
     cache_directory,
 )
+from diffusion_lab.runs.contents import is_snapshot
 from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.evaluation.cost import TrainingCost
     from diffusion_lab.evaluation.reference import Reference
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.source import Source
@@ -48,12 +51,12 @@ def score_once(
     Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
     """
     from diffusion_lab.callbacks.ema import suited_weights
-    from diffusion_lab.evaluation.cost import TrainingCost
     from diffusion_lab.evaluation.ranks import rank
     from diffusion_lab.evaluation.reference import references_of
     from diffusion_lab.evaluation.trained import TrainedModel
 
     training = directory.read_training()
+    cost, moment = _cost(directory, training, cfg.evaluation.weights)
 
     def source() -> Source:
         if cfg.evaluation.weights == "auto":
@@ -67,7 +70,6 @@ def score_once(
         identities = [
             sampling_identity(training["fingerprint"], cfg, unread, name) for name, node in cfg.features.items() if node
         ]
-        cost = TrainingCost(training["steps"], training["seconds"], training["images"])
         return TrainedModel(model, identities, cache_directory(outputs), cost, training["flops"], again)
 
     score_source(
@@ -79,9 +81,22 @@ def score_once(
         again,
         partial(references_of, data),
         lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
-        recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]},
+        recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]} | moment,
         choices=directory.read_choices(),
     )
+
+
+def _cost(directory: ModelDirectory, training: Mapping[str, Any], weights: str) -> tuple[TrainingCost, dict[str, str]]:
+    """What training had taken when it had these weights, and what the protocol says of a moment before its end."""
+    from diffusion_lab.evaluation.cost import TrainingCost
+
+    if not is_snapshot(weights):
+        return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
+    moment, steps = read_taken(directory, weights), training["steps"]
+    step = int(moment["step"])
+    images = int(moment.get("images", step * training["images"] / max(steps, 1)))
+    said = f"step {step} of a training of {steps}, as it was then"
+    return TrainingCost(step, moment.get("seconds"), images), {"moment": said}
 
 
 def score_source(

@@ -25,7 +25,7 @@ from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.from_config.planning import make_plan, read_axes
+from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.from_config.tracking import track_report
 from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import RunError, SweepDirectory, job_log, sweep_directory
@@ -46,7 +46,7 @@ def sweep(
 ) -> None:
     """Plan, say what will be done, and do it. RunError with the number of failures if there are any."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
-    axes = read_axes(arguments, context.config_loader)
+    axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
         raise MistakeError(

@@ -23,6 +23,7 @@ from diffusion_lab.from_config.build import (
     training_fingerprint,
 )
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_asked
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
 from diffusion_lab.from_config.starting import start
@@ -56,6 +57,7 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     settle_budget(cfg)
     with users_mistakes():
+        keep_asked(cfg)
         request = request_of(cfg.trainer)
         data = build_data(cfg)
         _check_shares(data.batch_size, request.size * num_nodes)
@@ -67,9 +69,11 @@ def run(cfg: DictConfig) -> float | None:
         choices = choices_made()
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
+        asked = scores_asked(cfg)
         if generative:
-            _check_scoring(cfg, data, model, directory)
-    run = run_of(directory, fingerprint, cfg, Path(cfg.outputs))
+            for score in asked:
+                _check_scoring(score, data, model, directory, kept_weights(cfg))
+    run = run_of(directory, fingerprint, asked[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)
         return _objective(run, cfg.objective_metric)
@@ -100,9 +104,10 @@ def run(cfg: DictConfig) -> float | None:
                     here.agree(None)  # nobody reads the weights before they are there
         if generative and cfg.score:
             model.float()  # as it would be loaded, whatever trainer.precision
-            load_weights(model, directory, cfg.evaluation.weights)
+            load_weights(model, directory, *(score.evaluation.weights for score in asked))
             model.to(here.device)  # Lightning leaves a trained model on the CPU
-            score_once(model, data, cfg, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+            for score in asked:
+                score_once(model, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif not generative and here.is_first:
             report_accuracy(model, data, directory, here.device)
         if cfg.retrain and here.is_first:
@@ -136,12 +141,14 @@ def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> Non
     console.print(f"this model is trained {how}: {directory.path}{more}")
 
 
-def _check_scoring(cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory) -> None:
+def _check_scoring(
+    cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory, kept: list[str]
+) -> None:
     """What would fail after training fails before it."""
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
-    weights = there or ["raw", *instantiate(cfg.ema).decays, *map(snapshot_name, cfg.snapshots.at)]
-    check_scoring(cfg, data, weights)
+    weights = there or ["raw", *instantiate(cfg.ema).decays, *kept]
+    check_scoring(cfg, data, weights, f"{directory.path} {'has' if there else 'will have'}")
     if cfg.score:
         check_moments(map(snapshot_name, model.moments), weights, f"{directory.path} {'has' if there else 'will have'}")

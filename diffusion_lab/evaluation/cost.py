@@ -14,10 +14,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What training took, as the model directory records it."""
+    """What training took, as the model directory records it. seconds: None where the weights of an earlier moment do not say."""
 
     steps: int
-    seconds: float
+    seconds: float | None
     images: int
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -20,8 +21,13 @@ class Evaluation:
     reference_split: str = "train"
     reference_features: int = 10_000
     statistics_images: int = 128
+    at: list[Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.at is not None:  # the commands make a score of each
+            raise ValueError(
+                f"evaluation.at={list(self.at)}: one score is of one moment, and of a model that was trained here"
+            )
         if self.num_samples is not None:
             check_at_least(2, "evaluation.num_samples", self.num_samples)  # one image has no covariance
         if not 0 <= self.seed < 2**64:

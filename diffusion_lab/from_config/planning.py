@@ -32,17 +32,19 @@ from diffusion_lab.from_config.hydra_errors import could_not_override, refused_o
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_asked, weights_asked
 from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
 from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import model_directory
-from diffusion_lab.runs.contents import snapshot_name
+from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
 
+_AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug")  # of the whole sweep
 
 
@@ -70,6 +72,19 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         values = {value: f"{element}={value}" for value in override.sweep_string_iterator()}
         axes[key] = Axis(key, values, swept=len(values) > 1)
     return list(axes.values())
+
+
+def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
+    """The axes and, for evaluation.at, one more: each moment is a cell. MistakeError where that is swept, or the weights too."""
+    named = {axis.key: axis for axis in axes}
+    if _AT in named and named[_AT].swept:
+        raise MistakeError(f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each of them is a cell of the sweep")
+    wanted = weights_asked(master.evaluation.get("at"))
+    if not wanted:
+        return list(axes)
+    if _WEIGHTS in named:
+        raise MistakeError(f"{_WEIGHTS}: {_AT} says which weights are scored; leave one of the two out")
+    return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
 def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, int | None]:
@@ -193,16 +208,20 @@ def _cell(
     check_kinds(cfg)
     settle_budget(cfg)
     with users_mistakes():
+        keep_asked(cfg)
         data = data_of(cfg)
         state_facts(cfg, data)
         fingerprint = training_fingerprint(cfg)
         for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
             CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
+    (score,) = scores_asked(cfg)  # the axes pick one
     moment = own_moment(cfg.get("guidance") or {})
-    if moment is not None and not directory.finished:
-        kept = map(snapshot_name, cfg.snapshots.at)
-        check_moments([snapshot_name(moment)], kept, f"{directory.path} will have")
+    needed = [score.evaluation.weights, *([] if moment is None else [snapshot_name(moment)])]
+    if directory.finished and not cfg.retrain:
+        check_moments(filter(is_snapshot, needed), directory.weight_names, f"{directory.path} has")
+    else:
+        check_moments(filter(is_snapshot, needed), kept_weights(cfg), f"{directory.path} will have")
     return PlannedCell(
-        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, cfg, outputs)
+        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, score, outputs)
     )

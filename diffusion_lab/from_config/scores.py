@@ -11,7 +11,9 @@ from omegaconf import DictConfig
 
 from diffusion_lab.from_config.build import build_each, scoring_fingerprint
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
+from diffusion_lab.runs.contents import is_snapshot
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -30,13 +32,15 @@ def is_scored(directory: ModelDirectory, cfg: DictConfig, outputs: Path) -> bool
     return run_of(directory, directory.read_training()["fingerprint"], cfg, outputs).metrics.is_file()
 
 
-def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str]) -> None:
-    """MistakeError or ValueError for choices of scoring that would fail once there is something to score."""
+def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], whose: str) -> None:
+    """MistakeError or ValueError for choices of scoring that would fail once there is something to score. whose: "… has" """
     from diffusion_lab.evaluation.score import check_measures
 
     check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
     chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
     if chosen not in known:
+        if is_snapshot(chosen):
+            check_moments([chosen], weights, whose)
         raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
 
 

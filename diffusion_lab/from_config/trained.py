@@ -200,7 +200,7 @@ def trained_data(saved: DictConfig) -> DataModule:
     return data
 
 
-def load_model(directory: ModelDirectory, saved: DictConfig, weights: str) -> GenerativeModel:
+def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
     """The model of a config with the weights that lie in the directory, on the CPU; `weights` are to be used."""
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.networks.memory import keep_freed_memory
@@ -211,16 +211,16 @@ def load_model(directory: ModelDirectory, saved: DictConfig, weights: str) -> Ge
         raise MistakeError(
             f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
         )
-    load_weights(model, directory, weights)
+    load_weights(model, directory, *weights)
     return model.eval()
 
 
-def load_weights(model: GenerativeModel, directory: ModelDirectory, weights: str) -> None:
+def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
     """Raw weights and averages, and of earlier moments those that are asked for: by `weights`, or by the model's guidance.
 
     MistakeError if the folder has no weights of such a moment.
     """
-    asked = {name for name in (weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    asked = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
     check_moments(asked, directory.weight_names, f"{directory.path} has")
     model.load_weights(directory.weight_files(asked))
 

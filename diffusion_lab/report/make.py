@@ -66,6 +66,7 @@ def _write(
     from diffusion_lab.report.sprites import sprites
     from diffusion_lab.report.table import build_table
     from diffusion_lab.report.trade import trade_plots
+    from diffusion_lab.report.training_curves import training_plots
 
     table = build_table(gathered)
     if show is not None:
@@ -73,7 +74,10 @@ def _write(
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
     plots = [
-        (f"Results {i}" if several else "", [*row_plots(table, group), *trade_plots(table, group)])
+        (
+            f"Results {i}" if several else "",
+            [*training_plots(table, group), *row_plots(table, group), *trade_plots(table, group)],
+        )
         for i, group in enumerate(groups, start=1)
     ]
     plots.append(("Models" if several else "", model_plots(gathered)))

@@ -20,12 +20,13 @@ from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.contrast import Contender
 from diffusion_lab.report.interactive import figure, swatch
-from diffusion_lab.report.layout import columns, finding, label, question, seeds_of
+from diffusion_lab.report.layout import Finding, columns, finding, label, question, seeds_of
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.panels import Plot
 from diffusion_lab.report.sprites import Sprite
 from diffusion_lab.report.style import DARK, LIGHT, legend
 from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
+from diffusion_lab.report.training_curves import curve_findings
 
 # With plotly-basic.min.js 4.1.1, the partial bundle of npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of all 4.8 MB.
 # Not uPlot: error bars and names along axes would be code of ours. Not SVG drawn here: no zoom, and tiny type on a phone.
@@ -106,7 +107,7 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
 
 
 def _findings(table: Table) -> list[dict[str, Any]]:
-    """Who leads, by group."""
+    """Who leads, and who overtakes whom while training, by group."""
     found = []
     for number, group in enumerate(table.groups, start=1):
         by_name = {column.measure.name: column for column in columns(group)}
@@ -114,6 +115,9 @@ def _findings(table: Table) -> list[dict[str, Any]]:
             if standing.measure.headline:
                 said = finding(standing, by_name[standing.measure.name])
                 found.append({"group": number if len(table.groups) > 1 else None, "said": said})
+        for what, sentence in curve_findings(table, group):
+            said = Finding(what, sentence, sure=False)
+            found.append({"group": number if len(table.groups) > 1 else None, "said": said})
     return found
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 # Headings under which plots stand, on the page and at W&B.
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
 EFFECTS, TIME, TRADE = "Effect of each axis", "Distance against time", "Precision against recall"
+TRAINING_COST = "Quality against training time"
 BOUND, TRAINING = "The bound by t", "Training"
 # Labels of abscissas.
+MINUTES_LABEL = "minutes of training"
 STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000 samples"
 
 # Config groups that get the colour and the line where they are axes: the question "per sampler and variance".

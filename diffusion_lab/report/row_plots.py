@@ -95,7 +95,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
         Panel(
             ", ".join(f"{names[a]} {value}" for a, value in zip(shown.panels, values, strict=True) if value),
             by_look(table, group, part, measure, "nfe"),
-            levels=_floor(group, measure),
+            levels=floor_level(group, measure),
         )
         for values, part in list(parts.items())[:_MOST_PANELS]
     ]
@@ -109,7 +109,7 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
         y_label=f"{measure.axis}, {measure.better} is better",
         panels=panels,
         log_x=True,
-        log_y=measure.logs or _spans_decades(panels),
+        log_y=measure.logs or spans_decades(panels),
         paper=measure.headline,
         note=f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}." if bound else "",
     )
@@ -146,7 +146,8 @@ def series_of(rows: Sequence[Row], measure: Measure, x: str, name: str, colour: 
     )
 
 
-def _floor(group: Group, measure: Measure) -> list[tuple[str, float]]:
+def floor_level(group: Group, measure: Measure) -> list[tuple[str, float]]:
+    """What real images get, as a line across a plot; none where nothing says."""
     floor = group.floor(measure)
     return [] if floor is None else [("real images", floor)]
 
@@ -183,7 +184,7 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         x_label="",
         y_label=f"{measure.axis}, {measure.better} is better",
         panels=panels,
-        log_y=_spans_decades(panels),
+        log_y=spans_decades(panels),
         paper=measure.headline,
         note=note,
     )
@@ -203,7 +204,7 @@ def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | Non
         name=measure.label,
         x_label=SECONDS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",
-        panels=[Panel("", [front, *points], levels=_floor(group, measure))],
+        panels=[Panel("", [front, *points], levels=floor_level(group, measure))],
         log_x=True,
         log_y=True,
         note=f"On the Pareto front are the rows that no other beats in both: {'; '.join(map(label, best))}.",
@@ -220,7 +221,8 @@ def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
     return front
 
 
-def _spans_decades(panels: Iterable[Panel]) -> bool:
+def spans_decades(panels: Iterable[Panel]) -> bool:
+    """Whether a logarithmic axis shows more."""
     values = [y for panel in panels for series in panel.series for y in series.y]
     return bool(values) and min(values) > 0 and max(values) > 8 * min(values)
 

@@ -7,12 +7,19 @@ import torch
 from safetensors import safe_open
 
 from diffusion_lab.callbacks.ema import EMA, same_so_far, suited_weights
+from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.snapshots import Snapshots
+from diffusion_lab.from_config.moments import read_taken
 from diffusion_lab.models.budget import TimeBudget
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.runs import ModelDirectory
+
+BATCH = 64
 
 
 class Model(TrainableModel):
+    batches_trained = 0
+
     def __init__(self):
         super().__init__()
         self.w = torch.nn.Parameter(torch.zeros(2))
@@ -22,9 +29,15 @@ class Model(TrainableModel):
 def trained(folder, at, steps, decays=(0.5,), from_step=0, is_global_zero=True, callbacks=(), used=None):
     """A training of 10 steps, of which `steps` are taken; the weights at step n are n."""
     trainer = SimpleNamespace(
-        global_step=from_step, max_steps=10, callbacks=callbacks, is_global_zero=is_global_zero, should_stop=False
+        global_step=from_step,
+        max_steps=10,
+        callbacks=callbacks,
+        is_global_zero=is_global_zero,
+        should_stop=False,
+        datamodule=SimpleNamespace(batch_size=BATCH),
     )
     model, ema = Model(), EMA(decays)
+    model.batches_trained = 2 * from_step
     snapshots = Snapshots(at, lambda name: folder / f"{name}.safetensors")
     ema.on_fit_start(trainer, model)
     snapshots.on_train_start(trainer, model)
@@ -35,6 +48,7 @@ def trained(folder, at, steps, decays=(0.5,), from_step=0, is_global_zero=True, 
             callbacks[0].elapsed = callbacks[0].seconds * used(step)
         ema.on_train_batch_end(trainer, model, {}, None, 0)
         for _ in range(2):  # gradients are accumulated over two batches
+            model.batches_trained = 2 * step
             snapshots.on_train_batch_end(trainer, model, {}, None, 0)
             model.w.data.add_(0.25)
     return model
@@ -91,12 +105,51 @@ def test_it_is_read_as_an_average_and_never_chosen_by_itself(tmp_path):
     assert same_so_far(names, 1) == ["ema_0.5", "ema_0.9"]
 
 
-@pytest.mark.parametrize("at", [[0.0], [1.0], [0.2, -0.5], 0.2, "0.2", [None], [float("nan")]])
-def test_a_moment_is_a_share_between_0_and_1(at, tmp_path):
-    with pytest.raises(ValueError, match=r"^snapshots.at=.*shares of the budget, between 0 and 1$"):
+def test_a_moment_of_steps_of_images_and_of_time_is_the_first_step_that_reaches_it(tmp_path):
+    time = TimeBudget(100.0)
+    at = ["3steps", f"{8 * BATCH + 1}images", "0.5m"]  # a step is two batches, and ten seconds
+    trained(tmp_path, at, steps=10, decays=(), callbacks=(time,), used=lambda step: step / 10)
+    assert {name: step for name, (step, _, _) in kept(tmp_path).items()} == {
+        "at_3steps": 3,
+        f"at_{8 * BATCH + 1}images": 5,
+        "at_0.5m": 3,
+    }
+
+
+def test_time_without_a_budget_is_that_of_the_monitor(tmp_path):
+    monitor = Monitor()
+    monitor.seconds = 119.0
+    trained(tmp_path, ["2m"], steps=2, decays=(), callbacks=(monitor,))
+    assert kept(tmp_path) == {}
+    monitor.seconds = 121.0
+    trained(tmp_path, ["2m"], steps=2, decays=(), callbacks=(monitor,))
+    assert kept(tmp_path) == {}, "the moment was before this process began"
+
+
+def test_a_file_says_what_training_had_taken(tmp_path):
+    time = TimeBudget(100.0)
+    trained(tmp_path, ["4steps"], steps=5, decays=(), callbacks=(time,), used=lambda step: step / 10)
+    assert read_taken(ModelDirectory(tmp_path), "at_4steps") == {"step": 4, "seconds": 40, "images": 8 * BATCH}
+
+
+def test_a_resumed_training_keeps_images_that_are_still_to_come(tmp_path):
+    trained(tmp_path, [f"{6 * BATCH}images", f"{12 * BATCH}images"], steps=8, decays=(), from_step=4)
+    assert list(kept(tmp_path)) == [f"at_{12 * BATCH}images"]
+
+
+@pytest.mark.parametrize("at", [[0.0], [1.0], [0.2, -0.5], ["2"], [None], [float("nan")], [True], ["0steps"]])
+def test_what_is_no_moment_is_refused(at, tmp_path):
+    with pytest.raises(ValueError, match=r"^snapshots.at=.* is not a moment of a training; write 0.1 "):
         Snapshots(at, lambda name: tmp_path)
 
 
-def test_a_moment_is_named_once(tmp_path):
-    with pytest.raises(ValueError, match=r"snapshots.at=\[0.2, 0.2\].*leave out the repeated one"):
-        Snapshots([0.2, 0.2], lambda name: tmp_path)
+@pytest.mark.parametrize("at", [0.2, "0.2"])
+def test_moments_are_a_list(at, tmp_path):
+    with pytest.raises(ValueError, match=r"^snapshots.at=0.2: it is a list of moments"):
+        Snapshots(at, lambda name: tmp_path)
+
+
+@pytest.mark.parametrize("at", [[0.2, 0.2], ["60s", "1m"]])
+def test_a_moment_is_named_once(at, tmp_path):
+    with pytest.raises(ValueError, match=r"snapshots.at=.*leave out the repeated one"):
+        Snapshots(at, lambda name: tmp_path)

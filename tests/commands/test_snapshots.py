@@ -78,7 +78,8 @@ def test_every_family_keeps_them(lab, family):
 def test_a_moment_that_is_not_kept_is_named_with_the_fix(lab):
     code, _, err = lab("train", *SIX, "evaluation.weights=at_0.3")
     assert code == 1
-    assert "evaluation.weights=at_0.3: the weights are auto, raw" in err
+    assert "will have no weights at_0.3" in err
+    assert "snapshots.at" in err
     assert files(lab.folder) == []
     lab.given("train", *SIX)
     before = files(lab.folder)
@@ -96,6 +97,6 @@ def test_a_moment_that_is_not_kept_is_named_with_the_fix(lab):
 def test_shares_that_are_none_are_said_before_anything_is_written(lab):
     code, _, err = lab("train", *SIX, "snapshots.at=[0.2,1.5]")
     assert code == 1
-    assert "snapshots.at=[0.2, 1.5]: it is a list of shares of the budget, between 0 and 1" in err
+    assert "snapshots.at=[0.2, 1.5]: 1.5 is not a moment of a training; write 0.1 (a share of the budget), 2m" in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == []

@@ -1,0 +1,112 @@
+"""evaluation.at: from the moments that are to be scored to what training keeps, to a config for each score, and to its cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from safetensors import SafetensorError, safe_open
+
+from diffusion_lab.foreign import RunError, inside
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.moments import IMAGES, SECONDS, STEPS, Moment, read_moment
+from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.runs.contents import snapshot_name
+
+END = "end"  # the finished model
+_AUTO = "auto"
+_TAKEN = ("step", "seconds", "images")
+_LARGEST = 2**63
+
+
+def scores_asked(cfg: DictConfig) -> list[DictConfig]:
+    """`cfg` for each moment of evaluation.at, whose weights are evaluation.weights in it; `cfg` alone where no moment is named.
+
+    evaluation.weights picks one of them. MistakeError for what is no moment.
+    """
+    wanted, weights = weights_asked(cfg.evaluation.get("at")), cfg.evaluation.weights
+    if wanted and weights not in (_AUTO, *wanted):
+        raise MistakeError(
+            f"evaluation.weights={weights}: evaluation.at says which weights are scored ({', '.join(wanted)}); "
+            "leave one of the two out"
+        )
+    return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
+
+
+def keep_asked(cfg: DictConfig) -> None:
+    """Put the moments of evaluation.at into snapshots.at. MistakeError for a moment that lies after the end of training."""
+    kept, asked = _moments("snapshots.at", cfg.snapshots.at), _moments("evaluation.at", cfg.evaluation.get("at") or [])
+    for option, moments in (("snapshots.at", kept), ("evaluation.at", asked)):
+        for moment in moments:
+            ends = _end(cfg, moment)
+            if ends is not None:
+                raise MistakeError(
+                    f"{option}: training ends before {moment} ({ends}); leave it out, or train for longer"
+                )
+    new = [moment for moment in dict.fromkeys(asked) if moment not in kept]
+    with open_dict(cfg):
+        cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]
+
+
+def kept_weights(cfg: DictConfig) -> list[str]:
+    """Names of the weights of earlier moments that a training will have."""
+    return list(map(snapshot_name, _moments("snapshots.at", cfg.snapshots.at)))
+
+
+def weights_asked(at: Sequence[Any] | None) -> list[str]:
+    """[1m, end] -> ["at_1m", "end"]. MistakeError for what is no moment, and for one that stands twice."""
+    ends = [END] if END in (at or ()) else []
+    names = [*map(snapshot_name, _moments("evaluation.at", at or ())), *ends]
+    if len(set(names)) < len(at or ()):
+        raise MistakeError(f"evaluation.at={list(at or ())}: each moment is scored once; leave out the repeated one")
+    return names
+
+
+def read_taken(directory: ModelDirectory, weights: str) -> dict[str, float]:
+    """What training had taken when these weights of an earlier moment were written: "step", "seconds" and "images".
+
+    Older files say "step" alone. RunError if the file is broken or says something else.
+    """
+    file = inside(directory.path, directory.weights(weights))
+    try:
+        with safe_open(file, "np") as content:
+            said = content.metadata() or {}
+        found = {name: float(said[name]) for name in _TAKEN if name in said}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None
+    if "step" not in found or not all(0 <= number < _LARGEST for number in found.values()):
+        raise RunError(f"{file} does not say when in training it was written")
+    return found
+
+
+def _with_weights(cfg: DictConfig, name: str) -> DictConfig:
+    one = copy.deepcopy(cfg)
+    with open_dict(one):
+        one.evaluation.at = None
+        one.evaluation.weights = _AUTO if name == END else name
+    return one
+
+
+def _moments(option: str, at: Iterable[Any]) -> list[Moment]:
+    try:
+        return [read_moment(written) for written in at if not (written == END and option == "evaluation.at")]
+    except ValueError as error:
+        raise MistakeError(f"{option}={OmegaConf.to_object(OmegaConf.create(list(at)))}: {error}") from None
+
+
+def _written(moment: Moment) -> float | str:
+    return str(moment) if moment.unit in (SECONDS, STEPS, IMAGES) else moment.amount
+
+
+def _end(cfg: DictConfig, moment: Moment) -> str | None:
+    """The option that ends training before a moment, as far as that is known beforehand."""
+    from diffusion_lab.models.budget import seconds_of
+
+    steps, time = cfg.trainer.max_steps, cfg.trainer.get("max_time")
+    if time is not None and moment.unit == SECONDS and moment.amount > seconds_of(time):
+        return f"trainer.max_time={time}"
+    batch = cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    needed = {STEPS: moment.amount, IMAGES: moment.amount / batch}.get(moment.unit, 0)
+    return f"trainer.max_steps={steps}" if 0 < steps < needed else None

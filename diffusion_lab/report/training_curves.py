@@ -1,0 +1,142 @@
+"""Quality against what training cost: a line for every choice, through the moments and the budgets that it was scored at."""
+
+from __future__ import annotations
+
+from itertools import combinations, islice
+
+from diffusion_lab.measures import LOW, SECONDS, Measure
+from diffusion_lab.report.crossings import Curve, in_words, race
+from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
+from diffusion_lab.report.row_plots import floor_level, spans_decades
+from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.runs.contents import is_snapshot
+
+_COST = "training_seconds"
+_MINUTE = 60.0
+_WEIGHTS, _END = "evaluation.weights", "end"
+_BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
+_MOST_PAIRS = 12
+_BETWEEN = "Between two points a line is taken to be straight, as it is drawn."
+_LOOKS = (
+    "Points before the end of a training are looks into it: where the learning rate falls until the end, a training of that "
+    "length would have done better."
+)
+
+
+def training_plots(table: Table, group: Group) -> list[Plot]:
+    """A plot for every measure of which some line has two points or more."""
+    plots = []
+    for measure in _measures(group):
+        lines = _lines(table, group, measure)
+        if not _is_curve(lines):
+            continue
+        series = [_series(name, rows, measure, number) for number, (name, rows) in enumerate(lines.items())]
+        panels = [Panel("", series, levels=floor_level(group, measure))]
+        looks = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
+        sentences = [f"{said[0].upper()}{said[1:]}." for said in passes(table, group, measure)]
+        plots.append(
+            Plot(
+                key=f"training_cost_{measure.name}",
+                heading=TRAINING_COST,
+                name=measure.label,
+                x_label=MINUTES_LABEL,
+                y_label=f"{measure.axis}, {measure.better} is better",
+                panels=panels,
+                log_x=True,
+                log_y=measure.logs or spans_decades(panels),
+                paper=measure.headline,
+                note=" ".join([*sentences, *([_BETWEEN] if sentences else []), *([_LOOKS] if looks else [])]),
+            )
+        )
+    return plots
+
+
+def passes(table: Table, group: Group, measure: Measure) -> list[str]:
+    """Who overtakes whom, and when; a sentence for each two lines that were measured alike and share seeds."""
+    lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
+    said = []
+    for (first, some), (second, others) in combinations(lines.items(), 2):
+        if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
+            continue
+        a, b = _by_seed(some, measure), _by_seed(others, measure)
+        races = {seed: race(a[seed], b[seed], measure.better == LOW) for seed in a.keys() & b.keys()}
+        known = {seed: one for seed, one in sorted(races.items()) if one is not None}
+        if known:
+            said.append(in_words((first, second), known, "minutes"))
+    return list(islice(said, _MOST_PAIRS))
+
+
+def curve_findings(table: Table, group: Group) -> list[tuple[str, str]]:
+    """(what, sentence) of the measures that the report speaks of."""
+    return [
+        (f"{measure.label} against training time", said)
+        for measure in _measures(group)
+        if measure.headline
+        for said in passes(table, group, measure)
+    ]
+
+
+def _measures(group: Group) -> list[Measure]:
+    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
+
+
+def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:
+    """Name -> rows by rising cost. Rows are of one line when nothing sets them apart but how long they were trained.
+
+    Several finished models of one training (its averages) are lines of their own.
+    """
+    rows = [row for row in group.rows if measure.name in row.values and _COST in row.values]
+    parts: dict[Choice, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(_without_length(table, row, drop_weights=_is_look(table, row)), []).append(row)
+    for choice, some in list(parts.items()):  # the finished model is the end of the line, where there is one
+        rest = _without_length(table, some[0], drop_weights=True)
+        ends = [other for other in parts if other != rest and _without(table, other) == rest]
+        if choice == rest and len(ends) == 1:
+            some += parts.pop(ends[0])
+    places = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    return {
+        " · ".join(choice[i] or "none" for i in places) or "all": sorted(some, key=lambda row: row.values[_COST].mean)
+        for choice, some in parts.items()
+    }
+
+
+def _is_look(table: Table, row: Row) -> bool:
+    """Whether the row is of a moment that the axis of weights names."""
+    weights = dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS)
+    return weights is not None and (weights == _END or is_snapshot(weights))
+
+
+def _without_length(table: Table, row: Row, drop_weights: bool) -> Choice:
+    left = (None if axis in _BUDGETS else value for axis, value in zip(table.axes, row.choice, strict=True))
+    return _without(table, tuple(left)) if drop_weights else tuple(left)
+
+
+def _without(table: Table, choice: Choice) -> Choice:
+    return tuple(None if axis == _WEIGHTS else value for axis, value in zip(table.axes, choice, strict=True))
+
+
+def _is_curve(lines: dict[str, list[Row]]) -> bool:
+    return any(len({row.values[_COST].mean for row in rows}) > 1 for rows in lines.values())
+
+
+def _series(name: str, rows: list[Row], measure: Measure, number: int) -> Series:
+    return Series(
+        name,
+        [row.values[_COST].mean / _MINUTE for row in rows],
+        [row.values[measure.name].mean for row in rows],
+        [row.values[measure.name].error for row in rows],
+        colour=number,
+        line=number,
+        rows=[row.number for row in rows],
+    )
+
+
+def _by_seed(rows: list[Row], measure: Measure) -> dict[str, Curve]:
+    """Seed -> its own curve, of at least two points."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        cost, value = row.values[_COST].by_seed, row.values[measure.name].by_seed
+        for seed in cost.keys() & value.keys():
+            curves.setdefault(seed, []).append((cost[seed] / _MINUTE, value[seed]))
+    return {seed: sorted(points) for seed, points in curves.items() if len(points) > 1}

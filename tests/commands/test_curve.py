@@ -1,0 +1,110 @@
+"""evaluation.at: one training, scored at several of its moments."""
+
+import json
+
+import pytest
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
+AT = "evaluation.at=[2steps,32images,end]"
+
+
+def runs_of(lab) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
+    return {run["protocol"]["weights"]: run for run in found}
+
+
+def one_sentence(err: str) -> str:
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_a_training_keeps_and_scores_the_moments_that_are_asked_for(lab):
+    lab.given("train", *SIX, AT)
+    runs = runs_of(lab)
+    assert runs.keys() == {"at_2steps", "at_32images", "ema_0.999"}
+    taken = {name: (run["values"]["training_steps"], run["values"]["training_images"]) for name, run in runs.items()}
+    assert taken == {"at_2steps": (2, 16), "at_32images": (4, 32), "ema_0.999": (6, 48)}
+    seconds = [runs[name]["values"]["training_seconds"] for name in ("at_2steps", "at_32images", "ema_0.999")]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert runs["at_2steps"]["protocol"]["moment"] == "step 2 of a training of 6, as it was then"
+    assert "moment" not in runs["ema_0.999"]["protocol"]
+    before = files(lab.folder)
+    for command in (["train", *SIX], ["evaluate", "evaluation.at=[2steps,end]"]):
+        code, out, err = lab(*command)  # the same scores as those of the moments one by one
+        assert code == 0, err
+        assert "this score is there already" in out
+    assert files(lab.folder) == before
+
+
+def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
+    lab.given("train", *SIX, AT)
+    before = files(lab.folder)
+    for command in (["evaluate"], ["train", *SIX], ["train", "-m", *SIX]):
+        code, _, err = lab(*command, "evaluation.at=[2steps,3steps]")
+        assert code == 1
+        assert "has no weights at_3steps" in one_sentence(err)
+        assert "snapshots.at (retrain=true trains anew)" in err
+    assert files(lab.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["evaluation.at=[7steps]"], "evaluation.at: training ends before 7steps (trainer.max_steps=6)"),
+        (["snapshots.at=[49images]"], "snapshots.at: training ends before 49images (trainer.max_steps=6)"),
+        (
+            ["evaluation.at=[2m]", "trainer.max_time=00:00:01:00"],
+            "evaluation.at: training ends before 2m (trainer.max_time=00:00:01:00)",
+        ),
+        (["evaluation.at=[2minutes]"], "evaluation.at=['2minutes']: 2minutes is not a moment of a training; write 0.1"),
+        (["evaluation.at=[60s,1m]"], "each moment is scored once; leave out the repeated one"),
+        (["evaluation.at=2m"], "evaluation.at=2m: this option takes a list"),
+        ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at says which weights are scored"),
+    ],
+)
+def test_what_makes_no_sense_is_said_before_anything_is_written(lab, options, said):
+    code, _, err = lab("train", *SIX, *options)
+    assert code == 1
+    assert said in one_sentence(err)
+    assert files(lab.folder) == []
+
+
+def test_each_moment_is_a_cell_of_a_sweep(lab):
+    axes = ["model=vae", "evaluation.at=[2steps,end]"]
+    small = [option for option in SIX if not option.startswith(("network.", "schedule", "sampler"))]
+    code, out, err = lab("train", "-m", *axes, *small)
+    assert code == 0, err + out
+    (sweep,) = lab.folder.glob("outputs/sweeps/*/sweep.json")
+    content = json.loads(sweep.read_text())
+    assert content["axes"] == {"evaluation.weights": ["at_2steps", "end"]}
+    assert len({cell["run"] for cell in content["cells"]}) == 2
+    assert len(list((lab.folder / "outputs/models").iterdir())) == 1
+    assert (sweep.parent / "report/figures/training_cost_fd_pixels.png").is_file()
+    for wrong, said in (
+        (["evaluation.at=[1steps],[2steps]"], "evaluation.at: give one list of moments"),
+        (["evaluation.at=[1steps]", "evaluation.weights=raw,auto"], "leave one of the two out"),
+    ):
+        code, _, err = lab("train", "-m", *small, *wrong)
+        assert code == 1
+        assert said in one_sentence(err)
+
+
+def test_a_snapshot_that_says_no_time_has_no_time(lab):
+    from safetensors.torch import load_file, save_file
+
+    lab.given("train", *SIX, AT)
+    file = newest_model(lab.folder / "outputs").weights("at_2steps")
+    save_file(load_file(file), file, {"weights": "ema_0.999", "step": "2"})  # as older ones are
+    code, _, err = lab("evaluate", "evaluation.weights=at_2steps", "rescore=true")
+    assert code == 0, err
+    values = runs_of(lab)["at_2steps"]["values"]
+    assert (values["training_steps"], values["training_images"]) == (2, 16)
+    assert "training_seconds" not in values
+    save_file(load_file(file), file, {"step": "nan"})
+    code, _, err = lab("evaluate", "evaluation.weights=at_2steps", "rescore=true")
+    assert code == 1
+    assert "does not say when in training it was written" in one_sentence(err)

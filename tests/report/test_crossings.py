@@ -1,0 +1,58 @@
+"""Where curves cross: known crossings are found, and what seeds do not agree on is said."""
+
+import math
+
+import pytest
+
+from diffusion_lab.report.crossings import Race, in_words, race
+
+
+def power(scale: float, exponent: float, costs=(1, 2, 5, 10, 30, 60)) -> list[tuple[float, float]]:
+    """A straight line on logarithmic axes."""
+    return [(float(cost), scale * cost**-exponent) for cost in costs]
+
+
+def test_two_power_laws_cross_where_they_are_equal():
+    falling, flat = power(8, 0.7), power(2, 0.2, costs=(1, 3, 20, 60))
+    found = race(falling, flat, lower_is_better=True)
+    assert found.leads == 0
+    assert found.passes == pytest.approx([4 ** (1 / 0.5)])
+    assert race(flat, falling, lower_is_better=True).leads == 1
+    assert race(falling, flat, lower_is_better=False).leads == 1
+
+
+def test_only_what_both_were_measured_at_counts():
+    early, late = power(8, 0.7, costs=(1, 2, 5)), power(1, 0.1, costs=(4, 60))
+    found = race(early, late, lower_is_better=True)
+    assert (found.leads, found.passes, found.low, found.high) == (1, (), 4, 5)
+    assert race(early, power(1, 0.1, costs=(6, 60)), lower_is_better=True) is None
+    assert race(early, early, lower_is_better=True) is None
+
+
+def test_values_that_are_not_above_0_are_compared_as_they_are():
+    rising, falling = [(1.0, -1.0), (100.0, 1.0)], [(1.0, 1.0), (100.0, -1.0)]
+    assert race(rising, falling, lower_is_better=True).passes == pytest.approx([10.0])
+
+
+def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():
+    races = {str(seed): Race(0, (time,), 1, 60) for seed, time in enumerate((12.0, 14.0, 17.0))}
+    middle = math.exp(sum(map(math.log, (12, 14, 17))) / 3)
+    assert round(middle) == 14
+    said = in_words(("diffusion", "GAN"), races, "minutes")
+    assert said == "diffusion overtakes GAN after 14 minutes, 12 to 17 by seed (3 of 3 seeds)"
+    assert in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, "minutes") == "b overtakes a after 14 minutes (one seed)"
+    through = in_words(("a", "b"), {"": Race(1, (), 0.999, 60.1)}, "minutes")
+    assert through == "b is better than a all the way from 1 to 60 minutes (one seed)"
+
+
+def test_what_seeds_do_not_agree_on_is_undecided():
+    races = {"1": Race(0, (12.0,), 1, 60), "2": Race(1, (), 1, 60), "3": Race(0, (20.0,), 1, 60)}
+    said = in_words(("diffusion", "GAN"), races, "minutes")
+    assert said == (
+        "undecided between diffusion and GAN: diffusion overtakes GAN after 15 minutes, 12 to 20 by seed (2 of 3 seeds); "
+        "GAN is better than diffusion all the way from 1 to 60 minutes (1 of 3 seeds)"
+    )
+    to_and_fro = {"1": Race(0, (2.0, 3.0), 1, 60), "2": Race(1, (2.0, 3.0, 4.0), 1, 60)}
+    assert in_words(("a", "b"), to_and_fro, "minutes") == (
+        "undecided between a and b: the lead goes to and fro (2 of 2 seeds)"
+    )
