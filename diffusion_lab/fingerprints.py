@@ -22,6 +22,7 @@ SCORING_GROUPS = (
     "sampler",
     "guidance",
     "rounding",
+    "start",
     "decoder",
     "bound",
     "sampling",

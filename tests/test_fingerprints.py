@@ -291,7 +291,7 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
         (AFTER, "models/diffusion.py", "DiffusionModel.encode"),
         (AFTER, "models/diffusion.py", "DiffusionModel.trajectory"),
         (AFTER, "models/diffusion.py", "DiffusionModel.nfe"),
-        (AFTER, "models/diffusion.py", "DiffusionModel._bound_kind"),
+        (AFTER, "models/bound.py", "bound_kind"),
         (AFTER, "models/diffusion.py", "DiffusionModel._deterministic"),
         (AFTER, "models/diffusion.py", "_MOST_LATENT_STEPS"),
         (AFTER, "models/base.py", "GenerativeModel.interpolate"),

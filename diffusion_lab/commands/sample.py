@@ -39,7 +39,7 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, ("sampler", "guidance", "sampling", "rounding"))
+    return with_trained_choices(options, ("sampler", "guidance", "sampling", "rounding", "start"))
 
 
 def run(cfg: DictConfig) -> None:

@@ -11,6 +11,7 @@ decoders     which data does the last step mean?                 p(x_0|x_1)
 rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
 guidance     how hard is a sample pushed towards its class?      p_θ(x_s|x_t, y), steered
+starts       where does the chain start?                      p(x_T)
 samplers     which times do we visit, and how do we take a step? S ⊂ [1, T]
 solvers      how do we take a long one?                          an equation, solved to a higher order
 interpolation, denoising, inpainting: what else one trained model draws
@@ -27,6 +28,7 @@ One training step, in the order in which the files are visited (Ho et al. 2020, 
 
 One sampling step (algorithm 2; `samplers.py`, `walk`):
 
+    starts       x_T, before the first step
     spacings     the times to visit, for which the process is respaced; t and s are two neighbours
     samplers     the step rule, given x_t, t, s
     reverse      the network's output
@@ -71,6 +73,7 @@ from .samplers import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, Sample
 from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
+from .starts import DataMoments, MomentsStart, NoiseStart, Start
 from .statistics import NetworkStatistics, network_statistics
 from .step_costs import StepCosts, last_step_bits, step_costs
 from .timesteps import (
@@ -99,6 +102,7 @@ __all__ = [
     "CosineSchedule",
     "DDIMSampler",
     "DPMSolverSampler",
+    "DataMoments",
     "Decoder",
     "DynamicThreshold",
     "EDMSchedule",
@@ -126,9 +130,11 @@ __all__ = [
     "LossAwareTimesteps",
     "LowDiscrepancyTimesteps",
     "MinSNR",
+    "MomentsStart",
     "NearestLevel",
     "NetworkStatistics",
     "NoClipping",
+    "NoiseStart",
     "NormalTimesteps",
     "Objective",
     "OptimalSpacing",
@@ -151,6 +157,7 @@ __all__ = [
     "SigmoidWeighting",
     "Simple",
     "Spacing",
+    "Start",
     "StepCosts",
     "StratifiedTimesteps",
     "TimestepSampler",

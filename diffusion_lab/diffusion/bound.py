@@ -5,8 +5,8 @@
         L_{t−1} = E_q KL(q(x_{t−1}|x_t, x_0) ‖ p_θ(x_{t−1}|x_t))    two Gaussians: closed form
         L_0     = E_q[−log p(x_0|x_1)]                             a decoder: a mass over levels, or a density
 
-All in bits per dimension; p(x_T) = N(0, prior_std²·I). Of a respaced process it is the bound of the strided chain, whose L_0 is
-that chain's first step.
+All in bits per dimension; p(x_T) is that of a start, N(0, prior_std²·I) by default. Of a respaced process it is the bound of the
+strided chain, whose L_0 is that chain's first step.
 """
 
 import math
@@ -24,7 +24,10 @@ from .noise import SampleNoise, fresh_noise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .shapes import Images, Labels, PerSample, Steps
+from .starts import NoiseStart, Start
 from .waiting import at_hand
+
+NOISE = NoiseStart()
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def variational_bound(
     noise: SampleNoise | None = None,
     max_terms: int | None = None,
     decoder: Decoder = GAUSSIAN,
+    start: Start = NOISE,
 ) -> Bound:
     """−log₂ p_θ(x_0) ≤ E[bits_per_dim]·D, D the number of dimensions (Ho et al. 2020, eq. 5).
 
@@ -79,7 +83,7 @@ def variational_bound(
     noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed.
     max_terms: visit at most so many steps. L_0 always; the others fall into max_terms − 1 runs of neighbours, one step is drawn
         from each, a sample, and stands for its run: unbiased, and the terms' smoothness in t makes it precise.
-    decoder: p(x_0|x_1) of L_0.
+    decoder: p(x_0|x_1) of L_0. start: p(x_T) of L_T.
     """
     noise = fresh_noise(len(x_0), x_0.device) if noise is None else noise
     columns = [
@@ -89,7 +93,7 @@ def variational_bound(
     t, weights, terms, x_0_mse, eps_mse = (torch.stack(part) for part in zip(*columns, strict=True))
     totals = (terms * weights[:, None, :]).sum(dim=-1)
     return Bound(
-        prior=bits_per_dim(process.prior_kl(x_0)),
+        prior=in_bits(start.kl(process, x_0, y)),
         terms=terms.mean(dim=0),
         t=t[0],
         weights=weights[0],

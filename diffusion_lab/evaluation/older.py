@@ -28,6 +28,7 @@ MOVED = {
 _DIFFUSION = "diffusion_lab.models.diffusion.DiffusionModel"
 _SINCE = {
     "rounding": {"_target_": "diffusion_lab.diffusion.NearestLevel"},
+    "start": {"_target_": "diffusion_lab.diffusion.NoiseStart"},
     "bound": {"num_steps": 50},
 }
 # Classes that a guidance names -> where they are now.
@@ -58,7 +59,7 @@ def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
             config["facts"] = {"end_shares": None, **config["facts"]}
         for group, part in _SINCE.items():
             config.setdefault(group, part)
-        config["model"] = {"rounding": "${rounding}", "bound_steps": "${bound.num_steps}", **model}
+        config["model"] = {"rounding": "${rounding}", "start": "${start}", "bound_steps": "${bound.num_steps}", **model}
     return config
 
 

@@ -41,6 +41,7 @@ _OF_A_MODEL = (
         "guidance",
         "sampling",
         "rounding",
+        "start",
         "decoder",
         "bound",
     ),

@@ -1,4 +1,4 @@
-"""From a config to what is known only once weights are trained: the variance, and the steps, that are best for them."""
+"""From a config to what is measured of trained weights and of their data: variance, steps and start of the chain."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ def use_measured(
     All ranks must call it.
     """
     from diffusion_lab.diffusion import NetworkStatistics
+    from diffusion_lab.evaluation.data_moments import data_moments
     from diffusion_lab.evaluation.measuring import measure_once
 
+    if model.needs_moments:
+        model.use_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance = cfg.get("measured_variance")
     if variance is None and not model.needs_last_steps:
         return

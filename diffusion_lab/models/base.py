@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import NetworkStatistics, Variance, slerp
+from diffusion_lab.diffusion import DataMoments, NetworkStatistics, Variance, slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -120,6 +120,15 @@ class GenerativeModel(TrainableModel, ABC):
     def needs_last_steps(self) -> bool:
         """Whether a choice that was made needs what `measure_last_steps` says too."""
         return False
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether a choice that was made follows from moments of the training images: `use_moments`."""
+        return False
+
+    def use_moments(self, moments: DataMoments) -> None:
+        """From here on draw and score with these. For a family that needs them."""
+        raise NotImplementedError(f"{type(self).__name__} needs no moments of the data")
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """As `measure`, of the decoder: "bits" (B, F, G), as `last_step_bits` says. For a family that needs it."""

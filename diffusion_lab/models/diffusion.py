@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.diffusion import (
     Clipping,
+    DataMoments,
     DDIMSampler,
     Decoder,
     EvenSpacing,
@@ -27,6 +28,7 @@ from diffusion_lab.diffusion import (
     LogSNRSpacing,
     NearestLevel,
     NetworkStatistics,
+    NoiseStart,
     Objective,
     Prediction,
     ReverseProcess,
@@ -34,6 +36,7 @@ from diffusion_lab.diffusion import (
     SampleNoise,
     Sampler,
     Schedule,
+    Start,
     TimestepSampler,
     Variance,
     derive_seed,
@@ -46,9 +49,10 @@ from diffusion_lab.diffusion.statistics import smoothed
 from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, STATISTICS, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import GenerativeModel, Likelihood
-from diffusion_lab.models.bound import as_likelihood
+from diffusion_lab.models.bound import as_likelihood, bound_kind
 from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
 from diffusion_lab.runs.contents import snapshot_name
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
@@ -67,7 +71,7 @@ class DiffusionModel(GenerativeModel):
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
-    rounding: what becomes of the last x̂_0.
+    rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of that chain.
     bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
@@ -92,6 +96,7 @@ class DiffusionModel(GenerativeModel):
         decoder: Decoder | None = None,
         rounding: Rounding = NearestLevel(),  # noqa: B008 - frozen
         bound_steps: int = 50,
+        start: Start = NoiseStart(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         if not 0 <= label_dropout <= 1:
@@ -118,7 +123,7 @@ class DiffusionModel(GenerativeModel):
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
-        self.rounding, self.bound_steps = rounding, bound_steps
+        self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps = timesteps
         self.sampler = sampler
         sampler.spacing(self.process)  # says at once if the chain is too short for it
@@ -137,7 +142,7 @@ class DiffusionModel(GenerativeModel):
         return {
             "loss": (w[rows] * terms["loss"]).mean(),
             "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
-            "sums": self._loss_by_quarter(t[rows], w[rows], terms["loss"].detach()),
+            "sums": loss_by_quarter(t[rows], self.schedule.num_timesteps, w[rows], terms["loss"].detach()),
             "t": t[rows],
             "losses": terms["loss"].detach(),
         }
@@ -177,7 +182,7 @@ class DiffusionModel(GenerativeModel):
     def term_names(self) -> tuple[str, ...]:
         return self.objective.term_names
 
-    sum_names = tuple(f"loss_quarter_{q}" for q in (1, 2, 3, 4))
+    sum_names = QUARTERS
 
     def _labels(self, y: Tensor | None) -> Tensor | None:
         """What training tells the network: y, or the null class, by a coin a sample; None for an unconditional model."""
@@ -207,8 +212,7 @@ class DiffusionModel(GenerativeModel):
         return replace(self.reverse, network=lambda image, *more: network.to(image.device)(image, *more))
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        noise = SampleNoise(seed, indices)
-        x_0 = self.sampler(self.process, self.guided, noise.initial(self.shape), y, noise)
+        *_, x_0 = self.trajectory(indices, seed, y)
         return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
@@ -239,7 +243,9 @@ class DiffusionModel(GenerativeModel):
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
         noise = SampleNoise(seed, indices)
-        for _, x_t in self.sampler.trajectory(self.process, self.guided, noise.initial(self.shape), y, noise):
+        chain = self._chain
+        x_T = self.start.draw(chain, noise.initial(self.shape), y)
+        for _, x_t in self.sampler.walk(chain, self.guided, x_T, y, noise):
             yield x_t
 
     @property
@@ -280,8 +286,11 @@ class DiffusionModel(GenerativeModel):
             noise=noise,
             max_terms=max_terms,
             decoder=self.decoder,
+            start=self.start if own else NoiseStart(),
         )
-        return as_likelihood(bound, chain, self._bound_kind(chain.num_timesteps, y is not None))
+        guided = own and self.guided.guidance.guides
+        kind = bound_kind(own, chain, y is not None, guided)
+        return as_likelihood(bound, chain, kind)
 
     def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Of the full chain, unguided; given the class, with y."""
@@ -291,6 +300,13 @@ class DiffusionModel(GenerativeModel):
     @property
     def needs_last_steps(self) -> bool:
         return self.sampler.spacing.needs_costs
+
+    @property
+    def needs_moments(self) -> bool:
+        return self.start.needs_moments
+
+    def use_moments(self, moments: DataMoments) -> None:
+        self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
@@ -318,6 +334,7 @@ class DiffusionModel(GenerativeModel):
             "decoder": repr(self.decoder),
             "sampler": repr(self.sampler),
             "rounding": repr(self.rounding),
+            "start": repr(self.start),
             "bound_steps": self.bound_steps,
             "guidance": repr(self.guided.guidance),
             "conditional": self.reverse.null_class is not None,
@@ -327,19 +344,3 @@ class DiffusionModel(GenerativeModel):
     def sampling_protocol(self) -> dict[str, Any]:
         unread = {"decoder", "bound_steps"} | (set() if self.sampler.reads_variance else {"variance"})
         return {name: fact for name, fact in self.protocol().items() if name not in unread}
-
-    def _bound_kind(self, num_steps: int, labelled: bool) -> str:
-        given = " given the class" if labelled else ""
-        if not self.sampler.draws_from_reverse_process:
-            return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has none of its own"
-        kind = "bound of the full chain" if num_steps == self.schedule.num_timesteps else "bound of a strided chain"
-        return kind + given + (", guided" if self.guided.guidance.guides else "")
-
-    def _loss_by_quarter(self, t: Tensor, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Σ w·loss and Σ w in each quarter of 1 … T: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
-        quarter = ((t - 1) * 4 // self.schedule.num_timesteps).long()
-        sums, weights = (
-            torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
-            for summand in (w * loss, w.to(loss.dtype))
-        )
-        return {f"loss_quarter_{q + 1}": (sums[q], weights[q]) for q in range(4)}

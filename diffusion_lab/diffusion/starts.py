@@ -1,0 +1,113 @@
+"""Where does the chain start? p(x_T), from which sampling draws and which the bound compares q(x_T|x_0) with."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .process import GaussianDiffusion
+from .shapes import Images, Labels, PerSample
+
+
+@dataclass(frozen=True)
+class DataMoments:
+    """Mean and covariance of the data, the covariance as Σ = U·diag(λ)·Uᵀ.
+
+    mean: (K, D), a row for each class, or one row where the model has no classes. eigenvalues: λ, (D,). basis: U, (D, D). of: the
+    images, in words.
+    """
+
+    mean: Float[Tensor, "k d"] = field(repr=False)
+    eigenvalues: Float[Tensor, " d"] = field(repr=False)
+    basis: Float[Tensor, "d d"] = field(repr=False)
+    of: str = ""
+
+    @classmethod
+    def from_covariance(
+        cls, mean: Float[Tensor, "k d"], covariance: Float[Tensor, "d d"], of: str = ""
+    ) -> "DataMoments":
+        eigenvalues, basis = torch.linalg.eigh(covariance)
+        return cls(mean, eigenvalues.clamp(min=0), basis, of)
+
+    def around_mean(self, x_0: Images, y: Labels) -> Float[Tensor, "b d"]:
+        """Uᵀ·(x_0 − mean), with the mean of class y."""
+        flat = x_0.flatten(1).to(self.mean.dtype)
+        return (flat - self.means(y, len(flat)).to(flat.device)) @ self.basis.to(flat.device)
+
+    def means(self, y: Labels, size: int) -> Float[Tensor, "b d"]:
+        return self.mean.expand(size, -1) if y is None else self.mean.to(y.device)[y]
+
+
+@dataclass(frozen=True)
+class Start(ABC):
+    """`needs_moments`: it follows from moments of the data, which `measured` gives it."""
+
+    needs_moments: ClassVar[bool] = False
+
+    @abstractmethod
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+        """x_T ~ p(x_T) from ε ~ N(0, I), at the last step of the chain."""
+
+    @abstractmethod
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+        """KL(q(x_T|x_0) ‖ p(x_T)), mean over dimensions, in nats: L_T."""
+
+    def measured(self, moments: DataMoments) -> "Start":
+        """The same start with these moments."""
+        return self
+
+
+@dataclass(frozen=True)
+class NoiseStart(Start):
+    """p(x_T) = N(0, prior_std²·I), the one that training assumes."""
+
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+        return chain.prior_std * eps
+
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+        return chain.prior_kl(x_0).double().flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class MomentsStart(Start):
+    """p(x_T) = N(α_T·m, α_T²·Σ + σ_T²·I), m and Σ the mean and covariance of the data.
+
+    Of all Gaussians it is the closest to q(x_T). At low SNR the score of any data is that of this Gaussian (Wang & Vastola 2024,
+    "The unreasonable effectiveness of Gaussian score approximation for diffusion models"), so a chain may start at a log SNR of −4
+    where one from pure noise must start at −8: the steps between are saved. Few steps gain most.
+
+    moments: measured of the training images, with a mean for each class where the model has classes, and the covariance within
+    them. Until then, while the network trains, it is `NoiseStart`.
+    """
+
+    moments: DataMoments | None = None
+
+    needs_moments = True
+
+    def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
+        if self.moments is None:
+            return NoiseStart().draw(chain, eps, y)
+        last = chain.numbers(chain.num_timesteps)
+        basis, flat = self.moments.basis.to(eps), eps.flatten(1)
+        spread = self._variance(chain).sqrt().to(eps)
+        mean = last.signal * self.moments.means(y, len(eps)).to(eps)
+        return (mean + ((flat @ basis) * spread) @ basis.T).view_as(eps)
+
+    def kl(self, chain: GaussianDiffusion, x_0: Images, y: Labels = None) -> PerSample:
+        if self.moments is None:
+            return NoiseStart().kl(chain, x_0, y)
+        last = chain.numbers(chain.num_timesteps)
+        ratio = last.noise**2 / self._variance(chain).to(x_0.device)
+        distance = (last.signal / last.noise * self.moments.around_mean(x_0, y)).square()
+        return ((1 + distance) * ratio - 1 - ratio.log()).mean(dim=1) / 2
+
+    def _variance(self, chain: GaussianDiffusion) -> Float[Tensor, " d"]:
+        """Of x_T along each column of U."""
+        last = chain.numbers(chain.num_timesteps)
+        return last.signal**2 * self.moments.eigenvalues + last.noise**2
+
+    def measured(self, moments: DataMoments) -> "MomentsStart":
+        return replace(self, moments=moments)

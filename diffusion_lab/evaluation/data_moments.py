@@ -1,0 +1,52 @@
+"""Mean and covariance of training images, for a model whose chain starts from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from diffusion_lab.data.base import DataModule
+from diffusion_lab.diffusion import DataMoments
+from diffusion_lab.evaluation.features import Pixels
+from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.evaluation.statistics import Moments, UnmeasurableError
+
+LARGEST = 4096  # values an image, whose covariance takes 128 MB
+
+
+def data_moments(
+    data: DataModule, by_class: bool, cache: Path, progress: Callable[[str, int, int], None] | None = None
+) -> DataMoments:
+    """Of all training images as they lie there, not mirrored; by class, a mean for each and the covariance within them.
+
+    Raises UnmeasurableError where the images are too large, or a class has fewer than two.
+    """
+    data.prepare()
+    pixels = Pixels()
+    pixels.check(data.shape)
+    if pixels.dim > LARGEST:
+        raise UnmeasurableError(
+            f"start=moments needs the covariance of images of {pixels.dim} values, and {LARGEST} is the most: use start=noise"
+        )
+    images = Reference(data, pixels, cache, progress=progress)
+    about = f"{data.num_train} training images, {data.identity[:12]}"
+    if not by_class:
+        whole = images.moments("train")
+        return DataMoments.from_covariance(whole.mean[None], whole.covariance, about)
+    of_class = images.class_moments("train")
+    if lacking := sorted(set(range(data.num_classes)) - set(of_class)):
+        raise UnmeasurableError(
+            f"start=moments needs two training images of each class, and class {lacking[0]} has fewer: use start=noise"
+        )
+    ordered = [of_class[label] for label in range(data.num_classes)]
+    return DataMoments.from_covariance(
+        torch.stack([part.mean for part in ordered]), _within(ordered), f"{about}, by class"
+    )
+
+
+def _within(classes: list[Moments]) -> torch.Tensor:
+    """The covariance around the class means."""
+    weights = torch.stack([part.n - 1 for part in classes])
+    return sum(weight * part.covariance for weight, part in zip(weights, classes, strict=True)) / weights.sum()

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from diffusion_lab.evaluation.data_moments import LARGEST, data_moments
+from diffusion_lab.evaluation.statistics import UnmeasurableError
+
+from .stand_ins import TinyImages
+
+
+def covariance_of(moments):
+    return moments.basis @ moments.eigenvalues.diag() @ moments.basis.T
+
+
+def images(data):
+    x, y = data.splits["train"]
+    return x.flatten(1).double(), y
+
+
+def test_without_classes_they_are_those_of_all_training_images(tmp_path):
+    data = TinyImages()
+    found = data_moments(data, False, tmp_path)
+    x, _ = images(data)
+    torch.testing.assert_close(found.mean, x.mean(dim=0, keepdim=True))
+    torch.testing.assert_close(covariance_of(found), torch.cov(x.T))
+    assert found.of == f"300 training images, {data.identity[:12]}"
+
+
+def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
+    data = TinyImages()
+    found = data_moments(data, True, tmp_path)
+    x, y = images(data)
+    means = torch.stack([x[y == label].mean(dim=0) for label in range(3)])
+    centred = x - means[y]
+    torch.testing.assert_close(found.mean, means)
+    torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - 3))
+
+
+def test_they_are_computed_once(tmp_path):
+    data = TinyImages()
+    data_moments(data, False, tmp_path)
+    reads = data.reads
+    data_moments(data, False, tmp_path)
+    assert data.reads == reads
+
+
+class Large(TinyImages):
+    shape = (1, 128, 128)
+
+
+class LackingOne(TinyImages):
+    num_classes = 4
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            Large,
+            f"start=moments needs the covariance of images of 16384 values, and {LARGEST} is the most: use start=noise",
+        ),
+        (LackingOne, "start=moments needs two training images of each class, and class 3 has fewer: use start=noise"),
+    ],
+)
+def test_what_has_none_is_refused_in_one_sentence(tmp_path, data, said):
+    with pytest.raises(UnmeasurableError, match=said):
+        data_moments(data(), True, tmp_path)
