@@ -43,9 +43,9 @@ class DataMoments:
 
 @dataclass(frozen=True)
 class Start(ABC):
-    """`needs_moments`: it follows from moments of the data, which `measured` gives it."""
+    """`needs_data_moments`: it follows from moments of the data, which `measured` gives it."""
 
-    needs_moments: ClassVar[bool] = False
+    needs_data_moments: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
@@ -85,7 +85,7 @@ class MomentsStart(Start):
 
     moments: DataMoments | None = None
 
-    needs_moments = True
+    needs_data_moments = True
 
     def draw(self, chain: GaussianDiffusion, eps: Images, y: Labels = None) -> Images:
         if self.moments is None:

@@ -35,8 +35,8 @@ def use_measured(
     from diffusion_lab.evaluation.data_moments import data_moments
     from diffusion_lab.evaluation.measuring import measure_once
 
-    if model.needs_moments:
-        model.use_moments(data_moments(data(), model.num_classes is not None, cache, progress))
+    if model.needs_data_moments:
+        model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance = cfg.get("measured_variance")
     if variance is None and not model.needs_last_steps:
         return

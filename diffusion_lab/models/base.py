@@ -122,11 +122,11 @@ class GenerativeModel(TrainableModel, ABC):
         return False
 
     @property
-    def needs_moments(self) -> bool:
-        """Whether a choice that was made follows from moments of the training images: `use_moments`."""
+    def needs_data_moments(self) -> bool:
+        """Whether a choice that was made follows from moments of the training images: `use_data_moments`."""
         return False
 
-    def use_moments(self, moments: DataMoments) -> None:
+    def use_data_moments(self, moments: DataMoments) -> None:
         """From here on draw and score with these. For a family that needs them."""
         raise NotImplementedError(f"{type(self).__name__} needs no moments of the data")
 

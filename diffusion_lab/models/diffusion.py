@@ -302,10 +302,10 @@ class DiffusionModel(GenerativeModel):
         return self.sampler.spacing.needs_costs
 
     @property
-    def needs_moments(self) -> bool:
-        return self.start.needs_moments
+    def needs_data_moments(self) -> bool:
+        return self.start.needs_data_moments
 
-    def use_moments(self, moments: DataMoments) -> None:
+    def use_data_moments(self, moments: DataMoments) -> None:
         self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:

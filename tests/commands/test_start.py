@@ -1,4 +1,4 @@
-"""start=moments as a user meets it: a choice of scoring and of drawing, from the training images of the model."""
+"""start=data_moments as a user meets it: a choice of scoring and of drawing, from the training images of the model."""
 
 import pytest
 
@@ -11,7 +11,7 @@ CUT = ["sampler=strided", "sampler/spacing=log_snr", "sampler.spacing.num_steps=
 @pytest.mark.parametrize("conditional", [False, True], ids=["no classes", "classes"])
 def test_a_chain_that_is_cut_short_starts_from_the_moments_of_the_data(lab, conditional):
     lab.given("train", *TINY, *CUT, f"conditional={str(conditional).lower()}")
-    code, _, err = lab("evaluate", *CUT, "start=moments")
+    code, _, err = lab("evaluate", *CUT, "start=data_moments")
     assert code == 0, err
     by_start = {run["protocol"]["model"]["start"].partition("(")[0]: run for run in scores(lab.folder / "outputs")}
     noise, moments = by_start["NoiseStart"], by_start["MomentsStart"]
@@ -21,8 +21,8 @@ def test_a_chain_that_is_cut_short_starts_from_the_moments_of_the_data(lab, cond
     assert said.startswith("MomentsStart(moments=DataMoments(of='1437 training images, ")
     assert ("by class" in said) == conditional
     drawn = {}
-    for start in ("noise", "moments"):
+    for start in ("noise", "data_moments"):
         code, _, err = lab("sample", *CUT, "num_images=2", "format=png", f"start={start}", f"to={start}")
         assert code == 0, err
         drawn[start] = [(lab.folder / start / name).read_bytes() for name in files(lab.folder / start)]
-    assert drawn["noise"] != drawn["moments"]
+    assert drawn["noise"] != drawn["data_moments"]

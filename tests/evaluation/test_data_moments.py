@@ -56,9 +56,12 @@ class LackingOne(TinyImages):
     [
         (
             Large,
-            f"start=moments needs the covariance of images of 16384 values, and {LARGEST} is the most: use start=noise",
+            f"start=data_moments needs the covariance of images of 16384 values, and {LARGEST} is the most: use start=noise",
         ),
-        (LackingOne, "start=moments needs two training images of each class, and class 3 has fewer: use start=noise"),
+        (
+            LackingOne,
+            "start=data_moments needs two training images of each class, and class 3 has fewer: use start=noise",
+        ),
     ],
 )
 def test_what_has_none_is_refused_in_one_sentence(tmp_path, data, said):
