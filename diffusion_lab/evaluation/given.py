@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.splits import fixed_subset
-from diffusion_lab.evaluation.metrics.metric import Need
+from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.reference import Progress, Reference, references_of
 from diffusion_lab.evaluation.samples import Samples, num_kept
 from diffusion_lab.evaluation.settings import Evaluation

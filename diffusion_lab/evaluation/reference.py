@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
-from diffusion_lab.evaluation.metrics.metric import Need
+from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.sampling import quantise
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
 from diffusion_lab.runs import CacheDirectory

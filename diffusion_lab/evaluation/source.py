@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.cost import TrainingCost
-from diffusion_lab.evaluation.metrics.metric import Need
+from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.samples import Samples
 from diffusion_lab.evaluation.settings import Evaluation

@@ -10,23 +10,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from diffusion_lab.evaluation.metrics.naming import Naming
+from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.measures import Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject, View
-
-
-class Need(Enum):
-    """What not all samples come with, or not all references."""
-
-    MODEL = "what drew the samples"
-    LABELS = "the class that each sample shows"
-    REAL_IMAGES = "real images one by one"
 
 
 class Metric(ABC):
