@@ -1,6 +1,8 @@
 import platform
 from importlib import import_module
+from pathlib import Path
 
+from diffusion_lab import __version__
 from diffusion_lab.versions import PACKAGES, versions
 
 
@@ -16,3 +18,8 @@ def test_the_versions_are_those_of_what_is_imported():
 def test_what_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr("diffusion_lab.versions.PACKAGES", ("no-such-package",))
     assert versions()["no-such-package"] == "not installed"
+
+
+def test_the_citation_names_this_version():
+    citation = (Path(__file__).parent.parent / "CITATION.cff").read_text()
+    assert f"\nversion: {__version__}\n" in citation

@@ -1,0 +1,18 @@
+# Five words for daily work, in the environment that is active.
+.PHONY: install quick test check proof
+
+install: # the package, with all that its tests and its style need
+	pip install -e '.[dev]'
+
+quick: # under a minute, while you work
+	pytest -m quick
+
+test: # before you push
+	pytest
+
+check: # style
+	ruff check .
+	ruff format --check .
+
+proof: # everything, from an empty environment, as CI does
+	.ci/run
