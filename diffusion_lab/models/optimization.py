@@ -46,6 +46,26 @@ class CosineDecay(LearningRate):
         return 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@dataclass(frozen=True)
+class WarmupStableDecay(LearningRate):
+    """1, and over the last `decay_share` of the budget 1 − √u, u in [0, 1] the part of that share that is used.
+
+    Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", eq. 1 and 2. Before the decay
+    the rate does not depend on the length of training, so with steps for a budget a longer training is the same up to there.
+    """
+
+    decay_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(
+                f"lr_scheduler.decay_share={self.decay_share}: it is a share of the budget, above 0 and at most 1"
+            )
+
+    def after_warmup(self, progress: float) -> float:
+        return 1 - math.sqrt(max(0.0, 1 - (1 - progress) / self.decay_share))
+
+
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """What an optimizer moves, in its order."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
