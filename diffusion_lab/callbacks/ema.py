@@ -13,6 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.models.trainable import RAW, TrainableModel
 
 _PREFIX = "ema_"
@@ -90,7 +91,7 @@ def same_so_far(names: Sequence[str], num_steps: int) -> list[str]:
 
 def _averages(names: Sequence[str]) -> list[str]:
     """The shortest first."""
-    return sorted((name for name in names if name.startswith(_PREFIX)), key=_decay)
+    return sorted((name for name in names if name.startswith(_PREFIX) and wanted_length(name) is None), key=_decay)
 
 
 def _decay(name: str) -> float:

@@ -17,8 +17,10 @@ from diffusion_lab.callbacks.ema import same_so_far
 from diffusion_lab.callbacks.finite import NotFiniteError
 from diffusion_lab.callbacks.interruption import InterruptedTraining, Interruption
 from diffusion_lab.callbacks.monitor import Monitor
+from diffusion_lab.callbacks.power_averages import PowerAverages
 from diffusion_lab.callbacks.precision import PrecisionError
 from diffusion_lab.callbacks.saving import newest_good, previous_of
+from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.from_config.build import plain_config, variance_matters
@@ -28,6 +30,7 @@ from diffusion_lab.from_config.ranks import Ranks
 from diffusion_lab.from_config.tracking import build_trackers, tracked_training
 from diffusion_lab.from_config.trainer import build_trainer
 from diffusion_lab.models.budget import time_budget
+from diffusion_lab.models.power_averages import TRACKED
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
@@ -63,6 +66,7 @@ def fit(
             trackers = build_trackers(cfg, directory.logs) if here.is_first else []
             added = added_callbacks(cfg)
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
+            averages = _kept_averages(cfg, directory, trainer)
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
@@ -84,7 +88,7 @@ def fit(
         elif cfg.init_from is not None:
             console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
-            for old in directory.snapshots:
+            for old in (*directory.snapshots, *directory.kept_averages):
                 old.unlink()
 
         with interruption.listening(), _mistakes_while_training(cfg):
@@ -94,6 +98,8 @@ def fit(
         ended_by = _ended_by(trainer, added)
         console.print(f"training ended by {_said(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
+            for kept in averages:
+                kept.finish()
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
             directory.finish(
                 steps=trainer.global_step,
@@ -111,6 +117,16 @@ def fit(
             if alike:
                 console.print(f"{' and '.join(alike)} are the same weights: averages differ only after their warm-up")
         here.agree(None)  # nobody reads the weights before they are there
+
+
+def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer) -> list[PowerAverages]:
+    """What keeps the averages that others are built from, put before all that saves. It changes nothing in training."""
+    if cfg.snapshots.averages == 0:
+        return []
+    averages = PowerAverages(cfg.snapshots.averages, directory.weights)
+    place = next(i for i, part in enumerate(trainer.callbacks) if isinstance(part, Snapshots))  # after the clock
+    trainer.callbacks.insert(place, averages)
+    return [averages]
 
 
 def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
@@ -131,8 +147,11 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
                 f"{directory.config} was changed since this training began ({', '.join(changed)}); "
                 + (f"remove {directory.path} to begin anew" if cfg.retrain else "retrain=true trains anew")
             )
-    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays)) * 3  # two checkpoints and one that is being written
-    needed = _BYTES * (numbers + num_parameters * len(cfg.snapshots.at))
+    tracked = len(TRACKED) if cfg.snapshots.averages else 0
+    # Two checkpoints and one that is being written.
+    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays) + tracked) * 3
+    # Of each moment one set of weights, or two averages in half precision.
+    needed = _BYTES * (numbers + num_parameters * (len(cfg.snapshots.at) + cfg.snapshots.averages))
     free = shutil.disk_usage(directory.path).free
     if free < needed:
         raise MistakeError(

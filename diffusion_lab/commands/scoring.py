@@ -21,8 +21,10 @@ from diffusion_lab.from_config.build import plain_config, sampling_identity
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.moments import read_taken
+from diffusion_lab.from_config.power_averages import profile_error
 from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
 from diffusion_lab.from_config.tracking import tracked_score
+from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.runs import (
     ModelDirectory,
     RunDirectory,
@@ -87,9 +89,14 @@ def score_once(
 
 
 def _cost(directory: ModelDirectory, training: Mapping[str, Any], weights: str) -> tuple[TrainingCost, dict[str, str]]:
-    """What training had taken when it had these weights, and what the protocol says of a moment before its end."""
+    """What training had taken when it had these weights, and what the protocol says of them."""
     from diffusion_lab.evaluation.cost import TrainingCost
 
+    if wanted_length(weights) is not None:
+        said = (
+            f"built of {len(directory.kept_averages)} moments, {profile_error(directory, weights):.1%} off its profile"
+        )
+        return TrainingCost(training["steps"], training["seconds"], training["images"]), {"average": said}
     if not is_snapshot(weights):
         return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
     moment, steps = read_taken(directory, weights), training["steps"]

@@ -24,10 +24,12 @@ from diffusion_lab.from_config.build import (
 )
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_asked
+from diffusion_lab.from_config.power_averages import check_buildable
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
 from diffusion_lab.from_config.starting import start
 from diffusion_lab.from_config.trained import check_moments, load_weights
+from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.runs.contents import snapshot_name
 
@@ -148,7 +150,14 @@ def _check_scoring(
     if cfg.objective_metric is not None and not cfg.score:
         raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
-    weights = there or ["raw", *instantiate(cfg.ema).decays, *kept]
-    check_scoring(cfg, data, weights, f"{directory.path} {'has' if there else 'will have'}")
+    weights, whose = (
+        there or ["raw", *instantiate(cfg.ema).decays, *kept],
+        f"{directory.path} {'has' if there else 'will have'}",
+    )
+    asked = cfg.evaluation.weights
+    if wanted_length(asked) is not None:
+        check_buildable(asked, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
+        weights = [*weights, asked]
+    check_scoring(cfg, data, weights, whose)
     if cfg.score:
-        check_moments(map(snapshot_name, model.moments), weights, f"{directory.path} {'has' if there else 'will have'}")
+        check_moments(map(snapshot_name, model.moments), weights, whose)

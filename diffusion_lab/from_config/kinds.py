@@ -24,6 +24,7 @@ OPTIONS = {
     **dict.fromkeys(("outputs", "init_weights"), str),
     **dict.fromkeys(("objective_metric", "init_from", "samples", "reference", "to"), str | None),
     **dict.fromkeys(("tags", "snapshots.at"), list[Any]),
+    "snapshots.averages": int,
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,
 }

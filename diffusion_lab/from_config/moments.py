@@ -36,7 +36,9 @@ def scores_asked(cfg: DictConfig) -> list[DictConfig]:
 
 
 def keep_asked(cfg: DictConfig) -> None:
-    """Put the moments of evaluation.at into snapshots.at. MistakeError for a moment that lies after the end of training."""
+    """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
+    if cfg.snapshots.averages < 0:
+        raise MistakeError(f"snapshots.averages={cfg.snapshots.averages}: it is a number of moments, or 0 for none")
     kept, asked = _moments("snapshots.at", cfg.snapshots.at), _moments("evaluation.at", cfg.evaluation.get("at") or [])
     for option, moments in (("snapshots.at", kept), ("evaluation.at", asked)):
         for moment in moments:

@@ -21,7 +21,9 @@ from diffusion_lab.from_config.build import build_data, variance_matters
 from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
+from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
@@ -218,11 +220,14 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
 def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
     """Raw weights and averages, and of earlier moments those that are asked for: by `weights`, or by the model's guidance.
 
-    MistakeError if the folder has no weights of such a moment.
+    An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
     """
     asked = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
     check_moments(asked, directory.weight_names, f"{directory.path} has")
     model.load_weights(directory.weight_files(asked))
+    for name in weights:
+        if wanted_length(name) is not None:
+            model.averages[name] = build_average(directory, name)
 
 
 def check_moments(asked: Iterable[str], weights: Iterable[str], whose: str) -> None:

@@ -12,6 +12,7 @@ from diffusion_lab.moments import Moment
 
 _WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
 _SNAPSHOT = "at_"
+_KEPT_AVERAGE = "power_"
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
 _TRAINING = {"steps": int, "seconds": int | float, "images": int, "fingerprint": str, "flops": int | float}
 _ALWAYS = ("steps", "seconds", "images")
@@ -32,6 +33,16 @@ def snapshot_name(moment: float | Moment) -> str:
 def is_snapshot(name: str) -> bool:
     """Whether weights of an earlier moment of training are called so."""
     return name.startswith(_SNAPSHOT) and is_weights(name)
+
+
+def kept_average_name(share: float) -> str:
+    """0.125 -> "power_0.125": two averages as they were when so much of the budget was used, to build others from."""
+    return f"{_KEPT_AVERAGE}{float(share)!r}"
+
+
+def is_kept_average(name: str) -> bool:
+    """Whether a file of such averages is called so."""
+    return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None
 
 
 def wrong_in_training(content: Mapping[str, Any]) -> str | None:

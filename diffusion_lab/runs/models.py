@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion_lab.files import check_guards, remove_staged, staged_in
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
-from diffusion_lab.runs.contents import is_snapshot, is_weights, wrong_in_choices, wrong_in_training
+from diffusion_lab.runs.contents import is_kept_average, is_snapshot, is_weights, wrong_in_choices, wrong_in_training
 from diffusion_lab.runs.directory import Directory, plain_files, right, write_json
 from diffusion_lab.status import FILE as STATUS
 
@@ -112,6 +112,11 @@ class ModelDirectory(Directory):
         return [file for file in self.path.glob("*.safetensors") if is_snapshot(file.stem)]
 
     @property
+    def kept_averages(self) -> list[Path]:
+        """Files of averages that others are built from, in this very folder, sorted."""
+        return sorted(file for file in self.path.glob("*.safetensors") if is_kept_average(file.stem))
+
+    @property
     def grids(self) -> list[Path]:
         """The grids that were drawn while training in this very folder."""
         return [file for file in self.samples.glob("step_*.png") if _GRID.fullmatch(file.name)]
@@ -127,6 +132,7 @@ class ModelDirectory(Directory):
         named = [self.path / name for name in (_TRAINING, _CONFIG, _CHOICES, _CSV, STATUS)]
         named += [self.resume, self.previous_resume, self.accuracy, self.tracked_as, self._mark]
         named += [file for file in self.path.glob("*.safetensors") if is_weights(file.stem)]
+        named += self.kept_averages
         named += [] if self.samples.is_symlink() else self.grids
         anew = self.retraining.files if self.retraining.path.is_dir() else []
         return sorted(plain_files([*named, *staged_in(self.path)]) + anew, key=lambda file: file.name != _TRAINING)
@@ -162,7 +168,7 @@ class ModelDirectory(Directory):
         first, last = new.path / _CHOICES, new.path / _TRAINING
         if first.exists():  # nothing has been moved yet: what the new training lacks must go before
             old = (self.resume, self.previous_resume, self.path / _CSV, self.tracked_as, self.accuracy)
-            for file in (*old, *self.snapshots, *self.grids):
+            for file in (*old, *self.snapshots, *self.kept_averages, *self.grids):
                 file.unlink(missing_ok=True)
         new._mark.touch()
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]

@@ -1,0 +1,96 @@
+"""evaluation.weights=ema_rel_0.07: an average that training did not have, built from those that it kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from diffusion_lab.foreign import RunError, inside
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.models.power_averages import TRACKED, Profile, combination, wanted_length
+from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MOST_FILES = 256
+_LARGEST_ERROR = 0.15  # of the profile, relative
+
+
+def check_buildable(weights: str, moments: int, whose: str) -> None:
+    """MistakeError where weights are to be built and training keeps nothing to build them from, or no such length exists."""
+    sigma = wanted_length(weights)
+    if sigma is None:
+        return
+    try:
+        Profile(1, sigma)
+    except ValueError as error:
+        raise MistakeError(f"{weights}: {error}") from None
+    if moments < 1:
+        raise MistakeError(
+            f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
+            "(retrain=true trains anew)"
+        )
+
+
+def profile_error(directory: ModelDirectory, weights: str) -> float:
+    """How far the profile of what is built is from the one that is asked for, relative, in L²."""
+    return _plan(directory, weights)[2]
+
+
+def build_average(directory: ModelDirectory, weights: str) -> dict[str, Tensor]:
+    """The average called so, float32 on the CPU. MistakeError where it is too far from what can be built."""
+    import torch
+
+    files, coefficients, error = _plan(directory, weights)
+    if error > _LARGEST_ERROR:
+        raise MistakeError(
+            f"{weights}: what {directory.path} kept makes this average with an error of {error:.0%} of its "
+            "profile; lengths from about 0.04 to 0.2 can be built, and more of them where training keeps more (snapshots.averages)"
+        )
+    built: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        with _opened(file) as content:
+            for place, sigma in enumerate(map(str, TRACKED)):
+                factor = float(coefficients[len(TRACKED) * number + place])
+                names = [key for key in content.keys() if key.startswith(f"{sigma}/")]  # noqa: SIM118
+                for key in names:
+                    part = torch.from_numpy(content.get_tensor(key).astype(np.float32)) * factor
+                    name = key.partition("/")[2]
+                    if name in built and built[name].shape != part.shape:
+                        raise RunError(f"{file} does not fit the others beside it: {name}")
+                    built[name] = built[name] + part if name in built else part
+    broken = [name for name, tensor in built.items() if not tensor.isfinite().all()]
+    if broken or not built:
+        raise RunError(f"{directory.path} kept averages that are broken: {broken[0] if broken else 'they are empty'}")
+    return built
+
+
+def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarray, float]:
+    """Files, a coefficient for each tracked average in each of them, and the error."""
+    files = directory.kept_averages
+    check_buildable(weights, len(files), f"{directory.path} has")
+    if len(files) > _MOST_FILES:
+        raise RunError(f"{directory.path} holds more than {_MOST_FILES} files of averages")
+    files = [inside(directory.path, file) for file in files]
+    steps = [_step(file) for file in files]
+    kept = [Profile(step, sigma) for step in steps for sigma in TRACKED]
+    return files, *combination(kept, Profile(max(steps), wanted_length(weights)))
+
+
+def _step(file: Path) -> int:
+    with _opened(file) as content:
+        said = (content.metadata() or {}).get("step", "")
+    if not (said.isdecimal() and 0 < int(said) < 2**63):
+        raise RunError(f"{file} does not say at which step of training it was written")
+    return int(said)
+
+
+def _opened(file: Path):
+    try:
+        return safe_open(file, "np")
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None

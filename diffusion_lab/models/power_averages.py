@@ -1,0 +1,77 @@
+"""Averages of the weights along a power of time, and any of them as a sum of a few that were kept.
+
+θ̄(t) = ∫₀ᵗ p(τ)·θ(τ) dτ with p(τ) = (γ + 1)·τ^γ/t^(γ + 1): an average over a fixed share of training, however long it was.
+σ_rel is the standard deviation of p in units of t. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
+Models", section 3.1 and appendix C.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+TRACKED = (0.05, 0.10)  # σ_rel of the averages that training keeps
+LONGEST = 12**-0.5  # σ_rel of γ = 0, where all of training counts alike
+_NAME = re.compile(r"ema_rel_(\d+\.?\d*)")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """p of an average: `steps` t, of which it is an average, and σ_rel. ValueError for a σ_rel that no profile has."""
+
+    steps: float
+    sigma_rel: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_rel < LONGEST:
+            raise ValueError(f"σ_rel={self.sigma_rel:g}: the length of an average is above 0 and below {LONGEST:.3f}")
+
+    @cached_property
+    def gamma(self) -> float:
+        """γ ≥ 0 with σ_rel² = (γ + 1)/((γ + 2)²·(γ + 3)): the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻²."""
+        s = self.sigma_rel**-2
+        return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
+
+    def decay(self, step: int) -> float:
+        """β = (1 − 1/step)^(γ + 1) with θ̄ ← β·θ̄ + (1 − β)·θ at step 1, 2, …: step i of t weighs (i^(γ+1) − (i−1)^(γ+1))/t^(γ+1)."""
+        return (1 - 1 / step) ** (self.gamma + 1)
+
+    def overlap(self, other: Profile) -> float:
+        """∫ p·p′ dτ, where both are above 0."""
+        a, b, t = self.gamma, other.gamma, min(self.steps, other.steps)
+        return (
+            (a + 1)
+            * (b + 1)
+            / (a + b + 1)
+            * (t / self.steps) ** a
+            * (t / other.steps) ** b
+            * t
+            / self.steps
+            / other.steps
+        )
+
+
+def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
+    """float64 coefficients whose sum of the kept profiles is nearest to the wanted one, and ‖difference‖/‖wanted‖ in L².
+
+    The coefficients sum to one, so that weights which stand still stay as they are: what the least squares lack is shared out
+    among them all.
+    """
+    products = np.array([[one.overlap(other) for other in kept] for one in kept])
+    aims = np.array([one.overlap(wanted) for one in kept])
+    size = wanted.overlap(wanted)
+    scale = np.sqrt(np.diag(products))  # profiles of unit length: a matrix of numbers that are alike
+    x = np.linalg.lstsq(products / scale / scale[:, None], aims / scale, rcond=1e-12)[0] / scale
+    x /= x.sum()
+    left = size - 2 * x @ aims + x @ products @ x
+    return x, float(np.sqrt(max(0.0, left) / size))
+
+
+def wanted_length(weights: str) -> float | None:
+    """ "ema_rel_0.07" -> 0.07, the σ_rel of an average that is built from kept ones; None for other names."""
+    found = _NAME.fullmatch(weights)
+    return None if found is None else float(found[1])

@@ -1,0 +1,38 @@
+"""evaluation.weights=ema_rel_0.07: an average that is built after training, by the commands."""
+
+import json
+
+from diffusion_lab.runs import newest_model
+
+from .conftest import STRIDED, TINY, files
+
+SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
+
+
+def test_any_length_is_scored_and_sampled_without_training_again(lab):
+    lab.given("train", *SIX)
+    code, out, err = lab("train", "-m", *SIX, "evaluation.weights=ema_rel_0.05,ema_rel_0.1")
+    assert code == 0, err + out
+    assert "1 model: 0 to train, 1 reused" in out
+    runs = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
+    said = {run["protocol"]["weights"]: run["protocol"].get("average", "") for run in runs}
+    assert said.keys() == {"ema_0.999", "ema_rel_0.05", "ema_rel_0.1"}
+    assert said["ema_rel_0.05"] == "built of 6 moments, 0.0% off its profile"
+    code, out, err = lab("sample", "num_images=2", "weights=ema_rel_0.07", *STRIDED)
+    assert code == 0, err
+    assert "(ema_rel_0.07)" in out
+    model = newest_model(lab.folder / "outputs")
+    assert set(model.kept_averages) < set(model.files)
+
+
+def test_what_cannot_be_built_is_said_before_training(lab):
+    for options, said in (
+        (["evaluation.weights=ema_rel_0.05", "snapshots.averages=0"], "will have no averages to build it from"),
+        (["evaluation.weights=ema_rel_0.4"], "the length of an average is above 0 and below 0.289"),
+        (["snapshots.averages=-1"], "snapshots.averages=-1: it is a number of moments, or 0 for none"),
+    ):
+        code, _, err = lab("train", *SIX, *options)
+        assert code == 1
+        assert said in err
+        assert len(err.strip().splitlines()) == 1
+        assert files(lab.folder) == []
