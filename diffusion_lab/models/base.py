@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -38,6 +38,16 @@ class Likelihood:
     curve: dict[str, Tensor] | None = None
     standard_error: float | None = None
     beside: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Denoised(NamedTuple):
+    """x_t = signal·x_0 + noise·ε, and x̂_0, both shaped like x_0. y: the classes that the network knew, or None."""
+
+    x_t: Tensor
+    signal: float
+    noise: float
+    x_0: Tensor
+    y: Tensor | None
 
 
 class GenerativeModel(TrainableModel, ABC):
@@ -120,6 +130,18 @@ class GenerativeModel(TrainableModel, ABC):
     def needs_last_steps(self) -> bool:
         """Whether a choice that was made needs what `measure_last_steps` says too."""
         return False
+
+    def log_snrs(self, count: int) -> list[float] | None:
+        """So many log SNRs of its chain, evenly from its clean end to its noisy one; None for a family without a noisy chain."""
+        return None
+
+    def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
+        """Images noised to a log SNR, and drawn from there as samples are drawn from noise. For a family with `log_snrs`."""
+        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
+
+    def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
+        """Images noised to a log SNR, and the network's estimate of them in one look, unguided. For a family with `log_snrs`."""
+        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     @property
     def needs_data_moments(self) -> bool:

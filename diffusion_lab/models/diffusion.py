@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from diffusion_lab.diffusion import (
     Clipping,
-    DataMoments,
     DDIMSampler,
     Decoder,
     EvenSpacing,
@@ -27,7 +26,6 @@ from diffusion_lab.diffusion import (
     Guidance,
     LogSNRSpacing,
     NearestLevel,
-    NetworkStatistics,
     NoiseStart,
     Objective,
     Prediction,
@@ -40,17 +38,14 @@ from diffusion_lab.diffusion import (
     TimestepSampler,
     Variance,
     derive_seed,
-    last_step_bits,
-    network_statistics,
-    step_costs,
     variational_bound,
 )
-from diffusion_lab.diffusion.statistics import smoothed
-from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, STATISTICS, TRAINING
+from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
-from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.base import Likelihood
 from diffusion_lab.models.bound import as_likelihood, bound_kind
 from diffusion_lab.models.compatibility import can_hold_back, check_parts
+from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
 from diffusion_lab.runs.contents import snapshot_name
@@ -59,7 +54,7 @@ _MOST_LATENT_STEPS = 50  # between an image and its latent
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 
 
-class DiffusionModel(GenerativeModel):
+class DiffusionModel(MeasuredDiffusion):
     """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and, replaceable after training, a sampler and a guidance.
 
     Parameters
@@ -213,6 +208,9 @@ class DiffusionModel(GenerativeModel):
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         *_, x_0 = self.trajectory(indices, seed, y)
+        return self._finished(x_0)
+
+    def _finished(self, x_0: Tensor) -> Tensor:
         return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
@@ -291,39 +289,6 @@ class DiffusionModel(GenerativeModel):
         guided = own and self.guided.guidance.guides
         kind = bound_kind(own, chain, y is not None, guided)
         return as_likelihood(bound, chain, kind)
-
-    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        """Of the full chain, unguided; given the class, with y."""
-        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
-        return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
-
-    @property
-    def needs_last_steps(self) -> bool:
-        return self.sampler.spacing.needs_costs
-
-    @property
-    def needs_data_moments(self) -> bool:
-        return self.start.needs_data_moments
-
-    def use_data_moments(self, moments: DataMoments) -> None:
-        self.start = self.start.measured(moments)
-
-    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
-        known = self._known(y)
-        return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
-
-    def use_measured(
-        self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
-    ) -> None:
-        if variance is not None:
-            chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
-            self.reverse = replace(self.reverse, variance=chosen)
-            self.guided = replace(self.guided, reverse=self.reverse)
-        if last_steps is not None:
-            variance = self.reverse.variance
-            costs = step_costs(self.process, statistics.smoothed(), smoothed(last_steps, 2), variance)
-            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(costs))
 
     def protocol(self) -> dict[str, Any]:
         return {

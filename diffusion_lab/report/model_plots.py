@@ -6,11 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.panels import BOUND, TRAINING, Panel, Plot, Series
+from diffusion_lab.report.panels import BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, seed_of
 from diffusion_lab.runs import ModelDirectory
 
@@ -31,7 +32,7 @@ def model_plots(gathered: Gathered) -> list[Plot]:
     names = _names(shown, gathered)
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
     note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
-    return [*_bound(shown, names, note), *_losses(shown, names, note)]
+    return [*_bound(shown, names, note), *_diagnosis(shown, names, note), *_losses(shown, names, note)]
 
 
 def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
@@ -42,7 +43,7 @@ def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
 def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tuple[str, str]]:
     """(its choices, its seed). A choice is named where models differ in it; "a/b" where one model serves two."""
     chosen = {
-        path: {a: tuple(dict.fromkeys(cell.choices.get(a) for cell in cells)) for a in gathered.axes}
+        path: {a: tuple(sorted({cell.choices.get(a) for cell in cells}, key=str)) for a in gathered.axes}
         for path, cells in models.items()
     }
     telling = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
@@ -80,6 +81,47 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
             note=f"Of each model the longest chain that was scored ({kinds}). {note}".strip(),
         )
     ]
+
+
+_BY_LOG_SNR = {
+    "distance_by_log_snr": "Held-out images, noised to a log SNR and drawn from there: where a curve rises, those steps make the "
+    "error.",
+    "error_by_log_snr": "Error of the velocity at training images, and (faint) that of the best possible denoiser of these images. "
+    "What lies between can be learned; none of it left at the clean end is memorising, not success.",
+}
+
+
+def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+    """Curves by log SNR, of each model the score with the most evaluations an image."""
+    plots = []
+    for curve, meaning in _BY_LOG_SNR.items():
+        best = {
+            path: max(known, key=lambda cell: cell.values.get("nfe", 0)).curves[curve]
+            for path, cells in models.items()
+            if (known := [cell for cell in cells if cell.curves.get(curve, {}).get("log_snr")])
+        }
+        columns = dict.fromkeys(name for entries in best.values() for name in entries if name != "log_snr")
+        for name in [column for column in columns if not column.startswith("least_")]:
+            lines = [(path, entries["log_snr"], entries[name]) for path, entries in best.items() if name in entries]
+            least = [
+                (path, entries["log_snr"], entries[f"least_{name}"])
+                for path, entries in best.items()
+                if f"least_{name}" in entries
+            ]
+            faint = [replace(line, faint=True, name=f"{line.name}, best possible") for line in _lines(least, names)]
+            plots.append(
+                Plot(
+                    key=f"{curve}_{name}",
+                    heading=DIAGNOSIS,
+                    name=name.replace("_", " "),
+                    x_label="log SNR",
+                    y_label=name.replace("_", " "),
+                    panels=[Panel("", [*_lines(lines, names), *faint])],
+                    log_y=curve == "distance_by_log_snr",
+                    note=f"{meaning} {note}".strip(),
+                )
+            )
+    return plots
 
 
 def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:

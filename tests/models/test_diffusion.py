@@ -544,3 +544,16 @@ def test_reconstructions_are_unguided(guidance):
     with torch.no_grad():
         told = y if known else None
         torch.testing.assert_close(guided.reconstruct(x_0, y), plain.reconstruct(x_0, told), rtol=0, atol=0)
+
+
+def test_an_image_that_is_hardly_noised_is_drawn_again_as_it_is():
+    drawn = model(sampler=DDIMSampler(EvenSpacing(20)))
+    high, *_, low = drawn.log_snrs(5)
+    x_0 = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    indices = torch.arange(4)
+    with torch.no_grad():
+        near, far = (drawn.redraw(x_0, None, 0, indices, log_snr) for log_snr in (high, low))
+        look = drawn.denoise(x_0, None, 0, indices, high)
+    assert (near - x_0).abs().mean() < 0.1 < (far - x_0).abs().mean()
+    assert look.signal**2 / look.noise**2 == pytest.approx(torch.tensor(high).exp().item(), rel=0.2)
+    assert (look.x_t - look.signal * x_0).std() == pytest.approx(look.noise, rel=0.2)

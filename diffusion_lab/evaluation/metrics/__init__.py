@@ -3,6 +3,7 @@
 from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
 from diffusion_lab.evaluation.metrics.cost import Cost, NetworkEvaluations
+from diffusion_lab.evaluation.metrics.diagnosis import DistanceByLogSNR, ErrorByLogSNR
 from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming, Need
 from diffusion_lab.measures import HIGH, LOW, Measure
@@ -14,6 +15,8 @@ __all__ = [
     "ClassAccuracy",
     "ClassCoverage",
     "Cost",
+    "DistanceByLogSNR",
+    "ErrorByLogSNR",
     "FeatureMetric",
     "FrechetDistance",
     "InceptionScore",

@@ -1,0 +1,86 @@
+"""What can be measured of a trained diffusion model, at each log SNR, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import (
+    DataMoments,
+    NetworkStatistics,
+    SampleNoise,
+    Variance,
+    derive_seed,
+    last_step_bits,
+    network_statistics,
+    step_costs,
+)
+from diffusion_lab.diffusion.samplers import full, last
+from diffusion_lab.diffusion.statistics import smoothed
+from diffusion_lab.diffusion.streams import START, STATISTICS
+from diffusion_lab.models.base import Denoised, GenerativeModel
+
+_LOUDEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
+
+
+class MeasuredDiffusion(GenerativeModel):
+    """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a decoder."""
+
+    def log_snrs(self, count: int) -> list[float]:
+        clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
+        return torch.linspace(min(clean, _CLEANEST), max(noisy, _LOUDEST), count, dtype=torch.float64).tolist()
+
+    def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
+        noise, time = SampleNoise(seed, indices), self._time(log_snr)
+        visited = self.sampler.spacing(self.process)
+        chain = self.process.respace(torch.cat([visited[visited < time], time]))
+        t = chain.num_timesteps
+        x_t = chain.q_sample(x_0, chain.step(t, x_0), noise.fork(START)(t, x_0))
+        return self._finished(last(self.sampler.walk(chain, self.guided, x_t, y, noise)))
+
+    def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
+        chain = self.process.respace(self._time(log_snr))
+        row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
+        x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
+        known = self._known(y)
+        return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, full(1, x_t), known).x_0, known)
+
+    def _time(self, log_snr: float) -> Tensor:
+        """(1,), of the step with this log SNR, or nearest to it."""
+        return self.process.times_at(torch.tensor([log_snr], dtype=torch.float64))
+
+    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        """Of the full chain, unguided; given the class, with y."""
+        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
+        return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
+
+    @property
+    def needs_last_steps(self) -> bool:
+        return self.sampler.spacing.needs_costs
+
+    @property
+    def needs_data_moments(self) -> bool:
+        return self.start.needs_data_moments
+
+    def use_data_moments(self, moments: DataMoments) -> None:
+        self.start = self.start.measured(moments)
+
+    def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
+        known = self._known(y)
+        return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
+
+    def use_measured(
+        self, statistics: NetworkStatistics, last_steps: Tensor | None, variance: Callable[..., Variance] | None
+    ) -> None:
+        if variance is not None:
+            chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
+            self.reverse = replace(self.reverse, variance=chosen)
+            self.guided = replace(self.guided, reverse=self.reverse)
+        if last_steps is not None:
+            variance = self.reverse.variance
+            costs = step_costs(self.process, statistics.smoothed(), smoothed(last_steps, 2), variance)
+            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(costs))
