@@ -18,6 +18,7 @@ from typing import Any
 LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
+_LOW_END, _HIGH_END = "_low", "_high"  # the values that state the ends of another's interval
 ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
 SECONDS = "seconds_per_1000_samples"
 IMAGES = ("data", "features", "samples", "reference")
@@ -88,6 +89,11 @@ class Measure:
     def how(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
         """What must agree, as the protocol has it."""
         return {part: _how(part, protocol.get(part)) for part in self.agrees}
+
+
+def ends(name: str) -> tuple[str, str]:
+    """The names of the values that state the ends of the 95 % interval of the value `name`."""
+    return name + _LOW_END, name + _HIGH_END
 
 
 def samples_key(protocol: Mapping[str, Any]) -> str:

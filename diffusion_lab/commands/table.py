@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from diffusion_lab.evaluation.described import described
-from diffusion_lab.measures import STANDARD_ERROR, Measure
+from diffusion_lab.measures import STANDARD_ERROR, Measure, ends
 
 
 def score_table(metrics: dict[str, Any]) -> Table:
@@ -29,9 +29,16 @@ def score_table(metrics: dict[str, Any]) -> Table:
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:
-    error = values.get(measure.name + STANDARD_ERROR)
-    parts = [values[measure.name]] if error is None else [values[measure.name], error]
-    return " ± ".join(f"{part:.{measure.decimals}f}" for part in parts) + (f" {measure.unit}" if measure.unit else "")
+    """The value, with its standard error or with the interval that the score states."""
+
+    def written(number: float) -> str:
+        return f"{number:.{measure.decimals}f}"
+
+    name, error = measure.name, values.get(measure.name + STANDARD_ERROR)
+    interval = [values[end] for end in ends(name) if end in values]
+    text = written(values[name]) + (f" ± {written(error)}" if error is not None else "")
+    text += f" [{', '.join(map(written, interval))}]" if len(interval) == 2 else ""
+    return text + (f" {measure.unit}" if measure.unit else "")
 
 
 def _title(protocol: dict[str, Any]) -> str:

@@ -49,3 +49,11 @@ def test_a_number_that_describes_itself_needs_no_code_that_knows_it():
     said = shown({"colours": 3.25, "colours_standard_error": 0.5}, {}, measures=[colours])
     assert "colours ↑ 3.2 ± 0.5 hues of 7" in " ".join(said.split())
     assert "NFE" not in said
+
+
+def test_a_stated_interval_stands_behind_its_value():
+    said = shown({"fid": 12.345, "fid_infinity": 11.5, "fid_infinity_low": 10.25, "fid_infinity_high": 12.75}, {})
+    assert "at n = ∞ ↓" not in said, "older code has not measured it"
+    measures = [{"name": "fid_infinity", "label": "  at n = ∞", "better": "lower"}]
+    said = shown({"fid_infinity": 11.5, "fid_infinity_low": 10.25, "fid_infinity_high": 12.75}, {}, measures=measures)
+    assert "at n = ∞ ↓ 11.500 [10.250, 12.750]" in " ".join(said.split())

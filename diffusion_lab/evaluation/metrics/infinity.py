@@ -1,0 +1,49 @@
+"""The Fréchet distance that endless samples would have, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.measures import LOW, Measure, ends
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import View
+
+_MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images stand for all
+
+
+@dataclass(frozen=True)
+class FrechetInfinity(FeatureMetric):
+    """The Fréchet distance at n = ∞: without the bias of n, with its 95 % interval over samples and real images."""
+
+    needs = (Need.REAL_IMAGES,)
+
+    def of(self, naming: Naming) -> Iterable[Measure]:
+        meaning = "Fréchet distance without the bias of n, with its 95 % interval"
+        yield Measure(
+            f"{naming.distance}_infinity", "  at n = ∞", "", LOW, meaning, naming.agrees(), logs=True, brief=False
+        )
+
+    def look(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.infinity import frechet_at_infinity
+
+        name, real = f"{view.naming.distance}_infinity", _real(view)
+        found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
+        low, high = ends(name)
+        scores.values |= {name: found.distance, low: found.low, high: found.high}
+        of = f"{len(view.drawn.features)} samples and {len(real)} real images"
+        poor = "; poor, as the bias does not fall like 1/n yet: take more samples" if found.poor else ""
+        scores.details[name] = f"95 % interval over {of}; the bias of n is {found.bias:.3g}{poor}"
+
+
+def _real(view: View) -> Tensor:
+    """The features of all images of the reference or, where they are too many to keep, of some."""
+    data = view.reference.data
+    size = data.num_train if view.split == "train" else data.num_test
+    return view.reference.vectors(view.split) if size * view.features.dim <= _MOST_VALUES else view.some_real
