@@ -19,6 +19,12 @@ LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
 _LOW_END, _HIGH_END = "_low", "_high"  # the values that state the ends of another's interval
+SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES = (
+    "seeds",
+    "samples",
+    "real images",
+    "test images",
+)  # what makes a value uncertain
 ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
 SECONDS = "seconds_per_1000_samples"
 IMAGES = ("data", "features", "samples", "reference")
@@ -94,6 +100,13 @@ class Measure:
 def ends(name: str) -> tuple[str, str]:
     """The names of the values that state the ends of the 95 % interval of the value `name`."""
     return name + _LOW_END, name + _HIGH_END
+
+
+def interval_of_share(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a probability of which `hits` of n were seen (Wilson 1927)."""
+    z, share = 1.959964, hits / n
+    middle, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
 
 def samples_key(protocol: Mapping[str, Any]) -> str:

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte of float64
 
 
-def class_accuracy(features: Features, vectors: Tensor, y: Tensor) -> float:
-    """The share of samples, as feature vectors (n, D), that the features' classifier takes for the class y (n,) asked for.
+def taken_as_asked(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
+    """Which samples, as feature vectors (n, D), the features' classifier takes for the class y (n,) asked for: bool (n,).
 
     Raises UnmeasurableError for features that know no classes.
     """
     taken_for = features.classes(vectors)
     if taken_for is None:
         raise UnmeasurableError(f"features={features.name} know no classes")
-    return float((taken_for.cpu() == y.cpu()).double().mean())
+    return taken_for.cpu() == y.cpu()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Kernel distance, precision and recall of features, and the Inception score, computed by torch-fidelity.
+"""Kernel distance, precision and recall of features, and the Inception score, as torch-fidelity computes them.
 
 The kernel distance is the KID of Bińkowski et al. (2018): the unbiased squared MMD with the kernel
 (x·y/D + 1)³, averaged over random subsets. Being unbiased it may be slightly negative, and unlike a Fréchet distance it
@@ -14,10 +14,10 @@ float64 throughout: in float32 the three kernel means, each of order 1, cancel t
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 
@@ -43,25 +43,61 @@ def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset
     return float(result[KEY_METRIC_KID_MEAN])
 
 
-def precision_recall(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[float, float]:
-    """(precision, recall) of samples (N, D) against reference (M, D), with balls to the k-th neighbour, k = neighbours.
+def kernel_influences(samples: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, float]:
+    """(what each sample adds to the kernel distance (n,), what each image of the reference adds (m,), its standard error).
 
-    Raises UnmeasurableError unless N and M are larger than k.
+    Of the estimate from all pairs: k̂ = mean_{i≠j} k(x_i, x_j) + mean_{i≠j} k(y_i, y_j) − 2·mean k(x_i, y_j). x_i adds
+    2·(mean_j k(x_i, x_j) − mean_j k(x_i, y_j)), and V = var/n + var/m of what all add. Like every U-statistic it keeps some
+    variance where these vanish, V_2 = 2·(E h(x, x′)²/n² + E h(y, y′)²/m² + 2·E h(x, y)²/(n·m)), h = k less its means over rows and
+    columns; V holds that twice, so the error is √(V − V_2), and √(V/2) at least. Memory: (n + m)² float64.
+    """
+    n, rows = len(samples), torch.cat([samples, reference]).double()
+    kernel = (rows @ rows.T / rows.shape[1] + 1) ** 3
+    parts = {"xx": kernel[:n, :n], "yy": kernel[n:, n:], "xy": kernel[:n, n:]}
+    for same in (parts["xx"], parts["yy"]):
+        same.fill_diagonal_(0)
+    of_samples = 2 * (parts["xx"].sum(1) / (n - 1) - parts["xy"].mean(1))
+    of_reference = 2 * (parts["yy"].sum(1) / (len(rows) - n - 1) - parts["xy"].mean(0))
+    m = len(of_reference)
+    total = float(of_samples.var() / n + of_reference.var() / m)
+    weights = {"xx": 1 / n**2, "yy": 1 / m**2, "xy": 2 / (n * m)}
+    pairs = 2 * sum(weight * _interaction(parts[name], name != "xy") for name, weight in weights.items())
+    return of_samples, of_reference, max(total - pairs, total / 2) ** 0.5
+
+
+def _interaction(kernel: Tensor, same: bool) -> float:
+    """E h² of pairs: the kernel less its means over rows and columns. same: pairs of one set, whose diagonal is left out."""
+    rows, columns = (size - 1 if same else size for size in (kernel.shape[1], kernel.shape[0]))
+    h = (
+        kernel
+        - kernel.sum(1, keepdim=True) / rows
+        - kernel.sum(0, keepdim=True) / columns
+        + kernel.sum() / (rows * kernel.shape[0])
+    )
+    if same:
+        h.fill_diagonal_(0)
+    return float(h.square().sum()) / (rows * kernel.shape[0])
+
+
+def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
+    """(which samples (N, D) lie among the reference (M, D), which of the reference lie among the samples), bool (N,) and (M,).
+
+    Their shares are precision and recall, with balls to the k-th neighbour, k = neighbours. Raises UnmeasurableError unless N and M
+    are larger than k.
     """
     if min(len(samples), len(reference)) <= neighbours:
         raise UnmeasurableError(
             f"precision and recall with {neighbours} neighbours need more images than that, "
             f"got {len(samples)} samples and {len(reference)} of the reference"
         )
-    result = prc_features_to_metric(
-        samples.double().cpu(),
-        reference.double().cpu(),
-        prc_neighborhood=neighbours,
-        prc_batch_size=1000,
-        save_cpu_ram=True,  # distances of 1000 rows at a time, not of all rows at once
-        verbose=False,
-    )
-    return float(result[KEY_METRIC_PRECISION]), float(result[KEY_METRIC_RECALL])
+    x, y = samples.double().cpu(), reference.double().cpu()
+    return _among(x, y, neighbours), _among(y, x, neighbours)
+
+
+def _among(points: Tensor, others: Tensor, neighbours: int) -> Tensor:
+    """Which points lie within one of the balls around the others; distances of 1000 rows at a time, not of all rows at once."""
+    radii = torch.cat([torch.cdist(rows, others).kthvalue(neighbours + 1).values for rows in others.split(1000)])
+    return torch.cat([(torch.cdist(rows, others) <= radii).any(dim=1) for rows in points.split(1000)])
 
 
 def inception_score(logits: Tensor, seed: int, num_parts: int = 10) -> tuple[float, float]:

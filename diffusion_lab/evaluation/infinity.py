@@ -13,9 +13,9 @@ mean of that of halves. Chong & Forsyth (2020, arXiv 1911.07023) extrapolate d̂
 The error of d̃ comes from the first derivative, φ(x) = 2·δ·z + ‖z‖² − Σ_k W_k²/s_k with δ the difference of the means; each x
 adds 2·h(x, x)/n to it by itself, which is noise as well as bias. V = var φ(x)/n + var φ(y)/m, half with that and half without.
 Near d = 0 the first derivative vanishes and the distance is a quadratic form: V is then twice its variance, and another estimate
-of that is V_2 = 2·(√E h(x, x′)²/n + √E h(y, y′)²/m)², of pairs. So the variance at a true distance d is taken as
-V·d/d̂ + (V·b/(2·d̂) + V_2)/2, b = d̂ − d̃, and the interval is of Wilson's kind: all d that are less than 1.96 of *their*
-deviations from d̃.
+of that is V_2 = 2·(√E h(x, x′)²/n + √E h(y, y′)²/m)², of pairs. So the variance at a true distance d is taken as V·d/d̂ + V_0,
+with V_0 = V·b/(2·d̂) where the bias b = d̂ − d̃ is little of d̂, and the mean of that and V_2 where it is all. The interval is of
+Wilson's kind: all d that are less than 1.96 of *their* deviations from d̃.
 
 Tried and rejected by simulation (docs/numbers.md has the coverage of this one):
 d̃ ± 1.96·√V covers 99 % at d = 0, where V is twice too large;
@@ -81,7 +81,8 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
     distance = whole.corrected + further
     bias = whole.distance - distance
     slope = whole.variance() / whole.distance if whole.distance > 0 else 0.0
-    at_zero = (slope * max(bias, 0.0) / 2 + whole.pair_variance()) / 2
+    share = min(max(bias / whole.distance, 0.0), 1.0) if whole.distance > 0 else 0.0
+    at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * whole.pair_variance()
     low, high = _interval(distance, slope, at_zero, float(ndtri((1 + confidence) / 2)))
     poor = abs(further) > _POOR * abs(whole.distance - whole.corrected)
     return AtInfinity(distance, low, high, bias, *(side.influence() for side in whole.sides), poor)

@@ -24,6 +24,7 @@ class LikelihoodScore:
     noise_error     of bits_per_dim as an estimate for these very images, from noise and choice of terms alone; None
                     where nothing tells (one draw, and the model states none)
     beside          other statements in bits/dim about the same images, by name
+    per_image       (num_images,) float64, bits_per_dim of each
     curve           by term, from the first draw: name -> K numbers
     """
 
@@ -35,6 +36,7 @@ class LikelihoodScore:
     beside: dict[str, float]
     curve: dict[str, list[float]]
     num_images: int
+    per_image: Tensor
 
 
 def score_likelihood(
@@ -84,6 +86,7 @@ def aggregate(rows: list[list[Likelihood]]) -> LikelihoodScore:
         beside=_means([batch.beside for draw in rows for batch in draw]),
         curve=_mean_curve(rows[0]),
         num_images=num_images,
+        per_image=per_image,
     )
 
 

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.statistics import UnmeasurableError
-from diffusion_lab.measures import Measure
+from diffusion_lab.measures import Measure, ends, interval_of_share
+
+MOST_BLOCKS = 50
 
 
 @dataclass
 class Scores:
     """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
+    sources: of a value, by name, what makes it uncertain, each with the means of `MOST_BLOCKS` blocks of what its images add to the
+    value's error: the standard error of their mean is the error, and blocks of two scores with the same images are paired.
     measures: what the values mean; details: what has to be known of one of them besides, by name.
     interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
     reconstructions: test images, each followed by the image of its latent; of images only, and where the family has encoders."""
@@ -29,6 +33,7 @@ class Scores:
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
         """A finite value is kept; instead of any other stands the reason."""
@@ -56,6 +61,16 @@ class Scores:
                 if measure.name not in self.values:
                     self.record(measure.name, None, str(error))
 
+    def spread(self, name: str, source: str, influence: Tensor) -> None:
+        """The value `name` is uncertain because of `source`: image i adds influence[i] (n,) to it, less the mean of all, over n."""
+        self.sources.setdefault(name, {})[source] = blocks(influence)
+
+    def share(self, name: str, source: str, hits: Tensor) -> None:
+        """The share of images of `source` that are hits (n,), with its 95 % interval."""
+        self.record(name, float(hits.double().mean()))
+        self.values |= dict(zip(ends(name), interval_of_share(int(hits.sum()), len(hits)), strict=True))
+        self.spread(name, source, hits.double())
+
     def describe(self, measures: Iterable[Measure]) -> None:
         """Keep what is said of the values that are there, or that are absent for a reason."""
         known = self.values.keys() | self.protocol["absent"].keys()
@@ -64,6 +79,16 @@ class Scores:
         ]
 
     def content(self) -> dict[str, Any]:
-        """values, protocol, curves and measures, as metrics.json keeps them."""
+        """values, protocol, curves, measures and sources, as metrics.json keeps them."""
         described = [asdict(measure) for measure in self.measures]
-        return {"values": self.values, "protocol": self.protocol, "curves": self.curves, "measures": described}
+        return {"values": self.values, "protocol": self.protocol, "curves": self.curves, "measures": described} | (
+            {"sources": self.sources} if self.sources else {}
+        )
+
+
+def blocks(influence: Tensor) -> list[float]:
+    """(n,) -> sums over every k-th image, over n/k: numbers whose mean is 0 and whose standard error is that of the mean of all."""
+    centred = (influence - influence.mean()).double().cpu()
+    count = min(MOST_BLOCKS, len(centred))
+    sums = torch.zeros(count, dtype=torch.float64)
+    return (sums.index_add(0, torch.arange(len(centred)) % count, centred) * (count / len(centred))).tolist()

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
-from diffusion_lab.measures import Measure
+from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, Measure
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, read_status
@@ -29,7 +29,7 @@ _PARTS = ("data", "samples", "reference", "features", "bound", "floor", "cost", 
 @dataclass(frozen=True, eq=False)
 class Cell:
     """choices: every axis, None where this cell has no such option. state: done, missing (with the reason), or what its
-    status file says. values, protocol, curves, measures: of metrics.json; empty unless done."""
+    status file says. values, protocol, curves, measures, sources: of metrics.json; empty unless done."""
 
     choices: dict[str, str | None]
     run: RunDirectory
@@ -40,6 +40,7 @@ class Cell:
     protocol: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
+    sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -120,8 +121,10 @@ def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirecto
     return Cell(choices, run, model, MISSING, "trained, not scored yet" if model.finished else "not started yet")
 
 
-def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], list[Measure]]:
-    """values, protocol, curves, measures. RunError that names the file if it is not one of ours."""
+def _metrics(
+    run: RunDirectory,
+) -> tuple[dict[str, float], dict[str, Any], dict[str, Any], list[Measure], dict[str, dict[str, list[float]]]]:
+    """values, protocol, curves, measures, sources. RunError that names the file if it is not one of ours."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
     values, protocol, curves = (content.get(part, {}) for part in ("values", "protocol", "curves"))
@@ -136,14 +139,15 @@ def _metrics(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any], dict[
             raise RunError(f"{run.metrics}: {name!r} is not the name of a value")
         if not _is_number(value):
             raise RunError(f"{run.metrics} holds {name} = {value!r}, which is no number")
-    wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves)
+    sources = content.get("sources", {})  # older code wrote none
+    wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves) or _wrong_in_sources(sources)
     if wrong:
         raise RunError(f"{run.metrics} is not what a score writes: {wrong}")
     try:
         measures = described(content)
     except ValueError as error:
         raise RunError(f"{run.metrics} is not what a score writes: {error}") from None
-    return {name: float(value) for name, value in values.items()}, protocol, curves, measures
+    return {name: float(value) for name, value in values.items()}, protocol, curves, measures, sources
 
 
 def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
@@ -181,6 +185,17 @@ def _wrong_in_curves(curves: Mapping[str, Any]) -> str | None:
     curve = curves.get("bits_per_dim")
     if curve and not {"t", "bits_per_dim"} <= curve.keys():
         return "curves.bits_per_dim has no t or no bits_per_dim"
+    return None
+
+
+def _wrong_in_sources(sources: Any) -> str | None:
+    if not isinstance(sources, dict) or len(sources) > _MOST_VALUES:
+        return "sources is no object"
+    for name, found in sources.items():
+        if not isinstance(found, dict) or not found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES}:
+            return f"sources.{name} does not say what makes it uncertain"
+        if not all(isinstance(b, list) and len(b) <= _MOST_VALUES and all(map(_is_number, b)) for b in found.values()):
+            return f"sources.{name} is not made of lists of numbers"
     return None
 
 

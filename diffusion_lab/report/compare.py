@@ -1,22 +1,30 @@
-"""Is a difference real? Paired over seeds where seeds are shared, over test images where there is one seed, else unknown.
+"""Is a difference real? From all that is known to make it uncertain: seeds, samples, real images, test images.
 
-Cells share their evaluation noise and their seeds, so what they have in common cancels in the difference of two cells of the
-same seed: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with n − 1
-degrees of freedom. With two seeds that is 12.7 standard errors, and it should be: two numbers say little.
+Cells share their evaluation noise, their real images and their seeds, so what they have in common cancels in the difference of two
+cells of the same seed: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with
+n − 1 degrees of freedom. With two seeds that is 12.7 standard errors, and it should be: two numbers say little.
+
+A score also states blocks of what its samples, or its images, add to the error (`evaluation.scores`). Those of two cells are of
+the same noise and the same images, so they are paired: the interval of their differences, averaged over seeds. Seeds do not tell
+what they all share, such as the real images, so the half-widths of all sources are added in quadrature. What a source adds anew
+with every seed is thereby counted twice: the interval is too wide rather than too narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from diffusion_lab.measures import SEEDS, TEST_IMAGES
+
 CONFIDENCE = 0.95
 _UPPER = (1 + CONFIDENCE) / 2
-SEEDS, IMAGES = "seeds", "test images"
+
+Blocks = Mapping[str, Sequence[float]]  # by source
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,12 @@ class Measured:
     """One measure of one row: its value for each seed ("" where seed is no axis), and what is known of its error.
 
     image_error  for each seed, the standard error over test images that the score states; absent where it states none
+    sources      for each seed, the blocks of each source of uncertainty; empty where the score states none
     """
 
     by_seed: Mapping[str, float]
     image_error: Mapping[str, float]
+    sources: Mapping[str, Blocks] = field(default_factory=dict)
 
     @cached_property
     def mean(self) -> float:
@@ -38,16 +48,32 @@ class Measured:
         return len(self.by_seed)
 
     @cached_property
+    def parts(self) -> dict[str, float]:
+        """The standard error of the mean from each source that is known, by its name."""
+        seeds = {SEEDS: float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))} if self.n > 1 else {}
+        of_sources = {name: _error(blocks) for name, blocks in self.blocks(self.by_seed).items()}
+        if self.n == 1 and not of_sources and self.image_error:
+            of_sources = {TEST_IMAGES: next(iter(self.image_error.values()))}
+        return seeds | of_sources
+
+    @property
     def error(self) -> float | None:
-        """The standard error over seeds if there are two or more, else over test images if it is stated, else None."""
-        if self.n > 1:
-            return float(np.std(list(self.by_seed.values()), ddof=1) / np.sqrt(self.n))
-        return next(iter(self.image_error.values()), None)
+        """The standard error from all sources that are known; None where none is."""
+        return float(np.sqrt(sum(error**2 for error in self.parts.values()))) if self.parts else None
 
     @property
     def error_over(self) -> str | None:
-        """What `error` is over."""
-        return SEEDS if self.n > 1 else IMAGES if self.image_error else None
+        """What `error` is over, in words."""
+        return listed(list(self.parts)) if self.parts else None
+
+    def blocks(self, seeds: Iterable[str]) -> dict[str, np.ndarray]:
+        """The blocks of each source that all of these seeds have, averaged over them."""
+        found = [self.sources.get(seed, {}) for seed in seeds]
+        return {
+            name: np.mean([each[name] for each in found], axis=0)
+            for name in found[0]
+            if all(len(each.get(name, ())) == len(found[0][name]) > 1 for each in found)
+        }
 
 
 @dataclass(frozen=True)
@@ -71,26 +97,58 @@ def same(a: Measured, b: Measured) -> bool:
 def difference(a: Measured, b: Measured) -> Difference | None:
     """a − b with its uncertainty; None where nothing tells how uncertain it is.
 
-    With one seed each, the errors over test images are added as if independent; the images are shared, so this is too wide
-    rather than too narrow. It says nothing of another training with another seed.
+    With one seed each it says nothing of another training with another seed. Where a score states its error over test images and
+    no blocks, as older code did, the errors are added as if independent: too wide, as the images are shared.
     """
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
+    if a.n == b.n == 1:
+        return _of_one_seed(a, b)
     if len(shared) > 1:
         d = np.array([a.by_seed[seed] - b.by_seed[seed] for seed in shared])
-        margin = stdtrit(len(d) - 1, _UPPER) * d.std(ddof=1) / np.sqrt(len(d))
-        return Difference(float(d.mean()), float(margin), f"paired over {len(d)} seeds")
-    if a.n > 1 and b.n > 1:
-        return _welch(a, b)
-    if a.n == b.n == 1 and a.image_error and b.image_error:
+        seeds = stdtrit(len(d) - 1, _UPPER) * d.std(ddof=1) / np.sqrt(len(d))
+        paired = _paired(a.blocks(shared), b.blocks(shared))
+        over = listed([f"{len(d)} seeds", *paired])
+        return Difference(float(d.mean()), float(np.hypot(seeds, _total(paired))), f"paired over {over}")
+    return _welch(a, b) if a.n > 1 and b.n > 1 else None
+
+
+def listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _of_one_seed(a: Measured, b: Measured) -> Difference | None:
+    paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
+    if paired:
+        return Difference(a.mean - b.mean, _total(paired), f"paired over {listed(list(paired))}, one seed each")
+    if a.image_error and b.image_error:
         margin = ndtri(_UPPER) * np.hypot(a.error, b.error)
-        return Difference(a.mean - b.mean, float(margin), f"over {IMAGES}, one seed each")
+        return Difference(a.mean - b.mean, float(margin), f"over {TEST_IMAGES}, one seed each")
     return None
 
 
 def _welch(a: Measured, b: Measured) -> Difference:
     """Two or more seeds on either side, none or one of them shared: Welch's interval."""
-    square_a, square_b = a.error**2, b.error**2
+    square_a, square_b = a.parts[SEEDS] ** 2, b.parts[SEEDS] ** 2
     total = square_a + square_b
     freedom = total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
-    margin = stdtrit(freedom, _UPPER) * np.sqrt(total)
-    return Difference(a.mean - b.mean, float(margin), f"over {a.n} and {b.n} other seeds")
+    seeds = stdtrit(freedom, _UPPER) * np.sqrt(total)
+    paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
+    over = listed([f"{a.n} and {b.n} other seeds", *paired])
+    return Difference(a.mean - b.mean, float(np.hypot(seeds, _total(paired))), f"over {over}")
+
+
+def _error(blocks: np.ndarray) -> float:
+    return float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
+
+
+def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Half the width of the 95 % interval of a − b from each source that both know, block by block."""
+    return {
+        name: float(stdtrit(len(blocks) - 1, _UPPER)) * _error(blocks - b[name])
+        for name, blocks in a.items()
+        if len(b.get(name, ())) == len(blocks)
+    }
+
+
+def _total(margins: Mapping[str, float]) -> float:
+    return float(np.sqrt(sum(margin**2 for margin in margins.values())))

@@ -9,7 +9,7 @@ from typing import Any
 
 from diffusion_lab.measures import Measure
 from diffusion_lab.options import flat, short_names
-from diffusion_lab.report.compare import IMAGES
+from diffusion_lab.report.compare import listed
 from diffusion_lab.report.table import Group, Row, Standing, Table
 
 NONE = "–"  # no such option, no such value
@@ -48,14 +48,15 @@ class Column:
             return Entry(NONE, why=row.absent(self.measure))
         measured = row.values[self.measure.name]
         error = measured.error if self.measure.better is not None else None
-        n = f"mean of {measured.n} seeds ± its standard error" if measured.n > 1 else ""
+        n = f"mean of {measured.n} seeds" if measured.n > 1 else "one seed"
+        over = "" if error is None else f" ± standard error over {measured.error_over}"
         return Entry(
             value=f"{measured.mean:.{self.decimals}f}",
             error="" if error is None else f"{error:.{self.decimals}f}",
             letter=self.letters.get(row.protocol_key(self.measure), ""),
             best=(row.number, self.measure.name) in marked,
             number=measured.mean,
-            why=n or ("one seed ± standard error over test images" if measured.error_over == IMAGES else "one seed"),
+            why=n + over,
         )
 
 
@@ -152,7 +153,3 @@ def _differences(hows: list[dict[str, Any]]) -> list[str]:
         ", ".join(str(f[key]) if isinstance(f[key], str) else f"{key} {f[key]}" for key in differing if key in f)
         for f in ways
     ]
-
-
-def listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusion_lab.measures import ENTROPY
+from diffusion_lab.report.compare import listed
 from diffusion_lab.report.layout import columns
 from diffusion_lab.report.table import Group
 
@@ -26,13 +27,10 @@ def notes(group: Group) -> list[str]:
         facts = [f"images that somebody gave, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
         said.append(f"{name}: {'; '.join(facts)}.")
     seeds = max(len(row.done) for row in group.rows)
-    if seeds > 1:
-        said.append("± is the standard error of the mean over seeds (over test images where a row has one seed).")
-    else:
-        said.append("One seed: ± is the standard error over test images; of another training nothing is known.")
+    said.append(_errors(group) + ("" if seeds > 1 else " Of another training with another seed nothing is known."))
     said.append(
         "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
-        "paired over shared seeds."
+        "from all these sources, paired over shared seeds and shared noise and images."
         + (" With two seeds that is 12.7 standard errors wide; a third makes it 4.3." if seeds == 2 else "")
     )
     if has_floor(group):
@@ -50,3 +48,16 @@ def notes(group: Group) -> list[str]:
             f"The entropy of the data is {entropy:.3f} bits/dim: a model that is told no class needs at least as many."
         )
     return said
+
+
+def _errors(group: Group) -> str:
+    """What ± is over, measure by measure."""
+    columns_by_source: dict[str, list[str]] = {}
+    for measure in group.measures:
+        if measure.better is None:
+            continue
+        known = dict.fromkeys(row.values[measure.name].error_over for row in group.rows if measure.name in row.values)
+        for over in known:
+            columns_by_source.setdefault(over or "", []).append(measure.label.strip())
+    told = [f"{over} ({listed(labels)})" for over, labels in columns_by_source.items() if over]
+    return f"± is the standard error over {'; over '.join(told)}." if told else "Nothing is known of errors."

@@ -45,6 +45,7 @@ class Row:
                 for cell in with_it
                 if name + STANDARD_ERROR in cell.values
             },
+            {seed_of(cell): cell.sources.get(name, {}) for cell in with_it},
         )
 
     def protocol_key(self, measure: Measure) -> str:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_prc import prc_features_to_metric
 
-from diffusion_lab.evaluation.fidelity import kernel_distance, precision_recall
+from diffusion_lab.evaluation.fidelity import in_manifolds, kernel_distance, kernel_influences
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 
 
@@ -35,6 +36,45 @@ def test_kernel_distance_is_keyed_by_its_seed():
     x, y = cloud(0, 50), cloud(1, 50)
     assert kernel_distance(x, y, 3, 10, seed=1) == kernel_distance(x, y, 3, 10, seed=1)
     assert kernel_distance(x, y, 3, 10, seed=1) != kernel_distance(x, y, 3, 10, seed=2)
+
+
+def precision_recall(samples, reference, neighbours):
+    return tuple(float(hits.double().mean()) for hits in in_manifolds(samples, reference, neighbours))
+
+
+def all_pairs(x, y):
+    return kernel_distance(x, y, num_subsets=1, subset_size=len(x), seed=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_the_error_of_a_kernel_distance_is_its_spread_where_it_is_zero_and_where_it_is_not(shift):
+    pairs = [(cloud(2 * s, 50, shift), cloud(2 * s + 1, 50)) for s in range(100)]
+    spread = np.std([all_pairs(x, y) for x, y in pairs])
+    stated = np.mean([kernel_influences(x, y)[2] ** 2 for x, y in pairs]) ** 0.5
+    assert 0.85 * spread < stated < 1.25 * spread  # a little wide near zero, where it is not negative
+
+
+def test_what_a_sample_adds_to_a_kernel_distance_is_what_the_distance_loses_without_it():
+    x, y = cloud(0, 40, 0.5).double(), cloud(1, 40).double()
+    of_samples, _, _ = kernel_influences(x, y)
+
+    def distance(x):
+        kernel = [(a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+        off = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in kernel[:2]]
+        return float(off[0] + off[1] - 2 * kernel[2].mean())
+
+    without = [distance(torch.cat([x[:i], x[i + 1 :]])) for i in range(40)]
+    lost = distance(x) - torch.tensor(without).double()
+    added = (of_samples - of_samples.mean()) / 39
+    assert torch.allclose(added - added.mean(), lost - lost.mean(), rtol=0.06, atol=1e-3)
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity():
+    x, y = cloud(5, 90, 0.4), cloud(6, 70)
+    peer = prc_features_to_metric(
+        x.double(), y.double(), prc_neighborhood=3, prc_batch_size=1000, save_cpu_ram=False, verbose=False
+    )
+    assert precision_recall(x, y, 3) == pytest.approx((peer["precision"], peer["recall"]), abs=1e-6)
 
 
 def test_precision_is_about_samples_and_recall_about_the_reference():

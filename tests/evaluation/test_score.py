@@ -42,7 +42,8 @@ def test_every_number_of_the_table_is_there_and_finite(tmp_path):
         Evaluation(weights="raw"),
     )
     assert {
-        *("fd_raw", "fd_raw_floor", "kd_raw", "precision", "recall"),
+        *("fd_raw", "fd_raw_floor", "kd_raw", "kd_raw_standard_error", "precision", "recall"),
+        *("precision_low", "precision_high", "recall_low", "recall_high"),
         *("bits_per_dim", "bits_per_dim_standard_error", "bits_per_dim_noise_error", "bits_per_dim_prior"),
         *("parameters", "nfe", "seconds_per_1000_samples", "peak_memory_mib", "flops_per_sample"),
         *("training_steps", "training_seconds", "training_images", "classes_present", "class_entropy"),

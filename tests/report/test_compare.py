@@ -67,3 +67,59 @@ def test_the_error_of_a_row():
 def test_equal_for_every_seed_is_the_same():
     assert same(seeds([1.0, 2.0]), seeds([1.0, 2.0]))
     assert not same(seeds([1.0, 2.0]), seeds([2.0, 1.0]))
+
+
+def of_blocks(value, samples, real=(1.0, -1.0), seed="1"):
+    return Measured({seed: value}, {}, {seed: {"samples": samples, "real images": list(real)}})
+
+
+def test_the_error_of_one_seed_is_that_of_all_sources():
+    row = of_blocks(3.0, [3.0, -3.0])
+    assert row.parts == pytest.approx({"samples": 3.0, "real images": 1.0})
+    assert row.error == pytest.approx(10**0.5)
+    assert row.error_over == "samples and real images"
+
+
+def test_what_the_same_noise_and_the_same_images_do_to_both_cancels():
+    shared = np.random.default_rng(0).standard_normal(50)
+    own = 0.01 * np.random.default_rng(1).standard_normal(50)
+    a, b = (of_blocks(value, list(each), list(shared)) for value, each in ((3.0, shared), (3.1, shared + own)))
+    found = difference(a, b)
+    assert found.margin == pytest.approx(stats.t.ppf(0.975, 49) * stats.sem(own), rel=1e-6)
+    assert found.how == "paired over samples and real images, one seed each"
+    assert found.beyond_its_uncertainty
+    unlike = of_blocks(3.1, list(np.random.default_rng(2).standard_normal(50)), list(shared))
+    assert not difference(a, unlike).beyond_its_uncertainty
+
+
+def test_seeds_and_what_all_seeds_share_are_added():
+    random = np.random.default_rng(3)
+    a, b = (
+        Measured(
+            dict(zip("12", values, strict=True)), {}, {s: {"samples": list(random.standard_normal(20))} for s in "12"}
+        )
+        for values in ((3.0, 3.2), (3.1, 3.31))
+    )
+    found, seeds_alone = difference(a, b), difference(Measured(a.by_seed, {}), Measured(b.by_seed, {}))
+    assert found.margin > seeds_alone.margin
+    mean = [np.mean([m.sources[s]["samples"] for s in "12"], axis=0) for m in (a, b)]
+    images = stats.t.ppf(0.975, 19) * stats.sem(mean[0] - mean[1])
+    assert found.margin == pytest.approx(np.hypot(seeds_alone.margin, images))
+    assert found.how == "paired over 2 seeds and samples"
+
+
+def test_blocks_cover_the_truth_as_often_as_they_say():
+    random = np.random.default_rng(4)
+    covered = 0
+    for _ in range(600):
+        shared, own = random.standard_normal(50), 0.3 * random.standard_normal((2, 50)) + [[0.2], [0.0]]
+        x = shared + own
+        a, b = (of_blocks(each.mean(), list(each - each.mean()), (0.0, 0.0)) for each in x)
+        covered += abs(difference(a, b).mean - 0.2) <= difference(a, b).margin
+    assert covered / 600 == pytest.approx(0.95, abs=0.027)
+
+
+def test_old_scores_without_blocks_are_compared_as_before():
+    assert difference(of_blocks(3.0, [1.0, -1.0]), seeds([2.0])) is None
+    both = difference(of_blocks(3.0, [1.0, -1.0]), of_blocks(2.0, [1.0, 0.0, -1.0]))
+    assert both.how == "paired over real images, one seed each", "another number of blocks is another number of samples"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import ENTROPY, LOW, Measure
+from diffusion_lab.measures import ENTROPY, LOW, TEST_IMAGES, Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
@@ -51,6 +51,7 @@ class BitsPerDim(Metric):
             scores.record("bits_per_dim", None, "this model states no likelihood")
             return
         scores.record("bits_per_dim", likelihood.bits_per_dim)
+        scores.spread("bits_per_dim", TEST_IMAGES, likelihood.per_image)
         scores.record("bits_per_dim_standard_error", likelihood.standard_error)
         scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
         entropy = subject.data.entropy_bits()

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import HIGH, Measure
+from diffusion_lab.measures import HIGH, SAMPLES, Measure, interval_of_share
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
@@ -58,15 +60,18 @@ class ClassAccuracy(FeatureMetric):
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
 
     def look(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.conditional import class_accuracy, class_distances
+        from diffusion_lab.evaluation.conditional import class_distances, taken_as_asked
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
         y = view.drawn.y
         if y is None:
             return
         naming = view.naming
-        names = [f"accuracy_{naming.features}"]
-        scores.measure(names, lambda: (class_accuracy(view.features, view.drawn.vectors(), y),))
+        name = f"accuracy_{naming.features}"
+        scores.attempt(
+            self.of(naming),
+            lambda: scores.share(name, SAMPLES, taken_as_asked(view.features, view.drawn.vectors(), y)),
+        )
         try:
             found = class_distances(view.drawn.vectors(), y, view.reference, view.split)
         except UnmeasurableError as error:
@@ -109,4 +114,14 @@ class ClassCoverage(FeatureMetric):
         scores.protocol[view.naming("class_coverage")] = part
         names = [view.naming("classes_present"), view.naming("class_entropy")]
         scores.measure(names, lambda: class_coverage(view.drawn.finite(taken_for)))
+        if names[0] in scores.values:
+            scores.curves[view.naming("class_shares")] = _shares(taken_for)
         scores.details |= {names[0]: f"of {present:.0f} that real images are taken for", names[1]: f"of {entropy:.2f}"}
+
+
+def _shares(taken_for: Tensor) -> dict[str, list[float]]:
+    """Of each class the share of samples that are taken for it, with its 95 % interval; taken_for int64 (n,)."""
+    counts = taken_for.cpu().bincount().tolist()
+    low, high = zip(*(interval_of_share(count, len(taken_for)) for count in counts), strict=True)
+    shares = [count / len(taken_for) for count in counts]
+    return {"class": list(range(len(counts))), "share": shares, "low": list(low), "high": list(high)}

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import HIGH, LOW, Measure
+from diffusion_lab.measures import HIGH, LOW, REAL_IMAGES, SAMPLES, STANDARD_ERROR, Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
 
+_MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
 _MANIFOLDS = {
     "precision": "share of samples that look real",
     "recall": "share of real images that samples come near",
@@ -87,7 +88,21 @@ class KernelDistance(FeatureMetric):
         }
         found = kernel_distance(view.drawn.vectors(), view.some_real, self.num_subsets, size, view.settings.seed)
         scores.record(self._name(view.naming), found)
+        self._spread(view, scores)
         scores.details[self._name(view.naming)] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
+
+    def _spread(self, view: View, scores: Scores) -> None:
+        """Its standard error, and where that comes from. Of many images some stand for all: the error falls with their root."""
+        from diffusion_lab.data.splits import evenly_spaced
+        from diffusion_lab.evaluation.fidelity import kernel_influences
+
+        name, x, y = self._name(view.naming), view.drawn.vectors(), view.some_real
+        some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
+        of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
+        fewer = (len(of_samples) / len(x)) ** 0.5, (len(some) / len(y)) ** 0.5
+        scores.record(name + STANDARD_ERROR, error * max(fewer))
+        scores.spread(name, SAMPLES, of_samples * fewer[0])
+        scores.spread(name, REAL_IMAGES, of_real * fewer[1])
 
 
 @dataclass(frozen=True)
@@ -107,13 +122,15 @@ class PrecisionRecall(FeatureMetric):
 
     def look(self, view: View, scores: Scores) -> None:
         from diffusion_lab.data.splits import evenly_spaced
-        from diffusion_lab.evaluation.fidelity import precision_recall
+        from diffusion_lab.evaluation.fidelity import in_manifolds
 
         # As many real images as samples: a manifold of more points is larger, and would favour one side.
         some, n = view.some_real, len(view.drawn.features)
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
         names = [view.naming(name) for name in _MANIFOLDS]
-        scores.measure(names, lambda: precision_recall(view.drawn.vectors(), as_many, self.neighbours))
+        hits = in_manifolds(view.drawn.vectors(), as_many, self.neighbours)
+        for name, source, own in zip(names, (SAMPLES, REAL_IMAGES), hits, strict=True):
+            scores.share(name, source, own)
         how = f"n = {n} vs {len(as_many)}, {self.neighbours} neighbours"
         scores.details |= {name: f"{said} ({how})" for name, said in zip(names, _MANIFOLDS.values(), strict=True)}

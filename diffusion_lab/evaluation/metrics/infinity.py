@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
-from diffusion_lab.measures import LOW, Measure, ends
+from diffusion_lab.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,9 @@ class FrechetInfinity(FeatureMetric):
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         low, high = ends(name)
         scores.values |= {name: found.distance, low: found.low, high: found.high}
+        for value in (name, view.naming.distance):  # their errors differ by that of the bias, which is small
+            scores.spread(value, SAMPLES, found.of_samples)
+            scores.spread(value, REAL_IMAGES, found.of_reference)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; poor, as the bias does not fall like 1/n yet: take more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the bias of n is {found.bias:.3g}{poor}"
