@@ -5,6 +5,7 @@ from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverag
 from diffusion_lab.evaluation.metrics.cost import Cost, NetworkEvaluations
 from diffusion_lab.evaluation.metrics.diagnosis import DistanceByLogSNR, ErrorByLogSNR
 from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
+from diffusion_lab.evaluation.metrics.infinity import FrechetInfinity
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming, Need
 from diffusion_lab.measures import HIGH, LOW, Measure
 
@@ -19,6 +20,7 @@ __all__ = [
     "ErrorByLogSNR",
     "FeatureMetric",
     "FrechetDistance",
+    "FrechetInfinity",
     "InceptionScore",
     "KernelDistance",
     "Measure",
