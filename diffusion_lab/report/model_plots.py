@@ -95,6 +95,7 @@ def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]
     """Curves by log SNR, of each model the score with the most evaluations an image."""
     plots = []
     for curve, meaning in _BY_LOG_SNR.items():
+        log = curve == "distance_by_log_snr"
         best = {
             path: max(known, key=lambda cell: cell.values.get("nfe", 0)).curves[curve]
             for path, cells in models.items()
@@ -108,7 +109,9 @@ def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]
                 for path, entries in best.items()
                 if f"least_{name}" in entries
             ]
-            faint = [replace(line, faint=True, name=f"{line.name}, best possible") for line in _lines(least, names)]
+            faint = [
+                replace(line, faint=True, name=f"{line.name}, best possible") for line in _lines(least, names, log)
+            ]
             plots.append(
                 Plot(
                     key=f"{curve}_{name}",
@@ -116,8 +119,8 @@ def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]
                     name=name.replace("_", " "),
                     x_label="log SNR",
                     y_label=name.replace("_", " "),
-                    panels=[Panel("", [*_lines(lines, names), *faint])],
-                    log_y=curve == "distance_by_log_snr",
+                    panels=[Panel("", [*_lines(lines, names, log), *faint])],
+                    log_y=log,
                     note=f"{meaning} {note}".strip(),
                 )
             )
@@ -153,15 +156,17 @@ def _loss_columns(tables: Collection[Iterable[str]]) -> list[str]:
 
 
 def _lines(
-    curves: Iterable[tuple[Path, Sequence[float], Sequence[float]]], names: dict[Path, tuple[str, str]]
+    curves: Iterable[tuple[Path, Sequence[float], Sequence[float]]],
+    names: dict[Path, tuple[str, str]],
+    log: bool = True,
 ) -> list[Series]:
-    """A colour for each choice, a line for each seed of it."""
+    """A colour for each choice, a line for each seed of it. log: the axis is, so that 0 has no place on it."""
     choices = list(dict.fromkeys(choice for choice, _ in names.values()))
     seeds = list(dict.fromkeys(seed for _, seed in names.values()))
     series = []
     for path, x, y in curves:
         choice, seed = names[path]
-        kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0]
+        kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0 or not log]
         series.append(Series(choice, *_thinned(kept), colour=choices.index(choice), line=seeds.index(seed)))
     return series
 
