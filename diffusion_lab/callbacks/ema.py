@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from diffusion_lab.models.power_averages import wanted_length
+from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.models.trainable import RAW, TrainableModel
 
 _PREFIX = "ema_"

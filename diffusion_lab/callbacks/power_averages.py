@@ -11,9 +11,9 @@ from lightning import Callback, Trainer
 from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_lab.callbacks.profiles import TRACKED, Profile
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.budget import budget_used
-from diffusion_lab.models.power_averages import TRACKED, Profile
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.runs.contents import kept_average_name
 

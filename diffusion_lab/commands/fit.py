@@ -19,6 +19,7 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining, Interrupti
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.power_averages import PowerAverages
 from diffusion_lab.callbacks.precision import PrecisionError
+from diffusion_lab.callbacks.profiles import TRACKED
 from diffusion_lab.callbacks.saving import newest_good, previous_of
 from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.files import remove_staged, write_whole
@@ -30,7 +31,6 @@ from diffusion_lab.from_config.ranks import Ranks
 from diffusion_lab.from_config.tracking import build_trackers, tracked_training
 from diffusion_lab.from_config.trainer import build_trainer
 from diffusion_lab.models.budget import time_budget
-from diffusion_lab.models.power_averages import TRACKED
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
+from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.from_config.build import plain_config, sampling_identity
@@ -24,7 +25,6 @@ from diffusion_lab.from_config.moments import read_taken
 from diffusion_lab.from_config.power_averages import profile_error
 from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
 from diffusion_lab.from_config.tracking import tracked_score
-from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.runs import (
     ModelDirectory,
     RunDirectory,

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.from_config.build import (
@@ -29,7 +30,6 @@ from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of,
 from diffusion_lab.from_config.scores import check_scoring, run_of
 from diffusion_lab.from_config.starting import start
 from diffusion_lab.from_config.trained import check_moments, load_weights
-from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.runs.contents import snapshot_name
 

@@ -86,7 +86,7 @@ class GaussianDiffusion:
         return (
             self.schedule.prior_std
             * self.numbers(self.num_timesteps).noise
-            / float(self.schedule.pair(torch.tensor([end]))[1])
+            / float(self.schedule.pair(torch.tensor([end]))[1].detach())
         )
 
     def respace(self, kept: Int64[Tensor, " K"] | Float64[Tensor, " K"]) -> "GaussianDiffusion":

@@ -17,7 +17,7 @@ of that is V_2 = 2·(√E h(x, x′)²/n + √E h(y, y′)²/m)², of pairs. So 
 with V_0 = V·b/(2·d̂) where the bias b = d̂ − d̃ is little of d̂, and the mean of that and V_2 where it is all. The interval is of
 Wilson's kind: all d that are less than 1.96 of *their* deviations from d̃.
 
-Tried and rejected by simulation (in which this one covered 93 to 98 %, see docs/numbers.md):
+Tried and rejected by simulation (in which this one covered 94 to 98 %, see docs/numbers.md):
 d̃ ± 1.96·√V covers 99 % at d = 0, where V is twice too large;
 d̃ ± 1.96·√(V − V_2) covers 66 % where tails are heavy, and 99 % where they are a little skewed.
 (A bootstrap of d̂ repeats the bias that it should tell.)

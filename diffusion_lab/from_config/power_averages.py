@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from diffusion_lab.callbacks.profiles import TRACKED, Profile, combination, wanted_length
 from diffusion_lab.foreign import RunError, inside
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.models.power_averages import TRACKED, Profile, combination, wanted_length
 from diffusion_lab.runs import ModelDirectory
 
 if TYPE_CHECKING:

