@@ -57,6 +57,7 @@ def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab)
     assert {run["protocol"]["bound"]["kind"] for run in guided} == {"bound of a strided chain, guided"}
 
 
+@pytest.mark.thorough
 def test_a_sweep_over_scale_and_moment_trains_once(lab):
     code, out, err = lab("train", "-m", *SIX, AUTO, "guidance.scale=1,2", "guidance.moment=0.2,0.4")
     assert code == 0, err + out

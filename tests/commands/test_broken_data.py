@@ -28,6 +28,7 @@ def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_work
     assert torch.multiprocessing.active_children() == []
 
 
+@pytest.mark.thorough
 def test_what_is_skipped_is_said_once(tmp_path, zygote):
     root = write_images(tmp_path / "own")
     (root / "ants" / "broken.jpg").write_bytes(b"")

@@ -62,6 +62,7 @@ def logs(folder, pattern):
     return [path.read_text() for path in (folder / "outputs" / "sweeps").glob(f"*/jobs/{pattern}/log.txt")]
 
 
+@pytest.mark.thorough
 def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_killed(tmp_path, sweep):
     first, second = sweep("seed=1,2"), sweep("seed=2,1")
     wait_for(lambda: at_work(tmp_path, first.pid) and at_work(tmp_path, second.pid), "both sweeps at work")

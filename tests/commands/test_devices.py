@@ -40,6 +40,7 @@ def started(monkeypatch):
     return sizes
 
 
+@pytest.mark.thorough
 def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatch, started):
     pretend(monkeypatch, lab.folder, EIGHT)
     at_a_time = []

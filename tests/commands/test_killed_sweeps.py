@@ -60,10 +60,8 @@ def metrics(folder):
     return list((folder / "outputs" / "runs").glob("*/metrics.json"))
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [pytest.param("the second model is trained", marks=pytest.mark.thorough), "the second cell is scored"],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("moment", ["the second model is trained", "the second cell is scored"])
 def test_a_killed_sweep_goes_on(tmp_path, sweep, undisturbed, moment):
     running = sweep(CELLS)
     if moment == "the second model is trained":
