@@ -76,8 +76,8 @@ class MomentsStart(Start):
     """p(x_T) = N(α_T·m, α_T²·Σ + σ_T²·I), m and Σ the mean and covariance of the data.
 
     Of all Gaussians it is the closest to q(x_T). At low SNR the score of any data is that of this Gaussian (Wang & Vastola 2024,
-    "The unreasonable effectiveness of Gaussian score approximation for diffusion models"), so a chain may start at a log SNR of −4
-    where one from pure noise must start at −8: the steps between are saved. Few steps gain most.
+    "The unreasonable effectiveness of Gaussian score approximation for diffusion models"), so a chain may start
+    later and saves the steps before: on Fashion-MNIST at a log SNR of −4 in place of −8. Only few steps gain by it.
 
     moments: measured of the training images, with a mean for each class where the model has classes, and the covariance within
     them. Until then, while the network trains, it is `NoiseStart`.

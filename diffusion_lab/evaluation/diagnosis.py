@@ -60,7 +60,7 @@ def errors_by_log_snr(
     That is the error of the velocity, which has one scale at all log SNRs: that of x_0 in noise, that of ε near the data.
 
     The best one is E[x_0|x_t] over the images that training shows, mirrored too where training mirrors them, and those of class y
-    alone where the model knows y (Karras et al. 2022, EDM, appendix B.3). It is computed at the network's own x_t: unbiased.
+    alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
     looks = [[] for _ in log_snrs]
     given = []

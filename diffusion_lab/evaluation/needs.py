@@ -1,4 +1,4 @@
-"""What may be missing of samples, or of what they are compared with."""
+"""What samples, or the images they are compared with, may lack."""
 
 from enum import Enum
 

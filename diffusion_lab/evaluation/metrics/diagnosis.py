@@ -1,4 +1,4 @@
-"""Where does the distance come from? Curves by log SNR, which say what each part of the chain adds."""
+"""Where does the distance come from? Curves by log SNR show what each part of the chain adds."""
 
 from __future__ import annotations
 
