@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from diffusion_lab import __version__
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.from_config.conf import CONF, usual_outputs
 
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
 
@@ -32,6 +32,7 @@ HELP = f"""\
 diffusion-lab {__version__}: denoising diffusion as an experiment
 
 usage: diffusion-lab <command> [option=value ...]
+       diffusion-lab                                     what to do next in this folder
 
 {chr(10).join(f"  {name:<10} {what}" for name, what in COMMANDS.items())}
 
@@ -73,7 +74,12 @@ def _nobody_reads() -> bool:
 
 def _main() -> None:
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments:
+        from diffusion_lab.commands.next_steps import next_steps
+
+        print("\n".join(next_steps(Path(usual_outputs()))))
+        return
+    if arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return
     if arguments[0] == "--version":

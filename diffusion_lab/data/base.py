@@ -70,6 +70,10 @@ class DataModule(LightningDataModule, ABC):
             self._load()
             self._prepared = True
 
+    def missing(self) -> str | None:
+        """What `prepare` would not find on this machine, and how to get it, in one sentence; None: nothing. Decodes no image."""
+        return None
+
     @abstractmethod
     def _load(self) -> None:
         """Find, check and, where it is small, read the data; set every fact."""

@@ -45,15 +45,22 @@ class CelebA(ImageFiles):
         self.attribute = attribute
         self.download = download
 
-    def _load(self) -> None:
-        lists = [name for _, _, name in datasets.CelebA.file_list if name.endswith(".txt")]
-        by_hand = f"put {_IMAGES}.zip, unpacked, and {', '.join(lists)} into {self.root / _FOLDER}"
+    def missing(self) -> str | None:
         wrong = self._first_wrong()
-        if wrong and self.download:
-            download("CelebA", self.root, lambda root: datasets.CelebA(root, download=True), "", by_hand)
-            wrong = self._first_wrong()
-        if wrong:
-            raise DataError(f"CelebA: {wrong}: set data.download=true, or {by_hand}.")
+        return wrong and f"CelebA: {wrong}: set data.download=true, or {self._by_hand}."
+
+    @property
+    def _by_hand(self) -> str:
+        lists = [name for _, _, name in datasets.CelebA.file_list if name.endswith(".txt")]
+        return f"put {_IMAGES}.zip, unpacked, and {', '.join(lists)} into {self.root / _FOLDER}"
+
+    def _load(self) -> None:
+        missing = self.missing()
+        if missing and self.download:
+            download("CelebA", self.root, lambda root: datasets.CelebA(root, download=True), "", self._by_hand)
+            missing = self.missing()
+        if missing:
+            raise DataError(missing)
         sources = {split: datasets.CelebA(str(self.root), split, target_type=[]) for split in ("train", "test")}
         names = [name for name in sources["train"].attr_names if name]
         if self.attribute not in (None, *names):

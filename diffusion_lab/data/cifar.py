@@ -35,22 +35,32 @@ class CIFAR(InMemoryDataModule):
     def _published(self) -> type[datasets.CIFAR10]:
         """torchvision's class, which knows the files and their MD5s."""
 
+    def missing(self) -> str | None:
+        wrong = self._first_wrong()
+        return wrong and f"{self.title}: {wrong}: set data.download=true, or {self._by_hand}."
+
     def _read(self) -> tuple[Split, Split]:
-        source = self._published
-        folder = Path(self.root) if self.root else cache_folder(self.name)
-        by_hand = f"put {source.filename} into {folder} and unpack it there"
-        wrong = self._first_wrong(folder)
-        if wrong and self.download:
-            download(self.title, folder, lambda root: source(root, download=True), "", by_hand)
-            wrong = self._first_wrong(folder)
-        if wrong:
-            raise DataError(f"{self.title}: {wrong}: set data.download=true, or {by_hand}.")
+        source, folder = self._published, self._folder
+        missing = self.missing()
+        if missing and self.download:
+            download(self.title, folder, lambda root: source(root, download=True), "", self._by_hand)
+            missing = self.missing()
+        if missing:
+            raise DataError(missing)
         return _split(source(str(folder), train=True)), _split(source(str(folder), train=False))
 
-    def _first_wrong(self, folder: Path) -> str | None:
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root) if self.root else cache_folder(self.name)
+
+    @property
+    def _by_hand(self) -> str:
+        return f"put {self._published.filename} into {self._folder} and unpack it there"
+
+    def _first_wrong(self) -> str | None:
         source = self._published
         listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return first_wrong((folder / source.base_folder / name, md5) for name, md5 in listed)
+        return first_wrong((self._folder / source.base_folder / name, md5) for name, md5 in listed)
 
 
 class CIFAR10(CIFAR):

@@ -54,19 +54,18 @@ class IdxImages(InMemoryDataModule):
     def _fetch(self, root: str) -> object:
         """torchvision's download into `root`."""
 
+    def missing(self) -> str | None:
+        if self._find() is not None:
+            return None
+        package = f"install Debian's package {self.package}, " if self.package else ""
+        return f"{self.title} was not found in {self._folder}: set data.download=true, {package}or {self._by_hand}."
+
     def _read(self) -> tuple[Split, Split]:
-        folder = Path(self.root) if self.root else cache_folder(self.name)
-        by_hand = (
-            f"put {', '.join(f'{name}.gz' for name in _names())} into {folder}, "
-            "or name the folder that holds them with data.root=FOLDER"
-        )
+        if self.download and self._find() is None:
+            download(self.title, self._folder, self._fetch, self.raw, self._by_hand)
         files = self._find()
-        if files is None and self.download:
-            download(self.title, folder, self._fetch, self.raw, by_hand)
-            files = self._find()
         if files is None:
-            package = f"install Debian's package {self.package}, " if self.package else ""
-            raise DataError(f"{self.title} was not found in {folder}: set data.download=true, {package}or {by_hand}.")
+            raise DataError(self.missing())
         return tuple(
             Split(
                 read_idx(files[f"{part}-images-idx3-ubyte"], (size, *_IMAGE_SHAPE))[:, None],
@@ -74,6 +73,15 @@ class IdxImages(InMemoryDataModule):
             )
             for part, size in _SIZES.items()
         )
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.root) if self.root else cache_folder(self.name)
+
+    @property
+    def _by_hand(self) -> str:
+        files = ", ".join(f"{name}.gz" for name in _names())
+        return f"put {files} into {self._folder}, or name the folder that holds them with data.root=FOLDER"
 
     def _find(self) -> dict[str, Path] | None:
         """The four files of the first folder that holds them all."""

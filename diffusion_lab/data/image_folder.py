@@ -42,6 +42,13 @@ class ImageFolder(ImageFiles):
         self.classes = classes
         self.test_fraction = test_fraction
 
+    def missing(self) -> str | None:
+        try:
+            self._split_folders()
+        except DataError as error:
+            return str(error)
+        return None
+
     def _load(self) -> None:
         folders = self._split_folders()
         if folders:

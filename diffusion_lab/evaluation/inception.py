@@ -38,10 +38,10 @@ class InceptionFeatures(Features):
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
         super().__init__()
-        file = Path(path) if path is not None else Path(torch.hub.get_dir(), "checkpoints", FILE_NAME)
+        file = Path(path) if path is not None else usual_file()
         if download and not file.is_file():
             _fetch(file, sha256)
-        self.network = _network(_checked(file, sha256), file)
+        self.network = _network(checked(file, sha256), file)
         self.identity = sha256
 
     @property
@@ -72,6 +72,11 @@ class InceptionFeatures(Features):
         return vectors @ self.network.fc.weight.T.to(vectors)
 
 
+def usual_file() -> Path:
+    """Where torch hub keeps the weights."""
+    return Path(torch.hub.get_dir(), "checkpoints", FILE_NAME)
+
+
 def _fetch(file: Path, sha256: str) -> None:
     """Whole or not at all: torch hub writes beside the target and checks the digest before it puts the file in place."""
     try:
@@ -81,7 +86,8 @@ def _fetch(file: Path, sha256: str) -> None:
         raise WeightsError(f"{URL_INCEPTION_V3} could not be fetched to {file} ({error}); put it there.") from error
 
 
-def _checked(file: Path, sha256: str) -> bytes:
+def checked(file: Path, sha256: str = SHA256) -> bytes:
+    """The content of the file. WeightsError if it is missing or is not the published one."""
     try:
         content = file.read_bytes()
     except OSError as error:

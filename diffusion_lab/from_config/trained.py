@@ -19,7 +19,7 @@ from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_data, variance_matters
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.from_config.conf import CONF, usual_outputs
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.power_averages import build_average
@@ -44,14 +44,7 @@ def model_dir_of(options: list[str]) -> ModelDirectory | None:
         return None
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(named["outputs"] if "outputs" in named else _usual_outputs()))
-
-
-def _usual_outputs() -> str:
-    """`outputs`, unless the user's own conf/local says otherwise."""
-    files = [conf / "local" / "default.yaml" for conf in (CONF, Path("conf"))]
-    said = [OmegaConf.load(file).get("outputs") for file in files if file.is_file()]
-    return next(filter(None, said), "outputs")
+    return newest_model(Path(named["outputs"] if "outputs" in named else usual_outputs()))
 
 
 def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[str]:

@@ -16,14 +16,14 @@ def compile_network(network: nn.Module) -> str | None:
     In place (nn.Module.compile), so parameters, state_dict keys and the class stay what they were. The work is done at
     the first call and takes a minute or two for a U-Net: worth it for long runs only.
     """
-    missing = _missing(next(network.parameters()).device)
+    missing = missing_for(next(network.parameters()).device)
     if missing:
         return f"torch.compile is off: {missing}; the run goes on without it"
     network.compile()
     return None
 
 
-def _missing(device: torch.device) -> str | None:
+def missing_for(device: torch.device) -> str | None:
     """What torch.compile lacks here for `device`, or None: Triton for a GPU, a compiler and Python's headers for a CPU."""
     if device.type != "cpu":
         from torch.utils._triton import has_triton

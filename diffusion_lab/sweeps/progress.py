@@ -80,7 +80,7 @@ def seconds_left(status: Status, earlier: Status | None) -> float | None:
 def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
     """A line for each, and how many are where. earlier: a status of the same folders from before, for the pace."""
     shown = Table(
-        box=None, pad_edge=False, header_style="dim", title=_summary(found), title_justify="left", title_style=""
+        box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
     )
     for column in ("", "choices", "state", "step", "left"):
         shown.add_column(column, justify="right" if column in ("step", "left") else "left", no_wrap=column != "choices")
@@ -122,7 +122,7 @@ def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cance
     return JobProgress(job.what, job.label, job.folder, state, status, reason)
 
 
-def _summary(found: Sequence[JobProgress]) -> str:
+def summary(found: Sequence[JobProgress]) -> str:
     """models: 2 done, 1 running; cells: 4 queued"""
     parts = []
     for what in ("model", "cell"):

@@ -95,10 +95,10 @@ def _of_slurm(folder: Path, jobs: Collection[str]) -> bool:
     return any(not process_file(folder, job).is_file() for job in jobs)
 
 
-def ask(*command: str) -> str | None:
-    """What a command of Slurm prints; None if it fails or says nothing for a minute."""
+def ask(*command: str, seconds: float = _ANSWER_SECONDS) -> str | None:
+    """What a command of Slurm prints; None if it fails or does not answer in so many seconds."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout

@@ -32,6 +32,10 @@ def test_there_are_data_sets() -> None:
     assert known <= {path.stem for path in FILES}
 
 
+def test_nothing_is_missing_of_what_was_prepared(data: DataModule) -> None:
+    assert data.missing() is None
+
+
 def test_the_yaml_is_the_name_and_the_options_arrive(data: DataModule, request: pytest.FixtureRequest) -> None:
     assert data.name == request.node.callspec.params["data"].stem
     assert data.seed == 3

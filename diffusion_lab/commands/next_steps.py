@@ -1,0 +1,113 @@
+"""`diffusion-lab` without a command: what lies in outputs/ and which commands come next. Reads folders; imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection
+from pathlib import Path
+
+from diffusion_lab.runs import ModelDirectory, RunError, SweepDirectory, newest_sweep
+from diffusion_lab.runs.places import models_in, runs_folder, scored_runs
+from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, read_status
+from diffusion_lab.sweeps.progress import is_over, job_progress, summary
+
+Command = tuple[str, str]  # as it is typed, and what it does
+
+_FIRST: list[Command] = [
+    ("diffusion-lab train", "handwritten digits, about three minutes on two cores"),
+    ("diffusion-lab train data=image_folder data.root=FOLDER", "your own images"),
+    ("diffusion-lab doctor", "check this machine"),
+]
+_ALL: Command = ("diffusion-lab --help", "all commands")
+
+
+def next_steps(outputs: Path) -> list[str]:
+    """At most 15 lines: what is there, and the commands to type."""
+    models = models_in(outputs)
+    found, commands, of_sweep = _sweep(outputs)
+    found += _unfinished([model for model in models if not model.finished and model.path.name not in of_sweep])
+    generative = [model for model in models if model.finished and not model.accuracy.is_file()]
+    if generative:
+        newest = max(generative, key=lambda model: model.training.stat().st_mtime_ns)
+        found = [*_model(newest, len(generative), outputs), *found]
+        is_newest = all(
+            m.training.stat().st_mtime_ns <= newest.training.stat().st_mtime_ns for m in models if m.finished
+        )
+        commands = [*_with_model(newest, is_newest, outputs), *commands]
+    else:
+        found = [f"There is no trained model in {outputs} yet.", *found]
+        commands = [*commands, *_FIRST]
+    commands = [*commands, _ALL]
+    width = max(len(typed) for typed, _ in commands)
+    return [*found, "", "Next:", *(f"  {typed:<{width}}  {what}" for typed, what in commands)]
+
+
+def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:
+    scored = [run for run in scored_runs(runs_folder(outputs)) if run.path.name.startswith(newest.path.name)]
+    pictures = [run.samples_png for run in scored if run.samples_png.is_file()] or newest.grids
+    found = [f"{count} trained model{'s' * (count > 1)}. The newest: {newest.path}"]
+    if pictures:
+        found.append(f"Samples: {max(pictures, key=lambda file: file.stat().st_mtime_ns)}")
+    return found
+
+
+def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[Command]:
+    named = "" if is_newest else f" model_dir={newest.path}"  # the newest of all is a classifier
+    try:
+        steps = " sampler.spacing.num_steps=10" if newest.read_choices().get("sampler") else ""
+    except RunError:
+        steps = ""
+    return [
+        (f"diffusion-lab sample{named}", "draw 64 samples"),
+        (f"diffusion-lab evaluate{named}{steps}", "score it" + (" with ten sampling steps" if steps else "")),
+        ("diffusion-lab train -m schedule=linear,cosine seed=1,2", "a sweep: compare two schedules"),
+        *(
+            [(f"diffusion-lab report runs={runs_folder(outputs)}", "all scores on one page")]
+            if scored_runs(runs_folder(outputs))
+            else []
+        ),
+    ]
+
+
+def _unfinished(models: list[ModelDirectory]) -> list[str]:
+    """One line for trainings that run, and one for trainings that stopped."""
+    states: dict[str, list[str]] = {}
+    for model in models:
+        status = read_status(model.path)
+        if status is not None:
+            step = f" (step {status.step or 0} of {status.steps})" if status.steps else ""
+            states.setdefault(status.state, []).append(f"{model.path}{step}")
+    found = [f"Training now: {_some(states[RUNNING])}"] if RUNNING in states else []
+    stopped = [*states.get(INTERRUPTED, []), *states.get(FAILED, [])]
+    if stopped:
+        found.append(f"Stopped before the end: {_some(stopped)}. Run the same `diffusion-lab train …` again to resume.")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
+    """The newest sweep: lines on it, commands for it, and the folders of its models."""
+    try:
+        sweep = newest_sweep(outputs)
+    except RunError:
+        return [], [], ()
+    try:
+        content, progress = sweep.read_sweep(), job_progress(sweep)
+    except RunError as error:
+        return [f"The newest sweep cannot be read: {error}"], [], ()
+    found = [f"Sweep {sweep.path}: {summary(progress)}", *_report(sweep)]
+    name = shlex.quote(sweep.path.name)
+    commands = [(f"diffusion-lab report {name}", "tables and figures of the sweep")]
+    if not is_over(progress):
+        commands = [(f"diffusion-lab status {name}", "how far the sweep is")]
+        if content.get("command") and not any(standing.state == RUNNING for standing in progress):
+            commands.append((f"diffusion-lab train -m {shlex.join(content['command'])}", "go on with the sweep"))
+    return found, commands, {cell["model"] for cell in content["cells"]}
+
+
+def _report(sweep: SweepDirectory) -> list[str]:
+    pages = sorted(sweep.report.glob("*.html"))
+    return [f"Report: {pages[0]}"] if pages else []

@@ -1,0 +1,23 @@
+from itertools import pairwise
+
+from .conftest import files
+
+
+def test_each_finding_says_what_to_do_and_a_machine_that_can_train_is_fine(lab, monkeypatch):
+    monkeypatch.setattr("wandb.login", lambda prompt, verify: False)
+    monkeypatch.setattr("diffusion_lab.doctor.services.ask", lambda *command, seconds: None)  # it may take ten seconds
+    code, out, err = lab("doctor")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == "`diffusion-lab train` works here."
+    for line, following in pairwise(lines):
+        assert following.strip().startswith("→") == line.startswith("missing")
+    assert files(lab.folder) == []
+
+
+def test_what_the_default_command_needs_ends_in_an_error(lab):
+    (lab.folder / "mine").touch()
+    code, out, err = lab("doctor", "outputs=mine/outputs")
+    assert code == 1
+    assert "broken  disk" in out
+    assert err == "diffusion-lab doctor: `diffusion-lab train` does not work here; repair disk first (see above)\n"
