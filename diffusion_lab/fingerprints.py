@@ -43,7 +43,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
     # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
-    "model_dir", "init_from", "init_weights",
+    "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels",

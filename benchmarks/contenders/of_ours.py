@@ -20,7 +20,7 @@ from diffusion_lab.models import budget as lab_budget
 from diffusion_lab.runs import newest_model
 from diffusion_lab.runs.contents import snapshot_name
 
-_KEPT = (0.1, 0.2, 0.4)  # moments that a guidance may ask for
+_KEPT = (0.05, 0.1, 0.2, 0.4)  # moments that a guidance may ask for
 
 
 class Ours(Contender):

@@ -69,3 +69,15 @@ class CSVRecord(Logger):
         whole = bool(lines) and lines[-1].endswith("\n")
         reader = csv.DictReader(lines if whole else lines[:-1])
         return list(reader.fieldnames or []), list(reader), whole
+
+
+def copy_rows(source: Path, target: Path, last: int) -> None:
+    """Copy a record, without the rows of steps after `last`."""
+    with source.open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if int(row["step"]) <= last]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, reader.fieldnames or [])
+        writer.writeheader()
+        writer.writerows(rows)
+    write_whole(target, text.getvalue().encode())

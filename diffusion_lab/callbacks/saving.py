@@ -7,6 +7,7 @@ a copy that a crash or a full disk can cut; and our own callback, because ModelC
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, BinaryIO
@@ -17,7 +18,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffusion_lab.callbacks.interruption import Interruption
+from diffusion_lab.callbacks.snapshots import used_by
 from diffusion_lab.files import whole_file
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.moments import Moment
 from diffusion_lab.runs.models import previous_of
 
 
@@ -52,26 +56,38 @@ class Saving(Checkpoint):
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
         self._step, self._saved_at = 0, monotonic()
         self._ended, self._asked_to_stop, self._after_validation = False, False, False
+        self._branches: Sequence[Moment] = ()
+        self._branch_due = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def keep_branches(self, at: Sequence[Moment], file_of: Callable[[int], Path]) -> None:
+        """Keep the checkpoint of the first step that reaches each of these moments, in the file of that step.
+
+        The file is there before any checkpoint of a later step, so a training that was killed has it or comes to the step again.
+        """
+        self._branches, self._branch_file = at, file_of
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # Lightning has put its own handlers over ours
         self._step, self._saved_at = trainer.global_step, monotonic()
+        self._used = used_by(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
         self._step = step
+        before, self._used = self._used, used_by(trainer, pl_module)
+        self._branch_due = any(before[at.unit] < at.amount <= self._used[at.unit] for at in self._branches)
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
         late, signum = _agreed(trainer, late, self.interruption.signum or 0)
         self._ended = trainer.should_stop
         if signum:
             self.interruption.signum, self._asked_to_stop = signum, True
-        if not (due or late or signum):
+        if not (due or late or signum or self._branch_due):
             return
         # A step is over when the validation that follows it is: what looks at that is a part of the state.
         self._after_validation = _validates_next(trainer)
@@ -87,6 +103,11 @@ class Saving(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        if self._branch_due:
+            branch = self._branch_file(trainer.global_step)
+            trainer.save_checkpoint(branch)
+            if trainer.is_global_zero:  # where the training came to this step a second time
+                previous_of(branch).unlink(missing_ok=True)
         trainer.save_checkpoint(self.path)
         self._saved_at = monotonic()
         trainer.should_stop = trainer.should_stop or self._asked_to_stop

@@ -40,7 +40,7 @@ class Snapshots(Callback):
         self._step, self._used = 0, {}
 
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        self._step, self._used = trainer.global_step, _used(trainer, pl_module)
+        self._step, self._used = trainer.global_step, used_by(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
@@ -48,7 +48,7 @@ class Snapshots(Callback):
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
-        before, self._step, self._used = self._used, step, _used(trainer, pl_module)
+        before, self._step, self._used = self._used, step, used_by(trainer, pl_module)
         if not trainer.is_global_zero:
             return
         for moment in self.at:
@@ -61,8 +61,8 @@ class Snapshots(Callback):
                 )
 
 
-def _used(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
-    """Unit -> how much of it training has used."""
+def used_by(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+    """Unit of a moment -> how much of it training has used."""
     return {
         SHARE: budget_used(trainer, trainer.global_step),
         SECONDS: seconds_trained(trainer),

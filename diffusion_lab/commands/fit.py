@@ -20,10 +20,11 @@ from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.power_averages import PowerAverages
 from diffusion_lab.callbacks.precision import PrecisionError
 from diffusion_lab.callbacks.profiles import TRACKED
-from diffusion_lab.callbacks.saving import newest_good, previous_of
+from diffusion_lab.callbacks.saving import Saving, newest_good, previous_of
 from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
+from diffusion_lab.from_config.branching import BranchPoint, branches_asked
 from diffusion_lab.from_config.build import plain_config, variance_matters
 from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopped
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
@@ -52,8 +53,9 @@ def fit(
     fingerprint: str,
     choices: dict[str, str],
     here: Ranks,
+    branch: BranchPoint | None = None,
 ) -> None:
-    """Train in `directory`, a model's or the `retraining` in it, while the model's is held.
+    """Train in `directory`, a model's or the `retraining` in it, while the model's is held. branch: where it begins, if not at 0.
 
     InterruptedTraining after a signal; MistakeError for what the user can mend.
     """
@@ -67,6 +69,8 @@ def fit(
             added = added_callbacks(cfg)
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
             averages = _kept_averages(cfg, directory, trainer)
+            saving = next(part for part in trainer.callbacks if isinstance(part, Saving))
+            saving.keep_branches(branches_asked(cfg), directory.branch)
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
@@ -85,11 +89,17 @@ def fit(
             console.print(notice)
         if resumed:
             console.print(f"going on from {resumed}")
+        elif branch is not None:
+            console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
             console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
-            for old in (*directory.snapshots, *directory.kept_averages):
+            for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
                 old.unlink()
+            missing = branch and branch.bring(directory, cfg)
+            if missing:
+                console.print(missing)
+        resumed = resumed or (branch and branch.checkpoint)
 
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
@@ -106,6 +116,7 @@ def fit(
                 seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
+                **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
@@ -148,8 +159,8 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
                 + (f"remove {directory.path} to begin anew" if cfg.retrain else "retrain=true trains anew")
             )
     tracked = len(TRACKED) if cfg.snapshots.averages else 0
-    # Two checkpoints and one that is being written.
-    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays) + tracked) * 3
+    # Two checkpoints, one that is being written, and the branches.
+    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays) + tracked) * (3 + len(cfg.snapshots.branches))
     # Of each moment one set of weights, or two averages in half precision.
     needed = _BYTES * (numbers + num_parameters * (len(cfg.snapshots.at) + cfg.snapshots.averages))
     free = shutil.disk_usage(directory.path).free

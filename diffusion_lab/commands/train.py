@@ -15,6 +15,7 @@ from rich.console import Console
 from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.from_config.branching import branch_point
 from diffusion_lab.from_config.build import (
     build_data,
     build_model,
@@ -71,6 +72,7 @@ def run(cfg: DictConfig) -> float | None:
         choices = choices_made()
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
+        branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
         asked = scores_asked(cfg)
         if generative:
             for score in asked:
@@ -100,7 +102,7 @@ def run(cfg: DictConfig) -> float | None:
                 if is_trained():  # whoever held it before has done it
                     _say_trained(console, directory, cfg.retrain)
                 else:
-                    fit(cfg, data, model, place, fingerprint, choices, here)
+                    fit(cfg, data, model, place, fingerprint, choices, here, branch)
                     if here.is_first:
                         directory.put_in_place()
                     here.agree(None)  # nobody reads the weights before they are there

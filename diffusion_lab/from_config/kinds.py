@@ -22,8 +22,8 @@ OPTIONS = {
         ("num_images", "batch_size", "seed", "val.every_n_steps", "val.num_images", "val.batch_size", "val.seed"), int
     ),
     **dict.fromkeys(("outputs", "init_weights"), str),
-    **dict.fromkeys(("objective_metric", "init_from", "samples", "reference", "to"), str | None),
-    **dict.fromkeys(("tags", "snapshots.at"), list[Any]),
+    **dict.fromkeys(("objective_metric", "init_from", "branch_from", "samples", "reference", "to"), str | None),
+    **dict.fromkeys(("tags", "snapshots.at", "snapshots.branches"), list[Any]),
     "snapshots.averages": int,
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,

@@ -39,8 +39,12 @@ def keep_asked(cfg: DictConfig) -> None:
     """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
     if cfg.snapshots.averages < 0:
         raise MistakeError(f"snapshots.averages={cfg.snapshots.averages}: it is a number of moments, or 0 for none")
-    kept, asked = _moments("snapshots.at", cfg.snapshots.at), _moments("evaluation.at", cfg.evaluation.get("at") or [])
-    for option, moments in (("snapshots.at", kept), ("evaluation.at", asked)):
+    kept, asked = (
+        moments_of("snapshots.at", cfg.snapshots.at),
+        moments_of("evaluation.at", cfg.evaluation.get("at") or []),
+    )
+    branches = moments_of("snapshots.branches", cfg.snapshots.branches)
+    for option, moments in (("snapshots.at", kept), ("evaluation.at", asked), ("snapshots.branches", branches)):
         for moment in moments:
             ends = _end(cfg, moment)
             if ends is not None:
@@ -54,13 +58,13 @@ def keep_asked(cfg: DictConfig) -> None:
 
 def kept_weights(cfg: DictConfig) -> list[str]:
     """Names of the weights of earlier moments that a training will have."""
-    return list(map(snapshot_name, _moments("snapshots.at", cfg.snapshots.at)))
+    return list(map(snapshot_name, moments_of("snapshots.at", cfg.snapshots.at)))
 
 
 def weights_asked(at: Sequence[Any] | None) -> list[str]:
     """[1m, end] -> ["at_1m", "end"]. MistakeError for what is no moment, and for one that stands twice."""
     ends = [END] if END in (at or ()) else []
-    names = [*map(snapshot_name, _moments("evaluation.at", at or ())), *ends]
+    names = [*map(snapshot_name, moments_of("evaluation.at", at or ())), *ends]
     if len(set(names)) < len(at or ()):
         raise MistakeError(f"evaluation.at={list(at or ())}: each moment is scored once; leave out the repeated one")
     return names
@@ -91,7 +95,8 @@ def _with_weights(cfg: DictConfig, name: str) -> DictConfig:
     return one
 
 
-def _moments(option: str, at: Iterable[Any]) -> list[Moment]:
+def moments_of(option: str, at: Iterable[Any]) -> list[Moment]:
+    """The moments that an option lists. MistakeError, naming the option, for what is none."""
     try:
         return [read_moment(written) for written in at if not (written == END and option == "evaluation.at")]
     except ValueError as error:

@@ -63,7 +63,10 @@ class WarmupStableDecay(LearningRate):
             )
 
     def after_warmup(self, progress: float) -> float:
-        return 1 - math.sqrt(max(0.0, 1 - (1 - progress) / self.decay_share))
+        used = 1 - (1 - progress) / self.decay_share
+        return 1 - math.sqrt(
+            max(0.0, round(used, 12))
+        )  # rounded, or the decay would begin a step before 0.8 of the budget
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

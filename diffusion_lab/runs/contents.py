@@ -14,7 +14,15 @@ _WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
 _SNAPSHOT = "at_"
 _KEPT_AVERAGE = "power_"
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
-_TRAINING = {"steps": int, "seconds": int | float, "images": int, "fingerprint": str, "flops": int | float}
+_TRAINING = {
+    "steps": int,
+    "seconds": int | float,
+    "images": int,
+    "fingerprint": str,
+    "flops": int | float,
+    "branched_from": str,
+    "branched_at": int,
+}
 _ALWAYS = ("steps", "seconds", "images")
 _LARGEST = 2**63
 _MOST_NUMBERS = 2**24  # of an image

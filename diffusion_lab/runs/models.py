@@ -18,6 +18,7 @@ from diffusion_lab.status import FILE as STATUS
 _CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
 _RETRAINING = "retraining"
 _GRID = re.compile(r"step_\d+\.png")
+_BRANCH = re.compile(r"branch_(\d+)\.ckpt")
 
 
 def previous_of(checkpoint: Path) -> Path:
@@ -62,6 +63,16 @@ class ModelDirectory(Directory):
     def previous_resume(self) -> Path:
         """The checkpoint before `resume`."""
         return previous_of(self.resume)
+
+    def branch(self, step: int) -> Path:
+        """What a training of another length goes on from, at this step."""
+        return self.path / f"branch_{step}.ckpt"
+
+    @property
+    def branches(self) -> dict[int, Path]:
+        """Step -> file, of the branches in this very folder; the first step first."""
+        found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
+        return dict(sorted((int(named[1]), file) for named, file in found))
 
     @property
     def training(self) -> Path:
@@ -132,7 +143,7 @@ class ModelDirectory(Directory):
         named = [self.path / name for name in (_TRAINING, _CONFIG, _CHOICES, _CSV, STATUS)]
         named += [self.resume, self.previous_resume, self.accuracy, self.tracked_as, self._mark]
         named += [file for file in self.path.glob("*.safetensors") if is_weights(file.stem)]
-        named += self.kept_averages
+        named += [*self.kept_averages, *self.branches.values()]
         named += [] if self.samples.is_symlink() else self.grids
         anew = self.retraining.files if self.retraining.path.is_dir() else []
         return sorted(plain_files([*named, *staged_in(self.path)]) + anew, key=lambda file: file.name != _TRAINING)
@@ -168,7 +179,7 @@ class ModelDirectory(Directory):
         first, last = new.path / _CHOICES, new.path / _TRAINING
         if first.exists():  # nothing has been moved yet: what the new training lacks must go before
             old = (self.resume, self.previous_resume, self.path / _CSV, self.tracked_as, self.accuracy)
-            for file in (*old, *self.snapshots, *self.kept_averages, *self.grids):
+            for file in (*old, *self.snapshots, *self.kept_averages, *self.branches.values(), *self.grids):
                 file.unlink(missing_ok=True)
         new._mark.touch()
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]

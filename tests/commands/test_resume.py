@@ -90,15 +90,18 @@ class Training:
 
 def assert_same_bits(one: Training, other: Training) -> None:
     assert one.log() == other.log()
-    assert one.directory.weight_names == other.directory.weight_names
-    for name in one.directory.weight_names:
-        a, b = (load_file(t.directory.weights(name)) for t in (one, other))
+    names = [sorted(file.name for file in t.directory.path.glob("*.safetensors")) for t in (one, other)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        a, b = (load_file(t.directory.path / name) for t in (one, other))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a), name
-    a, b = (load_state(t.directory.resume) for t in (one, other))
-    assert a["global_step"] == b["global_step"]
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", "averages"):
-        assert same(a[part], b[part]), part
+    assert list(one.directory.branches) == list(other.directory.branches)
+    for file in (one.directory.resume, *one.directory.branches.values()):
+        a, b = (load_state(t.directory.path / file.name) for t in (one, other))
+        assert a["global_step"] == b["global_step"]
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "averages"):
+            assert same(a[part], b[part]), part
 
 
 def same(a: object, b: object) -> bool:
@@ -134,7 +137,7 @@ def installed(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_killed_at_random_steps(tmp_path, zygote):
-    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=20"]
+    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=20", "snapshots.branches=[0.3,13steps]"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 4, 20) >= 3
@@ -144,7 +147,7 @@ def test_killed_at_random_steps(tmp_path, zygote):
 @pytest.mark.thorough
 def test_killed_a_hundred_times(tmp_path):
     """The installed command, each time anew."""
-    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=300"]
+    options = [*EVERYTHING, "conditional=true", "trainer.max_steps=300", "snapshots.branches=[0.3,200steps]"]
     whole, torn = (Training(installed, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()
     assert interrupted(torn, 105, 300) >= 100
