@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from diffusion_lab.runs import (
     RunDirectory,
     cache_directory,
 )
-from diffusion_lab.runs.contents import is_snapshot
+from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 from diffusion_lab.status import Announcement
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def score_once(
     from diffusion_lab.evaluation.trained import TrainedModel
 
     training = directory.read_training()
-    cost, moment = _cost(directory, training, cfg.evaluation.weights)
+    cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
     if "branched_from" in training:
         moment |= {"branch": f"its first {training['branched_at']:,} steps are those of {training['branched_from']}"}
 
@@ -90,8 +90,13 @@ def score_once(
     )
 
 
-def _cost(directory: ModelDirectory, training: Mapping[str, Any], weights: str) -> tuple[TrainingCost, dict[str, str]]:
-    """What training had taken when it had these weights, and what the protocol says of them."""
+def _cost(
+    directory: ModelDirectory, training: Mapping[str, Any], weights: str, guided_by: Iterable[float | str]
+) -> tuple[TrainingCost, dict[str, str]]:
+    """What training had taken when it had these weights, and what the protocol says of them.
+
+    guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
+    """
     from diffusion_lab.evaluation.cost import TrainingCost
 
     if wanted_length(weights) is not None:
@@ -103,6 +108,13 @@ def _cost(directory: ModelDirectory, training: Mapping[str, Any], weights: str) 
         return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
     moment, steps = read_taken(directory, weights), training["steps"]
     step = int(moment["step"])
+    for guiding in guided_by:
+        later = int(read_taken(directory, snapshot_name(guiding))["step"])
+        if later >= step:
+            raise MistakeError(
+                f"guidance.moment={guiding}: the weights {weights} are of step {step:,}, and that moment is step {later:,}; "
+                "guide by an earlier one, as guidance.moment=30s or 500steps"
+            )
     images = int(moment.get("images", step * training["images"] / max(steps, 1)))
     said = f"step {step} of a training of {steps}, as it was then"
     return TrainingCost(step, moment.get("seconds"), images), {"moment": said}

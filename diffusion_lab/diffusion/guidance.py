@@ -36,23 +36,23 @@ class Worse:
 
     Parameters
     ----------
-    moment: the share of its training that the model had done. reverse: the reverse process of another model.
-    name: of the other one, for the record.
+    moment: the share of its training that the model had done, or a name of the moment.
+    reverse: the reverse process of another model. name: of the other one, for the record.
     """
 
-    moment: float | int | None = None
+    moment: float | int | str | None = None
     reverse: ReverseProcess | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.moment is not None and not (isinstance(self.moment, float | int) and 0 < self.moment < 1):
+        if isinstance(self.moment, float | int) and not 0 < self.moment < 1:
             raise ValueError(f"guidance.moment={self.moment}: a moment is a share of the training, between 0 and 1")
 
     def __repr__(self) -> str:
         return self.name or ("itself" if self.moment is None else f"itself at {self.moment} of its training")
 
     @property
-    def own_moment(self) -> float | None:
+    def own_moment(self) -> float | str | None:
         """The moment of the model's own training that it is; None for another model."""
         return self.moment if self.reverse is None else None
 
@@ -60,7 +60,7 @@ class Worse:
     def is_itself(self) -> bool:
         return self.reverse is None and self.moment is None
 
-    def beside(self, earlier: Callable[[float], ReverseProcess] | None) -> ReverseProcess | None:
+    def beside(self, earlier: Callable[[float | str], ReverseProcess] | None) -> ReverseProcess | None:
         """Its reverse process; None where that is the model's own: also of a moment while there is no `earlier`."""
         return earlier(self.moment) if self.own_moment is not None and earlier is not None else self.reverse
 
@@ -104,7 +104,7 @@ class Guidance(ABC):
         return acts(process, t, self.interval, self.log_snr_interval)
 
     def around(
-        self, reverse: ReverseProcess, earlier: Callable[[float], ReverseProcess] | None = None
+        self, reverse: ReverseProcess, earlier: Callable[[float | str], ReverseProcess] | None = None
     ) -> "GuidedReverse":
         """`reverse`, guided. earlier: its training's earlier moments; None: there are none yet, and a guidance by one waits."""
         return GuidedReverse(reverse, self, None if self.worse is None else self.worse.beside(earlier))

@@ -12,6 +12,7 @@ from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.from_config.targets import checked
 from diffusion_lab.from_config.trained import build_trained, load_config, load_weights
 from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.moments import read_moment
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
 
@@ -21,12 +22,13 @@ USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says 
 class TrainedWorse(Worse):
     """The model in the folder `model`, a folder of outputs/models, which is read as any is; None: the model itself.
 
-    moment: when, a share of its training; None: at its end. schedule, identity: of the model that is guided, and of its data.
+    moment: when, as `read_moment` reads it; None: at its end. schedule, identity: of the model that is guided, and of its data.
     Raises ValueError where the worse model knows another process or other data: it would be asked about images that it has never
     seen.
     """
 
-    def __init__(self, moment: float | None, model: Path | None, schedule: Schedule, identity: str) -> None:
+    def __init__(self, moment: float | str | None, model: Path | None, schedule: Schedule, identity: str) -> None:
+        _check(moment)
         if model is None:
             super().__init__(moment)
             return
@@ -60,7 +62,7 @@ class TrainedAutoguidance(Autoguidance):
     def __init__(
         self,
         scale: float | int,
-        moment: float | int | None,
+        moment: float | int | str | None,
         model: Path | None,
         schedule: Schedule,
         identity: str,
@@ -69,3 +71,11 @@ class TrainedAutoguidance(Autoguidance):
     ) -> None:
         when = USUAL_MOMENT if moment is None and model is None else moment
         super().__init__(TrainedWorse(when, model, schedule, identity), scale, interval, log_snr_interval)
+
+
+def _check(moment: float | str | None) -> None:
+    if isinstance(moment, str):
+        try:
+            read_moment(moment)
+        except ValueError as error:
+            raise ValueError(f"guidance.moment={moment}: {error}") from None

@@ -92,8 +92,8 @@ class GenerativeModel(TrainableModel, ABC):
         return None
 
     @property
-    def moments(self) -> tuple[float, ...]:
-        """Earlier moments of its own training, in shares of the budget, whose weights sampling asks beside its own."""
+    def moments(self) -> tuple[float | str, ...]:
+        """Earlier moments of its own training, whose weights sampling asks beside its own."""
         return ()
 
     @property

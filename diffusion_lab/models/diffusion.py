@@ -188,7 +188,7 @@ class DiffusionModel(MeasuredDiffusion):
         return y.masked_fill(coins[rows] < self.label_dropout, self.reverse.null_class)
 
     @property
-    def moments(self) -> tuple[float, ...]:
+    def moments(self) -> tuple[float | str, ...]:
         worse = self.guided.guidance.worse
         return () if worse is None or worse.own_moment is None else (worse.own_moment,)
 
@@ -197,7 +197,7 @@ class DiffusionModel(MeasuredDiffusion):
         super().load_weights(files)
         self.guided = self.guided.guidance.around(self.reverse, self._at)
 
-    def _at(self, moment: float) -> ReverseProcess:
+    def _at(self, moment: float | str) -> ReverseProcess:
         with self.use_weights(snapshot_name(moment)):
             return self.frozen()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import partial
 
 from diffusion_lab.foreign import RunError
@@ -14,7 +15,7 @@ from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.runs.directory import plain_files
 from diffusion_lab.runs.places import run_directory, sweeps_in
 
-_MOMENT = re.compile(r"\bmoment: ([\d.e-]+|null)$", re.MULTILINE)
+_MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)
 _USUAL = "Autoguidance"  # in the name of a class that has a moment of its own where the config says none
 
 
@@ -44,7 +45,15 @@ def _used(model: ModelDirectory, found: Found) -> set[str] | None:
         return None
     texts = [*configs, *found.scores(model)]  # a weights: at_0.2 of a config, a "weights": "at_0.2" of a score
     named = {name for name in model.weight_names if any(re.search(rf': "?{re.escape(name)}\b', text) for text in texts)}
-    return named | {snapshot_name(float(moment)) for moment, _ in moments if moment != "null"}
+    return named | {name for moment, _ in moments for name in _weights_at(moment)}
+
+
+def _weights_at(moment: str) -> list[str]:
+    """Name of the weights of a moment as a config says it: 0.2, 2m; none for null and for what is no moment."""
+    for read in (float, str):
+        with suppress(ValueError):
+            return [snapshot_name(read(moment))]
+    return []
 
 
 def _may_go(model: ModelDirectory, found: Found) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_lab.foreign import is_folder_name, printable
-from diffusion_lab.moments import Moment
+from diffusion_lab.moments import Moment, read_moment
 
 _WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
 _SNAPSHOT = "at_"
@@ -33,9 +33,12 @@ def is_weights(name: str) -> bool:
     return _WEIGHTS.fullmatch(name) is not None
 
 
-def snapshot_name(moment: float | Moment) -> str:
-    """0.2 -> "at_0.2": the weights that would have been scored, had training ended then. A number is a share of the budget."""
-    return f"{_SNAPSHOT}{moment if isinstance(moment, Moment) else repr(float(moment))}"
+def snapshot_name(moment: float | str | Moment) -> str:
+    """0.2 -> "at_0.2", "2m" -> "at_2m": the weights that would have been scored, had training ended then.
+
+    ValueError for what is no moment.
+    """
+    return f"{_SNAPSHOT}{moment if isinstance(moment, Moment) else read_moment(moment)}"
 
 
 def is_snapshot(name: str) -> bool:

@@ -57,6 +57,27 @@ def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab)
     assert {run["protocol"]["bound"]["kind"] for run in guided} == {"bound of a strided chain, guided"}
 
 
+def test_a_moment_may_be_a_step_or_a_time_and_comes_before_the_weights_that_it_guides(lab):
+    lab.given("train", *SIX, AUTO, "snapshots.at=[1steps,2steps,4steps]", "guidance.moment=2steps")
+    (run,) = runs_of(lab)
+    assert "itself at 2steps" in guidance_of(run)
+    assert lab("evaluate", AUTO, "guidance.moment=1steps", "evaluation.at=[4steps,end]")[0] == 0
+    assert len(runs_of(lab)) == 3
+    before = files(lab.folder)
+    for options, said in (
+        (
+            ["guidance.moment=4steps", "evaluation.at=[2steps]"],
+            "the weights at_2steps are of step 2, and that moment is step 4",
+        ),
+        (["guidance.moment=2steps", "evaluation.at=[2steps]"], "guide by an earlier one"),
+        (["guidance.moment=soon"], "guidance.moment=soon: soon is not a moment of a training; write 0.1"),
+    ):
+        code, _, err = lab("evaluate", AUTO, *options)
+        assert code == 1
+        assert said in one_sentence(err)
+    assert files(lab.folder) == before
+
+
 @pytest.mark.thorough
 def test_a_sweep_over_scale_and_moment_trains_once(lab):
     code, out, err = lab("train", "-m", *SIX, AUTO, "guidance.scale=1,2", "guidance.moment=0.2,0.4")
