@@ -1,3 +1,20 @@
-"""diffusion_lab: denoising diffusion as an experiment. The theory is in `diffusion_lab.diffusion`."""
+"""diffusion_lab: denoising diffusion as an experiment. The theory is in `diffusion_lab.diffusion`; `load` loads a trained model."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusion_lab.library import Model, Score, load
+
+__all__ = ["Model", "Score", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when it is used: the theory, and --help, need none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'diffusion_lab' has no attribute {name!r}")
+    from diffusion_lab import library
+
+    return getattr(library, name)

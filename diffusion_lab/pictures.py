@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -30,6 +31,16 @@ def grid(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image
     pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     rows = make_grid(pixels, nrow=columns or math.ceil(math.sqrt(len(x))), padding=2, pad_value=128)
     return Image.fromarray(rows.permute(1, 2, 0).contiguous().numpy())
+
+
+def pixels(x: Tensor, num_levels: int | None) -> np.ndarray:
+    """x float32 (B, C, H, W) in [−1, 1] -> uint8 (B, H, W, C), as published evaluators read images."""
+    return to_uint8(x, num_levels).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:
+    """x float32 (B, C, H, W) in [−1, 1], C = 1 or 3 -> an image each."""
+    return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels(x, num_levels)]
 
 
 def scatter(x: Tensor) -> Image.Image:

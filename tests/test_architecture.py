@@ -34,7 +34,7 @@ ORDER = [
     "models",
     "callbacks",
 ]
-ORDER += ["evaluation", "interop", "sweeps", "pruning", "report", "from_config", "doctor", "commands"]
+ORDER += ["evaluation", "interop", "sweeps", "pruning", "report", "from_config", "doctor", "commands", "library"]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))

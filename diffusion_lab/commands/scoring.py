@@ -46,9 +46,15 @@ References = Callable[..., list["Reference"]]
 
 
 def score_once(
-    model: GenerativeModel, data: DataModule, cfg: DictConfig, directory: ModelDirectory, outputs: Path, again: bool
-) -> None:
-    """Score `model` as `cfg` says, unless that score is there, and print its table and its folder.
+    model: GenerativeModel,
+    data: DataModule,
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    outputs: Path,
+    again: bool,
+    quiet: bool = False,
+) -> RunDirectory:
+    """Score `model` as `cfg` says, unless that score is there, and print its table and its folder, unless it is to be `quiet`.
 
     Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
     """
@@ -66,7 +72,7 @@ def score_once(
         if cfg.evaluation.weights == "auto":
             with open_dict(cfg):
                 cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
-        with _progress(Console(quiet=rank() > 0)) as progress, users_mistakes(), lost_process():
+        with _progress(Console(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
             weights, cache = cfg.evaluation.weights, cache_directory(outputs)
             use_measured(model, lambda: data, cfg, directory, weights, cache, progress)
         unread = model.protocol().keys() - model.sampling_protocol().keys()
@@ -76,18 +82,21 @@ def score_once(
         ]
         return TrainedModel(model, identities, cache_directory(outputs), cost, training["flops"], again)
 
+    run = run_of(directory, training["fingerprint"], cfg, outputs)
     score_source(
         source,
         data,
         cfg,
-        run_of(directory, training["fingerprint"], cfg, outputs),
+        run,
         cache_directory(outputs),
         again,
         partial(references_of, data),
         lines=[f"model  {directory.path}  (weights, config, metrics.csv)"],
         recorded={"model_directory": directory.path.name, "fingerprint": training["fingerprint"]} | moment,
         choices=directory.read_choices(),
+        quiet=quiet,
     )
+    return run
 
 
 def _cost(
@@ -131,6 +140,7 @@ def score_source(
     lines: Sequence[str],
     recorded: Mapping[str, str] = MappingProxyType({}),
     choices: Mapping[str, str | None] = MappingProxyType({}),
+    quiet: bool = False,
 ) -> None:
     """Score the samples of what `source` makes, unless that score is in `run`, and print its table, `lines` and its folder.
 
@@ -139,7 +149,7 @@ def score_source(
     """
     from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
 
-    console = Console(quiet=rank() > 0)
+    console = Console(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
         return word_of_rank_zero(run.metrics.is_file()) and not again
@@ -162,7 +172,7 @@ def score_source(
                         scores.protocol |= recorded
                         _write(scores, data, cfg, run)
                         show(run.read_metrics())
-    if rank() > 0:
+    if console.quiet:
         return
     console.print(score_table(run.read_metrics()))
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:

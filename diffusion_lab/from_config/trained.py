@@ -47,12 +47,16 @@ def model_dir_of(options: list[str]) -> ModelDirectory | None:
     return newest_model(Path(named["outputs"] if "outputs" in named else usual_outputs()))
 
 
-def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[str]:
+def with_trained_choices(
+    options: list[str], groups: tuple[str, ...], directory: ModelDirectory | None = None
+) -> list[str]:
     """`options`, after those that give each scoring group the value it had in training, unless the user picks that group.
 
     So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
+    directory: of the model; None: the one that the options name.
     """
-    directory = None if "--help" in options or "-h" in options else model_dir_of(options)
+    if directory is None:
+        directory = None if "--help" in options or "-h" in options else model_dir_of(options)
     if directory is None:
         return options
     saved = load_config(directory)
@@ -266,10 +270,10 @@ def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory
 
 def _set(group: str, node: DictConfig) -> list[str]:
     """Overrides that give a group every option of a node."""
-    return [f"++{group}.{key}={_quoted(value)}" for key, value in flat(OmegaConf.to_container(node)).items()]
+    return [f"++{group}.{key}={quoted(value)}" for key, value in flat(OmegaConf.to_container(node)).items()]
 
 
-def _quoted(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value in Hydra's override grammar, where nothing in it is read as anything else."""
     match value:
         case None | bool():
@@ -277,7 +281,7 @@ def _quoted(value: Any) -> str:
         case str():
             return QuotedString(value, Quote.double).with_quotes()
         case list():
-            return f"[{','.join(map(_quoted, value))}]"
+            return f"[{','.join(map(quoted, value))}]"
     return str(value)
 
 

@@ -1,0 +1,121 @@
+"""What `diffusion-lab sample` and `Model.sample` draw: a trained model with the weights, labels and images that options name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from diffusion_lab.from_config.editing import Edit, wanted_edit
+from diffusion_lab.from_config.measured import use_measured
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.trained import load_model, trained_config, trained_data
+from diffusion_lab.runs import ModelDirectory, cache_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.models.base import GenerativeModel
+
+GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")  # begin as the model was trained with them
+MOST_COLUMNS = 20  # of a grid with a column for each class
+Load = Callable[..., "GenerativeModel"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The model in `directory`, built with the choices in `saved`, and what `cfg` asks of it. weights: never "auto"."""
+
+    cfg: DictConfig
+    directory: ModelDirectory
+    saved: DictConfig
+    model: GenerativeModel
+    weights: str
+
+    def check_trajectory(self, asked: str) -> None:
+        """MistakeError for a model that draws in one step. asked: what needs a trajectory."""
+        import torch
+
+        if self.model.trajectory(torch.arange(1), self.cfg.seed) is None:
+            raise MistakeError(f"{asked}: {self.directory.path} has no steps between noise and image to show")
+
+    @contextmanager
+    def on(self, device: str) -> Iterator[tuple[Edit | None, Tensor, Tensor | None]]:
+        """Inside the block the model is on `device` and has the weights. Yields the edit, the indices and their labels, if any."""
+        import torch
+
+        with torch.no_grad(), self.model.to(device).use_weights(self.weights):
+            with users_mistakes():
+                cache = cache_directory(Path(self.cfg.outputs))
+                saved = self.saved
+                use_measured(self.model, lambda: trained_data(saved), saved, self.directory, self.weights, cache)
+                edit = wanted_edit(self.cfg, self.model, saved)
+            indices = torch.arange(self.cfg.num_images, device=self.model.device)
+            yield edit, indices, self._labels(indices, edit)
+
+    def draw(self, edit: Edit | None, indices: Tensor, y: Tensor | None, shown: bool) -> Tensor | None:
+        """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others. shown: with a bar."""
+        import torch
+        from rich.progress import track
+
+        from diffusion_lab.evaluation.ranks import gathered, num_ranks, rank
+
+        sample = self.model.sample if edit is None else edit.draw
+        size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
+        batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
+        mine = batches[rank() :: num_ranks()]
+        mine = track(mine, "drawing", transient=True, disable=rank() > 0) if shown else mine
+        drawn = gathered([sample(some, self.cfg.seed, classes).cpu() for some, classes in mine])
+        if drawn is None:
+            return None
+        return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
+
+    def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
+        """The samples, after the images that they were made from."""
+        import torch
+
+        return x if edit is None else torch.cat([edit.given.cpu(), x])
+
+    def columns(self, y: Tensor | None) -> int | None:
+        """Of a grid: one for each class, where the classes are drawn in turn and are few; None for a nearly square one."""
+        in_turn = self.cfg.label is None and y is not None and self.model.num_classes <= MOST_COLUMNS
+        return self.model.num_classes if in_turn else None
+
+    def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
+        """The label asked for; without one each class in turn, and for given images, of which nobody said what they show, none."""
+        import torch
+
+        if self.cfg.label is not None:
+            return torch.full_like(indices, self.cfg.label)
+        return self.model.classes_in_turn(indices) if edit is None else None
+
+
+def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
+    """What a config of `sample` asks for, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
+
+    load: builds the model, as `load_model` does.
+    """
+    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.diffusion.noise import check_seed
+
+    for name in ("num_images", "batch_size"):
+        if cfg[name] < 1:
+            raise MistakeError(f"{name}={cfg[name]}: at least one image is needed")
+    with users_mistakes():
+        check_seed(cfg.seed)
+        directory, saved = trained_config(cfg)
+        model = load(directory, saved, cfg.weights)
+        auto = cfg.weights == "auto"
+        weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
+        if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+            known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
+            raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
+        with model.use_weights(weights):
+            pass  # says at once if there are no such weights
+    return Drawing(cfg, directory, saved, model, weights)

@@ -1,0 +1,150 @@
+"""A trained model, from Python: `load("outputs/models/…")`, then `.sample(64)` and `.score()`.
+
+Options are keywords, as in `model.sample(8, sampler="ddim", num_steps=20, guidance="classifier_free", label=3)`: that is how a
+PyTorch function takes them, while texts such as "sampler=ddim" hide them from an editor, and a second object with the options set
+is one more thing to keep. A keyword is the name of an option of `diffusion-lab sample` or `evaluate`, or the end of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+
+from diffusion_lab.commands.called import Loaded, built, drawing_from, found, scored
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.base import GenerativeModel
+
+
+class Score(NamedTuple):
+    """values: numbers by name. protocol: what each was measured with. path: the folder of outputs/runs that holds them."""
+
+    values: dict[str, float]
+    protocol: dict[str, Any]
+    path: Path
+
+
+def load(
+    model_dir: str | Path | None = None, outputs: str | Path = "outputs", config_dir: str | Path | None = None
+) -> Model:
+    """The trained model in a folder of outputs/models, by default the newest one of `outputs`.
+
+    config_dir: a folder with choices of your own, as `--config-dir` of the command.
+
+    A folder from somebody else runs no code of its own. ValueError, in the sentence that the command prints, for what is no model.
+    """
+    return Model(model_dir, outputs, config_dir)
+
+
+class Model:
+    """A trained model that draws and is scored as `diffusion-lab sample` and `evaluate` do, with the same options and results.
+
+    path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
+    `with module.use_weights("ema_0.999"):` has others.
+    """
+
+    def __init__(self, model_dir: str | Path | None, outputs: str | Path, config_dir: str | Path | None) -> None:
+        self._loaded, self._outputs = Loaded(found(model_dir, outputs), config_dir), str(outputs)
+        self.module: GenerativeModel = built(self._loaded)
+
+    @property
+    def path(self) -> Path:
+        return self._loaded.directory.path
+
+    @property
+    def data(self) -> DataModule:
+        """The data set that it was trained on. ValueError where its files are not there: `score(root=…)` names their folder."""
+        return self._loaded.data()
+
+    @overload
+    def sample(
+        self, num_images: int = ..., *, seed: int = ..., format: Literal["tensor"] = ..., **options: Any
+    ) -> Tensor: ...
+
+    @overload
+    def sample(
+        self, num_images: int = ..., *, seed: int = ..., format: Literal["numpy"], **options: Any
+    ) -> np.ndarray: ...
+
+    @overload
+    def sample(
+        self, num_images: int = ..., *, seed: int = ..., format: Literal["pil"], **options: Any
+    ) -> list[Image.Image]: ...
+
+    @overload
+    def sample(
+        self, num_images: int = ..., *, seed: int = ..., format: Literal["grid"], **options: Any
+    ) -> Image.Image: ...
+
+    def sample(self, num_images: int = 64, *, seed: int = 0, format: str = "tensor", **options: Any) -> Any:
+        """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
+
+        format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points; "numpy", uint8 (B, H, W, C); "pil", a
+        list of images; "grid", one image of all. ValueError, in the sentence that the command prints, for options that cannot be.
+        """
+        if format not in _SHOWN:
+            raise ValueError(f"format={format}: it is one of {', '.join(_SHOWN)}")
+        with self._drawing(num_images, seed, options) as (drawing, edit, indices, y):
+            self.module = drawing.model
+            x = drawing.draw(edit, indices, y, shown=False)
+            if format in ("numpy", "pil") and x.ndim != 4:
+                raise ValueError(f"format={format}: the samples are points, not images; use tensor or grid")
+            levels, columns = self.module.num_levels, drawing.columns(y)
+            return _SHOWN[format](drawing.in_grid(x, edit) if format == "grid" else x, levels, columns)
+
+    def trajectory(self, num_images: int = 1, *, seed: int = 0, **options: Any) -> Iterator[Tensor]:
+        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
+        with self._drawing(num_images, seed, options) as (drawing, _, indices, y):
+            drawing.check_trajectory("trajectory")
+            states = [x.cpu() for x in drawing.model.trajectory(indices, seed, y)]
+        return iter(states)
+
+    def score(self, data: DataModule | str | Path | None = None, **options: Any) -> Score:
+        """The score that `diffusion-lab evaluate` makes with the same options, in the same folder; what is there is not made again.
+
+        data: the data set that it was trained on, or its folder (the option data.root); None: where it lay in training.
+        """
+        if isinstance(data, str | Path):
+            options, data = {"data.root": str(data), **options}, None
+        run = scored(self._loaded, data, {"outputs": self._outputs, **options})
+        content = run.read_metrics()
+        return Score(content["values"], content["protocol"], run.path)
+
+    def _drawing(self, num_images: int, seed: int, options: dict[str, Any]) -> Any:
+        label = {"label": options.pop("label")} if "label" in options else {}
+        of_this_call = {"num_images": num_images, "seed": seed, **label}
+        return drawing_from(self._loaded, {"outputs": self._outputs, **options}, of_this_call)
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r})"
+
+
+def _tensor(x: Tensor, num_levels: int | None, columns: int | None) -> Tensor:
+    return x
+
+
+def _numpy(x: Tensor, num_levels: int | None, columns: int | None) -> np.ndarray:
+    from diffusion_lab.pictures import pixels
+
+    return pixels(x, num_levels)
+
+
+def _pil(x: Tensor, num_levels: int | None, columns: int | None) -> list[Image.Image]:
+    from diffusion_lab.pictures import images
+
+    return images(x, num_levels)
+
+
+def _grid(x: Tensor, num_levels: int | None, columns: int | None) -> Image.Image:
+    from diffusion_lab.pictures import picture
+
+    return picture(x, num_levels, columns)
+
+
+_SHOWN = {"tensor": _tensor, "numpy": _numpy, "pil": _pil, "grid": _grid}

@@ -1,0 +1,142 @@
+"""`diffusion_lab.load`: a trained model from Python draws, scores and refuses as the commands do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab import load
+
+ROOT = Path(__file__).parent.parent.parent
+TRAINED = ROOT / "tests" / "trained"
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
+GUIDED = ["sampler=ddim", "sampler.spacing.num_steps=3", "guidance=classifier_free", "guidance.scale=2.0", "label=3"]
+
+
+@pytest.fixture
+def model(lab):
+    """A conditional model, the newest of the working directory."""
+    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "outputs" / "models" / "small")
+    return load()
+
+
+def test_it_draws_what_the_command_draws_in_every_format(lab, model):
+    assert lab("sample", *GUIDED, "num_images=5", "seed=7", "format=npz")[0] == 0
+    with np.load("samples/samples.npz") as archive:
+        drawn = archive["arr_0"]
+    options = {"seed": 7, "sampler": "ddim", "num_steps": 3, "guidance": "classifier_free", "scale": 2.0, "label": 3}
+    x = model.sample(5, **options)
+    assert (x.dtype, x.shape) == (torch.float32, (5, 1, 8, 8))
+    assert -1 <= x.min() < x.max() <= 1
+    assert np.array_equal(model.sample(5, format="numpy", **options), drawn)
+    assert np.array_equal([np.asarray(image) for image in model.sample(5, format="pil", **options)], drawn[..., 0])
+    assert lab("sample", *GUIDED, "num_images=5", "seed=7")[0] == 0
+    with Image.open("samples/samples.png") as grid:
+        assert np.array_equal(model.sample(5, format="grid", **options), grid)
+    *_, x_0 = model.trajectory(5, **options)
+    assert torch.allclose(x_0, x, atol=0.1)  # which is rounded to a grey level
+    assert not np.array_equal(model.sample(5, format="numpy", **options | {"seed": 8}), drawn)
+
+
+def test_what_is_not_said_is_as_it_was_trained(model):
+    trained = repr(model.module.sampler)
+    model.sample(1, sampler="heun", num_steps=2)
+    assert "Heun" in repr(model.module.sampler)
+    model.sample(1)
+    assert repr(model.module.sampler) == trained
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords"),
+    [
+        (["label=30"], {"label": 30}),
+        (["sampler=dim"], {"sampler": "dim"}),
+        (["sampler.spacing.num_steps=many"], {"num_steps": "many"}),
+        (["schedule=linear"], {"schedule": "linear"}),
+        (["denoise.image=5", "denoise.t=-1"], {"denoise": {"image": 5, "t": -1}}),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model, options, keywords):
+    code, _, err = lab("sample", "model_dir=outputs/models/small", *options)
+    assert code == 1
+    with pytest.raises(ValueError, match=re.escape(err.strip().removeprefix("diffusion-lab sample: "))):
+        load("outputs/models/small").sample(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"nm_steps": 3}, "there is no option 'nm_steps'; did you mean num_steps?"),
+        ({"image": 4}, "this may be inpaint.image or denoise.image"),
+        ({"to": "folder"}, "nothing is written"),
+        ({"devices": 2}, "one device"),
+        ({"eta": {1}}, "eta: an option takes a number"),
+        ({"format": "jpeg"}, "format=jpeg: it is one of tensor, numpy, pil, grid"),
+    ],
+    ids=str,
+)
+def test_a_keyword_that_says_nothing_is_refused(model, keywords, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        model.sample(1, **keywords)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no model directory"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="outputs"):
+        load(outputs=tmp_path / "outputs")
+
+
+def test_own_choices_are_found_in_their_folder(lab, model):
+    own = lab.folder / "mine" / "sampler" / "slow.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults:\n  - ddim\n  - _self_\neta: 0.5\n")
+    with pytest.raises(ValueError, match="sampler=slow"):
+        model.sample(1, sampler="slow")
+    own_model = load(config_dir="mine")
+    own_model.sample(1, sampler="slow", num_steps=2)
+    assert own_model.module.sampler.eta == 0.5
+
+
+@pytest.mark.thorough
+def test_it_scores_as_the_command_does(lab, model):
+    options = ["evaluation.num_samples=8", "metrics=[quick]", "features=pixels", "sampler.spacing.num_steps=3"]
+    code, _, err = lab("evaluate", *options)
+    assert code == 0, err
+    (metrics,) = lab.folder.glob("outputs/runs/*/metrics.json")
+    written = metrics.read_bytes()
+    score = model.score(num_samples=8, metrics=["quick"], features="pixels", num_steps=3)
+    assert score.path.resolve() == metrics.parent
+    assert score.values == json.loads(written)["values"]
+    assert metrics.read_bytes() == written  # it was there already
+    assert model.score(model.data, num_samples=8, metrics=["quick"], features="pixels", num_steps=2).path != score.path
+    with pytest.raises(ValueError, match=r"evaluation\.weights=ema_2: the weights are auto, raw, ema_0.9"):
+        model.score(weights="ema_2")
+
+
+@pytest.mark.thorough
+def test_the_page_does_what_it_says(model, capfd):
+    namespace = {}
+    for block in BLOCKS:
+        exec(block.replace('"t": 400', '"t": 12'), namespace)  # this chain has 24 steps
+    assert namespace["x"].shape == (4, 1, 8, 8)
+    assert namespace["same"] == namespace["score"]
+    assert str(namespace["score"].path) in capfd.readouterr().out
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    check = "import sys, diffusion_lab; print({'torch', 'hydra', 'numpy', 'lightning'} & sys.modules.keys())"
+    said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "set()"
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        __import__("diffusion_lab").lod  # noqa: B018
