@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
@@ -41,7 +42,7 @@ def checks(outputs: Path) -> list[Check]:
         Check("Slurm", slurm),
         Check("W&B", weights_and_biases),
         Check("extras", extras),
-        Check("data sets", partial(data_sets, CONF / "data"), needed=True),
+        Check("data sets", partial(data_sets, CONF / "data", instantiate), needed=True),
         Check("features=inception", inception_weights),
     ]
 

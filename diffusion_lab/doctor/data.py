@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from diffusion_lab.doctor.finding import BROKEN, LACKS, OK, Finding
 
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
 _DEFAULT = "digits"  # data of `diffusion-lab train`
 
 
-def data_sets(folder: Path) -> Iterator[Finding]:
-    """One finding for each yaml in `folder`. Files are looked for and hashed; no image is decoded."""
-    from hydra.utils import instantiate
+def data_sets(folder: Path, build: Callable[[dict[str, Any]], DataModule]) -> Iterator[Finding]:
+    """One finding for each yaml in `folder`, from whose options `build` makes the data set.
 
+    Files are looked for and hashed; no image is decoded.
+    """
     for file in sorted(folder.glob("*.yaml"), key=lambda file: (file.stem != _DEFAULT, file.stem)):
         options: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
         name = f"data={file.stem}"
         if options.get("root") == "???":
             yield Finding(name, OK, "reads the folder that you name with data.root=FOLDER")
             continue
-        missing = instantiate({**options, "seed": 0}).missing()
+        missing = build({**options, "seed": 0}).missing()
         if missing is None:
             yield Finding(name, OK, "ready")
         else:

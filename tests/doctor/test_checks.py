@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import metadata
 
 import pytest
+from hydra.utils import instantiate
 
 from diffusion_lab.doctor import software
 from diffusion_lab.doctor.data import data_sets, inception_weights
@@ -123,7 +124,7 @@ def test_an_account_at_wandb(monkeypatch, tmp_path):
 
 
 def test_every_data_set_is_found_or_says_how_to_get_it():
-    found = list(data_sets(CONF / "data"))
+    found = list(data_sets(CONF / "data", instantiate))
     assert found[0] == Finding("data=digits", OK, "ready")
     assert {finding.name for finding in found} == {f"data={file.stem}" for file in (CONF / "data").glob("*.yaml")}
     lacking = {finding.name: finding for finding in found if finding.state == LACKS}
