@@ -102,7 +102,7 @@ def ends(name: str) -> tuple[str, str]:
     return name + _LOW_END, name + _HIGH_END
 
 
-def interval_of_share(hits: int, n: int) -> tuple[float, float]:
+def interval_of_share(hits: float, n: float) -> tuple[float, float]:
     """The 95 % interval of a probability of which `hits` of n were seen (Wilson 1927)."""
     z, share = 1.959964, hits / n
     middle, half = share + z**2 / (2 * n), z * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5

@@ -215,6 +215,7 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
     from diffusion_lab.evaluation.latents import PATH_IMAGES
+    from diffusion_lab.evaluation.nearest import SHOWN
     from diffusion_lab.pictures import picture, png
 
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
@@ -231,5 +232,9 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
         write_whole(run.interpolation_png, png(ways))
     if scores.reconstructions is not None:
         write_whole(run.reconstructions_png, png(picture(scores.reconstructions, data.num_levels, columns=8)))
+    if scores.nearest is not None:
+        write_whole(
+            run.nearest_png, png(picture(scores.nearest, data.num_levels, columns=min(SHOWN, len(scores.samples))))
+        )
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(scores.content())

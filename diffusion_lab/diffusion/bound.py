@@ -80,7 +80,8 @@ def variational_bound(
     ----------
     num_levels: grey levels of the data, for a mass in L_0; None for a density (continuous data), which may be negative.
     num_draws: noise draws a term; with 2 or more, `standard_error` is known.
-    noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed.
+    noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed. Each term has the noise of its original
+        t, so that chains over some of the steps share it.
     max_terms: visit at most so many steps. L_0 always; the others fall into max_terms − 1 runs of neighbours, one step is drawn
         from each, a sample, and stands for its run: unbiased, and the terms' smoothness in t makes it precise.
     decoder: p(x_0|x_1) of L_0. start: p(x_T) of L_T.
@@ -153,14 +154,24 @@ def _draw_terms(
     """(t, weights, terms, x_0_mse, eps_mse) of one noise draw, every step from its own x_t ~ q(x_t|x_0)."""
     t, weights = _visits(process.num_timesteps, max_terms, noise)
     terms, x_0_mse, eps_mse = [], [], []
-    for column, t_j in enumerate(t.unbind(dim=1)):
-        eps, here = noise(column + 1, x_0), process.at(t_j)
+    keys = _keys(process, t, everywhere=len(weights) == process.num_timesteps)
+    for key, t_j in zip(keys, t.unbind(dim=1), strict=True):
+        eps, here = noise(key, x_0), process.at(t_j)
         x_t = here.q_sample(x_0, t_j, eps)
         step = reverse(here, x_t, t_j, y)
         terms.append(bound_term(here, step.distribution, x_0, x_t, t_j, num_levels, decoder))
         x_0_mse.append((step.x_0 - x_0).square().double().flatten(1).mean(dim=1))
         eps_mse.append((step.eps - eps).square().double().flatten(1).mean(dim=1))
     return t, weights, torch.stack(terms, 1), torch.stack(x_0_mse, 1), torch.stack(eps_mse, 1)
+
+
+def _keys(process: GaussianDiffusion, t: Int64[Tensor, "b m"], everywhere: bool) -> list[int] | tuple[Tensor, ...]:
+    """Of the noise of each column: the original t, or the number of the step where times are real. everywhere: every step is
+    visited, so that a column has one t."""
+    real = process.timesteps.is_floating_point()
+    if everywhere:
+        return list(range(1, process.num_timesteps + 1)) if real else (process.timesteps + 1).tolist()
+    return (t if real else process.timesteps.to(t.device)[t - 1] + 1).unbind(dim=1)
 
 
 def _visits(num_timesteps: int, max_terms: int | None, noise: SampleNoise) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,11 @@ class SampleNoise:
         """x_T ~ N(0, I), float32 (B, *shape)."""
         return self._normal(0, shape).float()
 
-    def __call__(self, t: int, like: Images) -> Images:
-        """ε for the step that leaves x_t, t ≥ 1 counted in the *original* chain, with the shape and dtype of `like`."""
+    def __call__(self, t: int | Int64[Tensor, " b"], like: Images) -> Images:
+        """ε for the step that leaves x_t, t ≥ 1 counted in the *original* chain, with the shape and dtype of `like`.
+
+        t: of all rows, or of each.
+        """
         return self._normal(t, like.shape[1:]).to(like)
 
     def uniform(self, t: int) -> Float64[Tensor, " b"]:
@@ -86,7 +89,7 @@ class SampleNoise:
         """Independent noise for the same samples."""
         return SampleNoise(derive_seed(self.seed, key), self.indices)
 
-    def _normal(self, t: int, shape: tuple[int, ...]) -> Float64[Tensor, "b ..."]:
+    def _normal(self, t: int | Int64[Tensor, " b"], shape: tuple[int, ...]) -> Float64[Tensor, "b ..."]:
         """Box & Muller 1958: √(−2·log u)·(cos 2πw, sin 2πw) are two independent N(0, 1)."""
         size = math.prod(shape)
         u, w, u_2, w_2 = self._uniform(t, -(-size // 4), stream=0)
@@ -97,11 +100,13 @@ class SampleNoise:
         )
         return normal[:, :size].reshape(-1, *shape)
 
-    def _uniform(self, t: int, blocks: int, stream: int) -> Float64[Tensor, "4 b n"]:
+    def _uniform(self, t: int | Int64[Tensor, " b"], blocks: int, stream: int) -> Float64[Tensor, "4 b n"]:
         """Uniform in (0, 1): (word + ½)/2³² of the counter (block, t and stream, low and high half of the index)."""
         index = self.indices[:, None]
         block = torch.arange(blocks, device=index.device)[None, :]
-        words = [block, torch.full_like(block, 2 * t + stream), index & _MASK, (index >> 32) & _MASK]
+        key = 2 * t + stream
+        key = key[:, None] if isinstance(key, Tensor) else torch.full_like(block, key)
+        words = [block, key, index & _MASK, (index >> 32) & _MASK]
         counter = torch.stack(torch.broadcast_tensors(*words))
         return (philox(counter, (self.seed & _MASK, (self.seed >> 32) & _MASK)).double() + 0.5) / 2**32
 

@@ -54,7 +54,7 @@ class MeasuredDiffusion(GenerativeModel):
 
     def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Of the full chain, unguided; given the class, with y."""
-        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
+        noise = _first_draw(seed, indices)
         return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
 
     @property
@@ -69,8 +69,7 @@ class MeasuredDiffusion(GenerativeModel):
         self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        noise = SampleNoise(derive_seed(seed, STATISTICS), indices)
-        known = self._known(y)
+        noise, known = _first_draw(seed, indices), self._known(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(
@@ -84,3 +83,8 @@ class MeasuredDiffusion(GenerativeModel):
             variance = self.reverse.variance
             costs = step_costs(self.process, statistics.smoothed(), smoothed(last_steps, 2), variance)
             self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(costs))
+
+
+def _first_draw(seed: int, indices: Tensor) -> SampleNoise:
+    """What the variational bound draws first under the seed of statistics, so that tables of them are bounds."""
+    return SampleNoise(derive_seed(seed, STATISTICS), indices).fork(0)

@@ -61,6 +61,7 @@ def _write(
     from diffusion_lab.report.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.report.figures import figure_files
     from diffusion_lab.report.model_plots import model_plots
+    from diffusion_lab.report.nearest import nearest_images
     from diffusion_lab.report.page import page
     from diffusion_lab.report.row_plots import row_plots
     from diffusion_lab.report.sprites import sprites
@@ -86,7 +87,7 @@ def _write(
     families = contenders(table)
     ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
     texts = (
-        page(gathered, table, plots, drawn, command, list(zip(families, ways, strict=True))),
+        page(gathered, table, plots, drawn, command, list(zip(families, ways, strict=True)), nearest_images(table)),
         row_csv(table),
         cell_csv(gathered),
         markdown(table),

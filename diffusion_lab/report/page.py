@@ -21,6 +21,7 @@ from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.contrast import Contender
 from diffusion_lab.report.interactive import figure, swatch
 from diffusion_lab.report.layout import Finding, columns, finding, label, question, seeds_of
+from diffusion_lab.report.nearest import NearestImages
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.panels import Plot
 from diffusion_lab.report.sprites import Sprite
@@ -40,9 +41,10 @@ def page(
     sprites: Mapping[Path, Sprite | None],
     command: str,
     contrast: Sequence[tuple[Contender, Sprite | None]] = (),
+    nearest: Sequence[NearestImages] = (),
 ) -> str:
     """The page. plots: under which heading which. sprites: of samples, by run folder. command: what makes the report again.
-    contrast: the families and the sprites of their interpolations."""
+    contrast: the families and the sprites of their interpolations. nearest: rows whose nearest training images were looked for."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -67,6 +69,7 @@ def page(
         groups=[_group(group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
         contrast=[one for one, _ in contrast],
+        nearest=nearest,
         plots=[(title, _by_heading(some)) for title, some in plots if some],
         figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
         legend=legend,
@@ -81,6 +84,7 @@ def page(
             {
                 "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, sprites)},
                 "shown": _shown_first(table),
+                "nearest": [one.sprite for one in nearest],
                 "contrast": [
                     {"samples": sprites.get(one.cell.run.path), "interpolation": way} for one, way in contrast
                 ],

@@ -35,6 +35,11 @@ class RunDirectory(Directory):
         return self.path / "reconstructions.png"
 
     @property
+    def nearest_png(self) -> Path:
+        """Samples, and below each the nearest training images."""
+        return self.path / "nearest.png"
+
+    @property
     def config(self) -> Path:
         """The resolved config it was sampled and scored with."""
         return self.path / "config.yaml"
@@ -49,7 +54,7 @@ class RunDirectory(Directory):
         """Our own files here, that first without which the cell has no score; see `ModelDirectory.files`."""
         if self.path.is_symlink():
             return []
-        pictures = (self.samples_png, self.interpolation_png, self.reconstructions_png)
+        pictures = (self.samples_png, self.interpolation_png, self.reconstructions_png, self.nearest_png)
         named = (self.metrics, *pictures, self.config, self.tracked_as, self.path / STATUS)
         return plain_files([*named, *staged_in(self.path)])
 

@@ -140,6 +140,16 @@ def test_a_subset_of_terms_is_unbiased_and_keeps_l_0():
         assert len(visited.unique()) == high - low + 1  # every step of the run has its chance
 
 
+def test_chains_share_the_noise_of_each_original_t():
+    process, reverse, x_0 = small_problem()
+    noise, kept = SampleNoise(7, torch.arange(len(x_0))), torch.tensor([2, 5, process.num_timesteps])
+    whole = variational_bound(process, reverse, x_0, num_levels=17, noise=noise)
+    strided = variational_bound(process.respace(kept), reverse, x_0, num_levels=17, noise=noise)
+    torch.testing.assert_close(strided.eps_mse, whole.eps_mse[:, kept - 1], rtol=1e-9, atol=0)
+    some = variational_bound(process, reverse, x_0, num_levels=17, noise=noise, max_terms=5)
+    torch.testing.assert_close(some.eps_mse, whole.eps_mse.gather(1, some.t - 1), rtol=1e-9, atol=0)
+
+
 def test_rows_do_not_depend_on_the_batch_they_are_scored_in():
     process, reverse, x_0 = small_problem()
     for max_terms in (None, 5):

@@ -65,6 +65,13 @@ def test_initial_uniform_and_forked_noise_are_streams_of_their_own():
             assert abs(float(torch.corrcoef(torch.stack([a, b]).double())[0, 1])) < 4 / 10000**0.5
 
 
+def test_rows_may_have_a_t_of_their_own():
+    noise, like = SampleNoise(3, torch.arange(4)), torch.zeros(4, 5)
+    t = torch.tensor([1, 9, 9, 1000])
+    expected = torch.stack([noise(int(t[i]), like)[i] for i in range(4)])
+    assert torch.equal(noise(t, like), expected)
+
+
 def test_derived_seeds_differ_in_every_argument_and_their_order():
     seeds = [derive_seed(s, a, b) for s in (0, 1, 2**40) for a in range(20) for b in range(20)]
     assert len(set(seeds)) == len(seeds)

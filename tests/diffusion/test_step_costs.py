@@ -39,20 +39,6 @@ ROWS = 12
 NOISE = SampleNoise(3, torch.arange(ROWS))
 
 
-class OfOriginalSteps(SampleNoise):
-    """The noise of a chain over some steps, which the bound asks by their number in that chain, keyed as that of the whole one."""
-
-    def __init__(self, times):
-        super().__init__(NOISE.seed, NOISE.indices)
-        self.times = times
-
-    def fork(self, key):
-        return self
-
-    def __call__(self, t, like):
-        return NOISE.fork(0)(int(self.times[t - 1]), like)
-
-
 class Problem:
     """Gaussian data, rounded to levels, and the network that is best for them unrounded."""
 
@@ -77,7 +63,7 @@ class Problem:
     def bound(self, variance, times):
         bound = variational_bound(
             *(self.process.respace(times), self.reverse(variance), self.x_0, None, self.num_levels),
-            noise=OfOriginalSteps(times),
+            noise=NOISE,
             decoder=self.decoder,
         )
         return float((bound.bits_per_dim - bound.prior).mean())

@@ -2,6 +2,7 @@
 
 from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
+from diffusion_lab.evaluation.metrics.copying import Copying
 from diffusion_lab.evaluation.metrics.cost import Cost, NetworkEvaluations
 from diffusion_lab.evaluation.metrics.diagnosis import DistanceByLogSNR, ErrorByLogSNR
 from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
@@ -15,6 +16,7 @@ __all__ = [
     "BitsPerDim",
     "ClassAccuracy",
     "ClassCoverage",
+    "Copying",
     "Cost",
     "DistanceByLogSNR",
     "ErrorByLogSNR",

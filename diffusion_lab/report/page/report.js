@@ -147,6 +147,8 @@ all("#contrast .picture").forEach((holder) => {
   if (picture) draw(picture, holder); else { holder.nextElementSibling.remove(); holder.remove(); }
 });
 
+all("#nearest .picture").forEach((holder) => draw(report.nearest[Number(holder.dataset.picture)], holder));
+
 const offer = one("#to-samples");
 let samplesInView = false;
 function offerSamples() {

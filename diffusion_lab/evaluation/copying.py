@@ -1,0 +1,62 @@
+"""Are samples nearer to the training images than images are that were not trained on?
+
+With L(x) the distance from x to its nearest training image, and x_s, x_r a sample and a held-out image,
+
+    Δ = P(L(x_s) < L(x_r)),
+
+which is ½ where samples are distributed like the data and 1 where all of them are copies (Meehan, Chaudhuri & Dasgupta 2020, "A
+Non-Parametric Test to Detect Data-Copying in Generative Models", their global test). Its estimate is the U of Mann & Whitney over
+its largest value, n·m.
+
+The interval is Wilson's, with as many trials as give the variance that DeLong, DeLong & Clarke-Pearson (1988) estimate, but at most
+4nm/(n + m), since they estimate 0 where all samples are nearer than all held-out images. In simulations it covered at least 94 % of
+1,000 trials: equal distributions, a shift, and mixtures with 5, 50 and 98 % copies, n and m from 40 to 1,000. The score interval of
+Newcombe (2006) covered 87 % for the mixture of 50 % at n = 40, m = 1,000, and a logit interval 49 % for that of 98 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.measures import interval_of_share
+
+
+@dataclass(frozen=True)
+class Nearer:
+    """probability: Δ, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds to it."""
+
+    probability: float
+    low: float
+    high: float
+    of_samples: Tensor
+    of_held_out: Tensor
+
+
+def nearer(samples: Tensor, held_out: Tensor) -> Nearer:
+    """Δ from the distances of samples (n,) and of held-out images (m,), n and m at least 2; ties count half."""
+    n, m = len(samples), len(held_out)
+    of_samples, of_held_out = 1 - _below(held_out, samples), _below(samples, held_out)
+    delta = float(of_samples.mean())
+    variance = float(of_samples.var() / n + of_held_out.var() / m)
+    trials = min(delta * (1 - delta) / variance if variance > 0 else torch.inf, 4 * n * m / (n + m))
+    return Nearer(delta, *interval_of_share(delta * trials, trials), of_samples, of_held_out)
+
+
+def _below(values: Tensor, at: Tensor) -> Tensor:
+    """The share of `values` below each of `at`, float64, ties counted half."""
+    ordered = values.sort().values
+    sides = (torch.searchsorted(ordered, at.contiguous(), side=side) for side in ("left", "right"))
+    return sum(side.double() for side in sides) / (2 * len(values))
+
+
+def near_as_few(samples: Tensor, held_out: Tensor, share: float) -> Tensor:
+    """Which samples, bool (n,), are as near as the nearest `share` of held-out images.
+
+    On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.
+    """
+    threshold = np.quantile(held_out.cpu().numpy(), share, method="weibull")
+    return samples <= float(threshold)

@@ -1,0 +1,73 @@
+"""Does the model copy its training images?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
+from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.measures import REAL_IMAGES, SAMPLES, Measure, ends
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.scores import Scores
+    from diffusion_lab.evaluation.subject import Subject
+
+_PIXELS = "pixels"
+_FEW = 0.01  # of the held-out images, the nearest ones
+
+
+@dataclass(frozen=True)
+class Copying(Metric):
+    """How often a sample is nearer to a training image than a held-out image is, in pixels and in all features.
+
+    Mirrored training images count where training shows them. num_images: held-out images, at most, and no more than samples.
+    """
+
+    needs = (Need.REAL_IMAGES,)
+
+    num_images: int = 1000
+
+    def __post_init__(self) -> None:
+        check_at_least(2, "num_images", self.num_images)
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        agrees = {_PIXELS: ("data", "samples", "copying")} | {n.features: n.agrees("copying") for n in namings}
+        nearer = (
+            "how often a sample is nearer to a training image than a held-out image is: 0.5 where nothing is copied"
+        )
+        few = f"share of samples as near to a training image as the nearest {_FEW:.0%} of held-out images"
+        for ruler, parts in agrees.items():
+            yield Measure(f"copying_{ruler}", f"copying ({ruler})", meaning=nearer, agrees=parts, brief=False)
+            yield Measure(f"copies_{ruler}", f"copies ({ruler})", meaning=few, agrees=parts, brief=False)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        from diffusion_lab.evaluation.copying import near_as_few, nearer
+        from diffusion_lab.evaluation.nearest import nearest_picture, nearest_training_images
+        from diffusion_lab.evaluation.statistics import UnmeasurableError
+
+        data = subject.data
+        if data.num_test < 2:
+            raise UnmeasurableError(f"needs held-out images beside the training images, and {data.name} has none")
+        size = min(self.num_images, data.num_test, max(2, len(subject.drawn.features)))
+        rulers = nearest_training_images(subject, size)
+        for name, ruler in rulers.items():
+            own, others = ruler.of_samples.distances, ruler.of_held_out.distances
+            found, which = nearer(own, others), f"copying_{name}"
+            scores.record(which, found.probability)
+            scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
+            scores.spread(which, SAMPLES, found.of_samples)
+            scores.spread(which, REAL_IMAGES, found.of_held_out)
+            scores.share(f"copies_{name}", SAMPLES, near_as_few(own, others, _FEW))
+            against = f"{len(own)} samples and {len(others)} test images to {data.num_trained_on} training images"
+            scores.details[which] = f"P(a sample is nearer to a training image than a test image is); {against}"
+            scores.details[f"copies_{name}"] = f"as near to a training image as the nearest {_FEW:.0%} of test images"
+        scores.protocol["copying"] = {
+            "num_held_out": size,
+            "num_trained_on": data.num_trained_on,
+            "mirrored": data.flip,
+            "num_samples_as_pixels": len(subject.drawn.images),
+        }
+        if len(data.shape) == 3:
+            scores.nearest = nearest_picture(subject, rulers)

@@ -1,0 +1,106 @@
+"""Which training image is the nearest to each sample, in pixels and in features? One pass over the training images tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.reference import BATCH_SIZE
+from diffusion_lab.evaluation.sampling import quantise
+
+if TYPE_CHECKING:
+    from diffusion_lab.evaluation.subject import Subject
+
+PIXELS = "pixels"
+SHOWN = 12  # samples in the picture
+_ROWS = 1024  # whose distances to a block of training images are in memory at once
+
+
+class NearestImages:
+    """Of each row of `rows` (n, D) the nearest of all vectors that `see` is given, block by block.
+
+    index: int64 (n,), the number of that vector. Among vectors that are as near up to the rounding of float32, any may be found.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows.float()
+        self.index = torch.full((len(rows),), -1, device=rows.device)
+        self._found = torch.zeros_like(self.rows)
+        self._least = torch.full((len(rows),), torch.inf, device=rows.device)
+
+    def see(self, vectors: Tensor, first: int) -> None:
+        """vectors (B, D), whose numbers are first, first + 1, …"""
+        half_square = vectors.square().sum(dim=1) / 2
+        for start in range(0, len(self.rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            # ‖x − r‖²/2 − ‖r‖²/2, by a matrix product
+            least, place = (half_square - self.rows[part] @ vectors.T).min(dim=1)
+            nearer = least < self._least[part]
+            self._least[part][nearer] = least[nearer]
+            self.index[part][nearer] = place[nearer] + first
+            self._found[part][nearer] = vectors[place[nearer]]
+
+    @property
+    def distances(self) -> Tensor:
+        """float64 (n,), from each row to what was found, without the cancellation of the matrix product."""
+        return (self.rows.double() - self._found.double()).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """look: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
+    is nearest."""
+
+    look: Callable[[Tensor], Tensor]
+    of_samples: NearestImages
+    of_held_out: NearestImages
+
+
+def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
+    """By pixels, of the samples that are kept as images, and by each set of features, of all samples; by name.
+
+    Training image i of N is number i, and mirrored, where training shows it so, number i + N. UnmeasurableError if a sample is not
+    finite.
+    """
+    data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
+    rulers = _rulers(subject, num_held_out)
+    with torch.no_grad():
+        for x, _ in data.batches("train", BATCH_SIZE, limit=total):
+            shown = quantise(x.to(device), data.num_levels)
+            for images, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
+                for ruler in rulers.values():
+                    vectors = ruler.look(images).float()
+                    ruler.of_samples.see(vectors, first)
+                    ruler.of_held_out.see(vectors, first)
+            done += len(x)
+            subject.progress("nearest training images", done, total)
+    return rulers
+
+
+def _rulers(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
+    drawn, device = subject.drawn, subject.views[0].device
+    held_out = [x.flatten(1) for x, _ in subject.data.batches("test", BATCH_SIZE, limit=num_held_out)]
+    sides = drawn.finite(drawn.images).flatten(1), torch.cat(held_out)
+    rulers = {PIXELS: Ruler(lambda x: x.flatten(1), *(NearestImages(rows.to(device)) for rows in sides))}
+    for view in subject.views:
+        sides = view.drawn.vectors(), view.reference.vectors("test", num_held_out)
+        rulers[view.features.name] = Ruler(view.features, *(NearestImages(rows.to(device)) for rows in sides))
+    return rulers
+
+
+def nearest_picture(subject: Subject, rulers: Mapping[str, Ruler]) -> Tensor:
+    """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each ruler."""
+    images, first = subject.drawn.images, rulers[subject.views[0].features.name]
+    shown = first.of_samples.distances[: len(images)].argsort()[:SHOWN].cpu()
+    found = [int(i) for ruler in rulers.values() for i in ruler.of_samples.index.cpu()[shown]]
+    return torch.cat([images[shown], *(_training_image(subject, number) for number in found)])
+
+
+def _training_image(subject: Subject, number: int) -> Tensor:
+    total = subject.data.num_trained_on
+    x, _ = next(subject.data.batches("train", 1, limit=total, start=number % total))
+    return x.flip(-1) if number >= total else x

@@ -1,0 +1,61 @@
+"""metrics=copying as a user meets it: numbers, a picture of the nearest training images, a part of the report."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import STRIDED, TINY
+
+SMALL = ["network.base_channels=32", "network.channel_multipliers=[1,2]", "evaluation.num_samples=200"]
+SMALL += ["sampler=ddim", "sampler.spacing.num_steps=20", "callbacks.sample_grid.every_n_steps=0"]
+
+
+def values(lab):
+    found = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
+    (content,) = [content for content in found if "copying" in content["protocol"]]
+    return content
+
+
+def test_a_score_has_a_picture_of_the_nearest_training_images_and_the_report_shows_it(lab):
+    lab.given("train", *TINY, *STRIDED, "conditional=true")
+    code, out, err = lab("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
+    assert code == 0, err
+    assert "copying (digits_cnn)" in out
+    found = values(lab)["values"]
+    for name in ("copying_digits_cnn", "copying_pixels", "copies_digits_cnn", "copies_pixels"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+    (picture,) = lab.folder.glob("outputs/runs/*/nearest.png")
+    with Image.open(picture) as image:
+        assert image.size == (8 * 50 + 2, 3 * 50 + 2)  # eight samples: themselves, by pixels, by features
+    code, _, err = lab("report", "runs=outputs/runs", "to=report")
+    assert code == 0, err
+    assert "Nearest training images" in (lab.folder / "report" / "report.html").read_text()
+
+
+def test_images_without_held_out_images_say_the_reason(lab):
+    levels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    np.savez("given.npz", arr_0=levels)
+    code, _, err = lab("evaluate", "samples=given.npz", "reference=given.npz", "features=pixels", "metrics=copying")
+    assert code == 0, err
+    (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
+    absent = json.loads(path.read_text())["protocol"]["absent"]
+    assert absent["copying_pixels"] == "needs held-out images beside the training images, and given.npz has none"
+    assert not list(path.parent.glob("nearest.png"))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("images", "copies"), [(64, True), ("null", False)])
+def test_a_model_trained_on_64_images_is_caught_and_a_normal_one_is_not(lab, images, copies):
+    steps = ["trainer.max_steps=1200", f"train_images={images}", "optimizer=adamw", "trainer.max_time=null"]
+    code, _, err = lab("train", "metrics=copying", *SMALL, *steps)
+    assert code == 0, err
+    found = values(lab)["values"]
+    if copies:
+        assert found["copying_pixels_low"] > 0.8
+        assert found["copying_digits_cnn_low"] > 0.8
+        assert found["copies_pixels"] > 0.5
+    else:
+        assert 0.3 < found["copying_pixels"] < 0.7
+        assert found["copies_pixels_low"] < 0.03
