@@ -74,7 +74,8 @@ def score_once(
                 cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
         with _progress(Console(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
             weights, cache = cfg.evaluation.weights, cache_directory(outputs)
-            use_measured(model, lambda: data, cfg, directory, weights, cache, progress)
+            and_costs = any(metric.needs_step_costs for metric in build_metrics(cfg))
+            use_measured(model, lambda: data, cfg, directory, weights, cache, progress, and_costs)
         unread = model.protocol().keys() - model.sampling_protocol().keys()
         unread |= {"measured_variance"} if "variance" in unread else set()
         identities = [

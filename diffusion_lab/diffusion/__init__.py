@@ -6,7 +6,7 @@ predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 statistics   how large is what the network says, and how wrong?  E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic     how wide is a reverse step at best, after these?    σ*²
-step_costs   what does each stride cost, in bits?               L(t, s), L_0(t); optimal_spacing: the least sum
+step_costs   what does each stride cost, in bits?               L(t, s), L_0(t); optimal_spacing: the least sum; advice: its gain
 decoders     which data does the last step mean?                 p(x_0|x_1)
 rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
@@ -40,6 +40,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
     gaussian     x_s = μ + σ·ε
 """
 
+from .advice import ScheduleAdvice, advise, possible_ends
 from .analytic import Analytic
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
@@ -153,6 +154,7 @@ __all__ = [
     "SampleNoise",
     "Sampler",
     "Schedule",
+    "ScheduleAdvice",
     "SigmoidSchedule",
     "SigmoidWeighting",
     "Simple",
@@ -168,12 +170,14 @@ __all__ = [
     "VariationalBound",
     "Weighting",
     "Worse",
+    "advise",
     "bound_term",
     "denoise_from",
     "derive_seed",
     "inpaint",
     "last_step_bits",
     "network_statistics",
+    "possible_ends",
     "slerp",
     "step_costs",
     "variational_bound",

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from .process import GaussianDiffusion
+from .shapes import Number
 from .spacings import EvenSpacing, Spacing, Visited
 from .step_costs import StepCosts
 
@@ -17,16 +20,29 @@ class OptimalSpacing(Spacing):
     them.
 
     costs: measured of the trained network. Until then, while the network trains, steps are even.
+    log_snr_min: end at the step nearest to it; None: at T. `advise` says where it pays.
     """
 
     num_steps: int
     costs: StepCosts | None = field(default=None)
+    log_snr_min: Number | None = None
 
     needs_costs = True
 
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
-        even = EvenSpacing(self.num_steps)(process)
-        return even if self.costs is None else self.costs.best(self.num_steps)
+        last = self._last(process)
+        even = EvenSpacing(self.num_steps)(last)
+        return even if self.costs is None else self.costs.best(self.num_steps, last)
+
+    def _last(self, process: GaussianDiffusion | int) -> int:
+        if isinstance(process, int):
+            if self.log_snr_min is not None:
+                raise ValueError("sampler.spacing.log_snr_min is looked up in a process: its T alone does not tell it")
+            return process
+        if self.log_snr_min is None:
+            return process.num_timesteps
+        log_snr = process.log_snr(torch.arange(1, process.num_timesteps + 1))
+        return int((log_snr - self.log_snr_min).abs().argmin()) + 1
 
     def measured(self, costs: StepCosts) -> "OptimalSpacing":
         return replace(self, costs=costs)

@@ -22,8 +22,8 @@ class Costs(ABC):
     """What each step costs a trained network."""
 
     @abstractmethod
-    def best(self, num_steps: int) -> Visited:
-        """The times of the cheapest chain of so many steps."""
+    def best(self, num_steps: int, last: int | None = None) -> Visited:
+        """The times of the cheapest chain of so many steps, which ends at T or at `last`."""
 
 
 @dataclass(frozen=True)

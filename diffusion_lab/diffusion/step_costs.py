@@ -53,38 +53,45 @@ class StepCosts(Costs):
     first: Int64[Tensor, " f"]
     alone: float
     of: str = ""
-    _best: dict[int, Tensor] = field(default_factory=dict, init=False)
+    _least: list[Tensor] = field(default_factory=list, init=False)  # of 2, 3, … steps
+    _before: list[Tensor] = field(
+        default_factory=list, init=False
+    )  # the step that the best of these visits before each t
 
     def __repr__(self) -> str:
         return self.of
 
     def bits(self, times: Int64[Tensor, " K"]) -> float:
-        """L_0 + Σ L(t_k, t_{k−1}) of the chain over `times`, whose first is one of `first`."""
+        """L_0 + Σ L(t_k, t_{k−1}) of the chain over `times`; L_0 of a first t that is none of `first` is that of the nearest."""
         if len(times) == 1:
             return self.alone
-        where = int((self.first == times[0]).nonzero())
+        where = int((self.first - times[0]).abs().argmin())
         return float(self.last_steps[times[1], where] + self.steps[times[1:], times[:-1]].sum())
 
-    def best(self, num_steps: int) -> Int64[Tensor, " K"]:
-        """The `num_steps` times, the last of which is T, whose sum is least."""
-        if num_steps not in self._best:
-            self._best[num_steps] = self._search(num_steps)
-        return self._best[num_steps]
-
-    def _search(self, num_steps: int) -> Int64[Tensor, " K"]:
-        last = len(self.steps) - 1
+    def least(self, num_steps: int) -> Float64[Tensor, " t"]:
+        """Bits of the cheapest chain of so many steps to each t, (T + 1,); ∞ where there is none, and for one step before T."""
         if num_steps == 1:
-            return torch.tensor([last])
-        # least[t]: of all chains of k steps that end at t. before[k][t]: the step that the best of them visits before t.
-        least, choice = (self.last_steps + self.steps[:, self.first]).min(dim=1)
-        before = [self.first[choice]]
-        for _ in range(num_steps - 2):
-            least, choice = (least[None, :] + self.steps).min(dim=1)
-            before.append(choice)
-        times = [torch.tensor(last)]
-        for step_before in reversed(before):
-            times.append(step_before[times[-1]])
-        return torch.stack(times[::-1])
+            return torch.full((len(self.steps),), math.inf, dtype=torch.float64).index_fill(
+                0, torch.tensor([len(self.steps) - 1]), self.alone
+            )
+        while len(self._least) < num_steps - 1:
+            if self._least:
+                least, before = (self._least[-1][None, :] + self.steps).min(dim=1)
+            else:
+                least, choice = (self.last_steps + self.steps[:, self.first]).min(dim=1)
+                before = self.first[choice]
+            self._least.append(least)
+            self._before.append(before)
+        return self._least[num_steps - 2]
+
+    def best(self, num_steps: int, last: int | None = None) -> Int64[Tensor, " K"]:
+        """The `num_steps` times, of which the last is T or `last`, whose sum is least."""
+        times = [len(self.steps) - 1 if last is None else last]
+        if num_steps > 1:
+            self.least(num_steps)
+            for before in reversed(self._before[: num_steps - 1]):
+                times.append(int(before[times[-1]]))
+        return torch.tensor(times[::-1])
 
 
 def first_steps(num_timesteps: int) -> Int64[Tensor, " f"]:

@@ -26,8 +26,11 @@ def use_measured(
     weights: str,
     cache: Path,
     progress: Progress | None = None,
+    and_costs: bool = False,
 ) -> None:
     """Give `model` what `cfg` would have measured of it with these weights; nothing where it names nothing of the kind.
+
+    and_costs: what each step of its chain costs too, where it has a chain.
 
     All ranks must call it.
     """
@@ -38,7 +41,8 @@ def use_measured(
     if model.needs_data_moments:
         model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
     variance = cfg.get("measured_variance")
-    if variance is None and not model.needs_last_steps:
+    and_costs = model.needs_last_steps or (and_costs and model.log_snrs(2) is not None)
+    if variance is None and not and_costs:
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
@@ -46,7 +50,7 @@ def use_measured(
     rest = (data(), num_images, weights, cache, identity, about, progress)
     measured = measure_once(model, model.measure, {"of": "network"}, *rest)
     last_steps = None
-    if model.needs_last_steps:
+    if and_costs:
         facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
         last_steps = measure_once(model, model.measure_last_steps, facts, *rest).means["bits"]
     statistics = NetworkStatistics(**measured.means, of=measured.about)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import DataMoments, NetworkStatistics, Variance, slerp
+from diffusion_lab.diffusion import DataMoments, NetworkStatistics, ScheduleAdvice, Variance, slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -134,6 +134,13 @@ class GenerativeModel(TrainableModel, ABC):
     def log_snrs(self, count: int) -> list[float] | None:
         """So many log SNRs of its chain, evenly from its clean end to its noisy one; None for a family without a noisy chain."""
         return None
+
+    def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
+        """Which steps, of what number and between which ends, would have the least bound on the images x_0 that it was measured on.
+
+        For a family with `log_snrs`, once its last steps were measured. ValueError, in one sentence, where no table says it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
         """Images noised to a log SNR, and drawn from there as samples are drawn from noise. For a family with `log_snrs`."""

@@ -12,12 +12,17 @@ from diffusion_lab.diffusion import (
     DataMoments,
     NetworkStatistics,
     SampleNoise,
+    ScheduleAdvice,
+    StepCosts,
     Variance,
+    advise,
     derive_seed,
     last_step_bits,
     network_statistics,
+    possible_ends,
     step_costs,
 )
+from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.samplers import full, last
 from diffusion_lab.diffusion.statistics import smoothed
 from diffusion_lab.diffusion.streams import START, STATISTICS
@@ -79,10 +84,23 @@ class MeasuredDiffusion(GenerativeModel):
             chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
             self.reverse = replace(self.reverse, variance=chosen)
             self.guided = replace(self.guided, reverse=self.reverse)
-        if last_steps is not None:
-            variance = self.reverse.variance
-            costs = step_costs(self.process, statistics.smoothed(), smoothed(last_steps, 2), variance)
-            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(costs))
+        self._measured = None if last_steps is None else (statistics, last_steps)
+        if last_steps is not None and self.needs_last_steps:
+            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(self._costs(steady=True)))
+
+    def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
+        own, known = self.sampler.spacing(self.process), self._known(y)
+        ends = possible_ends(self.process, own)
+        chains = [self.process.respace(end[None]) for end in ends]
+        prior = torch.stack([in_bits(self.start.kl(chain, x_0, known)).double().mean().cpu() for chain in chains])
+        return advise(self.process, self._costs(steady=False), self._costs(steady=True), own, ends, prior)
+
+    def _costs(self, steady: bool) -> StepCosts:
+        """steady: with the noise of what was measured averaged out over neighbouring t."""
+        statistics, last_steps = self._measured
+        if steady:
+            statistics, last_steps = statistics.smoothed(), smoothed(last_steps, 2)
+        return step_costs(self.process, statistics, last_steps, self.reverse.variance)
 
 
 def _first_draw(seed: int, indices: Tensor) -> SampleNoise:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.panels import BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
+from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, seed_of
 from diffusion_lab.runs import ModelDirectory
 
@@ -32,7 +32,8 @@ def model_plots(gathered: Gathered) -> list[Plot]:
     names = _names(shown, gathered)
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
     note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
-    return [*_bound(shown, names, note), *_diagnosis(shown, names, note), *_losses(shown, names, note)]
+    by_t = [*_bound(shown, names, note), *_diagnosis(shown, names, note)]
+    return [*by_t, *_advice(shown, names, note), *_losses(shown, names, note)]
 
 
 def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
@@ -125,6 +126,46 @@ def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]
                 )
             )
     return plots
+
+
+def _advice(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+    """The least bound of each number of steps, and that of even ones, with the options that a score of each model advises."""
+    curve, columns, found = "bits_by_num_steps", ("bits_per_dim", "even_bits_per_dim"), {}
+    for path, cells in models.items():
+        known = [cell for cell in cells if {"num_steps", *columns} <= cell.curves.get(curve, {}).keys()]
+        if known:
+            found[path] = known[0]
+    if not found:
+        return []
+    best, even = (
+        _lines(
+            [(path, cell.curves[curve]["num_steps"], cell.curves[curve][column]) for path, cell in found.items()],
+            names,
+            log=False,
+        )
+        for column in columns
+    )
+    advised = [
+        f"{names[path][0]}: {measure.detail}."
+        for path, cell in found.items()
+        for measure in cell.measures
+        if measure.name == "advised_gain" and measure.detail
+    ]
+    meaning = (
+        "Bits/dim, with L_T, of the best steps there are, and (faint) of even ones, as measured on training images."
+    )
+    return [
+        Plot(
+            key=curve,
+            heading=ADVICE,
+            name="bits/dim by number of steps",
+            x_label="steps",
+            y_label="bits/dim",
+            panels=[Panel("", [*best, *(replace(line, faint=True, name=f"{line.name}, even") for line in even)])],
+            log_x=True,
+            note=" ".join(filter(None, [meaning, *advised, note])),
+        )
+    ]
 
 
 def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:

@@ -55,7 +55,7 @@ class Simulation:
 @pytest.mark.parametrize("copied", [0.0, 0.3, 0.95])
 def test_intervals_hold_the_true_probability(copied):
     """1/2 for samples of the density, and a copy is nearer than all others: ½ + copied/2 on average over training sets."""
-    simulation, trials, held = Simulation(1), 200, 0
+    simulation, trials, held = Simulation(1), 120, 0
     for _ in range(trials):
         found = nearer(*simulation.distances(80, 60, copied))
         held += found.low <= 0.5 + copied / 2 <= found.high

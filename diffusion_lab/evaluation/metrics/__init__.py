@@ -1,5 +1,6 @@
 """What is measured of a model: a class for each metric, yours beside them. Imports no torch before something is measured."""
 
+from diffusion_lab.evaluation.metrics.advice import StepAdvice
 from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
 from diffusion_lab.evaluation.metrics.copying import Copying
@@ -31,4 +32,5 @@ __all__ = [
     "Need",
     "NetworkEvaluations",
     "PrecisionRecall",
+    "StepAdvice",
 ]
