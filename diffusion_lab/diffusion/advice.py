@@ -7,7 +7,6 @@ gains before anything is drawn (Watson et al. 2021, by dynamic programming; the 
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Float64, Int64
@@ -69,14 +68,16 @@ def advise(
     chosen. ends, prior: the t at which a chain may end, T and that of `own` among them, and L_T there, in bits/dim.
     """
     l_t = dict(zip(ends.tolist(), prior.tolist(), strict=True))
+    found: dict[int, Tensor] = {}
 
     def bits(times: Int64[Tensor, " K"]) -> float:
         return costs.bits(times) + l_t[int(times[-1])]
 
-    @cache
     def best(num_steps: int) -> Int64[Tensor, " K"]:
-        end = ends[(choosing.least(num_steps)[ends] + prior).argmin()]
-        return choosing.best(num_steps, int(end))
+        if num_steps not in found:
+            end = ends[(choosing.least(num_steps)[ends] + prior).argmin()]
+            found[num_steps] = choosing.best(num_steps, int(end))
+        return found[num_steps]
 
     whole, last = _whole(process, own), process.num_timesteps
     now = bits(whole)
