@@ -1,0 +1,223 @@
+"""The documentation: links lead somewhere, code compiles, commands compose, and what a page says of the source is in the source."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+
+from diffusion_lab.commands.main import COMMANDS
+from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.measures import Measure
+from scripts.site import configs, equations, reference
+from scripts.site.links import led_to_pages, links
+from scripts.site.quoted import QUOTE, source_of, with_sources
+
+from .commands.composing import less_composing
+
+ROOT = Path(__file__).parent.parent
+WRITTEN = sorted((ROOT / "docs").rglob("*.md"))
+BROUGHT = [
+    ROOT / name
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "outputs/README.md")
+]
+PAGES = [*WRITTEN, *BROUGHT]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+_COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )?diffusion-lab (.*?)(?:\s\s+#.*|\s+#.*)?$")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_and_anchors_of_a_page_lead_somewhere(page):
+    for link in links(page.read_text()):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), link
+            continue
+        there = (page.parent / path).resolve() if path else page
+        assert there.is_relative_to(ROOT), link
+        assert there.exists(), link
+        assert not anchor or anchor in anchors(there), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_python_on_a_page_compiles(page):
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        ast.parse(code)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=named)
+def test_a_notebook_holds_code_that_compiles_and_no_large_output(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    assert notebook.stat().st_size < 100_000
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            ast.parse("".join(cell["source"]))
+
+
+QUOTES = [
+    pytest.param((page.parent / link).resolve(), name, id=f"{page.stem}-{name}")
+    for page in WRITTEN
+    for name, link in QUOTE.findall(page.read_text())
+]
+
+
+@pytest.mark.parametrize(("file", "name"), QUOTES)
+def test_what_a_page_quotes_is_defined(file, name):
+    assert name.rpartition(".")[2] in source_of(file, name).partition("\n\n")[0]
+
+
+def test_a_name_that_disappears_from_the_source_is_an_error(tmp_path):
+    (tmp_path / "part.py").write_text("class A:\n    x = 1\n\n    @property\n    def f(self):\n        return 1\n")
+    page = "Before\n\n[`A.f`](part.py)\n\nAfter"
+    assert with_sources(page, tmp_path, tmp_path).splitlines()[2:6] == [
+        f'```python title="{tmp_path.name}/part.py · A.f"',
+        "@property",
+        "def f(self):",
+        "    return 1",
+    ]
+    (tmp_path / "part.py").write_text("class A:\n    x = 1\n")
+    with pytest.raises(LookupError, match=r"does not define A\.f"):
+        with_sources(page, tmp_path, tmp_path)
+
+
+def commands(page: Path) -> list[str]:
+    """Every `diffusion-lab …` line in a block of a page, continued lines joined."""
+    text = re.sub(r"\\\n\s*", "", page.read_text())
+    blocks = re.findall(r"^(?:```bash\n(.*?)^```$|((?:    .*\n)+))", text, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in "".join(block).splitlines()]
+    return [found[1] for line in lines if (found := _COMMAND.match(line.split(" && ")[-1]))]
+
+
+COMMANDS_OF_PAGES = {command: named(page) for page in [*WRITTEN, ROOT / "README.md"] for command in commands(page)}
+
+
+def last_cell(option: str) -> str:
+    """a=1,2 -> a=2; what stands in brackets is one value."""
+    name, sign, value = option.partition("=")
+    return name + sign + (re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value) or [""])[-1]
+
+
+def test_every_command_on_a_page_composes():
+    """With its options; of a sweep, the last cell. `…` stands for what only the reader knows."""
+    composed = 0
+    with less_composing(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for command, page in COMMANDS_OF_PAGES.items():
+            name, *options = shlex.split(command)
+            if name.startswith("-") or {"--help", "--cfg"} & set(options):
+                continue
+            assert name in COMMANDS, f"{page}: diffusion-lab {command}"
+            given = any(option.startswith("samples=") for option in options)
+            options = [last_cell(option) for option in options if not option.startswith("-") and "…" not in option]
+            try:
+                compose(
+                    "evaluate_samples" if given else name, [o for o in options if "=" in o], return_hydra_config=True
+                )
+            except HydraException as error:
+                pytest.fail(f"{page}: diffusion-lab {command}: {error}")
+            composed += 1
+    GlobalHydra.instance().clear()
+    assert composed > 30
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
+    class Loader(yaml.SafeLoader):
+        """mkdocs.yml may hold tags of its own."""
+
+    Loader.add_multi_constructor("!", lambda *_: None)
+    config = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
+
+    def entries(nav):
+        if isinstance(nav, str):
+            return {nav}
+        return set().union(*(entries(part) for part in (nav.values() if isinstance(nav, dict) else nav)))
+
+    written = {page.relative_to(ROOT / "docs").as_posix() for page in WRITTEN}
+    assert written <= entries(config["nav"])
+
+
+def test_links_lead_to_pages_of_the_site_and_other_files_become_text(tmp_path):
+    pages = {tmp_path / "CONTRIBUTING.md": "contributing.md", tmp_path / "docs/a.png": "a.png"}
+    text = "[how](../../CONTRIBUTING.md#a-metric) [code](../../x.py) [out](https://a.b) ![](../a.png)\n\n"
+    text += "```\n[raw](../../x.py)\n```"
+    led = led_to_pages(text, tmp_path / "docs/howto/page.md", "howto/page.md", pages)
+    assert led.splitlines()[0] == "[how](../contributing.md#a-metric) code [out](https://a.b) ![](../a.png)"
+    assert "[raw](../../x.py)" in led
+
+
+def test_equations_are_set_with_indices():
+    assert equations.typeset('<p class="eq">q(x_{t−1} | x_0)^s</p>') == (
+        '<p class="eq">q(x<sub>t−1</sub> | x<sub>0</sub>)<sup>s</sup></p>'
+    )
+    said = equations.typeset_prose("With x_t and L_simple, `x_t` and [a](b_c.md) in step_size.")
+    assert said == ("With <i>x</i><sub>t</sub> and <i>L</i><sub>simple</sub>, `x_t` and [a](b_c.md) in step_size.")
+
+
+def test_the_reference_of_a_group_has_each_option_with_its_value_and_comment():
+    page = configs.page_of("schedule", configs.groups(CONF)["schedule"], "cosine")
+    assert "The default of `diffusion-lab train` is `cosine`." in page
+    assert "## schedule=cosine\n" in page
+    assert "| `schedule.num_timesteps` | `1000` | T |" in page
+    assert "| `schedule.log_snr_max.ratio` | `2.0` | standard deviations of the noise" in page
+    assert "| `network.base_channels` | `32` |" in configs.choice(
+        CONF / "network/diffusion/8x8.yaml", "network/diffusion"
+    )
+
+
+@pytest.mark.parametrize("group", configs.groups(CONF))
+def test_every_choice_of_a_group_is_in_the_reference_with_its_first_comment(group):
+    files = configs.groups(CONF)[group]
+    page = configs.page_of(group, files, None)
+    assert len(re.findall(r"^## ", page, re.MULTILINE)) == len(files)
+    for part in page.split("\n## ")[1:]:
+        assert re.match(r".+\n\n\S", part), part
+
+
+def test_every_command_is_in_the_reference_with_its_options():
+    page = reference.commands(CONF)
+    for command in COMMANDS:
+        assert f"## diffusion-lab {command}\n" in page
+    assert "| `score` | `true` | false: train only |" in page
+
+
+def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
+    page = reference.measures()
+    for name in ("fd_digits_cnn", "precision", "bits_per_dim", "nfe", "fd_digits_cnn_infinity"):
+        assert name in page
+    extra = [Measure("brightness", "brightness", meaning="how bright")]
+    monkeypatch.setattr("diffusion_lab.evaluation.metrics.Cost.measures", lambda *_: extra)
+    assert "| `brightness` |  |  | how bright |" in reference.measures()
+
+
+@pytest.mark.thorough
+def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path):
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "WARNING" not in done.stderr
+    for page in [tmp_path / "site/index.html", tmp_path / "site/theory/reverse/index.html"]:
+        loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?([^\s\">]+)", page.read_text())
+        assert loaded
+        assert not [url for url in loaded if re.match(r"(?:https?:)?//", url)]
+    theory = (tmp_path / "site/theory/reverse/index.html").read_text()
+    assert "per_sample" in theory
+    assert "x<sub>t−1</sub>" in theory
