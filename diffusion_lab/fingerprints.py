@@ -44,9 +44,10 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
     # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
     "model_dir", "init_from", "init_weights", "branch_from",
-    "outputs", "paths", "data.root", "data.path", "data.download", "trainer.default_root_dir",
+    "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
+    "data.download", "trainer.default_root_dir",
     # which files are let in: the identity counts those that were
-    "data.on_error", "data.max_pixels",
+    "data.on_error", "data.max_pixels", "data.max_bytes",
     # what is asked of the command
     "retrain", "rescore", "score", "objective_metric", "tags",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only

@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from diffusion_lab.data.levels import to_uint8
+from diffusion_lab.data.levels import to_pixels, to_uint8
 
-_SMALLEST_SIDE = 48  # pixels on the screen; smaller images are enlarged by whole factors, without smoothing
+_SMALLEST_SIDE = (
+    48  # pixels on the screen of the longer side; smaller images are enlarged by whole factors, without smoothing
+)
 
 
 def picture(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image.Image:
@@ -23,24 +25,40 @@ def picture(x: Tensor, num_levels: int | None, columns: int | None = None) -> Im
 
 
 def grid(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image.Image:
-    """A grid of x float32 (B, C, H, W) in [−1, 1], C = 1 or 3 shown (the first channel of any other C), read row by row."""
-    pixels = to_uint8(x, num_levels or 256)
-    if pixels.shape[1] not in (1, 3):
-        pixels = pixels[:, :1]
-    scale = max(1, math.ceil(_SMALLEST_SIDE / pixels.shape[-1]))
+    """A grid of x float32 (B, C, H, W) in [−1, 1], read row by row, in the colours of `shown_channels`."""
+    pixels = shown_channels(to_uint8(x, num_levels or 256))
+    scale = max(1, math.ceil(_SMALLEST_SIDE / max(pixels.shape[-2:])))
     pixels = pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     rows = make_grid(pixels, nrow=columns or math.ceil(math.sqrt(len(x))), padding=2, pad_value=128)
     return Image.fromarray(rows.permute(1, 2, 0).contiguous().numpy())
 
 
 def pixels(x: Tensor, num_levels: int | None) -> np.ndarray:
-    """x float32 (B, C, H, W) in [−1, 1] -> uint8 (B, H, W, C), as published evaluators read images."""
-    return to_uint8(x, num_levels).permute(0, 2, 3, 1).contiguous().numpy()
+    """x float32 (B, C, H, W) in [−1, 1] -> uint8 (B, H, W, C), as published evaluators read images; uint16 beyond 256 levels."""
+    return to_pixels(x, num_levels).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:
-    """x float32 (B, C, H, W) in [−1, 1], C = 1 or 3 -> an image each."""
+    """x float32 (B, C, H, W) in [−1, 1] -> an image each. ValueError where none can hold them."""
+    check_images(x.shape[1], num_levels)
     return [Image.fromarray(each.squeeze(-1) if each.shape[-1] == 1 else each) for each in pixels(x, num_levels)]
+
+
+def check_images(channels: int, num_levels: int | None) -> None:
+    """ValueError for samples that an image file cannot hold as they are."""
+    levels = num_levels or 256
+    if channels != 1 and (channels != 3 or levels > 256):
+        raise ValueError(
+            f"the samples have {channels} channels of {levels} levels, and an image file here holds 1, or 3 of at most 256 levels: "
+            "use format=npz, or numpy in Python"
+        )
+
+
+def shown_channels(pixels: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 1 or 3, H, W): C = 1 grey; C = 2 magenta and green; else the first three as RGB."""
+    if pixels.shape[1] == 2:
+        return pixels[:, [0, 1, 0]]
+    return pixels[:, :3]
 
 
 def scatter(x: Tensor) -> Image.Image:

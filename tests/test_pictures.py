@@ -1,5 +1,6 @@
 import io
 
+import pytest
 import torch
 from PIL import Image
 
@@ -16,6 +17,24 @@ def test_a_grid_shows_images_in_reading_order_on_their_own_levels():
 def test_colour_stays_colour():
     x = torch.tensor([1.0, -1.0, -1.0])[None, :, None, None].expand(1, 3, 32, 32)
     assert picture(x, 256).getpixel((10, 10)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "colour"),
+    [
+        ([1.0], (255, 255, 255)),
+        ([1.0, -1.0], (255, 0, 255)),
+        ([-1.0, 1.0], (0, 255, 0)),
+        ([1.0, 1.0], (255, 255, 255)),
+        ([1.0, -1.0, -1.0, 1.0], (255, 0, 0)),
+        ([-1.0, -1.0, 1.0, 1.0, 1.0], (0, 0, 255)),
+    ],
+)
+def test_channels_that_are_no_colours_are_shown_in_colours(values, colour):
+    x = torch.tensor(values)[None, :, None, None].expand(2, len(values), 6, 48)
+    image = picture(x, 256)
+    assert image.size == (102, 10)
+    assert image.convert("RGB").getpixel((10, 5)) == colour
 
 
 def test_points_are_a_scatter_and_numbers_a_histogram():

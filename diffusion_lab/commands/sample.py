@@ -44,6 +44,7 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)
+        _check_format(cfg.format, drawing.model)
         if cfg.devices is None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
     if cfg.trajectory:
@@ -67,6 +68,16 @@ def run(cfg: DictConfig) -> None:
     Console().print(said, highlight=False, soft_wrap=True)
 
 
+def _check_format(form: str, model: GenerativeModel) -> None:
+    """MistakeError or ValueError for samples that files of this format cannot hold."""
+    from diffusion_lab.pictures import check_images
+
+    if form != "grid" and len(model.shape) != 3:
+        raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
+    if form == "png":
+        check_images(model.shape[0], model.num_levels)
+
+
 def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str, columns: int | None) -> list[Path]:
     import numpy as np
 
@@ -76,8 +87,6 @@ def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: 
         path = to / "samples.png"
         write_whole(path, png(picture(x, model.num_levels, columns)))
         return [path]
-    if x.ndim != 4:
-        raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
     if form == "npz":
         path = to / "samples.npz"
         buffer = io.BytesIO()

@@ -45,6 +45,8 @@ def run(cfg: DictConfig) -> None:
         data = build_data(cfg)
         if len(data.shape) != 3:
             raise MistakeError(f"{data.name} has points: published evaluators read images")
+        if data.shape[0] not in (1, 3):
+            raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
         features = build_features(cfg) if cfg.moments else {}
         if len(features) > 1:
             raise MistakeError("features: a file holds the statistics of one set of features; name one")

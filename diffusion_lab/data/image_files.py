@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,20 +19,18 @@ from diffusion_lab.data import images
 from diffusion_lab.data.base import Batch, DataError, DataModule, Pick
 from diffusion_lab.data.digests import RememberedDigests, state_of
 from diffusion_lab.data.images import MAX_PIXELS, check_image, read_image
-from diffusion_lab.data.levels import from_levels
+from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
 
 
 class ImageFiles(DataModule):
-    """Files below `root`, each shown as a square of `image_size`. A subclass lists them: `_usable`, then `_hold`.
+    """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
 
     on_error says what becomes of a file that is not a whole image when the set is listed: "raise" names it and stops;
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
-    stops the run in either case. `max_pixels` is what a file may unfold to.
+    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
     """
-
-    num_levels = 256
 
     def __init__(
         self,
@@ -39,17 +38,25 @@ class ImageFiles(DataModule):
         seed: int,
         flip: bool,
         root: Path,
-        image_size: int,
+        image_size: int | Sequence[int],
         channels: int,
         num_workers: int = 2,
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
+        num_levels: int = 256,
     ) -> None:
         super().__init__(batch_size, seed, flip)
         if channels not in (1, 3):
             raise DataError(f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
-        if image_size < 1:
-            raise DataError(f"data.image_size={image_size} must be at least 1.")
+        sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
+        if len(sides) != 2 or min(sides) < 1:
+            raise DataError(f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
+        if num_levels not in (256, MOST_LEVELS):
+            raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
+        if num_levels > 256 and channels != 1:
+            raise DataError(
+                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; data=arrays takes 16-bit ones."
+            )
         if num_workers < 0:
             raise DataError(f"data.num_workers={num_workers} must not be negative.")
         if on_error not in ("raise", "skip"):
@@ -57,7 +64,8 @@ class ImageFiles(DataModule):
         if max_pixels < 1:
             raise DataError(f"data.max_pixels={max_pixels} must be at least 1.")
         self.root = root
-        self.shape = (channels, image_size, image_size)
+        self.shape = (channels, *sides)
+        self.num_levels = num_levels
         self.num_workers = num_workers
         self.on_error = on_error
         self.max_pixels = max_pixels
@@ -107,7 +115,8 @@ class ImageFiles(DataModule):
                     f"{self.root} holds no {split} images that can be used: add some, or mend those it has."
                 )
         self._images = {
-            split: _Images(paths[split], labels[split], self.shape, self.max_pixels) for split in ("train", "test")
+            split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
+            for split in ("train", "test")
         }
         self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
         identity = hashlib.sha256(f"{self.shape}\n".encode())
@@ -142,25 +151,27 @@ class ImageFiles(DataModule):
 
 @dataclass(frozen=True)
 class _Images(Dataset):
-    """images[pick] is a batch: uint8 (B, C, H, W) and labels."""
+    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
 
     paths: list[Path]
     labels: Tensor | None
     shape: tuple[int, int, int]
     max_pixels: int
+    deep: bool
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
         indices, mirrored = pick
-        channels, image_size, _ = self.shape
+        channels, *image_size = self.shape
         try:
             levels = torch.stack(
-                [read_image(self.paths[i], image_size, channels, self.max_pixels) for i in indices.tolist()]
+                [read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep) for i in indices.tolist()]
             )
         except DataError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
             # one sentence.
             return error
-        levels[mirrored] = levels[mirrored].flip(-1)
+        if mirrored.any():  # torch flips no uint16
+            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
         return levels, None if self.labels is None else self.labels[indices]
 
 

@@ -1,5 +1,6 @@
 """Your own images: a folder, or one folder per class, streamed through worker processes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,11 +8,11 @@ import torch
 from diffusion_lab.data.base import DataError
 from diffusion_lab.data.image_files import ImageFiles
 from diffusion_lab.data.images import MAX_PIXELS, SUFFIXES
-from diffusion_lab.data.splits import fixed_subset
+from diffusion_lab.data.splits import held_out
 
 
 class ImageFolder(ImageFiles):
-    """All images under `root`, however deep, cropped to squares and resized to `image_size`. channels: 1 is grey, 3 is RGB.
+    """All images under `root`, however deep, cropped and resized to `image_size`. channels: 1 is grey, 3 is RGB.
 
     If `root` holds train/ and test/, they are the splits; else a fixed random share of `test_fraction` is held out.
     classes="subfolders": the class of an image is the folder it is in, directly below `root` (or below train/ and
@@ -25,7 +26,7 @@ class ImageFolder(ImageFiles):
         batch_size: int,
         seed: int,
         root: str,
-        image_size: int,
+        image_size: int | Sequence[int],
         channels: int = 3,
         classes: str | None = None,
         test_fraction: float = 0.1,
@@ -33,8 +34,10 @@ class ImageFolder(ImageFiles):
         num_workers: int = 2,
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
+        num_levels: int = 256,
     ) -> None:
-        super().__init__(batch_size, seed, flip, Path(root), image_size, channels, num_workers, on_error, max_pixels)
+        where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels)
+        super().__init__(batch_size, seed, flip, *where)
         if classes not in (None, "subfolders"):
             raise DataError(f"data.classes={classes} must be null or subfolders.")
         if not 0 < test_fraction < 1:
@@ -81,11 +84,10 @@ class ImageFolder(ImageFiles):
     def _hold_out(self, paths: list[Path]) -> dict[str, list[Path]]:
         if len(paths) < 2:
             raise DataError(f"{self.root} holds one image: at least two are needed, to train and to test.")
-        num_test = min(max(round(self.test_fraction * len(paths)), 1), len(paths) - 1)
-        held_out = set(fixed_subset(len(paths), num_test).tolist())
+        test = held_out(len(paths), self.test_fraction).tolist()
         return {
-            "train": [path for i, path in enumerate(paths) if i not in held_out],
-            "test": [path for i, path in enumerate(paths) if i in held_out],
+            "train": [path for path, is_test in zip(paths, test, strict=True) if not is_test],
+            "test": [path for path, is_test in zip(paths, test, strict=True) if is_test],
         }
 
 

@@ -1,7 +1,7 @@
-"""One image file, of any size and kind -> a square of 8-bit levels: upright, cropped to the middle, resized with antialiasing."""
+"""One image file, of any size and kind -> levels: upright, cropped to the middle, resized with antialiasing."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,20 +34,42 @@ def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> Non
         _upright(image).convert("RGB")
 
 
-def read_image(path: Path, image_size: int, channels: int, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """uint8 (channels, image_size, image_size): the largest square in the middle, resized. channels: 1 is grey, 3 is RGB.
+def read_image(
+    path: Path | str,
+    image_size: int | Sequence[int] | None,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    deep: bool = False,
+    content: io.BytesIO | None = None,
+) -> Tensor:
+    """uint8 (channels, H, W): the largest part in the middle with these proportions, resized. channels: 1 is grey, 3 is RGB.
 
-    Turned as its camera says; 16-bit grey scaled to 8 bits; transparent parts are shown on white; of an animation the
-    first picture. DataError if it is broken, has more than `max_pixels`, or levels whose range is not known.
+    image_size: the side of a square, or H and W; None: as it is. Turned as its camera says; 16-bit grey scaled to 8 bits;
+    transparent parts are shown on white; of an animation the first picture. deep: uint16 instead, in grey only, and 8 bits are
+    scaled to 16. content: of the file, where it lies elsewhere. DataError if it is broken, has more than `max_pixels`, or levels
+    whose range is not known.
     """
-    with _opened(path, path, max_pixels) as opened:
-        image = _upright(opened).convert(_MODES[channels])
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Cropped first: resize(box=…) would let what lies outside the square into its edges.
-    square = image.crop((left, top, left + side, top + side))
-    square = square.resize((image_size, image_size), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    return torch.from_numpy(np.array(square).reshape(image_size, image_size, channels)).permute(2, 0, 1)
+    with _opened(path, content or path, max_pixels, options=content is None) as opened:
+        image = _deep_grey(opened) if deep else _upright(opened).convert(_MODES[channels])
+    if image_size is None:
+        image_size = (image.height, image.width)
+    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    scale = min(image.height / height, image.width / width)
+    kept_width, kept_height = max(round(scale * width), 1), max(round(scale * height), 1)
+    left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
+    # Cropped first: resize(box=…) would let what lies outside into the edges.
+    middle = image.crop((left, top, left + kept_width, top + kept_height))
+    pixels = np.array(middle.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    if deep:
+        pixels = pixels.round().clip(0, 65535).astype(np.uint16)
+    return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def kind_of(name: str, content: io.BytesIO, max_pixels: int) -> tuple[int, bool]:
+    """(channels: 1 for grey, else 3; whether it has 16 bits). name: for the sentence that is said of a broken one."""
+    with _opened(name, content, max_pixels, options=False) as image:
+        deep = _is_sixteen_bit(image)
+        return 1 if deep or image.mode in ("1", "L") else 3, deep
 
 
 def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
@@ -96,6 +118,13 @@ def _opened(
 def _is_sixteen_bit(image: Image.Image) -> bool:
     # Pillow gives 16-bit PPM, scaled to 0 … 65535, and in older versions 16-bit PNG, the mode of 32-bit integers.
     return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PPM", "PNG"))
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Decoded and turned as the camera says, as float32 in 0 … 65535: what Pillow resizes without cutting it to 8 bits."""
+    if _is_sixteen_bit(image):
+        return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
+    return Image.fromarray(np.asarray(_upright(image).convert("L"), np.float32) * 257)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""A data set that lies in memory: images as uint8 levels, points as float32. No worker processes."""
+"""A data set that lies in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
 
 import hashlib
 from abc import abstractmethod
@@ -13,7 +13,7 @@ from diffusion_lab.data.levels import from_levels
 
 @dataclass(frozen=True)
 class Split:
-    """values: uint8 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
 
     values: Tensor
     labels: Tensor | None
@@ -49,9 +49,8 @@ class InMemoryDataModule(DataModule):
         values, labels = self._splits[split].values, self._splits[split].labels
         for indices, mirrored in picks:
             x = values[indices]
+            if self.num_levels is not None:
+                x = from_levels(x, self.num_levels)
             if mirrored.any():
                 x[mirrored] = x[mirrored].flip(-1)
-            yield (
-                x if self.num_levels is None else from_levels(x, self.num_levels),
-                None if labels is None else labels[indices],
-            )
+            yield x, None if labels is None else labels[indices]

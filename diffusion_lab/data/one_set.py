@@ -9,7 +9,7 @@ from diffusion_lab.data.memory import InMemoryDataModule, Split
 class OneSet(InMemoryDataModule):
     """The images, perhaps none, are the split `train`; nothing is held out, and nobody says their classes.
 
-    levels: uint8 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
+    levels: uint8 or uint16 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
     """
 
     num_classes = None

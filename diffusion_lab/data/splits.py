@@ -27,6 +27,13 @@ def fixed_subset(size: int, count: int | None) -> Tensor:
     return _sequence(size)[:count]
 
 
+def held_out(size: int, share: float) -> Tensor:
+    """Which of `size` ≥ 2 images are held out, bool (size,): a fixed random `share`, at least one and not all."""
+    found = torch.zeros(size, dtype=torch.bool)
+    found[fixed_subset(size, min(max(round(share * size), 1), size - 1))] = True
+    return found
+
+
 def fixed_rest(size: int, count: int) -> Tensor:
     """`count` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
     return _sequence(size).flip(0)[:count]

@@ -74,12 +74,16 @@ class Schedule(ABC):
         return torch.zeros_like(loss)
 
 
+_FINEST = 256  # levels whose spacing the clean end still follows
+
+
 @dataclass(frozen=True)
 class CleanEnd:
     """The log SNR at t = 1 that fits data with levels: 2·log(ratio/bin), bin = 2/(num_levels − 1), so σ_1/α_1 = bin/ratio.
 
     Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits; more noise leaves
-    the decoder to guess the level. So few levels cut a schedule's own clean end, and many levels extend it.
+    the decoder to guess the level. So few levels cut a schedule's own clean end, and many levels extend it, up to 256: the noise of
+    more is finer than a network learns to see, which costs more bits than the decoder does (at 16 bits 66.8 bits/dim, not 10.4).
 
     Parameters
     ----------
@@ -99,7 +103,7 @@ class CleanEnd:
     def __float__(self) -> float:
         if self.num_levels is None:
             return float(self.continuous)
-        return 2 * math.log(self.ratio * (self.num_levels - 1) / 2)
+        return 2 * math.log(self.ratio * (min(self.num_levels, _FINEST) - 1) / 2)
 
 
 End = Number | CleanEnd

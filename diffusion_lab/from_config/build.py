@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -61,13 +61,19 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]
-        cfg.facts.size = data.shape[-1]
+        cfg.facts.size = _side(data.shape)
         cfg.facts.num_levels = data.num_levels
         cfg.facts.num_classes = data.num_classes if cfg.conditional else None
         cfg.facts.identity = data.identity
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)
+
+
+def _side(shape: Sequence[int]) -> int | list[int]:
+    """Of (C, H, W): the side of a square, else [H, W]. Of points (D,): D."""
+    sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
+    return sides[0] if len({*sides}) == 1 else sides
 
 
 def settle_budget(cfg: DictConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
     if len(model.shape) != 3:
         raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: a mask is of an image, and these data are points")
     image = _given(cfg.inpaint.image, model, saved)
-    known = (_read(cfg.inpaint.mask, model.shape[-1], 1) < WHITE)[None].to(model.device)
+    known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
@@ -141,12 +141,16 @@ def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tenso
         return x.to(model.device)
     if len(model.shape) != 3:
         raise MistakeError(f"{image}: this model draws points; name one of the test split by its number")
-    x = from_levels(_read(image, model.shape[-1], model.shape[0]), 256)[None]
+    if model.shape[0] not in (1, 3):
+        raise MistakeError(
+            f"{image}: this model draws {model.shape[0]} channels; name one of the test split by its number"
+        )
+    x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
     return from_levels(to_levels(x, model.num_levels), model.num_levels).to(model.device)
 
 
-def _read(file: str, image_size: int, channels: int) -> Tensor:
-    """uint8 (channels, image_size, image_size)."""
+def _read(file: str, image_size: Sequence[int], channels: int) -> Tensor:
+    """uint8 (channels, *image_size)."""
     from diffusion_lab.data.images import read_image
 
     if not Path(file).is_file():

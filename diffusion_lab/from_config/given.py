@@ -49,7 +49,6 @@ _OF_A_MODEL = (
     *(f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")),
 )
 _LONGEST_NAME = 60
-_LEVELS = 256  # of what somebody gave
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,11 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Moments | None
     found = read_reference(Path(cfg.reference))
     images, published = found.images, found.moments
     if images is None:
-        data = OneSet(_name(found.name), torch.empty((0, *samples.shape), dtype=torch.uint8), _LEVELS, found.digest)
+        data = OneSet(
+            _name(found.name), torch.empty((0, *samples.shape), dtype=torch.uint8), samples.num_levels, found.digest
+        )
     else:
-        data = _as_set(images, images.shape, _LEVELS, found.name, found.digest)
+        data = _as_set(images, images.shape, images.num_levels, found.name, found.digest)
     data.prepare()
     return data, published
 

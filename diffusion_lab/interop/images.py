@@ -1,6 +1,7 @@
 """Images that somebody else made: a folder of them, a zip of them, or an npz as published evaluators read it.
 
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
+Ours may also be uint16, and have any number of channels.
 Nothing is unpickled, nothing is written to the disk, and no more is decoded than the limits below allow.
 """
 
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from diffusion_lab.data.array_files import check_member, members, one_sentence, read_array
 from diffusion_lab.data.base import DataError
 from diffusion_lab.data.images import SUFFIXES, read_as_it_is
 from diffusion_lab.data.levels import from_levels, to_levels
@@ -34,9 +35,10 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: uint8 (N, C, H, W), C = 1 where all are grey. labels: int64 (N,), the class of each; None where nothing says so.
+    """pixels: uint8 or uint16 (N, C, H, W), C = 1 where all are grey.
 
-    name: of the file or folder. lossy: whether a format that changes pixels holds some of them.
+    labels: int64 (N,), the class of each; None where nothing says so. name: of the file or folder. lossy: whether a format that
+    changes pixels holds some of them.
     """
 
     name: str
@@ -50,6 +52,10 @@ class Images:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.pixels.shape[1:])
+
+    @property
+    def num_levels(self) -> int:
+        return 256 if self.pixels.dtype == torch.uint8 else 65536
 
     @cached_property
     def digest(self) -> str:
@@ -94,24 +100,12 @@ def _of_zip(path: Path) -> Images:
         if len(members) > _MOST_MEMBERS:
             raise DataError(f"{path} holds more than {_MOST_MEMBERS:,} files.")
         for info in members.values():
-            _check_member(path, info, _MOST_OF_A_FILE)
+            check_member(path, info, _MOST_OF_A_FILE)
         return _decoded(path, {name: lambda info=info: archive.read(info) for name, info in members.items()})
 
 
 def _is_image(path: Path | PurePosixPath) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-
-
-def _check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
-    """Its name leads nowhere, as nothing is unpacked; its size, which bounds what is read of it, is bounded."""
-    if info.flag_bits & 1:
-        raise DataError(f"{path} is encrypted: give it without a password.")
-    if info.file_size > most:
-        name = printable(info.filename)
-        raise DataError(
-            f"{name} in {path} unfolds to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, and may be a "
-            "decompression bomb."
-        )
 
 
 def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
@@ -160,9 +154,9 @@ def _of_npz(path: Path) -> Images:
     with one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
         pixels = read_array(path, archive, "arr_0", MOST_BYTES)
         labels = read_array(path, archive, "arr_1", 2**27) if "arr_1" in members(archive) else None
-    if pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
-        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it is (N, H, W, C) with 1 or 3 channels.")
-    if pixels.dtype != np.uint8:
+    if pixels.ndim != 4:
+        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it is (N, H, W, C).")
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(
             f"arr_0 of {path} is {pixels.dtype}: published evaluators read uint8 from 0 to 255, as "
             "x.round().clip(0, 255).astype(np.uint8) makes of images in 0 … 255."
@@ -185,53 +179,11 @@ def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def members(archive: zipfile.ZipFile) -> list[str]:
-    """The names of the arrays of an npz."""
-    return [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
-    """One array of numbers of an npz. DataError if it is not there, holds objects, or has more than `most` bytes."""
-    if name not in members(archive):
-        there = ", ".join(map(printable, members(archive)[:8])) or "nothing"
-        raise DataError(f"{path} has no {name}: it holds {there}.")
-    info = archive.getinfo(f"{name}.npy")
-    _check_member(path, info, most)
-    with archive.open(info) as stream:
-        shape, _, dtype = _header(stream)
-        wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
-        if dtype.hasobject or dtype.kind not in "biuf":
-            raise DataError(f"{name} of {path} holds {dtype}, not numbers; it is not unpickled.")
-        if wanted > info.file_size:
-            raise DataError(f"{name} of {path} says it has {wanted:,} bytes, and has {info.file_size:,} at most.")
-    with archive.open(info) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"version {version} of the format")
-    return readers[version](stream)
-
-
-@contextmanager
-def one_sentence(path: Path, what: str) -> Iterator[None]:
-    """Damaged archives raise BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError and others."""
-    try:
-        yield
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        reason = printable(" ".join(str(error).split())) or type(error).__name__
-        raise DataError(f"{path} is no {what} that can be read ({reason}).") from error
-
-
 def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Tensor:
-    """uint8 (N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images are shown in all channels.
+    """(N, *shape): the levels that data of this shape have, nearest to the pixels. Grey images are shown in all channels.
 
-    DataError if their size is another, or they have colours and the data none. of: what has that shape.
+    uint8, or uint16 where there are more than 256. DataError if their size is another, or their channels are others. of: what
+    has that shape.
     """
     pixels, (channels, height, width) = images.pixels, images.shape
     if (height, width) != tuple(shape[1:]):
@@ -244,10 +196,12 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
         raise DataError(
             f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
         )
+    if channels not in (1, shape[0]):
+        raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}.")
     if channels == 1:
         pixels = pixels.expand(-1, shape[0], -1, -1)
-    if int(pixels.max()) <= 1:
+    if int(pixels.numpy().max()) <= 1:
         raise DataError(f"{images.name} has no pixel above 1: pixels go from 0 to 255 here, not from 0 to 1.")
-    if num_levels == 256:
+    if num_levels == images.num_levels:
         return pixels
-    return torch.cat([to_levels(from_levels(some, 256), num_levels) for some in pixels.split(256)])
+    return torch.cat([to_levels(from_levels(some, images.num_levels), num_levels) for some in pixels.split(256)])

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffusion_lab.data.array_files import members, one_sentence, read_array
 from diffusion_lab.data.base import DataError
 from diffusion_lab.evaluation.statistics import Moments
-from diffusion_lab.interop.images import Images, members, one_sentence, read_array, read_images
+from diffusion_lab.interop.images import Images, read_images
 
 _MOST_BYTES = 2**30  # of sigma: 11,000 features
 _TORCH = (".pt", ".pth")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
 from diffusion_lab.networks.generator import sides
-from diffusion_lab.networks.sizes import check_counts
+from diffusion_lab.networks.sizes import Sides, check_counts
 
 _SLOPE = 0.2  # of the leaky rectifier
 _GROUP = "discriminator"  # of its options
@@ -66,7 +66,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        image_size: int,
+        image_size: Sides,
         num_classes: int | None = None,
         spectral_norm: bool = False,
         base_channels: int = 32,
@@ -81,7 +81,7 @@ class Discriminator(nn.Module):
             channel_multipliers=min(channel_multipliers, default=0),
         )
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        channels, side = widths[0], sides(image_size, len(widths), _GROUP)[-1]
+        channels, smallest = widths[0], sides(image_size, len(widths), _GROUP)[-1]
         self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList()
         for level, width in enumerate(widths):
@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
                 halves = number == num_res_blocks - 1 and level < len(widths) - 1
                 self.blocks.append(Block(channels, width, halves))
                 channels = width
-        self.hidden = nn.Linear(channels * side**2, channels)
+        self.hidden = nn.Linear(channels * math.prod(smallest), channels)
         self.judgement = Judgement(channels, num_classes)
         _initialise(self, spectral_norm)
         self.to(memory_format=torch.channels_last)

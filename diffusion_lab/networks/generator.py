@@ -6,6 +6,7 @@ Every block is modulated by e, as in a style-based generator (Karras et al. 2019
 channels: no statistics of a batch, so row i depends on z_i and y_i alone.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,15 +16,15 @@ from torch.nn import functional
 from diffusion_lab.networks.blocks import ResidualBlock, Upsample, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import check_counts
+from diffusion_lab.networks.sizes import Sides, check_counts, halved
 
 
-def sides(image_size: int, num_levels: int, group: str = "network") -> list[int]:
-    """The side of every level in pixels, finest first: each ⌈half⌉ of the one before. ValueError where the last is one pixel."""
-    found = [-(-image_size // 2**level) for level in range(num_levels)]
-    if found[-1] < 2:
+def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tuple[int, int]]:
+    """(H, W) of every level, as `halved`. ValueError where a side of the last is one pixel."""
+    found = halved(image_size, num_levels, group)
+    if min(found[-1]) < 2:
         raise ValueError(
-            f"{group}.channel_multipliers with {num_levels} levels leave {found[-1]} pixel of images of {image_size}: "
+            f"{group}.channel_multipliers with {num_levels} levels leave {min(found[-1])} pixel of images of {min(found[0])}: "
             "take fewer levels"
         )
     return found
@@ -50,16 +51,17 @@ class Latent(nn.Module):
 
 
 class Generator(nn.Module):
-    """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, side, side) float32 in [−1, 1].
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, H, W) float32 in [−1, 1].
 
-    image_size: the side. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks: per level.
+    image_size: the side, or H and W. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks:
+    per level.
     Raises ValueError where a size is not a positive whole number, or where there are too many levels.
     """
 
     def __init__(
         self,
         out_channels: int,
-        image_size: int,
+        image_size: Sides,
         num_classes: int | None = None,
         latent_size: int = 64,
         base_channels: int = 32,
@@ -84,7 +86,7 @@ class Generator(nn.Module):
             nn.Linear(embedding_dim, embedding_dim),
             nn.SiLU(),
         )
-        self.input = nn.Linear(self.latent.width, widths[-1] * self.sides[-1] ** 2)
+        self.input = nn.Linear(self.latent.width, widths[-1] * math.prod(self.sides[-1]))
         self.levels, self.upsamples = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
             width = widths[level]
@@ -99,12 +101,10 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z = self.latent(z, y)
         e = self.embedding(z)
-        side = self.sides[-1]
-        h = self.input(z).view(len(z), side, side, -1).permute(0, 3, 1, 2)
+        h = self.input(z).view(len(z), *self.sides[-1], -1).permute(0, 3, 1, 2)
         for level, blocks in enumerate(self.levels):
             if level > 0:
-                side = self.sides[-1 - level]
-                h = self.upsamples[level - 1](h, (side, side))
+                h = self.upsamples[level - 1](h, self.sides[-1 - level])
             for block in blocks:
                 h = block(h, e)
         return self.output(self.norm(h)).float().tanh()

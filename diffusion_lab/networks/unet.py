@@ -2,7 +2,7 @@
 
     x_t -> conv -> [level 0] -> down -> [level 1] -> … -> [middle] -> … -> up -> [level 0] -> norm, SiLU, conv
 
-Level l has base_channels · channel_multipliers[l] channels and ⌈image_size / 2^l⌉ pixels a side. Every block of the way
+Level l has base_channels · channel_multipliers[l] channels and ⌈H / 2^l⌉ × ⌈W / 2^l⌉ pixels. Every block of the way
 down, and every input of a level, is kept and joined to one block of the way up. Source: Dhariwal & Nichol 2021; Ho et
 al. 2020, appendix B.
 """
@@ -17,17 +17,18 @@ from diffusion_lab.networks.blocks import Upsample, held_back, zero
 from diffusion_lab.networks.embeddings import FourierFeatures
 from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import check_counts, check_dropout
+from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
 
 
 class UNet(nn.Module):
     """network(x_t (B, in_channels, H, W) float32, timesteps int64 (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
 
-    - image_size: H = W at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
+    - image_size: the side, or H and W, at which attention_resolutions are counted; odd ones too (28 -> 14 -> 7, 15 -> 8 -> 4).
     - num_classes: None for a network without labels; else y in 0..num_classes, and num_classes is the null class, which
       y = None means.
     - num_res_blocks: per level on the way down; one more on the way up.
-    - attention_resolutions: sides, in pixels, at which attention follows every block; the middle always attends once.
+    - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
+      attends once.
     - head_channels: channels of an attention head; must divide the channels wherever there is attention.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
@@ -42,7 +43,7 @@ class UNet(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Sides,
         num_classes: int | None = None,
         base_channels: int = 64,
         channel_multipliers: Sequence[int] = (1, 2, 2),
@@ -57,18 +58,18 @@ class UNet(nn.Module):
     ):
         super().__init__()
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        sizes = [-(-image_size // 2**level) for level in range(len(widths))]
+        longer = max(height_and_width(image_size))
+        sizes = [max(sides) for sides in halved(image_size, len(widths))]
         check_dropout(dropout)
         check_counts(
             in_channels=in_channels,
             out_channels=out_channels,
-            image_size=image_size,
             num_classes=1 if num_classes is None else num_classes,
             base_channels=base_channels,
             num_res_blocks=num_res_blocks,
             **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
         )
-        _check_levels(image_size, channel_multipliers)
+        _check_levels(longer, channel_multipliers)
         _check_attention(widths, sizes, attention_resolutions, head_channels)
         self.activation_checkpointing, self.head_channels = activation_checkpointing, head_channels
         self.held_channels = held_channels
@@ -109,14 +110,14 @@ class UNet(nn.Module):
         return EncoderClassifier(self.encoder, self.output.out_channels, self.head_channels)
 
 
-def _check_levels(image_size, channel_multipliers):
+def _check_levels(longer, channel_multipliers):
     if not channel_multipliers:
         raise ValueError("network.channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
     halvings = len(channel_multipliers) - 1
-    if halvings > math.ceil(math.log2(image_size)):
+    if halvings > math.ceil(math.log2(longer)):
         raise ValueError(
-            f"network.channel_multipliers={list(channel_multipliers)} halves {image_size}-pixel images {halvings} times, "
-            f"past one pixel; give at most {math.ceil(math.log2(image_size)) + 1} multipliers"
+            f"network.channel_multipliers={list(channel_multipliers)} halves {longer}-pixel images {halvings} times, "
+            f"past one pixel; give at most {math.ceil(math.log2(longer)) + 1} multipliers"
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.nn import functional
 from diffusion_lab.networks.blocks import Downsample, ResidualBlock, Upsample, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import check_counts, check_dropout
+from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
 
 
 class Autoencoder(nn.Module):
@@ -44,13 +45,13 @@ class Autoencoder(nn.Module):
 
 
 class ConvAutoencoder(Autoencoder):
-    """Of images x_0 (B, in_channels, H, W), H = W = image_size: odd sizes too (28 -> 14 -> 7).
+    """Of images x_0 (B, in_channels, H, W), image_size the side, or H and W: odd sizes too (28 -> 14 -> 7).
 
     - out_channels: outputs of the decoder, as many as its likelihood needs.
     - num_classes: the class enters both halves; None for a network without labels.
     - latent_dim: numbers in z.
     - base_channels, channel_multipliers: level l has base_channels · channel_multipliers[l] channels and
-      ⌈image_size / 2^l⌉ pixels a side.
+      ⌈H / 2^l⌉ × ⌈W / 2^l⌉ pixels.
     - num_res_blocks: residual blocks per level, in each half.
 
     Raises ValueError where sizes do not fit.
@@ -60,7 +61,7 @@ class ConvAutoencoder(Autoencoder):
         self,
         in_channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Sides,
         num_classes: int | None = None,
         latent_dim: int = 32,
         base_channels: int = 32,
@@ -73,20 +74,20 @@ class ConvAutoencoder(Autoencoder):
         check_counts(
             in_channels=in_channels,
             out_channels=out_channels,
-            image_size=image_size,
             latent_dim=latent_dim,
             base_channels=base_channels,
             num_res_blocks=num_res_blocks,
             **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
         )
-        if not channel_multipliers or 2 ** (len(channel_multipliers) - 1) > image_size:
+        shorter = min(height_and_width(image_size))
+        if not channel_multipliers or 2 ** (len(channel_multipliers) - 1) > shorter:
             raise ValueError(
-                f"network.channel_multipliers={list(channel_multipliers)}: {image_size}-pixel images take 1 to "
-                f"{image_size.bit_length()} levels, each half the size of the one before"
+                f"network.channel_multipliers={list(channel_multipliers)}: {shorter}-pixel images take 1 to "
+                f"{shorter.bit_length()} levels, each half the size of the one before"
             )
         self.latent_dim = latent_dim
         widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        sizes = [-(-image_size // 2**level) for level in range(len(widths))]
+        sizes = halved(image_size, len(widths))
         self.encoder = ConvEncoder(in_channels, widths, sizes[-1], latent_dim, num_classes, num_res_blocks, dropout)
         self.decoder = ConvDecoder(out_channels, widths, sizes, latent_dim, num_classes, num_res_blocks, dropout)
         self.to(memory_format=torch.channels_last)
@@ -105,7 +106,7 @@ class ConvEncoder(nn.Module):
         self,
         in_channels: int,
         widths: Sequence[int],
-        smallest: int,
+        smallest: tuple[int, int],
         latent_dim: int,
         num_classes: int | None,
         num_res_blocks: int,
@@ -123,7 +124,7 @@ class ConvEncoder(nn.Module):
             self.levels.append(_blocks(num_res_blocks, channels, width, embedding_dim, dropout))
             channels = width
         self.norm = GroupNorm(channels)
-        self.output = zero(nn.Linear(channels * smallest**2, 2 * latent_dim))
+        self.output = zero(nn.Linear(channels * prod(smallest), 2 * latent_dim))
 
     def forward(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         e = self.classes(y)
@@ -146,7 +147,7 @@ class ConvDecoder(nn.Module):
         self,
         out_channels: int,
         widths: Sequence[int],
-        sizes: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
         latent_dim: int,
         num_classes: int | None,
         num_res_blocks: int,
@@ -158,7 +159,7 @@ class ConvDecoder(nn.Module):
         self.classes = ClassEmbedding(num_classes, embedding_dim)
         self.style = nn.Linear(latent_dim, embedding_dim)
         channels = widths[-1]
-        self.input = nn.Linear(latent_dim, channels * sizes[-1] ** 2)
+        self.input = nn.Linear(latent_dim, channels * prod(sizes[-1]))
         self.levels, self.upsamples = nn.ModuleList(), nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             self.levels.append(_blocks(num_res_blocks, channels, width, embedding_dim, dropout))
@@ -171,12 +172,10 @@ class ConvDecoder(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         e, of_class = self.style(z), self.classes(y)
         e = functional.silu(e if of_class is None else e + of_class)
-        side = self.sizes[-1]
-        h = self.input(z).unflatten(1, (side, side, -1)).permute(0, 3, 1, 2)
+        h = self.input(z).unflatten(1, (*self.sizes[-1], -1)).permute(0, 3, 1, 2)
         for index, parts in enumerate(self.levels):
             if index > 0:
-                side = self.sizes[-1 - index]
-                h = self.upsamples[index - 1](h, torch.Size((side, side)))
+                h = self.upsamples[index - 1](h, self.sizes[-1 - index])
             for block in parts:
                 h = block(h, e)
         return self.output(self.norm(h)).float()

@@ -25,7 +25,7 @@ from diffusion_lab.baselines.couplings import (
 )
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
-from diffusion_lab.networks.sizes import check_counts, check_dropout
+from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, height_and_width
 from diffusion_lab.networks.splines import spline_steps
 
 SMALLEST_SIDE = 4  # of what is halved, where nobody says how often
@@ -35,10 +35,11 @@ COARSE_LAYERS = 2  # of their networks
 
 
 class WaveletFlow(Flow):
-    """Images in_channels × image_size² in [−1, 1], halved `num_scales` times, `num_steps` steps at each size.
+    """Images in_channels × H × W in [−1, 1], halved `num_scales` times, `num_steps` steps at each size.
 
-    margin: α of the logits, which come first. num_scales: None halves as long as 4 pixels or more can be halved. hidden: channels
-    of the networks in the couplings of the finest scale, twice as many in the next; num_blocks, dropout: residual blocks of each.
+    image_size: the side, or H and W. margin: α of the logits, which come first. num_scales: None halves as long as 4 pixels or
+    more can be halved. hidden: channels of the networks in the couplings of the finest scale, twice as many in the
+    next; num_blocks, dropout: residual blocks of each.
     log_scale_bound: of the affine couplings. coarse_steps, coarse_hidden, num_bins: spline couplings of the coarsest image, width
     of their networks, pieces of a spline.
     Raises ValueError where image_size cannot be halved as often, or too much is left.
@@ -47,7 +48,7 @@ class WaveletFlow(Flow):
     def __init__(
         self,
         in_channels: int,
-        image_size: int,
+        image_size: Sides,
         num_classes: int | None = None,
         margin: float = 1 / 256,
         num_scales: int | None = None,
@@ -61,7 +62,8 @@ class WaveletFlow(Flow):
         num_bins: int = 8,
         embedding_dim: int = 64,
     ):
-        check_counts(in_channels=in_channels, image_size=image_size, num_steps=num_steps, hidden=hidden)
+        check_counts(in_channels=in_channels, num_steps=num_steps, hidden=hidden)
+        height, width = height_and_width(image_size)
         check_counts(coarse_steps=coarse_steps, coarse_hidden=coarse_hidden, embedding_dim=embedding_dim)
         if num_scales is not None:
             check_counts(num_scales=num_scales)
@@ -71,11 +73,11 @@ class WaveletFlow(Flow):
                 f"network.num_blocks={num_blocks} must not be negative, network.log_scale_bound={log_scale_bound} must be above 0, "
                 f"and network.num_bins={num_bins} at least 2"
             )
-        num_scales = num_scales or _halvings(image_size)
-        if num_scales == 0 or image_size % 2**num_scales:
+        num_scales = num_scales or min(_halvings(height), _halvings(width))
+        if num_scales == 0 or height % 2**num_scales or width % 2**num_scales:
             raise ValueError(
-                f"images of {image_size}x{image_size} pixels cannot be halved {max(num_scales, 1)} times, as a flow must that goes "
-                f"from coarse to fine: choose a size from {SMALLEST_SIDE} on that is a multiple of {2 ** max(num_scales, 1)}, or "
+                f"images of {height}x{width} pixels cannot be halved {max(num_scales, 1)} times, as a flow must that goes "
+                f"from coarse to fine: choose sides from {SMALLEST_SIDE} on that are multiples of {2 ** max(num_scales, 1)}, or "
                 "network.num_scales"
             )
         told = embedding_dim if num_classes is not None else None
@@ -85,23 +87,23 @@ class WaveletFlow(Flow):
             network = CouplingNetwork(kept, 2 * (coarse + details - kept), hidden * 2**scale, num_blocks, dropout, told)
             return AffineCoupling(network, log_scale_bound, kept)
 
-        scales, shapes, side = [], [], image_size
+        scales, shapes, whole = [], [], f"{height}x{width}"
         for scale in range(num_scales):
-            side //= 2
+            height, width = height // 2, width // 2
             steps = []
             for _ in range(num_steps):
                 mixed = Chain([ActNorm(details), InvertibleConv(details)])
                 steps += [OfTheRest(mixed, coarse), coupling(coarse + details // 2, scale)]
             scales.append(Chain([Haar(), ActNorm(coarse + details), *steps, coupling(coarse, scale)]))
-            shapes.append((coarse + details, side, side))
-        size = coarse * side**2
+            shapes.append((coarse + details, height, width))
+        size = coarse * height * width
         if size > MOST_NUMBERS:
             raise ValueError(
-                f"images of {image_size}x{image_size} pixels, halved {num_scales} times, leave {coarse}x{side}x{side} numbers, and "
+                f"images of {whole} pixels, halved {num_scales} times, leave {coarse}x{height}x{width} numbers, and "
                 f"a flow that sees all of them at once takes {MOST_NUMBERS}: choose a size with more factors of two"
             )
         splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, told or 0)
-        scales.append(Chain([Flatten((coarse, side, side)), *splines]))
+        scales.append(Chain([Flatten((coarse, height, width)), *splines]))
         shapes.append((size,))
         super().__init__(Chain([Logit(margin), Multiscale(scales, shapes, coarse)]), num_classes, embedding_dim)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffusion_lab.foreign import RunError, inside, read_bytes
 
-# As pictures.grid draws: the smallest side of an image on the screen, and the frame around it; a test compares the two.
+# As pictures.grid draws: the smallest longer side of an image on the screen, and the frame around it; a test compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2
 _MOST_BYTES = 16 * 2**20  # of all pictures of a report together
 _LARGEST = 2**26  # bytes of a file
@@ -66,7 +66,7 @@ def _sprite(pixels: np.ndarray, shape: Sequence[int], most_rows: int | None) -> 
     if len(shape) != 3:
         return Sprite(_uri(pixels), 1, 1, width, height)
     _, tile_height, tile_width = shape
-    scale = max(1, math.ceil(_SMALLEST_SIDE / tile_width))
+    scale = max(1, math.ceil(_SMALLEST_SIDE / max(tile_height, tile_width)))
     rows, more_y = divmod(height - _FRAME, tile_height * scale + _FRAME)
     columns, more_x = divmod(width - _FRAME, tile_width * scale + _FRAME)
     if more_x or more_y or rows < 1 or columns < 1:

@@ -26,6 +26,7 @@ _TRAINING = {
 _ALWAYS = ("steps", "seconds", "images")
 _LARGEST = 2**63
 _MOST_NUMBERS = 2**24  # of an image
+_MOST_LEVELS = 2**16
 
 
 def is_weights(name: str) -> bool:
@@ -81,7 +82,7 @@ def wrong_in_facts(content: Mapping[str, Any]) -> str | None:
     sides = isinstance(shape, list) and len(shape) in (1, 3) and all(type(side) is int and side > 0 for side in shape)
     if not sides or math.prod(shape) > _MOST_NUMBERS:
         return f"facts.shape={shape} is not the shape of an image of at most {_MOST_NUMBERS:,} numbers"
-    for name, least, most in (("num_levels", 2, 256), ("num_classes", 1, _MOST_NUMBERS)):
+    for name, least, most in (("num_levels", 2, _MOST_LEVELS), ("num_classes", 1, _MOST_NUMBERS)):
         value = content.get(name)
         if value is not None and not (type(value) is int and least <= value <= most):
             return f"facts.{name}={value} is not a number from {least} to {most:,}"

@@ -132,6 +132,31 @@ def write_images(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
     return root
 
 
+def write_arrays(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
+    """Twenty images of two channels, 5×7 pixels and 16 bits, in two classes."""
+    random = np.random.default_rng(0)
+    images = random.integers(65536, size=(20, 5, 7, 2), dtype=np.uint16)
+    images[:, 0, 0, 0] = 65535
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / "train.npz", images=images, labels=np.arange(20) % 3 > 0)
+    return root
+
+
+def write_hf_dataset(root: Path, patch: pytest.MonkeyPatch | None = None) -> Path:
+    """Twenty grey images of 5×7 pixels and 16 bits in two classes, and four to test."""
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    random = np.random.default_rng(0)
+    pixels = random.integers(65536, size=(24, 5, 7), dtype=np.uint16)
+    pixels[:, 0, 0] = 65535
+    columns = {"image": [Image.fromarray(each) for each in pixels], "label": [i % 2 for i in range(24)]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["even", "odd"])})
+    whole = datasets.Dataset.from_dict(columns, features=features)
+    parts = {"train": whole.select(range(20)), "test": whole.select(range(20, 24))}
+    datasets.DatasetDict(parts).save_to_disk(str(root))
+    return root
+
+
 def _md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
@@ -145,4 +170,6 @@ SMALL: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
     "celeba": write_celeba,
     "imagenet64": write_imagenet64,
     "image_folder": write_images,
+    "arrays": write_arrays,
+    "hf_dataset": write_hf_dataset,
 }

@@ -22,6 +22,8 @@ def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with pytest.MonkeyPatch.context() as patch:
         if write := SMALL.get(request.param.stem):
             root.data.root = str(write(tmp_path_factory.mktemp(request.param.stem) / "own", patch))
+            if OmegaConf.is_missing(root.data, "train"):
+                root.data.train = "train.npz"
         data = instantiate(root.data)
         data.prepare()
         yield data

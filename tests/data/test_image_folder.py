@@ -247,3 +247,46 @@ def test_impossible_options_are_named(tmp_path: Path, option: dict) -> None:
     ((key, value),) = option.items()
     with pytest.raises(DataError, match=f"data.{key}={value} "):
         folder(tmp_path, **option)
+
+
+@pytest.mark.parametrize(("size", "kept"), [((4, 8), (10, 20)), ((8, 4), (20, 10)), ((2, 3), (13, 20))])
+def test_the_middle_with_the_wanted_proportions_is_kept(
+    tmp_path: Path, size: tuple[int, int], kept: tuple[int, int]
+) -> None:
+    pixels = np.zeros((20, 20), dtype=np.uint8)
+    top, left = ((20 - side) // 2 for side in kept)
+    pixels[top : top + kept[0], left : left + kept[1]] = 200
+    image = read_image(save(tmp_path / "a.png", pixels), image_size=size, channels=1)
+    assert image.shape == (1, *size)
+    assert image.unique().tolist() == [200]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_sixteen_bits_are_kept_where_they_are_wanted(tmp_path: Path, num_workers: int) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(65536, size=(6, 4, 7), dtype=np.uint16)
+    for i, image in enumerate(pixels):
+        save(tmp_path / f"{i}.png", image)
+    save(tmp_path / "6.png", (pixels[0] >> 8).astype(np.uint8))
+    data = folder(tmp_path, image_size=[4, 7], channels=1, num_levels=65536, flip=True, num_workers=num_workers)
+    shown = torch.cat([next(data.batches(split, 9))[0] for split in ("train", "test")]).double()
+    expected = torch.from_numpy(np.concatenate([pixels, (pixels[:1] >> 8) * 257]).astype(float))
+    levels = ((shown + 1) / 2 * 65535).round()[:, 0]
+    assert data.shape == (1, 4, 7)
+    assert sorted(levels.flatten(1).tolist()) == sorted(expected.flatten(1).tolist())
+    mirrored, _ = next(iter(data.train_dataloader()))
+    assert all(((x == shown.float()) | (x.flip(-1) == shown.float())).flatten(1).all(1).any() for x in mirrored)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": [8]}, r"data.image_size=\[8\] must be a side in pixels, or \[height,width\]"),
+        ({"image_size": [8, 0]}, "must be a side"),
+        ({"num_levels": 4096}, "data.num_levels=4096 must be 256, or 65536 for 16-bit grey"),
+        ({"num_levels": 65536}, "data.num_levels=65536 needs data.channels=1"),
+    ],
+)
+def test_sizes_and_levels_that_no_image_has_are_refused(tmp_path: Path, options: dict, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        folder(tmp_path, **options)

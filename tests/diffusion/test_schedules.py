@@ -179,6 +179,10 @@ def test_the_clean_end_of_data_with_levels_has_a_noise_of_a_share_of_a_level(num
         assert float(noise / signal) == pytest.approx(2 / (num_levels - 1) / 2, rel=1e-5)
 
 
+def test_more_than_256_levels_have_the_clean_end_of_256():
+    assert float(CleanEnd(65536)) == float(CleanEnd(257)) == float(CleanEnd(256)) > float(CleanEnd(255))
+
+
 def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
     assert CosineSchedule(100, log_snr_max=CleanEnd(None)) == CosineSchedule(100)
     assert RectifiedSchedule(100, log_snr_max=CleanEnd(None)) == RectifiedSchedule(100)

@@ -133,7 +133,7 @@ def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
     [
         ({"image_size": 15}, "15x15 pixels cannot be halved 1 times"),
         ({"image_size": 2}, "2x2 pixels cannot be halved"),
-        ({"image_size": 28, "num_scales": 3}, "28x28 pixels cannot be halved 3 times.*multiple of 8"),
+        ({"image_size": 28, "num_scales": 3}, "28x28 pixels cannot be halved 3 times.*multiples of 8"),
         ({"image_size": 90}, "leave 1x45x45 numbers.*choose a size with more factors of two"),
         ({"image_size": 8, "num_scales": 0}, "network.num_scales=0"),
         ({"image_size": 8, "hidden": 0}, "network.hidden=0"),

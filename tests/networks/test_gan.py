@@ -48,7 +48,7 @@ def test_any_size_and_any_number_of_channels(size, levels, channels):
     assert x.dtype == torch.float32
     assert float(x.detach().abs().max()) <= 1
     assert discriminator(x).shape == (2,)
-    assert generator.sides == [-(-size // 2**level) for level in range(levels)]
+    assert generator.sides == [(-(-size // 2**level),) * 2 for level in range(levels)]
 
 
 @KINDS

@@ -1,0 +1,169 @@
+"""Your own images as arrays: .npy or .npz files, with any number of channels, any height and width, up to 65,536 levels."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.array_files import members, one_sentence, read_array, read_npy
+from diffusion_lab.data.base import DataError
+from diffusion_lab.data.levels import MOST_LEVELS
+from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.splits import held_out
+
+MOST_BYTES = 2**33
+LAYOUTS = ("nhwc", "nchw")
+_KNOWN = {"arr_0": "arr_1", "images": "labels", "x": "y"}  # names of images in an npz, and of their labels
+
+
+class Arrays(InMemoryDataModule):
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) of whole levels, and, where there are classes, labels (N,).
+
+    train, test, train_labels, test_labels: FILE.npy, FILE.npz or FILE.npz:NAME, below `root`. test=None: a fixed random share of
+    `test_fraction` is held out. layout: of four dimensions, nhwc or nchw; None: nhwc, unless that looks wrong, which is refused.
+    num_levels: None: 256 for uint8, 65,536 for uint16, 2 for bool. max_bytes: what an array may unfold to.
+    """
+
+    name = "arrays"
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        train: str,
+        test: str | None = None,
+        train_labels: str | None = None,
+        test_labels: str | None = None,
+        root: str | None = None,
+        layout: str | None = None,
+        num_levels: int | None = None,
+        test_fraction: float = 0.1,
+        flip: bool = False,
+        max_bytes: int = MOST_BYTES,
+    ) -> None:
+        super().__init__(batch_size, seed, flip)
+        if layout not in (None, *LAYOUTS):
+            raise DataError(f"data.layout={layout} must be null, nhwc or nchw.")
+        if num_levels is not None and not 2 <= num_levels <= MOST_LEVELS:
+            raise DataError(f"data.num_levels={num_levels} must lie between 2 and {MOST_LEVELS}.")
+        if test is None and not 0 < test_fraction < 1:
+            raise DataError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        if max_bytes < 1:
+            raise DataError(f"data.max_bytes={max_bytes} must be at least 1.")
+        self._files = {"train": train, "test": test, "train_labels": train_labels, "test_labels": test_labels}
+        self.root, self.layout, self.num_levels = Path(root or "."), layout, num_levels
+        self.test_fraction, self.max_bytes = test_fraction, max_bytes
+
+    def _read(self) -> tuple[Split, Split]:
+        train = self._split("train")
+        test = None if self._files["test"] is None else self._split("test")
+        if test is None:
+            train, test = parted(train, self.test_fraction)
+        elif test.values.shape[1:] != train.values.shape[1:] or test.values.dtype != train.values.dtype:
+            shapes = [f"{split.values.dtype} {tuple(split.values.shape[1:])}" for split in (train, test)]
+            raise DataError(
+                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): they must be alike."
+            )
+        if (train.labels is None) != (test.labels is None):
+            raise DataError("data.train_labels and data.test_labels go together: one split has labels, the other none.")
+        self.num_classes = None if train.labels is None else int(train.labels.max()) + 1
+        if test.labels is not None and int(test.labels.max()) >= self.num_classes:
+            raise DataError(
+                f"data.test_labels has the class {int(test.labels.max())}, and data.train_labels ends at {self.num_classes - 1}."
+            )
+        return train, test
+
+    def _split(self, split: str) -> Split:
+        array, labels, where = self._array(split)
+        values = as_levels(channels_first(array, self.layout, where), self.num_levels, where)
+        if len(values) < 2:
+            raise DataError(f"{where} holds one image: at least two are needed.")
+        self.num_levels = self.num_levels or own_levels(array.dtype)
+        if self._files[f"{split}_labels"] is not None:
+            labels, _, where = self._array(f"{split}_labels")
+        return Split(values, None if labels is None else as_labels(labels, len(values), where))
+
+    def _array(self, option: str) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """The array that an option names, the labels that an npz has beside it, and how messages name the array."""
+        file, _, name = self._files[option].partition(".npz:")
+        path = Path(self.root, f"{file}.npz" if name else file)
+        if path.suffix not in (".npy", ".npz"):
+            raise DataError(f"data.{option}={path}: it is FILE.npy, FILE.npz or FILE.npz:NAME.")
+        if not path.is_file():
+            raise DataError(f"data.{option}={path}: there is no such file.")
+        where = f"data.{option}={path}"
+        if path.suffix == ".npy":
+            return read_npy(path, self.max_bytes), None, where
+        with one_sentence(path, "npz of arrays"), zipfile.ZipFile(path) as archive:
+            there = members(archive)
+            wanted = name or next((known for known in _KNOWN if known in there), there[0] if len(there) == 1 else "")
+            if not wanted:
+                raise DataError(f"{where} holds {', '.join(there[:8]) or 'no arrays'}: name one, as {path.name}:NAME.")
+            beside = None if name else _KNOWN.get(wanted)
+            labels = read_array(path, archive, beside, self.max_bytes) if beside in there else None
+            return read_array(path, archive, wanted, self.max_bytes), labels, where
+
+
+def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndarray:
+    """(N, C, H, W), a view. DataError for another number of dimensions, no images, or a layout that is in doubt."""
+    if array.ndim == 3:
+        array = array[..., None]
+    elif array.ndim == 4 and layout == "nchw":
+        array = array.transpose(0, 2, 3, 1)
+    elif array.ndim == 4 and layout is None and array.shape[1] <= 4 < array.shape[3]:
+        raise DataError(f"{where} has the shape {array.shape}: say data.layout=nchw, or nhwc if the last are channels.")
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(f"{where} has the shape {array.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W).")
+    return array.transpose(0, 3, 1, 2)
+
+
+def own_levels(dtype: np.dtype) -> int | None:
+    """How many levels a type holds; None for one that does not say."""
+    return {"bool": 2, "uint8": 256, "uint16": 65536}.get(dtype.name)
+
+
+def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
+    """Levels as uint8, or as uint16 where there are more than 256. DataError for floats, and for what lies beyond the levels."""
+    if array.dtype.kind == "f":
+        raise DataError(f"{where} is {array.dtype}, and levels are whole numbers from 0: save {_conversion(array)}.")
+    num_levels = num_levels or own_levels(array.dtype)
+    if num_levels is None:
+        raise DataError(f"{where} is {array.dtype}: say how many levels its images have, with data.num_levels=N.")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= num_levels:
+        raise DataError(
+            f"{where} has values from {low} to {high}, and data.num_levels={num_levels} goes from 0 to {num_levels - 1}."
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if num_levels <= 256 else np.uint16))
+
+
+def as_labels(labels: np.ndarray, count: int, where: str) -> Tensor:
+    """int64 (N,). DataError if they are not the class of each of `count` images."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (count,) or labels.dtype.kind not in "biu" or labels.min() < 0:
+        raise DataError(
+            f"The labels in {where} are {labels.dtype} of shape {labels.shape}: they must be whole numbers from 0, of shape "
+            f"({count},)."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _conversion(x: np.ndarray) -> str:
+    """How to turn floats into levels, by the range that they have."""
+    low, high = float(x.min()), float(x.max())
+    if low >= 0 and high <= 1:
+        return "(255 * x).round().astype(np.uint8)"
+    if low >= -1 and high <= 1:
+        return "(127.5 * (x + 1)).round().astype(np.uint8)"
+    if low >= 0 and high <= 255:
+        return "x.round().astype(np.uint8)"
+    return "them scaled to 0 … 255 as np.uint8, or to 0 … 65535 as np.uint16"
+
+
+def parted(whole: Split, fraction: float) -> tuple[Split, Split]:
+    """(what trains, what tests): a fixed random share is held out."""
+    test = held_out(len(whole), fraction)
+    parts = [Split(whole.values[of], None if whole.labels is None else whole.labels[of]) for of in (~test, test)]
+    return parts[0], parts[1]

@@ -1,0 +1,184 @@
+"""A dataset that Hugging Face `datasets` saved to disk: a column of images, or of arrays of whole levels, and one of classes."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from diffusion_lab.data.arrays import LAYOUTS, MOST_BYTES, as_labels, as_levels, channels_first, own_levels, parted
+from diffusion_lab.data.base import DataError
+from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image
+from diffusion_lab.data.memory import InMemoryDataModule, Split
+
+_ROWS = 256  # read at a time
+
+
+class HFDataset(InMemoryDataModule):
+    """What `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote to `root`; nothing is fetched, and no code of it runs.
+
+    train, test: names of splits. test=None: the split `test` if there is one; else a fixed random share of `test_fraction` is held
+    out, as of a single split. image: the column of images (PNG, JPEG, …) or of arrays; None: the only one. label: the column of
+    classes; None: the only ClassLabel, if there is one. image_size: images are cropped and resized to it; None: all have one size.
+    channels, num_levels: None: those of the first image, or of the type of the array.
+    """
+
+    name = "hf_dataset"
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        root: str,
+        train: str = "train",
+        test: str | None = None,
+        image: str | None = None,
+        label: str | None = None,
+        image_size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        layout: str | None = None,
+        num_levels: int | None = None,
+        test_fraction: float = 0.1,
+        flip: bool = False,
+        max_bytes: int = MOST_BYTES,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__(batch_size, seed, flip)
+        if channels not in (None, 1, 3):
+            raise DataError(f"data.channels={channels} must be null, 1 (grey) or 3 (RGB).")
+        if layout not in (None, *LAYOUTS):
+            raise DataError(f"data.layout={layout} must be null, nhwc or nchw.")
+        if not 0 < test_fraction < 1:
+            raise DataError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        self.root, self.train, self.test, self.image, self.label = Path(root), train, test, image, label
+        self.image_size, self.channels, self.layout, self.num_levels = image_size, channels, layout, num_levels
+        self.test_fraction, self.max_bytes, self.max_pixels = test_fraction, max_bytes, max_pixels
+
+    def _read(self) -> tuple[Split, Split]:
+        splits = self._splits_on_disk()
+        if self.train not in splits:
+            raise DataError(f"data.train={self.train}: {self.root} has the splits {', '.join(splits)}.")
+        name = self.test or ("test" if "test" in splits and self.train != "test" else None)
+        if name is not None and name not in splits:
+            raise DataError(f"data.test={name}: {self.root} has the splits {', '.join(splits)}.")
+        train = self._split(splits[self.train])
+        train, test = parted(train, self.test_fraction) if name is None else (train, self._split(splits[name]))
+        if test.values.shape[1:] != train.values.shape[1:]:
+            raise DataError(f"{self.root} has images of two sizes: say data.image_size.")
+        highest = -1 if train.labels is None else max(int(split.labels.max()) for split in (train, test))
+        self.num_classes = highest + 1 or None
+        return train, test
+
+    def _splits_on_disk(self) -> dict[str, Any]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise DataError(
+                "data=hf_dataset needs the package `datasets`: pip install 'diffusion-lab[huggingface]'."
+            ) from error
+        if not self.root.is_dir():
+            raise DataError(f"data.root={self.root} is not a folder: name one that save_to_disk wrote.")
+        try:
+            found = datasets.load_from_disk(str(self.root))
+        except Exception as error:  # of whatever kind: the folder is not what `datasets` wrote
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise DataError(f"data.root={self.root} is no dataset on disk ({reason}).") from error
+        return dict(found) if isinstance(found, datasets.DatasetDict) else {self.train: found}
+
+    def _split(self, rows: Any) -> Split:
+        import datasets
+
+        if len(rows) < 2:
+            raise DataError(f"{self.root} has a split of {len(rows)} images: at least two are needed.")
+        pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+        arrays = {name: kind for name, kind in rows.features.items() if _type_of_array(kind)}
+        image = _the_only("image", self.image, [*pictures, *arrays], self.root)
+        classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+        label = _the_only("label", self.label, rows.column_names if self.label else classes, self.root, needed=False)
+        if image in pictures:
+            rows = rows.cast_column(image, datasets.Image(decode=False))
+            values = self._pictures(image, rows)
+        else:
+            values = self._arrays(image, rows, np.dtype(_type_of_array(arrays[image])))
+        labels = (
+            None if label is None else as_labels(np.asarray(rows[label]), len(rows), f"{self.root}, column {label}")
+        )
+        return Split(values, labels)
+
+    def _pictures(self, column: str, rows: Any) -> Tensor:
+        first = _content(rows[0][column], self.root)
+        channels, deep = kind_of(f"row 0 of {self.root}", first, self.max_pixels)
+        channels = self.channels or channels
+        self.num_levels = self.num_levels or (65536 if deep and channels == 1 else 256)
+        if self.num_levels not in (256, 65536) or (self.num_levels > 256 and channels != 1):
+            raise DataError(f"data.num_levels={self.num_levels}: images have 256 levels, or 65536 in one channel.")
+
+        def decode(i: int, row: Any) -> Tensor:
+            name, content = f"row {i} of {self.root}", _content(row, self.root)
+            return read_image(name, self.image_size, channels, self.max_pixels, self.num_levels > 256, content)
+
+        return self._stacked(decode, rows, column)
+
+    def _arrays(self, column: str, rows: Any, dtype: np.dtype) -> Tensor:
+        where = f"{self.root}, column {column}"
+        levels = self.num_levels or own_levels(dtype)
+
+        def convert(i: int, row: Any) -> Tensor:
+            return as_levels(channels_first(np.asarray(row).astype(dtype)[None], self.layout, where), levels, where)[0]
+
+        values = self._stacked(convert, rows.with_format("numpy"), column)
+        self.num_levels = levels
+        return values
+
+    def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:
+        """All rows converted; the size of the first says what memory the others need."""
+        values = None
+        for i, row in enumerate(track(_rows(rows, column), f"reading {self.root.name}", len(rows), transient=True)):
+            value = convert(i, row)
+            if values is None:
+                size = len(rows) * value.numel() * value.element_size()
+                if size > self.max_bytes:
+                    raise DataError(
+                        f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise that "
+                        "number, or choose a smaller data.image_size."
+                    )
+                values = torch.empty((len(rows), *value.shape), dtype=value.dtype)
+            if value.shape != values.shape[1:]:
+                raise DataError(
+                    f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(values.shape[1:])}: say "
+                    "data.image_size."
+                )
+            values[i] = value
+        return values
+
+
+def _rows(rows: Any, column: str) -> Iterator[Any]:
+    for start in range(0, len(rows), _ROWS):
+        yield from rows[start : start + _ROWS][column]
+
+
+def _content(row: Any, root: Path) -> io.BytesIO:
+    if not isinstance(row, dict) or not row.get("bytes"):
+        raise DataError(f"{root} names images that lie elsewhere: save it anew with save_to_disk, which embeds them.")
+    return io.BytesIO(row["bytes"])
+
+
+def _type_of_array(kind: Any) -> str | None:
+    """The type of the numbers of an Array2D, an Array3D or nested lists; None for a column that holds no arrays."""
+    depth, inner = len(getattr(kind, "shape", ())), kind
+    while hasattr(inner, "feature"):
+        inner, depth = inner.feature, depth + 1
+    dtype = getattr(inner, "dtype", None)
+    return dtype if depth in (2, 3) and isinstance(dtype, str) and dtype != "string" else None
+
+
+def _the_only(option: str, chosen: str | None, there: Sequence[str], root: Path, needed: bool = True) -> str | None:
+    if chosen is not None and chosen not in there:
+        raise DataError(f"data.{option}={chosen}: such columns of {root} are {', '.join(there) or 'none'}.")
+    if chosen is None and len(there) != 1 and (needed or there):
+        raise DataError(f"data.{option}: name the column; such columns of {root} are {', '.join(there) or 'none'}.")
+    return chosen or next(iter(there), None)

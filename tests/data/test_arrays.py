@@ -1,0 +1,210 @@
+"""Arrays of the user's own: every layout, number of channels and of levels; and what is said of files that are no such arrays."""
+
+import itertools
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data.arrays import Arrays
+from diffusion_lab.data.order import BatchOrder
+
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(65536, size=(20, 5, 7, 3), dtype=np.uint16)
+
+
+def arrays(root: Path, train: str = "a.npz", **options) -> Arrays:
+    data = Arrays(**{"batch_size": 4, "seed": 0, "train": train, "root": str(root)} | options)
+    data.prepare()
+    return data
+
+
+def levels(data: Arrays, split: str = "train") -> np.ndarray:
+    """The levels that scoring sees, (N, C, H, W)."""
+    x = torch.cat([x for x, _ in data.batches(split, 7)]).double()
+    return ((x + 1) / 2 * (data.num_levels - 1)).round().numpy()
+
+
+def test_every_layout_and_file_holds_the_same_images(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", PIXELS)
+    np.save(tmp_path / "last.npy", PIXELS)
+    np.save(tmp_path / "first.npy", np.asfortranarray(PIXELS.transpose(0, 3, 1, 2)))
+    np.savez(tmp_path / "named.npz", mine=PIXELS.astype(">u2"), other=np.ones(3))
+    forms = [
+        {},
+        {"train": "last.npy"},
+        {"train": "first.npy", "layout": "nchw"},
+        {"train": "named.npz:mine"},
+        {"train": str(tmp_path / "a.npz"), "root": None},
+    ]
+    found = [arrays(**{"root": tmp_path} | form) for form in forms]
+    assert len({data.identity for data in found}) == 1
+    for data in found:
+        assert (data.shape, data.num_levels, data.num_train, data.num_test) == ((3, 5, 7), 65536, 18, 2)
+        shown = np.concatenate([levels(data), levels(data, "test")])
+        assert {image.tobytes() for image in shown} == {
+            image.tobytes() for image in PIXELS.transpose(0, 3, 1, 2).astype(float)
+        }
+
+
+@pytest.mark.parametrize(
+    ("array", "num_levels", "expected"),
+    [
+        (np.tile(np.uint8([0, 255]), (6, 4, 2)), None, ((1, 4, 4), 256)),
+        (np.tile([False, True], (6, 4, 2)), None, ((1, 4, 4), 2)),
+        (np.tile(np.uint16([0, 4095]), (6, 4, 2)), 4096, ((1, 4, 4), 4096)),
+        (np.tile([0, 16], (6, 4, 2)), 17, ((1, 4, 4), 17)),
+        (np.tile(np.uint8([0, 9]), (6, 4, 2))[..., None], 10, ((1, 4, 4), 10)),
+        (np.zeros((6, 8, 8, 13), np.uint8), None, ((13, 8, 8), 256)),
+    ],
+)
+def test_levels_are_those_of_the_type_unless_said(tmp_path, array, num_levels, expected) -> None:
+    np.savez(tmp_path / "a.npz", array)
+    data = arrays(tmp_path, num_levels=num_levels)
+    assert (data.shape, data.num_levels) == expected
+    assert np.unique(levels(data)).tolist() == np.unique(array).astype(float).tolist()
+
+
+def test_labels_lie_beside_the_images_or_in_files_of_their_own(tmp_path: Path) -> None:
+    y = np.arange(20) % 3
+    np.savez(tmp_path / "a.npz", x=PIXELS, y=y)
+    np.savez(
+        tmp_path / "med.npz", train_images=PIXELS, test_images=PIXELS[:6], train_labels=y[:, None], test_labels=y[:6]
+    )
+    inside = arrays(tmp_path)
+    named = {f"{part}_labels": f"med.npz:{part}_labels" for part in ("train", "test")}
+    apart = arrays(tmp_path, "med.npz:train_images", test="med.npz:test_images", **named)
+    assert inside.num_classes == apart.num_classes == 3
+    assert (apart.num_train, apart.num_test) == (20, 6)
+    assert torch.equal(next(apart.batches("train", 20))[1], torch.from_numpy(y))
+    assert arrays(tmp_path, "med.npz:train_images").num_classes is None
+
+
+def test_training_shows_the_images_of_the_order_mirrored_in_16_bits(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", PIXELS)
+    data = arrays(tmp_path, flip=True, seed=3)
+    images, _ = next(data.batches("train", 100))
+    order = BatchOrder(18, 4, seed=3, flip=True)
+    for k, (x, _) in enumerate(itertools.islice(data.train_dataloader(), 5)):
+        indices, mirrored = order.batch(k)
+        assert torch.equal(x, torch.where(mirrored[:, None, None, None], images[indices].flip(-1), images[indices]))
+
+
+class Harm:
+    """A pickle that makes a file where it is read."""
+
+    def __reduce__(self):
+        return (Path("harm").touch, ())
+
+
+def npy(array: object, name: str = "a.npy"):
+    return lambda folder: np.save(folder / name, array, allow_pickle=True)
+
+
+def npz(**named: object):
+    return lambda folder: np.savez(folder / "a.npz", **named)
+
+
+def raw(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def half(name: str, write):
+    def cut(folder: Path) -> None:
+        write(folder)
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+def bomb(folder: Path) -> None:
+    """A few kilobytes that unfold to 4 MiB."""
+    np.savez_compressed(folder / "a.npz", np.zeros((1, 2**22), np.uint8))
+
+
+def header_of_too_much(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive, archive.open("arr_0.npy", "w") as stream:
+        head = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 64, 64)}
+        np.lib.format.write_array_header_1_0(stream, head)
+
+
+HARM = np.array([Harm()] * 3, object)
+GREY = np.zeros((6, 4, 4), np.uint8)
+# What the folder holds, the options, and what is said.
+REFUSED = {
+    "nothing there": (lambda folder: None, {}, r"data.train=.*a.npz: there is no such file"),
+    "another form": (
+        raw("a.pkl", pickle.dumps(Harm())),
+        {"train": "a.pkl"},
+        "it is FILE.npy, FILE.npz or FILE.npz:NAME",
+    ),
+    "a pickle called npz": (raw("a.npz", pickle.dumps(Harm())), {}, "is no npz of arrays that can be read"),
+    "a pickle called npy": (raw("a.npy", pickle.dumps(Harm())), {"train": "a.npy"}, "is no .npy file that can be read"),
+    "objects": (npy(HARM), {"train": "a.npy"}, "holds object, not numbers; it is not unpickled"),
+    "objects in an npz": (npz(arr_0=HARM), {}, "holds object, not numbers; it is not unpickled"),
+    "objects as labels": (npz(arr_0=GREY, arr_1=HARM), {}, "holds object, not numbers"),
+    "text": (npz(arr_0=np.array(["a", "b"])), {}, "holds <U1, not numbers"),
+    "half an npz": (half("a.npz", npz(arr_0=PIXELS)), {}, "is no npz of arrays"),
+    "half an npy": (half("a.npy", npy(PIXELS)), {"train": "a.npy"}, "says it has 4,200 bytes, and has"),
+    "a bomb": (bomb, {"max_bytes": 2**20}, r"unfolds to 4 MiB, more than 1 MiB, and may be a decompression bomb"),
+    "a large file": (
+        npy(np.zeros((2, 2**20), np.uint8)),
+        {"train": "a.npy", "max_bytes": 2**20},
+        "has 2 MiB, more than 1 MiB",
+    ),
+    "a header of too much": (header_of_too_much, {}, "says it has 4,096,000,000,000 bytes, and has"),
+    "no array of that name": (npz(b=GREY), {"train": "a.npz:c"}, "has no c: it holds b"),
+    "several arrays": (npz(b=GREY, c=GREY), {}, "holds b, c: name one, as a.npz:NAME"),
+    "floats from 0 to 1": (npz(arr_0=GREY / 255), {}, r"is float64.*save \(255 \* x\).round\(\).astype\(np.uint8\)"),
+    "floats around 0": (npz(arr_0=np.float32(GREY) - 1), {}, r"save \(127.5 \* \(x \+ 1\)\).round\(\)"),
+    "floats from 0 to 255": (npz(arr_0=np.float32(GREY) + 255), {}, r"is float32.*save x.round\(\).astype\(np.uint8\)"),
+    "floats beyond": (npz(arr_0=np.float32(GREY) - 300), {}, "save them scaled"),
+    "integers of no range": (npz(arr_0=GREY.astype(np.int64)), {}, "is int64: say how many levels"),
+    "more than its levels": (
+        npz(arr_0=GREY + 17),
+        {"num_levels": 17},
+        "has values from 17 to 17, and data.num_levels=17",
+    ),
+    "negative": (npz(arr_0=GREY.astype(np.int8) - 1), {"num_levels": 9}, "has values from -1 to -1"),
+    "a layout in doubt": (npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), {}, "say data.layout=nchw, or nhwc"),
+    "no images": (npz(arr_0=GREY[:0]), {}, r"images are \(N, H, W\)"),
+    "one image": (npz(arr_0=GREY[:1]), {}, "holds one image"),
+    "rows": (npz(arr_0=GREY[0]), {}, r"images are \(N, H, W\)"),
+    "labels of another number": (npz(arr_0=GREY, arr_1=np.arange(5)), {}, r"whole numbers from 0, of shape \(6,\)"),
+    "labels that are no classes": (npz(arr_0=GREY, arr_1=np.ones(6)), {}, "whole numbers from 0"),
+    "labels of one split": (
+        npz(b=GREY, c=np.arange(6)),
+        {"train": "a.npz:b", "test": "a.npz:b", "train_labels": "a.npz:c"},
+        "go together",
+    ),
+    "another shape to test on": (
+        npz(b=GREY, c=GREY[:, :3]),
+        {"train": "a.npz:b", "test": "a.npz:c"},
+        "they must be alike",
+    ),
+    "a class that only test has": (
+        npz(b=GREY, y=np.arange(6), z=np.arange(6) * 2),
+        {"train": "a.npz:b", "test": "a.npz:b", "train_labels": "a.npz:y", "test_labels": "a.npz:z"},
+        "has the class 10, and data.train_labels ends at 5",
+    ),
+    "a layout that is none": (npz(arr_0=GREY), {"layout": "hwcn"}, "data.layout=hwcn must be null, nhwc or nchw"),
+    "levels beyond": (npz(arr_0=GREY), {"num_levels": 2**17}, "between 2 and 65536"),
+    "a share of nothing": (npz(arr_0=GREY), {"test_fraction": 0}, "data.test_fraction=0 must lie between 0 and 1"),
+    "a limit of nothing": (npz(arr_0=GREY), {"max_bytes": 0}, "data.max_bytes=0"),
+}
+
+
+@pytest.mark.parametrize("door", REFUSED)
+def test_what_is_no_array_of_images_is_refused_in_one_sentence_and_runs_nothing(tmp_path, monkeypatch, door) -> None:
+    write, options, said = REFUSED[door]
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path)
+    with pytest.raises(DataError, match=said) as refusal:
+        arrays(tmp_path, **options)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "harm").exists()
