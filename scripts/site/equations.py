@@ -7,8 +7,8 @@ import re
 
 _EQUATION = re.compile(r'(<p class="eq">)(.*?)(</p>)', re.DOTALL)
 _BRACES = re.compile(r"([_^])\{([^{}]*)\}")
-_WORD = re.compile(r"([_^])([\w∞]+)")
-_IN_PROSE = re.compile(r"(?<![\w`/.(\[])(?=[^\W\d_])(\w[\u0300-\u036f]?)_(\{[^{}]*\}|[^\W_]{1,6}|∞)")
+_WORD = re.compile(r"([_^])((?:(?![²³])[\w∞])+)")
+_IN_PROSE = re.compile(r"(?<![\w`/.])((?:[^\W\d_]|[∏∑])[\u0300-\u036f]?²?)_(\{[^{}]*\}|(?:(?![²³])[^\W_]){1,6}|∞)")
 _CODE = re.compile(r"(`[^`\n]*`|\]\([^)]*\)|<p class=\"eq\">.*?</p>)", re.DOTALL)
 
 
