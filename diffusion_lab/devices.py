@@ -84,7 +84,7 @@ def requested(
     indices = None if isinstance(devices, str) or not isinstance(devices, Sequence) else tuple(devices)
     size = len(set(indices)) if indices else int(devices) if str(devices).isdecimal() else 0
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
-        raise ValueError(f"{prefix}devices={devices}: give their number, or auto for all of them")
+        raise ValueError(f"{prefix}devices={devices}: give a number of devices, or auto for all")
     if on_gpu and max(indices or (size - 1,)) >= len(gpus):
         visible = "1 GPU is" if len(gpus) == 1 else f"{len(gpus)} GPUs are"
         raise ValueError(f"{prefix}devices={devices}: {visible} visible here{_restriction()}")

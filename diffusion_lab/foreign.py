@@ -28,7 +28,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise RunError(f"{path} is too large: it may have {most / 2**20:g} MiB")
+        raise RunError(f"{path} is larger than {most / 2**20:g} MiB")
     return content
 
 
@@ -81,9 +81,9 @@ def inside(folder: Path, path: Path) -> Path:
         there = path.resolve()
         stays = there.is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # links that lead in a circle
-        raise RunError(f"{path} is a link that leads nowhere") from None
+        raise RunError(f"{path} is a link to a file that does not exist") from None
     if not stays:
-        raise RunError(f"{path} is a link that leads out of its folder, and is not followed; put a copy in its place")
+        raise RunError(f"{path} is a link to a file outside its folder and is not followed; replace it by a copy")
     return path
 
 

@@ -66,7 +66,7 @@ def hold(
         found = newest(folder).holder
         if found is None or found.token != me.token:
             raise OvertakenError(
-                f"{found or 'another process'} has taken over {folder}, because this process gave no sign of life for "
+                f"{found or 'another process'} has taken over {folder}, because this process did not respond for "
                 f"{STALE_SECONDS:.0f} seconds; this one stops and writes nothing more there"
             )
 

@@ -62,7 +62,9 @@ def read_status(folder: Path) -> Status | None:
     if status is not None and status.state == RUNNING and not is_held(folder):
         status = written_status(folder)  # it may have ended properly since
         if status is not None and status.state == RUNNING:
-            return replace(status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without a word")
+            return replace(
+                status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without giving a reason"
+            )
     return status
 
 
@@ -124,5 +126,5 @@ def _said(error: BaseException) -> str:
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         for signum in signal.Signals:
             if error.code == 128 + signum:
-                return f"{signum.name}; the same command does it again"
+                return f"{signum.name}; run the same command again to resume"
     return " ".join(f"{error}".split()) or type(error).__name__

@@ -109,7 +109,7 @@ def test_a_list_says_which():
         ("auto", 9, 8, "trainer.devices=9: 8 GPUs are visible here (CUDA_VISIBLE_DEVICES=)"),
         ("gpu", [0, 1], 1, "trainer.devices=[0, 1]: 1 GPU is visible here (CUDA_VISIBLE_DEVICES=)"),
         *(
-            ("cpu", wrong, 0, f"trainer.devices={wrong}: give their number, or auto for all of them")
+            ("cpu", wrong, 0, f"trainer.devices={wrong}: give a number of devices, or auto for all")
             for wrong in (0, -2, "many", "0,1", 1.5, [], [0, 0], [-1])
         ),
     ],

@@ -319,7 +319,7 @@ def test_an_overtaken_holder_writes_nothing_more_and_leaves_its_successor_alone(
         asleep.send_signal(signal.SIGCONT)
         out, _ = asleep.communicate("\n", timeout=60)
         assert out.strip() == (
-            f"{newest(tmp_path).holder} has taken over {tmp_path}, because this process gave no sign of life for 120 seconds; "
+            f"{newest(tmp_path).holder} has taken over {tmp_path}, because this process did not respond for 120 seconds; "
             "this one stops and writes nothing more there"
         )
         check()

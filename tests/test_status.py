@@ -14,8 +14,8 @@ from diffusion_lab.status import DONE, FAILED, INTERRUPTED, Announcement, read_s
         (ValueError(), FAILED, "ValueError"),
         (KeyboardInterrupt(), INTERRUPTED, "KeyboardInterrupt"),
         (SystemExit("said"), INTERRUPTED, "said"),
-        (SystemExit(128 + signal.SIGTERM), INTERRUPTED, "SIGTERM; the same command does it again"),
-        (SystemExit(128 + signal.SIGUSR2), INTERRUPTED, "SIGUSR2; the same command does it again"),
+        (SystemExit(128 + signal.SIGTERM), INTERRUPTED, "SIGTERM; run the same command again to resume"),
+        (SystemExit(128 + signal.SIGUSR2), INTERRUPTED, "SIGUSR2; run the same command again to resume"),
     ],
 )
 def test_what_ends_work_says_why(tmp_path, error, state, reason):

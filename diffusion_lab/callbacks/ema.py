@@ -30,9 +30,9 @@ class EMA(Callback):
     def __init__(self, decays: Sequence[float] = (0.999, 0.9999)) -> None:
         wrong = [decay for decay in decays if not 0 < decay < 1]
         if wrong:
-            raise ValueError(f"ema.decays={list(decays)}: a decay lies between 0 and 1, so {wrong[0]} is none")
+            raise ValueError(f"ema.decays={list(decays)}: {wrong[0]} is not a decay; choose numbers between 0 and 1")
         if len(set(decays)) < len(decays):
-            raise ValueError(f"ema.decays={list(decays)}: each decay is averaged once; leave out the repeated one")
+            raise ValueError(f"ema.decays={list(decays)}: remove the repeated decay")
         self.decays = {average_name(decay): decay for decay in decays}
         self.num_updates = 0
         self._restored: dict[str, dict[str, Tensor]] = {}

@@ -134,7 +134,7 @@ def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
             continue
         if found == fingerprint:
             return candidate, wrong
-        wrong.append(f"{candidate} is of another training")
+        wrong.append(f"{candidate} belongs to another training")
     return None, wrong
 
 
@@ -153,7 +153,7 @@ def load_state(path: Path) -> dict[str, Any]:
         if isinstance(error, OSError | MemoryError):
             raise
         if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise ValueError(f"{path} holds more than tensors and plain values; it is not read") from None
+            raise ValueError(f"{path} holds more than tensors and plain values and is not loaded") from None
     raise ValueError(f"{path} is broken")
 
 

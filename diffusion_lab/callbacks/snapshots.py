@@ -29,13 +29,13 @@ class Snapshots(Callback):
 
     def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:
         if not isinstance(at, Sequence) or isinstance(at, str):
-            raise ValueError(f"snapshots.at={at}: it is a list of moments, as [0.1,2m]")
+            raise ValueError(f"snapshots.at={at}: give a list of moments, such as [0.1,2m]")
         try:
             self.at = [read_moment(written) for written in at]
         except ValueError as error:
             raise ValueError(f"snapshots.at={list(at)}: {error}") from None
         if len(set(self.at)) < len(at):
-            raise ValueError(f"snapshots.at={list(at)}: each moment is kept once; leave out the repeated one")
+            raise ValueError(f"snapshots.at={list(at)}: remove the repeated moment")
         self.file_of = file_of
         self._step, self._used = 0, {}
 

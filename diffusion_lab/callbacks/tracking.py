@@ -129,8 +129,8 @@ class WeightsAndBiases(Tracker):
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
             raise ValueError(
-                "Weights & Biases knows no account here; give it one with `wandb login`, or set WANDB_MODE=offline "
-                "and send the runs later"
+                "you are not logged in to Weights & Biases: run `wandb login`, or set WANDB_MODE=offline "
+                "and upload the runs later"
             )
         self.project, self.entity = project, entity
 
@@ -186,7 +186,7 @@ class WeightsAndBiases(Tracker):
             run = wandb.init(**options, settings=_settings(wandb))
         except wandb.errors.CommError as error:
             reason = " ".join(str(error).split())
-            print(f"W&B cannot be reached ({reason}); the work goes on and is recorded offline", file=sys.stderr)
+            print(f"cannot reach W&B ({reason}); the work continues and is recorded offline", file=sys.stderr)
             wandb.teardown()  # its service would say that the id is in use
             run = wandb.init(**options, mode="offline", settings=_settings(wandb))
         code = 1
@@ -199,14 +199,14 @@ class WeightsAndBiases(Tracker):
         finally:
             run.finish(exit_code=code)
             if run.offline:
-                print(f"W&B is offline; to send this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+                print(f"W&B is offline; to upload this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
 
 
 def read_id(file: Path) -> str:
     """The id of a run. ValueError for what W&B or a path could take for something else: the folder may be somebody else's."""
     written = inside(file.parent, file).read_text(errors="replace")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
-        raise ValueError(f"{file} does not hold the id of a run; remove it, and a new run begins")
+        raise ValueError(f"{file} does not contain a run id; remove it to start a new run")
     return written
 
 

@@ -88,7 +88,7 @@ def _drop_leftovers(cfg: DictConfig) -> None:
         given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
         dropped = drop_leftovers(cfg, given)
         if dropped:
-            print(f"leaving out {', '.join(dropped)}: experiment={experiment} sets this for another choice than yours")
+            print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
 
 
 def _read_environment(file: Path) -> None:

@@ -24,7 +24,7 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Build the workspace from what the runs in `outputs` have logged, and send it."""
     if find_spec("wandb_workspaces") is None:
-        raise MistakeError("a dashboard needs wandb-workspaces; pip install 'diffusion-lab[dashboard]'")
+        raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
     from diffusion_lab.report.cells import read_runs
     from diffusion_lab.report.dashboard import found, workspace
     from diffusion_lab.report.model_plots import losses_of
@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> None:
     folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
-        raise MistakeError(f"there is no score in {folder} that says what to show; train with logger=wandb first")
+        raise MistakeError(f"there are no scores in {folder} to show; train with logger=wandb first")
     losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
     entity = cfg.entity or _own_entity()
     made = workspace(entity, cfg.project, cfg.name, found(gathered), losses)
@@ -49,7 +49,7 @@ def _own_entity() -> str:
     with _asking_wandb():
         entity = wandb.Api(timeout=_PATIENCE_SECONDS).default_entity
     if entity is None:
-        raise MistakeError("this account has no entity of its own at W&B; say whose project it is with entity=…")
+        raise MistakeError("your W&B account has no default entity; set entity=…")
     return entity
 
 
@@ -62,7 +62,7 @@ def _asking_wandb() -> Iterator[None]:
         yield
     except wandb.errors.UsageError as error:
         raise MistakeError(
-            "Weights & Biases knows no account here, and a dashboard needs one; give it one with `wandb login`"
+            "you are not logged in to Weights & Biases, and a dashboard needs an account: run `wandb login`"
         ) from error
     except Exception as error:
-        raise MistakeError(f"W&B did not take the dashboard: {' '.join(str(error).split())}") from error
+        raise MistakeError(f"W&B did not accept the dashboard: {' '.join(str(error).split())}") from error

@@ -82,13 +82,13 @@ def fit(
         console.print(
             f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
             f"{choices['model']} with {cost.parameters:,} parameters, "
-            f"{cost.forward_flops / 1e6:.1f} MFLOP an image and evaluation; into {directory.path}"
+            f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
         if notice:
             console.print(notice)
         if resumed:
-            console.print(f"going on from {resumed}")
+            console.print(f"resuming from {resumed}")
         elif branch is not None:
             console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
@@ -156,7 +156,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         if changed:
             raise MistakeError(
                 f"{directory.config} was changed since this training began ({', '.join(changed)}); "
-                + (f"remove {directory.path} to begin anew" if cfg.retrain else "retrain=true trains anew")
+                + (f"remove {directory.path} to start over" if cfg.retrain else "retrain=true trains again")
             )
     tracked = len(TRACKED) if cfg.snapshots.averages else 0
     # Two checkpoints, one that is being written, and the branches.
@@ -167,7 +167,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
     if free < needed:
         raise MistakeError(
             f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk and training needs {needed / 2**20:,.0f} MiB for its "
-            "checkpoints and snapshots; make room, or outputs=… takes another disk"
+            "checkpoints and snapshots; free some space, or choose another disk with outputs=…"
         )
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_json(directory.choices, choices)
@@ -177,7 +177,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
     from diffusion_lab.data.base import DataError
 
-    fix = f"take fewer at a time (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
+    fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
         try:
@@ -207,6 +207,6 @@ def _how_to_go_on(signum: int, trainer: Trainer, directory: ModelDirectory) -> s
     import signal
 
     return (
-        f"{signal.Signals(signum).name} at step {trainer.global_step}; everything is saved in {directory.resume}, "
-        "the same command goes on from there"
+        f"{signal.Signals(signum).name} at step {trainer.global_step}; everything is saved in {directory.resume}; "
+        "run the same command again to resume"
     )

@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> None:
     wanted = [str(kind) for kind in cfg.what] if isinstance(cfg.what, ListConfig) else [str(cfg.what)]
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
-        raise MistakeError(f"what={unknown[0]}: it is a list of {', '.join(KINDS)}")
+        raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
     outputs, console = Path(cfg.outputs), Console(highlight=False)
     unused, notes = _look(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
@@ -68,7 +68,7 @@ def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]
             gone = error.filename
             time.sleep(_PAUSE_SECONDS)
     raise MistakeError(
-        f"{gone} is gone: something is removing files in {outputs}; give the same command again after it"
+        f"{gone} has disappeared: another process is removing files in {outputs}; run the same command again after that"
     )
 
 
@@ -86,13 +86,15 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
     for one in unused:
         size, why_not = one.size, one.remove()
         if why_not is not None:
-            console.print(Text(f"left as it is: {one.path}: {why_not}", style="yellow"), soft_wrap=True)
+            console.print(Text(f"kept: {one.path}: {why_not}", style="yellow"), soft_wrap=True)
             continue
         freed += size
         others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
         if others:
             console.print(
-                f"{one.path} stays, for it holds what is not the lab's: {others}", soft_wrap=True, markup=False
+                f"{one.path} is kept, because it holds files that the lab did not write: {others}",
+                soft_wrap=True,
+                markup=False,
             )
     console.print(f"removed {_said(freed)}")
 

@@ -28,12 +28,12 @@ __all__ = ["completed", "run", "show"]
 def run(cfg: DictConfig) -> None:
     """Show the tables and write the report."""
     if cfg.runs is not None and cfg.sweep is not None:
-        raise MistakeError("sweep and runs: a report is about one or the other")
+        raise MistakeError("give sweep=… or runs=…, not both")
     trackers = build_trackers(cfg)  # what is wrong with them is said before anything is written
     if cfg.runs is not None:
         if trackers:
             raise MistakeError(
-                "logger: only the report on a sweep is tracked, which names its runs; leave it out with runs"
+                "logger works for the report on a sweep only: remove it, or give sweep=… instead of runs=…"
             )
         patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
         to = Path(cfg.to or "report")

@@ -40,7 +40,7 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
     if cfg.format not in FORMATS:
-        raise MistakeError(f"format={cfg.format}: there is no such format; it is one of {', '.join(FORMATS)}")
+        raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():
         request = request_of(cfg, prefix="")
         drawing = drawing_of(cfg)

@@ -181,7 +181,7 @@ def score_source(
 
 
 def _say_scored(console: Console, run: RunDirectory) -> None:
-    console.print(f"this score is there already: {run.path} (rescore=true scores anew)", highlight=False)
+    console.print(f"already scored: {run.path} (rescore=true scores again)", highlight=False)
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
@@ -193,7 +193,7 @@ def _scores(source: Source, references: References, cfg: DictConfig, cache: Path
     at = " and ".join(
         f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
     )
-    fewer = "take fewer at a time; it changes no number"
+    fewer = "use a smaller batch_size: the scores stay the same"
     with _progress(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
         seen = references(list(features.values()), cache, source.device, progress)
         return score(source, seen, metrics, settings, progress)

@@ -32,24 +32,24 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Write `to`, and print which evaluator reads which of its arrays."""
     if cfg.get("data") is None or cfg.to is None:
-        raise MistakeError("name the data set and the file to write, as in data=cifar10 to=cifar10.npz")
+        raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
-        raise MistakeError(f"split={cfg.split}: it is train or test")
+        raise MistakeError(f"split={cfg.split}: choose train or test")
     if cfg.num_images < 1:
-        raise MistakeError(f"num_images={cfg.num_images}: at least one image is needed")
+        raise MistakeError(f"num_images={cfg.num_images} must be at least 1")
     to = Path(cfg.to)
     if to.suffix != ".npz":
-        raise MistakeError(f"to={to}: the name of an .npz")
+        raise MistakeError(f"to={to}: the name must end in .npz")
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
         data = build_data(cfg)
         if len(data.shape) != 3:
-            raise MistakeError(f"{data.name} has points: published evaluators read images")
+            raise MistakeError(f"{data.name} consists of points, but published evaluators read images")
         if data.shape[0] not in (1, 3):
             raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
         features = build_features(cfg) if cfg.moments else {}
         if len(features) > 1:
-            raise MistakeError("features: a file holds the statistics of one set of features; name one")
+            raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
         for part in features.values():
             part.check(data.shape)
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)}

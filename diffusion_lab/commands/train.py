@@ -123,7 +123,7 @@ def run(cfg: DictConfig) -> float | None:
 def _check_shares(batch_size: int, processes: int) -> None:
     if batch_size % processes:
         raise MistakeError(
-            f"data.batch_size={batch_size} cannot be shared out evenly over {processes} processes: choose a multiple"
+            f"data.batch_size={batch_size} cannot be divided evenly among {processes} processes: choose a multiple"
         )
 
 
@@ -140,9 +140,8 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
 
 
 def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
-    how = "anew already; this command goes on from there" if anew else "already"
-    more = "" if anew else " (retrain=true trains anew)"
-    console.print(f"this model is trained {how}: {directory.path}{more}")
+    more = "" if anew else " (retrain=true trains again)"
+    console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")
 
 
 def _check_scoring(
@@ -150,7 +149,7 @@ def _check_scoring(
 ) -> None:
     """What would fail after training fails before it."""
     if cfg.objective_metric is not None and not cfg.score:
-        raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score; score=false makes none")
+        raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
     there = directory.weight_names if directory.finished and not cfg.retrain else []
     weights, whose = (
         there or ["raw", *instantiate(cfg.ema).decays, *kept],

@@ -91,7 +91,7 @@ class DataModule(LightningDataModule, ABC):
         rank, world_size = self._ranks
         if self.batch_size % world_size:
             raise DataError(
-                f"data.batch_size={self.batch_size} cannot be shared out evenly over {world_size} processes: "
+                f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: "
                 f"choose a multiple of {world_size}."
             )
         images = fixed_subset(self.num_train, self.num_trained_on)
@@ -110,7 +110,9 @@ class DataModule(LightningDataModule, ABC):
         """
         is_count = isinstance(images, int) and images >= 1
         if not (images is None or is_count or (isinstance(images, float) and 0 < images <= 1)):
-            raise DataError(f"train_images={images}: say how many, or which share between 0 and 1, or null for all.")
+            raise DataError(
+                f"train_images={images}: give a number of images, a share between 0 and 1, or null for all."
+            )
         self._trained_on = images
 
     @property

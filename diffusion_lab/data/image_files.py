@@ -112,7 +112,7 @@ class ImageFiles(DataModule):
         for split in ("train", "test"):
             if not paths[split]:
                 raise DataError(
-                    f"{self.root} holds no {split} images that can be used: add some, or mend those it has."
+                    f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
                 )
         self._images = {
             split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)

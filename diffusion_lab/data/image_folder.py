@@ -94,7 +94,7 @@ class ImageFolder(ImageFiles):
 def _image_paths(folder: Path) -> list[Path]:
     """All images in the folder, however deep, sorted by name: the same on every machine."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is missing beside the other split: both are needed, or neither.")
+        raise DataError(f"{folder} is missing: give both train/ and test/, or neither.")
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -109,6 +109,6 @@ def _class_of(path: Path, folder: Path) -> str:
     names = path.relative_to(folder).parts
     if len(names) == 1:
         raise DataError(
-            f"{path} is in no class: with data.classes=subfolders every image lies in a folder in {folder}."
+            f"{path} has no class: with data.classes=subfolders every image must lie in a subfolder of {folder}."
         )
     return names[0]

@@ -52,7 +52,7 @@ class DynamicThreshold(Clipping):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"clip_x_0.share={self.share}: it is a share of the pixels, above 0 and at most 1")
+            raise ValueError(f"clip_x_0.share={self.share} must be a share of the pixels, above 0 and at most 1")
 
     def __call__(self, x_0: Images) -> Images:
         r = x_0.abs().flatten(1).float().quantile(self.share, dim=1).clamp(min=1).to(x_0.dtype)

@@ -28,7 +28,7 @@ def denoise_from(
 ) -> Images:
     """x̂_0 of a noisy x_t of each image, t in 0 … T, through t and the steps of the sampler's spacing below it."""
     if not 0 <= t <= process.num_timesteps:
-        raise ValueError(f"t = {t}: the chain has the steps 0 … {process.num_timesteps}")
+        raise ValueError(f"t = {t}: choose a step from 0 to {process.num_timesteps}")
     if t == 0:
         return x_0
     visited = sampler.spacing(process)

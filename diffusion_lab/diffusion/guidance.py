@@ -46,7 +46,7 @@ class Worse:
 
     def __post_init__(self) -> None:
         if isinstance(self.moment, float | int) and not 0 < self.moment < 1:
-            raise ValueError(f"guidance.moment={self.moment}: a moment is a share of the training, between 0 and 1")
+            raise ValueError(f"guidance.moment={self.moment} must be a share of the training, between 0 and 1")
 
     def __repr__(self) -> str:
         return self.name or ("itself" if self.moment is None else f"itself at {self.moment} of its training")
@@ -202,7 +202,7 @@ class Autoguidance(Guidance):
     def __post_init__(self) -> None:
         _check(self.scale, self.interval, self.log_snr_interval)
         if self.worse is None or self.worse.is_itself:
-            raise ValueError("autoguidance leads away from a worse model, and none is named")
+            raise ValueError("autoguidance needs a worse model: set guidance.moment or guidance.model")
 
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
         acts = self.acts(asked.process, asked.t)
@@ -286,4 +286,4 @@ class ClassifierGuidance(Guidance):
 def _check(scale: float | int, interval: Interval, log_snr_interval: Interval) -> None:
     check_interval(interval, log_snr_interval)
     if not (0 <= scale < math.inf):
-        raise ValueError(f"guidance.scale={scale}: a scale is a number of at least 0")
+        raise ValueError(f"guidance.scale={scale} must be at least 0")

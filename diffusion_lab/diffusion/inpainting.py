@@ -36,7 +36,7 @@ def inpaint(
     repeats: how often each step is taken; 1 never goes back. With nothing known and repeats = 1 it is the sampler itself.
     """
     if repeats < 1:
-        raise ValueError(f"repeats = {repeats}: every step is taken at least once")
+        raise ValueError(f"repeats = {repeats} must be at least 1")
     rule = _Inpainting(spacing=sampler.spacing, sampler=sampler, x_0=x_0, known=known.to(x_0.device), repeats=repeats)
     return rule(process, reverse, noise.initial(x_0.shape[1:]).to(x_0), y, noise)
 

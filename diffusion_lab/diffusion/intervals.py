@@ -24,16 +24,14 @@ class Acts(NamedTuple):
 def check_interval(interval: Interval, log_snr_interval: Interval) -> None:
     """ValueError, naming the option, unless at most one of them is given and it is an interval."""
     if interval is not None and log_snr_interval is not None:
-        raise ValueError(
-            "guidance.interval and guidance.log_snr_interval say the same thing in t and in log SNR: give one of them"
-        )
+        raise ValueError("guidance.interval and guidance.log_snr_interval both set the interval: give one of them")
     if interval is not None and not (len(interval) == 2 and 1 <= interval[0] <= interval[1]):
         raise ValueError(
-            f"guidance.interval={list(interval)}: it is [lo, hi] with 1 ≤ lo ≤ hi, steps of the full chain"
+            f"guidance.interval={list(interval)} must be [lo, hi] with 1 ≤ lo ≤ hi, steps of the full chain"
         )
     if log_snr_interval is not None and not (len(log_snr_interval) == 2 and log_snr_interval[0] <= log_snr_interval[1]):
         raise ValueError(
-            f"guidance.log_snr_interval={list(log_snr_interval)}: it is [lo, hi] with lo ≤ hi, and noise has the low log SNR"
+            f"guidance.log_snr_interval={list(log_snr_interval)}: give [lo, hi] with lo ≤ hi (noise has a low log SNR)"
         )
 
 

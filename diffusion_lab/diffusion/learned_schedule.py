@@ -49,7 +49,7 @@ class LearnedSchedule(LogSNRSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.num_bins, int) or self.num_bins < 1:
-            raise ValueError(f"schedule.num_bins={self.num_bins}: a path has a whole number of bins, at least one")
+            raise ValueError(f"schedule.num_bins={self.num_bins} must be a whole number of at least 1")
         object.__setattr__(self, "_trained", _Trained(self.num_bins))
 
     @property

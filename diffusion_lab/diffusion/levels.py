@@ -12,7 +12,7 @@ def nearest_level(x: Images, num_levels: int) -> Images:
     Rounding is to the nearest: truncation would lose levels and shift the mean by half a level. ValueError unless L ≥ 2.
     """
     if num_levels < 2:
-        raise ValueError(f"num_levels = {num_levels}: data with levels have at least two")
+        raise ValueError(f"num_levels = {num_levels} must be at least 2")
     return ((x + 1) * ((num_levels - 1) / 2)).round().clamp(0, num_levels - 1)
 
 
@@ -27,7 +27,7 @@ def check_shares(shares: Sequence[Number] | None, group: str, instead: str) -> t
             f"{group}={instead}, or train the model again"
         )
     if len(shares) != 2 or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"{group}.shares={list(shares)}: they are two numbers from 0 to 1")
+        raise ValueError(f"{group}.shares={list(shares)} must be two numbers from 0 to 1")
     return tuple(shares)
 
 

@@ -213,7 +213,7 @@ class ContinuousBound(Objective):
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
         if not t.is_floating_point():
-            raise ValueError("ContinuousBound is an integral over real t, and these t are whole")
+            raise ValueError("ContinuousBound needs real t, but these t are whole numbers")
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)

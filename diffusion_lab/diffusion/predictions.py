@@ -111,7 +111,7 @@ class PredictEDM(Prediction):
 
     def __post_init__(self) -> None:
         if not self.data_std > 0:
-            raise ValueError(f"prediction.data_std={self.data_std}: it is the standard deviation of the data, above 0")
+            raise ValueError(f"prediction.data_std={self.data_std} must be the standard deviation of the data, above 0")
 
     def coefficients(self, process: GaussianDiffusion, t: Times) -> Coefficients:
         signal, noise = process.pair(t)

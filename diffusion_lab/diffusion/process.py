@@ -209,7 +209,7 @@ class GaussianDiffusion:
         if t.is_floating_point():
             return self.schedule.shown(t)
         if at_hand(t) and bool((t == 0).any()):
-            raise ValueError(f"t = 0 is clean data and has no step back: t lies in 1 … {self.num_timesteps}")
+            raise ValueError(f"t = 0 is clean data and has no reverse step: t must lie in 1 … {self.num_timesteps}")
         shown = self._row(t).shown
         return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
 
@@ -242,7 +242,7 @@ class GaussianDiffusion:
         falls = beta[1:] > 0
         if not bool(falls.all()):
             t = int(falls.logical_not().nonzero()[0]) + 1
-            raise ValueError(f"{self.schedule}: log SNR does not fall into step {t}, so that step is no Gaussian step")
+            raise ValueError(f"{self.schedule}: log SNR does not decrease at step {t}, so the step is not Gaussian")
         # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
         first = beta_tilde[2] if self.num_timesteps > 1 else beta[1]
         log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()

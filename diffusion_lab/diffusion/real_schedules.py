@@ -64,7 +64,7 @@ class LogSNRSchedule(RealSchedule):
         settle_ends(self)
         _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
         if self.log_snr_max is None:
-            raise ValueError("log_snr_max: a line in log SNR needs a number at its clean end; use log_snr_max=13.3")
+            raise ValueError("log_snr_max must be a number for a linear log SNR; use log_snr_max=13.3")
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         return of_log_snr(self._between(t, self.log_snr_max, self.log_snr_min))

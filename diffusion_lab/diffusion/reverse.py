@@ -77,7 +77,7 @@ class ReverseProcess:
         expected = channels * (1 + self.variance.outputs_per_channel)
         if raw.shape[1] != expected:
             raise ValueError(
-                f"the network gives {raw.shape[1]} channels; {type(self.variance).__name__} needs {expected}"
+                f"the network returns {raw.shape[1]} channels; {type(self.variance).__name__} needs {expected}"
             )
         return (raw[:, :channels], raw[:, channels:]) if expected > channels else (raw, None)
 

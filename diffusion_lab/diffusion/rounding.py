@@ -49,7 +49,7 @@ class EndLevels(Rounding):
 
     def __post_init__(self) -> None:
         if not 0 <= self.error < math.inf:
-            raise ValueError(f"rounding.error={self.error}: it is a number of levels, 0 or more")
+            raise ValueError(f"rounding.error={self.error} must be a number of levels, 0 or more")
         if self.num_levels is None:
             return
         object.__setattr__(self, "shares", check_shares(self.shares, "rounding", instead="nearest"))

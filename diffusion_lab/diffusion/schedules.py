@@ -40,9 +40,7 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_timesteps, int) or self.num_timesteps < 1:
-            raise ValueError(
-                f"num_timesteps = {self.num_timesteps}: a diffusion process has a whole number of steps, at least one"
-            )
+            raise ValueError(f"num_timesteps = {self.num_timesteps} must be a whole number of at least 1")
 
     @abstractmethod
     def alpha_bar(self) -> Table:
@@ -51,7 +49,9 @@ class Schedule(ABC):
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t), t int64 in 1 … T; where the schedule takes it, float64 in [1, T]. ValueError where it does not."""
         if t.is_floating_point():
-            raise ValueError(f"{type(self).__name__} is a table over whole t: it has no real t; schedule=log_snr has")
+            raise ValueError(
+                f"{type(self).__name__} is a table over whole t, so it is not defined at real t; use schedule=log_snr"
+            )
         alpha_bar = self.alpha_bar().to(t.device)[t]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
@@ -183,7 +183,7 @@ class LinearSchedule(CutSchedule):
             smallest = math.floor(self.beta_end * 1000) + 1
             raise ValueError(
                 f"a linear schedule with num_timesteps = {self.num_timesteps} has β_T = {beta_last:.3g} ≥ 1, "
-                f"which is no variance; use num_timesteps ≥ {smallest} or another schedule (cosine works for every T)"
+                f"which is not a variance; use num_timesteps ≥ {smallest} or another schedule (cosine works for every T)"
             )
 
     def uncut(self) -> Table:
@@ -239,7 +239,7 @@ def settle_ends(schedule: Schedule) -> None:
         end = getattr(schedule, name)
         end = end if end is None or is_number(end) else float(end) if isinstance(end, CleanEnd) else math.nan
         if end is not None and math.isnan(end):
-            raise ValueError(f"{name} = {getattr(schedule, name)}: it is a number")
+            raise ValueError(f"{name} = {getattr(schedule, name)} must be a number")
         object.__setattr__(schedule, name, None if end == math.inf else end)
 
 

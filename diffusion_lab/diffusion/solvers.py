@@ -64,7 +64,7 @@ class DPMSolverSampler(Sampler):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"sampler.order={self.order}: DPM-Solver++ has the orders 1, 2 and 3")
+            raise ValueError(f"sampler.order={self.order}: DPM-Solver++ has order 1, 2 or 3")
 
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory

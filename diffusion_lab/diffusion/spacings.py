@@ -121,7 +121,7 @@ class KarrasSpacing(Spacing):
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
-            raise ValueError(f"sampler.spacing.rho={self.rho}: it is a number above 0")
+            raise ValueError(f"sampler.spacing.rho={self.rho} must be a number above 0")
 
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
         def log_snr(first: Tensor, last: Tensor, share: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def _at_log_snr(
 ) -> Visited:
     """The times whose log SNRs are log_snr(first, last, i/(K − 1)), first and last those of the process or the ends given."""
     if isinstance(process, int):
-        raise ValueError("steps by log SNR are asked with the process: its T alone does not tell them")
+        raise ValueError("steps by log SNR need the process: call spacing(process), not spacing(T)")
     last = process.num_timesteps
     _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 else last)
     ends = process.log_snr(torch.tensor([1, last]))
@@ -177,4 +177,4 @@ def _last(process: GaussianDiffusion | int) -> int:
 
 def _check(num_steps: int, most: int) -> None:
     if not 1 <= num_steps <= most:
-        raise ValueError(f"num_steps = {num_steps}: a chain of {most} steps can be sampled in 1 … {most} steps")
+        raise ValueError(f"num_steps = {num_steps} must lie in 1 … {most}, because the chain has {most} steps")

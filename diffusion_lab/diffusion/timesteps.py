@@ -98,7 +98,7 @@ class NormalTimesteps(TimestepSampler):
     def __init__(self, schedule: Schedule, mean: Number, std: Number) -> None:
         super().__init__(schedule.num_timesteps, real=schedule.takes_real_t)
         if not std > 0:
-            raise ValueError(f"timesteps.std={std}: it is a standard deviation, above 0")
+            raise ValueError(f"timesteps.std={std} must be a standard deviation above 0")
         self.process, self.mean, self.std = GaussianDiffusion(schedule), mean, std
         log_ratio = -self.process.log_snr(torch.tensor([1, schedule.num_timesteps])) / 2
         z = (log_ratio - mean) / std

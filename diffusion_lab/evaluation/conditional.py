@@ -20,11 +20,11 @@ MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte
 def taken_as_asked(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
     """Which samples, as feature vectors (n, D), the features' classifier takes for the class y (n,) asked for: bool (n,).
 
-    Raises UnmeasurableError for features that know no classes.
+    Raises UnmeasurableError for features that have no classes.
     """
     taken_for = features.classes(vectors)
     if taken_for is None:
-        raise UnmeasurableError(f"features={features.name} know no classes")
+        raise UnmeasurableError(f"features={features.name} have no classes")
     return taken_for.cpu() == y.cpu()
 
 
@@ -46,7 +46,7 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
     """
     num_classes, dim = reference.data.num_classes, vectors.shape[1]
     if num_classes is None:
-        raise UnmeasurableError(f"nobody says the classes of {reference.data.name}")
+        raise UnmeasurableError(f"{reference.data.name} has no class labels")
     if num_classes * dim**2 > MAX_VALUES:
         raise UnmeasurableError(f"{num_classes} covariances of {dim} features each are too large to keep")
     rows = []

@@ -87,7 +87,7 @@ class PeakMemory:
         try:
             import resource
         except ImportError:
-            return None, "this system does not tell a process's peak memory"
+            return None, "this system does not report the peak memory of a process"
         unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
         return peak, "largest resident size of the process since it started"

@@ -74,7 +74,7 @@ class ClassifierFeatures(Features):
     def check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self.classifier.shape:
             raise ValueError(
-                f"features={self.name} look at images of shape {self.classifier.shape}, but the data have shape "
+                f"features={self.name} work for images of shape {self.classifier.shape}, but the data have shape "
                 f"{tuple(shape)}: choose features=pixels, or the features made for these data."
             )
 

@@ -24,7 +24,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     mean_a, mean_b = a.mean.reshape(-1).double(), b.mean.reshape(-1).double()
     if mean_a.shape != mean_b.shape:
-        raise ValueError(f"the features compared have {mean_a.numel()} and {mean_b.numel()} dimensions")
+        raise ValueError(f"the two sets of features have {mean_a.numel()} and {mean_b.numel()} dimensions")
     factor_a, factor_b = _factor(a.covariance), _factor(b.covariance)
     cross = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
     spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross

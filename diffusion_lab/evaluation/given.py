@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.data.one_set import OneSet
 
-_MODEL = "needs a model, and these samples came as images"
+_MODEL = "needs a model, but these samples are images"
 _LABELS = "the samples came without their classes (an npz may have them as arr_1)"
 
 
@@ -63,7 +63,7 @@ class GivenImages(Source):
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
         usual = Evaluation().resolve_num_samples(data.num_test)
-        found = ["some are JPEG or WebP, whose traces count as differences"] if self._lossy else []
+        found = ["some are JPEG or WebP, whose compression artefacts count as differences"] if self._lossy else []
         if data.num_test and settings.num_samples is None and self.count != usual:
             found.append(
                 f"models are scored on {usual} samples unless you say otherwise, and the distance falls with n"

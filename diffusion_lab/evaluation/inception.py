@@ -51,7 +51,7 @@ class InceptionFeatures(Features):
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(
-                f"features=inception look at images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
+                f"features=inception works for images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
                 "choose features=pixels."
             )
 
@@ -92,7 +92,7 @@ def checked(file: Path, sha256: str = SHA256) -> bytes:
         content = file.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"features=inception need the file {FILE_NAME}: fetch {URL_INCEPTION_V3} to {file.absolute()}, or say "
+            f"features=inception needs the file {FILE_NAME}: fetch {URL_INCEPTION_V3} to {file.absolute()}, or set "
             "features.inception.download=true or features.inception.path=FILE."
         ) from error
     found = hashlib.sha256(content).hexdigest()

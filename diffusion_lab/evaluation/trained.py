@@ -62,10 +62,12 @@ class TrainedModel(Source):
     def check(self, data: DataModule) -> None:
         model = self.model
         if tuple(model.shape) != tuple(data.shape):
-            raise ValueError(f"the model draws {tuple(model.shape)}, the data set {data.name} has {tuple(data.shape)}")
+            raise ValueError(
+                f"the model generates shape {tuple(model.shape)}, but the data set {data.name} has {tuple(data.shape)}"
+            )
         if model.num_classes not in (None, data.num_classes):
             raise ValueError(
-                f"the model knows {model.num_classes} classes, the data set {data.name} has {data.num_classes}"
+                f"the model has {model.num_classes} classes, but the data set {data.name} has {data.num_classes}"
             )
 
     @contextmanager

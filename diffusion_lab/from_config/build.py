@@ -106,13 +106,13 @@ def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
             continue
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             raise MistakeError(
-                f"{group}.{name}: each of {group} has a name, and its _target_ and options below that, as {group}.mine._target_"
+                f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
             )
         built[name] = instantiate(node)
         if not isinstance(built[name], kind):
             raise MistakeError(f"{group}.{name}: its _target_ must name a class of {kind.__module__}.{kind.__name__}")
     if not built:
-        raise MistakeError(f"{group}: a score needs at least one")
+        raise MistakeError(f"{group}: choose at least one")
     return built
 
 

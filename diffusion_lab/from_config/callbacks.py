@@ -33,7 +33,7 @@ def added_callbacks(cfg: DictConfig) -> Added:
     missing = [name for name in _NEEDED if callbacks.get(name) is None]
     if missing:
         raise MistakeError(
-            f"callbacks: training needs {', '.join(missing)}; add yours to the default ones, as callbacks=[default,mine]"
+            f"callbacks: training needs {', '.join(missing)}; add yours to the default ones: callbacks=[default,mine]"
         )
     added = {}
     for name, node in callbacks.items():
@@ -73,7 +73,7 @@ def check_callbacks(added: Added, cfg: DictConfig, model: TrainableModel) -> Non
             continue
         if monitor not in first_logged and known_alone:
             raise MistakeError(
-                f"{where}.monitor={monitor} is never logged, so that it can never fire; logged are {', '.join(first_logged)}"
+                f"{where}.monitor={monitor} is never logged, so it would never act; these are logged: {', '.join(first_logged)}"
             )
         if isinstance(part, EarlyStopping):
             _check_early_stopping(where, monitor, first_logged.get(monitor, 1), cfg)
@@ -96,7 +96,7 @@ def _check_early_stopping(where: str, monitor: str, first: int, cfg: DictConfig)
     """It looks at the end of each validation, and by then what it looks at must have been logged."""
     every = cfg.val.every_n_steps
     if every < 1:
-        raise MistakeError(f"{where} looks at the end of a validation, and val.every_n_steps={every} makes none")
+        raise MistakeError(f"{where} runs after each validation, but val.every_n_steps={every} turns validation off")
     if first > every:
         raise MistakeError(
             f"{where}.monitor={monitor} is first logged at step {first}, after the validation at step {every}: "

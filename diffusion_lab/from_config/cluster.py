@@ -19,7 +19,7 @@ def asked_of_slurm(cfg: DictConfig, family: str, families: Collection[str]) -> d
     """Options of submitit's Slurm executor for a job of a model of this family."""
     if "slurm" in cfg:
         raise MistakeError(
-            "slurm: options of hydra/launcher=slurm stand in hydra.launcher, as hydra.launcher.partition"
+            "slurm: set the options of hydra/launcher=slurm in hydra.launcher, such as hydra.launcher.partition"
         )
     options = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
     asked = {
@@ -42,7 +42,7 @@ def summary(asked: Mapping[str, Any]) -> str:
     words = [f"{asked['nodes']} node{'s' * (asked['nodes'] > 1)}"]
     words += [f"{asked['ntasks_per_node']} task{'s' * (asked['ntasks_per_node'] > 1)} a node"]
     words += [
-        f"gpus_per_node {gpus}" if gpus else "" if gres else "no GPU (trainer.accelerator=gpu asks for trainer.devices)"
+        f"gpus_per_node {gpus}" if gpus else "" if gres else "no GPU (trainer.accelerator=gpu requests trainer.devices)"
     ]
     named = ("gres", "cpus_per_task", "mem", "time", "partition", "qos", "account", "constraint")
     words += [f"{name} {asked[name]}" for name in named if name in asked]
@@ -59,5 +59,5 @@ def _of_family(name: str, value: Any, family: str, families: Collection[str]) ->
             f"hydra.launcher.{name}: there is no model={unknown[0]}; the models are {', '.join(families)}"
         )
     if family not in value and DEFAULT not in value:
-        raise MistakeError(f"hydra.launcher.{name}: it says nothing for model={family}; add {DEFAULT}: …")
+        raise MistakeError(f"hydra.launcher.{name}: there is no value for model={family}; add {DEFAULT}: …")
     return value.get(family, value.get(DEFAULT))

@@ -29,7 +29,7 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
         for target in targets(training_part(OmegaConf.to_container(cfg))):
             package = target.partition(".")[0]
             if not package.isidentifier() or find_spec(package) is None:
-                raise RunError(f"{place.config} names {target}, and Python finds no {package} from here")
+                raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
         built = checked(OmegaConf.create({group: cfg[group] for group in _BUILT if cfg.get(group)}), place.config)
         return training_fingerprint(OmegaConf.merge(cfg, built)).startswith(fingerprint)
     except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:

@@ -106,7 +106,7 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
 
     for name in ("num_images", "batch_size"):
         if cfg[name] < 1:
-            raise MistakeError(f"{name}={cfg[name]}: at least one image is needed")
+            raise MistakeError(f"{name}={cfg[name]} must be at least 1")
     with users_mistakes():
         check_seed(cfg.seed)
         directory, saved = trained_config(cfg)
@@ -114,8 +114,8 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
         auto = cfg.weights == "auto"
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
-            known = f"are 0 … {model.num_classes - 1}" if model.num_classes else "are none: it is not conditional"
-            raise MistakeError(f"label={cfg.label}: the classes of {directory.path} {known}")
+            known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
+            raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
     return Drawing(cfg, directory, saved, model, weights)

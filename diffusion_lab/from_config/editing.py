@@ -43,10 +43,10 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> E
     if not wanted:
         return None
     if len(wanted) > 1:
-        raise MistakeError(f"{' and '.join(wanted)}: one at a time")
+        raise MistakeError(f"{' and '.join(wanted)}: give only one of them")
     if cfg.trajectory:
         raise MistakeError(
-            f"trajectory=true shows how samples come out of noise, which {next(iter(wanted))} does not start from"
+            f"trajectory=true shows samples that start from noise, and {next(iter(wanted))} does not start from noise"
         )
     return next(iter(wanted.values()))(cfg, model, saved)
 
@@ -61,9 +61,9 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if cfg.inpaint.repeats < 1:
-        raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats}: every step is taken at least once")
+        raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats} must be at least 1")
     if len(model.shape) != 3:
-        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: a mask is of an image, and these data are points")
+        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
     image = _given(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
@@ -83,14 +83,14 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     from diffusion_lab.diffusion import slerp
 
     if len(cfg.interpolate.images) != 2:
-        raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: it is [first,second]")
+        raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
     if cfg.num_images < 2:
-        raise MistakeError(f"num_images={cfg.num_images}: an interpolation has at least its two ends")
+        raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_given(image, model, saved) for image in cfg.interpolate.images])
     label = None if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
     latents = model.encode(ends, label)
     if latents is None:
-        raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot tell the latents of given images")
+        raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot compute the latents of given images")
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         first, second = (z.expand(len(indices), *z.shape) for z in latents)
@@ -107,7 +107,7 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
         raise MistakeError(
-            f"denoise.t={cfg.denoise.t}: it is a step of the chain, from 0 (the image itself) to {last} (noise)"
+            f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
         )
     image = _given(cfg.denoise.image, model, saved)
 

@@ -83,7 +83,7 @@ def are_given(options: Sequence[str]) -> bool:
     for key in named:
         for refused in _OF_A_MODEL:
             if key.partition("@")[0] == refused or key.startswith((f"{refused}.", f"{refused}/")):
-                raise MistakeError(f"{key}: with samples=… no model draws, so it would change nothing; leave it out")
+                raise MistakeError(f"{key} has no effect with samples=…: remove it")
     return True
 
 

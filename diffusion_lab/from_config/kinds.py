@@ -28,7 +28,7 @@ OPTIONS = {
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,
 }
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list, as [1,2]"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list, such as [1,2]"}
 _WORDS[NoneType] = "null"
 
 

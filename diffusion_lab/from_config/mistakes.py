@@ -81,18 +81,18 @@ def mistake_in_job(error: BaseException) -> str | None:
             return _instantiation(error)
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
-            return f"{key} has no value yet; say {key}=…"
+            return f"{key} has no value; set {key}=…"
         case PermissionError() if error.filename:
             return f"no permission to write {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return (
-                f"no space is left on the disk of {error.filename or 'the outputs'}; what was there before is whole: make room and "
-                "give the same command again"
+                f"no space is left on the disk of {error.filename or 'the outputs'}; earlier files are intact: free some space and "
+                "run the same command again"
             )
         case NotADirectoryError() | FileExistsError() if error.filename:
             return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
         case OSError(errno=errno.EROFS):
-            return f"{error.filename} lies on a disk that cannot be written; outputs=… takes another"
+            return f"{error.filename} is on a read-only disk; choose another one with outputs=…"
     return None
 
 
@@ -106,7 +106,7 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
         case MissingMandatoryValue():
-            return f"{error.full_key} has no value yet: {error.full_key}=…"
+            return f"{error.full_key} has no value; set {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command, conf)
         case YAMLError():
@@ -122,7 +122,7 @@ def _instantiation(error: InstantiationException) -> str | None:
     """Options that an object refuses: its own words, and where they stand."""
     where, lost = hydra_errors.place(error), hydra_errors.missing_target(error)
     if lost:
-        return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; is it spelt and installed right?"
+        return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; check its spelling and its installation"
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
@@ -177,7 +177,7 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     if file is not None:
         return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
     if key in _MOVED:
-        return f"there is no option {key!r} any more: it is {_MOVED[key]}"
+        return f"the option {key!r} was renamed: use {_MOVED[key]}"
     wrong = hydra_errors.wrong_kind(error)
     if wrong is not None:
         return f"{key}: {wrong}"

@@ -29,8 +29,8 @@ def scores_asked(cfg: DictConfig) -> list[DictConfig]:
     wanted, weights = weights_asked(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
         raise MistakeError(
-            f"evaluation.weights={weights}: evaluation.at says which weights are scored ({', '.join(wanted)}); "
-            "leave one of the two out"
+            f"evaluation.weights={weights}: evaluation.at already chooses the weights ({', '.join(wanted)}); "
+            "remove one of the two"
         )
     return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
 
@@ -38,7 +38,7 @@ def scores_asked(cfg: DictConfig) -> list[DictConfig]:
 def keep_asked(cfg: DictConfig) -> None:
     """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
     if cfg.snapshots.averages < 0:
-        raise MistakeError(f"snapshots.averages={cfg.snapshots.averages}: it is a number of moments, or 0 for none")
+        raise MistakeError(f"snapshots.averages={cfg.snapshots.averages} must be a number of moments, or 0 for none")
     kept, asked = (
         moments_of("snapshots.at", cfg.snapshots.at),
         moments_of("evaluation.at", cfg.evaluation.get("at") or []),
@@ -66,7 +66,7 @@ def weights_asked(at: Sequence[Any] | None) -> list[str]:
     ends = [END] if END in (at or ()) else []
     names = [*map(snapshot_name, moments_of("evaluation.at", at or ())), *ends]
     if len(set(names)) < len(at or ()):
-        raise MistakeError(f"evaluation.at={list(at or ())}: each moment is scored once; leave out the repeated one")
+        raise MistakeError(f"evaluation.at={list(at or ())}: remove the repeated moment")
     return names
 
 

@@ -67,7 +67,7 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if not override.is_discrete_sweep():
             raise MistakeError(f"{override.input_line}: an interval has no values to try; write {key}=value,value")
         if key in ASKED_ONCE:
-            raise MistakeError(f"{override.input_line}: {key} is the same for all cells of a sweep")
+            raise MistakeError(f"{override.input_line}: {key} cannot differ between the cells of a sweep")
         element = override.get_key_element()
         values = {value: f"{element}={value}" for value in override.sweep_string_iterator()}
         axes[key] = Axis(key, values, swept=len(values) > 1)
@@ -78,12 +78,14 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     """The axes and, for evaluation.at, one more: each moment is a cell. MistakeError where that is swept, or the weights too."""
     named = {axis.key: axis for axis in axes}
     if _AT in named and named[_AT].swept:
-        raise MistakeError(f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each of them is a cell of the sweep")
+        raise MistakeError(
+            f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
+        )
     wanted = weights_asked(master.evaluation.get("at"))
     if not wanted:
         return list(axes)
     if _WEIGHTS in named:
-        raise MistakeError(f"{_WEIGHTS}: {_AT} says which weights are scored; leave one of the two out")
+        raise MistakeError(f"{_WEIGHTS}: {_AT} already chooses the weights; remove one of the two")
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
@@ -109,7 +111,9 @@ def _check_scored(found: Sequence[Combination[Composed]]) -> None:
 
     for combination in found:
         if not issubclass(get_class(combination.config.cfg.model._target_), GenerativeModel):
-            raise MistakeError(f"model={combination.config.family} draws nothing that could be scored; add score=false")
+            raise MistakeError(
+                f"model={combination.config.family} generates no samples, so it cannot be scored; add score=false"
+            )
 
 
 def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
@@ -158,7 +162,7 @@ class _Composer:
         for value in OmegaConf.to_container(cfg.model, resolve=False).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
             if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
-                said = f"{wanted[1]}: no model of this sweep has a use for this choice"
+                said = f"{wanted[1]}: no model of this sweep uses this choice"
                 raise MissingOptionError(wanted[1]) from MistakeError(said)
 
     def _is_value(self, override: Override) -> bool:

@@ -32,7 +32,7 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
     if moments < 1:
         raise MistakeError(
             f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
-            "(retrain=true trains anew)"
+            "(retrain=true trains again)"
         )
 
 

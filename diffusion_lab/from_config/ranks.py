@@ -124,7 +124,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; see its message above") from None
+        raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; its message is above") from None
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def start(model: TrainableModel, cfg: DictConfig) -> None:
             model.start_from(file)
     except ValueError as error:
         config = ModelDirectory(Path(cfg.init_from)).config
-        raise ValueError(f"init_from={cfg.init_from}: {error}; the options of its network stand in {config}") from error
+        raise ValueError(f"init_from={cfg.init_from}: {error}; the options of its network are in {config}") from error
 
 
 def _files(cfg: DictConfig) -> list[Path]:

@@ -194,7 +194,7 @@ class _Check:
                 return _locate(target)
             except Exception:  # whatever the import of a module raises
                 raise RunError(
-                    f"{key}._target_={target}: Python cannot import this; is it spelt and installed right?"
+                    f"{key}._target_={target}: Python cannot import this; check its spelling and its installation"
                 ) from None
         found = None
         if isinstance(target, str) and _within(target, (*_OURS, *_HARMLESS, *self.own)):

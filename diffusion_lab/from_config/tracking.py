@@ -38,7 +38,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
     for name, node in (cfg.get("logger") or {}).items():
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             raise MistakeError(
-                f"logger.{name}: a logger has a name, and its _target_ and options below that, as logger.wandb.project"
+                f"logger.{name}: a logger needs a name, with its _target_ and options below it, such as logger.wandb.project"
             )
         if _is_tracker(name, node):
             trackers.append(instantiate(node))
@@ -72,7 +72,7 @@ def _located(name: str, node: Mapping[str, Any]) -> Any:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):
         raise MistakeError(
-            f"logger.{name}._target_={node['_target_']}: Python cannot import this; is it spelt and installed right?"
+            f"logger.{name}._target_={node['_target_']}: Python cannot import this; check its spelling and its installation"
         ) from None
 
 
@@ -124,7 +124,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
             tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), written_files(folder))
     except Exception as error:
         said = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"warning: the report lies in {folder} alone: {said}", file=sys.stderr)
+        print(f"warning: the report was written to {folder}, but not sent to the loggers: {said}", file=sys.stderr)
 
 
 def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:

@@ -97,7 +97,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     RunError if there is none, or if it holds what a file may not (see `targets`).
     """
     if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
-        raise RunError(f"model_dir={directory.path}: models are not loaded from addresses; fetch the folder first")
+        raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
     config = read_config(directory)
     loaded = _checked(config, directory)
     # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
@@ -117,7 +117,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
     RunError if there is none, or if it holds anything else.
     """
     if not directory.config.is_file():
-        raise RunError(f"{directory.path} is no model directory: it has no {directory.config.name}")
+        raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
     try:
         plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
         _leave_out_models(plain)
@@ -125,10 +125,10 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
-        raise RunError(f"{directory.config} is not the config of a model: it says nothing of model, data and facts")
+        raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
     wrong = [group for group in ("facts", "model", "data", *SCORING_GROUPS) if not _is_dict(config, group)]
     if wrong:
-        raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is no group of options")
+        raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is not a group of options")
     check_values(config, directory.config)
     return config
 
@@ -168,7 +168,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     missing = {"fingerprint", "flops"} - directory.read_training().keys()
     if missing:
         raise RunError(
-            f"{directory.training} is of another version of diffusion_lab: it has no {' and no '.join(sorted(missing))}"
+            f"{directory.training} was written by another version of diffusion_lab: it has no {' and no '.join(sorted(missing))}"
         )
     of_the_file = frozenset(targets(OmegaConf.to_container(saved)))
     if cfg.get("variance") is not None:
@@ -193,8 +193,8 @@ def trained_data(saved: DictConfig) -> DataModule:
     if data.identity != saved.facts.get("identity"):
         where = saved.data.get("root")
         raise MistakeError(
-            f"{f'data.root={where}' if where else data.name}: the model was trained on other data than these; "
-            "data.root=… names the folder of its own"
+            f"{f'data.root={where}' if where else data.name}: the model was trained on different data; "
+            "set data.root=… to the folder of its data"
         )
     return data
 
@@ -208,7 +208,7 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
     model = build_trained(directory, saved)
     if not isinstance(model, GenerativeModel):
         raise MistakeError(
-            f"{directory.path} holds a {type(model).__name__}, which draws nothing; name a generative model with model_dir=…"
+            f"{directory.path} holds a {type(model).__name__}, which generates no samples; choose another model_dir"
         )
     load_weights(model, directory, *weights)
     return model.eval()
@@ -232,8 +232,8 @@ def check_moments(asked: Iterable[str], weights: Iterable[str], whose: str) -> N
     kept = list(filter(is_snapshot, weights))
     for name in sorted({*asked} - {*kept}):
         raise MistakeError(
-            f"{whose} no weights {name}, of an earlier moment of training, but {', '.join(kept) or 'none'}: take one of these, or "
-            "train with that moment in snapshots.at (retrain=true trains anew)"
+            f"{whose} no weights {name}, of an earlier moment of training, but {', '.join(kept) or 'none'}: use one of these, or "
+            "train with that moment in snapshots.at (retrain=true trains again)"
         )
 
 
@@ -252,7 +252,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
     """The variance of `cfg` in place of the one that was trained, if training allows it; one that is measured always is."""
     if "variance" not in saved:
-        raise MistakeError(f"{directory.path} is no diffusion model and has no variance")
+        raise MistakeError(f"{directory.path} is not a diffusion model and has no variance")
     saved.measured_variance = cfg.get("measured_variance")
     if saved.measured_variance is not None:
         return

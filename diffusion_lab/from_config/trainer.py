@@ -80,7 +80,7 @@ def build_trainer(
     options = {**cfg.trainer}
     for key, why in _REFUSED.items():
         if key in options:
-            raise MistakeError(f"trainer.{key}={options[key]} cannot be honoured: {why}")
+            raise MistakeError(f"trainer.{key}={options[key]} is not supported: {why}")
     max_time = options.pop("max_time", None)
     if cfg.trainer.max_steps < 1 and max_time is None:
         raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")

@@ -95,12 +95,12 @@ class DiffusionModel(MeasuredDiffusion):
     ) -> None:
         super().__init__()
         if not 0 <= label_dropout <= 1:
-            raise ValueError(f"model.label_dropout={label_dropout} is no probability: it must lie between 0 and 1")
+            raise ValueError(f"model.label_dropout={label_dropout} must be a probability between 0 and 1")
         check_parts(schedule, variance, objective, timesteps)
         if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
             raise ValueError(
-                f"guidance {type(guidance).__name__} asks the network with and without a label, and this model is not trained for "
-                "both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
+                f"guidance {type(guidance).__name__} evaluates the network with and without a label, but this model was not "
+                "trained for both: train with conditional=true and model.label_dropout above 0, or use guidance=none"
             )
         self.shape, self.num_levels = tuple(shape), num_levels
         # A classifier that guides lends its classes to a network without any.

@@ -42,13 +42,13 @@ class Muon(Optimizer):
     ) -> None:
         for name, value in {"lr": lr, "adamw_lr": adamw_lr, "weight_decay": weight_decay}.items():
             if not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise ValueError(f"optimizer.{name}={value}: it is a number, 0 or more")
+                raise ValueError(f"optimizer.{name}={value} must be a number, 0 or more")
         if not (isinstance(momentum, int | float) and 0 <= momentum < 1):
-            raise ValueError(f"optimizer.momentum={momentum}: it lies in [0, 1)")
+            raise ValueError(f"optimizer.momentum={momentum} must lie in [0, 1)")
         if isinstance(adamw_modules, str) or adamw_modules is None:
-            raise ValueError(f"optimizer.adamw_modules={adamw_modules}: it is a list, as [input,output]")
+            raise ValueError(f"optimizer.adamw_modules={adamw_modules} must be a list, such as [input,output]")
         if len(betas) != 2:
-            raise ValueError(f"optimizer.betas={list(betas)}: they are two numbers in [0, 1)")
+            raise ValueError(f"optimizer.betas={list(betas)} must be two numbers in [0, 1)")
         matrices, others = [], []
         for name, parameter in parameters:
             hidden = parameter.ndim > 1 and not set(name.split(".")) & set(adamw_modules)

@@ -40,7 +40,7 @@ class NoisyClassifier(TrainableModel):
     ) -> None:
         super().__init__()
         if num_classes is None:
-            raise ValueError("conditional=false leaves a classifier nothing to learn: use conditional=true")
+            raise ValueError("a classifier needs classes: use conditional=true")
         if schedule.trained is not None:
             raise ValueError(
                 f"schedule {type(schedule).__name__} is trained with a denoiser, which a classifier is not; use another schedule"

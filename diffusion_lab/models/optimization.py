@@ -59,7 +59,7 @@ class WarmupStableDecay(LearningRate):
     def __post_init__(self) -> None:
         if not 0 < self.decay_share <= 1:
             raise ValueError(
-                f"lr_scheduler.decay_share={self.decay_share}: it is a share of the budget, above 0 and at most 1"
+                f"lr_scheduler.decay_share={self.decay_share} must be a share of the budget, above 0 and at most 1"
             )
 
     def after_warmup(self, progress: float) -> float:

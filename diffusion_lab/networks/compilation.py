@@ -18,7 +18,7 @@ def compile_network(network: nn.Module) -> str | None:
     """
     missing = missing_for(next(network.parameters()).device)
     if missing:
-        return f"torch.compile is off: {missing}; the run goes on without it"
+        return f"torch.compile is off: {missing}; the run continues without it"
     network.compile()
     return None
 

@@ -33,9 +33,7 @@ class Judgement(nn.Module):
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
         if (y is None) != (self.table is None):
-            raise ValueError(
-                "class labels y go with a network that was built with num_classes, and only with such a one"
-            )
+            raise ValueError("pass class labels y if, and only if, the network was built with num_classes")
         value = self.linear(h).squeeze(1)
         return (value if self.table is None else value + (self.table(y) * h).sum(1)).float()
 

@@ -40,7 +40,5 @@ class Flow(nn.Module):
 
     def _embedded(self, y: Tensor | None) -> Tensor | None:
         if (y is None) != (self.classes is None):
-            raise ValueError(
-                "a flow with num_classes is told y, one without is not: the density of neither is known otherwise"
-            )
+            raise ValueError("pass class labels y if, and only if, the flow was built with num_classes")
         return None if y is None else self.classes(y)

@@ -25,7 +25,7 @@ def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tu
     if min(found[-1]) < 2:
         raise ValueError(
             f"{group}.channel_multipliers with {num_levels} levels leave {min(found[-1])} pixel of images of {min(found[0])}: "
-            "take fewer levels"
+            "use fewer levels"
         )
     return found
 
@@ -44,9 +44,7 @@ class Latent(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor | None) -> Tensor:
         if (y is None) != (self.table is None):
-            raise ValueError(
-                "class labels y go with a network that was built with num_classes, and only with such a one"
-            )
+            raise ValueError("pass class labels y if, and only if, the network was built with num_classes")
         return z if self.table is None else torch.cat([z, self.table(y)], dim=1)
 
 

@@ -193,7 +193,7 @@ class ClassEmbedding(nn.Module):
             raise ValueError(
                 "class labels y were given to a network that has no classes"
                 if self.table is None
-                else "this model knows images by their class only, and none was given: label=… names it"
+                else "this model is conditional and no class was given: set label=…"
             )
         return None if self.table is None else self.table(y)
 

@@ -76,9 +76,9 @@ class WaveletFlow(Flow):
         num_scales = num_scales or min(_halvings(height), _halvings(width))
         if num_scales == 0 or height % 2**num_scales or width % 2**num_scales:
             raise ValueError(
-                f"images of {height}x{width} pixels cannot be halved {max(num_scales, 1)} times, as a flow must that goes "
-                f"from coarse to fine: choose sides from {SMALLEST_SIDE} on that are multiples of {2 ** max(num_scales, 1)}, or "
-                "network.num_scales"
+                f"images of {height}x{width} pixels cannot be halved {max(num_scales, 1)} times, as this "
+                f"flow does: choose sides of at least {SMALLEST_SIDE} that are multiples of {2 ** max(num_scales, 1)}, or "
+                "set network.num_scales"
             )
         told = embedding_dim if num_classes is not None else None
         coarse, details = in_channels, 3 * in_channels  # channels at every size
@@ -100,7 +100,7 @@ class WaveletFlow(Flow):
         if size > MOST_NUMBERS:
             raise ValueError(
                 f"images of {whole} pixels, halved {num_scales} times, leave {coarse}x{height}x{width} numbers, and "
-                f"a flow that sees all of them at once takes {MOST_NUMBERS}: choose a size with more factors of two"
+                f"the coarsest flow takes at most {MOST_NUMBERS}: choose a size with more factors of two"
             )
         splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, told or 0)
         scales.append(Chain([Flatten((coarse, height, width)), *splines]))

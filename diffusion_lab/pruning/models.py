@@ -122,7 +122,7 @@ def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
         renamed = isinstance(place, ModelDirectory) and recorded != fingerprint_of(place)
         return renamed or is_current(place, recorded)
     except RunError as error:
-        notes.append(f"{place.path} stays, for nobody can tell which code it is of: {error}")
+        notes.append(f"{place.path} is kept, because the code that trained it is not known: {error}")
         return True
 
 
@@ -143,7 +143,7 @@ def _recorded(place: Place) -> str | None:
         protocol = place.read_metrics().get("protocol")
         fingerprint = protocol.get("fingerprint") if isinstance(protocol, dict) else None
         if not isinstance(fingerprint, str):
-            raise RunError(f"{place.metrics} does not say of which training it is")
+            raise RunError(f"{place.metrics} does not name its training")
         return fingerprint[:FINGERPRINT_LENGTH]
     if place.finished:
         return place.read_training().get("fingerprint", fingerprint_of(place))[:FINGERPRINT_LENGTH]

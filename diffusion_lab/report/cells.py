@@ -138,7 +138,7 @@ def _metrics(
         if not re.fullmatch(r"\w+", name):  # names become those of columns and of figures
             raise RunError(f"{run.metrics}: {name!r} is not the name of a value")
         if not _is_number(value):
-            raise RunError(f"{run.metrics} holds {name} = {value!r}, which is no number")
+            raise RunError(f"{run.metrics} holds {name} = {value!r}, which is not a number")
     sources = content.get("sources", {})  # older code wrote none
     wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves) or _wrong_in_sources(sources)
     if wrong:
@@ -153,14 +153,14 @@ def _metrics(
 def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
     for part in _PARTS:
         if not isinstance(protocol.get(part, {}), dict):
-            return f"protocol.{part} is no object"
+            return f"protocol.{part} is not an object"
     shape = protocol.get("data", {}).get("shape", [])
     sides = isinstance(shape, list) and all(type(side) is int and 0 < side < _LARGEST for side in shape)
     if not sides or len(shape) > _MOST_SHAPE:
         return f"protocol.data.shape is {shape!r}"
     for part, name in (("data", "name"), ("bound", "kind"), ("model", "family")):
         if not isinstance(protocol.get(part, {}).get(name, ""), str | None):
-            return f"protocol.{part}.{name} is no text"
+            return f"protocol.{part}.{name} is not a text"
     if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
         return "protocol.absent holds no sentences"
     given = protocol.get("samples", {}).get("given", {})
@@ -190,7 +190,7 @@ def _wrong_in_curves(curves: Mapping[str, Any]) -> str | None:
 
 def _wrong_in_sources(sources: Any) -> str | None:
     if not isinstance(sources, dict) or len(sources) > _MOST_VALUES:
-        return "sources is no object"
+        return "sources is not an object"
     for name, found in sources.items():
         if not isinstance(found, dict) or not found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES}:
             return f"sources.{name} does not say what makes it uncertain"

@@ -71,7 +71,7 @@ def _alike(names: tuple[str, str], races: Sequence[Race], unit: str) -> str:
     """On races of one outcome."""
     leads, changes = races[0].outcome
     if leads is None:
-        return "the lead goes to and fro"
+        return "the lead changes several times"
     leader, other = names[leads], names[1 - leads]
     if changes == 0:
         low, high = min(one.low for one in races), max(one.high for one in races)

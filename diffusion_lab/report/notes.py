@@ -27,7 +27,9 @@ def notes(group: Group) -> list[str]:
         facts = [f"images that somebody gave, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
         said.append(f"{name}: {'; '.join(facts)}.")
     seeds = max(len(row.done) for row in group.rows)
-    said.append(_errors(group) + ("" if seeds > 1 else " Of another training with another seed nothing is known."))
+    said.append(
+        _errors(group) + ("" if seeds > 1 else " The spread between trainings with different seeds is not known.")
+    )
     said.append(
         "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
         "from all these sources, paired over shared seeds and shared noise and images."
@@ -45,7 +47,7 @@ def notes(group: Group) -> list[str]:
     entropy = group.fact(ENTROPY)
     if entropy is not None:
         said.append(
-            f"The entropy of the data is {entropy:.3f} bits/dim: a model that is told no class needs at least as many."
+            f"The entropy of the data is {entropy:.3f} bits/dim: an unconditional model needs at least as many."
         )
     return said
 
@@ -60,4 +62,4 @@ def _errors(group: Group) -> str:
         for over in known:
             columns_by_source.setdefault(over or "", []).append(measure.label.strip())
     told = [f"{over} ({listed(labels)})" for over, labels in columns_by_source.items() if over]
-    return f"± is the standard error over {'; over '.join(told)}." if told else "Nothing is known of errors."
+    return f"± is the standard error over {'; over '.join(told)}." if told else "Errors are not known."

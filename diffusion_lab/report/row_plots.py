@@ -176,7 +176,7 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         return None
     note = "Averaged over cells that differ in this axis alone (faint), so that all values of an axis share the same others."
     if left_out:
-        note += f" Left out, as nothing is equal but for the axis: {', '.join(left_out)}."
+        note += f" Left out, because no two cells differ in this axis alone: {', '.join(left_out)}."
     return Plot(
         key=f"effects_{measure.name}",
         heading=EFFECTS,
@@ -207,7 +207,7 @@ def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | Non
         panels=[Panel("", [front, *points], levels=floor_level(group, measure))],
         log_x=True,
         log_y=True,
-        note=f"On the Pareto front are the rows that no other beats in both: {'; '.join(map(label, best))}.",
+        note=f"The Pareto front holds the rows that no other row beats in both: {'; '.join(map(label, best))}.",
     )
 
 

@@ -152,7 +152,7 @@ class _Submission:
         while batch := self._batch():
             if self._cancelled():
                 for index in list(self.waiting):
-                    self._drop(index, "cancelled before it began; the same command submits it again")
+                    self._drop(index, "cancelled before it began; run the same command again to submit it")
             else:
                 names += self._submit(batch)
         if names:
@@ -183,7 +183,7 @@ class _Submission:
         for index, job in sorted(found.items()):
             if self._calls[index].needs is None or self._calls[index].needs in found:
                 self._jobs[index], self.running[job], self._tasks[job] = job, index, known[job].tasks
-                self._say(f"job {job} runs already; its log is {log_file(self._queue.folder, job)}")
+                self._say(f"job {job} is already running; its log is {log_file(self._queue.folder, job)}")
 
     def _batch(self) -> list[int]:
         """Calls to submit together: they may begin and wait for the same job. A cell goes before a model, equal ones together."""

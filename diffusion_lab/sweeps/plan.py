@@ -75,7 +75,7 @@ class Plan:
         """What will be done, in two lines."""
         cells = _count(len(self.cells), "cell")
         if len(self.cells) != self.num_combinations:
-            cells += f" in {self.num_combinations} combinations, of which equal ones are one"
+            cells += f" from {self.num_combinations} combinations, some of them equal"
         train, score = len(self.to_train), {job.folder for job in self.to_score}
         scored = sum(cell.run.metrics.is_file() for cell in self.cells if cell.run.path not in score)
         return [

@@ -110,7 +110,7 @@ def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cance
     elif in_queue in _WAITS:
         state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
     elif state in (FAILED, INTERRUPTED) and job.what == MODEL and ModelDirectory(job.folder).is_retraining:
-        reason = f"training anew: {reason}; the model from before is still there"
+        reason = f"training again: {reason}; the earlier model is still there"
     elif job.result.is_file():
         state, reason = DONE, ""
     elif in_queue is not None:
@@ -118,7 +118,7 @@ def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cance
     elif state == QUEUED and model_failed is not None:
         state, reason = FAILED, f"its model failed: {model_failed}"
     elif state == QUEUED and cancelled:
-        state, reason = INTERRUPTED, "cancelled; the same command does it again"
+        state, reason = INTERRUPTED, "cancelled; run the same command again to resume"
     return JobProgress(job.what, job.label, job.folder, state, status, reason)
 
 

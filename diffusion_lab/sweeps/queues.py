@@ -84,7 +84,7 @@ class SlurmQueue(Queue):
         shown = ask("scontrol", "show", "job", job, "--oneliner") or ""
         found = re.search(r"JobState=(\w+).* ExitCode=(\d+):(\d+)", shown)
         if found is None:
-            return "it left Slurm's queue without a word"
+            return "it left Slurm's queue without giving a reason"
         state, code, signum = found[1], int(found[2]), int(found[3])
         # A shell that waited for what a signal ended returns 128 more than the signal.
         ended = next((f" after {each.name}" for each in signal.Signals if each in (signum, code - 128)), "")
@@ -238,7 +238,7 @@ def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
     try:
         return executor.submit_array(calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise JobError(f"the queue refuses: {' '.join(str(error).split())}") from error
+        raise JobError(f"the queue rejected the job: {' '.join(str(error).split())}") from error
 
 
 def _users_threads() -> int | None:

@@ -194,7 +194,7 @@ class LocalLauncher(QueueLauncher):
 
     def __init__(self, folder: str, parallel: int | None) -> None:
         if parallel is not None and parallel < 1:
-            raise ValueError(f"parallel={parallel}: at least one job at a time")
+            raise ValueError(f"parallel={parallel} must be at least 1")
         self.folder, self.parallel = Path(folder).absolute(), parallel
 
     def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
@@ -252,7 +252,7 @@ class SlurmLauncher(QueueLauncher):
             later = sum(call.needs is not None for call in same)
             print(f"\n{self.queue().script(same[0], max(1, len(same) - later))}")
             if later:
-                print(f"# and {later} of them, each when its model is trained: --dependency=afterok:<job of the model>")
+                print(f"# and {later} of them, each once its model is trained: --dependency=afterok:<job of the model>")
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 

@@ -92,7 +92,7 @@ def test_a_name_is_of_one_decay():
     names = [average_name(decay) for decay in (0.9999, 0.9999999, 0.99999991, 0.5)]
     assert names == ["ema_0.9999", "ema_0.9999999", "ema_0.99999991", "ema_0.5"]
     assert list(EMA([0.9999999, 0.99999991]).decays) == names[1:3]
-    with pytest.raises(ValueError, match="leave out the repeated one"):
+    with pytest.raises(ValueError, match="remove the repeated decay"):
         EMA([0.9, 0.9])
 
 

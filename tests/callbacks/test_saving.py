@@ -69,7 +69,7 @@ def test_the_newest_that_is_whole_and_of_this_training(tmp_path):
     assert newest_good(path, "f") == (None, [])
     save(path, n=0)
     save(path, n=1, fingerprint="of another")
-    assert newest_good(path, "f") == (previous_of(path), [f"{path} is of another training"])
+    assert newest_good(path, "f") == (previous_of(path), [f"{path} belongs to another training"])
     path.unlink()  # as after a crash between the two moves
     assert newest_good(path, "f") == (previous_of(path), [])
 

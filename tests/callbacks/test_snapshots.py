@@ -151,5 +151,5 @@ def test_moments_are_a_list(at, tmp_path):
 
 @pytest.mark.parametrize("at", [[0.2, 0.2], ["60s", "1m"]])
 def test_a_moment_is_named_once(at, tmp_path):
-    with pytest.raises(ValueError, match=r"snapshots.at=.*leave out the repeated one"):
+    with pytest.raises(ValueError, match=r"snapshots.at=.*remove the repeated moment"):
         Snapshots(at, lambda name: tmp_path)

@@ -47,7 +47,7 @@ def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab)
         assert code == 0, err
     code, out, err = lab("train", *SIX, AUTO, "guidance.scale=2", "guidance.moment=0.1")
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     plain, *guided = sorted(runs_of(lab), key=lambda run: "Autoguidance" in guidance_of(run))
     assert (plain["values"]["nfe"], len(guided)) == (3, 4)
     by_moment = {guidance_of(run).partition("itself at ")[2][:3]: run for run in guided if "-3" not in guidance_of(run)}
@@ -108,7 +108,7 @@ def test_another_model_guides_one_it_fits(lab):
         assert any(f"worse={other.split('/')[-1]}, {named}" in guidance_of(run) for run in runs_of(lab))
     for option, said in (
         ("guidance.moment=0.3", "has no weights at_0.3, of an earlier moment of training, but at_0.1, at_0.2, at_0.4"),
-        ("guidance.model=nowhere", "nowhere is no model directory"),
+        ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
         code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
         assert code == 1
@@ -142,7 +142,7 @@ def test_a_model_that_was_trained_with_it_is_sampled_and_scored_with_it(lab):
     assert code == 0, err
     code, out, err = lab("evaluate")
     assert code == 0, err
-    assert "this score is there already" in out
+    assert "already scored" in out
     code, _, err = lab("sample", "num_images=2")
     assert code == 0, err
 
@@ -173,10 +173,10 @@ def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["guidance.moment=1.5"], "guidance.moment=1.5: a moment is a share of the training, between 0 and 1"),
+        (["guidance.moment=1.5"], "guidance.moment=1.5 must be a share of the training, between 0 and 1"),
         (["guidance.scale=-1"], "guidance.scale=-1"),
         (["guidance.interval=[1,5]", "guidance.log_snr_interval=[0,1]"], "give one of them"),
-        (["guidance.log_snr_interval=[3,-3]"], "guidance.log_snr_interval=[3, -3]: it is [lo, hi] with lo ≤ hi"),
+        (["guidance.log_snr_interval=[3,-3]"], "guidance.log_snr_interval=[3, -3]: give [lo, hi] with lo ≤ hi"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_sentence(lab, options, said):

@@ -48,4 +48,4 @@ def test_where_the_files_lie_and_how_they_came_there_is_not_another_training(lab
     assert lab("train", *TINY, *STRIDED, *own)[0] == 0
     code, out, _ = lab("train", *TINY, *STRIDED, *own, "data.on_error=skip", "data.max_pixels=2000000")
     assert code == 0
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out

@@ -97,7 +97,7 @@ def test_a_callback_that_the_user_adds_is_another_training_and_ours_are_not(lab)
     ours = ["callbacks.progress=null", "callbacks.sample_grid.num_images=9", "val.every_n_steps=1"]
     code, out, err = lab("train", *TRAIN, *ours)
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     for patience in (3, 4):
         added = [*EARLY[:-1], f"+callbacks.early_stopping.patience={patience}", *VALIDATED]
         assert lab("train", *TRAIN, *added)[0] == 0

@@ -36,7 +36,7 @@ def test_a_classifier_reports_accuracy_by_t_and_has_no_score(lab, trained):
     assert "train/accuracy_quarter_1" in (folder / "metrics.csv").read_text()
     code, out, _ = lab("train", "model=noisy_classifier", *SMALL)
     assert code == 0
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     assert "accuracy on test images" in out
 
 
@@ -60,10 +60,10 @@ def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
     guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
     code, out, err = lab("train", *TINY, *STRIDED, *guidance)
     assert code == 0, err
-    assert "this model is trained already" not in out
+    assert "this model is already trained" not in out
     code, out, err = lab("evaluate")
     assert code == 0, err
-    assert "this score is there already" in out
+    assert "already scored" in out
     code, _, err = lab("evaluate", "guidance.scale=3.0")
     assert code == 0, err
     guided = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
@@ -105,8 +105,8 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
             "train a classifier with the model's sch",
         ),
         ("evaluate", [f"model_dir={model}", f"guidance.classifier={model}"], "not a noisy classifier"),
-        ("sample", [f"model_dir={model}", "guidance.classifier=nowhere"], "nowhere is no model directory"),
-        ("sample", [f"model_dir={model}"], "guidance.classifier has no value yet"),
+        ("sample", [f"model_dir={model}", "guidance.classifier=nowhere"], "nowhere is not a model directory"),
+        ("sample", [f"model_dir={model}"], "guidance.classifier has no value"),
         (
             "train",
             [*TINY, *STRIDED, "data=two_moons", "network=diffusion/points", f"guidance.classifier={classifier}"],
@@ -122,7 +122,7 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
     for command in ("evaluate", "sample"):
         code, _, err = lab(command, f"model_dir={classifier}")
         assert code == 1
-        assert "holds a NoisyClassifier, which draws nothing" in err
+        assert "holds a NoisyClassifier, which generates no samples" in err
     assert files(lab.folder) == before
 
 

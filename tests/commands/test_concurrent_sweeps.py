@@ -78,7 +78,7 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
             assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, STEPS + 1))
     trained = "".join(logs(tmp_path, "train-*"))
     assert trained.count("training images") == 3  # two models, and the one that was killed once more
-    assert trained.count("going on from") == 1
+    assert trained.count("resuming from") == 1
     assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 2
 
     third = sweep("seed=1,2")

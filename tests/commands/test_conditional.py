@@ -21,7 +21,7 @@ def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
     assert code == 0, err
     code, out, err = lab("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     code, _, err = lab("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,13]")
     assert code == 0, err
     plain, *guided = sorted(runs_of(lab), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"])

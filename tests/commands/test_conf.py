@@ -42,7 +42,7 @@ FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}
 PACKAGE = "# @package _global_"
 
 
-# Of features that know no classes there is nothing to say.
+# Of features that have no classes there is nothing to say.
 SILENT = {"inception_score", "classes_present", "class_entropy"}
 
 

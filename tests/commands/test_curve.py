@@ -36,7 +36,7 @@ def test_a_training_keeps_and_scores_the_moments_that_are_asked_for(lab):
     for command in (["train", *SIX], ["evaluate", "evaluation.at=[2steps,end]"]):
         code, out, err = lab(*command)  # the same scores as those of the moments one by one
         assert code == 0, err
-        assert "this score is there already" in out
+        assert "already scored" in out
     assert files(lab.folder) == before
 
 
@@ -47,7 +47,7 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
         code, _, err = lab(*command, "evaluation.at=[2steps,3steps]")
         assert code == 1
         assert "has no weights at_3steps" in one_sentence(err)
-        assert "snapshots.at (retrain=true trains anew)" in err
+        assert "snapshots.at (retrain=true trains again)" in err
     assert files(lab.folder) == before
 
 
@@ -61,9 +61,9 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
             "evaluation.at: training ends before 2m (trainer.max_time=00:00:01:00)",
         ),
         (["evaluation.at=[2minutes]"], "evaluation.at=['2minutes']: 2minutes is not a moment of a training; write 0.1"),
-        (["evaluation.at=[60s,1m]"], "each moment is scored once; leave out the repeated one"),
+        (["evaluation.at=[60s,1m]"], "remove the repeated moment"),
         (["evaluation.at=2m"], "evaluation.at=2m: this option takes a list"),
-        ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at says which weights are scored"),
+        ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at already chooses the weights"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_written(lab, options, said):
@@ -86,7 +86,7 @@ def test_each_moment_is_a_cell_of_a_sweep(lab):
     assert (sweep.parent / "report/figures/training_cost_fd_pixels.png").is_file()
     for wrong, said in (
         (["evaluation.at=[1steps],[2steps]"], "evaluation.at: give one list of moments"),
-        (["evaluation.at=[1steps]", "evaluation.weights=raw,auto"], "leave one of the two out"),
+        (["evaluation.at=[1steps]", "evaluation.weights=raw,auto"], "remove one of the two"),
     ):
         code, _, err = lab("train", "-m", *small, *wrong)
         assert code == 1

@@ -105,14 +105,14 @@ def test_mistakes_are_one_sentence(lab, monkeypatch):
     assert "train with logger=wandb first" in said()
     assert files(lab.folder) == []
     write_sweep(lab.folder / "outputs", axes={"sampler": ["strided", "ddim"]})
-    assert "give it one with `wandb login`" in said()
-    assert "give it one with `wandb login`" in said("entity=us")
+    assert "run `wandb login`" in said()
+    assert "run `wandb login`" in said("entity=us")
 
     def refused(*_, **__):
         raise ConnectionError("503,\ncome back")
 
     with monkeypatch.context() as patch:
         patch.setattr("wandb.Api", refused)
-        assert "W&B did not take the dashboard: 503, come back" in said()
+        assert "W&B did not accept the dashboard: 503, come back" in said()
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
     assert "pip install 'diffusion-lab[dashboard]'" in said()

@@ -34,6 +34,4 @@ def test_a_family_without_a_chain_says_so(lab):
     assert code == 0, err
     (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
     absent = json.loads(path.read_text())["protocol"]["absent"]
-    assert (
-        absent["largest_excess_error"] == absent["fd_pixels_share_above_0"] == "this family draws without a noisy chain"
-    )
+    assert absent["largest_excess_error"] == absent["fd_pixels_share_above_0"] == "this family has no noisy chain"

@@ -74,11 +74,11 @@ MISTAKES = [
     (["denoise.image=0"], "denoise.t=None"),
     (
         ["denoise.image=0", "denoise.t=25"],
-        "denoise.t=25: it is a step of the chain, from 0 (the image itself) to 24",
+        "denoise.t=25 must be a step of the chain, from 0 (the image itself) to 24",
     ),
     (["interpolate.images=[1]"], "[first,second]"),
     (["interpolate.images=[0,1]", "num_images=1"], "two ends"),
-    (["interpolate.images=[0,1]", "denoise.image=0"], "one at a time"),
+    (["interpolate.images=[0,1]", "denoise.image=0"], "give only one of them"),
     (["denoise.image=0", "denoise.t=3", "trajectory=true"], "trajectory=true"),
 ]
 

@@ -38,7 +38,7 @@ def test_another_choice_than_the_experiments_leaves_its_options_behind(lab):
     options = [*TINY, "score=false", "experiment=edm_digits"]
     code, out, err = lab("train", *options, "sampler/spacing=all")
     assert code == 0, err
-    assert "leaving out sampler.spacing.num_steps: experiment=edm_digits sets this for another choice" in out
+    assert "ignoring sampler.spacing.num_steps: experiment=edm_digits sets it for a different choice" in out
     code, out, err = lab("train", *options, "sampler=ddim", "sampler/spacing=all")
     assert code == 0, err
     assert out.count("sampler.spacing.num_steps") == 1

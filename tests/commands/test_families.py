@@ -51,8 +51,8 @@ def test_one_command_is_a_whole_experiment_and_the_same_again_finds_it(lab, fami
     assert {"samples.png", "interpolation.png", "config.yaml"} <= {file.name for file in path.parent.iterdir()}
     code, out, err = lab("train", *tiny(family, "conditional=true"))
     assert code == 0, err
-    assert "this model is trained already" in out
-    assert "this score is there already" in out
+    assert "this model is already trained" in out
+    assert "already scored" in out
     code, _, err = lab("sample", "num_images=3", "label=4", "format=npz")
     assert code == 0, err
 

@@ -86,7 +86,7 @@ def test_out_of_memory_names_batch_and_precision_and_the_fix(lab, monkeypatch, e
     code, _, err = lab("train", *OPTIONS)
     assert code == 1
     assert err.strip().splitlines()[-1] == (
-        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=auto: take fewer at a time "
+        "diffusion-lab train: out of memory at data.batch_size=8 and trainer.precision=auto: use smaller batches "
         "(data.batch_size=4 trainer.accumulate_grad_batches=2)"
     )
 
@@ -171,7 +171,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
     filler.unlink()
     code, out, err = lab("train", *options)
     assert code == 0, err
-    assert "going on from" in out
+    assert "resuming from" in out
 
 
 @pytest.mark.needs("mount")

@@ -177,7 +177,7 @@ GUIDANCE = {
     "identity": "${facts.identity}",
 }
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
-RESOLVED, ELSEWHERE = "may refer to its own values only", "is a link that leads"
+RESOLVED, ELSEWHERE = "may refer to its own values only", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
@@ -199,7 +199,7 @@ SAMPLE = {
         target("harmful.Sampler"),
         "a class of your own, DIFFUSION_LAB_TARGETS=harmful in the environment",
     ),
-    "a target that is no text": (target(["os.system"]), NOT_BUILT),
+    "a target that is not a text": (target(["os.system"]), NOT_BUILT),
     "a target below a list": (
         config("model.extra", [{"_target_": "os.system", "command": "touch harm"}]),
         "model.extra.0._target_=os.system is not built",
@@ -246,7 +246,7 @@ SAMPLE = {
     # ---- interpolations
     "a target made by interpolation": (target("${oc.env:HOME}"), RESOLVED),
     "a target by reference": (target("${x}"), RESOLVED),
-    "oc.create": (written("sampler: ${oc.create:{_target_:os.mkdir,path:harm}}"), "sampler is no group|may refer"),
+    "oc.create": (written("sampler: ${oc.create:{_target_:os.mkdir,path:harm}}"), "sampler is not a group|may refer"),
     "oc.create below a group": (written("sampler: {spacing: '${oc.create:{_target_:os.mkdir,path:harm}}'}"), RESOLVED),
     "oc.decode": (config("model.sampler", "${oc.decode:'{_target_: os.mkdir, path: harm}'}"), RESOLVED),
     "an escaped interpolation": (config("model.sampler", "\\${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
@@ -288,19 +288,19 @@ SAMPLE = {
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has aliases"),
     "a config without end": (
         lambda f: os.truncate(f / "config.yaml", 2**40),
-        "config.yaml is too large: it may have 0.25 MiB",
+        "config.yaml is larger than 0.25 MiB",
     ),
     "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
     "a config of something else": (file("config.yaml", b"a: 1"), "is not the config of a model"),
-    "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is no group of options"),
-    "a config that is a pipe": (pipe, "is no model directory"),
+    "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is not a group of options"),
+    "a config that is a pipe": (pipe, "is not a model directory"),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
     "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
     "a link as training.json": (link("training.json", "../secret/training.json"), ELSEWHERE),
     "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
-    "a link in a circle": (link("config.yaml", "config.yaml"), "is no model directory"),
+    "a link in a circle": (link("config.yaml", "config.yaml"), "is not a model directory"),
     # ---- weights
     "weights that are a pickle": (weights(pickle.dumps(Harm())), NO_WEIGHTS),
     "weights of zero bytes": (weights(b""), NO_WEIGHTS),
@@ -351,7 +351,7 @@ SAMPLE = {
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
         "is not JSON",
     ),
-    "training.json of another version": (training(flops="gone"), "is of another version of diffusion_lab"),
+    "training.json of another version": (training(flops="gone"), "was written by another version of diffusion_lab"),
     # ---- the folder of the classifier that guides
     "a classifier whose config runs": (
         guided(config("schedule", {"_target_": "os.mkdir", "path": "harm"})),
@@ -454,7 +454,7 @@ def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, command, do
 def test_addresses_are_refused(lab):
     code, _, err = lab("evaluate", "model_dir=https://somewhere.org/model")
     assert code == 1
-    assert "models are not loaded from addresses" in err
+    assert "models are not loaded from URLs" in err
 
 
 def test_the_environment_allows_more(lab, stranger, monkeypatch):
@@ -504,7 +504,7 @@ def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path
     edit(stranger, "features", {"_target_": inception, "path": "secret/raw.safetensors", "download": True})
     code, _, err = lab("evaluate", "model_dir=stranger")
     assert code == 1
-    assert "features=inception need the file" in err
+    assert "features=inception needs the file" in err
     assert "secret" not in err
     assert (
         "secret/config.yaml is not"
@@ -592,15 +592,15 @@ SWEEP = {
 SCORE = {
     "a number beyond all": (file(f"runs/{RUN}/metrics.json", b'{"values": {"nfe": 1e999}}'), "not a finite number"),
     "a number that is none": (metrics("values", "nfe", to=float("nan")), "not a finite number"),
-    "a number that has no square": (metrics("values", "nfe", to=1e200), "nfe = 1e+200, which is no number"),
-    "an integer that no float holds": (metrics("values", "nfe", to=10**400), "which is no number"),
-    "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is no number"),
+    "a number that has no square": (metrics("values", "nfe", to=1e200), "nfe = 1e+200, which is not a number"),
+    "an integer that no float holds": (metrics("values", "nfe", to=10**400), "which is not a number"),
+    "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is not a number"),
     "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "is not the name of a value"),
     "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "holds more than 1,000 values"),
     "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
-    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is no object"),
+    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is not an object"),
     "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
-    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is no text"),
+    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is not a text"),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of words": (metrics("curves", "bits_per_dim", "t", to=["x"]), "curves.bits_per_dim is not made of lists"),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
@@ -703,7 +703,7 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
     from diffusion_lab.callbacks.tracking import read_id
 
     (tmp_path / "wandb_id").write_text(written)
-    with pytest.raises(ValueError, match="does not hold the id of a run"):
+    with pytest.raises(ValueError, match="does not contain a run id"):
         read_id(tmp_path / "wandb_id")
 
 
@@ -745,4 +745,4 @@ def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab
     edit(directory.path, "optimizer.lr", 0.5)
     code, _, err = lab("train", *options)
     assert code == 1
-    assert "was changed since this training began (optimizer.lr); retrain=true trains anew" in err
+    assert "was changed since this training began (optimizer.lr); retrain=true trains again" in err

@@ -45,7 +45,7 @@ def test_the_temperature_is_a_choice_of_scoring(lab):
     lab.given("train", *FLOW)
     code, out, err = lab("train", *FLOW, "sampling.temperature=0.5")
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     code, _, err = lab("evaluate", "sampling.temperature=0.7")
     assert code == 0, err
     runs = {run["protocol"]["model"]["temperature"]: run["values"] for run in runs_of(lab)}

@@ -60,7 +60,7 @@ def test_they_count_by_their_content_and_may_be_an_average(lab):
     before = models(lab)
     code, out, err = lab("train", *tiny("diffusion"), *STILL, "init_from=elsewhere")
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     assert models(lab) == before
 
 
@@ -71,7 +71,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
     for options, said in (
         (
             [*tiny("diffusion"), "network.base_channels=16"],
-            "(32,) there and (64,) in this model; the options of its network stand in",
+            "(32,) there and (64,) in this model; the options of its network are in",
         ),
         (tiny("vae"), "is not there and "),
         ([*tiny("diffusion"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),

@@ -62,7 +62,7 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         assert f"\n{line}\n" in out
     assert "--kill-on-bad-exit=1" in out
     assert " apptainer exec lab.sif python -u -m submitit" in out
-    assert "# and 3 of them, each when its model is trained: --dependency=afterok:" in out
+    assert "# and 3 of them, each once its model is trained: --dependency=afterok:" in out
     assert all(name.endswith("sweep.json") for name in files(lab.folder))
 
 
@@ -70,8 +70,8 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     ("options", "asked", "said"),
     [
         (["trainer.accelerator=gpu"], "gpus-per-node=2", "gpus_per_node 2"),
-        (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
-        (["trainer.accelerator=auto"], None, "no GPU (trainer.accelerator=gpu asks for trainer.devices)"),
+        (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu requests trainer.devices)"),
+        (["trainer.accelerator=auto"], None, "no GPU (trainer.accelerator=gpu requests trainer.devices)"),
         (["hydra.launcher.gpus_per_node=1"], "gpus-per-node=1", "gpus_per_node 1"),
         (["trainer.accelerator=gpu", "hydra.launcher.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
     ],
@@ -99,7 +99,10 @@ def test_what_is_asked_for_may_differ_by_family(lab):
             ["hydra.launcher.time={gann:60,default:90}"],
             "hydra.launcher.time: there is no model=gann; the models are diffusion, ",
         ),
-        (["hydra.launcher.time={gan:60}"], "hydra.launcher.time: it says nothing for model=diffusion; add default: …"),
+        (
+            ["hydra.launcher.time={gan:60}"],
+            "hydra.launcher.time: there is no value for model=diffusion; add default: …",
+        ),
     ],
 )
 def test_what_slurm_cannot_be_asked_for_is_told_before_anything_is_written(lab, options, said):

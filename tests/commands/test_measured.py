@@ -48,8 +48,8 @@ def test_in_training_it_is_fixed_small_so_a_sweep_over_variances_trains_once(lab
     assert len({run["values"]["bits_per_dim"] for run in variances(lab).values()}) == 3
     code, out, err = lab("train", *TINY, *STRIDED, "variance=analytic", IMAGES, "metrics=quick")
     assert code == 0, err
-    assert "this model is trained already" in out
-    assert "this score is there already" in out
+    assert "this model is already trained" in out
+    assert "already scored" in out
     assert len(passes(lab)) == 2
 
 
@@ -57,7 +57,7 @@ def test_a_model_that_was_trained_with_it_is_scored_with_it_unless_the_user_says
     lab.given("train", *TINY, *STRIDED, "variance=analytic", IMAGES)
     code, out, err = lab("evaluate")
     assert code == 0, err
-    assert "this score is there already" in out
+    assert "already scored" in out
     code, _, err = lab("evaluate", "variance=fixed_large")
     assert code == 0, err
     assert set(variances(lab)) == {"FixedLarge", "Analytic"}
@@ -118,7 +118,7 @@ def test_a_family_without_a_variance_says_so(lab):
     lab.given("train", *tiny)
     code, _, err = lab("evaluate", "variance=analytic")
     assert code == 1
-    assert "is no diffusion model and has no variance" in err
+    assert "is not a diffusion model and has no variance" in err
     assert len(err.strip().splitlines()) == 1
 
 

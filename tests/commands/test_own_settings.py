@@ -103,6 +103,6 @@ def test_tags_are_recorded_and_change_nothing(lab):
     assert "baseline" in next(model.logs.rglob("hparams.yaml")).read_text()
     code, out, err = lab("train", *TINY, *STRIDED, "tags=[other]")
     assert code == 0, err
-    assert "this model is trained already" in out
-    assert "this score is there already" in out
+    assert "this model is already trained" in out
+    assert "already scored" in out
     assert json.loads((run / "metrics.json").read_text())

@@ -97,7 +97,7 @@ def test_what_a_user_put_there_stays_and_links_are_not_followed(lab):
     (OUTPUTS / "models" / "notes.txt").write_text("mine")
     (OUTPUTS / "mine").mkdir()
     out = pruned(lab, "remove=true")
-    assert f"outputs/models/{old.path.name} stays, for it holds what is not the lab's" in out
+    assert f"outputs/models/{old.path.name} is kept, because it holds files that the lab did not write" in out
     assert sorted(path.name for path in old.path.iterdir()) == [
         "config.yaml.bak",
         "ema_0.9.safetensors",
@@ -179,8 +179,8 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     monkeypatch.setattr(prune, "_lines", lines)
     out = pruned(lab, "remove=true")
     held[0].__exit__(None, None, None)
-    assert f"left as it is: outputs/models/{old.path.name}: process " in out
-    assert f"left as it is: outputs/models/{other.path.name}: something refers to it now" in out
+    assert f"kept: outputs/models/{old.path.name}: process " in out
+    assert f"kept: outputs/models/{other.path.name}: something refers to it now" in out
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
@@ -207,7 +207,9 @@ def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch):
     monkeypatch.setattr(prune, "unused_cache", lambda *_: (lab.folder / "gone").read_bytes())
     code, _, err = lab("prune", "remove=true")
     assert code == 1
-    assert err.endswith("gone is gone: something is removing files in outputs; give the same command again after it\n")
+    assert err.endswith(
+        "gone has disappeared: another process is removing files in outputs; run the same command again after that\n"
+    )
     assert old.finished
 
 
@@ -230,7 +232,7 @@ def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab):
     broken = old_model()
     broken.config.write_text("a: [")
     out = pruned(lab, "remove=true")
-    assert f"{gone.path} stays, for nobody can tell which code it is of: {gone.config} names gone.Data" in out
+    assert f"{gone.path} is kept, because the code that trained it is not known: {gone.config} names gone.Data" in out
     assert f"{foreign.path} stays" in out
     assert f"{broken.path} stays" in out
     assert [model.finished for model in (gone, there, foreign, broken)] == [True, False, True, True]
@@ -297,7 +299,7 @@ def test_what_another_training_started_from_stays(lab):
     assert [file.stem for file in first.snapshots] == ["at_0.4"]
     code, out, err = lab("train", *TINY, *STRIDED, *start)
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
 
 
 def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab):

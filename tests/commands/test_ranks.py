@@ -113,7 +113,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
     code, _, err = lab("train", *TINY, *STRIDED, *TOGETHER, "data.batch_size=7")
     assert code == 1
     assert err.strip() == (
-        "diffusion-lab train: data.batch_size=7 cannot be shared out evenly over 2 processes: choose a multiple"
+        "diffusion-lab train: data.batch_size=7 cannot be divided evenly among 2 processes: choose a multiple"
     )
     assert not (lab.folder / "outputs").exists()
 

@@ -230,7 +230,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zy
     resume.write_bytes(content)
     out = torn.finish()
     assert f"{resume.relative_to(torn.folder)} is broken; skipping it" in out
-    assert f"going on from {previous_of(resume).relative_to(torn.folder)}" in out
+    assert f"resuming from {previous_of(resume).relative_to(torn.folder)}" in out
     assert_same_bits(whole, torn)
 
 
@@ -256,5 +256,5 @@ def test_two_processes_train_one_model_once(tmp_path, zygote):
     out, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     assert f"is being trained by process {first.pid} on " in " ".join(out.split())
-    assert "going on from" in out
+    assert "resuming from" in out
     assert_same_bits(whole, torn)

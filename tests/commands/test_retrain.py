@@ -64,12 +64,12 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
     assert code == 0, err
     code, out, err = lab("train", *UNSCORED)
     assert code == 0, err
-    assert "trained already" in out
+    assert "already trained" in out
     assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
 
     code, out, err = lab("train", *UNSCORED, "retrain=true")
     assert code == 0, err
-    assert f"going on from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
+    assert f"resuming from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
     assert model.result.read_bytes() != before
     assert same(weights(model), old), "the same training ends in the same weights"
     assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
@@ -79,7 +79,7 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
     before = model.result.read_bytes()
     code, out, err = lab("train", *UNSCORED, "retrain=true")
     assert code == 0, err
-    assert "going on from" not in out, "this one is another"
+    assert "resuming from" not in out, "this one is another"
     assert model.result.read_bytes() != before
 
 
@@ -96,7 +96,7 @@ def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeyp
     before = model.result.read_bytes()
     code, out, err = lab("train", *OPTIONS, "retrain=true")
     assert code == 0, err
-    assert "trained anew already" in out
+    assert "already trained again" in out
     assert model.result.read_bytes() == before
     assert lab("train", *OPTIONS, "retrain=true")[0] == 0
     assert model.result.read_bytes() != before
@@ -123,7 +123,7 @@ def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert model.result.read_bytes() == before
-    assert "going on from" in finish("retrain=true")
+    assert "resuming from" in finish("retrain=true")
     assert model.result.read_bytes() != before
     assert same(weights(model), old)
     assert steps(model.metrics_csv) == list(range(1, 25))
@@ -155,6 +155,6 @@ def test_a_sweep_that_trains_anew_goes_on_too(lab, stop_at):
     assert code == 0, err
     assert "2 to train" in out
     logs = "".join(file.read_text() for file in lab.folder.glob("outputs/sweeps/*/jobs/train-*/log.txt"))
-    assert logs.count("going on from") == 1
+    assert logs.count("resuming from") == 1
     after = [model.result.read_bytes() for model in models(lab.folder)]
     assert all(new != old for new, old in zip(after, before, strict=True))

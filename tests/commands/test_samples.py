@@ -52,7 +52,7 @@ def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
     assert found["protocol"]["samples"]["num_images"] == NUM
     for name in ("nfe", "bits_per_dim", "seconds_per_1000_samples"):
         assert name not in found["values"]
-        assert found["protocol"]["absent"][name] == "needs a model, and these samples came as images"
+        assert found["protocol"]["absent"][name] == "needs a model, but these samples are images"
     assert "needs a model" in out
     assert Path(samples).name in out
     assert "fd_digits_cnn" in out
@@ -67,7 +67,7 @@ def test_one_set_of_images_has_one_digest_and_its_score_is_made_once(lab, drawn)
     before = files(lab.folder / "outputs" / "runs")
     code, out, _ = lab("evaluate", "samples=png", "data=digits", *LIGHT)
     assert code == 0
-    assert "this score is there already" in out
+    assert "already scored" in out
     assert files(lab.folder / "outputs" / "runs") == before
 
 
@@ -130,8 +130,7 @@ def test_what_only_a_model_has_is_refused(lab, option):
     code, _, err = lab("evaluate", "samples=a.npz", "data=digits", option)
     assert code == 1
     assert err.strip() == (
-        f"diffusion-lab evaluate: {option.partition('=')[0]}: with samples=… no model draws, so it would change nothing; "
-        "leave it out"
+        f"diffusion-lab evaluate: {option.partition('=')[0]} has no effect with samples=…: remove it"
     )
 
 
@@ -230,7 +229,7 @@ def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
     code, out, err = lab("evaluate", *options)
     assert code == 0, err
     said = " ".join(out.split())
-    assert "some are JPEG or WebP, whose traces count as differences" in said
+    assert "some are JPEG or WebP, whose compression artefacts count as differences" in said
     assert "models are scored on 360 samples unless you say otherwise, and the distance falls with n" in said
     code, out, err = lab("evaluate", *options, "evaluation.num_samples=4")
     assert code == 0, err

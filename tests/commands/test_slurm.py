@@ -91,9 +91,9 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_nothing_had_been_and_the_com
 
     again = process("train", *SLURM, *options)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"job {job} runs already" in again.stdout
+    assert f"job {job} is already running" in again.stdout
     assert directory.finished
-    assert f"going on from {directory.resume.relative_to(tmp_path)}" in log(tmp_path, job)
+    assert f"resuming from {directory.resume.relative_to(tmp_path)}" in log(tmp_path, job)
 
     code, _, err = lab("train", *[option for option in options if "sweeper" not in option], "outputs=undisturbed")
     assert code == 0, err

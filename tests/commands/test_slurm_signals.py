@@ -122,7 +122,7 @@ def test_a_cancelled_job_is_saved_and_the_same_command_goes_on(tmp_path, zygote,
     code, out, err = sweep.finish()
     assert code == 0, out + err
     assert len(jobs(sweep.folder)) == 2
-    assert sweep.log(model).count(f"going on from outputs/models/{model.path.name}/resume.ckpt") == 1
+    assert sweep.log(model).count(f"resuming from outputs/models/{model.path.name}/resume.ckpt") == 1
     assert_same_training(model, twin(undisturbed, model))
 
 
@@ -140,7 +140,7 @@ def test_a_requeued_job_goes_on_as_one_training(tmp_path, zygote, undisturbed):
     out, err = running.communicate()
     assert running.returncode == 0, out + err
     assert jobs(sweep.folder) == [job]
-    assert sweep.log(model).count("going on from") == 1
+    assert sweep.log(model).count("resuming from") == 1
     assert "1 done" in sweep.status()
     assert_same_training(model, twin(undisturbed, model))
 
@@ -208,7 +208,7 @@ def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path,
     two.pace(0)
     out, err = running.communicate()
     assert running.returncode == 0, out + err
-    assert two.log(model).count("going on from") == 1
+    assert two.log(model).count("resuming from") == 1
     for column in ("step", "train/loss", "train/mse", "train/vlb", "train/grad_norm"):
         losses = [[float(row[column]) for row in rows(only_model(sweep.folder))] for sweep in (one, two)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4), column

@@ -79,7 +79,7 @@ def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
     assert status(slow).state == INTERRUPTED
     assert status(slow).reason.startswith("SIGTERM at step")
     assert "1 done, 1 interrupted; cells: 1 done" in asked("status")
-    assert "none of its jobs is in a queue" in asked("cancel")
+    assert "no job of this sweep is in a queue" in asked("cancel")
 
 
 @pytest.mark.needs("slurm-wlm, munge")

@@ -49,7 +49,7 @@ def test_which_moments_are_kept_is_no_part_of_the_training(lab):
     final = load_file(directory.weights("raw"))
     code, out, err = lab("train", *SIX, "snapshots.at=[0.5]")
     assert code == 0, err
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     assert files(lab.folder) == before
     (directory.path / "at_home.safetensors").write_bytes(b"mine")
     code, _, err = lab("train", *SIX, "snapshots.at=[0.5]", "retrain=true")

@@ -77,17 +77,17 @@ def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["to=a.npz"], "name the data set and the file to write, as in data=cifar10 to=cifar10.npz"),
-        (["data=digits"], "name the data set and the file to write, as in data=cifar10 to=cifar10.npz"),
-        (["data=digits", "to=a.pt"], "to=a.pt: the name of an .npz"),
-        (["data=digits", "to=a.npz", "split=all"], "split=all: it is train or test"),
-        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0: at least one image is needed"),
-        (["data=two_moons", "to=a.npz"], "two_moons has points: published evaluators read images"),
+        (["to=a.npz"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
+        (["data=digits"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
+        (["data=digits", "to=a.pt"], "to=a.pt: the name must end in .npz"),
+        (["data=digits", "to=a.npz", "split=all"], "split=all: choose train or test"),
+        (["data=digits", "to=a.npz", "num_images=0"], "num_images=0 must be at least 1"),
+        (["data=two_moons", "to=a.npz"], "two_moons consists of points, but published evaluators read images"),
         (
             ["data=digits", "to=a.npz", "features=[digits_cnn,digits_resnet]"],
-            "features: a file holds the statistics of one",
+            "features: choose exactly one",
         ),
-        (["data=digits", "to=a.npz", "features=fashion_cnn"], "look at images of shape (1, 28, 28)"),
+        (["data=digits", "to=a.npz", "features=fashion_cnn"], "work for images of shape (1, 28, 28)"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is(lab, options, said):

@@ -25,7 +25,7 @@ def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_n
     lines = out.splitlines()
     assert lines[:2] == [
         "1 model: 1 to train, 0 reused",
-        "6 cells in 8 combinations, of which equal ones are one: 6 to score, 0 scored already",
+        "6 cells from 8 combinations, some of them equal: 6 to score, 0 scored already",
     ]
     assert sum(line.startswith("model 1 of 1") for line in lines) == 1
     assert sum(line.startswith("cell ") and "fd_pixels" in line and "bits/dim" in line for line in lines) == 6
@@ -86,10 +86,13 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
         (["schedul=linear,cosine"], "there is no option 'schedul'; did you mean schedule?"),
         (["schedule=linear,cosin"], "schedule=cosin: there is no such choice"),
         (["optimizer.weight_decay=interval(0,1)"], "an interval has no values to try"),
-        (["rescore=true,false"], "rescore is the same for all cells of a sweep"),
+        (["rescore=true,false"], "rescore cannot differ between the cells of a sweep"),
         (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b cannot name the sweep's folder"),
-        (["data=digits,image_folder"], "data.root has no value yet"),
-        (["model=noisy_classifier", "seed=1,2", "score=true"], "draws nothing that could be scored; add score=false"),
+        (["data=digits,image_folder"], "data.root has no value"),
+        (
+            ["model=noisy_classifier", "seed=1,2", "score=true"],
+            "generates no samples, so it cannot be scored; add score=false",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(lab, options, said):
@@ -205,7 +208,7 @@ def test_hydras_own_sweepers_still_work(lab):
     assert out.count("its floor") == 2
     code, out, err = lab("evaluate", "-m", "sampler.spacing.num_steps=3,4", "model_dir=null")
     assert code == 0, err
-    assert "this score is there already" in out
+    assert "already scored" in out
     assert len(names(lab, "runs")) == 3
 
 
@@ -231,4 +234,4 @@ def test_a_metric_that_is_not_there_is_named(lab):
     assert "bits_per_dim" in err
     code, _, err = lab("train", *TINY, *STRIDED, "objective_metric=fid", "score=false")
     assert code == 1
-    assert "score=false makes none" in err
+    assert "remove score=false" in err

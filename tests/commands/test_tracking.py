@@ -136,7 +136,9 @@ def test_a_finished_sweep_is_not_spoilt_by_a_tracker(lab, monkeypatch):
         assert "report outputs/sweeps/mine/report/report.html" in out
         assert (lab.folder / "outputs" / "sweeps" / "mine" / "report" / "report.html").is_file()
         (warning,) = err.strip().splitlines()
-        assert warning.startswith("warning: the report lies in outputs/sweeps/mine/report alone: ")
+        assert warning.startswith(
+            "warning: the report was written to outputs/sweeps/mine/report, but not sent to the loggers: "
+        )
         return warning
 
     with monkeypatch.context() as patch:
@@ -144,13 +146,13 @@ def test_a_finished_sweep_is_not_spoilt_by_a_tracker(lab, monkeypatch):
         assert "ConnectionError: nobody answers" in warned()
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr("wandb.login", lambda **_: False)
-    assert "give it one with `wandb login`" in warned()
+    assert "run `wandb login`" in warned()
 
 
 def test_what_is_wrong_with_a_reports_tracker_is_said_before_it_is_made(lab, monkeypatch):
     sweep = write_sweep(lab.folder / "outputs", "mine", {"sampler": ["strided", "ddim"]})
     code, _, err = lab("report", "runs=outputs/runs", "logger=wandb")
-    assert (code, "leave it out with runs" in err, err.count("\n")) == (1, True, 1)
+    assert (code, "instead of runs=…" in err, err.count("\n")) == (1, True, 1)
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setattr("wandb.login", lambda **_: False)
     code, _, err = lab("report", "logger=wandb")
@@ -197,7 +199,7 @@ def test_a_service_that_is_down_costs_a_warning_and_nothing_else(tmp_path, zygot
     training = zygote.start(tmp_path, "train", *TINY, *STRIDED, "logger=wandb", "score=false", **nowhere)
     _, err = training.communicate()
     assert training.returncode == 0, err
-    assert err.count("W&B cannot be reached") == 1
+    assert err.count("cannot reach W&B") == 1
     assert "Traceback" not in err
     directory = newest_model(tmp_path / "outputs")
     assert directory.finished

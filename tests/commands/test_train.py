@@ -60,8 +60,8 @@ def test_the_same_command_trains_and_scores_once_and_says_so(lab):
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
     code, out, _ = lab("train", *TINY, *STRIDED)
     assert code == 0
-    assert "this model is trained already" in out
-    assert "this score is there already" in out
+    assert "this model is already trained" in out
+    assert "already scored" in out
     assert "fd_pixels" in out
     assert {name: (lab.folder / name).read_bytes() for name in files(lab.folder)} == before
 
@@ -91,7 +91,7 @@ def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     code, out, _ = lab("train", *TINY, *STRIDED, "variance=fixed_large")
     assert code == 0
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
     assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
 
@@ -132,7 +132,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
     assert not directory.finished
     code, out, err = lab("train", *options)
     assert code == 0, err
-    assert "going on from" in out
+    assert "resuming from" in out
     for name, tensors in whole.items():
         resumed = load_file(directory.weights(name))
         assert all(torch.equal(tensors[key], resumed[key]) for key in tensors), name

@@ -17,7 +17,7 @@ def test_evaluate_starts_from_the_choices_of_training(lab):
     lab.given("train", *TINY, "sampler=ddim", *STRIDED)
     code, out, err = lab("evaluate")
     assert code == 0, err
-    assert "this score is there already" in out
+    assert "already scored" in out
     code, _, err = lab("evaluate", "sampler.spacing.num_steps=2")
     assert code == 0, err
     samplers = {run["protocol"]["model"]["sampler"] for run in runs_of(lab)}

@@ -129,7 +129,7 @@ def test_folders_train_and_test_are_the_splits(image_root: Path, tmp_path: Path)
     with pytest.raises(DataError, match="no training images of the class ants"):
         folder(tmp_path / "split", classes="subfolders").prepare()
     shutil.rmtree(tmp_path / "split" / "train")
-    with pytest.raises(DataError, match="train is missing beside the other split"):
+    with pytest.raises(DataError, match="train is missing: give both"):
         folder(tmp_path / "split").prepare()
 
 
@@ -168,7 +168,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
 def test_an_image_outside_every_class_is_named(image_root: Path) -> None:
     save(image_root / "stray.png", np.zeros((8, 8), dtype=np.uint8))
     folder(image_root).prepare()
-    with pytest.raises(DataError, match=r"stray\.png is in no class"):
+    with pytest.raises(DataError, match=r"stray\.png has no class"):
         folder(image_root, classes="subfolders").prepare()
 
 

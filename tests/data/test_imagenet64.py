@@ -38,5 +38,5 @@ def test_what_is_missing_is_named_and_where_to_put_it(tmp_path: Path) -> None:
             imagenet(root).prepare()
     (tmp_path / "train_64x64").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "train_64x64" / "0.png")
-    with pytest.raises(DataError, match="valid_64x64 is missing beside the other split"):
+    with pytest.raises(DataError, match="valid_64x64 is missing: give both"):
         imagenet(tmp_path).prepare()

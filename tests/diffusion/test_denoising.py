@@ -61,5 +61,5 @@ def test_the_more_noise_the_less_is_left_of_the_image():
 
 @pytest.mark.parametrize("t", [-1, 61])
 def test_a_step_that_the_chain_does_not_have_is_refused(t):
-    with pytest.raises(ValueError, match=rf"t = {t}: the chain has the steps 0 … 60"):
+    with pytest.raises(ValueError, match=rf"t = {t}: choose a step from 0 to 60"):
         denoise_from(AncestralSampler(), PROCESS, reverse(), X_0, t, NOISE)

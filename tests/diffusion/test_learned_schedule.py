@@ -219,5 +219,5 @@ def test_another_path_is_no_other_bound():
 
 
 def test_a_path_has_a_bin():
-    with pytest.raises(ValueError, match=r"schedule\.num_bins=0: a path has a whole number of bins, at least one"):
+    with pytest.raises(ValueError, match=r"schedule\.num_bins=0 must be a whole number of at least 1"):
         LearnedSchedule(10, num_bins=0)

@@ -190,7 +190,7 @@ def test_where_log_snr_does_not_fall_there_is_no_gaussian_step():
         def alpha_bar(self):
             return torch.tensor([1.0, 0.5, 0.6], dtype=torch.float64)
 
-    with pytest.raises(ValueError, match="log SNR does not fall into step 2, so that step is no Gaussian step"):
+    with pytest.raises(ValueError, match="log SNR does not decrease at step 2, so the step is not Gaussian"):
         GaussianDiffusion(Rising(2))
 
 

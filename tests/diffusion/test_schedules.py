@@ -187,7 +187,7 @@ def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
     assert CosineSchedule(100, log_snr_max=CleanEnd(None)) == CosineSchedule(100)
     assert RectifiedSchedule(100, log_snr_max=CleanEnd(None)) == RectifiedSchedule(100)
     assert LogSNRSchedule(100, log_snr_max=CleanEnd(None, continuous=9.0)).log_snr_max == 9.0
-    with pytest.raises(ValueError, match=r"needs a number at its clean end; use log_snr_max=13\.3"):
+    with pytest.raises(ValueError, match=r"must be a number for a linear log SNR; use log_snr_max=13\.3"):
         LogSNRSchedule(100, log_snr_max=CleanEnd(None))
 
 
@@ -200,7 +200,7 @@ def test_a_clean_end_that_is_none_is_refused():
     ):
         with pytest.raises(ValueError, match="a clean end needs at least two levels, or null, and a ratio above 0"):
             CleanEnd(**wrong)
-    with pytest.raises(ValueError, match=r"log_snr_max = nan: it is a number"):
+    with pytest.raises(ValueError, match=r"log_snr_max = nan must be a number"):
         CosineSchedule(10, log_snr_max=math.nan)
 
 

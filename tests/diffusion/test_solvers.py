@@ -187,5 +187,5 @@ def test_no_solver_reads_the_variance():
 
 
 def test_impossible_orders_are_named():
-    with pytest.raises(ValueError, match=r"sampler.order=4: .* 1, 2 and 3"):
+    with pytest.raises(ValueError, match=r"sampler.order=4: .* 1, 2 or 3"):
         DPMSolverSampler(order=4)

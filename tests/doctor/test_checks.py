@@ -115,7 +115,7 @@ def test_an_account_at_wandb(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_SILENT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("wandb.login", lambda prompt, verify: False)
-    assert only(weights_and_biases()).to_do.startswith("give it one with `wandb login`")
+    assert only(weights_and_biases()).to_do.startswith("run `wandb login`")
     monkeypatch.setattr("wandb.login", lambda prompt, verify: True)
     assert only(weights_and_biases()).state == OK
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -54,7 +54,7 @@ def test_accuracy_is_the_share_that_is_taken_for_what_was_asked():
     assert taken_as_asked(features, features(x), taken_for).all()
     asked = torch.where(torch.arange(7) < 3, taken_for, (taken_for + 1) % 10)
     assert float(taken_as_asked(features, features(x), asked).double().mean()) == pytest.approx(3 / 7)
-    with pytest.raises(UnmeasurableError, match="features=pixels know no classes"):
+    with pytest.raises(UnmeasurableError, match="features=pixels have no classes"):
         taken_as_asked(Pixels(), torch.zeros(2, 4), torch.zeros(2))
 
 

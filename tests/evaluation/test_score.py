@@ -155,7 +155,7 @@ def test_unresolved_weights_are_refused(tmp_path):
 
 def test_what_does_not_exist_has_a_reason(tmp_path):
     absent = scored(tmp_path, Silent()).protocol["absent"]
-    assert absent == {"bits_per_dim": "this model states no likelihood"}
+    assert absent == {"bits_per_dim": "this model has no likelihood"}
     scores = scored(tmp_path, num_samples=3)
     assert "3 neighbours" in scores.protocol["absent"]["precision"]
     assert "precision" not in scores.values
@@ -188,7 +188,7 @@ def test_model_data_and_features_must_belong_together(tmp_path):
     large.shape = (1, 4, 4)
     with pytest.raises(ValueError, match=r"draws \(1, 4, 4\), the data set tiny has \(1, 2, 2\)"):
         scored(tmp_path, large)
-    with pytest.raises(ValueError, match="knows 10 classes, the data set tiny has 3"):
+    with pytest.raises(ValueError, match="has 10 classes, but the data set tiny has 3"):
         scored(tmp_path, GaussianModel(num_classes=10))
     features = RawPixels()
     features.dim = 5

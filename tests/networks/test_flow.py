@@ -97,10 +97,10 @@ def test_every_parameter_learns_and_the_class_is_heard(name):
 
 def test_a_flow_with_classes_is_told_one_and_a_flow_without_is_not():
     network, x = made("wavelets", num_classes=3)
-    with pytest.raises(ValueError, match="is told y"):
+    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
         network(x)
     network, x = made("wavelets")
-    with pytest.raises(ValueError, match="is told y"):
+    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
         network(x, torch.zeros(4, dtype=torch.int64))
 
 

@@ -106,7 +106,7 @@ def test_labels_and_classes_go_together(kind):
     rows = torch.randn(1, 5), image(kind, 1)
     for num_classes, y in ((None, torch.zeros(1, dtype=torch.int64)), (3, None)):
         for network, row in zip(pair(kind, num_classes=num_classes), rows, strict=True):
-            with pytest.raises(ValueError, match="class labels y go with a network that was built with num_classes"):
+            with pytest.raises(ValueError, match="pass class labels y if, and only if, the network was built"):
                 network(row, y)
 
 

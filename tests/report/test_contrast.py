@@ -19,7 +19,7 @@ def family(choices, metrics):
     metrics["protocol"]["model"] = {"family": name}
     if name == "gan":
         del metrics["values"]["bits_per_dim"], metrics["protocol"]["bound"], metrics["curves"]["bits_per_dim"]
-        metrics["protocol"]["absent"]["bits_per_dim"] = "this model states no likelihood"
+        metrics["protocol"]["absent"]["bits_per_dim"] = "this model has no likelihood"
         metrics["values"] |= {"nfe": 1, "training_seconds": 61.0, "parameters": 1_234_567}
 
 
@@ -42,7 +42,7 @@ def test_the_best_row_of_each_family_stands_for_it(sweep):
     assert facts["parameters"] == "1.23 M"
     assert facts["bits/dim"] == "–"
     meanings = {what: meaning for what, _, meaning in [*gan.facts]}
-    assert meanings["bits/dim"] == "this model states no likelihood"
+    assert meanings["bits/dim"] == "this model has no likelihood"
     meanings = {what: meaning for what, _, meaning in [*diffusion.facts]}
     assert meanings["bits/dim"] == "bound of a strided chain"
 

@@ -54,5 +54,5 @@ def test_what_seeds_do_not_agree_on_is_undecided():
     )
     to_and_fro = {"1": Race(0, (2.0, 3.0), 1, 60), "2": Race(1, (2.0, 3.0, 4.0), 1, 60)}
     assert in_words(("a", "b"), to_and_fro, "minutes") == (
-        "undecided between a and b: the lead goes to and fro (2 of 2 seeds)"
+        "undecided between a and b: the lead changes several times (2 of 2 seeds)"
     )

@@ -84,7 +84,7 @@ def test_a_report_into_a_folder_of_the_users_leaves_his_figures(made, tmp_path, 
         file.write_text("mine")
     make_report(made, tmp_path / "paper")
     assert [file.read_text() for file in users] == ["mine"] * 3
-    assert f"{users[2]} is not as a report wrote it" in capsys.readouterr().out
+    assert f"{users[2]} was changed since a report wrote it" in capsys.readouterr().out
     assert (tmp_path / "paper" / "table.csv").is_file()
 
 
@@ -117,7 +117,7 @@ def test_points_and_other_families_need_no_special_care(tmp_path):
     def points(choices, metrics):
         metrics["protocol"]["data"] = {"name": "two_moons", "identity": "0", "shape": [2]}
         del metrics["values"]["bits_per_dim"], metrics["protocol"]["bound"], metrics["curves"]["bits_per_dim"]
-        metrics["protocol"]["absent"]["bits_per_dim"] = "this model states no likelihood"
+        metrics["protocol"]["absent"]["bits_per_dim"] = "this model has no likelihood"
 
     assert "two_moons" in make_report(write_sweep(tmp_path, axes=SMALL, change=points)).read_text()
 

@@ -94,7 +94,7 @@ def test_a_killed_one_is_marked_and_those_that_were_not_begun_are_launched_again
     pool = Pool(b=["killed"], c=["never", "work"])
     failures = reasons(run_all(jobs, pool, keeps_order=False))
     assert list(failures) == ["b"]
-    assert "ended without a word" in failures["b"]
+    assert "ended without giving a reason" in failures["b"]
     assert json.loads((jobs[1].folder / "status.json").read_text())["state"] == FAILED
     assert pool.launched == [["a", "b", "c"], ["c"]]
     assert jobs[2].done

@@ -58,7 +58,7 @@ def test_cells_that_are_one_run_are_one_cell(cells):
     alias = PlannedCell({**cells[0].choices, "variance": "tiny"}, ("variance=tiny",), cells[0].model, cells[0].run)
     planned = plan([*cells, alias], 9)
     assert planned.cells == tuple(cells)
-    assert planned.summary()[1].startswith("8 cells in 9 combinations, of which equal ones are one: ")
+    assert planned.summary()[1].startswith("8 cells from 9 combinations, some of them equal: ")
 
 
 def test_the_record_says_where_each_cell_lies(cells):

@@ -95,7 +95,7 @@ def test_the_cells_of_a_model_that_failed_have_failed_and_those_of_a_cancelled_s
     assert states(sweep)["r2ddim"] == "queued"
     sweep.cancelled.touch()
     assert states(sweep)["r2ddim"] == INTERRUPTED
-    assert "cancelled; the same command does it again" in shown(sweep)
+    assert "cancelled; run the same command again to resume" in shown(sweep)
 
 
 def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
@@ -108,7 +108,7 @@ def test_a_running_one_is_running_as_long_as_its_process_lives(sweep, tmp_path):
         assert "25/100" in line
         assert "2:30" in line or "2:29" in line
     assert states(sweep)["m1"] == FAILED
-    assert "ended without a word" in shown(sweep)
+    assert "ended without giving a reason" in shown(sweep)
 
 
 def test_the_pace_of_a_resumed_training_is_that_of_this_process():

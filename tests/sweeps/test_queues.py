@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine; what a cluster says of a job that ended without a word of its own.
+"""Jobs in processes of this machine; what a cluster says of a job that ended without giving a reason of its own.
 
 A real cluster is asked in tests/commands/test_slurm*.py.
 """
@@ -86,7 +86,7 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
         ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:0 RunTime=0", "Slurm says CANCELLED"),
         ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=1:0 RunTime=1", "Slurm says FAILED"),
         ("JobState=OUT_OF_MEMORY Reason=OutOfMemory Requeue=1 ExitCode=0:125 RunTime=1", "Slurm says OUT_OF_MEMORY"),
-        (None, "it left Slurm's queue without a word"),
+        (None, "it left Slurm's queue without giving a reason"),
     ],
 )
 def test_the_fate_of_a_job(tmp_path, monkeypatch, shown, fate):

@@ -39,7 +39,7 @@ class BitsPerDim(Metric):
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning = "negative log-likelihood of test images, or a bound on it"
         yield Measure("bits_per_dim", "bits/dim", "", LOW, meaning, ("data", "bound"), headline=True)
-        least = "a model that is told no class needs at least as many"
+        least = "an unconditional model needs at least as many"
         yield Measure(ENTROPY, "  the data's entropy", meaning=least, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
@@ -48,7 +48,7 @@ class BitsPerDim(Metric):
         seed = subject.settings.seed
         likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, **asdict(self))
         if likelihood is None:
-            scores.record("bits_per_dim", None, "this model states no likelihood")
+            scores.record("bits_per_dim", None, "this model has no likelihood")
             return
         scores.record("bits_per_dim", likelihood.bits_per_dim)
         scores.spread("bits_per_dim", TEST_IMAGES, likelihood.per_image)

@@ -56,7 +56,7 @@ class ClassAccuracy(FeatureMetric):
 
     def of(self, naming: Naming) -> Iterable[Measure]:
         name = f"accuracy_{naming.features}"
-        meaning = "share of samples that the classifier takes for their label"
+        meaning = "share of samples that the classifier assigns to their label"
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
 
     def look(self, view: View, scores: Scores) -> None:
@@ -96,7 +96,7 @@ class ClassCoverage(FeatureMetric):
             "classes_present",
             "classes",
             better=HIGH,
-            meaning="classes that a classifier takes some sample for; a collapsed model leaves some out",
+            meaning="classes that the classifier finds among the samples; a collapsed model misses some",
             brief=False,
             decimals=0,
         )
@@ -116,7 +116,7 @@ class ClassCoverage(FeatureMetric):
         scores.measure(names, lambda: class_coverage(view.drawn.finite(taken_for)))
         if names[0] in scores.values:
             scores.curves[view.naming("class_shares")] = _shares(taken_for)
-        scores.details |= {names[0]: f"of {present:.0f} that real images are taken for", names[1]: f"of {entropy:.2f}"}
+        scores.details |= {names[0]: f"of {present:.0f} found among real images", names[1]: f"of {entropy:.2f}"}
 
 
 def _shares(taken_for: Tensor) -> dict[str, list[float]]:

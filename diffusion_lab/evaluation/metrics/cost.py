@@ -50,7 +50,9 @@ class Cost(Metric):
         scores.record("parameters", num_parameters(subject.model))
         if training is not None:
             scores.record("training_steps", training.steps)
-            scores.record("training_seconds", training.seconds, "these weights do not say how long training had taken")
+            scores.record(
+                "training_seconds", training.seconds, "the training time up to these weights was not recorded"
+            )
             scores.record("training_images", training.images)
             scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
         if flops is not None:

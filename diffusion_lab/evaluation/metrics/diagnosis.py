@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject
 
-_NO_CHAIN = "this family draws without a noisy chain"
+_NO_CHAIN = "this family has no noisy chain"
 
 
 @dataclass(frozen=True)

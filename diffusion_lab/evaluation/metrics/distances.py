@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
 _MANIFOLDS = {
     "precision": "share of samples that look real",
-    "recall": "share of real images that samples come near",
+    "recall": "share of real images that have a sample nearby",
 }
 
 

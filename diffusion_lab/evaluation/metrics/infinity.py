@@ -41,7 +41,7 @@ class FrechetInfinity(FeatureMetric):
             scores.spread(value, SAMPLES, found.of_samples)
             scores.spread(value, REAL_IMAGES, found.of_reference)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
-        poor = "; poor, as the bias does not fall like 1/n yet: take more samples" if found.poor else ""
+        poor = "; poor, because the bias does not fall like 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the bias of n is {found.bias:.3g}{poor}"
 
 
