@@ -24,7 +24,7 @@ class Race:
 
     @property
     def outcome(self) -> tuple[int | None, int]:
-        """(who leads at the end, how often the lead changes), as far as it can be told: (None, 2) where it goes to and fro."""
+        """(who leads at the end, how often the lead changes), (None, 2) where the lead changes several times."""
         return (self.leads, len(self.passes)) if len(self.passes) < 2 else (None, 2)
 
 
