@@ -145,7 +145,7 @@ def test_what_is_no_moment_is_refused(at, tmp_path):
 
 @pytest.mark.parametrize("at", [0.2, "0.2"])
 def test_moments_are_a_list(at, tmp_path):
-    with pytest.raises(ValueError, match=r"^snapshots.at=0.2: it is a list of moments"):
+    with pytest.raises(ValueError, match=r"^snapshots.at=0.2: give a list of moments"):
         Snapshots(at, lambda name: tmp_path)
 
 

@@ -364,7 +364,7 @@ def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(la
 def test_a_kind_that_there_is_not(lab, what):
     code, _, err = lab("prune", f"what={what}")
     assert code == 1
-    assert err == "diffusion-lab prune: what=everything: it is a list of runs, models, cache, code, snapshots\n"
+    assert err == "diffusion-lab prune: what=everything: choose from runs, models, cache, code, snapshots\n"
 
 
 def test_a_sweep_that_cannot_be_read_stops_it(lab):

@@ -47,7 +47,7 @@ def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
         (["nowhere"], "sweep=nowhere: there is no such sweep"),
         (["runs=nowhere/*"], "runs=nowhere/*: there is no such folder"),
         (["runs=."], "metrics.json"),
-        (["runs=.", "sweep=x"], "one or the other"),
+        (["runs=.", "sweep=x"], "not both"),
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(lab, options, said):

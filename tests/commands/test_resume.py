@@ -187,7 +187,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
     state = load_state(training.directory.resume)
     assert state["global_step"] == training.step()
     assert err.startswith(f"diffusion-lab train: {signum.name} at step {state['global_step']}; everything is saved in ")
-    assert "the same command goes on" in err
+    assert "run the same command again to resume" in err
     assert "Traceback" not in err
     assert read_status(training.directory.path).state == INTERRUPTED
 

@@ -139,7 +139,7 @@ def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
     assert code == 0, err
     (line,) = [line for line in out.splitlines() if line.startswith("model ")]
     assert "done" not in line
-    assert "training anew: " in " ".join(out.split())
+    assert "training again: " in " ".join(out.split())
     code, out, err = lab("train", *options, "retrain=true")
     assert code == 0, err
     assert "models: 1 done" in lab("status", "watch=false")[1]

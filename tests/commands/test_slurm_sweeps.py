@@ -103,6 +103,6 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     again = command(*sweep)
     out, err = again.communicate()
     assert again.returncode == 0, err
-    assert "runs already" in out
+    assert "is already running" in out
     assert len(jobs(tmp_path)) == 4, "nothing is submitted again"
     assert [cell["state"] for cell in scored_cells(tmp_path)] == ["done", "done"]

@@ -211,7 +211,7 @@ def test_an_earlier_moment_is_asked_for_once_there_are_any():
 
 
 def test_a_worse_model_is_another_one_or_of_another_moment():
-    with pytest.raises(ValueError, match="none is named"):
+    with pytest.raises(ValueError, match="needs a worse model"):
         Autoguidance(Worse())
     assert ClassifierFree(2.0, worse=Worse()) == ClassifierFree(2.0)
     for moment in (0, 1.0, -0.2, math.nan):

@@ -130,7 +130,7 @@ def test_a_copy_goes_on_alike():
         ({"lr": -1.0}, r"optimizer\.lr=-1\.0 must be a number, 0 or more"),
         ({"adamw_lr": "abc"}, r"optimizer\.adamw_lr=abc must be a number"),
         ({"betas": [0.9]}, r"optimizer\.betas=\[0\.9\] must be two numbers"),
-        ({"adamw_modules": "input"}, r"optimizer\.adamw_modules=input: it is a list"),
+        ({"adamw_modules": "input"}, r"optimizer\.adamw_modules=input must be a list"),
         ({"momentum": 1.0}, r"optimizer\.momentum=1\.0 must lie in"),
     ],
 )

@@ -35,7 +35,7 @@ def test_a_longer_training_has_the_same_rates_until_the_shorter_one_decays():
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
 def test_a_decay_is_a_share_of_the_budget(share):
-    with pytest.raises(ValueError, match=f"lr_scheduler.decay_share={share}: it is a share of the budget"):
+    with pytest.raises(ValueError, match=f"lr_scheduler.decay_share={share} must be a share of the budget"):
         WarmupStableDecay(decay_share=share)
 
 

@@ -115,7 +115,7 @@ def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again
     outcomes = run_jobs([Asked("b", Outcome(8.0)), Asked("a", Outcome(9.0))], queue, said.append)
     assert [outcome.value for outcome in outcomes] == [8.0, 7.0]
     assert [call.options for call in queue.submitted] == [("a",), ("b",)]
-    assert said[0].startswith("job 0 runs already")
+    assert said[0].startswith("job 0 is already running")
 
 
 def chain(reason=None):
@@ -153,7 +153,7 @@ def test_a_queue_that_holds_back_is_given_everything_at_once_and_may_be_left(tmp
     outcomes = run_jobs(chain(), queue, said.append)
     assert len(queue.batches) == 3, "nothing is submitted again"
     assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
-    assert sum("runs already" in line for line in said) == 5
+    assert sum("is already running" in line for line in said) == 5
 
 
 def test_what_the_queue_holds_back_for_a_job_that_failed_has_failed_too(tmp_path):

@@ -71,7 +71,7 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
         (tmp_path / "may_end").touch()
 
     assert run_jobs([Seven(tmp_path)], queue, say) == [Outcome(7.0)]
-    assert said[0].startswith(f"job {name} runs already")
+    assert said[0].startswith(f"job {name} is already running")
     assert (tmp_path / "ran").read_text() == "once "
 
 
