@@ -89,7 +89,7 @@ class Model:
         list of images; "grid", one image of all. ValueError, in the sentence that the command prints, for options that cannot be.
         """
         if format not in _SHOWN:
-            raise ValueError(f"format={format}: it is one of {', '.join(_SHOWN)}")
+            raise ValueError(f"format={format}: choose one of {', '.join(_SHOWN)}")
         with self._drawing(num_images, seed, options) as (drawing, edit, indices, y):
             self.module = drawing.model
             x = drawing.draw(edit, indices, y, shown=False)

@@ -105,7 +105,7 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
             data = trained_data(saved) if data is None else _same(data, saved)
             asked = scores_asked(saved)
             if len(asked) > 1:
-                raise MistakeError("evaluation.at: a call makes one score; name each moment, as in weights='at_1m'")
+                raise MistakeError("evaluation.at: a call makes one score; name each moment, such as weights='at_1m'")
             model = loaded.model(directory, saved, asked[0].evaluation.weights)
             check_scoring(asked[0], data, model.weight_names, f"{directory.path} has")
         return score_once(model.to(device), data, asked[0], directory, Path(cfg.outputs), cfg.rescore, quiet=True)
@@ -114,7 +114,7 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
 def _refuse(keywords: Mapping[str, Any]) -> None:
     for name in keywords:
         if name in _ELSEWHERE:
-            raise MistakeError(f"{name}: {_ELSEWHERE[name]}; leave it out")
+            raise MistakeError(f"{name}: {_ELSEWHERE[name]}; remove it")
 
 
 def _same(data: DataModule, saved: DictConfig) -> DataModule:

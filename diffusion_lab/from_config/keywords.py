@@ -124,7 +124,9 @@ def _full_name(name: str, known: Sequence[str]) -> str:
     shortest = min(key.count(".") for key in ending)
     found = [key for key in ending if key.count(".") == shortest]
     if len(found) > 1:
-        raise MistakeError(f'{name}: this may be {" or ".join(found)}; write one of them, as **{{"{found[0]}": …}}')
+        raise MistakeError(
+            f'{name}: this may be {" or ".join(found)}; write one of them, such as **{{"{found[0]}": …}}'
+        )
     return found[0]
 
 

@@ -71,7 +71,7 @@ def test_a_trained_model_without_labels_refuses_them(lab):
     lab.given("train", *TINY, *STRIDED)
     before = files(lab.folder)
     for command, option, said in (
-        ("sample", "label=3", "it is not conditional"),
+        ("sample", "label=3", "no classes to choose from"),
         ("sample", "guidance=classifier_free", "conditional=true"),
         ("evaluate", "guidance=classifier_free", "conditional=true"),
     ):

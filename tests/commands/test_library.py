@@ -91,7 +91,7 @@ def test_a_keyword_that_says_nothing_is_refused(model, keywords, said):
 
 
 def test_what_is_no_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no model directory"):
+    with pytest.raises(ValueError, match="is not a model directory"):
         load(tmp_path)
     with pytest.raises(ValueError, match="outputs"):
         load(outputs=tmp_path / "outputs")

@@ -79,7 +79,9 @@ def test_a_respaced_process_shows_the_network_original_0_based_indices():
 @pytest.mark.parametrize("around", [lambda reverse: reverse, lambda reverse: ClassifierFree(2.0).around(reverse)])
 def test_clean_data_have_no_reverse_step_and_no_t_wraps_around(t, around):
     reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null_class=3))
-    with pytest.raises(ValueError, match=r"t = 0 is clean data and has no reverse step|is not within 0 … 100, the steps"):
+    with pytest.raises(
+        ValueError, match=r"t = 0 is clean data and has no reverse step|is not within 0 … 100, the steps"
+    ):
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(t, 1), torch.tensor([1]))
 
 
