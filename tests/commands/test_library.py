@@ -81,7 +81,7 @@ def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model,
         ({"to": "folder"}, "nothing is written"),
         ({"devices": 2}, "one device"),
         ({"eta": {1}}, "eta: an option takes a number"),
-        ({"format": "jpeg"}, "format=jpeg: it is one of tensor, numpy, pil, grid"),
+        ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
     ],
     ids=str,
 )
