@@ -39,7 +39,7 @@ def weights_and_biases() -> Iterator[Finding]:
     try:
         WeightsAndBiases("diffusion-lab", None)
     except ValueError as error:
-        yield Finding("W&B", LACKS, "installed, without an account", str(error).partition("; ")[2] or str(error))
+        yield Finding("W&B", LACKS, "installed, without an account", str(error).partition(": ")[2] or str(error))
     else:
         mode = os.environ.get("WANDB_MODE", "online")
         yield Finding("W&B", OK, "installed, with a key" if mode == "online" else f"installed; WANDB_MODE={mode}")

@@ -710,7 +710,7 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
 # ---- a training that goes on
 
 
-@pytest.mark.parametrize("harm", ["pickle", "truncated", "zero bytes", "of another training"])
+@pytest.mark.parametrize("harm", ["pickle", "truncated", "zero bytes", "another training"])
 def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
     """It is refused and nothing runs; there is no older one here to fall back to."""
     options = [*TINY, *STRIDED, "score=false", "callbacks.checkpoint.every_n_steps=1"]

@@ -118,5 +118,5 @@ def test_whole_t_are_the_nearest_in_log_snr():
 
 @pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
 def test_a_number_of_steps_does_not_tell_log_snr(kind):
-    with pytest.raises(ValueError, match="asked with the process"):
+    with pytest.raises(ValueError, match="need the process: call spacing"):
         kind(5)(1000)
