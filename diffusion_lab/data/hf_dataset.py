@@ -163,7 +163,7 @@ def _rows(rows: Any, column: str) -> Iterator[Any]:
 
 def _content(row: Any, root: Path) -> io.BytesIO:
     if not isinstance(row, dict) or not row.get("bytes"):
-        raise DataError(f"{root} names images that lie elsewhere: save it anew with save_to_disk, which embeds them.")
+        raise DataError(f"{root} names images that lie elsewhere: save it again with save_to_disk, which embeds them.")
     return io.BytesIO(row["bytes"])
 
 
