@@ -130,7 +130,7 @@ def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
         raise DataError(f"{where} is {array.dtype}, and levels are whole numbers from 0: save {_conversion(array)}.")
     num_levels = num_levels or own_levels(array.dtype)
     if num_levels is None:
-        raise DataError(f"{where} is {array.dtype}: say how many levels its images have, with data.num_levels=N.")
+        raise DataError(f"{where} is {array.dtype}: set data.num_levels=N, the number of its levels.")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= num_levels:
         raise DataError(

@@ -164,7 +164,7 @@ REFUSED = {
     "floats around 0": (npz(arr_0=np.float32(GREY) - 1), {}, r"save \(127.5 \* \(x \+ 1\)\).round\(\)"),
     "floats from 0 to 255": (npz(arr_0=np.float32(GREY) + 255), {}, r"is float32.*save x.round\(\).astype\(np.uint8\)"),
     "floats beyond": (npz(arr_0=np.float32(GREY) - 300), {}, "save them scaled"),
-    "integers of no range": (npz(arr_0=GREY.astype(np.int64)), {}, "is int64: say how many levels"),
+    "integers of no range": (npz(arr_0=GREY.astype(np.int64)), {}, "is int64: set data.num_levels"),
     "more than its levels": (
         npz(arr_0=GREY + 17),
         {"num_levels": 17},
