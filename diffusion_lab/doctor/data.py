@@ -24,8 +24,9 @@ def data_sets(folder: Path, build: Callable[[dict[str, Any]], DataModule]) -> It
     for file in sorted(folder.glob("*.yaml"), key=lambda file: (file.stem != _DEFAULT, file.stem)):
         options: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
         name = f"data={file.stem}"
-        if options.get("root") == "???":
-            yield Finding(name, OK, "reads the folder that you name with data.root=FOLDER")
+        open_options = [f"data.{option}=…" for option, value in options.items() if value == "???"]
+        if open_options:
+            yield Finding(name, OK, f"reads what you name with {' and '.join(open_options)}")
             continue
         missing = build({**options, "seed": 0}).missing()
         if missing is None:

@@ -16,6 +16,7 @@ EXTRAS = {
     "optuna": "hydra/sweeper=optuna",
     "mlflow": "logger=mlflow",
     "dashboard": "diffusion-lab dashboard",
+    "huggingface": "data=hf_dataset",
 }
 
 
