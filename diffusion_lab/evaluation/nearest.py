@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture
+_MOST_VALUES = 2**25  # of training features that are kept for other scores
 _ROWS = 1024  # whose distances to a block of training images are in memory at once
 
 
@@ -53,11 +54,21 @@ class NearestImages:
 @dataclass(frozen=True)
 class Ruler:
     """look: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
-    is nearest."""
+    is nearest. known: the vectors of all training images, where they were computed before."""
 
     look: Callable[[Tensor], Tensor]
     of_samples: NearestImages
     of_held_out: NearestImages
+    known: Tensor | None = None
+
+    def see(self, images: Tensor, first: int) -> None:
+        """Training images, whose numbers are first, first + 1, …"""
+        if self.known is not None and first < len(self.known):
+            vectors = self.known[first : first + len(images)].to(images.device)
+        else:
+            vectors = self.look(images).float()
+        self.of_samples.see(vectors, first)
+        self.of_held_out.see(vectors, first)
 
 
 def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
@@ -73,22 +84,22 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ru
             shown = quantise(x.to(device), data.num_levels)
             for images, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
                 for ruler in rulers.values():
-                    vectors = ruler.look(images).float()
-                    ruler.of_samples.see(vectors, first)
-                    ruler.of_held_out.see(vectors, first)
+                    ruler.see(images, first)
             done += len(x)
             subject.progress("nearest training images", done, total)
     return rulers
 
 
 def _rulers(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
-    drawn, device = subject.drawn, subject.views[0].device
+    drawn, device, total = subject.drawn, subject.views[0].device, subject.data.num_trained_on
     held_out = [x.flatten(1) for x, _ in subject.data.batches("test", BATCH_SIZE, limit=num_held_out)]
     sides = drawn.finite(drawn.images).flatten(1), torch.cat(held_out)
     rulers = {PIXELS: Ruler(lambda x: x.flatten(1), *(NearestImages(rows.to(device)) for rows in sides))}
     for view in subject.views:
         sides = view.drawn.vectors(), view.reference.vectors("test", num_held_out)
-        rulers[view.features.name] = Ruler(view.features, *(NearestImages(rows.to(device)) for rows in sides))
+        limit = None if total == subject.data.num_train else total
+        known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
+        rulers[view.features.name] = Ruler(view.features, *(NearestImages(rows.to(device)) for rows in sides), known)
     return rulers
 
 
