@@ -41,7 +41,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
 """
 
 from .advice import ScheduleAdvice, advise, possible_ends
-from .analytic import Analytic
+from .analytic import Analytic, AnalyticDiagonal
 from .bound import Bound, bound_term, variational_bound
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
@@ -75,7 +75,7 @@ from .schedules import CleanEnd, CosineSchedule, LinearSchedule, Schedule, Sigmo
 from .solvers import DPMSolverSampler, HeunSampler, IPNDMSampler
 from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from .starts import DataMoments, MomentsStart, NoiseStart, Start
-from .statistics import NetworkStatistics, network_statistics
+from .statistics import NetworkStatistics, dimension_statistics, network_statistics
 from .step_costs import StepCosts, last_step_bits, step_costs
 from .timesteps import (
     LossAwareTimesteps,
@@ -91,6 +91,7 @@ __all__ = [
     "AllSteps",
     "Analytic",
     "AnalyticDDIMSampler",
+    "AnalyticDiagonal",
     "AncestralSampler",
     "Autoguidance",
     "Bound",
@@ -174,6 +175,7 @@ __all__ = [
     "bound_term",
     "denoise_from",
     "derive_seed",
+    "dimension_statistics",
     "inpaint",
     "last_step_bits",
     "network_statistics",

@@ -10,10 +10,11 @@ Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one closest to q(x
 from dataclasses import dataclass, field
 
 import torch
-from torch import where
+from jaxtyping import Float64
+from torch import Tensor, where
 
-from .process import GaussianDiffusion, per_sample
-from .shapes import Broadcast, Images, PerSample, Steps
+from .process import GaussianDiffusion
+from .shapes import Broadcast, Images, Steps
 from .statistics import NetworkStatistics
 from .variances import Variance
 
@@ -39,16 +40,42 @@ class Analytic(Variance):
     outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after those without a default
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
-        of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()
-        unexplained = (1 - self._eps_square(process, t)).clamp(0, 1)
-        spread = (unexplained / process.snr(t)).clamp(max=1 if self.bounded else None, min=0)
-        variance = process.beta_tilde(t) + of_x_0.square() * spread
-        return per_sample(where(variance > 0, variance.log(), process.log_beta_tilde(t)), x_t)
+        beta_tilde, instead, of_x_0, snr = (
+            values.reshape(-1, *[1] * (x_t.ndim - 1))
+            for values in (
+                process.beta_tilde(t),
+                process.log_beta_tilde(t),
+                process.signal(t - 1) * process.beta(t) / process.noise(t).square(),
+                process.snr(t),
+            )
+        )
+        unexplained = (1 - self._eps_square(process, x_t, t)).clamp(0, 1)
+        spread = (unexplained / snr).clamp(max=1 if self.bounded else None, min=0)
+        variance = beta_tilde + of_x_0.square() * spread
+        return where(variance > 0, variance.log(), instead).to(x_t.dtype)
 
-    def _eps_square(self, process: GaussianDiffusion, t: Steps) -> PerSample:
-        """E‖ε̂‖²/D at the time of step t."""
+    def _eps_square(self, process: GaussianDiffusion, x_t: Images, t: Steps) -> Broadcast:
+        """E ε̂² at the time of step t, float64."""
         place = process.time(t).double() - 1
-        table = self.statistics.eps_square.to(place.device)
+        table = self._table(x_t.ndim).to(place.device)
         low = place.floor().long().clamp(max=len(table) - 1)
         high = (low + 1).clamp(max=len(table) - 1)
-        return torch.lerp(table[low], table[high], place - low)
+        return torch.lerp(table[low], table[high], (place - low).reshape(-1, *[1] * (x_t.ndim - 1)))
+
+    def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
+        """E ε̂² at each t, which broadcasts against x_t of so many axes."""
+        return self.statistics.eps_square.reshape(-1, *[1] * (ndim - 1))
+
+
+@dataclass(frozen=True)
+class AnalyticDiagonal(Analytic):
+    """Σ = diag(σ*²), in each dimension with Var = (σ_t/α_t)²·(1 − E ε̂²) of that dimension, the same for all images.
+
+    Each dimension has what `Analytic` gives their mean, so its bound is lower where dimensions differ. Its statistics are noisier:
+    those of a dimension come from its own values alone.
+    """
+
+    needs_dimensions = True
+
+    def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
+        return self.statistics.eps_square_by_dimension

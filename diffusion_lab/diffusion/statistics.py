@@ -5,7 +5,7 @@
 The best variances of a step from t to any s < t follow from these alone (`analytic`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,12 +27,14 @@ class NetworkStatistics:
     ----------
     eps_square: E‖ε̂‖²/D, float64 (T,).
     x_0_mse: E‖x_0 − x̂_0‖²/D, float64 (T,).
+    eps_square_by_dimension: E ε̂², float64 (T, *shape), where it was measured.
     of: which images they are means over, for the record.
     """
 
     eps_square: Float64[Tensor, " T"]
     x_0_mse: Float64[Tensor, " T"]
     of: str = ""
+    eps_square_by_dimension: Float64[Tensor, "T *shape"] | None = None
 
     def __repr__(self) -> str:
         return self.of
@@ -63,19 +65,31 @@ def network_statistics(
     Their means over images are the tables of `NetworkStatistics`. What ‖ε‖²/D exceeds its expectation by, which is 1, is taken off
     ‖ε̂‖²/D: the mean stays, and varies far less where the network knows the noise well.
     """
-    rows = [_at(process, reverse, x_0, y, t, noise(t, x_0)) for t in range(1, process.num_timesteps + 1)]
-    eps_square, x_0_mse = (torch.stack(column, dim=1) for column in zip(*rows, strict=True))
-    return {"eps_square": eps_square, "x_0_mse": x_0_mse}
+    eps_square, x_0_mse = [], []
+    for eps, look in _looks(process, reverse, x_0, y, noise):
+        eps_square.append(_mean_square(look.eps) - _mean_square(eps) + 1)
+        x_0_mse.append(_mean_square(x_0 - look.x_0))
+    return {"eps_square": torch.stack(eps_square, dim=1), "x_0_mse": torch.stack(x_0_mse, dim=1)}
+
+
+def dimension_statistics(
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+) -> dict[str, Float64[Tensor, "1 T *shape"]]:
+    """`eps_square_by_dimension` as a sum over images, with the same noise and steadied in the same way as `network_statistics`."""
+    looks = _looks(process, reverse, x_0, y, noise)
+    sums = [(look.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, look in looks]
+    return {"eps_square_by_dimension": torch.stack(sums)[None]}
 
 
 @torch.no_grad()
-def _at(
-    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, t: int, eps: Images
-) -> tuple[PerSample, PerSample]:
-    steps = full(t, x_0)
-    here = process.at(steps, everywhere=t)
-    look = reverse(here, here.q_sample(x_0, steps, eps), steps, y)
-    return _mean_square(look.eps) - _mean_square(eps) + 1, _mean_square(x_0 - look.x_0)
+def _looks(
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+) -> Iterator[tuple[Images, ReverseStep]]:
+    """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
+    for t in range(1, process.num_timesteps + 1):
+        steps, eps = full(t, x_0), noise(t, x_0)
+        here = process.at(steps, everywhere=t)
+        yield eps, reverse(here, here.q_sample(x_0, steps, eps), steps, y)
 
 
 def _mean_square(x: Images) -> PerSample:

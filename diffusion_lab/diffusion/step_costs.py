@@ -136,8 +136,13 @@ def step_costs(
 ) -> StepCosts:
     """The table of a full chain with this variance. last_steps: the mean of `last_step_bits` over images.
 
-    ValueError for a variance that the network says image by image.
+    ValueError for a variance that the network says image by image, or that differs between dimensions.
     """
+    if variance.needs_dimensions:
+        raise ValueError(
+            f"sampler/spacing=optimal: {type(variance).__name__} differs between dimensions, and a table of all strides holds one "
+            "variance for all; use variance=analytic"
+        )
     last = process.num_timesteps
     first = first_steps(last)
     nodes = _nodes(process, first)

@@ -53,5 +53,7 @@ def use_measured(
     if and_costs:
         facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
         last_steps = measure_once(model, model.measure_last_steps, facts, *rest).means["bits"]
-    statistics = NetworkStatistics(**measured.means, of=measured.about)
-    model.use_measured(statistics, last_steps, None if variance is None else instantiate(variance))
+    chosen, means = None if variance is None else instantiate(variance), dict(measured.means)
+    if chosen is not None and chosen.func.needs_dimensions:
+        means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
+    model.use_measured(NetworkStatistics(**means, of=measured.about), last_steps, chosen)

@@ -126,6 +126,13 @@ class GenerativeModel(TrainableModel, ABC):
         """
         return None
 
+    def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        """Statistics by dimension: name -> (1, T, *shape) float64, sums over the images. For a family with `measure`.
+
+        ValueError where they would be too many.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no statistics")
+
     @property
     def needs_last_steps(self) -> bool:
         """Whether a choice that was made needs what `measure_last_steps` says too."""

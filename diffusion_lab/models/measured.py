@@ -17,6 +17,7 @@ from diffusion_lab.diffusion import (
     Variance,
     advise,
     derive_seed,
+    dimension_statistics,
     last_step_bits,
     network_statistics,
     possible_ends,
@@ -28,6 +29,7 @@ from diffusion_lab.diffusion.statistics import smoothed
 from diffusion_lab.diffusion.streams import START, STATISTICS
 from diffusion_lab.models.base import Denoised, GenerativeModel
 
+_MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
 _LOUDEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
 
 
@@ -61,6 +63,14 @@ class MeasuredDiffusion(GenerativeModel):
         """Of the full chain, unguided; given the class, with y."""
         noise = _first_draw(seed, indices)
         return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
+
+    def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
+        size = self.process.num_timesteps * x_0[0].numel()
+        if size > _MOST_NUMBERS:
+            raise ValueError(
+                f"variance=analytic_diagonal would keep {size:,} numbers of this model; use variance=analytic"
+            )
+        return dimension_statistics(self.process, self.reverse, x_0, self._known(y), _first_draw(seed, indices))
 
     @property
     def needs_last_steps(self) -> bool:

@@ -148,3 +148,13 @@ def test_optimal_steps_are_refused_where_the_network_says_the_variance(lab):
     assert len(err.strip().splitlines()) == 1
     code, _, err = lab("evaluate", "sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES, "variance=analytic")
     assert code == 0, err
+
+
+@pytest.mark.thorough
+def test_a_variance_by_dimension_is_measured_of_any_model(lab):
+    lab.given("train", *TINY, *STRIDED, "variance=analytic", IMAGES)
+    code, _, err = lab("evaluate", "variance=analytic_diagonal", IMAGES)
+    assert code == 0, err
+    said = variances(lab)
+    bits = {name: said[name]["values"]["bits_per_dim"] for name in ("Analytic", "AnalyticDiagonal")}
+    assert bits["Analytic"] != bits["AnalyticDiagonal"]

@@ -105,7 +105,7 @@ class SigmaPoints(SampleNoise):
         return self
 
     def __call__(self, t: int, like: Tensor) -> Tensor:
-        return torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=like.dtype).reshape(4, 1)
+        return torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=like.dtype).reshape(4, 1).expand_as(like)
 
 
 def steps(t: int, batch: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The variance that was measured is the best one, at every stride."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from diffusion_lab.diffusion import (
     Analytic,
     AnalyticDDIMSampler,
+    AnalyticDiagonal,
     AncestralSampler,
     CosineSchedule,
     DDIMSampler,
@@ -22,7 +24,9 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
     SampleNoise,
+    dimension_statistics,
     network_statistics,
+    step_costs,
     variational_bound,
 )
 
@@ -188,3 +192,39 @@ def test_few_steps_give_gaussian_data_their_width_back(sampler):
     assert float(AncestralSampler(EvenSpacing(4))(process, small, noise.initial((1,)).double(), noise=noise).var()) < (
         0.8 * DATA.std**2
     )
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(40), LogSNRSchedule(40), EDMSchedule(40)], ids=str)
+def test_of_axis_aligned_data_the_diagonal_variance_is_the_optimal_one_and_its_bound_the_entropy(schedule):
+    data = GaussianData(torch.tensor([0.2, -0.1, 0.0]).double(), torch.tensor([0.5, 0.05, 1.3]).double())
+    process, x_0 = GaussianDiffusion(schedule), SigmaPoints.x_0(data)
+    asked = (process, reverse_of(process, data=data), x_0, None, SigmaPoints())
+    rows, sums = network_statistics(*asked), dimension_statistics(*asked)
+    statistics = NetworkStatistics(
+        **{name: values.mean(dim=0) for name, values in rows.items()},
+        **{name: values.sum(dim=0) / len(x_0) for name, values in sums.items()},
+    )
+    torch.testing.assert_close(statistics.eps_square_by_dimension.mean(dim=1), statistics.eps_square)
+    diagonal, snr = AnalyticDiagonal(statistics), float(process.snr(steps(40, 1)))
+    entropy = (2 * math.pi * math.e * data.std.square()).log2().mean() / 2
+    known_at_the_end = (1 + snr * data.std.square()).log2().mean() / 2  # I(x_0; x_T)
+    for num_steps in (1, 2, 7, 40):
+        chain = process.respace(EvenSpacing(num_steps)(process))
+        for t in range(1, num_steps + 1):
+            signal, noise = chain.pair(steps(t, 1))
+            of_x_0 = chain.signal(steps(t - 1, 1)) * chain.beta(steps(t, 1)) / noise.square()
+            expected = chain.beta_tilde(steps(t, 1)) + of_x_0.square() * data.variance_of_x_0_given_x_t(signal, noise)
+            found = diagonal.log_variance(chain, x_0[:1], steps(t, 1), None)
+            torch.testing.assert_close(found, expected.log()[None], rtol=0, atol=1e-6)
+        reverse = reverse_of(process, diagonal, data)
+        bound = variational_bound(chain, reverse, x_0, num_levels=None, noise=SigmaPoints())
+        left = float(entropy - known_at_the_end)
+        assert float((bound.bits_per_dim - bound.prior).mean()) == pytest.approx(left, abs=1e-6)
+
+
+def test_a_table_of_all_strides_refuses_a_variance_by_dimension():
+    process = GaussianDiffusion(CosineSchedule(4))
+    table = torch.ones(4, dtype=torch.float64)
+    diagonal = AnalyticDiagonal(NetworkStatistics(table, table, eps_square_by_dimension=table[:, None]))
+    with pytest.raises(ValueError, match=r"^sampler/spacing=optimal: AnalyticDiagonal .*; use variance=analytic$"):
+        step_costs(process, diagonal.statistics, torch.ones(4, 24).double(), diagonal)
