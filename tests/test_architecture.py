@@ -34,7 +34,18 @@ ORDER = [
     "models",
     "callbacks",
 ]
-ORDER += ["evaluation", "interop", "sweeps", "pruning", "report", "from_config", "doctor", "commands", "library"]
+ORDER += [
+    "evaluation",
+    "interop",
+    "sweeps",
+    "pruning",
+    "report",
+    "from_config",
+    "doctor",
+    "demo",
+    "commands",
+    "library",
+]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -59,6 +59,7 @@ def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[
         steps = ""
     return [
         (f"diffusion-lab sample{named}", "draw 64 samples"),
+        (f"diffusion-lab demo{named}", "move its sampler, steps and seed in your browser"),
         (f"diffusion-lab evaluate{named}{steps}", "score it" + (" with ten sampling steps" if steps else "")),
         ("diffusion-lab train -m schedule=linear,cosine seed=1,2", "a sweep: compare two schedules"),
         *(
