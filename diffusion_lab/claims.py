@@ -43,7 +43,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Claim:
-    """The newest number. holder: None where nobody holds the folder, or it has not said yet who it is.
+    """The newest number. holder: None where no process holds the folder, or where it has not written its name yet.
 
     released: it has let go. beat: changes with each heartbeat.
     """

@@ -121,7 +121,7 @@ class Code:
             yield Node(name, ".".join(chain))
         elif not module.readable:
             yield Node(name, "")
-        elif not chain:  # a module as an object may be asked for anything
+        elif not chain:  # any attribute of a module object may be used
             yield from (Node(name, defined) for defined in module.definitions)
         elif chain[0] in module.definitions or chain[0] in module.aliases:
             yield from self._lead(module, chain, {}, seen)

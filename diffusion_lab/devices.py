@@ -1,4 +1,4 @@
-"""The devices of this machine that a command may use, and how many of them a job asks for.
+"""The devices of this machine that a command may use, and how many of them a job requests.
 
 Found without touching a GPU: a process that has initialised CUDA cannot fork any more, and holds memory on its first GPU.
 """
@@ -49,7 +49,7 @@ def num_cores() -> int:
 
 @dataclass(frozen=True)
 class Request:
-    """What trainer.accelerator and trainer.devices ask for on a machine: GPUs or processes of its CPU, one a device.
+    """What trainer.accelerator and trainer.devices request on a machine: GPUs, or processes of its CPU, one per device.
 
     indices: which of the GPUs that are visible, where a list says it. everything: all that there is was asked for.
     """
@@ -67,7 +67,7 @@ class Request:
 def requested(
     accelerator: str, devices: int | str | Sequence[int] | None, gpus: Sequence[str], prefix: str = "trainer."
 ) -> Request:
-    """What the two options ask of a machine with these GPUs. ValueError, in one sentence, for what it does not have.
+    """What the two options request on a machine with these GPUs. ValueError, in one sentence, for what it does not have.
 
     accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None, which are all GPUs
     and on a CPU one process; or a list of indices. `prefix` stands before both names on the command line.

@@ -74,7 +74,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Clear away what processes that were killed while writing left behind. Only for who holds the folder."""
+    """Clear away what processes that were killed while writing left behind. Call it only while you hold the folder."""
     for staged in staged_in(folder):
         staged.unlink(missing_ok=True)
 

@@ -43,7 +43,7 @@ def hold(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Callable[[], None]]:
-    """The block runs while nobody else holds `folder`, which is made if it is missing.
+    """The block runs while no other process holds `folder`, which is made if it is missing.
 
     Where somebody does, `waiting` is called once with the holder (None: it has not said yet who it is), then this waits until
     it lets go or is dead; `waiting` may raise instead. OSError if the folder cannot be written.
@@ -120,7 +120,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _take(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | None:
-    """The number of our claim; None: somebody else holds the folder. Makes a folder anew that its last holder has removed."""
+    """The number of our claim; None: another process holds the folder. Makes the folder again if its last holder has removed it."""
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):
             return _try(lock, folder, me, silence)

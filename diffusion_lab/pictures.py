@@ -1,4 +1,4 @@
-"""Samples as a person looks at them: a grid of images, a scatter of points, an animation from x_T to x_0."""
+"""Samples as pictures: a grid of images, a scatter of points, an animation from x_T to x_0."""
 
 from __future__ import annotations
 

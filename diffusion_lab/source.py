@@ -1,4 +1,4 @@
-"""What one Python file says, read from its syntax tree: what it defines, what it imports, which names a piece of it uses."""
+"""One Python file, from its syntax tree: what it defines, what it imports, which names a piece of it uses."""
 
 from __future__ import annotations
 

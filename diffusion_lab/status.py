@@ -26,7 +26,7 @@ RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 
 @dataclass(frozen=True)
 class Status:
-    """state: running, done, failed, or interrupted (it goes on when it is started again); absent: never started.
+    """state: running, done, failed, or interrupted (it resumes when it is started again); absent: never started.
 
     step of steps: how far; None where nothing is counted. reason: one sentence why it failed or was interrupted.
     started, updated: seconds since 1970.

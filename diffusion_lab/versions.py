@@ -1,4 +1,4 @@
-"""Which versions a number was made with. Imports none of the packages that it asks about."""
+"""Which versions a number was made with. Imports none of these packages."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

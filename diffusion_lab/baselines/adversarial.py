@@ -1,4 +1,4 @@
-"""What a discriminator D and a generator G want of each other, and what keeps D's slope in check.
+"""The losses of a discriminator D and a generator G, and the penalties that bound D's slope.
 
     non-saturating   L_D = E softplus(−D(x)) + E softplus(D(G(z)))       L_G = E softplus(−D(G(z)))    Goodfellow et al. 2014
     hinge            L_D = E max(0, 1 − D(x)) + E max(0, 1 + D(G(z)))    L_G = −E D(G(z))              Miyato et al. 2018, eq. 16
@@ -40,7 +40,7 @@ class AdversarialLoss(ABC):
         """L_G, whose mean G minimises; fake: D(G(z))."""
 
     def accuracy(self, real: PerSample, fake: PerSample) -> tuple[Tensor, Tensor]:
-        """The shares of real and of fake samples that D takes for what they are: D(x) > 0, D(G(z)) < 0. At 1/2 it guesses."""
+        """The shares of real and of fake samples that D classifies correctly: D(x) > 0, D(G(z)) < 0. At 1/2 it guesses."""
         return (real > 0).double().mean(), (fake < 0).double().mean()
 
 
@@ -117,7 +117,7 @@ class Regularizer(ABC):
         """What a slope costs, ‖∇D‖² given."""
 
     def __call__(self, critic: Critic, real: Images, fake: Images, u: PerSample, batch: int) -> PerSample | None:
-        """What is added to L_D at batch number `batch`, already × `every`; None where nothing is due. Differentiable in D."""
+        """What is added to L_D at batch number `batch`, already × `every`; None in the batches between. Differentiable in D."""
         points = self.where(real, fake, u) if batch % self.every == 0 else None
         return None if points is None else self.every * self.penalty(squared_slope(critic, points))
 

@@ -126,7 +126,7 @@ class InvertibleConv(Transform):
 
 
 class AffineCoupling(Transform):
-    """z_a = x_a,  z_b = (x_b − t)·e^{−s}: any network of x_a may say t and s, for it is never inverted.
+    """z_a = x_a,  z_b = (x_b − t)·e^{−s}: any network of x_a may compute t and s, because it is never inverted.
 
     conditioner(x_a, e) -> [t, raw s] along the channels, of twice as many channels as x_b; x_a are the first `kept`, None: ⌊C/2⌋.
     s = bound·tanh(raw/bound): a factor stays within e^{±bound}, and so does what a rounding error can grow by.

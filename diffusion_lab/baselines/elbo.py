@@ -20,7 +20,7 @@ Latents = Float[Tensor, "b *latent"]
 
 
 def rate(posterior: Gaussian) -> Latents:
-    """KL(q(z|x) ‖ N(0, I)), in nats per latent dimension, ≥ 0; its sum is what z tells about x."""
+    """KL(q(z|x) ‖ N(0, I)), in nats per latent dimension, ≥ 0; its sum is the information about x in z."""
     return posterior.kl(standard_normal_like(posterior))
 
 

@@ -1,4 +1,4 @@
-"""How far may a picture be from what a decoder says? p(x|z), read off the decoder's output.
+"""p(x|z), the likelihood of an image, from the output of a decoder.
 
 A likelihood says how many outputs a channel it needs, and so sizes the network. Given z, all dimensions are independent.
 """

@@ -20,7 +20,7 @@ class NotFiniteError(RuntimeError):
 
 
 class _Step(NamedTuple):
-    """A step that nobody has looked at yet. finite: bool, on the device. t, losses: of each sample, where the model says them."""
+    """A step that was not checked yet. finite: bool, on the device. t, losses: of each sample, where the model returns them."""
 
     finite: Tensor
     step: int
@@ -115,7 +115,7 @@ class SkipNotFinite(Callback):
 
 
 def _where(step: _Step) -> str:
-    """ ", t = …" for a diffusion model, whose training step says which losses belong to which t."""
+    """ ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
     if step.t is None:
         return ""
     t = step.t[~torch.isfinite(step.losses)].unique().tolist()

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGUSR1, SIGUSR2 ask training to save and to end; a second one ends it at once.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it at once.
 
 Our own, because Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock in its handler when ranks talk
 there, and under Slurm takes no signal that already has a handler, as submitit's do. Here a handler only sets a flag.
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class InterruptedTraining(BaseException):
-    """A signal ended training after it had saved; the message says how to go on."""
+    """A signal ended training after it had saved; the message says how to resume."""
 
     def __init__(self, signum: int, said: str) -> None:
         super().__init__(said)
@@ -25,7 +25,7 @@ class InterruptedTraining(BaseException):
 
 
 class Interruption:
-    """`signum`: the signal that asked training to end, or None. Of another rank too, once `Saving` has agreed on it."""
+    """`signum`: the signal that ended training, or None. A signal of another rank counts too, once `Saving` has agreed on it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None

@@ -24,7 +24,7 @@ _LONGEST_VALUE, _MOST_PARAMS = 500, 100  # of what MLflow takes at a time
 
 
 class MLflow(Tracker):
-    """One run for each training, each score and each report; a training goes on under its own id, which lies in its folder.
+    """One run for each training, each score and each report; a resumed training keeps its run, whose id is in its folder.
 
     experiment: where runs are filed. folder: of the database and the files, unless MLFLOW_TRACKING_URI names a server. ValueError
     where MLflow is not installed.

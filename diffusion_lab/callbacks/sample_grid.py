@@ -19,7 +19,7 @@ from diffusion_lab.runs.models import grid_file
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that draws nothing has none.
+    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that generates no samples has none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""resume.ckpt, what training goes on from: when it is written, how, and which one is good.
+"""resume.ckpt, from which training resumes: when it is written, how, and which one is intact.
 
 Our own writer, because Lightning 2.6 stages a checkpoint in the temporary folder and moves it, which across file systems is
 a copy that a crash or a full disk can cut; and our own callback, because ModelCheckpoint knows no signals.
@@ -41,7 +41,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Saving(Checkpoint):
-    """Saves every so many steps, every so many minutes, and when a signal asks; after a signal training ends.
+    """Saves at intervals of steps and of minutes, and at a signal; after a signal training ends.
 
     It must come last, so that it sees the state of a step that is over. Lightning moves a `Checkpoint` behind all other callbacks.
     A checkpoint of a training that something else has ended at this very step ends it again when it is loaded.
@@ -165,7 +165,7 @@ def _validates_next(trainer: Trainer) -> bool:
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
-    """What any rank says, all ranks do: clocks differ, and a signal may reach one of them."""
+    """If one rank decides to save, all ranks save: clocks differ, and a signal may reach only one of them."""
     if trainer.world_size == 1:
         return late, signum
     said = torch.tensor([int(late), signum], device=trainer.strategy.root_device)

@@ -1,4 +1,4 @@
-"""A step that is taken back on the device: for a host that would have to wait to know whether to take it.
+"""A step that is undone on the device, so that the host does not wait to decide whether to take it.
 
 θ ← θ_new where the gradients are finite, θ_old elsewhere, and so for all that the optimizer remembers.
 """

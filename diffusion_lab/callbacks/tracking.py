@@ -38,7 +38,7 @@ _LONGEST_NAME = 128  # of an artifact
 
 @dataclass(frozen=True)
 class About:
-    """What a tracker is told of a training, a score or a report.
+    """The description of a training, a score or a report for a tracker.
 
     name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
     group: the sweep that asked for it, if one did. tags: the user's, and the choices, as schedule=cosine. config: the whole
@@ -98,7 +98,7 @@ class TensorBoard(Tracker):
 
 
 class TrainingsOnly(Tracker):
-    """Any of Lightning's loggers: each of them knows how to show a training, and has no place for the rest."""
+    """Any of Lightning's loggers. They log trainings only, not scores or reports."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -118,7 +118,7 @@ class TrainingsOnly(Tracker):
 
 
 class WeightsAndBiases(Tracker):
-    """One run for each training, each score and each sweep's reports; it goes on under its own id, which lies in its folder.
+    """One run for each training, each score and each sweep's reports; its id is in its folder, so a resumed training keeps its run.
 
     project, entity: where runs are filed; entity None: the account's own. ValueError where W&B would ask for an account.
     """
@@ -203,7 +203,7 @@ class WeightsAndBiases(Tracker):
 
 
 def read_id(file: Path) -> str:
-    """The id of a run. ValueError for what W&B or a path could take for something else: the folder may be somebody else's."""
+    """The id of a run. ValueError for text that W&B or a path could misread, because the folder may come from somebody else."""
     written = inside(file.parent, file).read_text(errors="replace")
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
         raise ValueError(f"{file} does not contain a run id; remove it to start a new run")

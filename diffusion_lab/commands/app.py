@@ -39,7 +39,7 @@ def run(command: str, options: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def task(cfg: DictConfig) -> Any:
-        """One job. In a sweep an error is left to Hydra, which says which job it was and goes on with the next."""
+        """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
         look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
             _drop_leftovers(cfg)
@@ -67,7 +67,7 @@ def run(command: str, options: list[str]) -> int:
             return int(stop.code or 0)  # Hydra's own, after --help
         print(f"diffusion-lab {command}: {stop.code}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # nobody reads on: no mistake, and nothing to say it to
+    except BrokenPipeError:  # the reader is gone: no mistake of the user
         raise
     except Exception as error:
         GlobalHydra.instance().clear()  # a hint may have to compose the config again

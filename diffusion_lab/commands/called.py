@@ -44,7 +44,7 @@ def found(model_dir: str | Path | None, outputs: str | Path) -> ModelDirectory:
 
 
 class Loaded:
-    """The last model of a directory that was built; built anew where other choices are named."""
+    """The last model of a directory that was built; built again where other choices are named."""
 
     def __init__(self, directory: ModelDirectory, config_dir: str | Path | None) -> None:
         self.directory, self._asked, self._model = directory, None, None

@@ -20,7 +20,7 @@ __all__ = ["completed", "run"]
 
 
 def run(cfg: DictConfig) -> None:
-    """Cancel this sweep's own jobs and say which; a command that waits for it submits nothing more."""
+    """Cancel this sweep's own jobs and print them; a command that waits for the sweep submits nothing more."""
     sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
     folder, logs = Path(cfg.jobs), sweep.jobs.resolve()
     own = {

@@ -55,7 +55,7 @@ def _own_entity() -> str:
 
 @contextmanager
 def _asking_wandb() -> Iterator[None]:
-    """What W&B says no to, or does not answer, is a sentence; its errors are of many kinds, which share no class."""
+    """An error of W&B becomes one sentence; its errors share no class."""
     import wandb
 
     try:

@@ -16,7 +16,7 @@ _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others 
 
 
 def _commands() -> dict[str, str]:
-    """Name -> what it does. A command is a module here with conf/NAME.yaml; its first line says what."""
+    """Name -> what it does. A command is a module here with conf/NAME.yaml; its first line describes it."""
     found = {}
     for config in CONF.glob("*.yaml"):
         module = Path(__file__).with_name(f"{config.stem}.py")

@@ -29,7 +29,7 @@ def completed(options: list[str]) -> list[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """List, and remove if asked."""
+    """List, and remove with remove=true."""
     wanted = [str(kind) for kind in cfg.what] if isinstance(cfg.what, ListConfig) else [str(cfg.what)]
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
-    """What nothing needs, by kind, and sentences on what stays because nobody can tell."""
+    """What is not needed, by kind, and a sentence on everything that is kept because this is not known."""
     for _ in range(_TRIES):
         try:
             found = find(outputs, is_current)
@@ -73,7 +73,7 @@ def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]
 
 
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
-    """A table that is as wide as its paths: somebody may want to copy them."""
+    """A table that is as wide as its paths, so that they can be copied."""
     rows = [("size", f"in {outputs}", "why it is not needed")]
     rows += [(_size([one]), str(one.path.relative_to(outputs)), one.why) for one in unused]
     rows.append((_size(unused), "in all", ""))

@@ -31,7 +31,7 @@ def completed(options: list[str]) -> list[str]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Print the table, warn where it is due, write schedule.png and forward.png into the folder `to`."""
+    """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
     import torch
 
     from diffusion_lab.diffusion import GaussianDiffusion

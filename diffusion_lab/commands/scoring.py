@@ -103,7 +103,7 @@ def score_once(
 def _cost(
     directory: ModelDirectory, training: Mapping[str, Any], weights: str, guided_by: Iterable[float | str]
 ) -> tuple[TrainingCost, dict[str, str]]:
-    """What training had taken when it had these weights, and what the protocol says of them.
+    """The cost of training up to these weights, and their entry in the protocol.
 
     guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
     """

@@ -44,7 +44,7 @@ def sweep(
     dry_run: bool,
     wait: bool,
 ) -> None:
-    """Plan, say what will be done, and do it. RunError with the number of failures if there are any."""
+    """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)
@@ -118,7 +118,7 @@ class _Launches:
         return self.keeps_order and self._launcher.queue().holds_back
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
-        """What the jobs ask of the queue."""
+        """The resources that the jobs request."""
         return self._launcher.summary(jobs) if self.keeps_order else []
 
     def leave(self, jobs: Sequence[Job]) -> None:

@@ -26,7 +26,7 @@ _LOOKED_AT = 1000  # images of which the shares of the levels are taken
 
 
 class DataError(ValueError):
-    """The data cannot be used as asked: one sentence that names the option or the path, and what to do."""
+    """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
 class DataModule(LightningDataModule, ABC):
@@ -86,7 +86,7 @@ class DataModule(LightningDataModule, ABC):
         self.prepare()
 
     def train_dataloader(self) -> "Batches[Batch]":
-        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or where the attached trainer stands."""
+        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
         self.prepare()
         rank, world_size = self._ranks
         if self.batch_size % world_size:
@@ -195,7 +195,7 @@ class DataModule(LightningDataModule, ABC):
 
 
 class Batches(Generic[T]):
-    """An iterable without length that is opened anew whenever Lightning asks: a training stream goes on where training stands.
+    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
 
     Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
     """

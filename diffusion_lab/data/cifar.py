@@ -33,7 +33,7 @@ class CIFAR(InMemoryDataModule):
     @property
     @abstractmethod
     def _published(self) -> type[datasets.CIFAR10]:
-        """torchvision's class, which knows the files and their MD5s."""
+        """torchvision's class, which lists the files and their MD5s."""
 
     def missing(self) -> str | None:
         wrong = self._first_wrong()

@@ -1,4 +1,4 @@
-"""Images that somebody gave, as the data set whose only split they are."""
+"""Given images as a data set with one split."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from diffusion_lab.data.memory import InMemoryDataModule, Split
 
 
 class OneSet(InMemoryDataModule):
-    """The images, perhaps none, are the split `train`; nothing is held out, and nobody says their classes.
+    """The images, perhaps none, are the split `train`; nothing is held out, and they have no classes.
 
     levels: uint8 or uint16 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
     """

@@ -1,4 +1,4 @@
-"""Files of a published data set: there, and byte for byte what was published, or one sentence that says what to do."""
+"""Files of a published data set: checked byte for byte, or one sentence that says what to do."""
 
 from collections.abc import Iterable
 from pathlib import Path

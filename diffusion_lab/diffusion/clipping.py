@@ -15,7 +15,7 @@ class Clipping(ABC):
 
     @abstractmethod
     def __call__(self, x_0: Images) -> Images:
-        """What stands in for a guess x̂_0; the same tensor where nothing is changed."""
+        """The clipped x̂_0; the same tensor where nothing is changed."""
 
     def in_range(self, x: Images) -> Images:
         """A finished sample, brought into the range of the data."""

@@ -66,7 +66,7 @@ class Worse:
 
 
 class Asked(NamedTuple):
-    """What a reverse process is asked about, in the order of its arguments: x_t at t of a process, of class y."""
+    """The arguments of a reverse process, in their order: x_t at t of a process, of class y."""
 
     process: GaussianDiffusion
     x_t: Images
@@ -96,7 +96,7 @@ class Guidance(ABC):
         """The guided look. worse: None where it is the model itself."""
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
-        """Network evaluations that one look at t (1,) takes, where there is a label."""
+        """Network evaluations that one step at t (1,) takes, where there is a label."""
         return 1
 
     def acts(self, process: GaussianDiffusion, t: Steps) -> Acts:
@@ -138,7 +138,7 @@ class Unguided(Guidance):
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
-    """output = output(∅) + s·(output(y) − output(∅)), Σ from the branch that knows y (Ho & Salimans 2022, eq. 6).
+    """output = output(∅) + s·(output(y) − output(∅)), Σ from the branch with y (Ho & Salimans 2022, eq. 6).
 
     At a given x_t every prediction is an affine map of ε with the same offset in both branches, and the weights 1 − s and s add
     up to 1: combining raw outputs *is* combining ε̂, x̂_0 or v̂. Clipping comes after.

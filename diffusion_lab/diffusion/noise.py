@@ -116,7 +116,7 @@ Noise = Callable[[int, Images], Images]  # (key of a step, like) -> ε; a Sample
 
 @dataclass(frozen=True)
 class StepNoise:
-    """The noise of one step: like -> ε, the same at each call. A step rule gets it from the loop and knows no keys."""
+    """The noise of one step: like -> ε, the same at each call. A step rule gets it from the loop, which holds the keys."""
 
     noise: Noise
     key: int

@@ -83,7 +83,7 @@ class SigmoidWeighting(WeightedStart):
 
 @dataclass(frozen=True)
 class ErrorOf(WeightedStart):
-    """The squared error of what `prediction` would have the network say weighs 1, whatever the network does say.
+    """The squared error of what `prediction` predicts has weight 1, whatever the network predicts.
 
     Of PredictEDM(s) this is EDM's λ(σ) = (σ² + s²)/(σ·s)² on the error of x̂_0, there for α = 1 (Karras et al. 2022, table 1).
     """

@@ -1,4 +1,4 @@
-"""What does the network predict? a·x_0 + b·ε, and together with x_t = α·x_0 + σ·ε that says both x_0 and ε:
+"""What does the network predict? a·x_0 + b·ε, and together with x_t = α·x_0 + σ·ε this determines x_0 and ε:
 
     x̂_0 = (b·x_t − σ·output)/(α·b − σ·a),   ε̂ = (α·output − a·x_t)/(α·b − σ·a)
 

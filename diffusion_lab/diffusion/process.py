@@ -202,7 +202,7 @@ class GaussianDiffusion:
     # ---- times -------------------------------------------------------------------------------------------------------
 
     def shown(self, t: Times) -> Times:
-        """What the network sees at t: time − 1, the 0-based index of the step in the original chain, or what the schedule says.
+        """What the network sees at t: time − 1, the 0-based index of the step in the original chain, or what the schedule defines.
 
         t = 0 has no step back: a CPU refuses it with a sentence; a GPU, which nothing here waits for, gets NaN from the posterior.
         """

@@ -21,7 +21,7 @@ from .variances import Variance
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """One look at x_t.
+    """The result of one evaluation at x_t.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ class Sampler(ABC):
         """
 
     def looks(self, num_steps: int) -> list[int]:
-        """The t at which the reverse process is asked along a chain of num_steps steps, in order."""
+        """The t at which the reverse process is evaluated along a chain of num_steps steps, in order."""
         return list(range(num_steps, 0, -1))
 
     def __call__(
@@ -171,7 +171,7 @@ class DDIMSampler(Sampler):
 
 @dataclass(frozen=True)
 class AnalyticDDIMSampler(DDIMSampler):
-    """x_s as DDIM's, with as much noise more as Σ_θ says that x_0 is unknown (Bao et al. 2022, "Analytic-DPM", theorem 1).
+    """x_s as DDIM's, with additional noise from the uncertainty of x_0 under Σ_θ (Bao et al. 2022, "Analytic-DPM", theorem 1).
 
         λ² = η²·β̃_t,  Var = (Σ_θ − β̃_t)/(α_s·σ²_ts/σ_t²)²,  σ² = λ² + (α_s − √(σ_s² − λ²)·α_t/σ_t)²·Var
 
@@ -202,7 +202,7 @@ class AnalyticDDIMSampler(DDIMSampler):
 
 
 def look_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
-    """p_θ(x_s|x_t), all samples at one step, which the process then knows without asking a device."""
+    """p_θ(x_s|x_t), all samples at one step, which the process then knows without a copy from the device."""
     steps = full(t, x_t)
     return reverse(process.at(steps, everywhere=t), x_t, steps)
 

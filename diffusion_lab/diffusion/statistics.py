@@ -1,4 +1,4 @@
-"""How large is what the network says, and how wrong, at each t of the chain it was trained on? One pass over images tells.
+"""Size and error of the network's prediction at each t of the chain that it was trained on, from one pass over images.
 
     E‖ε̂(x_t, t)‖²/D        and        E‖x_0 − x̂_0(x_t, t)‖²/D,        x_t ~ q(x_t|x_0)
 

@@ -170,7 +170,7 @@ def _kl(chains: TwoSteps, log_variance: PerSample, x_0_mse: float) -> PerSample:
 
 
 def _log_variance(variance: Variance, process: GaussianDiffusion, step: int, size: int) -> PerSample:
-    """log Σ of a step of each of so many chains, where it does not depend on what the network says."""
+    """log Σ of a step of each of so many chains, where it does not depend on the network's output."""
     x_t = torch.zeros(size, 1, dtype=torch.float64)
     found = variance.log_variance(process, x_t, full(step, x_t), torch.full_like(x_t, torch.nan))
     if found.isnan().any():

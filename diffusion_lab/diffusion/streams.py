@@ -1,4 +1,4 @@
-"""Which random numbers of a seed are for what: the keys that `derive_seed` and `fork` take, each an independent stream.
+"""The random streams of a seed: the keys that `derive_seed` and `fork` take, each an independent stream.
 
 Keys that meet under one seed differ. What has drawn keeps its number, or the same seed would draw something else.
 """

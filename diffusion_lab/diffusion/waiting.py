@@ -1,8 +1,8 @@
-"""Does looking cost anything? On a GPU the host runs ahead of the work, and a look at one value waits for all of it."""
+"""Whether reading a value makes the host wait. On a GPU the host runs ahead, and reading one value waits for all queued work."""
 
 from torch import Tensor
 
 
 def at_hand(values: Tensor) -> bool:
-    """Whether the host can look at them without waiting for a device: they lie in its own memory."""
+    """Whether the host can read them without waiting for a device, because they are in its own memory."""
     return values.device.type == "cpu"

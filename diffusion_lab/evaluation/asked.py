@@ -1,4 +1,4 @@
-"""Which samples a score asks for: all that decides them, under which they are kept."""
+"""Which samples a score needs: everything that decides them, which is the key they are stored under."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_asked(
     progress: Progress,
     anew: bool,
 ) -> list[Drawn] | None:
-    """The samples that the settings ask for, of the weights that the model has now, as each set of features sees them."""
+    """The samples of these settings, from the current weights of the model, for each set of features."""
     data = references[0].data
     prior = references[0].class_prior(settings.reference_split) if model.num_classes is not None else None
     stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision)

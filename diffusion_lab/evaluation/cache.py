@@ -1,4 +1,4 @@
-"""Tensors that were expensive, in a file that is believed only if it is whole and belongs to the question asked."""
+"""Expensive tensors in a file that is used only if it is intact and has the right key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_lab.files import write_whole
 
 
 def write_tensors(path: Path, key: str, tensors: Mapping[str, Tensor], facts: str = "") -> None:
-    """CPU tensors and a text about them, whole or not at all; `key` says which question they answer."""
+    """CPU tensors and a text about them, written whole or not at all; `key` says what was computed."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, save(tensors, metadata={"key": key, "facts": facts, "sha256": digest(tensors, facts)}))
 

@@ -1,4 +1,4 @@
-"""Does a conditional model draw what it was asked for, and each class as well as the others?"""
+"""Does a conditional model generate the class that it is given, and every class equally well?"""
 
 from __future__ import annotations
 

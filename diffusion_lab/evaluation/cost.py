@@ -14,7 +14,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What training took, as the model directory records it. seconds: None where the weights of an earlier moment do not say."""
+    """What training took, as the model directory records it. seconds: None where it was not recorded."""
 
     steps: int
     seconds: float | None
@@ -52,7 +52,7 @@ class Stopwatch:
 
 
 def counted(laps: Sequence[Lap]) -> list[Lap]:
-    """The batches that tell the cost: not the first of a process, where there are others."""
+    """The batches from which the cost is measured: not the first of a process, if there are others."""
     return [lap for lap in laps if not lap.first] or list(laps)
 
 

@@ -1,4 +1,4 @@
-"""Which classes a model draws: what a collapsed one leaves out, whether or not it was asked for classes."""
+"""Which classes a model generates, conditional or not: a collapsed model misses some."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffusion_lab.diffusion.bits import in_bits
 
 
 def class_coverage(taken_for: Tensor) -> tuple[float, float]:
-    """(number of classes that some image is taken for, entropy of their shares in bits); taken_for int64 (n,).
+    """(number of classes that some image is assigned to, entropy of their shares in bits); taken_for int64 (n,).
 
     The entropy of K classes drawn alike is log2(K), and 0 where one is drawn alone. A stray image makes a class present; the
     entropy hardly notices it.

@@ -1,4 +1,4 @@
-"""What the numbers of a metrics.json mean: as it says itself or, where older code wrote it, as the metrics of that time say."""
+"""What the numbers of a metrics.json mean: from the file itself or, for files of older code, from the metrics of that time."""
 
 from __future__ import annotations
 

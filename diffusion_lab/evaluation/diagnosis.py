@@ -1,4 +1,4 @@
-"""Which part of the chain makes the error? Curves by log SNR of a trained model, on images that it should know how to draw."""
+"""Which part of the chain makes the error? Curves by log SNR of a trained model, on images that it should be able to generate."""
 
 from __future__ import annotations
 

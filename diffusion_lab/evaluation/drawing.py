@@ -1,4 +1,4 @@
-"""Draw what is not drawn yet, look at it, and put all of it together."""
+"""Draw the samples that are missing, compute their features, and join them all."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Drawn(Samples):
         }
 
     def peak_memory_mib(self) -> float | None:
-        """The largest of any process that drew; None where the system does not tell."""
+        """The largest of all processes that drew; None where the system does not report it."""
         peaks = [effort.peak_memory_mib for effort in self.efforts]
         return None if None in peaks else max(peaks)
 

@@ -1,4 +1,4 @@
-"""What a Fréchet distance looks at: images in, feature vectors out. The name of the features is part of the name of the number."""
+"""The features of a Fréchet distance: images in, vectors out. The name of the features is part of the name of the number."""
 
 import hashlib
 import math
@@ -30,7 +30,7 @@ class Features(nn.Module, ABC):
 
     @abstractmethod
     def check(self, shape: Sequence[int]) -> None:
-        """ValueError, in one sentence, if these features cannot look at data of this shape, (C, H, W) or (D,)."""
+        """ValueError, in one sentence, if these features do not work for data of this shape, (C, H, W) or (D,)."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Features(nn.Module, ABC):
         return None
 
     def classes(self, vectors: Tensor) -> Tensor | None:
-        """vectors (B, dim) -> the class of the data that each is taken for, int64 (B,); None: these features know no classes."""
+        """vectors (B, dim) -> the predicted class of each, int64 (B,); None: these features have no classes."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Images that somebody else made as what samples come from: nothing is drawn, and no model is known."""
+"""Images that somebody else made, as a source of samples. Nothing is drawn, and there is no model."""
 
 from __future__ import annotations
 

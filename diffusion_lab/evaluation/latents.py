@@ -18,7 +18,7 @@ PAIRS = 32  # test images, each beside its reconstruction
 
 @torch.no_grad()
 def latent_pictures(model: GenerativeModel, data: DataModule, seed: int) -> tuple[Tensor, Tensor | None]:
-    """(interpolation, reconstructions), float32 on the CPU. A conditional model is told the classes.
+    """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
 
     interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS test images, each followed by the image of its

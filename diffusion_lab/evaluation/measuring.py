@@ -1,4 +1,4 @@
-"""One pass over training images: what a network's output and its error are at each t, measured once for all who ask.
+"""One pass over training images: a network's output and its error at each t, measured once and stored.
 
 A shard, which is a fixed range of images, is the same whoever measures it and when. So a pass that was stopped goes on at the first
 shard that is missing, ranks share the shards out, and whoever finds another one at the same pass waits for it.
@@ -31,7 +31,7 @@ Measure = Callable[
     [Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]
 ]  # (x_0, y, seed, indices) -> (B, …) by name
 SHARD_IMAGES = 32  # images at a time
-SEED = 0  # of the noise: the same for all who ask
+SEED = 0  # of the noise: always the same
 RECIPE = 2  # raise it when the same key would give other numbers
 
 
@@ -55,7 +55,7 @@ def measure_once(
     about: str,
     progress: Progress | None = None,
 ) -> Measured:
-    """What `measure`, a method of the model, says of training images, on average, with the weights called so.
+    """The mean over training images of `measure`, a method of the model, with the weights of this name.
 
     num_images: so many, or as many as there are. identity: what decides the numbers beside weights and images: how the model was
     built, and the code; facts: what else does, as plain JSON. about: of model and weights, in words. Where several ranks call it,

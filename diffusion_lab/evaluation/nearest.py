@@ -1,4 +1,4 @@
-"""Which training image is the nearest to each sample, in pixels and in features? One pass over the training images tells."""
+"""The training image nearest to each sample, in pixels and in features, from one pass over the training images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of several processes this is, if there are several: torch.distributed, where somebody has started it."""
+"""Which of several processes this is, if there are several: torch.distributed, where it was started."""
 
 import time
 from collections.abc import Callable, Iterator

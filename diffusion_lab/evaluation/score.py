@@ -66,7 +66,7 @@ def score(
 
 
 def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data: DataModule) -> list[Measure]:
-    """All that these metrics may measure. ValueError if the features cannot look at the data, or two numbers have one name."""
+    """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
     for part in features:
         part.check(data.shape)
     measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]

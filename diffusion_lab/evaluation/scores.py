@@ -38,7 +38,7 @@ class Scores:
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
-        """A finite value is kept; instead of any other stands the reason."""
+        """A finite value is kept; any other is replaced by the reason."""
         if value is not None and isfinite(value):
             self.values[name] = value
         else:

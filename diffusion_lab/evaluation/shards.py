@@ -77,6 +77,6 @@ class SampleStore:
         write_tensors(self.path(indices), self.key, tensors, json.dumps(asdict(shard.effort)))
 
     def clear(self) -> None:
-        """Everything is to be drawn anew."""
+        """Everything is to be drawn again."""
         for path in shard_files(self.folder):
             path.unlink(missing_ok=True)

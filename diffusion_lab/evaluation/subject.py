@@ -1,4 +1,4 @@
-"""What a metric may look at: the samples and real images as each set of features sees them, and what the samples come from."""
+"""What a metric may use: the features of samples and of real images, and the source of the samples."""
 
 from __future__ import annotations
 

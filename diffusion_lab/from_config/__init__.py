@@ -1,4 +1,4 @@
-"""From words to objects: what a composed config says, built, checked and decided. Commands run what comes out.
+"""From a composed config to objects: built, checked and decided. Commands run the result.
 
 Beside `commands` the only place that sees a cfg.
 """

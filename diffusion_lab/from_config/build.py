@@ -1,4 +1,4 @@
-"""From a config to objects. The config says which; the objects get their parts and never see it."""
+"""From a config to objects. The config decides which; the objects get their parts and never see the config."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build_data(cfg: DictConfig) -> DataModule:
 
 
 def state_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError where labels are asked of data without."""
+    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError for conditional=true without classes."""
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
             f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false, or other data "

@@ -47,7 +47,7 @@ def added_callbacks(cfg: DictConfig) -> Added:
 
 
 def ours(cfg: DictConfig, name: str, **more: Any) -> list[Callback]:
-    """Our callback of this name, given what only a training knows; none where the user leaves it out."""
+    """Our callback of this name, with the arguments that only a training has; none where the user leaves it out."""
     node = cfg.callbacks.get(name)
     if node is None:
         return []
@@ -86,14 +86,14 @@ def check_callbacks(added: Added, cfg: DictConfig, model: TrainableModel) -> Non
 
 
 def stopped(added: Added) -> str:
-    """Which of the added callbacks ended training, as a key of the config; all that may have done so if none of them says."""
+    """Which of the added callbacks ended training, as a key of the config; all that may have, if none reports it."""
     reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
     known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]
     return " or ".join(f"callbacks.{name}" for name in known or added)
 
 
 def _check_early_stopping(where: str, monitor: str, first: int, cfg: DictConfig) -> None:
-    """It looks at the end of each validation, and by then what it looks at must have been logged."""
+    """It runs after each validation, and by then its metric must have been logged."""
     every = cfg.val.every_n_steps
     if every < 1:
         raise MistakeError(f"{where} runs after each validation, but val.every_n_steps={every} turns validation off")

@@ -1,4 +1,4 @@
-"""From the options of hydra/launcher=slurm to what one job asks of the cluster."""
+"""From the options of hydra/launcher=slurm to the resources that one job requests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _BUILT = ("variance", "objective")  # to know what they read; the folder may be 
 
 
 def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
-    """Whether the fingerprint of the training in `place`, computed anew, begins with these digits.
+    """Whether the fingerprint of the training in `place`, computed again, begins with these digits.
 
     RunError, in one sentence, where it cannot be computed: it names a module that is not here, or what a file may not hold.
     """

@@ -30,7 +30,7 @@ Load = Callable[..., "GenerativeModel"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """The model in `directory`, built with the choices in `saved`, and what `cfg` asks of it. weights: never "auto"."""
+    """The model in `directory`, built with the choices in `saved`, and the options in `cfg`. weights: never "auto"."""
 
     cfg: DictConfig
     directory: ModelDirectory
@@ -88,7 +88,7 @@ class Drawing:
         return self.model.num_classes if in_turn else None
 
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
-        """The label asked for; without one each class in turn, and for given images, of which nobody said what they show, none."""
+        """The label of the options; without one each class in turn, and none for given images, whose classes are not known."""
         import torch
 
         if self.cfg.label is not None:
@@ -97,7 +97,7 @@ class Drawing:
 
 
 def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
-    """What a config of `sample` asks for, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
+    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
 
     load: builds the model, as `load_model` does.
     """

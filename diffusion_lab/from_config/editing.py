@@ -30,7 +30,7 @@ class Edit:
 
 
 def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit | None:
-    """The one edit that the options ask for, or None. ValueError or MistakeError for what cannot be done.
+    """The one edit that the options choose, or None. ValueError or MistakeError for what cannot be done.
 
     Call it with the weights that are to draw: an interpolation looks at its images at once.
     """

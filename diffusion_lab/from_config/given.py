@@ -1,4 +1,4 @@
-"""From a config to images that somebody else made, as what is scored, and to what they are compared with."""
+"""From a config to given images, which are scored, and to what they are compared with."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Given:
 
 
 def are_given(options: Sequence[str]) -> bool:
-    """Whether options name samples. MistakeError if others ask of a model what only a model has."""
+    """Whether options name samples. MistakeError for options that need a model."""
     named = {option.partition("=")[0].lstrip("+~"): option.partition("=")[2] for option in options}
     if named.get("samples", "null") in ("null", ""):
         return False

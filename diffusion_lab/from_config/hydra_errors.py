@@ -1,4 +1,4 @@
-"""What errors of Hydra and OmegaConf say in their texts and nowhere else. No other file reads these texts."""
+"""Facts that Hydra and OmegaConf give only in the texts of their errors. No other file reads these texts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def missing_reference(error: BaseException) -> str | None:
 
 
 def wrong_kind(error: BaseException) -> str | None:
-    """What is said of a value that cannot become what its option asks for."""
+    """The sentence for a value that cannot be converted to the type of its option."""
     text = str(error)
     return text.splitlines()[0] if "could not be converted" in text or "Cannot convert" in text else None
 

@@ -29,7 +29,7 @@ from diffusion_lab.runs import ModelDirectory
 
 @contextmanager
 def as_value_errors(command: str) -> Iterator[None]:
-    """Around a call from Python: what the command would say of the same mistake is a ValueError."""
+    """Around a call from Python: a mistake is a ValueError with the sentence that the command prints."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A value of the wrong kind, a word for a number, is said before anything is built, with the option that it was given to.
+"""A value of the wrong kind, such as a word for a number, is an error that names the option, before anything is built.
 
 What an option takes stands in one place: for those of a command itself here, for those of an object in the annotations of its
 class.

@@ -1,4 +1,4 @@
-"""How large what is read from a folder may become: a small file can ask for more than any memory holds.
+"""How large what is read from a folder may become: a small file can request more than any memory holds.
 
 Checked before it is made: references before they are resolved, numbers that become tables and images before they are used, and a
 model's parameters, as they are registered, against the file of its weights.

@@ -32,12 +32,12 @@ _EXTRAS = ("hydra/sweeper/optuna", "hydra/launcher/joblib")  # choices that come
 
 
 class MistakeError(Exception):
-    """The user asked for what cannot be done; the message is the sentence."""
+    """A mistake of the user; the message says in one sentence what is wrong."""
 
 
 @contextmanager
 def users_mistakes() -> Iterator[None]:
-    """Around what is built from options: a ValueError in here says what is wrong with them."""
+    """Around code that builds from options: a ValueError in here is a mistake in the options."""
     try:
         yield
     except InterpolationKeyError:  # a ValueError too, but what is wrong is said below
@@ -48,7 +48,7 @@ def users_mistakes() -> Iterator[None]:
 
 @contextmanager
 def out_of_memory(at: str, fix: str) -> Iterator[None]:
-    """Around what needs memory in proportion to the options in `at`: running out of it says so, and how to need less."""
+    """Around what needs memory in proportion to the options in `at`: its error becomes a sentence that says how to need less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -61,7 +61,7 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
 
 @contextmanager
 def lost_process() -> Iterator[None]:
-    """Around what several processes do together: where one of them dies, the others say so."""
+    """Around work of several processes: where one of them dies, the others report it."""
     try:
         yield
     except RuntimeError as error:  # gloo's words for it, and NCCL's
@@ -119,7 +119,7 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
 
 
 def _instantiation(error: InstantiationException) -> str | None:
-    """Options that an object refuses: its own words, and where they stand."""
+    """Options that an object refuses: its own sentence, and the place of the option."""
     where, lost = hydra_errors.place(error), hydra_errors.missing_target(error)
     if lost:
         return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; check its spelling and its installation"

@@ -62,7 +62,7 @@ def kept_weights(cfg: DictConfig) -> list[str]:
 
 
 def weights_asked(at: Sequence[Any] | None) -> list[str]:
-    """[1m, end] -> ["at_1m", "end"]. MistakeError for what is no moment, and for one that stands twice."""
+    """[1m, end] -> ["at_1m", "end"]. MistakeError for what is not a moment, and for a moment that is listed twice."""
     ends = [END] if END in (at or ()) else []
     names = [*map(snapshot_name, moments_of("evaluation.at", at or ())), *ends]
     if len(set(names)) < len(at or ()):

@@ -157,7 +157,7 @@ class _Composer:
         return Composed(cfg, base.family)
 
     def _check_references(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
-        """MissingOptionError for a chosen group without what the model asks of it: sampling=draws means nothing to a flow."""
+        """MissingOptionError for a choice without an option that the model needs: sampling=draws does not fit a flow."""
         chosen = {_key(self._parsed[line]) for line in overrides}
         for value in OmegaConf.to_container(cfg.model, resolve=False).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None

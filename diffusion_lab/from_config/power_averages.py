@@ -37,7 +37,7 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
 
 
 def profile_error(directory: ModelDirectory, weights: str) -> float:
-    """How far the profile of what is built is from the one that is asked for, relative, in L²."""
+    """The relative L² error of the profile that is built against the one that is wanted."""
     return _plan(directory, weights)[2]
 
 

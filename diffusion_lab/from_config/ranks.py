@@ -56,7 +56,7 @@ class Ranks:
 
 
 def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
-    """What the options accelerator and devices ask of this machine. ValueError, in one sentence, for what it does not have."""
+    """What the options accelerator and devices request on this machine. ValueError, in one sentence, for what it does not have."""
     request = requested(options.accelerator, _devices(options), usable_gpus(), prefix)
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         _refuse_shared_gpu(request, HydraConfig.get().launcher)
@@ -64,7 +64,7 @@ def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
 
 
 def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str]) -> None:
-    """ValueError, in one sentence, where jobs on this machine with these GPUs could not run as cfg.trainer asks.
+    """ValueError, in one sentence, where jobs on this machine with these GPUs could not run with cfg.trainer.
 
     A cluster has devices of its own.
     """
@@ -73,7 +73,7 @@ def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str
 
 
 def _refuse_shared_gpu(request: Request, launcher: DictConfig) -> None:
-    """joblib's workers know nothing of devices: all of them would take the first."""
+    """joblib's workers ignore devices: all of them would use the first."""
     if request.on_gpu and launcher._target_.endswith(".JoblibLauncher") and launcher.n_jobs != 1:
         raise ValueError(
             "hydra/launcher=joblib would put all jobs on the same GPU; use hydra/launcher=local, which gives each job its own, "
@@ -87,7 +87,7 @@ def _devices(options: DictConfig) -> int | str | list[int] | None:
 
 
 def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
-    """Whether this process is one where several were asked for, and nobody has started the others."""
+    """Whether several processes are wanted and this one must start the others."""
     return request.size * num_nodes > 1 and _environment() is None
 
 

@@ -36,7 +36,7 @@ def start(model: TrainableModel, cfg: DictConfig) -> None:
 
 
 def _files(cfg: DictConfig) -> list[Path]:
-    """The raw weights, which have everything, and then the average or the earlier moment that is asked for."""
+    """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
     if cfg.get("init_from") is None:
         return []
     from diffusion_lab.callbacks.ema import suited_weights

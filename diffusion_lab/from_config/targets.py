@@ -1,4 +1,4 @@
-"""What a config out of a folder may build: at each place, what this place asks for, and nothing else.
+"""What a config out of a folder may build: at each place the type that is needed there, and nothing else.
 
 A model directory may be somebody else's. Hydra builds whatever a `_target_` names, and the options of a command line are the
 user's own; a file's are not. So a file holds plain values and plain references ${a.b} to them, and `checked` goes through what

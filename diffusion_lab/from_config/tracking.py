@@ -1,4 +1,4 @@
-"""From a config to what its trackers are told of a training, of a score and of a report."""
+"""From a config to the trackers of a training, of a score and of a report."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
 
 
 def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
-    """Raw weights and averages, and of earlier moments those that are asked for: by `weights`, or by the model's guidance.
+    """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
 
     An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
     """

@@ -58,7 +58,7 @@ _REFUSED = {
 def check_training(
     cfg: DictConfig, data: DataModule, model: TrainableModel, directory: ModelDirectory, fingerprint: str
 ) -> None:
-    """Build what trains and let it go: what is wrong with its options is said before anything is written."""
+    """Build Lightning's Trainer. Mistakes in its options are errors before anything is written."""
     added = added_callbacks(cfg)
     trainer = build_trainer(cfg, directory, fingerprint, Interruption(), Announcement(directory.path), added)
     model.check_trainer(trainer)

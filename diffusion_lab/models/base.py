@@ -74,11 +74,11 @@ class GenerativeModel(TrainableModel, ABC):
         """The image of each latent, without further randomness: (B, *shape) float32 in [-1, 1]."""
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
-        """Latents whose images x_0 (B, *shape) are, or are close to; None for a family that cannot look back."""
+        """Latents whose images x_0 (B, *shape) are, or are close to; None for a family without an encoder."""
         return None
 
     def reconstruct(self, x_0: Tensor, y: Tensor | None = None) -> Tensor | None:
-        """The images of the latents of x_0; None for a family that cannot look back."""
+        """The images of the latents of x_0; None for a family without an encoder."""
         z = self.encode(x_0, y)
         return None if z is None else self.decode(z, y)
 
@@ -93,7 +93,7 @@ class GenerativeModel(TrainableModel, ABC):
 
     @property
     def moments(self) -> tuple[float | str, ...]:
-        """Earlier moments of its own training, whose weights sampling asks beside its own."""
+        """Earlier moments of its own training, whose weights sampling uses too."""
         return ()
 
     @property
@@ -135,7 +135,7 @@ class GenerativeModel(TrainableModel, ABC):
 
     @property
     def needs_last_steps(self) -> bool:
-        """Whether a choice that was made needs what `measure_last_steps` says too."""
+        """Whether a choice needs the result of `measure_last_steps` too."""
         return False
 
     def log_snrs(self, count: int) -> list[float] | None:

@@ -160,7 +160,7 @@ class DiffusionModel(MeasuredDiffusion):
 
     @property
     def process(self) -> GaussianDiffusion:
-        """q(x_t|x_0); made anew where the schedule has parameters, which training, an average or a file may have moved."""
+        """q(x_t|x_0); built again where the schedule has parameters, which training, an average or a file may have changed."""
         return self._process if self.trained_schedule is None else GaussianDiffusion(self.schedule)
 
     def _process_of_batch(self) -> GaussianDiffusion:
@@ -180,7 +180,7 @@ class DiffusionModel(MeasuredDiffusion):
     sum_names = QUARTERS
 
     def _labels(self, y: Tensor | None) -> Tensor | None:
-        """What training tells the network: y, or the null class, by a coin a sample; None for an unconditional model."""
+        """The labels in training: y, or the null class with probability `label_dropout`; None for an unconditional model."""
         if self.reverse.null_class is None:
             return None
         size, rows = self.global_batch(len(y))
@@ -229,12 +229,12 @@ class DiffusionModel(MeasuredDiffusion):
         return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._known(y))
 
     def _known(self, y: Tensor | None) -> Tensor | None:
-        """The classes, for a network that knows them: those of a guiding classifier are not its own."""
+        """The classes, for a network that takes them: those of a guiding classifier are not its own."""
         return None if self.reverse.null_class is None else y
 
     @property
     def _deterministic(self) -> DDIMSampler:
-        """What is made of latents is looked at, not scored: a sampler of many steps does not make it dear."""
+        """For pictures of latents, which are not scored: few steps, also where the model's own sampler takes many."""
         own = self.sampler.spacing
         few = len(own(self.process)) <= _MOST_LATENT_STEPS
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))

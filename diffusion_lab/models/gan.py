@@ -114,7 +114,7 @@ class GAN(GenerativeModel):
         return ("penalty",) if self.regularizer.penalises else ()
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        """What D says of images that it is not trained on and of the images of other noise: how far it knows its own by heart."""
+        """What D says of held-out images and of images from other noise: it shows how far D has memorised the training images."""
         y = None if self.num_classes is None else y
         fake = self.network(noise.initial((self.network.latent_size,)).to(x_0), y)
         on_real, on_fake = self.discriminator(x_0, y), self.discriminator(fake, y)
@@ -168,7 +168,7 @@ class GAN(GenerativeModel):
             )
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:
-        """The generator's: the discriminator draws nothing."""
+        """The generator's: the discriminator generates no images."""
         return {f"network.{name}": parameter for name, parameter in self.network.named_parameters()}
 
     def cost(self) -> NetworkCost:

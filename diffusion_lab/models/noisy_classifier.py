@@ -95,7 +95,7 @@ class NoisyClassifier(TrainableModel):
 
     @torch.no_grad()
     def right(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
-        """Whether x_t of each image is taken for its class, bool (B,)."""
+        """Whether x_t of each image is classified correctly, bool (B,)."""
         return self._look(x_0, torch.full_like(y, t), eps).argmax(1) == y
 
     def _look(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What training asks of every model, generative or not: keyed randomness, an optimizer, weights and their averages.
+"""What training needs from every model, generative or not: keyed randomness, an optimizer, weights and their averages.
 
 Randomness in training is a function of (seed, batch number) of the *global* batch, each rank taking its rows, so nothing
 random has to be saved, and neither a resume nor the number of devices changes a draw.

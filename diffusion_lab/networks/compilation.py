@@ -1,4 +1,4 @@
-"""torch.compile as an option that never stops a run: where nothing can compile, the network stays as it is and one line says so."""
+"""torch.compile as an option that never stops a run: without a compiler the network is not compiled, and one line says why."""
 
 import os
 import shutil

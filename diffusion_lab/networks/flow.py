@@ -1,4 +1,4 @@
-"""What every flow has in common, as a network: an invertible map, the class that it is told, its start from data."""
+"""What every flow has in common, as a network: an invertible map, the embedding of the class, initialisation from data."""
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Flow(nn.Module):
 
     @property
     def has_started(self) -> bool:
-        """`initialised`; once it is, nobody has to wait for a GPU to say so again."""
+        """`initialised`; once it is, it is not read from a GPU again."""
         self._known_as_initialised = self._known_as_initialised or bool(self.initialised)
         return self._known_as_initialised
 

@@ -1,1 +1,1 @@
-"""What in outputs/ nothing needs: found, listed, and removed when asked. Imports no torch."""
+"""What is not needed in outputs/: found, listed, and removed with remove=true. Imports no torch."""

@@ -13,7 +13,7 @@ from diffusion_lab.runs.cache import read_key
 
 
 def unused_cache(cache: CacheDirectory, found: Found) -> list[Unused]:
-    """What lies there under a key of ours. It is computed anew for whoever asks for it all the same."""
+    """Files there under our keys. They are computed again when they are needed."""
     return [*_references(cache, found), *_streams(cache, found)]
 
 

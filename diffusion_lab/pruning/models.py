@@ -28,7 +28,7 @@ _LARGEST = 2**26  # bytes
 
 @dataclass(frozen=True)
 class Found:
-    """models, runs: those that stay. notes: a sentence on each that stays because nobody can tell."""
+    """models, runs: those that stay. notes: a sentence on each that is kept because its code is not known."""
 
     outputs: Path
     models: list[ModelDirectory]
@@ -52,7 +52,7 @@ class Found:
 
 
 def find(outputs: Path, is_current: IsCurrent) -> Found:
-    """Look at every model and every cell. RunError if a sweep cannot be read: nobody knows then what it refers to."""
+    """Look at every model and every cell. RunError if a sweep cannot be read, because then it is not known what it uses."""
     models = {model.path.name: model for model in models_in(outputs)}
     runs = {run.path.name: run for run in runs_in(outputs)}
     texts = _sweep_texts(outputs)
@@ -112,7 +112,7 @@ def _is_none_of_ours(place: Place) -> bool:
 
 
 def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
-    """Whether a folder stays that nothing refers to: it is of today's code, or nobody can tell."""
+    """Whether a folder is kept that nothing refers to: it was made by today's code, or its code is not known."""
     try:
         if _is_of_given(place):
             return True
@@ -127,7 +127,7 @@ def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
 
 
 def _is_of_given(place: Place) -> bool:
-    """Whether a folder is the score of images that somebody gave: of no model, and no code of ours makes them again."""
+    """Whether a folder is the score of given images: it has no model, and our code cannot make them again."""
     if isinstance(place, ModelDirectory) or not place.metrics.is_file():
         return False
     protocol = place.read_metrics().get("protocol")

@@ -57,7 +57,7 @@ def _weights_at(moment: str) -> list[str]:
 
 
 def _may_go(model: ModelDirectory, found: Found) -> bool:
-    """Whether nobody is at work on the model, and every cell of it in a sweep has its score."""
+    """Whether no process works on the model, and each of its cells in a sweep has its score."""
     cells = []
     for sweep in sweeps_in(found.outputs):
         try:

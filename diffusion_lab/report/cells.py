@@ -48,7 +48,7 @@ class Cell:
 
     @property
     def given(self) -> dict[str, Any] | None:
-        """What its protocol says of samples that somebody gave; None where a model drew them."""
+        """The entry of its protocol on given samples; None where a model drew them."""
         return self.protocol.get("samples", {}).get("given")
 
 

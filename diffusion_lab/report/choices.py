@@ -15,7 +15,7 @@ from diffusion_lab.options import above_and_itself, flat
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
-SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a file that somebody gave
+SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a given file
 _OF_GIVEN = frozenset(
     (SAMPLES, "reference", "data", "features")
 )  # all that is chosen where samples were given: no model drew them

@@ -95,7 +95,7 @@ def same(a: Measured, b: Measured) -> bool:
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:
-    """a − b with its uncertainty; None where nothing tells how uncertain it is.
+    """a − b with its uncertainty; None where the uncertainty is not known.
 
     With one seed each it says nothing of another training with another seed. Where a score states its error over test images and
     no blocks, as older code did, the errors are added as if independent: too wide, as the images are shared.

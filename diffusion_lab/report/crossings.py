@@ -1,4 +1,4 @@
-"""Where one curve passes another, seed by seed, and how that is said in words."""
+"""Where one curve crosses another, seed by seed, and the sentence that describes it."""
 
 from __future__ import annotations
 

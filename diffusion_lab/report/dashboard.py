@@ -38,7 +38,7 @@ def workspace(entity: str, project: str, name: str, measures: Sequence[Measure],
 
 
 def sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[ws.Section]:
-    """In the order of the report; a heading that nothing stands under is left out."""
+    """In the order of the report, without empty headings."""
     ranked = [measure for measure in measures if measure.better is not None]
     bounds = [measure for measure in ranked if "bound" in measure.agrees]
     distances = [measure for measure in ranked if measure.floor_of is not None]

@@ -71,12 +71,12 @@ def label(row: Row) -> str:
 
 
 def seeds_of(row: Row) -> str:
-    """How many of the seeds asked for are finished."""
+    """How many of the seeds are finished."""
     return str(len(row.done)) if len(row.done) == len(row.cells) else f"{len(row.done)} of {len(row.cells)}"
 
 
 def question(table: Table) -> str:
-    """What the axes ask, in words."""
+    """The question that the axes answer, in words."""
     names = short_names(table.axes)
     data = sorted({group.protocol["data"]["name"] for group in table.groups if "data" in group.protocol})
     on = f" on {listed(data)}" if data else ""

@@ -137,7 +137,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """What the script knows of each row: its name, its main value, and its samples by seed."""
+    """The data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
         drawn = [(cell, sprites.get(cell.run.path)) for cell in row.done]

@@ -63,7 +63,7 @@ def look(table: Table, group: Group) -> Look:
 
 
 def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:
-    """The values that an axis has in the group, in the order asked for."""
+    """The values that an axis has in the group, in the order of the command."""
     if axis is None:
         return [None]
     place = table.axes.index(axis)
@@ -147,7 +147,7 @@ def series_of(rows: Sequence[Row], measure: Measure, x: str, name: str, colour: 
 
 
 def floor_level(group: Group, measure: Measure) -> list[tuple[str, float]]:
-    """What real images get, as a line across a plot; none where nothing says."""
+    """The value of real images, as a line across a plot; none where it is not known."""
     floor = group.floor(measure)
     return [] if floor is None else [("real images", floor)]
 

@@ -1,4 +1,4 @@
-"""What is traded for what: precision against recall, one line along the values of a knob such as the scale of guidance."""
+"""Trade-offs: precision against recall, one line along the values of a knob such as the scale of guidance."""
 
 from __future__ import annotations
 

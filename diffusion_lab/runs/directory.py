@@ -19,7 +19,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Directory:
-    """One folder under outputs/ for something that a tracker may be told of."""
+    """One folder under outputs/ for something that a tracker may log."""
 
     path: Path
 
@@ -47,7 +47,7 @@ def plain_files(paths: Iterable[Path]) -> list[Path]:
 def right(
     path: Path, content: dict[str, Any], wrong_in: Callable[[Mapping[str, Any]], str | None], writer: str
 ) -> dict[str, Any]:
-    """The content of `path`. RunError if it is not what `writer` puts there: the folder may be somebody else's."""
+    """The content of `path`. RunError if it is not what `writer` writes: the folder may come from somebody else."""
     wrong = wrong_in(content)
     if wrong:
         raise RunError(f"{path} is not what {writer} writes: {wrong}")

@@ -41,7 +41,7 @@ class ModelDirectory(Directory):
 
     @property
     def retraining(self) -> ModelDirectory:
-        """Where this model is trained anew."""
+        """Where this model is trained again."""
         return _Retraining(self.path / _RETRAINING)
 
     @property
@@ -56,7 +56,7 @@ class ModelDirectory(Directory):
 
     @property
     def resume(self) -> Path:
-        """What training goes on from."""
+        """The checkpoint that training resumes from."""
         return self.path / "resume.ckpt"
 
     @property
@@ -65,7 +65,7 @@ class ModelDirectory(Directory):
         return previous_of(self.resume)
 
     def branch(self, step: int) -> Path:
-        """What a training of another length goes on from, at this step."""
+        """The checkpoint of this step, from which a training of another length continues."""
         return self.path / f"branch_{step}.ckpt"
 
     @property
@@ -81,7 +81,7 @@ class ModelDirectory(Directory):
 
     @property
     def result(self) -> Path:
-        """Where `training` lies in the end: it changes when a training anew has been put in place."""
+        """Where `training` lies in the end: it changes when a new training has been put in place."""
         return self.path / _TRAINING
 
     @property
@@ -168,7 +168,7 @@ class ModelDirectory(Directory):
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
 
     def put_in_place(self) -> None:
-        """Move a training anew that has finished to where the old one lies. It may be called again after it was killed.
+        """Move a new training that has finished to the place of the old one. It may be called again after it was killed.
 
         Only for who holds the folder. Only our own files of the old training are removed.
         """
@@ -191,16 +191,16 @@ class ModelDirectory(Directory):
 
     @property
     def retrained(self) -> bool:
-        """Whether a training anew is in place, and the command that asked for it has more to do."""
+        """Whether a new training is in place, and its command has more to do."""
         return self.retraining._mark.is_file()
 
     @property
     def is_retraining(self) -> bool:
-        """Whether a training anew has begun and has not finished; somebody may be at it or not."""
+        """Whether a new training has begun and has not finished; it may be running or not."""
         return (self.retraining.path / _CONFIG).is_file() and not self._is_replaced
 
     def end_retraining(self) -> None:
-        """The command that asked for a training anew has done all it had to; the next one that asks begins another."""
+        """The command with retrain=true is done; the next one begins another training."""
         folder = self.retraining.path
         self.retraining._mark.unlink(missing_ok=True)
         for empty in sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True):
@@ -213,7 +213,7 @@ class ModelDirectory(Directory):
 
     @property
     def _is_replaced(self) -> bool:
-        """Whether files of the training anew count."""
+        """Whether files of the new training count."""
         return (self.path / _RETRAINING / _TRAINING).is_file()
 
     def _newest(self, name: str) -> Path:
@@ -233,7 +233,7 @@ class ModelDirectory(Directory):
 
 
 class _Retraining(ModelDirectory):
-    """The folder in a model's own in which it is trained anew."""
+    """The folder inside a model's folder in which it is trained again."""
 
     @property
     def home(self) -> Path:

@@ -12,7 +12,7 @@ from diffusion_lab.runs.directory import Directory, right, write_json
 
 
 class SweepDirectory(Directory):
-    """Many cells: what was asked, and the report on them. The cells themselves lie in outputs/runs."""
+    """Many cells: their command, and the report on them. The cells themselves lie in outputs/runs."""
 
     @property
     def sweep(self) -> Path:

@@ -175,7 +175,7 @@ class _Submission:
                     self._say(f"job {job} failed: {outcome.reason}")
 
     def _attach(self) -> None:
-        """Find the jobs that live and make one of these calls; what needs a call that begins anew begins anew too."""
+        """Find the jobs that live and make one of these calls; what needs a call that begins again begins again too."""
         wanted = {call.options: index for index, call in enumerate(self._calls)}
         known = submitted(self._queue.folder)
         living = [job for job in self._queue.living() or () if job in known]

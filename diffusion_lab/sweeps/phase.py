@@ -41,7 +41,7 @@ def run_all(jobs: Sequence[Job], launch: Launch, keeps_order: bool) -> dict[Path
 
 
 def forget_failures(jobs: Sequence[Job]) -> None:
-    """What an earlier attempt said of itself is no reason of today; but what was interrupted goes on."""
+    """Remove the reason of an earlier attempt; what was interrupted resumes."""
     for job in jobs:
         status = written_status(job.folder)
         if status is not None and status.state != INTERRUPTED and not is_held(job.folder):
@@ -49,7 +49,7 @@ def forget_failures(jobs: Sequence[Job]) -> None:
 
 
 def fail(folder: Path, reason: str) -> str:
-    """Write down why the work in `folder` failed, unless it said so itself or somebody else is at work there.
+    """Record why the work in `folder` failed, unless it did so itself or another process works there.
 
     Returns the reason that stands there now.
     """
@@ -79,7 +79,7 @@ def _complete(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
 
 
 def _after_loss(jobs: Sequence[Job], launch: Launch, error: Exception) -> dict[Path, str]:
-    """The launcher lost a job and gave up: who is at work is awaited, who was killed has failed, the others are launched again.
+    """The launcher lost a job and gave up: wait for running jobs, mark killed ones as failed, launch the others again.
 
     Where several were killed together, one of them may have pulled down the rest: each gets another try, alone.
     """
@@ -101,7 +101,7 @@ def _after_loss(jobs: Sequence[Job], launch: Launch, error: Exception) -> dict[P
 
 
 def _was_killed(job: Job) -> bool:
-    """Whether it says that it is at work, although nobody is."""
+    """Whether its status is running although no process is."""
     status = written_status(job.folder)
     return status is not None and status.state == RUNNING and not is_held(job.folder)
 

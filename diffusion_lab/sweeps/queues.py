@@ -75,7 +75,7 @@ class SlurmQueue(Queue):
         }
 
     def place(self, job: str) -> None:
-        """Slurm says it only when the job runs."""
+        """Slurm decides it when the job runs."""
 
     def living(self) -> Collection[str] | None:
         return in_slurm(self.folder)
@@ -134,7 +134,7 @@ class LocalQueue(Queue):
             self._earlier[name], self._places[name] = process, Place(**place)
 
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
-        """What trainer.accelerator and trainer.devices ask of this machine. JobError, in one sentence, if it does not have it."""
+        """What trainer.accelerator and trainer.devices request here. JobError, in one sentence, if this machine does not have it."""
         try:
             request = requested(accelerator, 1 if devices is None else devices, self.gpus)
         except ValueError as error:

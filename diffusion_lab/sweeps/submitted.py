@@ -1,4 +1,4 @@
-"""What this and earlier commands have handed to a queue: read from the jobs' files (runs/jobs.py), asked of Slurm, and ended.
+"""Jobs that this and earlier commands submitted: read from their files (runs/jobs.py), found in Slurm, and cancelled.
 
 By these files any later command finds what still waits or runs.
 """

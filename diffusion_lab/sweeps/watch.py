@@ -49,7 +49,7 @@ def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
 
 
 class Watch:
-    """Looks at folders and says once of each job how it ended."""
+    """Watches folders and prints once for each job how it ended."""
 
     def __init__(self, jobs: Sequence[Job], console: Console, bars: Progress) -> None:
         self._waiting, self._num_jobs = list(jobs), Counter(job.what for job in jobs)
@@ -89,7 +89,7 @@ class Watch:
 
 
 def result_line(job: Job) -> str:
-    """What a result says, in one line: of a model its training, of a cell its main measures."""
+    """A result in one line: of a model its training, of a cell its main measures."""
     try:
         result = read_json(job.result)
     except RunError as error:

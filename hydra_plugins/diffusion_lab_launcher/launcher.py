@@ -87,7 +87,7 @@ class Call:
             sys.exit(1)
 
     def checkpoint(self) -> Any:
-        """What submitit puts back into the queue: the same call, which goes on from the files it finds."""
+        """What submitit puts back into the queue: the same call, which resumes from its files."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -125,7 +125,7 @@ class QueueLauncher(Launcher):
         self._asked: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     def asks(self, overrides: Sequence[str]) -> Mapping[str, Any]:
-        """What a job with these overrides asks of the queue."""
+        """The resources that a job with these overrides requests."""
         loader = self.hydra_context.config_loader
         keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
         # Composing takes a while and jobs are many; this follows from the choices of files and these options alone.
@@ -140,7 +140,7 @@ class QueueLauncher(Launcher):
 
     @abstractmethod
     def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
-        """What a job with this config asks of the queue."""
+        """The resources that a job with this config requests."""
 
     @abstractmethod
     def queue(self) -> Queue:
@@ -179,7 +179,7 @@ class QueueLauncher(Launcher):
     def run(
         self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
     ) -> list[Outcome]:
-        """The outcomes of the calls; none where nobody waits for them."""
+        """The outcomes of the calls; none where no command waits for them."""
         from diffusion_lab.sweeps.jobs import run_jobs, submit_jobs
 
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which classes the samples belong to, in the eyes of features that know classes."""
+"""Which classes the samples belong to, according to features that classify."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class InceptionScore(FeatureMetric):
 
 @dataclass(frozen=True)
 class ClassAccuracy(FeatureMetric):
-    """Does a conditional model draw what it is asked for? And the Fréchet distance class by class, as a curve."""
+    """Does a conditional model generate the class that it is given? With the Fréchet distance of each class as a curve."""
 
     needs = (Need.LABELS,)
 
@@ -87,7 +87,7 @@ class ClassAccuracy(FeatureMetric):
 
 @dataclass(frozen=True)
 class ClassCoverage(FeatureMetric):
-    """Which classes the samples are taken for, whether or not the model was asked for classes."""
+    """Which classes the samples are assigned to, for conditional models and others."""
 
     needs = (Need.REAL_IMAGES,)
 
@@ -120,7 +120,7 @@ class ClassCoverage(FeatureMetric):
 
 
 def _shares(taken_for: Tensor) -> dict[str, list[float]]:
-    """Of each class the share of samples that are taken for it, with its 95 % interval; taken_for int64 (n,)."""
+    """The share of samples assigned to each class, with its 95 % interval; taken_for int64 (n,)."""
     counts = taken_for.cpu().bincount().tolist()
     low, high = zip(*(interval_of_share(count, len(taken_for)) for count in counts), strict=True)
     shares = [count / len(taken_for) for count in counts]

@@ -11,7 +11,7 @@ from diffusion_lab.measures import IMAGES, Measure
 
 @dataclass(frozen=True)
 class Naming:
-    """What the numbers of one set of features are called: those of the first as they are, those of others with its name.
+    """What the numbers of one set of features are called: without its name for the first set, with its name for the others.
 
     features: its name. distance: what a Fréchet distance of these features is called, which is a name that tells them apart.
     """
