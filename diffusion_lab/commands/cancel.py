@@ -1,4 +1,4 @@
-"""diffusion-lab cancel: end what a sweep has in a queue.
+"""diffusion-lab cancel: end the jobs of a sweep.
 
 Its jobs save; the same `train -m` command goes on from there.
 """

@@ -1,4 +1,4 @@
-"""diffusion-lab dashboard: the same panels at Weights & Biases."""
+"""diffusion-lab dashboard: the panels of the report at Weights & Biases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""diffusion-lab prune: what in outputs/ no sweep and no current code refers to, with sizes; removes it if asked."""
+"""diffusion-lab prune: list, with sizes, what no sweep and no current code uses in outputs/; remove=true removes it."""
 
 from __future__ import annotations
 

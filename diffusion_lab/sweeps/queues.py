@@ -134,7 +134,7 @@ class LocalQueue(Queue):
             self._earlier[name], self._places[name] = process, Place(**place)
 
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
-        """What trainer.accelerator and trainer.devices request here. JobError, in one sentence, if this machine does not have it."""
+        """What trainer.accelerator and trainer.devices request here. JobError, in one sentence, if it is not here."""
         try:
             request = requested(accelerator, 1 if devices is None else devices, self.gpus)
         except ValueError as error:
