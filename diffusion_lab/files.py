@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +73,28 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder with these files (name, perhaps with folders in it -> content), whole or not at all.
+
+    FileExistsError if something is there already, other than an empty folder; any OSError leaves nothing behind.
+    """
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(errno.EEXIST, "there is something already", str(folder))
+    staged = folder.with_name(_STAGED.format(name=folder.name, unique=uuid.uuid4().hex[:8]))
+    try:
+        for name, content in files.items():
+            write_whole(staged / name, content)
+        os.rename(staged, folder)
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(folder)
+        raise
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_staged(folder: Path) -> None:

@@ -85,8 +85,9 @@ class Model:
     def sample(self, num_images: int = 64, *, seed: int = 0, format: str = "tensor", **options: Any) -> Any:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
-        format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points; "numpy", uint8 (B, H, W, C); "pil", a
-        list of images; "grid", one image of all. ValueError, in the sentence that the command prints, for options that cannot be.
+        format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points; "numpy", uint8 (B, H, W, C), uint16 beyond
+        256 levels; "pil", a list of images; "grid", one image of all. ValueError, in the sentence that the command prints, for
+        options that cannot be.
         """
         if format not in _SHOWN:
             raise ValueError(f"format={format}: choose one of {', '.join(_SHOWN)}")

@@ -163,6 +163,7 @@ LAYOUT_FILES = {
 LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
 SHIPPED = PACKAGE / "evaluation" / "classifiers.py"  # weights that lie in the package
+DIFFUSERS = PACKAGE / "interop" / "to_diffusers.py"  # writes the layout of others
 
 
 def layout_in(path: Path) -> list[str]:
@@ -185,7 +186,7 @@ def layout_in(path: Path) -> list[str]:
     [
         path
         for path in (*FILES, *sorted((ROOT / "hydra_plugins").rglob("*.py")))
-        if path != SHIPPED and path.parent != PACKAGE / "runs"
+        if path not in (SHIPPED, DIFFUSERS) and path.parent != PACKAGE / "runs"
     ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )

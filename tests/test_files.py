@@ -1,9 +1,10 @@
+import errno
 import os
 import stat
 
 import pytest
 
-from diffusion_lab.files import check_guards, guarded, write_whole
+from diffusion_lab.files import check_guards, guarded, write_folder, write_whole
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path):
@@ -63,3 +64,22 @@ def test_a_guard_sees_every_file_before_it_appears_in_its_folder_and_may_refuse(
     assert (ours / "file").read_bytes() == b"old"
     assert [path for path in ours.rglob("*") if path.is_file()] == [ours / "file"]
     write_whole(ours / "file", b"new")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    files = {"a": b"1", "inner/b": b"2"}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fails)
+        with pytest.raises(OSError, match="new"):
+            write_folder(tmp_path / "new", files)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()  # an empty one may be there
+    write_folder(tmp_path / "new", files)
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {"a": b"1", "b": b"2"}
+    with pytest.raises(FileExistsError, match="there is something already"):
+        write_folder(tmp_path / "new", {"c": b"3"})
+    assert not (tmp_path / "new" / "c").exists()
+
+
+def fails(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")

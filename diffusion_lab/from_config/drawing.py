@@ -96,12 +96,25 @@ class Drawing:
         return self.model.classes_in_turn(indices) if edit is None else None
 
 
-def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
-    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
+def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str]:
+    """(directory, config, model on the CPU, name of its weights), as the options say. MistakeError for what cannot be.
 
     load: builds the model, as `load_model` does.
     """
     from diffusion_lab.callbacks.ema import suited_weights
+
+    with users_mistakes():
+        directory, saved = trained_config(cfg)
+        model = load(directory, saved, cfg.weights)
+        auto = cfg.weights == "auto"
+        weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
+        with model.use_weights(weights):
+            pass  # says at once if there are no such weights
+    return directory, saved, model, weights
+
+
+def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
+    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done."""
     from diffusion_lab.diffusion.noise import check_seed
 
     for name in ("num_images", "batch_size"):
@@ -109,13 +122,8 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
             raise MistakeError(f"{name}={cfg[name]} must be at least 1")
     with users_mistakes():
         check_seed(cfg.seed)
-        directory, saved = trained_config(cfg)
-        model = load(directory, saved, cfg.weights)
-        auto = cfg.weights == "auto"
-        weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
-        if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
-            known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
-            raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
-        with model.use_weights(weights):
-            pass  # says at once if there are no such weights
+    directory, saved, model, weights = chosen_model(cfg, load)
+    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+        known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
+        raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
     return Drawing(cfg, directory, saved, model, weights)

@@ -1,0 +1,124 @@
+"""diffusion-lab export: write a trained model as a diffusers pipeline, or as a program of torch.export, with a model card.
+
+A new folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from diffusion_lab import __version__
+from diffusion_lab.files import write_folder
+from diffusion_lab.from_config.drawing import GROUPS, chosen_model
+from diffusion_lab.from_config.measured import use_measured
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.trained import trained_data, with_trained_choices
+from diffusion_lab.runs import ModelDirectory, cache_directory, runs_folder, scored_runs
+
+if TYPE_CHECKING:
+    from diffusion_lab.interop.card import About
+    from diffusion_lab.models.base import GenerativeModel
+
+Exported = tuple[dict[str, bytes], str, str]  # files; how they are used; the library that reads them
+
+
+def completed(options: list[str]) -> list[str]:
+    """What is exported starts from the sampler and the guidance that the model was trained with."""
+    return with_trained_choices(options, GROUPS)
+
+
+def run(cfg: DictConfig) -> None:
+    """Write `to`, and print what lies there."""
+    import torch
+
+    if cfg.format not in _FORMATS:
+        raise MistakeError(f"format={cfg.format}: there is no such format; it is one of {', '.join(_FORMATS)}")
+    to = Path(cfg.to)
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise MistakeError(f"to={to}: there is something already, and nothing is overwritten; name another folder")
+    if cfg.batch_size < 1:
+        raise MistakeError(f"batch_size={cfg.batch_size} must be at least 1")
+    directory, saved, model, weights = chosen_model(cfg)
+    with torch.no_grad(), model.use_weights(weights), users_mistakes():
+        cache = cache_directory(Path(cfg.outputs))
+        use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
+        files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
+        files["README.md"] = _card(cfg, directory, saved, model, weights, use, library).encode()
+    write_folder(to, files)
+    said = f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})"
+    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def _card(
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    saved: DictConfig,
+    model: GenerativeModel,
+    weights: str,
+    use: str,
+    library: str,
+) -> str:
+    from diffusion_lab.interop.card import About, card
+
+    training, choices = directory.read_training(), directory.read_choices()
+    runs = [found.read_metrics() for found in scored_runs(runs_folder(Path(cfg.outputs)))]
+    own = [found for found in runs if found["protocol"].get("fingerprint") == training["fingerprint"]]
+    about: About = About(
+        name=directory.path.name,
+        data={"name": choices.get("data"), "shape": list(saved.facts.shape), "identity": saved.facts.identity},
+        choices=choices,
+        training=training,
+        weights=weights,
+        protocol=model.protocol(),
+        runs=own,
+        use=use,
+        version=__version__,
+        library=library,
+    )
+    return card(about)
+
+
+def _diffusers(model: GenerativeModel, batch_size: int) -> Exported:
+    from diffusion_lab.interop.to_diffusers import to_diffusers
+
+    labels = "" if model.num_classes is None else "class_labels=3, guidance_scale=2.0, "
+    use = f"""```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)  # runs pipeline.py of this folder
+images = pipeline(batch_size=4, {labels}num_inference_steps=50).images
+```
+
+The pipeline draws by DDIM. The network alone: `UNet2DModel.from_pretrained("FOLDER", subfolder="unet")`."""
+    return to_diffusers(model), use, "diffusers"
+
+
+def _program(model: GenerativeModel, batch_size: int) -> Exported:
+    from diffusion_lab.interop.program import to_program
+
+    program = to_program(model, batch_size)
+    made = [
+        f"{name} = torch.{'zeros' if name == 'y' else 'randn'}({', '.join(map(str, shape))}"
+        f"{', dtype=torch.int64' if name == 'y' else ''})"
+        for name, shape in program.inputs.items()
+    ]
+    use = "\n".join(
+        [
+            "```python",
+            "import torch",
+            "",
+            'draw = torch.export.load("sampler.pt2").module()',
+            *made,
+            f"images = draw({', '.join(program.inputs)})  # float32 in [−1, 1]",
+            "```",
+        ]
+    )
+    return {"sampler.pt2": program.content}, use, "pytorch"
+
+
+_FORMATS: dict[str, Callable[..., Exported]] = {"diffusers": _diffusers, "program": _program}

@@ -1,0 +1,133 @@
+"""A generative model as a program of torch.export: what draws a batch of images, with everything that it needs in one file.
+
+    images = torch.export.load("sampler.pt2").module()(x_T[, noise][, y])
+
+The sampler's steps are written out one after the other, so the program has one batch size, one number of steps and one guidance.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise
+from diffusion_lab.diffusion.process import Row
+
+if TYPE_CHECKING:
+    from diffusion_lab.diffusion.shapes import Steps
+    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.diffusion import DiffusionModel
+
+_FEW = 2  # images that are drawn to see whether a sampler uses noise
+
+
+class Program(NamedTuple):
+    """content: the file. inputs: name -> shape of each, in order; y holds classes, int64, the others are N(0, 1), float32."""
+
+    content: bytes
+    inputs: dict[str, tuple[int, ...]]
+
+
+def to_program(model: GenerativeModel, batch_size: int) -> Program:
+    """The program that draws with the choices and the weights that the model has now.
+
+    ValueError, in one sentence, where torch.export cannot trace it.
+    """
+    drawer = _Chain(model) if hasattr(model, "process") else _Decoder(model)
+    shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
+    given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]
+    content = io.BytesIO()
+    trained = [parameter for parameter in drawer.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:  # a program with parameters that are trained runs under no_grad only
+            parameter.requires_grad_(False)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "No complete tensor found", UserWarning
+            )  # of weights that are not on a CPU
+            torch.export.save(torch.export.export(drawer.eval(), tuple(given)), content)
+    except Exception as error:  # torch.export raises whatever it meets
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"format=program: torch.export cannot trace this model and its sampler ({reason})") from error
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return Program(content.getvalue(), shapes)
+
+
+class _Decoder(nn.Module):
+    """z[, y] -> images, of a model that draws in one step."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = [model]  # not a module of this one: a LightningModule refers to more than a program needs
+        self.network = model.network
+        latents = model.latents(torch.arange(1), 0)
+        self.shapes = {"z": (None, *latents.shape[1:])} | ({} if model.num_classes is None else {"y": (None,)})
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.model[0].decode(z, y)
+
+
+class _Chain(nn.Module):
+    """x_T[, noise][, y] -> x_0. noise (K, B, C, H, W): noise[k] is that of step k, the last of which has none."""
+
+    def __init__(self, model: DiffusionModel) -> None:
+        super().__init__()
+        self.model, self.network = [model], model.network
+        self.chain = _Known(model.process.respace(model.sampler.spacing(model.process)))
+        self.shapes: dict[str, tuple[int | None, ...]] = {"x_T": (None, *model.shape)}
+        y = None if model.num_classes is None else torch.zeros(_FEW, dtype=torch.int64)
+        if self._uses_noise(y):
+            self.shapes["noise"] = (self.chain.num_timesteps, None, *model.shape)
+        if y is not None:
+            self.shapes["y"] = (None,)
+
+    def forward(self, x_T: Tensor, *more: Tensor) -> Tensor:
+        given = dict(zip([*self.shapes][1:], more, strict=True))
+        noise, steps = given.get("noise"), self.chain.num_timesteps
+        return self._walk(x_T, lambda t, like: noise[steps - t], given.get("y"))
+
+    def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
+        """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
+        model, memory = self.model[0], ()
+        x = model.start.draw(self.chain, eps, y)
+
+        def reverse(process: GaussianDiffusion, x_t: Tensor, t: Steps) -> object:
+            return model.guided(process, x_t, t, y)
+
+        for t in range(self.chain.num_timesteps, 0, -1):
+            own = torch.zeros_like if t == 1 else lambda like, t=t: noise(t, like)
+            x, memory = model.sampler.step(self.chain, reverse, x, t, t - 1, own, memory)
+        return model.rounding(model.reverse.clip_x_0.in_range(x))
+
+    def _uses_noise(self, y: Tensor | None) -> bool:
+        used = []
+
+        def noise(t: int, like: Tensor) -> Tensor:
+            used.append(t)
+            return torch.zeros_like(like)
+
+        with torch.no_grad():
+            self._walk(SampleNoise(0, torch.arange(_FEW)).initial(self.model[0].shape), noise, y)
+        return bool(used)
+
+
+class _Known(GaussianDiffusion):
+    """A chain whose table has been read: while a program is traced, no value of a tensor can be looked at."""
+
+    def __init__(self, chain: GaussianDiffusion) -> None:
+        super().__init__(chain.schedule, chain.timesteps + 1)
+        self._rows_of_steps = [chain.numbers(t) for t in range(chain.num_timesteps + 1)]
+
+    def numbers(self, t: int) -> Row:
+        return self._rows_of_steps[t]
+
+    def shown(self, t: Steps) -> Tensor:
+        shown = self._row(t).shown
+        return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)

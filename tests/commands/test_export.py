@@ -1,0 +1,146 @@
+"""diffusion-lab export: what is written draws what our own sampler draws, without diffusion_lab."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from diffusion_lab import load
+from diffusion_lab.diffusion import SampleNoise
+
+from .conftest import STRIDED, TINY, files
+
+TRAINED = Path(__file__).parent.parent / "trained"
+WIDE = ["network.base_channels=128", "network.channel_multipliers=[1,1]", "network.attention_resolutions=[4]"]
+WIDE += ["network.head_channels=64", "conditional=true", "score=false"]
+DDIM = ["sampler=ddim", "sampler.spacing.num_steps=5"]
+
+
+@pytest.fixture
+def small(lab):
+    """A small conditional model, the newest of the working directory."""
+    folder = lab.folder / "outputs" / "models" / "small"
+    shutil.copytree(TRAINED / "diffusion_conditional", folder)
+    return folder
+
+
+def randomised(folder: Path) -> None:
+    """Weights that say something: after two steps of training most outputs are still 0."""
+    file = folder / "raw.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    save_file({k: 0.03 * torch.randn(v.shape, generator=generator) for k, v in load_file(file).items()}, file)
+
+
+def card_of(folder: Path) -> tuple[dict, str]:
+    """The front matter and the text of a card."""
+    _, head, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("diffusers")
+@pytest.mark.parametrize("guidance", [[], ["guidance=classifier_free", "guidance.scale=2.5"]], ids=["plain", "guided"])
+def test_the_pipeline_draws_what_our_sampler_draws(lab, guidance):
+    diffusers = pytest.importorskip("diffusers")
+    lab.given("train", *TINY, *STRIDED, *WIDE)
+    (folder,) = (lab.folder / "outputs" / "models").iterdir()
+    randomised(folder)
+    code, out, err = lab("export", "weights=raw", "to=pipe", *DDIM, *guidance)
+    assert code == 0, err
+    assert "pipe" in out
+
+    options = {"scale": 2.5, "guidance": "classifier_free"} if guidance else {}
+    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=7, weights="raw", **options)
+    x_T = SampleNoise(3, torch.arange(4)).initial((1, 8, 8))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained("pipe", trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(latents=x_T, class_labels=7, output_type="pt").images * 2 - 1
+    assert ours.std() > 0.1
+    assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
+    (image,) = pipeline(class_labels=[7], num_inference_steps=2).images
+    assert image.size == (8, 8)
+    with pytest.raises(ValueError, match="the classes are 0 … 9"):
+        pipeline(class_labels=11)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("sampler", ["ddim", "strided"])
+def test_the_program_draws_what_our_sampler_draws(lab, small, sampler):
+    code, _, err = lab("export", "format=program", "batch_size=4", f"sampler={sampler}", "sampler.spacing.num_steps=2")
+    assert code == 0, err
+    draw = torch.export.load("export/sampler.pt2").module()
+    keyed = SampleNoise(3, torch.arange(4))
+    x_T, y = keyed.initial((1, 8, 8)), torch.full((4,), 7)
+    model = load(small)
+    ours = model.sample(4, seed=3, sampler=sampler, num_steps=2, label=7)
+    times = model.module.process.respace(model.module.sampler.spacing(model.module.process)).timesteps + 1
+    noise = [torch.stack([keyed(int(t), x_T) for t in times.flip(0)])] if sampler == "strided" else []
+    assert torch.allclose(draw(x_T, *noise, y), ours, atol=1e-3)
+
+
+def test_the_card_says_what_it_is(lab, small, monkeypatch):
+    run = lab.folder / "outputs" / "runs" / "one" / "metrics.json"
+    training = json.loads((small / "training.json").read_text())
+    score = {
+        "values": {"fd_pixels": 1.25},
+        "measures": [{"name": "fd_pixels", "label": "fd", "meaning": "a | distance"}],
+        "protocol": {
+            "fingerprint": training["fingerprint"],
+            "weights": "ema_0.9",
+            "model": {"sampler": "DDIMSampler()"},
+            "samples": {"num_images": 8, "seed": 0},
+            "reference": {"split": "train"},
+        },
+    }
+    run.parent.mkdir(parents=True)
+    run.write_text(json.dumps(score))
+    other = run.parent.with_name("two") / run.name
+    other.parent.mkdir()
+    other.write_text(json.dumps({**score, "protocol": {**score["protocol"], "fingerprint": "another"}}))
+    monkeypatch.setattr(
+        "diffusion_lab.commands.export._FORMATS", {"diffusers": lambda *_: ({"a": b""}, "Run it.", "x")}
+    )
+    code, _, err = lab("export", "to=new/card")
+    assert code == 0, err
+    assert files(lab.folder / "new") == ["card/README.md", "card/a"]
+    head, text = card_of(lab.folder / "new" / "card")
+    assert {"library_name": "x", "license": "unknown"}.items() <= head.items()
+    assert "CC BY 4.0" in text
+    assert training["fingerprint"] in text
+    assert "| `schedule` | `cosine` |" in text
+    assert text.count("| `fd_pixels` | 1.250 | a \\| distance |") == 1
+    assert str(lab.folder) not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["format=onnx"], "format=onnx: there is no such format; it is one of diffusers, program"),
+        ([], "as many groups in every norm"),
+        (["weights=ema_2"], "ema_2"),
+        (["to=outputs"], "to=outputs: there is something already, and nothing is overwritten"),
+        (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(lab, small, options, said):
+    before = files(lab.folder)
+    code, _, err = lab("export", *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert files(lab.folder) == before
+
+
+@pytest.mark.parametrize("name", ["gan", "diffusion_points"])
+def test_other_models_have_no_pipeline(lab, name):
+    shutil.copytree(TRAINED / name, lab.folder / name)
+    code, _, err = lab("export", f"model_dir={name}")
+    assert code == 1
+    assert "format=program" in err

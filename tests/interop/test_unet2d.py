@@ -1,0 +1,47 @@
+"""Our U-Net and diffusers' UNet2DModel with the weights that we export are one function."""
+
+import pytest
+import torch
+
+from diffusion_lab.interop.unet2d import unet2d_config, unet2d_weights
+from diffusion_lab.networks import MLP, UNet
+
+WIDE = {"base_channels": 128, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}
+
+
+def randomised(network: torch.nn.Module) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.03, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.thorough
+@pytest.mark.needs("diffusers")
+@pytest.mark.parametrize("num_classes", [None, 10])
+def test_both_networks_say_the_same(num_classes):
+    diffusers = pytest.importorskip("diffusers")
+    network = randomised(UNet(3, 6, 8, num_classes=num_classes, **WIDE))
+    theirs = diffusers.UNet2DModel.from_config(unet2d_config(network, (3, 8, 8)))
+    theirs.load_state_dict(unet2d_weights(network))  # no name is missing, none is left over
+    x, t = torch.randn(3, 3, 8, 8), torch.tensor([0, 500, 999])
+    y = None if num_classes is None else torch.tensor([0, 9, 10])
+    with torch.no_grad():
+        ours = network(x, t, y)
+        assert ours.std() > 0.01
+        assert torch.allclose(theirs.eval()(x, t, class_labels=y).sample, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "said"),
+    [
+        (UNet(1, 1, 8, base_channels=32, channel_multipliers=(1, 2), attention_resolutions=()), 8, "8 and 16"),
+        (UNet(1, 1, 7, **{**WIDE, "attention_resolutions": ()}), 7, "7×7 pixels cannot be halved 1 times"),
+        (UNet(1, 1, 8, num_levels=16, fourier_periods=(1,), **WIDE), 8, "fourier_periods"),
+        (MLP(2, 2), 8, "is not a MLP"),
+    ],
+    ids=["groups", "odd", "fourier", "points"],
+)
+def test_another_network_is_refused_with_the_reason(network, size, said):
+    with pytest.raises(ValueError, match=said):
+        unet2d_config(network, (1, size, size))
