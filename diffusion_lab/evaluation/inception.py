@@ -4,7 +4,6 @@ Only with these weights is a Fréchet distance called "fid". They are not shippe
 The file is hashed before anything looks into it, and nothing in it is unpickled but tensors.
 """
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from diffusion_lab.data.levels import to_levels
 from diffusion_lab.evaluation.classifiers import WeightsError
 from diffusion_lab.evaluation.features import Features
+from diffusion_lab.evaluation.weight_files import read_weights, usual_place
 
 FILE_NAME = URL_INCEPTION_V3.rsplit("/", 1)[1]
 # Its first eight digits end the file's name; all of them are as several users of the file have published them.
@@ -39,9 +39,7 @@ class InceptionFeatures(Features):
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
         super().__init__()
         file = Path(path) if path is not None else usual_file()
-        if download and not file.is_file():
-            _fetch(file, sha256)
-        self.network = _network(checked(file, sha256), file)
+        self.network = _network(read_weights(file, self.name, URL_INCEPTION_V3, sha256, download), file)
         self.identity = sha256
 
     @property
@@ -74,33 +72,12 @@ class InceptionFeatures(Features):
 
 def usual_file() -> Path:
     """Where torch hub keeps the weights."""
-    return Path(torch.hub.get_dir(), "checkpoints", FILE_NAME)
-
-
-def _fetch(file: Path, sha256: str) -> None:
-    """Whole or not at all: torch hub writes beside the target and checks the digest before it puts the file in place."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=sha256, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise WeightsError(f"{URL_INCEPTION_V3} could not be fetched to {file} ({error}); put it there.") from error
+    return usual_place(FILE_NAME)
 
 
 def checked(file: Path, sha256: str = SHA256) -> bytes:
     """The content of the file. WeightsError if it is missing or is not the published one."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"features=inception needs the file {FILE_NAME}: fetch {URL_INCEPTION_V3} to {file.absolute()}, or set "
-            "features.inception.download=true or features.inception.path=FILE."
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise WeightsError(
-            f"{file} is not {FILE_NAME}: its SHA-256 is {found}, not {sha256}; fetch it again from {URL_INCEPTION_V3}."
-        )
-    return content
+    return read_weights(file, InceptionFeatures.name, URL_INCEPTION_V3, sha256, download=False)
 
 
 def _network(content: bytes, file: Path) -> FeatureExtractorInceptionV3:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from .conftest import STRIDED, TINY
 
-SHAPE = (2, 6, 10)  # channels, height, width
+SHAPE = (2, 8, 10)  # channels, height, width
 
 
 def write(lab, dtype=np.uint16, most=65535):
@@ -29,18 +29,21 @@ def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_draw
     content = json.loads((run / "metrics.json").read_text())
     assert content["protocol"]["data"]["shape"] == list(SHAPE)
     assert content["protocol"]["samples"]["num_levels"] == 65536
-    assert {"fd_pixels", "bits_per_dim"} <= content["values"].keys()
+    assert {"fd_pixels", "bits_per_dim", "sliced_wasserstein"} <= content["values"].keys()
+    (said,) = [measure["detail"] for measure in content["measures"] if measure["name"] == "sliced_wasserstein"]
+    assert "bands 8x10 " in said
+    assert "a network sees more: features=inception" in said
     assert content["values"]["bits_per_dim"] > 8  # an 8-bit image would need less
     for name in ("samples.png", "interpolation.png", "reconstructions.png"):
         with Image.open(run / name) as picture:
             assert picture.mode == "RGB"
-            assert (picture.height - 2) % (6 * 5 + 2) == 0  # 10 pixels enlarged to 50
+            assert (picture.height - 2) % (8 * 5 + 2) == 0  # 10 pixels enlarged to 50
             assert (picture.width - 2) % 52 == 0
 
     code, _, err = lab("sample", "num_images=5", "format=npz")
     assert code == 0, err
     with np.load(lab.folder / "samples" / "samples.npz") as drawn:
-        assert (drawn["arr_0"].dtype, drawn["arr_0"].shape) == (np.uint16, (5, 6, 10, 2))
+        assert (drawn["arr_0"].dtype, drawn["arr_0"].shape) == (np.uint16, (5, 8, 10, 2))
     code, _, err = lab(
         "evaluate", "samples=samples/samples.npz", *ARRAYS[:2], "features=pixels", "metrics=[frechet_distance]"
     )

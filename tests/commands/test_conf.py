@@ -50,6 +50,9 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+METRICS = [name for name in choices("metrics") if name not in ("default", "quick", "diagnose", "own_images")]
+
+
 def composed(*overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=list(overrides))
@@ -345,7 +348,7 @@ def test_features_stand_under_their_name(name):
     assert list(composed(f"features=[{first},{second}]", "data=cifar10").features) == [first, second]
 
 
-@pytest.mark.parametrize("name", [name for name in choices("metrics") if name not in ("default", "quick", "diagnose")])
+@pytest.mark.parametrize("name", METRICS)
 def test_a_metric_stands_under_its_name_with_all_its_options(name):
     (key, node), *others = composed(f"metrics=[{name}]").metrics.items()
     assert (key, others) == (name, [])
@@ -358,7 +361,7 @@ def test_a_metric_stands_under_its_name_with_all_its_options(name):
     assert len({measure.name for measure in measures}) == len(measures) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in choices("metrics") if name not in ("default", "quick", "diagnose")])
+@pytest.mark.parametrize("name", METRICS)
 @pytest.mark.parametrize("labels", [None, torch.arange(12) % 3], ids=["no labels", "labels"])
 def test_a_metric_says_what_it_needs_that_given_images_or_statistics_do_not_have(name, labels, tmp_path):
     """Without a model, without labels, without real images: each of its numbers is there or has a reason."""

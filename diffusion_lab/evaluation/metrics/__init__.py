@@ -9,6 +9,7 @@ from diffusion_lab.evaluation.metrics.diagnosis import DistanceByLogSNR, ErrorBy
 from diffusion_lab.evaluation.metrics.distances import FrechetDistance, KernelDistance, PrecisionRecall
 from diffusion_lab.evaluation.metrics.infinity import FrechetInfinity
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Metric, Naming, Need
+from diffusion_lab.evaluation.metrics.patches import SlicedWasserstein
 from diffusion_lab.measures import HIGH, LOW, Measure
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "Need",
     "NetworkEvaluations",
     "PrecisionRecall",
+    "SlicedWasserstein",
     "StepAdvice",
 ]
