@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import torch
@@ -96,12 +96,21 @@ def _content(file: Path) -> bytes:
 
 def _of_zip(path: Path) -> Images:
     with one_sentence(path, "zip of images"), zipfile.ZipFile(path) as archive:
+        _check_names(path, archive)
         members = {info.filename: info for info in archive.infolist() if _is_image(PurePosixPath(info.filename))}
         if len(members) > _MOST_MEMBERS:
             raise DataError(f"{path} holds more than {_MOST_MEMBERS:,} files.")
         for info in members.values():
             check_member(path, info, _MOST_OF_A_FILE)
         return _decoded(path, {name: lambda info=info: archive.read(info) for name, info in members.items()})
+
+
+def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
+    """Nothing is unpacked, but a name that leads out of the archive is a sign of harm, and other programs follow it."""
+    for name in archive.namelist():
+        there = PureWindowsPath(name)  # which knows both slashes, and drives
+        if there.anchor or ".." in there.parts:
+            raise DataError(f"{path} has a file named {printable(name)}, which leads out of the zip: leave it out.")
 
 
 def _is_image(path: Path | PurePosixPath) -> bool:

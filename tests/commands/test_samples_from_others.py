@@ -231,12 +231,31 @@ def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
     assert files(lab.folder) == before, "something was written, or ran"
 
 
-def test_a_zip_whose_names_lead_away_is_read_and_not_unpacked(lab):
-    archive("a.zip", **{"__etc__harm_dot_png": png(), "..__..__harm_dot_png": png(value=90)})(lab.folder)
+@pytest.mark.parametrize("name", ["__etc__harm_dot_png", "..__..__harm_dot_png", "a__..__..__harm_dot_txt", "..\\harm_dot_png"])
+def test_a_zip_whose_names_lead_away_is_refused_and_not_unpacked(lab, name):
+    archive("a.zip", a_dot_png=png(), b_dot_png=png(), **{name: png(value=90)})(lab.folder)
     code, _, err = lab("evaluate", "samples=a.zip", "data=digits", "features=pixels", "metrics=[frechet_distance]")
-    assert code == 0, err
+    assert code == 1
+    assert "which leads out of the zip: leave it out" in err
+    assert len(err.strip().splitlines()) == 1
     assert not list(lab.folder.parent.rglob("harm*"))
     assert not Path("/etc/harm.png").exists()
+
+
+@pytest.mark.parametrize("option", ["samples", "reference"])
+def test_an_npz_that_unfolds_to_too_much_is_refused_before_it_does(lab, monkeypatch, option):
+    """Sixteen kilobytes that unfold to 16 MiB, where 1 MiB is the most."""
+    for module in ("images.MOST_BYTES", "statistics._MOST_BYTES"):
+        monkeypatch.setattr(f"diffusion_lab.interop.{module}", 2**20)
+    name = {"samples": "arr_0", "reference": "mu"}[option]
+    np.savez_compressed(lab.folder / "bomb.npz", **{name: np.zeros(2**24, np.uint8)})
+    npz("good.npz", arr_0=PIXELS)(lab.folder)
+    assert (lab.folder / "bomb.npz").stat().st_size < 2**15
+    given = {"samples": ["samples=bomb.npz", "data=digits"], "reference": ["samples=good.npz", "reference=bomb.npz"]}
+    code, _, err = lab("evaluate", *given[option], "features=pixels")
+    assert code == 1
+    assert f"{name}.npy in bomb.npz unfolds to 16 MiB, more than 1 MiB, and may be a decompression bomb" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def pt(content: object):
@@ -258,6 +277,13 @@ REFERENCES = {
     "a torch file of weights": ("bad.pt", pt({"weight": torch.ones(2)}), "has no mu and sigma"),
     "half a torch file": ("bad.pt", half("bad.pt", pt({"mu": MU, "sigma": SIGMA})), "is no file of statistics"),
     "objects": ("bad.npz", npz(mu=np.array([{"a": 1}] * 64, object), sigma=SIGMA), "holds object, not numbers"),
+    "half an npz": ("bad.npz", half("bad.npz", npz(mu=MU, sigma=SIGMA)), "is no npz that can be read"),
+    "a header of too much": (
+        "bad.npz",
+        archive("bad.npz", mu_dot_npy=npy(MU, shape=(10**12,)), sigma_dot_npy=npy(SIGMA)),
+        "says it has 8,000,000,000,000 bytes, and has",
+    ),
+    "other names": ("bad.npz", npz(mean=MU, cov=SIGMA), "has no arr_0: it holds mean, cov"),
     "mu alone": ("bad.npz", npz(mu=MU), "has no sigma: it holds mu"),
     "clean-fid's for KID": (
         "bad_kid.npz",
