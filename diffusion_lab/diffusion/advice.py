@@ -26,13 +26,14 @@ class ScheduleAdvice:
 
     Attributes
     ----------
-    own: of the sampler's own times, the nearest whole ones.
+    own: of the sampler's own times, the nearest whole ones. beyond: how many of these lie outside the ends of `times`.
     times: of all chains with as many steps those with the least bound. bits: that bound.
     fewest: as few steps have a bound that is not above `own`.
     num_steps, optimal, even: the least bound of so many steps, and that of as many even steps.
     """
 
     own: float
+    beyond: int
     times: Int64[Tensor, " K"]
     bits: float
     fewest: int
@@ -88,6 +89,7 @@ def advise(
     shown = [k for k in _SHOWN if k <= min(last, max(100, len(whole)))]
     return ScheduleAdvice(
         own=now,
+        beyond=int(((whole < advised[0]) | (whole > advised[-1])).sum()),
         times=advised,
         bits=bits(advised),
         fewest=fewest,

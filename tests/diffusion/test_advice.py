@@ -50,6 +50,7 @@ def test_the_predicted_gain_comes_true(variance, own):
     times = own(problem.process)
     advice, _ = advice_of(problem, variance, times)
     assert len(advice.times) == len(times)
+    assert advice.beyond == sum(not advice.times[0] <= t <= advice.times[-1] for t in times)
     before, after = bound(problem, variance, times), bound(problem, variance, advice.times)
     assert advice.own == pytest.approx(before, abs=1e-6)
     assert advice.bits == pytest.approx(after, abs=1e-6)

@@ -51,7 +51,11 @@ class StepAdvice(Metric):
         scores.record("advised_gain", advice.gain)
         scores.record("advised_steps", advice.fewest)
         scores.details["advised_gain"] = _advice(model.process, advice)
-        scores.details["advised_steps"] = f"at the best times they have the bound of the sampler's {len(advice.times)}"
+        wasted = len(advice.times) - advice.fewest
+        few = f", of which {wasted} are wasted" if wasted else ""
+        scores.details["advised_steps"] = (
+            f"at the best times they have the bound of the sampler's {len(advice.times)}{few}"
+        )
         scores.curves["bits_by_num_steps"] = {
             "num_steps": advice.num_steps,
             "bits_per_dim": advice.optimal,
@@ -71,7 +75,8 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()
     early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
     steps = f"sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
-    return f"{steps} takes {advice.bits:.4f} in place of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}"
+    beyond = f"; {advice.beyond} of the sampler's own steps lie beyond" if advice.beyond else ""
+    return f"{steps} takes {advice.bits:.4f} in place of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
 
 
 def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
