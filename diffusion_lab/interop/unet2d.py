@@ -40,14 +40,14 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     groups = sorted({part.num_groups for part in network.modules() if isinstance(part, GroupNorm)})
     if len(groups) > 1:
         raise ValueError(
-            f"diffusers' UNet2DModel has as many groups in every norm, and this network has {' and '.join(map(str, groups))}: "
-            "network.base_channels=128 and multiples of it have 32 everywhere; or use format=program"
+            f"diffusers' UNet2DModel has one number of groups in all norms, and this network has {' and '.join(map(str, groups))}: "
+            "use format=program, or train with network.base_channels=128 or a multiple of it, which gives 32 everywhere"
         )
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
     if len(heads) > 1:
         raise ValueError(
-            f"diffusers' UNet2DModel has as many channels in every head, and this network has {' and '.join(map(str, heads))}: "
+            f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}: "
             "use format=program"
         )
     residuals = [part for part in network.modules() if isinstance(part, ResidualBlock)]

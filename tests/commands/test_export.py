@@ -122,7 +122,7 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
     ("options", "said"),
     [
         (["format=onnx"], "format=onnx: there is no such format; it is one of diffusers, program"),
-        ([], "as many groups in every norm"),
+        ([], "one number of groups in all norms"),
         (["weights=ema_2"], "ema_2"),
         (["to=outputs"], "to=outputs: there is something already, and nothing is overwritten"),
         (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
