@@ -137,7 +137,7 @@ class NoRegularizer(Regularizer):
 
 @dataclass(frozen=True)
 class R1(Regularizer):
-    """γ/2 · ‖∇D(x)‖² at real x only: once G draws the data D is flat there, and both stand still (Mescheder et al. 2018, eq. 9)."""
+    """γ/2 · ‖∇D(x)‖² at real x only: once G generates the data, D is flat there and both stop (Mescheder et al. 2018, eq. 9)."""
 
     gamma: float = 0.1
 

@@ -1,4 +1,4 @@
-"""Tells whoever reads status.json how many steps are done."""
+"""Writes to status.json how many steps are done."""
 
 from __future__ import annotations
 

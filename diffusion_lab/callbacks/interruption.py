@@ -34,7 +34,7 @@ class Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside the block signals are heard; afterwards whoever heard them before does so again."""
+        """Inside the block our handlers catch the signals; afterwards the earlier handlers are restored."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python hands signals to the main thread only
             return
@@ -47,7 +47,7 @@ class Interruption:
                 signal.signal(signum, handler)
 
     def listen(self) -> None:
-        """Take the signals, also from whoever took them since the block began."""
+        """Install our handlers, also over those that were installed since the block began."""
         if self._previous:
             for signum in SIGNALS:
                 signal.signal(signum, self._heard)

@@ -103,7 +103,7 @@ class MLflow(Tracker):
             client.set_terminated(run_id, status)
 
     def _experiment_id(self, client: MlflowClient) -> str:
-        """That of the experiment, which is made where nobody has made it yet, another process in this very moment neither."""
+        """The id of the experiment, which is created if it does not exist; another process may create it at the same time."""
         from mlflow.exceptions import MlflowException
 
         files = None if os.environ.get(_SERVER) else (self._folder / "files").as_uri()

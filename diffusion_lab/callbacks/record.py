@@ -38,7 +38,7 @@ class CSVRecord(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The resolved config lies beside the record already."""
+        """The resolved config is already stored beside the record."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:

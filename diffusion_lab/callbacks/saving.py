@@ -158,7 +158,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _validates_next(trainer: Trainer) -> bool:
-    """Whether Lightning validates before the next step: when that is due, and when something has ended training."""
+    """Whether Lightning validates before the next step: at its interval, and when training has ended."""
     if not trainer.enable_validation:
         return False
     return trainer.should_stop or (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0

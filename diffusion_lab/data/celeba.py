@@ -78,7 +78,7 @@ class CelebA(ImageFiles):
         self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, labels, digests)
 
     def _first_wrong(self) -> str | None:
-        """What is missing or not as published, or None. Of the images only their folder is asked for here."""
+        """What is missing or not as published, or None. Of the images only their folder is checked here."""
         folder = self.root / _FOLDER
         lists = ((folder / name, md5) for _, md5, name in datasets.CelebA.file_list if name.endswith(".txt"))
         wrong = first_wrong(lists)

@@ -1,4 +1,4 @@
-"""Where data lie that the user gave no folder for, and how they get there: whole, or not at all."""
+"""The default folders of data sets, and downloads into them: complete, or not at all."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""A data set that lies in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
+"""A data set in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
 
 import hashlib
 from abc import abstractmethod

@@ -1,4 +1,4 @@
-"""Which images are held out for testing, and which few stand for a whole split."""
+"""Which images are held out for testing, and which few represent a whole split."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""What may x̂_0 be? Images lie in [−1, 1], and a network's guess of one need not.
+"""The range of x̂_0. Images are in [−1, 1], but a network's prediction may be outside.
 
 A sampler builds each step from x̂_0; where it is out of range the step is pulled out of range too, and the next guess is worse.
 """

@@ -222,7 +222,7 @@ def _away_from(
     reverse: ReverseProcess,
     asked: Asked,
 ) -> ReverseStep:
-    """`reverse`, led away from what `worse` says when it is told `told`, if it knows labels."""
+    """`reverse`, guided away from `worse`, which is given the labels `told` if it takes labels."""
     process, x_t, t, y = asked
     output, v = reverse.evaluate(process, x_t, t, y)
     look = worse.without_clipping()(process, x_t, t, told if worse.null_class is not None else None)

@@ -1,4 +1,4 @@
-"""What lies between two images? The images of the latents between theirs.
+"""Interpolation between two images: the images of the latents between theirs.
 
     x_T ← encode(x_0),  x_T′ ← encode(x_0′),  image(w) = decode(slerp(x_T, x_T′; w))        Song et al. 2020, DDIM
 

@@ -15,7 +15,7 @@ Interval = Sequence[float | int] | None  # [lo, hi]
 
 
 class Acts(NamedTuple):
-    """Where a guidance acts. anywhere: False where it acts on no sample; True too where only a GPU knows."""
+    """Where a guidance acts. anywhere: False where it acts on no sample; True also where only a GPU has the answer."""
 
     anywhere: bool
     where: Bool[Tensor, " b"]

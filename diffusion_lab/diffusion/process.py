@@ -251,7 +251,7 @@ class GaussianDiffusion:
         return Row(time, shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
 
     def at(self, t: Times, everywhere: int | None = None) -> "GaussianDiffusion":
-        """This process, looked up at t once: asked about this very tensor, it does not look again. A real t has no table.
+        """This process with its values at t looked up once: for the same tensor they are not read again. A real t has no table.
 
         everywhere: the one step that t says of all samples, for who must decide by it what to do: t may lie on a GPU.
         """

@@ -1,4 +1,4 @@
-"""Which level does a finished sample mean? The last x̂_0 is a mean, and lies between the levels that the data have."""
+"""The level of each pixel of a finished sample. The last x̂_0 is a mean, so it lies between the levels of the data."""
 
 import math
 from abc import ABC, abstractmethod

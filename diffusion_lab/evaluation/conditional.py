@@ -18,7 +18,7 @@ MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte
 
 
 def taken_as_asked(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
-    """Which samples, as feature vectors (n, D), the features' classifier takes for the class y (n,) asked for: bool (n,).
+    """Which samples, as feature vectors (n, D), the features' classifier assigns to their class y (n,): bool (n,).
 
     Raises UnmeasurableError for features that have no classes.
     """

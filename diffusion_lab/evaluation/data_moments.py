@@ -19,7 +19,7 @@ LARGEST = 4096  # values an image, whose covariance takes 128 MB
 def data_moments(
     data: DataModule, by_class: bool, cache: Path, progress: Callable[[str, int, int], None] | None = None
 ) -> DataMoments:
-    """Of all training images as they lie there, not mirrored; by class, a mean for each and the covariance within them.
+    """Of all training images, without mirroring; by class, one mean for each class and the covariance within classes.
 
     Raises UnmeasurableError where the images are too large, or a class has fewer than two.
     """

@@ -35,7 +35,7 @@ BEFORE: dict[str, Metric] = {
 
 
 def described(metrics: Mapping[str, Any]) -> list[Measure]:
-    """The measures of a metrics.json, in its order. ValueError for what no score has written."""
+    """The measures of a metrics.json, in its order. ValueError for content that no score writes."""
     if "measures" in metrics:
         return read_measures(metrics["measures"])
     protocol = metrics["protocol"]

@@ -80,7 +80,7 @@ def draw_once(
         progress(f"waiting for {holder or 'another process'}", 0, 1)
 
     def look() -> list[tuple[range, list[int]]]:
-        """Read what is there; the parts that some store lacks, with the numbers of these stores."""
+        """Read the stored parts; return the parts that some store lacks, with the numbers of these stores."""
         for store, row in zip(stores, found, strict=True):
             row[:] = [shard or store.read(part) for part, shard in zip(parts, row, strict=True)]
         lacking = ((part, [i for i, row in enumerate(found) if row[k] is None]) for k, part in enumerate(parts))
@@ -130,7 +130,7 @@ def _draw(
     progress: Progress,
     done: int,
 ) -> None:
-    """Each shard is written as soon as it is whole, to those of the stores that want it. `done` samples are there already."""
+    """Each shard is written as soon as it is complete, to the stores that lack it. `done` samples exist already."""
     memory, stopwatch, device = PeakMemory(model.device), Stopwatch(model.device), device_name(model.device)
     total = done + sum(len(part) for part, _ in wanted)
     for part, of in wanted:

@@ -1,4 +1,4 @@
-"""What a model's latents hold: is what lies between two of them an image, and what gets lost on the way there and back?"""
+"""Pictures of a model's latents: interpolations between two of them, and reconstructions of images."""
 
 from __future__ import annotations
 

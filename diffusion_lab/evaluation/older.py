@@ -44,7 +44,7 @@ _CLASSES = {
 
 
 def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain containers as they stand in a file; what is not older, or is not as it was, stays as it is."""
+    """Plain containers of a file with older names replaced; everything else stays the same."""
     config = dict(config)
     features, evaluation = config.get("features"), config.get("evaluation")
     if isinstance(features, Mapping) and "_target_" in features:

@@ -154,7 +154,7 @@ class Reference:
 
 
 class GivenReference(Reference):
-    """Images that somebody gave, all of which are the reference; or mean and covariance that somebody published.
+    """Given images, all of which are the reference, or published mean and covariance.
 
     data: the images, perhaps none where there are statistics. published: the statistics, of these features; nobody says of which
     images. None: those of the images.

@@ -1,4 +1,4 @@
-"""What came out of a score: values by name, each with its protocol or with the reason why there is none."""
+"""The result of a score: values by name, each with its protocol, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Scores:
         self.spread(name, source, hits.double())
 
     def describe(self, measures: Iterable[Measure]) -> None:
-        """Keep what is said of the values that are there, or that are absent for a reason."""
+        """Keep the descriptions of the values that exist, or that are absent for a reason."""
         known = self.values.keys() | self.protocol["absent"].keys()
         self.measures += [
             replace(measure, detail=self.details.get(measure.name, "")) for measure in measures if measure.name in known

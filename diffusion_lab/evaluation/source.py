@@ -58,7 +58,7 @@ class Source(ABC):
 
     @contextmanager
     def ready(self, settings: Evaluation) -> Iterator[None]:
-        """Inside the block the samples are those that the settings ask for."""
+        """Inside the block samples are drawn with these settings."""
         yield
 
     def pictures(self, data: DataModule, seed: int) -> tuple[Tensor | None, Tensor | None]:

@@ -83,7 +83,7 @@ class GenerativeModel(TrainableModel, ABC):
         return None if z is None else self.decode(z, y)
 
     def interpolate(self, first: Tensor, second: Tensor, weight: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        """What lies at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
+        """The point at `weight` (B,) in [0, 1] of the way from sample first[i] to sample second[i] of a stream: the images of the
         latents on the arc between theirs."""
         return self.decode(slerp(self.latents(first, seed), self.latents(second, seed), weight), y)
 
@@ -143,7 +143,7 @@ class GenerativeModel(TrainableModel, ABC):
         return None
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
-        """Which steps, of what number and between which ends, would have the least bound on the images x_0 that it was measured on.
+        """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
 
         For a family with `log_snrs`, once its last steps were measured. ValueError, in one sentence, where no table says it.
         """

@@ -106,7 +106,7 @@ class MeasuredDiffusion(GenerativeModel):
         return advise(self.process, self._costs(steady=False), self._costs(steady=True), own, ends, prior)
 
     def _costs(self, steady: bool) -> StepCosts:
-        """steady: with the noise of what was measured averaged out over neighbouring t."""
+        """steady: averaged over neighbouring t to reduce the noise of the measurement."""
         statistics, last_steps = self._measured
         if steady:
             statistics, last_steps = statistics.smoothed(), smoothed(last_steps, 2)

@@ -74,7 +74,7 @@ class Muon(Optimizer):
         return loss
 
     def _step_matrices(self, group: dict) -> None:
-        """Matrices of one shape together: a few large products in place of many small ones."""
+        """Matrices of one shape together: a few large products instead of many small ones."""
         alike: dict[tuple[int, int], list[nn.Parameter]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -1,4 +1,4 @@
-"""In which quarter of 1 … T does the loss lie?"""
+"""The loss in each quarter of 1 … T."""
 
 import torch
 from torch import Tensor

@@ -95,7 +95,7 @@ class TrainableModel(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """By the norm that is known already. By value it needs none, and what is scaled Lightning knows how to clip."""
+        """By the norm that is computed already. Clipping by value needs no norm, and Lightning clips scaled gradients itself."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not gradient_clip_val or gradient_clip_algorithm == "value" or scaled:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -121,7 +121,7 @@ class TrainableModel(LightningModule):
             _write(path, self.state_dict() if name == RAW else self.averages[name])
 
     def save_snapshot(self, name: str, path: Path, **facts: str) -> None:
-        """Write an average, or the raw weights in its place, as `load_weights` reads an average; `facts` stand in the file."""
+        """Write an average, or the raw weights instead, in the form that `load_weights` reads; `facts` are stored in the file."""
         _write(path, self.averages.get(name) or self.averaged_parameters(), {"weights": name, **facts})
 
     def load_weights(self, files: Mapping[str, Path]) -> None:

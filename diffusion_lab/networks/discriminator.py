@@ -126,7 +126,7 @@ class PointDiscriminator(nn.Module):
 
 
 def _initialise(discriminator: nn.Module, spectral_norm: bool) -> None:
-    """He's weights for the leaky rectifier and no bias; then, if asked, spectral norm of every weight."""
+    """He's weights for the leaky rectifier and no bias; then, if wanted, spectral norm of every weight."""
     for module in list(discriminator.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")

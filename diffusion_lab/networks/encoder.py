@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """h (B, C, H, W) -> (B, C): the mean of all pixels asks, and itself and every pixel answer, in heads of `head_channels`."""
+    """h (B, C, H, W) -> (B, C): attention of the mean of all pixels to itself and to all pixels, in heads of `head_channels`."""
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()

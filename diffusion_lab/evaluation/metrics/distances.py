@@ -1,4 +1,4 @@
-"""How far samples are from real images, and how much of either lies within the other."""
+"""Distances between samples and real images, and precision and recall."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class KernelDistance(FeatureMetric):
         scores.details[self._name(view.naming)] = f"mean over {self.num_subsets} pairs of subsets of {size} images"
 
     def _spread(self, view: View, scores: Scores) -> None:
-        """Its standard error, and where that comes from. Of many images some stand for all: the error falls with their root."""
+        """Its standard error and the sources of it. For many images it is computed from some and scaled by the root of n."""
         from diffusion_lab.data.splits import evenly_spaced
         from diffusion_lab.evaluation.fidelity import kernel_influences
 
@@ -107,7 +107,7 @@ class KernelDistance(FeatureMetric):
 
 @dataclass(frozen=True)
 class PrecisionRecall(FeatureMetric):
-    """Which share of the samples lies among real images, and which share of real images among the samples."""
+    """Precision, the share of samples among real images, and recall, the share of real images among samples."""
 
     needs = (Need.REAL_IMAGES,)
 
