@@ -76,7 +76,7 @@ async function draw() {
 }
 
 function plot({ own, visited, compared }) {
-  const [left, right, top, bottom] = [46, 624, 16, 216];
+  const [left, right, top, bottom] = [58, 624, 16, 216];
   const x = value => left + value * (right - left);
   const y = value => bottom - Math.min(value, 1.05) * (bottom - top) / 1.05;
   const part = (name, attributes, text) => {
