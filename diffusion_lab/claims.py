@@ -2,7 +2,7 @@
 
     <n>.json    written once by the n-th holder, whose heartbeat is its time of change; `null` when it has let go
 
-To take a folder is to create the next number, which the file system lets exactly one process do; nobody ever removes or
+To take a folder is to create the next number, which the file system lets exactly one process do; no process ever removes or
 rewrites the newest number but the process that made it, so a holder that was overtaken harms nobody by what it still does.
 Imports nothing of this package but `processes`.
 """
@@ -111,7 +111,7 @@ def release(folder: Path, number: int, holder: Holder) -> None:
     """Let go of a number of one's own; one that was overtaken and cleared away stays away."""
     with suppress(OSError), _file(folder, number).open("r+b", buffering=0) as file:
         said = file.read()
-        if holder.token.encode() in said:  # else who came after `clear` has begun to count anew
+        if holder.token.encode() in said:  # else a process that came after `clear` has begun to count again
             file.seek(0)
             file.write(b"null".ljust(len(said)))  # in place: the disk may be full
 
@@ -120,7 +120,7 @@ def clear(folder: Path) -> None:
     """Remove every number. Only for the newest holder, when there is nothing left to hold."""
     for number in sorted(_numbers(folder)):
         _file(folder, number).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody has put more there
+    with suppress(OSError):  # it holds other files
         (folder / FOLDER).rmdir()
 
 

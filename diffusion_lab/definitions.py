@@ -238,7 +238,7 @@ class _Walk:
     def _hidden(self, module: Module, statement: ast.ClassDef) -> tuple[frozenset[str], list[Node]]:
         """The members that do not count in a class that fills in the interface, and those of its bases that it calls nevertheless.
 
-        The interface is what scoring and drawing ask of a model: its names are hidden, and private names that only they use.
+        The interface is what scoring and drawing use of a model: its names are hidden, and private names that only they use.
         """
         family = [(module, statement), *self._bases(module, statement)]
         if not self.names or all(cls is not self.interface for _, cls in family):

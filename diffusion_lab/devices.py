@@ -51,7 +51,7 @@ def num_cores() -> int:
 class Request:
     """What trainer.accelerator and trainer.devices request on a machine: GPUs, or processes of its CPU, one per device.
 
-    indices: which of the GPUs that are visible, where a list says it. everything: all that there is was asked for.
+    indices: which of the GPUs that are visible, where a list says it. everything: all devices are wanted.
     """
 
     on_gpu: bool

@@ -42,7 +42,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write beside `path`; at the end of the block it is forced to the disk and put in place in one step.
 
-    A reader, and whoever looks after a crash, sees the old file or the new one, never a part. Beside the target and not
+    A reader, also after a crash, sees the old file or the new one, never a part. Beside the target and not
     in a temporary folder, because a move across file systems is a copy. Folders above `path` are made. On any error
     (OSError with `path` in it: disk full, no permission; what a guard of the folder raises) the old file stays and nothing
     else is left.

@@ -48,7 +48,7 @@ TRAINING_EXCLUDED = frozenset((
     "data.download", "trainer.default_root_dir",
     # which files are let in: the identity counts those that were
     "data.on_error", "data.max_pixels", "data.max_bytes",
-    # what is asked of the command
+    # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "slurm", "compile", "workers", "data.num_workers",

@@ -23,7 +23,7 @@ class RunError(RuntimeError):
 
 def read_bytes(path: Path, most: int) -> bytes:
     """Raises RunError if there is no such file, or if it has more than `most` bytes."""
-    if not path.is_file():  # nor a pipe, which nobody may ever write into
+    if not path.is_file():  # nor a pipe, which may have no writer
         raise RunError(f"there is no {path}")
     with path.open("rb") as file:
         content = file.read(most + 1)

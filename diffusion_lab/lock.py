@@ -81,7 +81,7 @@ def hold(
 def give_up(folder: Path) -> None:
     """Remove the files of a folder's lock, and the folder unless something else lies there.
 
-    Only for who holds it, as the last thing it does there. Whoever waits for the folder makes it anew.
+    Call it only while you hold it, as the last step there. A process that waits for the folder makes it again.
     """
     claims.clear(folder)
     (folder / _FILE).unlink(missing_ok=True)
@@ -111,7 +111,7 @@ _silence = Silence()
 def is_held(folder: Path) -> bool:
     """Whether a living process holds `folder`, as far as this machine can tell.
 
-    A process of another machine that died shows it only to those who ask for STALE_SECONDS, or an hour later.
+    A process of another machine that died is noticed only after STALE_SECONDS of waiting, or an hour later.
     """
     claim = newest(folder)
     return not (

@@ -1,6 +1,6 @@
 """What a number of a score means: which way is better, units, and what must agree. Imports no torch.
 
-Each metric says so of its own numbers, and metrics.json keeps it beside them, so whoever shows a score needs to know no metric.
+Each metric describes its own numbers, and metrics.json keeps the description, so code that shows a score depends on no metric.
 
 Two values of a measure may be ranked only when everything in its protocol that says *how it was measured* is the same:
 the data, the reference, the features, the number of images, the machine for seconds. What was measured (schedule, sampler,

@@ -18,7 +18,7 @@ class Process:
     """A process, told from every other that ever had its id.
 
     machine: where the id means something, which is one boot of a kernel and one namespace of ids.
-    started: when, as that machine counts; None: it does not tell.
+    started: when, on the clock of that machine; None: not known.
     """
 
     host: str
@@ -37,7 +37,7 @@ class Process:
 
     @property
     def is_of_this_machine(self) -> bool:
-        """Whether `lives` can be asked here."""
+        """Whether `lives` works here."""
         return self.machine == _machine()
 
     def lives(self) -> bool:

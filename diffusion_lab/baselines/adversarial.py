@@ -8,7 +8,7 @@
     gradient penalty   λ · E (‖∇D(x̂)‖ − 1)²,   x̂ = u·x + (1 − u)·G(z),  u ~ U(0, 1)                  Gulrajani et al. 2017, eq. 3
 
 D(x) is a logit, or a critic's value: never squashed. A loss says what it needs of the slope of D and a regularizer what it gives,
-so nobody asks which one it is.
+so no code depends on which one it is.
 """
 
 from abc import ABC, abstractmethod

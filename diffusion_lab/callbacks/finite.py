@@ -36,7 +36,7 @@ class SkipNotFinite(Callback):
     they are summed already, so all ranks decide alike; and a finite loss may have others. A gradient scaler (16-mixed) skips such
     steps by itself.
 
-    On a GPU nobody waits for the answer: the step is taken, and taken back there where it should not have been. It is counted, and
+    On a GPU the host does not wait for the answer: the step is taken, and undone there if it must be. It is counted, and
     training ends, at the next of every `trainer.log_every_n_steps` steps.
 
     Stands before `Monitor` and before clipping, which use the norm that it leaves in `model.gradient_norm`.

@@ -25,7 +25,7 @@ class PowerAverages(Callback):
 
     The moments are even shares of the budget, the last of them its end, so there are at most `moments` files, of float16: together
     as large as `moments` times the weights in float32. A file is there before any checkpoint of its step or a later one.
-    Averages are float32 and part of the checkpoint. A training that goes on from a checkpoint without them keeps none.
+    Averages are float32 and part of the checkpoint. A training that resumes from a checkpoint without them keeps none.
     It must come before what saves. file_of: the file of a name.
     """
 

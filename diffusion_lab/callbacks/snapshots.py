@@ -20,7 +20,7 @@ class Snapshots(Callback):
     """Writes the weights that would be scored, had training ended at these moments: one file a moment.
 
     The moment is the first step at which so much of the budget, of time, of steps or of images is used. The file is there before
-    any checkpoint of that step or a later one, so a training that was killed and goes on either has it or comes to the moment
+    any checkpoint of that step or a later one, so a training that was killed and resumes either has it or comes to the moment
     again: the same bits, for a budget of steps and a moment that is no time.
     It must come after the averages and before what saves.
 

@@ -1,6 +1,6 @@
 """diffusion-lab cancel: end the jobs of a sweep.
 
-Its jobs save; the same `train -m` command goes on from there.
+The jobs save first; the same `train -m` command resumes them.
 """
 
 from __future__ import annotations

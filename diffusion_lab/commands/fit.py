@@ -127,7 +127,7 @@ def fit(
             alike = same_so_far(model.weight_names, trainer.global_step)
             if alike:
                 console.print(f"{' and '.join(alike)} are the same weights: averages differ only after their warm-up")
-        here.agree(None)  # nobody reads the weights before they are there
+        here.agree(None)  # no rank reads the weights before they exist
 
 
 def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer) -> list[PowerAverages]:
@@ -184,7 +184,7 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
             yield
         except (DataError, NotFiniteError, PrecisionError) as error:
             raise MistakeError(str(error)) from error
-        except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric nobody has logged
+        except (RuntimeError, MisconfigurationException) as error:  # of a callback whose metric was not logged
             if not re.search("conditioned on metric|monitor=.*could not find the monitored key", str(error)):
                 raise
             raise MistakeError(" ".join(str(error).split())) from error

@@ -21,14 +21,14 @@ def quiet_lightning() -> None:
     logger.handlers.clear()
     logger.setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user has asked for these with trainer.profiler
+    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user wants these: trainer.profiler
     profiles.setLevel(logging.INFO)
     profiles.handlers, profiles.propagate = [_Said()], False
-    # Lightning 2.6 still asks for what torch 2.13 deprecates; nothing a user could change.
+    # Lightning 2.6 still uses what torch 2.13 deprecates; a user cannot change it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # It counts parameters in 32 bits whatever they are; their number is right.
     warnings.filterwarnings("ignore", message=r"Precision \S+ is not supported by the model summary")
-    # Its user has asked for the CPU.
+    # The user has chosen the CPU.
     warnings.filterwarnings("ignore", message="GPU available but not used")
     # On a cluster's login node one may train too.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system")

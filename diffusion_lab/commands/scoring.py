@@ -159,7 +159,7 @@ def score_source(
         _say_scored(console, run)
     else:
         with hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")):
-            if is_there():  # whoever held it has scored it
+            if is_there():  # another process has scored it
                 _say_scored(console, run)
             else:
                 if rank() == 0:

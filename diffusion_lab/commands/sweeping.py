@@ -101,7 +101,7 @@ class _Launches:
         self, config: DictConfig, context: HydraContext, task: TaskFunction, directory: SweepDirectory, name: str
     ) -> None:
         self._directory, self._num_launched = directory, 0
-        # What Hydra composes for a job it composes anew from these overrides.
+        # Hydra composes the config of a job again, from these overrides.
         own = {"hydra.sweep.dir": str(directory.jobs), "hydra.sweeper.name": name}
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]

@@ -99,13 +99,13 @@ def run(cfg: DictConfig) -> float | None:
             with hold_together(directory.path, waiting):
                 if here.is_first:
                     directory.put_in_place()  # what a process was killed over
-                if is_trained():  # whoever held it before has done it
+                if is_trained():  # another process has trained it
                     _say_trained(console, directory, cfg.retrain)
                 else:
                     fit(cfg, data, model, place, fingerprint, choices, here, branch)
                     if here.is_first:
                         directory.put_in_place()
-                    here.agree(None)  # nobody reads the weights before they are there
+                    here.agree(None)  # no rank reads the weights before they exist
         if generative and cfg.score:
             model.float()  # as it would be loaded, whatever trainer.precision
             load_weights(model, directory, *(score.evaluation.weights for score in asked))

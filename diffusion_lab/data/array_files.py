@@ -1,6 +1,6 @@
 """Arrays of numbers in .npy and .npz files, which may be anybody's.
 
-Nothing is unpickled, nothing is unpacked to the disk, and what an array says of its size is checked before memory is asked for.
+Nothing is unpickled, nothing is unpacked to the disk, and the size in the header of an array is checked before memory is allocated.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class DataModule(LightningDataModule, ABC):
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
 
-    `batch_size` is the global batch, shared out over the ranks. `seed` keys the order of the training images and
+    `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
     """
 
@@ -143,7 +143,7 @@ class DataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> "Batches[HeldOutBatch]":
         """(x, y, noise) of test images, never mirrored; of each batch a rank takes its rows.
 
-        The noise of an image depends on its index and the seed. Of a batch that cannot be shared out evenly the last images are
+        The noise of an image depends on its index and the seed. Of a batch that cannot be divided evenly the last images are
         left out, so that every rank has as many batches and as many rows.
         """
         self.prepare()
@@ -175,7 +175,7 @@ class DataModule(LightningDataModule, ABC):
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
         """(x, y) of "train" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
 
-        `limit` below the size of the split stands for the split by a fixed random subset, the same for everybody;
+        `limit` below the size of the split takes a fixed random subset of it, the same on every machine;
         the subset of a smaller limit is its beginning. `start` skips that many images of this sequence.
         """
         self.prepare()

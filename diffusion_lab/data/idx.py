@@ -3,7 +3,7 @@
 An idx file is two zero bytes, a type byte (8: unsigned bytes), the number of axes, each axis as a big-endian 32-bit
 integer, then the bytes (Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits). torchvision
 downloads the files and checks them; they are read here because its reader checks neither their shape nor their
-labels, and wants them unzipped.
+labels, and needs them unzipped.
 """
 
 import gzip
@@ -112,7 +112,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     header = bytes([0, 0, _UNSIGNED_BYTE, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
         raise DataError(f"{path} is not an idx file of unsigned bytes of shape {shape}: fetch the file again.")
-    # The array is a view of immutable bytes; torch wants memory of its own.
+    # The array is a view of immutable bytes; torch needs memory of its own.
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy())
 
 

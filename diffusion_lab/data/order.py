@@ -56,7 +56,7 @@ class BatchOrder:
 def batches_trained(trainer: Trainer) -> int:
     """k while batch k is trained on, counted over all resumes."""
     # The batches whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
-    # half-way, and begins again at 0 when training goes on from a finished run.
+    # half-way, and begins again at 0 when training continues from a finished run.
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
 

@@ -83,7 +83,7 @@ def variational_bound(
     noise: row i of every draw depends on its (seed, indices[i]); by default a fresh seed. Each term has the noise of its original
         t, so that chains over some of the steps share it.
     max_terms: visit at most so many steps. L_0 always; the others fall into max_terms − 1 runs of neighbours, one step is drawn
-        from each, a sample, and stands for its run: unbiased, and the terms' smoothness in t makes it precise.
+        from each, a sample, and represents its run: unbiased, and the terms' smoothness in t makes it precise.
     decoder: p(x_0|x_1) of L_0. start: p(x_T) of L_T.
     """
     noise = fresh_noise(len(x_0), x_0.device) if noise is None else noise

@@ -8,7 +8,7 @@
 
 s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. In
 autoguidance s = 1 is the model itself; beyond it, samples leave what only a worse model believes. A guided process gives the same
-`ReverseStep`, so samplers and the bound need not know of it, and as it is asked with the *process*, a respaced one gives Σ of its
+`ReverseStep`, so samplers and the bound do not depend on it, and as it takes the *process*, a respaced one gives Σ of its
 longer strides.
 """
 
@@ -77,7 +77,7 @@ class Asked(NamedTuple):
 class Guidance(ABC):
     """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
 
-    `guides`: it changes what the network says. `needs_null_class`: it asks a network with and without the label, so one that was
+    `guides`: it changes the prediction. `needs_null_class`: it evaluates a network with and without the label, so one that was
     trained with label dropout.
     `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
     leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
@@ -246,7 +246,7 @@ class ClassifierGuidance(Guidance):
     ----------
     classifier: (x_t (B, …), timesteps int64 (B,)) -> logits (B, num_classes), differentiable. It sees the 0-based index of the
         step in the original chain, as the network does.
-    scale: s ≥ 0; 0 leaves the process alone and asks no classifier.
+    scale: s ≥ 0; 0 leaves the process as it is and evaluates no classifier.
     name: of the classifier, for the record.
     """
 

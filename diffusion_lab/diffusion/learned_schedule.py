@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .real_schedules import LogSNRSchedule, of_log_snr
 from .shapes import PerSample, Times
 
-_UNIFORM = 0.01  # of the time is shared out evenly, so that no bin is left without
+_UNIFORM = 0.01  # of the time is divided evenly, so that every bin has some
 
 
 class _Trained(nn.Module):
@@ -36,8 +36,8 @@ class LearnedSchedule(LogSNRSchedule):
 
     The network sees log SNR, on a clock that reads t − 1 before training.
 
-    Every pair is that of the parameters as they are now: make the process anew once they have moved. `repr` and equality are those
-    of the schedule before training.
+    Every pair is that of the parameters as they are now: build the process again once they have changed. `repr` and equality are
+    those of the schedule before training.
 
     Parameters
     ----------

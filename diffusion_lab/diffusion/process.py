@@ -72,7 +72,7 @@ class GaussianDiffusion:
         self._times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
         self.num_timesteps, self.timesteps = len(self._times), self._times - 1
         self._tables: dict[torch.device, Tensor] = {}
-        if schedule.trained is None:  # what is trained may lie on a GPU, and in real time nobody needs its table
+        if schedule.trained is None:  # a trained schedule may be on a GPU, and its table is not needed for real t
             self._table(_CPU)
         self.prior_std = self._prior_std()
         self._here: tuple[Steps | None, Row | None] = None, None

@@ -1,6 +1,6 @@
 """Which times does a sampler visit? Strictly increasing, and ending at the last, or where only noise is left.
 
-A spacing is asked with the process, so steps may be even in t or in what t means: log SNR, or a power of σ/α.
+A spacing takes the process, so steps may be even in t, in log SNR, or in a power of σ/α.
 """
 
 from abc import ABC, abstractmethod
@@ -39,7 +39,7 @@ class Spacing(ABC):
     def __call__(self, process: GaussianDiffusion | int) -> Visited:
         """Steps, int64 (K,), strictly increasing within 1 … T and ending at T unless told otherwise, or times, float64 (K,).
 
-        A bare T stands for any process of T steps; ValueError where that is not enough to know.
+        A bare T means any process of T steps; ValueError where T alone is not enough.
         """
 
     def measured(self, costs: Costs) -> "Spacing":

@@ -3,7 +3,7 @@
 (Sohl-Dickstein et al. 2015, on the entropy of the reverse process; Ho et al. 2020, section 3.2; Nichol & Dhariwal 2021, section
 3.1.)
 
-A variance is asked with the *process*, so a respaced process gives the wider β and β̃ of its longer strides; that is all there
+A variance takes the *process*, so a respaced process gives the wider β and β̃ of its longer strides; that is all there
 is to strided sampling.
 """
 

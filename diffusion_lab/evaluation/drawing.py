@@ -71,7 +71,7 @@ def draw_once(
     """Samples 0 … num_samples − 1, as each set of features sees them, which has a store of its own.
 
     What a store lacks is drawn, once for all that lack it, by all ranks together. Rank 0 returns the samples, others None.
-    anew: forget what is there. A process that finds another one at the same samples waits for it, and finds them drawn.
+    anew: ignore stored samples. A process that finds another one at the same samples waits for it, and finds them drawn.
     """
     parts = shards(num_samples, stream.batch_size)
     found: list[list[Shard | None]] = [[None] * len(parts) for _ in stores]

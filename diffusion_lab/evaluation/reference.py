@@ -35,7 +35,7 @@ class Reference:
     """Real images of `data` as `features` sees them, on `device`, cached under `cache`.
 
     lacks: what a metric may need and these images do not come with, and why, in words that a table can show.
-    A cache file that is damaged, or belongs to another key, is computed anew. Raises OSError if the cache cannot be
+    A cache file that is damaged, or belongs to another key, is computed again. Raises OSError if the cache cannot be
     written.
     """
 
@@ -156,8 +156,8 @@ class Reference:
 class GivenReference(Reference):
     """Given images, all of which are the reference, or published mean and covariance.
 
-    data: the images, perhaps none where there are statistics. published: the statistics, of these features; nobody says of which
-    images. None: those of the images.
+    data: the images, perhaps none where there are statistics. published: the statistics, of these features; of images that are
+    not known. None: those of the images.
     """
 
     def __init__(

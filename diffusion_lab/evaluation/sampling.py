@@ -27,7 +27,7 @@ def labels(indices: Tensor, seed: int, prior: Tensor) -> Tensor:
     """Class of sample i ~ prior: its inverse distribution function at a u_i that is a function of (seed, i) alone.
 
     Drawn independently, as the classes of n real images are, so that the distance of n samples carries the noise of a draw as
-    its floor and an unconditional model do. Spread evenly, they bring a distance below that of real images.
+    its floor and an unconditional model do. Spread evenly, they give a distance below that of real images.
 
     indices int64 (B,), prior float64 (num_classes,) summing to 1 -> int64 (B,).
     """

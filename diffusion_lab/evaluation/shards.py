@@ -1,7 +1,7 @@
 """Samples on the disk: their features, the first as pictures, and what drawing them took, a shard a file.
 
 Sample i depends on (weights, seed, i) alone, so a shard, which is a fixed range of indices, is the same whoever draws it
-and when. An interrupted scoring goes on at the first shard that is missing, more samples extend what is there, ranks share
+and when. An interrupted scoring resumes at the first shard that is missing, more samples extend what is there, ranks share
 the shards out, and cells that sample alike draw once.
 """
 

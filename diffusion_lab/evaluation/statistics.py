@@ -43,7 +43,7 @@ def merge(parts: Tensor) -> Tensor:
 class FeatureStatistics(Metric):
     """Mean and unbiased covariance of all feature vectors seen, float64; synced over ranks by torchmetrics.
 
-    sync_on_compute: False where one rank sees everything by itself, and the others are not asked.
+    sync_on_compute: False where one rank sees everything by itself, without the others.
 
     The three sufficient statistics must be merged together, so they live in one (D + 1, D + 1) state: n at [0, 0],
     the mean in the rest of row 0, the centred products M below it.

@@ -21,7 +21,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
     """The guidance by the classifier in the folder `classifier`, a folder of outputs/models, which is read as any model's is.
 
     schedule, identity: of the model that is guided, and of its data. Raises ValueError where the classifier knows another process
-    or other data: it would be asked about images that it has never seen.
+    or other data: it would get images unlike those of its training.
     """
 
     def __init__(

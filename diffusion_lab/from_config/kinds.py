@@ -63,7 +63,7 @@ def _asked(target: str) -> dict[str, Any]:
     try:
         found = _locate(target)
         return get_type_hints(found.__init__ if isinstance(found, type) else found)
-    except Exception:  # whatever an import raises: what builds the object says so
+    except Exception:  # whatever an import raises: building the object raises it again
         return {}
 
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
     """Delete what the objects of the groups that `overrides` choose do not take, unless an override gives it; their keys.
 
-    Only for a config with an experiment: without one, such an option is a mistake of whoever wrote it.
+    Only for a config with an experiment: without one, such an option is a mistake of the user.
     """
     places = {
         override.key_or_group: override.package or override.key_or_group.replace("/", ".") for override in overrides
@@ -43,7 +43,7 @@ def _parameters(target: object) -> set[str] | None:
     """The names of what a target is made with; None where it takes any, or nobody can tell."""
     try:
         parameters = inspect.signature(_locate(target)).parameters.values()
-    except Exception:  # whatever an import raises: what builds the object says so
+    except Exception:  # whatever an import raises: building the object raises it again
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

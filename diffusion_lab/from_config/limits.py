@@ -47,7 +47,7 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
 def no_larger_than(weights: Path) -> Iterator[None]:
     """Inside the block a model is built: ValueError as soon as it has many more parameters than the safetensors file `weights`.
 
-    A parameter is registered before it is filled, so memory that is asked for here is not used yet.
+    A parameter is registered before it is filled, so memory that is reserved here is not used yet.
     """
     from safetensors import SafetensorError, safe_open
     from torch.nn.modules.module import register_module_parameter_registration_hook

@@ -3,7 +3,7 @@
 A model directory may be somebody else's. Hydra builds whatever a `_target_` names, and the options of a command line are the
 user's own; a file's are not. So a file holds plain values and plain references ${a.b} to them, and `checked` goes through what
 comes out of it once everything is merged and resolved: `data` is a DataModule, `model` a TrainableModel, and below them each
-parameter of a class gets what its annotation asks for. The resolved config that `checked` returns is what is built.
+parameter of a class gets the type of its annotation. The resolved config that `checked` returns is what is built.
 
 Only the environment allows more, never the file: DIFFUSION_LAB_TARGETS names the user's own packages.
 """
@@ -83,7 +83,7 @@ class Wanted:
 def check_values(config: DictConfig, file: Path) -> None:
     """RunError, naming the key, if a config as it stands in `file` holds more than plain values, references and targets.
 
-    So resolving it asks nobody but itself and stays small, and none of its keys or values can become another option.
+    So resolving it reads nothing but itself and stays small, and none of its keys or values can become another option.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     _check_values(plain, "", file)
@@ -178,7 +178,7 @@ class _Check:
                 f"{self.file}: {key}._partial_={node.get('_partial_')} is not built: this is the place of {_a(place)}"
             )
         asked = _parameters(found)
-        # Where the user's own class does not say what it asks for.
+        # Where the user's own class has no annotations.
         unsaid = Wanted((object,), deferred=None) if free or self._is_own(found) else None
         for name, child in node.items():
             if asked.get(name) in _PATHS and child not in (None, MISSING) and not (free or self.paths_are_the_users):

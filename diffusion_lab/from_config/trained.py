@@ -75,7 +75,7 @@ def with_trained_choices(
         if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
             raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
         before += [f"{group}={choices[group]}", *_set(group, saved[group])]
-    # Behind flags such as -m: Hydra wants all options in one piece.
+    # After flags such as -m: Hydra needs all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]
 

@@ -23,7 +23,7 @@ class TrainedWorse(Worse):
     """The model in the folder `model`, a folder of outputs/models, which is read as any is; None: the model itself.
 
     moment: when, as `read_moment` reads it; None: at its end. schedule, identity: of the model that is guided, and of its data.
-    Raises ValueError where the worse model knows another process or other data: it would be asked about images that it has never
+    Raises ValueError where the worse model has another process or other data: it would be asked about images that it has never
     seen.
     """
 
@@ -37,7 +37,7 @@ class TrainedWorse(Worse):
         kind = get_class(saved.model._target_)
         if not issubclass(kind, DiffusionModel):
             raise ValueError(f"guidance.model={model}: it holds a {kind.__name__}, not a diffusion model")
-        saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}  # what guides it is not asked
+        saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}  # it is used without guidance
         worse = build_trained(directory, checked(saved, directory.config))
         if saved.facts.get("identity") != identity:
             raise ValueError(

@@ -76,7 +76,7 @@ def read_images(path: Path) -> Images:
     readers: dict[str, Callable[[Path], Images]] = {".npz": _of_npz, ".zip": _of_zip}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path} is no folder, no .npz and no .zip: these are the forms in which images are read.")
-    if not path.is_file():  # nor a pipe, which nobody may ever write into
+    if not path.is_file():  # nor a pipe, which may have no writer
         raise DataError(f"There is no {path}.")
     return readers[path.suffix.lower()](path)
 

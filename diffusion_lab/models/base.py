@@ -1,6 +1,6 @@
 """What every family is to the rest of the package: something that draws samples and, if it can, states a likelihood.
 
-Evaluation, sweeps and report ask only what is declared here and never which family it is. Randomness is keyed, not
+Evaluation, sweeps and report use only what is declared here and never depend on the family. Randomness is keyed, not
 carried: row i of a sample depends on (weights, seed, indices[i], y[i]) and on nothing else, so neither the batch size
 nor the number of devices changes an image.
 """

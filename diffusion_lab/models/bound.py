@@ -14,7 +14,7 @@ def as_likelihood(bound: Bound, chain: GaussianDiffusion, kind: str) -> Likeliho
         kind=kind,
         parts={"prior": bound.prior, "decoder": bound.terms[:, 0], "steps": bound.terms[:, 1:] @ bound.weights[1:]},
         curve={
-            # The middle of the run of steps that a term stands for, counted in the original chain.
+            # The middle of the run of steps that a term represents, counted in the original chain.
             "t": (chain.timesteps.to(ends.device)[((2 * ends - bound.weights) / 2).long()] + 1).double(),
             "steps": bound.weights,
             "bits_per_dim": bound.terms,

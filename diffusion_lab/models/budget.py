@@ -15,7 +15,7 @@ class TimeBudget(Callback):
     """Training takes `seconds`, over all resumes, by the clock of rank 0.
 
     `elapsed` is measured once a batch, is the same number on every rank, and is a part of the checkpoint. It alone decides the end
-    and the learning rate: replicas stay equal though their clocks differ, and a resumed run goes on from the time that was used.
+    and the learning rate: replicas stay equal though their clocks differ, and a resumed run continues from the time that was used.
     """
 
     def __init__(self, seconds: float) -> None:

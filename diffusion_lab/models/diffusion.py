@@ -61,7 +61,7 @@ class DiffusionModel(MeasuredDiffusion):
     ----------
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: the classes that the model is conditioned on; None: it is not.
-    network: given out_channels and num_classes, builds the network. If it takes held_channels too, it is told those of a variance
+    network: given out_channels and num_classes, builds the network. If it takes held_channels too, it is given those of a variance
         that stops gradients; one that does not take them trains the variance jointly with the mean.
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.

@@ -31,7 +31,7 @@ class GAN(GenerativeModel):
     shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
     num_classes: the classes that both networks are conditioned on; None: they are not.
     network, discriminator: given num_classes, and the latter spectral_norm, build the two.
-    spectral_norm: of the weights of D; None: where the regularizer asks nothing of its slope.
+    spectral_norm: of the weights of D; None: where the regularizer does not bound its slope.
     max_grad_norm: gradients of either network are scaled down to this norm; None: never.
     seed: training's z at batch k is a function of (seed, k).
     """

@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         self.out_channels = channels
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None) -> tuple[Tensor, list[Tensor], Tensor]:
-        # Every block wants SiLU(e): once here instead of once in each.
+        # Every block needs SiLU(e): once here instead of once in each.
         e = functional.silu(self.conditioning(timesteps, y))
         h = self.input(self.features(x_t).contiguous(memory_format=torch.channels_last))
         skips = [h]

@@ -9,7 +9,7 @@ from diffusion_lab.baselines.couplings import Transform, fit_actnorms
 class Flow(nn.Module):
     """network(x (B, *shape) float32, y int64 (B,) | None) -> z (B, D), log|det ∂z/∂x| (B,); inverse(z, y) -> x.
 
-    transform: the map. num_classes: None for a flow that is told nothing; embedding_dim: of what its couplings are told.
+    transform: the map. num_classes: None for an unconditional flow; embedding_dim: size of the class embedding of its couplings.
     `initialised` is a buffer: what `initialise` did is saved with the weights, and is not done again.
     """
 

@@ -1,7 +1,7 @@
 """Freed activations stay with the process.
 
 Every training step allocates and frees the same few hundred activations. By default glibc hands large freed blocks back to
-the kernel, which zeroes them page by page when the next step asks again: about a tenth of a training step of a small
+the kernel, which zeroes them page by page when the next step allocates again: about a tenth of a training step of a small
 U-Net on a CPU.
 """
 

@@ -4,7 +4,7 @@
 
 is, pixel by pixel, h = SiLU(α·x + β) with one α and one β per sample and channel. So the work splits in two: a small
 table (B, C) that holds everything one needs of the group moments, and passes over the pixels that only sum, multiply and
-add; the gradient folds the same way. Convolutions want channels-last, where PyTorch's own group norm is up to three
+add; the gradient folds the same way. Convolutions are fastest in channels-last, where PyTorch's own group norm is up to three
 times slower than in NCHW (bfloat16, CPU; `benchmarks/group_norm.py`).
 
 All arithmetic is float32 at least, whatever x is, and the result is rounded once.

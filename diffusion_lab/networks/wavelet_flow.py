@@ -28,7 +28,7 @@ from diffusion_lab.networks.flow import Flow
 from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, height_and_width
 from diffusion_lab.networks.splines import spline_steps
 
-SMALLEST_SIDE = 4  # of what is halved, where nobody says how often
+SMALLEST_SIDE = 4  # of what is halved, where the number of halvings is not set
 MOST_NUMBERS = 1024  # of the coarsest image: the splines' matrices have the square of it
 SPLINE_BOUND = 5.0  # where the splines of the coarsest image end, in standard deviations
 COARSE_LAYERS = 2  # of their networks

@@ -20,7 +20,7 @@ from diffusion_lab.runs.places import folders_of, models_in, runs_in, sweeps_in
 
 Place = ModelDirectory | RunDirectory
 # Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
-# one sentence, where nobody can tell.
+# one sentence, where it is not known.
 IsCurrent = Callable[[Place, str], bool]
 _NAME = re.compile(rf"(.+)-([0-9a-f]{{{FINGERPRINT_LENGTH}}})")
 _LARGEST = 2**26  # bytes

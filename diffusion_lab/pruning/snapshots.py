@@ -62,7 +62,7 @@ def _may_go(model: ModelDirectory, found: Found) -> bool:
     for sweep in sweeps_in(found.outputs):
         try:
             cells += sweep.read_sweep()["cells"]
-        except RunError:  # nobody knows which cells it has
+        except RunError:  # it is not known which cells it has
             return False
     runs = [run_directory(found.outputs, cell["run"]) for cell in cells if cell["model"] == model.path.name]
     own = [run for run in found.runs if model_of(run.path.name) == model.path.name]

@@ -22,9 +22,9 @@ class Unused:
     """path: a folder or a file, for who reads the list. why: half a sentence.
 
     files: what is removed, in this order. folders: which of our own in `path` may be empty then, the inner ones first. home: the
-    folder that a process holds while it works with them, which goes too if it is `path`; None: nobody holds such a thing, and
-    whoever misses it computes it anew.
-    still: whether nothing refers to it, asked again while its folder is held.
+    folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a thing, and
+    it is computed again when it is needed.
+    still: whether nothing refers to it, checked again while its folder is held.
     """
 
     path: Path

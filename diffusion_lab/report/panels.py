@@ -17,7 +17,7 @@ STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000
 
 # Config groups that get the colour and the line where they are axes: the question "per sampler and variance".
 COLOUR, LINE = "variance", "sampler"
-SERIES = "series"  # what W&B's lines are told apart by
+SERIES = "series"  # the key that separates the lines at W&B
 
 FRONT = -1  # the colour of a front rather than of a choice
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from diffusion_lab.report.panels import FRONT, Panel, Plot, Series
 
-# Of series, on white and on black: after Okabe & Ito, which everyone can tell apart, without their yellow, and darker on white.
+# Of series, on white and on black: after Okabe & Ito, which everyone can distinguish, without their yellow, and darker on white.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b85c99", "#c98a00", "#3f9fd4", "#777777", "#222222")
 DARK = ("#5aa9e6", "#ff8c42", "#3cc9a0", "#e39cc8", "#f0b429", "#8fd0f5", "#a8a8a8", "#ffffff")
 _DASHES = ("solid", "dash", "dot", "dashdot")

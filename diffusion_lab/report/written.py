@@ -28,7 +28,7 @@ def write_report(folder: Path, contents: Mapping[str, bytes], page: str) -> list
     users = [name for name in contents if _is_users(folder / name, earlier.get(name, ()))]
     ours = {name: content for name, content in contents.items() if name not in users}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in ours.items()}
-    # Before the files, and with both digests: whoever comes after a crash must know the old ones and the new.
+    # Before the files, and with both digests: after a crash both the old files and the new ones must be known.
     _write(folder, {**earlier, **{name: [*earlier.get(name, ()), digest] for name, digest in digests.items()}})
     for name, content in ours.items():
         write_whole(folder / name, content)

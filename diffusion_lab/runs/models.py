@@ -34,7 +34,7 @@ def grid_file(folder: Path, step: int) -> Path:
 class ModelDirectory(Directory):
     """One trained model. `training` is written last: where it lies, training has finished.
 
-    A model is trained anew in its folder `retraining`, beside the old one. As soon as that training has finished, each file
+    A model is trained again in its folder `retraining`, beside the old one. As soon as that training has finished, each file
     there counts in place of the one here; `put_in_place` moves them, one by one. So at whatever moment a process was killed,
     a reader finds the old model whole or the new one.
     """

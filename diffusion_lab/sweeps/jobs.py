@@ -20,7 +20,7 @@ from diffusion_lab.runs.jobs import log_file, outcome_file
 from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 
 _POLL_SECONDS = 0.5
-_ASK_AGAIN = 1.5  # ask a queue that others use too at growing intervals, …
+_ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …
 _ASK_SECONDS = (2.0, 30.0)  # … from the first to the second
 _LOST = "what it needs failed"
 
@@ -62,8 +62,8 @@ class Call(ABC):
 class Queue(ABC):
     """Where jobs run. folder: of their files, on a file system that they see.
 
-    holds_back: whether the queue itself keeps a job waiting until the one that it needs has ended well, so that nobody has to
-    stay for that. is_shared: whether it answers other users too, as a cluster's controller does, and so is asked rarely.
+    holds_back: whether the queue itself keeps a job waiting until the one that it needs has ended well, so that no command has to
+    stay for that. is_shared: whether other users use it too, as a cluster's controller, so that it is queried rarely.
     """
 
     folder: Path

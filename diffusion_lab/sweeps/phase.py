@@ -51,7 +51,7 @@ def forget_failures(jobs: Sequence[Job]) -> None:
 def fail(folder: Path, reason: str) -> str:
     """Record why the work in `folder` failed, unless it did so itself or another process works there.
 
-    Returns the reason that stands there now.
+    Returns the reason that is recorded now.
     """
     if is_held(folder):
         return reason

@@ -110,7 +110,7 @@ def plan(
             model.result,
             (*same[0].overrides, "score=false"),
             _label(same, values),
-            # One that is trained anew already is not to be replaced.
+            # One that is trained again already is not to be replaced.
             found=None if model.retrained else _stamp(model.result),
         )
         for model, same in by_model.items()
@@ -121,7 +121,7 @@ def plan(
             CELL,
             cell.run.path,
             cell.run.metrics,
-            # The other job has trained anew what was to be trained anew.
+            # The other job has trained again what was to be trained again.
             (*cell.overrides, "retrain=false", f"rescore={str(cell.run.metrics.is_file()).lower()}"),
             _label([cell], values),
             needs=cell.model.path if cell.model.path in to_train else None,

@@ -1,7 +1,7 @@
 """hydra/launcher=slurm and local: Hydra's door to diffusion_lab.sweeps.
 
 In place of hydra-submitit-launcher, which raises at the first job without a result and drops the others, waits for ever for one
-that was killed on a cluster without accounting, cannot show what it would submit, and submits anew what still runs.
+that was killed on a cluster without accounting, cannot show what it would submit, and submits again what still runs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Call:
     def __call__(self) -> None:
         """Run the job, leave its outcome, and exit with 1 where it failed, so that the queue knows it too.
 
-        A job that a signal ended has no outcome: it goes on when it is started again.
+        A job that a signal ended has no outcome: it resumes when it is started again.
         """
         from submitit import JobEnvironment
 
@@ -203,7 +203,7 @@ class LocalLauncher(QueueLauncher):
         devices = trainer.get("devices")
         devices = list(devices) if OmegaConf.is_list(devices) else devices
         asked = {"accelerator": str(trainer.get("accelerator", "auto")), "devices": devices}
-        self.queue().request(**asked)  # what this machine does not have is said before anything runs
+        self.queue().request(**asked)  # an error for what this machine lacks, before anything runs
         return asked
 
     def queue(self) -> LocalQueue:
@@ -246,7 +246,7 @@ class SlurmLauncher(QueueLauncher):
         for call in calls:
             print(f"  {' '.join(filter_overrides(call.overrides))}")
         left = list(calls)
-        while left:  # those that ask for the same have the same script
+        while left:  # jobs with equal requests have the same script
             same = [call for call in left if call.asks == left[0].asks]
             left = [call for call in left if call.asks != left[0].asks]
             later = sum(call.needs is not None for call in same)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
-_MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images stand for all
+_MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all
 
 
 @dataclass(frozen=True)

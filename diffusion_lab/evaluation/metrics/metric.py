@@ -3,7 +3,7 @@
 Why not a function for each number beside a table of what they mean: one of the two is forgotten. Why not torchmetrics.Metric: it
 sees batches of one kind, which a bound, a time and a number of parameters are not, and it says nothing of names.
 
-Modules of metrics import torch where they compute and not at their top: a report asks them what the numbers of old runs mean.
+Modules of metrics import torch where they compute and not at their top: a report uses them to explain the numbers of old runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Metric(ABC):
     def score(self, subject: Subject, scores: Scores) -> None:
         """Record values by the names of `measures`, and how they were measured.
 
-        May raise UnmeasurableError: its sentence then stands for all that it has not recorded.
+        May raise UnmeasurableError: its sentence is then the reason of all that it has not recorded.
         """
 
 

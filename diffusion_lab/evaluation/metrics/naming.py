@@ -13,7 +13,7 @@ from diffusion_lab.measures import IMAGES, Measure
 class Naming:
     """What the numbers of one set of features are called: without its name for the first set, with its name for the others.
 
-    features: its name. distance: what a Fréchet distance of these features is called, which is a name that tells them apart.
+    features: its name. distance: the name of a Fréchet distance of these features, which is unique.
     """
 
     features: str
