@@ -15,7 +15,7 @@ class OptimalSpacing(Spacing):
     """Of all chains of K of the T steps the one with the least bound (Watson et al. 2021, by dynamic programming).
 
     Bits/dim get better, with few steps by much; distances need not, and often get worse (Watson et al. 2021; Bao et al. 2022): the
-    bound needs its steps where the bits are, near the data; good pictures need them elsewhere too. The table is that of an unguided chain
+    bound needs its steps where the bits are, near the data; pictures need others too. The table is that of an unguided chain
     of ancestral steps with the variance that is scored; another sampler may visit its steps all the same. A real t is never one of
     them.
 

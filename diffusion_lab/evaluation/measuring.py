@@ -1,7 +1,7 @@
 """One pass over training images: a network's output and its error at each t, measured once and stored.
 
-A shard, which is a fixed range of images, does not depend on the process that measures it. So a pass that was stopped resumes at the
-first shard that is missing, ranks divide the shards, and a process that finds another one at the same pass waits for it.
+A shard, which is a fixed range of images, does not depend on the process that measures it. So a pass that was stopped resumes at
+the first shard that is missing, ranks divide the shards, and a process that finds another one at the same pass waits for it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     D(x, y) = w·h(x) + b + ⟨table[y], h(x)⟩                              projection, Miyato & Koyama 2018, eq. 4
 
 No norm, because a penalty on the slope is of each sample's own, and twice differentiable, as that penalty requires. With
-spectral_norm every weight is divided by its largest singular value, kept up by one power iteration a look in training (Miyato et al. 2018).
+spectral_norm every weight is divided by its largest singular value, updated by one power iteration per pass in training (Miyato
+et al. 2018).
 """
 
 import math
