@@ -119,7 +119,7 @@ def _refuse(keywords: Mapping[str, Any]) -> None:
 
 def _same(data: DataModule, saved: DictConfig) -> DataModule:
     if data.identity != saved.facts.get("identity"):
-        raise MistakeError(f"data: the model was trained on other data than this {data.name}")
+        raise MistakeError(f"data: the model was trained on different data than this {data.name}")
     return data
 
 

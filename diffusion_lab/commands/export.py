@@ -37,10 +37,10 @@ def run(cfg: DictConfig) -> None:
     import torch
 
     if cfg.format not in _FORMATS:
-        raise MistakeError(f"format={cfg.format}: there is no such format; it is one of {', '.join(_FORMATS)}")
+        raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise MistakeError(f"to={to}: there is something already, and nothing is overwritten; name another folder")
+        raise MistakeError(f"to={to}: it exists already and is not overwritten; choose another folder")
     if cfg.batch_size < 1:
         raise MistakeError(f"batch_size={cfg.batch_size} must be at least 1")
     directory, saved, model, weights = chosen_model(cfg)

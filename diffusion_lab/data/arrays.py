@@ -64,10 +64,12 @@ class Arrays(InMemoryDataModule):
         elif test.values.shape[1:] != train.values.shape[1:] or test.values.dtype != train.values.dtype:
             shapes = [f"{split.values.dtype} {tuple(split.values.shape[1:])}" for split in (train, test)]
             raise DataError(
-                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): they must be alike."
+                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): they must be equal."
             )
         if (train.labels is None) != (test.labels is None):
-            raise DataError("data.train_labels and data.test_labels go together: one split has labels, the other none.")
+            raise DataError(
+                "data.train_labels and data.test_labels belong together: one split has labels, the other has none."
+            )
         self.num_classes = None if train.labels is None else int(train.labels.max()) + 1
         if test.labels is not None and int(test.labels.max()) >= self.num_classes:
             raise DataError(
@@ -90,7 +92,7 @@ class Arrays(InMemoryDataModule):
         file, _, name = self._files[option].partition(".npz:")
         path = Path(self.root, f"{file}.npz" if name else file)
         if path.suffix not in (".npy", ".npz"):
-            raise DataError(f"data.{option}={path}: it is FILE.npy, FILE.npz or FILE.npz:NAME.")
+            raise DataError(f"data.{option}={path}: give FILE.npy, FILE.npz or FILE.npz:NAME.")
         if not path.is_file():
             raise DataError(f"data.{option}={path}: there is no such file.")
         where = f"data.{option}={path}"
@@ -100,7 +102,9 @@ class Arrays(InMemoryDataModule):
             there = members(archive)
             wanted = name or next((known for known in _KNOWN if known in there), there[0] if len(there) == 1 else "")
             if not wanted:
-                raise DataError(f"{where} holds {', '.join(there[:8]) or 'no arrays'}: name one, as {path.name}:NAME.")
+                raise DataError(
+                    f"{where} holds {', '.join(there[:8]) or 'no arrays'}: choose one with {path.name}:NAME."
+                )
             beside = None if name else _KNOWN.get(wanted)
             labels = read_array(path, archive, beside, self.max_bytes) if beside in there else None
             return read_array(path, archive, wanted, self.max_bytes), labels, where
@@ -113,7 +117,7 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
     elif array.ndim == 4 and layout == "nchw":
         array = array.transpose(0, 2, 3, 1)
     elif array.ndim == 4 and layout is None and array.shape[1] <= 4 < array.shape[3]:
-        raise DataError(f"{where} has the shape {array.shape}: say data.layout=nchw, or nhwc if the last are channels.")
+        raise DataError(f"{where} has the shape {array.shape}: set data.layout=nchw, or nhwc if the last are channels.")
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(f"{where} has the shape {array.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W).")
     return array.transpose(0, 3, 1, 2)

@@ -68,7 +68,7 @@ class HFDataset(InMemoryDataModule):
         train = self._split(splits[self.train])
         train, test = parted(train, self.test_fraction) if name is None else (train, self._split(splits[name]))
         if test.values.shape[1:] != train.values.shape[1:]:
-            raise DataError(f"{self.root} has images of two sizes: say data.image_size.")
+            raise DataError(f"{self.root} has images of two sizes: set data.image_size.")
         highest = -1 if train.labels is None else max(int(split.labels.max()) for split in (train, test))
         self.num_classes = highest + 1 or None
         return train, test
@@ -86,7 +86,7 @@ class HFDataset(InMemoryDataModule):
             found = datasets.load_from_disk(str(self.root))
         except Exception as error:  # of whatever kind: the folder is not what `datasets` wrote
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise DataError(f"data.root={self.root} is no dataset on disk ({reason}).") from error
+            raise DataError(f"data.root={self.root} is not a dataset on disk ({reason}).") from error
         return dict(found) if isinstance(found, datasets.DatasetDict) else {self.train: found}
 
     def _split(self, rows: Any) -> Split:
@@ -163,7 +163,7 @@ def _rows(rows: Any, column: str) -> Iterator[Any]:
 
 def _content(row: Any, root: Path) -> io.BytesIO:
     if not isinstance(row, dict) or not row.get("bytes"):
-        raise DataError(f"{root} names images that lie elsewhere: save it again with save_to_disk, which embeds them.")
+        raise DataError(f"{root} refers to images elsewhere: save it again with save_to_disk, which embeds them.")
     return io.BytesIO(row["bytes"])
 
 

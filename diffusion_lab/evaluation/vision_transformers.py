@@ -47,7 +47,7 @@ class VisionFeatures(Features):
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(
-                f"features={self.name} look at images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
+                f"features={self.name} works for images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
                 "choose features=pixels."
             )
 

@@ -116,7 +116,7 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
         return
     changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
     said = f"it differs in {', '.join(changed)}" if changed else "its data or the code that trained it differ"
-    raise MistakeError(f"{option}: only the length may be another, and {said}")
+    raise MistakeError(f"{option}: only the length may differ, but {said}")
 
 
 def _shared_steps(rate: object, *lengths: int) -> int:

@@ -108,7 +108,7 @@ def _of_zip(path: Path) -> Images:
 def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
     """Nothing is unpacked, but a name that leads out of the archive is a sign of harm, and other programs follow it."""
     for name in archive.namelist():
-        there = PureWindowsPath(name)  # which knows both slashes, and drives
+        there = PureWindowsPath(name)  # for both kinds of slashes, and drives
         if there.anchor or ".." in there.parts:
             raise DataError(f"{path} has a file named {printable(name)}, which leads out of the zip: leave it out.")
 

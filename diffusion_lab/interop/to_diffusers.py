@@ -55,7 +55,7 @@ def _scheduler(model: DiffusionModel) -> dict[str, Any]:
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
-            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {type(model.schedule).__name__} has not: {_ELSE}"
+            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {type(model.schedule).__name__} does not have: {_ELSE}"
         )
     if not torch.equal(process.shown(t).double(), (t - 1).double()):
         raise ValueError(
@@ -91,7 +91,7 @@ def _prediction_type(model: DiffusionModel, t: Tensor) -> str:
         if all(torch.allclose(ours, theirs) for ours, theirs in zip(own, parts, strict=True)):
             return name
     raise ValueError(
-        f"prediction {type(model.reverse.prediction).__name__} is none of diffusers' ({', '.join(named)}): {_ELSE}"
+        f"prediction {type(model.reverse.prediction).__name__} is not one of diffusers' ({', '.join(named)}): {_ELSE}"
     )
 
 

@@ -45,6 +45,4 @@ def test_a_family_without_a_chain_is_advised_nothing(lab):
     lab.given("train", "model=flow", "network=flow/8x8", "trainer.max_steps=1", "score=false")
     code, _, err = lab("evaluate", *ADVICE, "evaluation.num_samples=8")
     assert code == 0, err
-    assert (
-        content(lab, "advised_gain")["protocol"]["absent"]["advised_gain"] == "this family draws without a noisy chain"
-    )
+    assert content(lab, "advised_gain")["protocol"]["absent"]["advised_gain"] == "this family has no noisy chain"

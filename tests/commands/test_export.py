@@ -121,10 +121,10 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["format=onnx"], "format=onnx: there is no such format; it is one of diffusers, program"),
+        (["format=onnx"], "format=onnx: unknown format; choose one of diffusers, program"),
         ([], "one number of groups in all norms"),
         (["weights=ema_2"], "ema_2"),
-        (["to=outputs"], "to=outputs: there is something already, and nothing is overwritten"),
+        (["to=outputs"], "to=outputs: it exists already and is not overwritten"),
         (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
     ],
     ids=str,

@@ -141,7 +141,7 @@ REFUSED = {
     "another form": (
         raw("a.pkl", pickle.dumps(Harm())),
         {"train": "a.pkl"},
-        "it is FILE.npy, FILE.npz or FILE.npz:NAME",
+        "give FILE.npy, FILE.npz or FILE.npz:NAME",
     ),
     "a pickle called npz": (raw("a.npz", pickle.dumps(Harm())), {}, "is no npz of arrays that can be read"),
     "a pickle called npy": (raw("a.npy", pickle.dumps(Harm())), {"train": "a.npy"}, "is no .npy file that can be read"),
@@ -159,7 +159,7 @@ REFUSED = {
     ),
     "a header of too much": (header_of_too_much, {}, "says it has 4,096,000,000,000 bytes, and has"),
     "no array of that name": (npz(b=GREY), {"train": "a.npz:c"}, "has no c: it holds b"),
-    "several arrays": (npz(b=GREY, c=GREY), {}, "holds b, c: name one, as a.npz:NAME"),
+    "several arrays": (npz(b=GREY, c=GREY), {}, "holds b, c: choose one with a.npz:NAME"),
     "floats from 0 to 1": (npz(arr_0=GREY / 255), {}, r"is float64.*save \(255 \* x\).round\(\).astype\(np.uint8\)"),
     "floats around 0": (npz(arr_0=np.float32(GREY) - 1), {}, r"save \(127.5 \* \(x \+ 1\)\).round\(\)"),
     "floats from 0 to 255": (npz(arr_0=np.float32(GREY) + 255), {}, r"is float32.*save x.round\(\).astype\(np.uint8\)"),
@@ -171,7 +171,7 @@ REFUSED = {
         "has values from 17 to 17, and data.num_levels=17",
     ),
     "negative": (npz(arr_0=GREY.astype(np.int8) - 1), {"num_levels": 9}, "has values from -1 to -1"),
-    "a layout in doubt": (npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), {}, "say data.layout=nchw, or nhwc"),
+    "a layout in doubt": (npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), {}, "set data.layout=nchw, or nhwc"),
     "no images": (npz(arr_0=GREY[:0]), {}, r"images are \(N, H, W\)"),
     "one image": (npz(arr_0=GREY[:1]), {}, "holds one image"),
     "rows": (npz(arr_0=GREY[0]), {}, r"images are \(N, H, W\)"),
@@ -180,12 +180,12 @@ REFUSED = {
     "labels of one split": (
         npz(b=GREY, c=np.arange(6)),
         {"train": "a.npz:b", "test": "a.npz:b", "train_labels": "a.npz:c"},
-        "go together",
+        "belong together",
     ),
     "another shape to test on": (
         npz(b=GREY, c=GREY[:, :3]),
         {"train": "a.npz:b", "test": "a.npz:c"},
-        "they must be alike",
+        "they must be equal",
     ),
     "a class that only test has": (
         npz(b=GREY, y=np.arange(6), z=np.arange(6) * 2),

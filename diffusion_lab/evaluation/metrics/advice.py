@@ -28,10 +28,10 @@ class StepAdvice(Metric):
     needs_step_costs = True
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        gain = "bits/dim that the best times of as many steps save"
+        gain = "bits/dim saved by the best times with the same number of steps"
         few = "so few steps, at the best times, have the bound of all that the sampler takes"
         yield Measure("advised_gain", "advised gain", "bits/dim", meaning=gain, agrees=("data",), column=False)
-        yield Measure("advised_steps", "steps that would do", meaning=few, agrees=("data",), column=False, decimals=0)
+        yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
         import torch
@@ -40,7 +40,7 @@ class StepAdvice(Metric):
 
         model, data, size = subject.model, subject.data, subject.settings.statistics_images
         if model.log_snrs(2) is None:
-            raise UnmeasurableError("this family draws without a noisy chain")
+            raise UnmeasurableError("this family has no noisy chain")
         x_0, y = next(data.batches("train", size, limit=size))
         known = None if y is None or model.num_classes is None else y.to(model.device)
         try:
@@ -76,7 +76,7 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
     steps = f"sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
     beyond = f"; {advice.beyond} of the sampler's own steps lie beyond" if advice.beyond else ""
-    return f"{steps} takes {advice.bits:.4f} in place of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
+    return f"{steps} takes {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
 
 
 def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
