@@ -76,7 +76,9 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
     steps = f"sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
     beyond = f"; {advice.beyond} of the sampler's own steps lie beyond" if advice.beyond else ""
-    return f"{steps} takes {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
+    return (
+        f"{steps} takes {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
+    )
 
 
 def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
