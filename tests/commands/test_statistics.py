@@ -1,9 +1,11 @@
 """Statistics that are written are those that scoring uses, in the words of published evaluators."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch_fidelity.metric_fid import fid_statistics_to_metric
 
@@ -55,6 +57,54 @@ def test_what_is_written_is_a_reference_that_scores_as_the_data_do(lab):
         distances.append(line.split()[2])
     # The data have 17 levels and the file 256, on which 14 of the 17 do not lie exactly.
     assert float(distances[0]) == pytest.approx(float(distances[1]), rel=0.02)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [("digits", 200), pytest.param("fashion_mnist", 5000, marks=pytest.mark.needs("dataset-fashion-mnist"))],
+)
+def test_the_images_of_the_floor_have_its_distance_in_every_form(lab, data, count):
+    options = ["statistics", f"data={data}", "split=test", f"num_images={count}", "moments=false", "to=test.npz"]
+    assert lab(*options)[0] == 0
+    (lab.folder / "png").mkdir()
+    with np.load("test.npz") as written, zipfile.ZipFile("test.zip", "w") as archive:
+        for i, image in enumerate(written["arr_0"]):
+            path = lab.folder / "png" / f"{i:05d}.png"
+            Image.fromarray(image[..., 0]).save(path)
+            archive.write(path, path.name)
+    found = []
+    for samples in ("test.npz", "png", "test.zip"):
+        scored = [f"samples={samples}", f"data={data}", f"evaluation.num_samples={count}", "metrics=[frechet_distance]"]
+        code, _, err = lab("evaluate", *scored)
+        assert code == 0, err
+    for metrics in (lab.folder / "outputs").glob("runs/*/metrics.json"):
+        values = json.loads(metrics.read_text())["values"]
+        (floor,) = [value for name, value in values.items() if name.endswith("_floor")]
+        found += [*values.values()]
+        assert floor > 0
+    assert found == pytest.approx([floor] * len(found), rel=1e-9)
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
+def test_clean_fid_reads_what_is_written(lab, monkeypatch):
+    cleanfid = pytest.importorskip("cleanfid")
+    from cleanfid import features, fid
+
+    monkeypatch.setattr(cleanfid, "__file__", str(lab.folder / "cleanfid.py"))  # beside which it keeps statistics
+    (lab.folder / "stats").mkdir()
+    moments = []
+    for split in ("train", "test"):
+        found, _ = write(lab, "features=digits_cnn", f"split={split}")
+        (lab.folder / "digits.npz").rename(lab.folder / "stats" / f"{split}_clean_custom_na.npz")
+        moments.append(features.get_reference_statistics(split, "na", mode="clean", split="custom"))
+        for ours, theirs in zip((found["mu"], found["sigma"]), moments[-1], strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-6)
+    theirs = fid_statistics_to_metric(*({"mu": mu, "sigma": sigma} for mu, sigma in moments), verbose=False)
+    assert fid.frechet_distance(*moments[0], *moments[1]) == pytest.approx(
+        theirs["frechet_inception_distance"], rel=1e-6
+    )
 
 
 def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
