@@ -14,11 +14,11 @@ from torch import nn
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What training took, as the model directory records it. seconds: None where it was not recorded."""
+    """What training took, as the model directory records it. None: it was not recorded."""
 
-    steps: int
+    steps: int | None
     seconds: float | None
-    images: int
+    images: int | None
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,10 @@ class TrainedClassifierGuidance(ClassifierGuidance):
             )
         model = build_trained(directory, checked(saved, directory.config))
         if saved.facts.get("identity") != identity:
+            data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
             raise ValueError(
-                f"{classifier} was trained on other data ({saved.data._target_.rpartition('.')[2]}, by content) than the model to "
-                "be guided; train a classifier on the model's data"
+                f"{classifier} was trained on other data ({data}) than the model to be guided; train a classifier on the model's "
+                "data, or import both with the same data=…"
             )
         if model.process.schedule != schedule:
             raise ValueError(

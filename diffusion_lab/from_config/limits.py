@@ -50,13 +50,21 @@ def no_larger_than(weights: Path) -> Iterator[None]:
     A parameter is registered before it is filled, so memory that is reserved here is not used yet.
     """
     from safetensors import SafetensorError, safe_open
-    from torch.nn.modules.module import register_module_parameter_registration_hook
 
     try:
         with safe_open(weights, "pt") as file:
             there = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise RunError(f"{weights} does not hold the weights of this model: {error}") from None
+    with no_more_numbers(there, weights):
+        yield
+
+
+@contextmanager
+def no_more_numbers(there: int, weights: Path) -> Iterator[None]:
+    """The same where the file `weights` is known to hold so many numbers."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
     budget = _Budget(weights, there)
     handle = register_module_parameter_registration_hook(lambda module, name, parameter: budget.spend(parameter))
     try:

@@ -101,7 +101,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     config = read_config(directory)
     loaded = _checked(config, directory)
     # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
-    if "download" in loaded.data:
+    if loaded.data is not None and "download" in loaded.data:
         loaded.data.download = False
     for part in filter(None, (loaded.get("features") or {}).values()):
         for option, value in (("download", False), ("path", None)):
@@ -179,6 +179,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     saved.logger = cfg.get("logger")  # a file sends nothing anywhere
     for option, value in cfg.data.items():
         if value is not None:
+            _check_data_named(saved)
             saved.data[option] = value
     # What the file does not name comes from conf/ or from the command line.
     of_the_user = targets(
@@ -189,6 +190,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 
 def trained_data(saved: DictConfig) -> DataModule:
     """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
+    _check_data_named(saved)
     data = build_data(saved)
     if data.identity != saved.facts.get("identity"):
         where = saved.data.get("root")
@@ -197,6 +199,15 @@ def trained_data(saved: DictConfig) -> DataModule:
             "set data.root=… to the folder of its data"
         )
     return data
+
+
+def _check_data_named(saved: DictConfig) -> None:
+    """MistakeError for an imported model, where nobody said what it was trained on."""
+    if saved.data is None:
+        raise MistakeError(
+            "nothing says on which data this model was trained: import its checkpoint again with data=…, as "
+            "`diffusion-lab import checkpoint=FILE data=cifar10`"
+        )
 
 
 def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:

@@ -40,9 +40,10 @@ class TrainedWorse(Worse):
         saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}  # it is used without guidance
         worse = build_trained(directory, checked(saved, directory.config))
         if saved.facts.get("identity") != identity:
+            data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
             raise ValueError(
-                f"guidance.model={model}: it was trained on other data ({saved.data._target_.rpartition('.')[2]}, by content) than "
-                "the model to be guided; train a worse model on the model's data"
+                f"guidance.model={model}: it was trained on other data ({data}) than the model to be guided; train a worse model "
+                "on the model's data"
             )
         if worse.schedule != schedule:
             raise ValueError(

@@ -57,6 +57,7 @@ class GenerativeModel(TrainableModel, ABC):
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
+    needs_label: bool = False  # it draws nothing where y is None
 
     @abstractmethod
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:

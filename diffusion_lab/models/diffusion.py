@@ -48,6 +48,7 @@ from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
+from diffusion_lab.networks.cost import NetworkCost, network_cost
 from diffusion_lab.runs.contents import snapshot_name
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
@@ -115,6 +116,7 @@ class DiffusionModel(MeasuredDiffusion):
             num_classes=num_classes,
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
+        self.needs_label = num_classes is not None and not getattr(self.network, "null_class", True)
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
@@ -200,6 +202,10 @@ class DiffusionModel(MeasuredDiffusion):
     def _at(self, moment: float | str) -> ReverseProcess:
         with self.use_weights(snapshot_name(moment)):
             return self.frozen()
+
+    def cost(self) -> NetworkCost:
+        """Of one evaluation, with a label where there are any."""
+        return network_cost(self.network, self.shape, labelled=self.reverse.null_class is not None)
 
     def frozen(self) -> ReverseProcess:
         """p_θ with the weights that it has now, in a copy of the network that stays so and goes where its input is."""

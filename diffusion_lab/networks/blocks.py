@@ -37,24 +37,41 @@ class ResidualBlock(nn.Module):
     """skip(x) + conv_2(dropout(SiLU((1 + scale(e)) · norm(h) + shift(e)))),  h = conv_1(SiLU(norm(x))): AdaGN.
 
     x (B, in_channels, H, W), e (B, embedding_dim), already through SiLU -> (B, out_channels, H, W). embedding_dim None: there
-    is no e, and scale and shift are 0.
+    is no e, and scale and shift are 0. additive: SiLU(norm(h + shift(e))) instead (Ho et al. 2020). resample: a module without
+    parameters that halves or doubles the pixels of x and of SiLU(norm(x)). num_groups: of the norms; None: by the channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int | None, dropout: float):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_dim: int | None,
+        dropout: float,
+        additive: bool = False,
+        resample: nn.Module | None = None,
+        num_groups: int | None = None,
+    ):
         super().__init__()
-        self.norm_1 = GroupNorm(in_channels)
+        self.additive = additive
+        self.resample = nn.Identity() if resample is None else resample
+        self.norm_1 = GroupNorm(in_channels, num_groups=num_groups)
         self.conv_1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, 2 * out_channels)
-        self.norm_2 = GroupNorm(out_channels)
+        modulated = out_channels if additive else 2 * out_channels
+        self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, modulated)
+        self.norm_2 = GroupNorm(out_channels, num_groups=num_groups)
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = PixelLinear(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
-        scale, shift = (None, None) if self.modulation is None else self.modulation(e).chunk(2, dim=1)
-        h = self.conv_1(self.norm_1(x))
-        h = self.norm_2(h, scale, shift)
-        return self.conv_2(self.dropout(h)) + self.skip(x)
+        h = self.conv_1(self.resample(self.norm_1(x)))
+        if self.modulation is None:
+            h = self.norm_2(h)
+        elif self.additive:
+            h = self.norm_2(h + self.modulation(e)[:, :, None, None])
+        else:
+            h = self.norm_2(h, *self.modulation(e).chunk(2, dim=1))
+        return self.conv_2(self.dropout(h)) + self.skip(self.resample(x))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -72,10 +89,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class AttentionBlock(nn.Module):
     """x + W_o attention(W_qkv norm(x)): every pixel attends to every pixel, in heads of `head_channels` channels."""
 
-    def __init__(self, channels: int, head_channels: int):
+    def __init__(self, channels: int, head_channels: int, num_groups: int | None = None):
         super().__init__()
         self.num_heads = channels // head_channels
-        self.norm = GroupNorm(channels, silu=False)
+        self.norm = GroupNorm(channels, silu=False, num_groups=num_groups)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = zero(nn.Linear(channels, channels))
 

@@ -35,26 +35,37 @@ class Conditioning(nn.Module):
     """e = W_2 SiLU(W_1 sinusoid(t)) + table[y], the vector that every block of a network reads.
 
     timesteps int64 or float (B,), y int64 (B,) in 0..num_classes or None -> (B, dim). The table has num_classes + 1 rows: the
-    last row is the null class, "no label", which label dropping trains, guidance uses and y = None means. Raises
-    ValueError where y is given to a network without classes.
+    last row is the null class, "no label", which label dropping trains, guidance uses and y = None means. With
+    null_class=False that row is missing, and every sample needs a label. timestep_scale: multiplies t. Raises ValueError
+    where y is given to a network without classes, or is not given to one without a null class.
     """
 
-    def __init__(self, sinusoid_dim: int, dim: int, num_classes: int | None = None):
+    def __init__(
+        self,
+        sinusoid_dim: int,
+        dim: int,
+        num_classes: int | None = None,
+        timestep_scale: float = 1.0,
+        null_class: bool = True,
+    ):
         super().__init__()
         self.sinusoid_dim = sinusoid_dim
         self.num_classes = num_classes
+        self.timestep_scale, self.null_class = timestep_scale, null_class
         self.time = nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.classes = nn.Embedding(num_classes + 1, dim) if num_classes is not None else None
+        self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
 
     def forward(self, timesteps: Tensor, y: Tensor | None) -> Tensor:
         if self.classes is None and y is not None:
             raise ValueError(
                 "class labels y were given to a network that has no classes; build it with num_classes or pass y=None"
             )
-        sinusoid = sinusoidal_embedding(timesteps, self.sinusoid_dim)
+        sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim)
         embedding = self.time(sinusoid.to(self.time[0].weight.dtype))
         if self.classes is None:
             return embedding
+        if y is None and not self.null_class:
+            raise ValueError("this network was trained with a label for every sample: it has no output without one")
         if y is None:
             y = torch.full_like(timesteps, self.num_classes, dtype=torch.int64)
         return embedding + self.classes(y)

@@ -116,12 +116,12 @@ def scale_shift_group_norm(
 class GroupNorm(nn.Module):
     """`nn.GroupNorm` with its parameters, then (1 + scale)·h + shift where these are given, then SiLU if `silu`.
 
-    x (B, C, H, W), scale, shift (B, C) -> x's shape, dtype and memory format.
+    x (B, C, H, W), scale, shift (B, C) -> x's shape, dtype and memory format. num_groups None: as `num_groups_for` says.
     """
 
-    def __init__(self, channels: int, silu: bool = True):
+    def __init__(self, channels: int, silu: bool = True, num_groups: int | None = None):
         super().__init__()
-        self.num_groups = num_groups_for(channels)
+        self.num_groups = num_groups_for(channels) if num_groups is None else num_groups
         self.silu = silu
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

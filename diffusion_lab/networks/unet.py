@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.networks.blocks import Upsample, held_back, zero
-from diffusion_lab.networks.embeddings import FourierFeatures
-from diffusion_lab.networks.encoder import Encoder, EncoderClassifier, block, run
+from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
+from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, run
+from diffusion_lab.networks.layout import Layout
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
+from diffusion_lab.networks.sizes import Sides, check_counts
 
 
 class UNet(nn.Module):
@@ -29,11 +30,21 @@ class UNet(nn.Module):
     - num_res_blocks: per level on the way down; one more on the way up.
     - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
       attends once.
-    - head_channels: channels of an attention head; must divide the channels wherever there is attention.
+    - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: heads of
+      every attention, in place of that.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
     - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
     - fourier_periods: of the `FourierFeatures` of the input, in bins of data with num_levels levels; none by default.
+
+    What published networks have otherwise (openai/improved-diffusion, openai/guided-diffusion):
+
+    - additive_embedding: a block adds its share of the embedding before the norm, in place of scale and shift after it.
+    - residual_resampling: residual blocks halve (by means) and double (by repetition) the image, in place of convolutions.
+    - num_groups: of every group norm; None: up to 32, of at least four channels.
+    - embedding_channels: of the sinusoids of t, a quarter of the embedding; None: base_channels.
+    - timestep_scale: multiplies the timesteps. null_class=False: no row for the null class, so y is always needed.
+    - pool_positions: the classifier made of this network has learned positions in its pooling, whose output is the logits.
 
     The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
     not fit.
@@ -55,44 +66,56 @@ class UNet(nn.Module):
         num_levels: int | None = None,
         fourier_periods: Sequence[float] = (),
         held_channels: int = 0,
+        num_heads: int | None = None,
+        additive_embedding: bool = False,
+        residual_resampling: bool = False,
+        num_groups: int | None = None,
+        embedding_channels: int | None = None,
+        timestep_scale: float = 1.0,
+        null_class: bool = True,
+        pool_positions: bool = False,
     ):
         super().__init__()
-        widths = [base_channels * multiplier for multiplier in channel_multipliers]
-        longer = max(height_and_width(image_size))
-        sizes = [max(sides) for sides in halved(image_size, len(widths))]
-        check_dropout(dropout)
         check_counts(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            num_classes=1 if num_classes is None else num_classes,
+            in_channels=in_channels, out_channels=out_channels, num_classes=1 if num_classes is None else num_classes
+        )
+        layout = Layout(
+            image_size=image_size,
             base_channels=base_channels,
+            channel_multipliers=channel_multipliers,
             num_res_blocks=num_res_blocks,
-            **{f"channel_multipliers[{level}]": multiplier for level, multiplier in enumerate(channel_multipliers)},
+            attention_resolutions=attention_resolutions,
+            head_channels=head_channels,
+            num_heads=num_heads,
+            dropout=dropout,
+            activation_checkpointing=activation_checkpointing,
+            additive_embedding=additive_embedding,
+            residual_resampling=residual_resampling,
+            num_groups=num_groups,
+            embedding_channels=embedding_channels,
         )
-        _check_levels(longer, channel_multipliers)
-        _check_attention(widths, sizes, attention_resolutions, head_channels)
-        self.activation_checkpointing, self.head_channels = activation_checkpointing, head_channels
-        self.held_channels = held_channels
-        attending = [size in attention_resolutions for size in sizes]
-        self.encoder = Encoder(
-            *(in_channels, num_classes, base_channels, widths, attending, num_res_blocks, head_channels, dropout),
-            activation_checkpointing,
-            FourierFeatures(fourier_periods, num_levels),
+        self.layout, self.held_channels, self.pool_positions = layout, held_channels, pool_positions
+        self.null_class = null_class
+        conditioning = Conditioning(
+            layout.sinusoid_dim, layout.embedding_dim, num_classes, timestep_scale, null_class=null_class
         )
+        self.encoder = Encoder(in_channels, layout, conditioning, FourierFeatures(fourier_periods, num_levels))
         channels, skips = self.encoder.out_channels, list(self.encoder.skip_channels)
-        embedding_dim = self.encoder.embedding_dim
 
         self.up, self.upsamples = nn.ModuleList(), nn.ModuleList()
-        for level, (width, attends) in reversed(list(enumerate(zip(widths, attending, strict=True)))):
-            blocks, heads = nn.ModuleList(), head_channels if attends else None
+        for level, (width, attends) in reversed(list(enumerate(zip(layout.widths, layout.attending, strict=True)))):
+            blocks = nn.ModuleList()
             for _ in range(num_res_blocks + 1):
-                blocks.append(block(channels + skips.pop(), width, embedding_dim, dropout, heads))
+                blocks.append(layout.block(channels + skips.pop(), width, attends))
                 channels = width
             self.up.append(blocks)
             if level > 0:
-                self.upsamples.append(Upsample(channels))
+                double = nn.Upsample(scale_factor=2)
+                self.upsamples.append(
+                    layout.residual(channels, channels, double) if residual_resampling else Upsample(channels)
+                )
 
-        self.output_norm = GroupNorm(channels)
+        self.output_norm = GroupNorm(channels, num_groups=num_groups)
         self.output = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
@@ -100,39 +123,23 @@ class UNet(nn.Module):
         h, skips, e = self.encoder(x_t, timesteps, y)
         for level, blocks in enumerate(self.up):
             if level > 0:
-                h = self.upsamples[level - 1](h, skips[-1].shape[-2:])
+                h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[-2:])
             for part in blocks:
-                h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.activation_checkpointing)
+                h = run(part, torch.cat([h, skips.pop()], dim=1), e, self.layout.activation_checkpointing)
         return held_back(self.output, self.output_norm(h), self.held_channels).float()
+
+    def _doubled(self, upsample: nn.Module, h: Tensor, e: Tensor, size: torch.Size) -> Tensor:
+        """h at the side `size`, which is odd where a level has an odd number of pixels."""
+        if isinstance(upsample, Upsample):
+            return upsample(h, size)
+        return run([upsample], h, e, self.layout.activation_checkpointing)[..., : size[0], : size[1]]
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
-        return EncoderClassifier(self.encoder, self.output.out_channels, self.head_channels)
-
-
-def _check_levels(longer, channel_multipliers):
-    if not channel_multipliers:
-        raise ValueError("network.channel_multipliers is empty; give one multiplier per level, such as [1, 2]")
-    halvings = len(channel_multipliers) - 1
-    if halvings > math.ceil(math.log2(longer)):
-        raise ValueError(
-            f"network.channel_multipliers={list(channel_multipliers)} halves {longer}-pixel images {halvings} times, "
-            f"past one pixel; give at most {math.ceil(math.log2(longer)) + 1} multipliers"
-        )
-
-
-def _check_attention(widths, sizes, attention_resolutions, head_channels):
-    absent = [resolution for resolution in attention_resolutions if resolution not in sizes]
-    if absent:
-        raise ValueError(
-            f"network.attention_resolutions={list(attention_resolutions)} names {absent}, but {sizes[0]}-pixel images with "
-            f"{len(sizes)} channel_multipliers have the resolutions {sizes}; choose from these, or [] for attention in the "
-            "middle only"
-        )
-    attending = [width for width, size in zip(widths, sizes, strict=True) if size in attention_resolutions]
-    attending.append(widths[-1])
-    if head_channels < 1 or any(width % head_channels for width in attending):
-        raise ValueError(
-            f"network.head_channels={head_channels} must divide the channels wherever there is attention, which are {attending}; "
-            f"{math.gcd(*attending)} and its divisors do"
-        )
+        layout, channels, num_logits = self.layout, self.encoder.out_channels, self.output.out_channels
+        if self.pool_positions:
+            num_pixels = math.prod(layout.sides[-1])
+            pool = AttentionPool(channels, layout.head_channels, num_logits, num_pixels, layout.num_groups)
+            return EncoderClassifier(self.encoder, pool, None)
+        pool = AttentionPool(channels, layout.head_channels, num_groups=layout.num_groups)
+        return EncoderClassifier(self.encoder, pool, nn.Linear(channels, num_logits))

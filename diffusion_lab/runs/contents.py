@@ -23,7 +23,7 @@ _TRAINING = {
     "branched_from": str,
     "branched_at": int,
 }
-_ALWAYS = ("steps", "seconds", "images")
+_ALWAYS = ("steps", "seconds", "images")  # None: nobody recorded it, as of an imported checkpoint
 _LARGEST = 2**63
 _MOST_NUMBERS = 2**24  # of an image
 _MOST_LEVELS = 2**16
@@ -62,6 +62,7 @@ def wrong_in_training(content: Mapping[str, Any]) -> str | None:
     for name, kind in _TRAINING.items():
         value = content.get(name)
         right = isinstance(value, kind) and type(value) is not bool and (kind is str or 0 <= value < _LARGEST)
+        right = right or (value is None and name in _ALWAYS and name in content)
         if not right and (name in content or name in _ALWAYS):
             return f"{name} is {value!r}"
     return None

@@ -163,8 +163,8 @@ class ModelDirectory(Directory):
         """Whether a training has left anything that another may go on from."""
         return self.config.is_file() or self.resume.is_file() or bool(self.weight_names)
 
-    def finish(self, steps: int, seconds: float, images: int, **more: Any) -> None:
-        """Mark the training as finished; everything else must have been written."""
+    def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
+        """Mark the training as finished; everything else must have been written. None: nobody recorded it."""
         write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
 
     def put_in_place(self) -> None:

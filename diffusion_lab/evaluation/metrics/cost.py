@@ -49,11 +49,13 @@ class Cost(Metric):
         scores.record("peak_memory_mib", drawn.peak_memory_mib(), cost["peak_memory"])
         scores.record("parameters", num_parameters(subject.model))
         if training is not None:
-            scores.record("training_steps", training.steps)
+            unknown = "the training up to these weights was not recorded"
+            scores.record("training_steps", training.steps, unknown)
             scores.record(
                 "training_seconds", training.seconds, "the training time up to these weights was not recorded"
             )
-            scores.record("training_images", training.images)
-            scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
+            scores.record("training_images", training.images, unknown)
+            if training.steps is not None:
+                scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
         if flops is not None:
             scores.record("flops_per_sample", flops * drawn.nfe)

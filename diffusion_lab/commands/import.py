@@ -1,0 +1,118 @@
+"""diffusion-lab import: make a model directory of a checkpoint that somebody published."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.from_config.build import (
+    build_data,
+    build_model,
+    choices_made,
+    plain_config,
+    state_facts,
+    training_fingerprint,
+)
+from diffusion_lab.from_config.guiding import sha256_of
+from diffusion_lab.from_config.importing import with_described_parts
+from diffusion_lab.from_config.limits import no_more_numbers
+from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.runs import ModelDirectory, model_directory, write_json
+from diffusion_lab.versions import versions
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.trainable import TrainableModel
+
+_OWN = ("checkpoint", "flags", "code", "legacy_heads")  # no options of the model
+
+
+def completed(options: list[str]) -> list[str]:
+    """The flags of the checkpoint choose the parts of the model, before Hydra composes it."""
+    if "--help" in options or "-h" in options:
+        return options
+    with users_mistakes():
+        return with_described_parts(options)
+
+
+def run(cfg: DictConfig) -> None:
+    """Read and check everything, then write the directory that a training would have left."""
+    from diffusion_lab.commands.quiet import quiet_lightning
+    from diffusion_lab.evaluation.ranks import hold_together
+    from diffusion_lab.interop.checkpoints import read_tensors
+    from diffusion_lab.interop.openai_weights import to_our_network
+
+    quiet_lightning()
+    path, origin = Path(cfg.checkpoint), {name: cfg[name] for name in ("code", "flags")}
+    with users_mistakes():
+        tensors = read_tensors(path)
+        with no_more_numbers(sum(tensor.numel() for tensor in tensors.values()), path):
+            _state_data(cfg)
+            model = build_model(cfg)
+        weights = to_our_network(tensors, model.network, cfg.legacy_heads)
+        model.network.load_state_dict(weights, assign=True)
+    with open_dict(cfg):
+        cfg.setdefault("data", None)
+        cfg.facts.init = sha256_of(path)
+        for name in _OWN:
+            del cfg[name]
+    fingerprint, choices = training_fingerprint(cfg), choices_made()
+    name = re.sub(r"[^\w.+-]", "_", path.stem)[:80]
+    directory = model_directory(Path(cfg.outputs), name, choices["model"], fingerprint)
+    console = Console(highlight=False, soft_wrap=True)
+    with hold_together(directory.path, lambda holder: console.print(f"{directory.path} is being written; waiting")):
+        if directory.finished:
+            console.print(f"this checkpoint is imported already: {directory.path}")
+            return
+        _write(cfg, model, directory, choices, fingerprint, origin | {"file": path.name, "sha256": cfg.facts.init})
+    console.print(f"{path.name}: {sum(w.numel() for w in weights.values()):,} parameters; into {directory.path}")
+
+
+def _state_data(cfg: DictConfig) -> None:
+    """The facts of the data in place of those of the flags, where data are named. MistakeError where the two differ."""
+    if cfg.get("data") is None:
+        return
+    shape, num_levels, num_classes = list(cfg.facts.shape), cfg.facts.num_levels, cfg.facts.num_classes
+    data = build_data(cfg)
+    if list(data.shape) != shape or data.num_levels != num_levels:
+        raise MistakeError(
+            f"data: {data.name} has images {tuple(data.shape)} with {data.num_levels} levels, and this checkpoint makes "
+            f"{tuple(shape)} with {num_levels}"
+        )
+    if num_classes is not None and data.num_classes != num_classes:
+        raise MistakeError(
+            f"data: {data.name} has {data.num_classes or 'no'} classes, and this checkpoint was trained with {num_classes}"
+        )
+    state_facts(cfg, data)
+
+
+def _write(
+    cfg: DictConfig,
+    model: TrainableModel,
+    directory: ModelDirectory,
+    choices: dict[str, str | None],
+    fingerprint: str,
+    origin: dict[str, str],
+) -> None:
+    """Weights, config and choices; training.json comes last, and says that nobody recorded how long training took."""
+    directory.path.mkdir(parents=True, exist_ok=True)
+    remove_staged(directory.path)
+    model.save_weights({"raw": directory.weights("raw")})
+    write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
+    write_json(directory.choices, choices)
+    model.to("meta")  # operations are counted without being done
+    cost = model.cost()
+    directory.finish(
+        steps=None,
+        seconds=None,
+        images=None,
+        fingerprint=fingerprint,
+        parameters=cost.parameters,
+        flops=cost.forward_flops,
+        versions=versions(),
+        imported=origin,
+    )

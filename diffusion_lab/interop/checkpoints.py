@@ -1,0 +1,77 @@
+"""The tensors of a checkpoint that somebody else made. Nothing is unpickled but tensors and plain containers."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffusion_lab.foreign import printable
+
+_MOST_TENSORS = 100_000
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or is not of the network that was named: one sentence that names the file."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a state dict, of a safetensors file or of one of torch.save.
+
+    The tensors of the latter lie on the disk until they are used. CheckpointError, in one sentence, for anything else.
+    """
+    if not path.is_file():  # nor a pipe, which nobody may ever write into
+        raise CheckpointError(f"checkpoint={path}: there is no such file")
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"  # after the length of the header, which is JSON
+    if is_safetensors:
+        return _of_safetensors(path)
+    found = _of_torch(path)
+    if not isinstance(found, dict) or not found or len(found) > _MOST_TENSORS:
+        raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
+    for name, value in found.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise CheckpointError(
+                f"checkpoint={path} is not a state dict: {printable(str(name))} is no tensor but {type(value).__name__}"
+            )
+    _check_sizes(path, found)
+    return dict(found)
+
+
+def _check_sizes(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A view may say that it has more numbers than are stored."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if claimed > path.stat().st_size:
+        raise CheckpointError(f"checkpoint={path}: its tensors say they have {claimed:,} bytes, more than the file")
+
+
+def _of_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint={path} is damaged: {error}") from None
+
+
+def _of_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error) and "Weights only" not in str(error):
+            raise CheckpointError(
+                f"checkpoint={path} is damaged, or neither a safetensors file nor one of torch.save"
+            ) from None
+        raise CheckpointError(
+            f"checkpoint={path} holds more than tensors, or is damaged; only tensors are read, because unpickling anything else "
+            "can run code"
+        ) from None
+    except MemoryError:
+        raise
+    except Exception:  # what a damaged file raises: RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
+        raise CheckpointError(
+            f"checkpoint={path} is damaged, or neither a safetensors file nor one of torch.save"
+        ) from None
