@@ -117,6 +117,10 @@ class DiffusionModel(MeasuredDiffusion):
             **({"held_channels": variance_channels} if variance.stop_gradient and can_hold_back(network) else {}),
         )
         self.needs_label = num_classes is not None and not getattr(self.network, "null_class", True)
+        if self.needs_label and label_dropout > 0:
+            raise ValueError(
+                f"model.label_dropout={label_dropout}: the network has no null class to drop labels to; use model.label_dropout=0"
+            )
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder

@@ -52,20 +52,12 @@ def test_a_published_checkpoint_as_large_as_it_is(name):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FULL)
 def test_the_network_of_a_published_file_has_as_many_parameters(name):
     code, flags = PRESETS[name]
     with torch.device("meta"):
         network, _ = network_of(code, flags, name.endswith("classifier"))
-    # A dropout or a loss changes no parameter, so some files share a network.
-    alike = next(known for known in FULL if PRESETS[known][1] == flags or known in _SAME.get(name, ()))
-    assert sum(parameter.numel() for parameter in network.parameters()) == FULL[alike]["parameters"]
-
-
-_SAME = {
-    "lsun_uncond_100M_2400K_bs64": ("lsun_uncond_100M_1200K_bs128",),
-    **dict.fromkeys(("lsun_bedroom", "lsun_cat", "lsun_horse", "lsun_horse_nodropout"), ("256x256_diffusion_uncond",)),
-}
+    assert sum(parameter.numel() for parameter in network.parameters()) == FULL[name]["parameters"]
 
 
 @pytest.mark.thorough
