@@ -121,4 +121,25 @@ def _program(model: GenerativeModel, batch_size: int) -> Exported:
     return {"sampler.pt2": program.content}, use, "pytorch"
 
 
-_FORMATS: dict[str, Callable[..., Exported]] = {"diffusers": _diffusers, "program": _program}
+def _openai(model: GenerativeModel, batch_size: int) -> Exported:
+    from diffusion_lab.interop.to_openai import to_openai
+
+    content, settings = to_openai(model)
+    options = "\n".join(f"    {name}={value!r}," for name, value in settings.items())
+    use = f"""With guided-diffusion of OpenAI:
+
+```python
+import torch
+from guided_diffusion.unet import UNetModel
+
+network = UNetModel(
+{options}
+)
+network.load_state_dict(torch.load("model.pt", weights_only=True))
+```
+
+The first half of the output, or all of it where no variance is learned, is what the prediction below says."""
+    return {"model.pt": content}, use, "pytorch"
+
+
+_FORMATS: dict[str, Callable[..., Exported]] = {"diffusers": _diffusers, "program": _program, "openai": _openai}

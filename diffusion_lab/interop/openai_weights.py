@@ -40,7 +40,7 @@ def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_h
 
     legacy_heads: rows of qkv are head by head. CheckpointError, naming the first difference, where it is of another network.
     """
-    own, expected = network.state_dict(), _expected(network)
+    own, expected = network.state_dict(), published_names(network)
     _check(published, published_shapes(network))
     found = {ours: published[theirs].reshape(own[ours].shape) for theirs, ours in expected.items()}
     if legacy_heads:
@@ -56,10 +56,10 @@ def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_h
 def published_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Published name -> shape, without the trailing 1s of a convolution, of every parameter of our network's counterpart."""
     own = network.state_dict()
-    return {theirs: tuple(own[ours].shape) for theirs, ours in _expected(network).items()} | _pool_shapes(own)
+    return {theirs: tuple(own[ours].shape) for theirs, ours in published_names(network).items()} | _pool_shapes(own)
 
 
-def _expected(network: nn.Module) -> dict[str, str]:
+def published_names(network: nn.Module) -> dict[str, str]:
     """Published name of a parameter -> ours, but for the pooling's."""
     own = network.state_dict().keys()
     pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _names(network) for part in ("weight", "bias"))

@@ -41,7 +41,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     if len(groups) > 1:
         raise ValueError(
             f"diffusers' UNet2DModel has one number of groups in all norms, and this network has {' and '.join(map(str, groups))}: "
-            "use format=program, or train with network.base_channels=128 or a multiple of it, which gives 32 everywhere"
+            "use format=program, or train with network.num_groups=8 or another number that divides all channels"
         )
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
@@ -50,9 +50,13 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
             f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}: "
             "use format=program"
         )
-    residuals = [part for part in network.modules() if isinstance(part, ResidualBlock)]
-    if any(part.modulation.out_features != 2 * part.conv_1.out_channels for part in residuals):
-        raise ValueError("this network adds its embedding before the norm, which is not exported: use format=program")
+    layout, conditioning = network.layout, encoder.conditioning
+    if layout.residual_resampling:
+        raise ValueError("diffusers' UNet2DModel has no network.residual_resampling: use format=program")
+    if layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1:
+        raise ValueError("network.embedding_channels and network.timestep_scale are not exported: use format=program")
+    if conditioning.classes is not None and not conditioning.null_class:
+        raise ValueError("the pipeline needs network.null_class=true: use format=program")
     halvings = len(encoder.downsamples)
     if any(side % 2**halvings for side in shape[1:]):
         raise ValueError(
@@ -78,7 +82,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         "norm_num_groups": groups[0],
         "attn_norm_num_groups": groups[0],
         "norm_eps": EPS,
-        "resnet_time_scale_shift": "scale_shift",
+        "resnet_time_scale_shift": "default" if layout.additive_embedding else "scale_shift",
         "num_class_embeds": None
         if encoder.conditioning.classes is None
         else encoder.conditioning.classes.num_embeddings,

@@ -121,9 +121,10 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["format=onnx"], "format=onnx: unknown format; choose one of diffusers, program"),
+        (["format=onnx"], "format=onnx: unknown format; choose one of diffusers, program, openai"),
         ([], "one number of groups in all norms"),
         (["weights=ema_2"], "ema_2"),
+        (["format=openai"], "32 groups in every norm"),
         (["to=outputs"], "to=outputs: it exists already and is not overwritten"),
         (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
     ],

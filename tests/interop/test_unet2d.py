@@ -18,10 +18,18 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.thorough
 @pytest.mark.needs("diffusers")
-@pytest.mark.parametrize("num_classes", [None, 10])
-def test_both_networks_say_the_same(num_classes):
+@pytest.mark.parametrize(
+    ("num_classes", "more"),
+    [
+        (None, {}),
+        (10, {}),
+        (10, {"additive_embedding": True, "num_groups": 8, "base_channels": 32, "head_channels": 32}),
+    ],
+    ids=["plain", "classes", "additive"],
+)
+def test_both_networks_say_the_same(num_classes, more):
     diffusers = pytest.importorskip("diffusers")
-    network = randomised(UNet(3, 6, 8, num_classes=num_classes, **WIDE))
+    network = randomised(UNet(3, 6, 8, num_classes=num_classes, **{**WIDE, **more}))
     theirs = diffusers.UNet2DModel.from_config(unet2d_config(network, (3, 8, 8)))
     theirs.load_state_dict(unet2d_weights(network))  # no name is missing, none is left over
     x, t = torch.randn(3, 3, 8, 8), torch.tensor([0, 500, 999])
@@ -39,8 +47,11 @@ def test_both_networks_say_the_same(num_classes):
         (UNet(1, 1, 7, **{**WIDE, "attention_resolutions": ()}), 7, "7×7 pixels cannot be halved 1 times"),
         (UNet(1, 1, 8, num_levels=16, fourier_periods=(1,), **WIDE), 8, "fourier_periods"),
         (MLP(2, 2), 8, "is not a MLP"),
+        (UNet(1, 1, 8, residual_resampling=True, **WIDE), 8, "residual_resampling"),
+        (UNet(1, 1, 8, timestep_scale=2.0, **WIDE), 8, "timestep_scale"),
+        (UNet(1, 1, 8, num_classes=3, null_class=False, **WIDE), 8, "null_class"),
     ],
-    ids=["groups", "odd", "fourier", "points"],
+    ids=["groups", "odd", "fourier", "points", "resampling", "scale", "null_class"],
 )
 def test_another_network_is_refused_with_the_reason(network, size, said):
     with pytest.raises(ValueError, match=said):
