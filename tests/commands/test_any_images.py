@@ -68,7 +68,7 @@ def test_another_folder_and_another_file_with_the_same_content_are_the_same_trai
     code, out, err = lab(*train, "data.train=train.npz", "data.root=elsewhere")
     assert code == 0, err
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
-    assert "this model is trained already" in out
+    assert "this model is already trained" in out
     code, _, err = lab("evaluate", "metrics=[frechet_distance]", "data.root=elsewhere")
     assert code == 0, err
 
