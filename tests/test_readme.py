@@ -11,6 +11,7 @@ CHOICES = (ROOT / "docs" / "choices.md").read_text()
 THEORY = (ROOT / "docs" / "theory.md").read_text()
 
 
+@pytest.mark.thorough
 def test_the_example_runs_and_learns_what_it_says(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", THEORY, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 22

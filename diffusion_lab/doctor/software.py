@@ -17,6 +17,7 @@ EXTRAS = {
     "mlflow": "logger=mlflow",
     "dashboard": "diffusion-lab dashboard",
     "huggingface": "data=hf_dataset",
+    "diffusers": "the folders of diffusion-lab export format=diffusers",
 }
 
 

@@ -92,6 +92,7 @@ def write_without_end(path):
         print(n, flush=True)
 
 
+@pytest.mark.thorough
 def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path, zygote):
     """A process writes without end and is killed at random moments."""
     path = tmp_path / "there" / "resume.ckpt"

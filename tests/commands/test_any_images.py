@@ -21,6 +21,7 @@ def write(lab, dtype=np.uint16, most=65535):
 ARRAYS = ["data=arrays", "data.train=train.npz", "conditional=true"]
 
 
+@pytest.mark.thorough
 def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_drawn_and_scored(lab):
     write(lab)
     code, _, err = lab("train", *ARRAYS, *TINY, *STRIDED)

@@ -99,6 +99,7 @@ def test_every_sampler_draws_with_it(lab, sampler):
     assert drawn[1] != drawn[300]
 
 
+@pytest.mark.thorough
 def test_another_model_guides_one_it_fits(lab):
     other = other_model(lab)
     model = model_of(lab, other)
@@ -147,6 +148,7 @@ def test_a_model_that_was_trained_with_it_is_sampled_and_scored_with_it(lab):
     assert code == 0, err
 
 
+@pytest.mark.thorough
 def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
     asked = [AUTO, "guidance.moment=0.3"]
     code, _, err = lab("train", *SIX, *asked)

@@ -52,8 +52,8 @@ def test_what_cannot_branch_is_refused_in_a_sentence(lab):
     trunk = trunk_in(lab, "snapshots.averages=0")
     before = files(lab.folder)
     for option, said in (
-        ("data.batch_size=4", "only the length may be another, and it differs in data.batch_size"),
-        ("lr_scheduler.decay_share=0.25", "only the length may be another, and it differs in lr_scheduler.decay_share"),
+        ("data.batch_size=4", "only the length may differ, but it differs in data.batch_size"),
+        ("lr_scheduler.decay_share=0.25", "only the length may differ, but it differs in lr_scheduler.decay_share"),
         ("trainer.max_steps=2", "they share 1 steps, and the first checkpoint that was kept is of step 2"),
         ("trainer.max_time=00:00:01:00", "the length of both trainings must be in steps (trainer.max_steps)"),
         ("snapshots.branches=[11steps]", "snapshots.branches: training ends before 11steps (trainer.max_steps=10)"),

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY, files
@@ -9,6 +11,7 @@ from .conftest import STRIDED, TINY, files
 SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
 
 
+@pytest.mark.thorough
 def test_any_length_is_scored_and_sampled_without_training_again(lab):
     lab.given("train", *SIX)
     code, out, err = lab("train", "-m", *SIX, "evaluation.weights=ema_rel_0.05,ema_rel_0.1")

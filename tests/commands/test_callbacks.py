@@ -155,6 +155,7 @@ def test_a_run_with_early_stopping_that_is_killed_is_the_run(tmp_path, zygote):
     assert same(a[key], b[key])
 
 
+@pytest.mark.thorough
 def test_a_run_that_signals_interrupt_is_the_run(tmp_path, zygote):
     """At a step with a validation and at one without: the log too is that of the undisturbed run."""
     options = [*EVERYTHING, *VALIDATED, "trainer.max_steps=12", "callbacks.checkpoint.every_n_steps=0"]
@@ -250,6 +251,7 @@ def test_a_budget_that_the_user_gives_takes_the_place_of_the_default(lab, budget
     assert (training["steps"] > 3) == more
 
 
+@pytest.mark.thorough
 def test_in_a_sweep_too_and_the_job_is_the_one_that_was_planned(lab):
     """The second time everything is there already."""
     options = ["-m", *FREE, "trainer.max_time=00:00:00:01", "seed=1,2"]

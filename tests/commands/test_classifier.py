@@ -53,6 +53,7 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     assert code == 0, err
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
     """Its own config names the guidance and the classifier's folder."""
     assert lab("train", "model=noisy_classifier", *SMALL)[0] == 0

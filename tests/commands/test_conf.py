@@ -151,7 +151,7 @@ def test_every_choice_can_be_built(group):
 @pytest.mark.parametrize("name", choices("network/diffusion"))
 def test_a_network_gives_the_channels_it_is_asked_for(name):
     cfg = composed(f"network=diffusion/{name}")
-    size = {"8x8": 8, "28x28": 28}.get(name, 32)
+    size = {"8x8": 8, "28x28": 28, "published": 8}.get(name, 32)
     cfg.facts = {**FACTS, "size": size}
     shape = (2,) if name == "points" else (1, size, size)
     cfg.facts.channels = shape[0]

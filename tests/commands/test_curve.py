@@ -73,6 +73,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_written(lab, options, sa
     assert files(lab.folder) == []
 
 
+@pytest.mark.thorough
 def test_each_moment_is_a_cell_of_a_sweep(lab):
     axes = ["model=vae", "evaluation.at=[2steps,end]"]
     small = [option for option in SIX if not option.startswith(("network.", "schedule", "sampler"))]

@@ -77,7 +77,7 @@ def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab):
 
 
 @pytest.mark.needs("chromium")
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.thorough)])
 def test_in_a_browser(shown, browser, width):  # noqa: F811
     offers = shown.offers.as_json() | {"start": {**shown.start, "num_steps": 2, "num_images": 4}}
     with DemoServer(0, offers, shown.answer) as server:

@@ -77,7 +77,7 @@ MISTAKES = [
         "denoise.t=25 must be a step of the chain, from 0 (the image itself) to 24",
     ),
     (["interpolate.images=[1]"], "[first,second]"),
-    (["interpolate.images=[0,1]", "num_images=1"], "two ends"),
+    (["interpolate.images=[0,1]", "num_images=1"], "an interpolation needs at least 2 images"),
     (["interpolate.images=[0,1]", "denoise.image=0"], "give only one of them"),
     (["denoise.image=0", "denoise.t=3", "trajectory=true"], "trajectory=true"),
 ]

@@ -104,6 +104,7 @@ def test_a_killed_training_is_the_training(tmp_path, zygote, case):
     assert_same_bits(whole, torn)
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
     """With what all of them have; an option that only one has is dropped for the others."""
     models = f"model={','.join(FAMILIES)}"

@@ -339,8 +339,8 @@ SAMPLE = {
     ),
     "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a text, a number"),
     "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), "is not the shape of an image"),
-    "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 256"),
-    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 256"),
+    "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
+    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
     "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
     "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "is not the shape of an image"),
     # ---- training.json
@@ -384,7 +384,7 @@ EVALUATE = {
         ),
         "data.download=true",
     ),
-    "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on other data"),
+    "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on different data"),
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     "a metric that downloads as the features": (
         config("features", {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),

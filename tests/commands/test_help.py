@@ -46,7 +46,11 @@ def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, 
     assert files(lab.folder) == []
 
 
-@pytest.mark.parametrize("options", [["--help"], ["train", "--help"], ["train", "--cfg", "job"]], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [["--help"], ["train", "--help"], pytest.param(["train", "--cfg", "job"], marks=pytest.mark.thorough)],
+    ids=str,
+)
 def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):
     """As with `| head`: the reader is gone before the first word."""
     command = Path(sys.executable).parent / "diffusion-lab"

@@ -81,7 +81,7 @@ def test_a_model_that_needs_labels_says_so(lab, published):
     assert lab("import", published(TINY), f"flags={TINY}")[0] == 0
     code, _, err = lab("sample", "guidance=classifier_free")
     assert code == 1
-    assert "ClassifierFree asks the network with and without a label" in err
+    assert "ClassifierFree evaluates the network with and without a label" in err
     edit = ["sample", "num_images=2", "sampler.spacing.num_steps=2", "denoise.image=images/0/0.png", "denoise.t=5"]
     code, _, err = lab(*edit)
     assert code == 1

@@ -22,6 +22,7 @@ def variances(lab):
     return {run["protocol"]["model"]["variance"].partition("(")[0]: run for run in scores(lab.folder / "outputs")}
 
 
+@pytest.mark.thorough
 def test_any_number_of_steps_and_of_samplers_take_one_pass(lab):
     lab.given("train", *SIMPLE)
     for options in (["sampler=strided", "sampler.spacing.num_steps=10"], ["decoder=levels"], ["evaluation.seed=1"]):
@@ -39,6 +40,7 @@ def test_any_number_of_steps_and_of_samplers_take_one_pass(lab):
     assert len(passes(lab)) == 3
 
 
+@pytest.mark.thorough
 def test_in_training_it_is_fixed_small_so_a_sweep_over_variances_trains_once(lab):
     axes = ["variance=fixed_small,fixed_large,analytic", "objective=simple", "metrics=quick"]
     code, out, err = lab("train", "-m", *TINY, *STRIDED, *axes, IMAGES)
@@ -140,6 +142,7 @@ def test_optimal_steps_cost_fewer_bits_and_a_learned_variance_has_none(lab):
     }
 
 
+@pytest.mark.thorough
 def test_optimal_steps_are_refused_where_the_network_says_the_variance(lab):
     lab.given("train", *TINY, *STRIDED)
     code, _, err = lab("evaluate", "sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES)

@@ -118,6 +118,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
     assert not (lab.folder / "outputs").exists()
 
 
+@pytest.mark.thorough
 def test_under_a_time_budget_replicas_stay_equal_though_their_clocks_differ(zygote, tmp_path):
     """Rank 1's clock runs five times as fast. What decides rate and end is the clock of rank 0."""
     for rank in "01":

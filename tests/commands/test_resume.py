@@ -154,7 +154,8 @@ def test_killed_a_hundred_times(tmp_path):
     assert_same_bits(whole, torn)
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.thorough), 2])
+@pytest.mark.thorough
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_killed_with_workers(tmp_path, zygote, num_workers):
     (tmp_path / "images").mkdir()
     for i in range(23):
@@ -234,6 +235,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zy
     assert_same_bits(whole, torn)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_model_once(tmp_path, zygote):
     """The second waits and says for whom; when the first is killed it takes over and ends with the same weights."""
     options = [*EVERYTHING, "trainer.max_steps=60"]

@@ -83,6 +83,7 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
     assert model.result.read_bytes() != before
 
 
+@pytest.mark.thorough
 def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeypatch):
     assert lab("train", *OPTIONS)[0] == 0
     (model,) = models(lab.folder)
@@ -145,6 +146,7 @@ def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
     assert "models: 1 done" in lab("status", "watch=false")[1]
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_trains_anew_goes_on_too(lab, stop_at):
     options = ["-m", *UNSCORED, "seed=1,2"]
     assert lab("train", *options)[0] == 0

@@ -76,7 +76,7 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
     code, out, err = lab("train", "-m", *choices, *sampling, "hydra.sweeper.dry_run=true")
     assert code == 0, err
     assert out.splitlines()[0] == "8 models: 8 to train, 0 reused"
-    assert out.splitlines()[1].startswith("60 cells in 72 combinations")
+    assert out.splitlines()[1].startswith("60 cells from 72 combinations")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +129,7 @@ def test_the_name_of_a_sweep_is_that_of_one_folder(lab, name):
     assert files(lab.folder) == []
 
 
+@pytest.mark.thorough
 def test_a_failure_is_marked_with_its_reason_and_the_others_go_on(lab):
     options = ["objective=simple,hybrid", "variance=learned", "sampler.spacing.num_steps=2,3"]
     code, out, err = lab("train", "-m", *TINY, *options)
@@ -201,6 +202,7 @@ def test_training_alone(lab):
     assert names(lab, "runs") == set()
 
 
+@pytest.mark.thorough
 def test_hydras_own_sweepers_still_work(lab):
     options = ["sampler.spacing.num_steps=2,3"]
     code, out, err = lab("train", "-m", *TINY, *options, "hydra/sweeper=basic")

@@ -75,6 +75,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     assert score["summary"]["L_t_table"]["nrows"] == 3
 
 
+@pytest.mark.thorough
 def test_runs_of_a_sweep_are_a_group_and_its_report_is_an_artifact(lab):
     options = [*TINY, *STRIDED, "logger=wandb", "callbacks.sample_grid.every_n_steps=0"]
     code, _, err = lab("train", "-m", *options, "sampler=strided,ddim", "hydra.sweeper.name=mine")
@@ -122,6 +123,7 @@ def test_a_report_made_anew_is_the_next_version_and_needs_no_torch(lab, process)
         assert "of_the_users.txt" not in {entry["path"] for entry in artifact["manifest"]["contents"]}
 
 
+@pytest.mark.thorough
 def test_a_finished_sweep_is_not_spoilt_by_a_tracker(lab, monkeypatch):
     asked = ["train", "-m", *TINY, *STRIDED, "sampler=strided,ddim", "hydra.sweeper.name=mine"]
     assert lab(*asked)[0] == 0
@@ -247,7 +249,7 @@ def test_several_loggers_at_once_and_any_of_lightnings(lab):
 
 
 WRONG = {
-    "the key of before": (["logger=wandb", "logger.project=mine"], "it is logger.wandb.project"),
+    "the key of before": (["logger=wandb", "logger.project=mine"], "use logger.wandb.project"),
     "before, added": (["+logger.entity=us"], "as logger.wandb.project"),
     "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
     "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),

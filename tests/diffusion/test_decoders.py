@@ -144,7 +144,7 @@ def test_data_between_levels_have_the_mass_of_the_nearest(decoder):
 
 
 def test_a_mass_needs_two_levels():
-    with pytest.raises(ValueError, match="num_levels = 1: "):
+    with pytest.raises(ValueError, match="num_levels = 1 must be"):
         log_prob(process(3.0), torch.zeros(1, 1), torch.zeros(1, 1), 1)
 
 

@@ -61,7 +61,7 @@ def test_the_channels_are_the_mean_part_then_the_variance_part():
 
 def test_a_network_of_the_wrong_width_is_named():
     reverse = ReverseProcess(constant(0.1), PredictNoise(), LearnedRange())
-    with pytest.raises(ValueError, match="gives 1 channels; LearnedRange needs 2"):
+    with pytest.raises(ValueError, match="returns 1 channels; LearnedRange needs 2"):
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(1, 1))
 
 

@@ -182,6 +182,7 @@ def in_ranks(number: str, where: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_one_scores(tmp_path, zygote):
     """The other one draws for longer than a collective may take. What is scored has the first of five shards already."""
     alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values

@@ -480,7 +480,7 @@ def test_the_bound_is_that_of_the_class_and_of_the_guidance():
 
 def test_guidance_that_the_model_was_not_trained_for_is_refused():
     for options in ({}, {"num_classes": 10, "label_dropout": 0.0}):
-        with pytest.raises(ValueError, match=r"ClassifierFree asks .* conditional=true .* guidance=none"):
+        with pytest.raises(ValueError, match=r"ClassifierFree evaluates .* conditional=true .* guidance=none"):
             model(guidance=ClassifierFree(2.0), **options)
     with pytest.raises(ValueError, match=r"label_dropout=1.5"):
         model(label_dropout=1.5)

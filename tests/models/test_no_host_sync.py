@@ -159,6 +159,7 @@ def test_a_wait_is_found(monkeypatch, wait):
             WAITS[wait](x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("planted", ["a number", "a copy to the host"])
 def test_a_training_step_that_waits_is_found(monkeypatch, planted):
     model = built("vae", data="mixture")
