@@ -123,6 +123,7 @@ def test_another_model_guides_one_it_fits(lab):
     assert code == 1
 
 
+@pytest.mark.thorough
 def test_both_guidances_are_combined(lab):
     lab.given("train", *SIX, "conditional=true")
     both = ["guidance=classifier_free", "guidance.scale=2"]

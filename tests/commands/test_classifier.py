@@ -94,6 +94,7 @@ def test_a_model_that_was_trained_with_it_by_an_earlier_version_is_sampled_too(l
     assert code == 0, err
 
 
+@pytest.mark.thorough
 def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained):
     model, classifier = trained
     lab.given("train", *TINY, *STRIDED, "schedule=linear")

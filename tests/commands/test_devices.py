@@ -105,6 +105,7 @@ def test_a_gpu_that_is_not_there_is_refused(lab, monkeypatch):
     assert files(lab.folder) == before
 
 
+@pytest.mark.thorough
 def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(lab, started):
     options = [*TINY, *STRIDED, "score=false"]
     assert lab("train", *options, "trainer.devices=auto")[0] == 0
@@ -165,6 +166,7 @@ def on_two_devices(request, lab, zygote):
     return run
 
 
+@pytest.mark.thorough
 def test_several_devices_score_and_draw_what_one_does(lab, on_two_devices):
     drawing = ["evaluation.num_samples=256", "evaluation.batch_size=64"]
     assert lab("train", *TINY, *STRIDED, *drawing)[0] == 0

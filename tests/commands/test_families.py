@@ -179,6 +179,7 @@ def test_a_way_to_draw_that_only_one_family_has_is_dropped_for_the_others(lab):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.thorough
 def test_models_of_several_families_are_scored_in_one_command(lab):
     for family in ("vae", "flow"):
         lab.given("train", *tiny(family, "score=false"))

@@ -62,6 +62,7 @@ def test_points_and_labels(lab):
     assert code == 0, err
 
 
+@pytest.mark.thorough
 def test_two_ranks_equal_one(zygote, tmp_path):
     options = [*TINY, "conditional=true", "score=false", "optimizer.lr=1e-4", "trainer.max_steps=6"]
     (one, _), (two, _) = (trained(zygote, tmp_path / str(ranks), *options, ranks=ranks) for ranks in (1, 2))

@@ -48,7 +48,7 @@ def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, 
 
 @pytest.mark.parametrize(
     "options",
-    [["--help"], ["train", "--help"], pytest.param(["train", "--cfg", "job"], marks=pytest.mark.thorough)],
+    [["--help"], *(pytest.param(["train", *o], marks=pytest.mark.thorough) for o in (["--help"], ["--cfg", "job"]))],
     ids=str,
 )
 def test_output_that_is_not_read_to_its_end_is_no_error(tmp_path, options):

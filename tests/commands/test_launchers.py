@@ -24,6 +24,7 @@ class Reports(Callback):
 SLURM = ["-m", "hydra/launcher=slurm"]
 
 
+@pytest.mark.thorough
 def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     site = [
         "hydra.launcher.partition=gpu",

@@ -55,6 +55,7 @@ def test_in_training_it_is_fixed_small_so_a_sweep_over_variances_trains_once(lab
     assert len(passes(lab)) == 2
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_trained_with_it_is_scored_with_it_unless_the_user_says_otherwise(lab):
     lab.given("train", *TINY, *STRIDED, "variance=analytic", IMAGES)
     code, out, err = lab("evaluate")

@@ -218,6 +218,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.thorough
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zygote):
     options = [*EVERYTHING, "trainer.max_steps=20"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))

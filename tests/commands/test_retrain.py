@@ -130,6 +130,7 @@ def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
     assert steps(model.metrics_csv) == list(range(1, 25))
 
 
+@pytest.mark.thorough
 def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
     """Though the model from before is there."""
     options = [*UNSCORED, "seed=1"]

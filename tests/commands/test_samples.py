@@ -42,7 +42,7 @@ def drawn(lab):
     return scored
 
 
-@pytest.mark.parametrize("samples", ["npz/samples.npz", "png", "samples.zip"])
+@pytest.mark.parametrize("samples", ["npz/samples.npz", pytest.param("png", marks=pytest.mark.thorough), "samples.zip"])
 def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
     code, out, err = lab("evaluate", f"samples={samples}", "data=digits", *LIGHT)
     assert code == 0, err
@@ -71,6 +71,7 @@ def test_one_set_of_images_has_one_digest_and_its_score_is_made_once(lab, drawn)
     assert files(lab.folder / "outputs" / "runs") == before
 
 
+@pytest.mark.thorough
 def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
     assert lab("evaluate", "samples=npz/samples.npz", "data=digits", *LIGHT)[0] == 0
     runs = [

@@ -72,6 +72,7 @@ def test_the_precision_of_drawing_changes_images_by_its_rounding_and_no_bound(la
     assert one["values"]["bits_per_dim"] == other["values"]["bits_per_dim"]
 
 
+@pytest.mark.thorough
 def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):
     """kill -9 in the middle of the samples, then the same command."""
     lab.given("train", *TINY, *STRIDED)

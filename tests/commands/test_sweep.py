@@ -214,6 +214,7 @@ def test_hydras_own_sweepers_still_work(lab):
     assert len(names(lab, "runs")) == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("hydra-optuna-sweeper")
 @pytest.mark.skipif(find_spec("optuna") is None, reason="pip install 'diffusion-lab[optuna]'")
 def test_a_search_is_told_the_metric_it_asks_for(tmp_path, zygote):

@@ -13,6 +13,7 @@ def runs_of(lab):
     return [json.loads(path.read_text()) for path in sorted((lab.folder / "outputs" / "runs").glob("*/metrics.json"))]
 
 
+@pytest.mark.thorough
 def test_evaluate_starts_from_the_choices_of_training(lab):
     lab.given("train", *TINY, "sampler=ddim", *STRIDED)
     code, out, err = lab("evaluate")

@@ -46,6 +46,7 @@ def test_a_vae_is_trained_scored_and_sampled_like_any_model(lab):
         assert archive["arr_0"].shape == (5, 8, 8, 1)
 
 
+@pytest.mark.thorough
 def test_means_or_draws_are_a_choice_of_scoring(lab):
     lab.given("train", *TINY)
     code, out, err = lab("train", *TINY, "sampling=draws")

@@ -116,7 +116,10 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
         trainer.fit(moved(model), Batches(lambda: iter([batch] * 9)))
 
 
-@pytest.mark.parametrize("family", choices("model"))
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.thorough if name in ("flow", "vae") else []) for name in choices("model")],
+)
 def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
     with pytest.raises(EnoughError):
         train(monkeypatch, built(family))

@@ -52,7 +52,7 @@ def test_one_family_is_no_contrast(tmp_path):
 
 
 @pytest.mark.needs("chromium")
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("width", [1440, pytest.param(390, marks=pytest.mark.thorough)])
 def test_a_browser_shows_samples_and_ways_of_every_family(browser, sweep, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     said = []
