@@ -134,7 +134,7 @@ def _advice(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
     for path, cells in models.items():
         known = [cell for cell in cells if {"num_steps", *columns} <= cell.curves.get(curve, {}).keys()]
         if known:
-            found[path] = known[0]
+            found[path] = max(known, key=lambda cell: cell.values.get("advised_gain", 0.0))  # it has most to say
     if not found:
         return []
     best, even = (
