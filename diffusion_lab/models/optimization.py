@@ -63,10 +63,9 @@ class WarmupStableDecay(LearningRate):
             )
 
     def after_warmup(self, progress: float) -> float:
-        used = 1 - (1 - progress) / self.decay_share
-        return 1 - math.sqrt(
-            max(0.0, round(used, 12))
-        )  # rounded, or the decay would begin a step before 0.8 of the budget
+        # Rounded: where the decay begins, what is left of 1 − 1 is 1e-16, and its root 1e-8.
+        used = round(1 - (1 - progress) / self.decay_share, 12)
+        return 1 - math.sqrt(max(0.0, used))
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
