@@ -47,32 +47,30 @@ def run(cfg: DictConfig) -> None:
             raise MistakeError(f"{data.name} consists of points, but published evaluators read images")
         if data.shape[0] not in (1, 3):
             raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
-        features = build_features(cfg) if cfg.moments else {}
-        if len(features) > 1:
+        chosen = list(build_features(cfg).values()) if cfg.moments else []
+        if len(chosen) > 1:
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
-        for part in features.values():
+        features = [part for first in chosen for part in (first, *first.beside())]
+        for part in features:
             part.check(data.shape)
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)}
     said = [f"arr_0: {len(arrays['arr_0'])} {cfg.split} images"]
-    for name, part in features.items():
+    for part in features:
         with ranks(request) as here, users_mistakes():
-            arrays |= _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
+            found = _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
+        arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
-        said.append(f"mu, sigma: {part.dim} features of {images} {cfg.split} images, features={name}")
+        said.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
     content = io.BytesIO()
     _save(content, arrays)
     write_whole(to, content.getvalue())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"statistics  {to}  ({'; '.join(said)})", markup=False)
-    for name, part in features.items():
+    if features and features[0].metric_name != "fid":
         console.print(
-            "mu_s and sigma_s are left out, for the lab has no spatial features; ADM's evaluator needs them beside mu and sigma, "
-            "and computes all four of arr_0 alone (moments=false)"
+            f"these are moments of {features[0].name}: the evaluators of ADM and EDM and clean-fid compare those of "
+            "features=inception with its published weights. Of arr_0 alone (moments=false) ADM's evaluator computes what it needs"
         )
-        if part.metric_name != "fid":
-            console.print(
-                f"mu and sigma are of {name}; EDM's evaluator and clean-fid compare those of features=inception"
-            )
 
 
 def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
@@ -87,7 +85,8 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
 
         (reference,) = references_of(data, [features], cache, device, progress)
         moments = reference.moments(split)
-    return {"mu": moments.mean.numpy(), "sigma": moments.covariance.numpy()}
+    suffix = features.moments_suffix
+    return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.covariance.numpy()}
 
 
 def _save(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:

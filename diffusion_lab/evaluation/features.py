@@ -22,6 +22,7 @@ class Features(nn.Module, ABC):
     name: str
     identity: str
     dim: int
+    moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property
     def metric_name(self) -> str:
@@ -35,6 +36,10 @@ class Features(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """x (B, *shape) float32 -> (B, dim) float32."""
+
+    def beside(self) -> Sequence["Features"]:
+        """Further features of the same weights, whose moments stand beside these in a file of statistics."""
+        return ()
 
     def class_logits(self, vectors: Tensor) -> Tensor | None:
         """vectors (B, dim) -> logits (B, classes) of which an Inception score is made; None: these features make none."""

@@ -1,10 +1,13 @@
-"""The Inception-v3 of the original FID: TensorFlow's graph of 2015-12-05 as torch-fidelity ported it, 2048 features.
+"""The Inception-v3 of the original FID: TensorFlow's graph of 2015-12-05 as torch-fidelity ported it.
 
-Only with these weights is a Fréchet distance called "fid". They are not shipped: 91 MiB, published by torch-fidelity.
-The file is hashed before anything looks into it, and nothing in it is unpickled but tensors.
+2048 pooled features, whose Fréchet distance is "fid", and 2023 spatial ones, whose Fréchet distance is "sfid". With other weights
+than the published ones the distances have other names. The weights are not shipped: 91 MiB, published by torch-fidelity. The file
+is hashed before anything looks into it, and nothing in it is unpickled but tensors.
 """
 
+import hashlib
 import io
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,35 +28,35 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CHUNK = 32  # images through the network at a time: at 299×299 its first layers take 25 MiB an image
 
 
-class InceptionFeatures(Features):
-    """The 2048 averages of the last pooling layer, float32, under autocast too. Grey images are shown in three channels.
+class _OfInception(Features):
+    """What one layer says, float32, under autocast too. Grey images are shown in three channels.
 
     path: the weights; None: FILE_NAME in the checkpoint folder of torch hub. download: fetch a file that is not there,
     once. sha256: what the file must hash to; with another than the published one the distance is no FID and is not called
     so. Raises WeightsError, in one sentence.
     """
 
-    name = "inception"
-    dim = 2048
+    distance: str  # what the Fréchet distance is called with the published weights
+    reached: str  # torch-fidelity's name of the features up to which the network runs
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str = SHA256) -> None:
         super().__init__()
-        file = Path(path) if path is not None else usual_file()
-        self.network = _network(read_weights(file, self.name, URL_INCEPTION_V3, sha256, download), file)
-        self.identity = sha256
+        self.file, self.sha256 = Path(path) if path is not None else usual_file(), sha256
+        content = read_weights(self.file, self.name, URL_INCEPTION_V3, sha256, download)
+        self.network = _network(content, self.file, self.reached)
 
     @property
     def metric_name(self) -> str:
-        return "fid" if self.identity == SHA256 else super().metric_name
+        return self.distance if self.sha256 == SHA256 else super().metric_name
 
     def check(self, shape: Sequence[int]) -> None:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(
-                f"features=inception works for images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
+                f"features={self.name} works for images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
                 "choose features=pixels."
             )
 
-    def train(self, mode: bool = True) -> "InceptionFeatures":
+    def train(self, mode: bool = True) -> "_OfInception":
         """Batch normalisation always uses the stored moments: a ruler has no mode."""
         return super().train(False)
 
@@ -62,12 +65,59 @@ class InceptionFeatures(Features):
         """x (B, 1 or 3, H, W) of any size: shown as uint8, which is what this network was defined on."""
         pixels = to_levels(x, 256).expand(-1, 3, -1, -1)
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([self.network(chunk)[0] for chunk in pixels.split(CHUNK)])
+            return torch.cat([self._seen(chunk) for chunk in pixels.split(CHUNK)])
+
+    @abstractmethod
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """pixels uint8 (B, 3, H, W) -> (B, dim) float32."""
+
+
+class InceptionFeatures(_OfInception):
+    """The 2048 averages of the last pooling layer, `pool_3:0` of the original graph."""
+
+    name, dim = "inception", 2048
+    distance, reached = "fid", "2048"
+
+    @property
+    def identity(self) -> str:
+        return self.sha256
+
+    def beside(self) -> Sequence[Features]:
+        return (InceptionSpatialFeatures(self.file, sha256=self.sha256),)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        return self.network(pixels)[0]
 
     @torch.no_grad()
     def class_logits(self, vectors: Tensor) -> Tensor:
         """Without the bias, as the published Inception scores have it (Salimans et al. 2016)."""
         return vectors @ self.network.fc.weight.T.to(vectors)
+
+
+class InceptionSpatialFeatures(_OfInception):
+    """The first 7 channels of `mixed_6/conv:0` at each of 17 × 17 places: 2023 numbers, which say where something is in the image.
+
+    As ADM's evaluator defines sFID (openai/guided-diffusion, `evaluations/evaluator.py`, commit 22e0df8), after Nash et al. 2021
+    ("Generating images with sparse representations"). In the original graph that tensor is the first 1×1 convolution of the block
+    `mixed_6` with its batch normalisation and its ReLU; torch-fidelity's converter of the weights names it `Mixed_6d.branch1x1`.
+    Channels vary fastest, then columns, as TensorFlow lays them out: published mu_s and sigma_s have this order. Equality with
+    ADM's evaluator has not been measured with the published weights.
+    """
+
+    name, dim = "inception_spatial", 7 * 17 * 17
+    distance, reached = "sfid", "768"  # the first features that torch-fidelity offers behind that layer
+    moments_suffix = "_s"
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(f"{self.sha256} mixed_6/conv:0 [..., :7]".encode()).hexdigest()
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        layer = self.network.Mixed_6d.branch1x1
+        with layer.register_forward_hook(lambda _, __, output: found.append(output[:, :7].clone())):
+            self.network(pixels)
+        return found[0].permute(0, 2, 3, 1).flatten(1)
 
 
 def usual_file() -> Path:
@@ -80,14 +130,14 @@ def checked(file: Path, sha256: str = SHA256) -> bytes:
     return read_weights(file, InceptionFeatures.name, URL_INCEPTION_V3, sha256, download=False)
 
 
-def _network(content: bytes, file: Path) -> FeatureExtractorInceptionV3:
+def _network(content: bytes, file: Path, reached: str) -> FeatureExtractorInceptionV3:
     try:
         weights: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # torch-fidelity unpickles whatever file it is given: it is given what was just loaded safely.
         safe = io.BytesIO()
         torch.save(weights, safe)
         safe.seek(0)
-        return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], safe)
+        return FeatureExtractorInceptionV3("inception-v3-compat", [reached], safe)
     except (RuntimeError, UnpicklingError, AttributeError, TypeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{file} does not hold the weights of this Inception-v3: {reason}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,15 +53,15 @@ _LONGEST_NAME = 60
 
 @dataclass(frozen=True)
 class Given:
-    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics, where
-    somebody published them.
+    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics by the
+    suffix of their names, where somebody published them.
     """
 
     cfg: DictConfig
     source: GivenImages
     data: DataModule
     run: RunDirectory
-    published: Moments | None
+    published: Mapping[str, Moments]
 
     def references(
         self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
@@ -72,7 +72,10 @@ class Given:
         if "data" in self.cfg:
             return references_of(self.data, features, cache, device, progress)
         seen = [part.to(device).eval() for part in features]
-        return [GivenReference(self.data, part, cache, device, progress, self.published) for part in seen]
+        published = self.published.get
+        return [
+            GivenReference(self.data, part, cache, device, progress, published(part.moments_suffix)) for part in seen
+        ]
 
 
 def are_given(options: Sequence[str]) -> bool:
@@ -99,7 +102,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             "samples=…: say what they are compared with, either data=… (as fashion_mnist) or reference=… (a file or a folder)"
         )
     with users_mistakes():
-        features, published = build_features(kept), None
+        features: dict[str, Features] = build_features(kept)
+        published: Mapping[str, Moments] = {}
         images = read_images(Path(cfg.samples))
         if "data" in kept:
             data = build_data(kept)
@@ -108,8 +112,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
         check_measures(list(features.values()), build_metrics(kept), data)
-        if published is not None:
-            _check_dimensions(features, len(published.mean), kept.reference)
+        if published:
+            _check_dimensions(features, published, kept.reference)
         fitted = _as_set(images, data.shape, data.num_levels, data.name)
         about = {"name": fitted.name, "digest": images.digest, "shape": list(images.shape)}
         source = GivenImages(fitted, images.labels, about, cache_directory(outputs), device, images.lossy)
@@ -117,8 +121,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     return Given(kept, source, data, _run(kept, data, images, outputs), published)
 
 
-def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Moments | None]:
-    """The images, none where only statistics were published; and the statistics."""
+def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:
+    """The images, none where only statistics were published; and the statistics, by the suffix of their names."""
     import torch
 
     from diffusion_lab.data.one_set import OneSet
@@ -127,7 +131,7 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Moments | None
     if cfg.evaluation.reference_split != "train":
         raise MistakeError("evaluation.reference_split: a reference=… that somebody gave has no splits to choose from")
     found = read_reference(Path(cfg.reference))
-    images, published = found.images, found.moments
+    images = found.images
     if images is None:
         data = OneSet(
             _name(found.name), torch.empty((0, *samples.shape), dtype=torch.uint8), samples.num_levels, found.digest
@@ -135,15 +139,21 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Moments | None
     else:
         data = _as_set(images, images.shape, images.num_levels, found.name, found.digest)
     data.prepare()
-    return data, published
+    return data, found.moments
 
 
-def _check_dimensions(features: dict[str, Features], there: int, reference: str) -> None:
+def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, Moments], reference: str) -> None:
     for name, part in features.items():
+        names = f"mu{part.moments_suffix} and sigma{part.moments_suffix}"
+        if part.moments_suffix not in published:
+            raise MistakeError(
+                f"reference={reference} has no {names}, with which features={name} are compared: leave these features out"
+            )
+        there = len(published[part.moments_suffix].mean)
         if part.dim != there:
             fix = "; choose features=inception" if there == 2048 else ""
             raise MistakeError(
-                f"reference={reference}: its mu and sigma are of {there} features, and features={name} are {part.dim}{fix}"
+                f"reference={reference}: its {names} are of {there} features, and features={name} are {part.dim}{fix}"
             )
 
 

@@ -26,29 +26,35 @@ from diffusion_lab.interop.images import Images, read_images
 
 _MOST_BYTES = 2**30  # of sigma: 11,000 features
 _TORCH = (".pt", ".pth")
+SPATIAL = "_s"  # at the end of the names of the moments of spatial features
 
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """What somebody gave to compare with. moments: float64, of nobody says how many images (n is nan). At least one is there."""
+    """What somebody gave to compare with: images, moments of features, or both.
+
+    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64, of nobody says how many images
+    (n is nan).
+    """
 
     name: str
-    moments: Moments | None
+    moments: Mapping[str, Moments]
     images: Images | None
 
     @property
     def digest(self) -> str:
         """SHA-256 of what is there."""
         content = hashlib.sha256((self.images.digest if self.images is not None else "").encode())
-        for part in (self.moments.mean, self.moments.covariance) if self.moments is not None else ():
-            content.update(part.numpy())
+        for moments in self.moments.values():
+            content.update(moments.mean.numpy())
+            content.update(moments.covariance.numpy())
         return content.hexdigest()
 
 
 def read_reference(path: Path) -> Published:
     """What samples are compared with: statistics, images, or both. DataError, in one sentence, for a file of neither."""
     if path.suffix.lower() in _TORCH and path.is_file():
-        return Published(path.name, _moments(path, _of_torch(path)), None)
+        return Published(path.name, {"": _moments(path, _of_torch(path))}, None)
     if path.suffix.lower() == ".npz" and path.is_file():
         with one_sentence(path, "npz"), zipfile.ZipFile(path) as archive:
             there = members(archive)
@@ -56,10 +62,15 @@ def read_reference(path: Path) -> Published:
                 raise DataError(
                     f"{path} holds feats, of clean-fid's KID: name the file with mu and sigma, which has no _kid in its name."
                 )
-            if "mu" in there or "sigma" in there:
-                found = {name: read_array(path, archive, name, _MOST_BYTES) for name in ("mu", "sigma")}
-                return Published(path.name, _moments(path, found), read_images(path) if "arr_0" in there else None)
-    return Published(path.name, None, read_images(path))
+            moments = {}
+            for suffix in ("", SPATIAL):
+                names = f"mu{suffix}", f"sigma{suffix}"
+                if any(name in there for name in names):
+                    found = {name: read_array(path, archive, name, _MOST_BYTES) for name in names}
+                    moments[suffix] = _moments(path, found, suffix)
+            if moments:
+                return Published(path.name, moments, read_images(path) if "arr_0" in there else None)
+    return Published(path.name, {}, read_images(path))
 
 
 def _of_torch(path: Path) -> Mapping[str, Any]:
@@ -76,17 +87,21 @@ def _of_torch(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _moments(path: Path, found: Mapping[str, Any]) -> Moments:
-    mu, sigma = (np.asarray(found[name]) for name in ("mu", "sigma"))
+def _moments(path: Path, found: Mapping[str, Any], suffix: str = "") -> Moments:
+    mu_name, sigma_name = f"mu{suffix}", f"sigma{suffix}"
+    mu, sigma = np.asarray(found[mu_name]), np.asarray(found[sigma_name])
     size = mu.shape[0] if mu.ndim == 1 else 0
     if size == 0 or sigma.shape != (size, size) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         raise DataError(
-            f"{path} has mu of shape {mu.shape} and sigma of shape {sigma.shape}: they are floats of shape (D,) and (D, D)."
+            f"{path} has {mu_name} of shape {mu.shape} and {sigma_name} of shape {sigma.shape}: they must be floats of shape (D,) "
+            "and (D, D)."
         )
     mean, covariance = torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64))
     if not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise DataError(f"{path} has numbers in mu or sigma that are not finite.")
+        raise DataError(f"{path} has numbers in {mu_name} or {sigma_name} that are not finite.")
     close = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max()))
     if not close or covariance.diagonal().min() < 0:
-        raise DataError(f"sigma of {path} is no covariance: it is symmetric, with a diagonal that is not negative.")
+        raise DataError(
+            f"{sigma_name} of {path} is no covariance: it must be symmetric, with no negative number on its diagonal."
+        )
     return Moments(torch.tensor(float("nan"), dtype=torch.float64), mean, (covariance + covariance.T) / 2)

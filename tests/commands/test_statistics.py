@@ -5,9 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+from diffusion_lab.evaluation import inception
+from diffusion_lab.evaluation.inception import InceptionFeatures
+from tests.evaluation.random_inception import write_random_weights
 
 from .conftest import files
 
@@ -28,9 +33,10 @@ def test_images_and_moments_are_those_of_the_split(lab):
     np.testing.assert_allclose(found["mu"], x.mean(0), atol=0.5 / 127)
     np.testing.assert_allclose(found["sigma"], np.cov(x, rowvar=False), atol=0.01)
     assert "arr_0: 1437 train images; mu, sigma: 64 features of 1437 train images, features=pixels" in out
-    assert "mu_s and sigma_s are left out" in out
-    assert "ADM's evaluator needs them beside mu and sigma" in out
-    assert "compare those of features=inception" in out
+    assert (
+        "these are moments of pixels: the evaluators of ADM and EDM and clean-fid compare those of features=inception"
+        in out
+    )
 
 
 def test_the_images_are_the_data(lab):
@@ -146,3 +152,66 @@ def test_what_cannot_be_written_is_said_before_anything_is(lab, options, said):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == []
+
+
+class Few:
+    """Options of features with random weights, which pass for the published ones: few("inception"). images: uint8 NHWC."""
+
+    def __init__(self, images: np.ndarray, sha256: str) -> None:
+        self.images, self.sha256 = images, sha256
+
+    def __call__(self, *names: str) -> list[str]:
+        weights = {"path": "random.pth", "sha256": self.sha256}
+        options = [f"++features.{name}.{key}={value}" for name in names for key, value in weights.items()]
+        return [f"features=[{','.join(names)}]", *options]
+
+
+@pytest.fixture
+def few(lab, monkeypatch) -> Few:
+    """Four training and two test images in colours."""
+    drawn = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    for i, image in enumerate(drawn):
+        folder = lab.folder / "few" / ("train" if i < 4 else "test")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    sha256 = write_random_weights(lab.folder / "random.pth")
+    monkeypatch.setattr(inception, "SHA256", sha256)
+    return Few(drawn, sha256)
+
+
+@pytest.mark.thorough
+def test_statistics_of_inception_have_all_that_adm_needs_and_score_both_distances(lab, few):
+    """Expected: the distances of few images, with tr (Σ_1 Σ_2)^½ = ‖X_1 X_2^T‖_*/√((n_1 − 1)(n_2 − 1)), X the centred features."""
+    data = ["data=image_folder", "data.root=few", "data.image_size=8"]
+    code, out, err = lab("statistics", *data, *few("inception"), "to=adm.npz")
+    assert code == 0, err
+    assert "mu_s, sigma_s: 2023 features of 4 train images, features=inception_spatial" in " ".join(out.split())
+    assert "compare those of features=inception" not in out
+    with np.load(lab.folder / "adm.npz") as archive:
+        assert {name: archive[name].shape for name in archive} == {
+            "arr_0": (4, 8, 8, 3),
+            "mu": (2048,),
+            "sigma": (2048, 2048),
+            "mu_s": (2023,),
+            "sigma_s": (2023, 2023),
+        }
+        np.savez(lab.folder / "edm.npz", mu=archive["mu"], sigma=archive["sigma"])
+    scored = ["evaluate", "samples=few/test", "metrics=[frechet_distance]"]
+    both = few("inception", "inception_spatial")
+    code, out, err = lab(*scored, "reference=adm.npz", *both)
+    assert code == 0, err
+    (metrics,) = (lab.folder / "outputs").glob("runs/*/metrics.json")
+    found = json.loads(metrics.read_text())["values"]
+    x = torch.from_numpy(few.images).permute(0, 3, 1, 2) / 127.5 - 1
+    pooled = InceptionFeatures("random.pth", sha256=few.sha256)
+    for name, part in (("fid", pooled), ("sfid", *pooled.beside())):
+        real, samples = part(x).double().split([4, 2])
+        means = real.mean(0), samples.mean(0)
+        real, samples = (real - means[0]) / 3**0.5, samples - means[1]
+        cross = torch.linalg.svdvals(real @ samples.T).sum()
+        parts = (means[0] - means[1]).square().sum(), real.square().sum(), samples.square().sum(), -2 * cross
+        assert found[name] == pytest.approx(float(sum(parts)), rel=1e-4), name
+        assert found[name] > 1e-3
+    code, _, err = lab(*scored, "reference=edm.npz", *both)
+    assert code == 1
+    assert "reference=edm.npz has no mu_s and sigma_s, so remove features=inception_spatial" in err

@@ -12,8 +12,8 @@ from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
 from diffusion_lab.evaluation import inception
 from diffusion_lab.evaluation.classifiers import WeightsError
-from diffusion_lab.evaluation.inception import FILE_NAME, SHA256, InceptionFeatures
-from diffusion_lab.evaluation.metrics import FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
+from diffusion_lab.evaluation.inception import FILE_NAME, SHA256, InceptionFeatures, InceptionSpatialFeatures
+from diffusion_lab.evaluation.metrics import FrechetDistance, InceptionScore, KernelDistance, Naming, PrecisionRecall
 from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
@@ -142,6 +142,44 @@ def test_grey_images_of_few_levels_are_shown_as_bytes_in_three_channels(features
     assert torch.equal(seen, features.network(bytes_seen)[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(features(x), seen)
+
+
+@pytest.fixture(scope="module")
+def spatial(features) -> InceptionSpatialFeatures:
+    (part,) = features.beside()
+    return part
+
+
+def test_spatial_features_are_seven_channels_of_a_layer_place_by_place(spatial):
+    """The network up to Mixed_6c, then convolution, batch normalisation and ReLU as equations; rows of places, channels last."""
+    x, network = pictures(0, 1.0, 0.0, n=2), spatial.network
+    found = spatial(x)
+    assert found.shape == (2, spatial.dim) == (2, 2023)
+    assert found.dtype == torch.float32
+    seen = []
+    with network.Mixed_6c.register_forward_hook(lambda _, __, output: seen.append(output.clone())):
+        network(to_levels(x, 256))
+    layer = network.Mixed_6d.branch1x1
+    z = torch.einsum("oc,bchw->bohw", layer.conv.weight[:7, :, 0, 0], seen[0])
+    bn = layer.bn
+    scale = (bn.weight / (bn.running_var + bn.eps).sqrt())[:7, None, None]
+    y = ((z - bn.running_mean[:7, None, None]) * scale + bn.bias[:7, None, None]).relu()
+    assert y.shape == (2, 7, 17, 17)
+    for row, column, channel in ((0, 0, 0), (0, 0, 6), (0, 16, 3), (16, 2, 5)):
+        place = (row * 17 + column) * 7 + channel
+        torch.testing.assert_close(found[:, place], y[:, channel, row, column], rtol=1e-4, atol=1e-4)
+    assert found.std() > 0.01
+
+
+def test_the_distance_of_spatial_features_is_called_sfid_with_the_published_weights_only(
+    spatial, features, monkeypatch
+):
+    assert spatial.metric_name == "fd_inception_spatial"
+    monkeypatch.setattr(inception, "SHA256", spatial.sha256)
+    assert (spatial.metric_name, features.metric_name) == ("sfid", "fid")
+    assert spatial.identity != features.identity
+    assert KernelDistance._name(Naming("inception_spatial", "sfid")) == "kd_inception_spatial"
+    assert KernelDistance._name(Naming("inception", "fid")) == "kid"
 
 
 def test_training_mode_does_not_change_the_ruler(features):

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 
 _MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
+_ORIGINAL = {
+    "fid": "on the Inception-v3 of the original FID",
+    "sfid": "on the spatial features of the original FID's Inception-v3 (sFID, as ADM defines it)",
+}
 _MANIFOLDS = {
     "precision": "share of samples that look real",
     "recall": "share of real images that have a sample nearby",
@@ -23,8 +27,7 @@ _MANIFOLDS = {
 
 
 def _on(naming: Naming) -> str:
-    original = "on the Inception-v3 of the original FID"
-    return original if naming.distance == "fid" else "between the features of samples and of real images"
+    return _ORIGINAL.get(naming.distance, "between the features of samples and of real images")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,10 @@ class KernelDistance(FeatureMetric):
 
     @staticmethod
     def _name(naming: Naming) -> str:
-        return "k" + naming.distance[1:]  # "fd_…" -> "kd_…", and only where the distance is a "fid" is this a "kid"
+        """ "kid" where the distance is a "fid"; "kd_…" where it is "fd_…", or has a name that only a Fréchet distance has."""
+        if naming.distance == "fid" or naming.distance.startswith("fd_"):
+            return "k" + naming.distance[1:]
+        return f"kd_{naming.features}"
 
     def of(self, naming: Naming) -> Iterable[Measure]:
         name, agrees = self._name(naming), naming.agrees("kernel_distance")
