@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from diffusion_lab.versions import __version__ as __version__
+
 if TYPE_CHECKING:
     from diffusion_lab.library import Model, Score, load
 
 __all__ = ["Model", "Score", "load"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

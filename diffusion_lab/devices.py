@@ -47,6 +47,13 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def precision_of(option: str | int, on_gpu: bool) -> str | int:
+    """What trainer.precision comes to here; auto: bf16-mixed where the device computes bf16 in hardware, else 32-true."""
+    if option != "auto":
+        return option
+    return "bf16-mixed" if _has_bf16(on_gpu) else "32-true"
+
+
 @dataclass(frozen=True)
 class Request:
     """What trainer.accelerator and trainer.devices request on a machine: GPUs, or processes of its CPU, one per device.
@@ -114,6 +121,15 @@ class _Gpu:
 
     uuid: str
     slices: list[str]
+
+
+def _has_bf16(on_gpu: bool) -> bool:
+    """Not what torch can emulate, which is slower than float32."""
+    import torch
+
+    if on_gpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _listed() -> list[_Gpu] | None:

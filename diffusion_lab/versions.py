@@ -3,8 +3,7 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from diffusion_lab import __version__
-
+__version__ = "0.1.0"  # the one place; hatchling reads it here
 PACKAGES = ("torch", "lightning", "hydra-core", "torchmetrics", "torch-fidelity")
 
 

@@ -1,9 +1,12 @@
 import platform
+import re
 from importlib import import_module
 from pathlib import Path
 
 from diffusion_lab import __version__
 from diffusion_lab.versions import PACKAGES, versions
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_versions_are_those_of_what_is_imported():
@@ -20,6 +23,8 @@ def test_what_is_not_installed_is_said(monkeypatch):
     assert versions()["no-such-package"] == "not installed"
 
 
-def test_the_citation_names_this_version():
-    citation = (Path(__file__).parent.parent / "CITATION.cff").read_text()
-    assert f"\nversion: {__version__}\n" in citation
+def test_the_citation_and_the_changelog_name_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    released = headings[1:] if headings[0] == "Unreleased" else headings
+    assert released[:1] in ([__version__], [])  # nothing is released before the first

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab import __version__
 from diffusion_lab.files import write_folder
 from diffusion_lab.from_config.drawing import GROUPS, chosen_model
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.trained import trained_data, with_trained_choices
 from diffusion_lab.runs import ModelDirectory, cache_directory, runs_folder, scored_runs
+from diffusion_lab.versions import __version__
 
 if TYPE_CHECKING:
     from diffusion_lab.interop.card import About

@@ -7,9 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusion_lab.devices import num_cores, usable_gpus, visible_gpus
+from diffusion_lab.devices import num_cores, precision_of, usable_gpus, visible_gpus
 from diffusion_lab.doctor.finding import BROKEN, LACKS, OK, Finding
-from diffusion_lab.from_config.precision import precision_of
 
 _GIB = 2**30
 _LEAST_DISK = 0.2  # GiB; the default command writes about a tenth of it

@@ -10,12 +10,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
 
-import hydra_plugins
 from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.build import CODE
 from diffusion_lab.from_config.conf import CONF
@@ -24,6 +24,7 @@ from diffusion_lab.sweeps.copies import copy_in_use
 
 VARIABLE = "DIFFUSION_LAB_CODE"  # in the environment: the copy that this process runs from
 _PACKAGE = Path(__file__).parent.parent
+_PLUGINS = "hydra_plugins"
 _CONFIGS, _MORE_CONFIGS = Path(LAB) / "conf", Path("config_dirs")  # in a copy
 _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds files that lie beside it
 
@@ -50,9 +51,9 @@ def _package() -> dict[Path, bytes]:
     """The lab itself, as this process has read it."""
     read = {module.path: module.content for module in CODE.modules() if module.path is not None}
     files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _files(_PACKAGE)}
-    for place in map(Path, hydra_plugins.__path__):
+    for place in map(Path, find_spec(_PLUGINS).submodule_search_locations):
         for plugin in place.glob(f"{LAB}_*"):
-            files |= {Path(hydra_plugins.__name__) / path.relative_to(place): path for path in _files(plugin)}
+            files |= {Path(_PLUGINS) / path.relative_to(place): path for path in _files(plugin)}
     return {place: read.get(path) or path.read_bytes() for place, path in files.items()}
 
 

@@ -15,9 +15,9 @@ from diffusion_lab.callbacks.precision import Precision
 from diffusion_lab.callbacks.record import CSVRecord
 from diffusion_lab.callbacks.saving import WholeCheckpoints
 from diffusion_lab.callbacks.snapshots import Snapshots
+from diffusion_lab.devices import precision_of
 from diffusion_lab.from_config.callbacks import Added, added_callbacks, check_callbacks, ours
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.precision import precision_of
 from diffusion_lab.from_config.ranks import cluster_environment, request_of
 from diffusion_lab.from_config.tracking import build_trackers
 from diffusion_lab.models.budget import TimeBudget, seconds_of

@@ -18,7 +18,11 @@ from .conftest import TINY
 from .test_conf import FACTS, choices, composed
 
 STEPS = ["sampler.spacing.num_steps=3"]
-LITTLE = ["evaluation.statistics_images=8", "bound.num_steps=4", "metrics=[network_evaluations,frechet_distance,bits_per_dim]"]
+LITTLE = [
+    "evaluation.statistics_images=8",
+    "bound.num_steps=4",
+    "metrics=[network_evaluations,frechet_distance,bits_per_dim]",
+]
 STRIDED = "bound of 4 ancestral steps even in log SNR; this sampler has none of its own"
 SAMPLERS = {  # its options, NFE, and which chain its bound is of
     "ddpm": ([], 24, "bound of the full chain"),

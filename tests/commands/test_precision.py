@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.from_config import precision
+from diffusion_lab import devices
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY
@@ -27,18 +27,18 @@ def test_auto_is_what_the_device_computes_in_hardware(monkeypatch, bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     for on_gpu in (False, True):
-        assert precision.precision_of("auto", on_gpu) == ("bf16-mixed" if bf16 else "32-true")
-        assert precision.precision_of("64-true", on_gpu) == "64-true"
+        assert devices.precision_of("auto", on_gpu) == ("bf16-mixed" if bf16 else "32-true")
+        assert devices.precision_of("64-true", on_gpu) == "64-true"
 
 
 def test_an_interrupted_training_goes_on_in_the_precision_that_it_began_with(lab, monkeypatch):
     (lab.folder / "mine.py").write_text(STOP)
     options = [*AUTO, "+callbacks.stop._target_=mine.Stop"]
-    monkeypatch.setattr(precision, "_has_bf16", lambda on_gpu: True)
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
     assert lab("train", *options)[0] != 0
 
     monkeypatch.setenv("GO_ON", "1")
-    monkeypatch.setattr(precision, "_has_bf16", lambda on_gpu: False)
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: False)
     code, _, err = lab("train", *options)
     assert code != 0
     assert "began with precision bf16-mixed, and trainer.precision=auto is 32-true on this machine" in " ".join(
@@ -46,7 +46,7 @@ def test_an_interrupted_training_goes_on_in_the_precision_that_it_began_with(lab
     )
     assert "Traceback" not in err
 
-    monkeypatch.setattr(precision, "_has_bf16", lambda on_gpu: True)
+    monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)
     code, _, err = lab("train", *options)
     assert code == 0, err
     training = newest_model(lab.folder / "outputs").read_training()
