@@ -52,11 +52,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 THEORY = sorted(path.stem for path in (PACKAGE / "diffusion").glob("*.py") if path.stem != "__init__")
 
 
-def imported(path: Path) -> list[str]:
-    """Absolute names of all modules that a file imports, relative imports resolved."""
+def imported(path: Path, content: str | None = None) -> list[str]:
+    """Absolute names of all modules that a file imports, relative imports resolved. content: of a file that is not there."""
     package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text() if content is None else content)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

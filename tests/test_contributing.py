@@ -7,15 +7,19 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+
+from .commands.zygote import Zygote
+from .test_architecture import imported
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -74,8 +78,8 @@ def changed(text: str, diff: str) -> str:
 SECTIONS = sections()
 
 
-class Copy:
-    """A copy of the repository, in which commands are run as in a clone."""
+class Clone:
+    """A copy of the repository with all that the page writes, and a process that runs it: a command is a fork of it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "clone"
@@ -86,36 +90,60 @@ class Copy:
                 shutil.copy2(ROOT / name, self.folder / name)
         (self.folder / "outputs").mkdir()
         shutil.copy2(ROOT / "outputs" / "README.md", self.folder / "outputs")
-        self.programs = folder / "programs"
-        self.programs.mkdir()
-        self.program("diffusion-lab", f'exec "{sys.executable}" -m diffusion_lab "$@"')
-        self.program("pytest", f'exec "{sys.executable}" -m pytest -n 0 -q -p no:cacheprovider "$@"')
-
-    def program(self, name: str, script: str) -> None:
-        (self.programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (self.programs / name).chmod(0o755)
-
-    def run(self, command: str) -> str:
-        """What it prints; it must succeed."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("DIFFUSION_", "PYTEST_"))}
-        environment |= {
+        for section in SECTIONS.values():
+            section.write(self.folder)
+        programs = folder / "programs"
+        programs.mkdir()
+        for name, script in {"qsub": QSUB, "qselect": ""}.items():
+            (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+            (programs / name).chmod(0o755)
+        self.environment = {
             "PYTHONPATH": str(self.folder),
-            "PATH": f"{self.programs}{os.pathsep}{environment['PATH']}",
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "120",
             "OMP_NUM_THREADS": "1",
             "HYDRA_FULL_ERROR": "0",
         }
+        self.zygote = Zygote(self.folder, **self.environment)
+
+    def pytest(self, *arguments: str) -> str:
+        """What it prints; it must succeed."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DIFFUSION_", "PYTEST_"))}
         done = subprocess.run(
-            ["bash", "-c", command],
+            [sys.executable, "-m", "pytest", "-n", "0", "-v", "-p", "no:cacheprovider", *arguments],
             cwd=self.folder,
-            env=environment,
+            env=inherited | self.environment,
             capture_output=True,
             text=True,
             timeout=600,
             check=False,
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    clone = Clone(tmp_path_factory.mktemp("contributing"))
+    yield clone
+    clone.zygote.close()
+
+
+@dataclass(frozen=True)
+class User:
+    """Types commands in a folder of their own."""
+
+    folder: Path
+    clone: Clone
+
+    def run(self, command: str) -> str:
+        """What it prints; it must succeed."""
+        program, *arguments = shlex.split(command)
+        assert program == "diffusion-lab"
+        process = self.clone.zygote.start(self.folder, *arguments)
+        out, err = process.communicate()
+        assert process.returncode == 0, f"{command}\n{out[-3000:]}\n{err[-3000:]}"
+        return out
 
     def one(self, pattern: str) -> Path:
         """The only file that lies so in outputs/debug."""
@@ -133,71 +161,71 @@ def row(said: str, name: str) -> str:
     return line
 
 
-def metric(copy: Copy, said: list[str]) -> None:
+def metric(user: User, said: list[str]) -> None:
     assert re.search(r"\d\.\d+", row(said[0], "contrast"))
-    assert copy.metrics["values"]["contrast"] > 0
+    assert user.metrics["values"]["contrast"] > 0
 
 
-def features(copy: Copy, said: list[str]) -> None:
+def features(user: User, said: list[str]) -> None:
     assert re.search(r"\d\.\d+", row(said[0], "fd_profiles"))
-    assert copy.metrics["protocol"]["features"]["name"] == "profiles"
+    assert user.metrics["protocol"]["features"]["name"] == "profiles"
 
 
-def schedule(copy: Copy, said: list[str]) -> None:
+def schedule(user: User, said: list[str]) -> None:
     assert "LaplaceSchedule(num_timesteps=1000, scale=1.0)" in said[0]
-    assert (copy.folder / "schedule" / "schedule.png").is_file()
+    assert (user.folder / "schedule" / "schedule.png").is_file()
 
 
-def solver(copy: Copy, said: list[str]) -> None:
-    assert copy.metrics["values"]["nfe"] == 10
-    assert "AdamsSampler" in copy.metrics["protocol"]["model"]["sampler"]
+def solver(user: User, said: list[str]) -> None:
+    assert user.metrics["values"]["nfe"] == 10
+    assert "AdamsSampler" in user.metrics["protocol"]["model"]["sampler"]
 
 
-def spacing(copy: Copy, said: list[str]) -> None:
+def spacing(user: User, said: list[str]) -> None:
     assert "the sampler visits 7 of 1000 steps" in said[0]
 
 
-def variance(copy: Copy, said: list[str]) -> None:
-    assert "FixedMiddle" in json.dumps(copy.metrics["protocol"])
-    assert copy.metrics["values"]["bits_per_dim"] > 0
+def variance(user: User, said: list[str]) -> None:
+    assert "FixedMiddle" in json.dumps(user.metrics["protocol"])
+    assert user.metrics["values"]["bits_per_dim"] > 0
 
 
-def family(copy: Copy, said: list[str]) -> None:
-    assert copy.metrics["protocol"]["model"]["family"] == "energy_score"
-    assert copy.metrics["values"]["nfe"] == 1
-    assert copy.one("runs/*/samples.png").stat().st_size > 0
+def family(user: User, said: list[str]) -> None:
+    assert user.metrics["protocol"]["model"]["family"] == "energy_score"
+    assert user.metrics["values"]["nfe"] == 1
+    assert user.one("runs/*/samples.png").stat().st_size > 0
 
 
-def network(copy: Copy, said: list[str]) -> None:
+def network(user: User, said: list[str]) -> None:
     assert "diffusion with 65,218 parameters" in said[0]
-    assert "networks.plain.PlainNetwork" in copy.one("models/*/config.yaml").read_text()
+    assert "networks.plain.PlainNetwork" in user.one("models/*/config.yaml").read_text()
 
 
-def data(copy: Copy, said: list[str]) -> None:
-    assert copy.one("models/*").name.startswith("spiral-diffusion-")
+def data(user: User, said: list[str]) -> None:
+    assert user.one("models/*").name.startswith("spiral-diffusion-")
 
 
-def command(copy: Copy, said: list[str]) -> None:
+def command(user: User, said: list[str]) -> None:
     assert "  models     the trained models in outputs/, with what their training took\n" in said[0]
-    assert said[2] == f"{copy.one('models/*').name}  1 steps  0.0 minutes\n"
+    assert said[2] == f"{user.one('models/*').name}  1 steps  0.0 minutes\n"
 
 
-def callback(copy: Copy, said: list[str]) -> None:
-    columns, first = copy.one("models/*/metrics.csv").read_text().splitlines()[:2]
+def callback(user: User, said: list[str]) -> None:
+    columns, first = user.one("models/*/metrics.csv").read_text().splitlines()[:2]
     assert float(first.split(",")[columns.split(",").index("train/weight_norm")]) > 0
 
 
-def launcher(copy: Copy, said: list[str]) -> None:
+def launcher(user: User, said: list[str]) -> None:
     assert re.search(r"submitted as d\w{11}, d\w{11}; logs in ", said[0])
-    assert len(list((copy.folder / "outputs" / "debug" / "models").glob("*/training.json"))) == 2
+    assert len(list((user.folder / "outputs" / "debug" / "models").glob("*/training.json"))) == 2
 
 
-def layout(copy: Copy, said: list[str]) -> None:
-    lines = copy.one("runs/*/values.csv").read_text().splitlines()
-    assert {line.split(",")[0]: float(line.split(",")[1]) for line in lines} == copy.metrics["values"]
+def layout(user: User, said: list[str]) -> None:
+    lines = user.one("runs/*/values.csv").read_text().splitlines()
+    assert {line.split(",")[0]: float(line.split(",")[1]) for line in lines} == user.metrics["values"]
 
 
-ITEMS: dict[str, Callable[[Copy, list[str]], None]] = {
+ITEMS: dict[str, Callable[[User, list[str]], None]] = {
     "A metric": metric,
     "Features": features,
     "A schedule": schedule,
@@ -216,23 +244,24 @@ ITEMS: dict[str, Callable[[Copy, list[str]], None]] = {
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("title", ITEMS)
-def test_the_page_leads_there_by_its_own_words(tmp_path, title):
-    copy = Copy(tmp_path)
-    copy.program("qsub", QSUB)
-    copy.program("qselect", "")
-    SECTIONS[title].write(copy.folder)
-    ITEMS[title](copy, [copy.run(line) for line in SECTIONS[title].commands])
+def test_the_page_leads_there_by_its_own_words(tmp_path, clone, title):
+    user = User(tmp_path, clone)
+    commands = [line for line in SECTIONS[title].commands if not line.startswith("pytest ")]
+    ITEMS[title](user, [user.run(line) for line in commands])
 
 
 @pytest.mark.thorough
-def test_all_of_it_together_leaves_the_tests_of_the_house_green(tmp_path):
-    """Nothing else has to be touched: no list, no table, no test."""
-    copy = Copy(tmp_path)
-    for section in SECTIONS.values():
-        section.write(copy.folder)
-    copy.run("pytest tests/test_architecture.py tests/test_readme.py -k 'not example and not files_that'")
+def test_all_of_it_together_leaves_the_tests_of_the_house_green(clone):
+    """Nothing else has to be touched: no list, no table, no test. Each `pytest` line of the page selects some of the tests."""
+    clone.pytest("tests/test_architecture.py", "tests/test_readme.py", "-k", "not example and not files_that")
     names = [Path(name).stem for section in SECTIONS.values() for name in section.files if name.startswith("conf/")]
-    copy.run(f"pytest tests/commands/test_conf.py -k '{' or '.join([*names, 'by_default'])}'")
+    lines = [shlex.split(line) for section in SECTIONS.values() for line in section.commands if "pytest " in line]
+    selected = {(path, tuple(words.split(" and "))) for _, path, _, words in lines}
+    words = " or ".join(["by_default", *names, *(f"({' and '.join(words)})" for _, words in selected)])
+    said = clone.pytest("tests/commands/test_conf.py", *{path for path, _ in selected}, "-k", words)
+    passed = [line for line in said.splitlines() if " PASSED" in line]
+    for path, words in selected:
+        assert any(line.startswith(path) and all(word in line for word in words) for line in passed), (path, words)
 
 
 def test_every_common_change_has_its_section_with_at_most_two_files_and_a_command():
@@ -253,6 +282,13 @@ def test_files_that_the_page_names_are_there_or_written_by_it():
         assert (ROOT / name).exists() or (ROOT / "diffusion_lab" / name).exists(), name
 
 
+def is_there(module: str, files: Collection[str]) -> bool:
+    """Whether a module is of others, of this repository, or in these files."""
+    path = module.replace(".", "/")
+    ours = path.startswith(("diffusion_lab", "hydra_plugins"))
+    return not ours or f"{path}.py" in files or (ROOT / path).is_dir() or (ROOT / f"{path}.py").is_file()
+
+
 @pytest.mark.parametrize("title", ITEMS)
 def test_what_the_page_writes_can_be_read_and_its_yaml_names_its_class(title):
     files = SECTIONS[title].files
@@ -261,6 +297,7 @@ def test_what_the_page_writes_can_be_read_and_its_yaml_names_its_class(title):
         if language == "python":
             module = name.removesuffix(".py").replace("/", ".")
             nodes = ast.parse(content).body
+            assert not [needed for needed in imported(ROOT / name, content) if not is_there(needed, files)]
             classes |= {f"{module}.{node.name}" for node in nodes if isinstance(node, ast.ClassDef)}
         elif language == "yaml":
             yaml.safe_load(content)

@@ -52,14 +52,15 @@ class Fork:
 
 
 class Zygote:
-    """The process that forks."""
+    """The process that forks. root: the clone whose code it runs; environment: what it and its forks find more in theirs."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path = ROOT, **environment: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
-            cwd=ROOT,
+            cwd=root,
             # A service of W&B in the process that asks would be shared.
-            env={key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | {"OMP_NUM_THREADS": "1"},
+            env={key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+            | {"OMP_NUM_THREADS": "1", **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -87,16 +88,17 @@ class Zygote:
 def serve() -> None:
     from diffusion_lab.commands import app, evaluate, sample, scoring, train  # noqa: F401 - what a fork would import
     from diffusion_lab.commands.fit import fit  # noqa: F401
+    from diffusion_lab.commands.main import main
     from diffusion_lab.evaluation.score import score  # noqa: F401
 
     from .composing import less_composing
 
     with less_composing():
-        _serve(app)
+        _train_once(app)
+        _serve(main)
 
 
-def _serve(app: object) -> None:
-    _train_once(app)
+def _serve(main: Callable[[], None]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
@@ -105,7 +107,7 @@ def _serve(app: object) -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _run(app, request)
+                _run(main, request)
         print(json.dumps(answer), flush=True)
 
 
@@ -117,7 +119,7 @@ def _train_once(app: object) -> None:
         assert app.run("train", [*TINY, *STRIDED, "score=false"]) == 0
 
 
-def _run(app: object, request: dict) -> None:
+def _run(main: Callable[[], None], request: dict) -> None:
     """In the fork: become the command or the function, and never come back."""
     os.setsid()
     os.chdir(request["folder"])
@@ -133,8 +135,11 @@ def _run(app: object, request: dict) -> None:
             getattr(import_module(module), name)(*arguments)
             code = 0
         else:
-            command, *options = request["command"]
-            code = app.run(command, options)
+            sys.argv = ["diffusion-lab", *request["command"]]
+            main()
+            code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:
