@@ -7,6 +7,7 @@ reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 statistics   how large is what the network says, and how wrong?  E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic     how wide is a reverse step at best, after these?    σ*²
 step_costs   what does each stride cost, in bits?               L(t, s), L_0(t); optimal_spacing: the least sum; advice: its gain
+chain_bounds what does each of many chains cost, in bits?       their bounds, from one pass
 decoders     which data does the last step mean?                 p(x_0|x_1)
 rounding     which level does a finished sample mean?
 objectives   what is a good network?                             L_simple, L_hybrid, L_vlb, L_∞
@@ -43,6 +44,7 @@ One sampling step (algorithm 2; `samplers.py`, `walk`):
 from .advice import ScheduleAdvice, advise, possible_ends
 from .analytic import Analytic, AnalyticDiagonal
 from .bound import Bound, bound_term, variational_bound
+from .chain_bounds import chain_bounds
 from .clipping import Clamp, Clipping, DynamicThreshold, NoClipping
 from .decoders import Decoder, EndLevelDecoder, GaussianDecoder, LevelDecoder
 from .denoising import denoise_from
@@ -173,6 +175,7 @@ __all__ = [
     "Worse",
     "advise",
     "bound_term",
+    "chain_bounds",
     "denoise_from",
     "derive_seed",
     "dimension_statistics",

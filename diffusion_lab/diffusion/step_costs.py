@@ -136,12 +136,12 @@ def step_costs(
 ) -> StepCosts:
     """The table of a full chain with this variance. last_steps: the mean of `last_step_bits` over images.
 
-    ValueError for a variance that the network says image by image, or that differs between dimensions.
+    ValueError for a variance that differs between images or dimensions.
     """
-    if variance.needs_dimensions:
+    if variance.by_image or variance.needs_dimensions:
         raise ValueError(
-            f"sampler/spacing=optimal: {type(variance).__name__} differs between dimensions, and a table of all strides holds one "
-            "variance for all; use variance=analytic"
+            f"{type(variance).__name__} differs between images or dimensions, and a table of all strides holds one variance for "
+            "all; use variance=analytic"
         )
     last = process.num_timesteps
     first = first_steps(last)
@@ -170,15 +170,9 @@ def _kl(chains: TwoSteps, log_variance: PerSample, x_0_mse: float) -> PerSample:
 
 
 def _log_variance(variance: Variance, process: GaussianDiffusion, step: int, size: int) -> PerSample:
-    """log Σ of a step of each of so many chains, where it does not depend on the network's output."""
+    """log Σ of a step of each of so many chains."""
     x_t = torch.zeros(size, 1, dtype=torch.float64)
-    found = variance.log_variance(process, x_t, full(step, x_t), torch.full_like(x_t, torch.nan))
-    if found.isnan().any():
-        raise ValueError(
-            f"sampler/spacing=optimal: {type(variance).__name__} is a variance that the network says image by image, and a table "
-            "of all strides does not hold those; use variance=analytic"
-        )
-    return found.expand_as(x_t)[:, 0]
+    return variance.log_variance(process, x_t, full(step, x_t), None).expand_as(x_t)[:, 0]
 
 
 def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor, "f g"]:

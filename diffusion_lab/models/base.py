@@ -8,13 +8,13 @@ nor the number of devices changes an image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import DataMoments, NetworkStatistics, ScheduleAdvice, Variance, slerp
+from diffusion_lab.diffusion import DataMoments, NetworkStatistics, ScheduleAdvice, Spacing, Variance, slerp
 from diffusion_lab.models.trainable import TrainableModel
 
 
@@ -147,6 +147,16 @@ class GenerativeModel(TrainableModel, ABC):
         """The steps, their number and their ends that would have the lowest bound on the images x_0 of the measurement.
 
         For a family with `log_snrs`, once its last steps were measured. ValueError, in one sentence, where no table says it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
+
+    def chain_bits(
+        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
+    ) -> Tensor:
+        """Of each image the bound of the unguided ancestral chain over the whole steps of each spacing, (B, C), bits per dimension.
+
+        As `likelihood` states it, with the same noise. For a family with `log_snrs`; spacings that need costs work once its last
+        steps were measured.
         """
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 

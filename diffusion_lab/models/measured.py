@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import (
+    Analytic,
     DataMoments,
     NetworkStatistics,
     SampleNoise,
     ScheduleAdvice,
+    Spacing,
     StepCosts,
     Variance,
     advise,
+    chain_bounds,
     derive_seed,
     dimension_statistics,
     last_step_bits,
@@ -26,7 +29,7 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.samplers import full, last
 from diffusion_lab.diffusion.statistics import smoothed
-from diffusion_lab.diffusion.streams import START, STATISTICS
+from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import Denoised, GenerativeModel
 
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
@@ -96,21 +99,38 @@ class MeasuredDiffusion(GenerativeModel):
             self.guided = replace(self.guided, reverse=self.reverse)
         self._measured = None if last_steps is None else (statistics, last_steps)
         if last_steps is not None and self.needs_last_steps:
-            self.sampler = replace(self.sampler, spacing=self.sampler.spacing.measured(self._costs(steady=True)))
+            self.sampler = replace(self.sampler, spacing=self._measured_spacing(self.sampler.spacing))
+
+    def chain_bits(
+        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
+    ) -> Tensor:
+        times = [self._measured_spacing(spacing)(self.process).round().long().unique() for spacing in spacings]
+        noise, known = SampleNoise(derive_seed(seed, BOUND), indices), self._known(y)
+        parts = (times, noise, self.num_levels, self.decoder, self.start)
+        return chain_bounds(self.process, self.reverse, x_0, known, *parts)
+
+    def _measured_spacing(self, spacing: Spacing) -> Spacing:
+        """For a variance that no table holds, the steps that are best with the optimal one of a table."""
+        if not spacing.needs_costs:
+            return spacing
+        variance = self.reverse.variance
+        varies = variance.by_image or variance.needs_dimensions
+        return spacing.measured(self._costs(Analytic(self._measured[0]) if varies else variance, steady=True))
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
         own, known = self.sampler.spacing(self.process), self._known(y)
         ends = possible_ends(self.process, own)
         chains = [self.process.respace(end[None]) for end in ends]
         prior = torch.stack([in_bits(self.start.kl(chain, x_0, known)).double().mean().cpu() for chain in chains])
-        return advise(self.process, self._costs(steady=False), self._costs(steady=True), own, ends, prior)
+        exact, steady = (self._costs(self.reverse.variance, steady) for steady in (False, True))
+        return advise(self.process, exact, steady, own, ends, prior)
 
-    def _costs(self, steady: bool) -> StepCosts:
+    def _costs(self, variance: Variance, steady: bool) -> StepCosts:
         """steady: averaged over neighbouring t to reduce the noise of the measurement."""
         statistics, last_steps = self._measured
         if steady:
             statistics, last_steps = statistics.smoothed(), smoothed(last_steps, 2)
-        return step_costs(self.process, statistics, last_steps, self.reverse.variance)
+        return step_costs(self.process, statistics, last_steps, variance)
 
 
 def _first_draw(seed: int, indices: Tensor) -> SampleNoise:

@@ -57,6 +57,7 @@ def _write(
     show: Callable[[Gathered, Table], None] | None,
     say: Callable[[str], None],
 ) -> Path:
+    from diffusion_lab.report.bits_plots import bits_plots
     from diffusion_lab.report.contrast import contenders
     from diffusion_lab.report.exports import cell_csv, latex, markdown, row_csv
     from diffusion_lab.report.figures import figure_files
@@ -74,10 +75,11 @@ def _write(
         show(gathered, table)
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
+    kinds = (training_plots, row_plots, bits_plots, trade_plots)
     plots = [
         (
             f"Results {i}" if several else "",
-            [*training_plots(table, group), *row_plots(table, group), *trade_plots(table, group)],
+            [plot for plots_of in kinds for plot in plots_of(table, group)],
         )
         for i, group in enumerate(groups, start=1)
     ]

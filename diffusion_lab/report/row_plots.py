@@ -85,19 +85,9 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     rows = [row for row in group.rows if measure.name in row.values and "nfe" in row.values]
     if len({row.values["nfe"].mean for row in rows}) < 2:
         return None
-    shown = look(table, group)
-    places = [table.axes.index(axis) for axis in shown.panels]
-    parts: dict[Choice, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(tuple(row.choice[place] for place in places), []).append(row)
-    names = short_names(table.axes)
     panels = [
-        Panel(
-            ", ".join(f"{names[a]} {value}" for a, value in zip(shown.panels, values, strict=True) if value),
-            by_look(table, group, part, measure, "nfe"),
-            levels=floor_level(group, measure),
-        )
-        for values, part in list(parts.items())[:_MOST_PANELS]
+        Panel(title, by_look(table, group, part, measure, "nfe"), levels=floor_level(group, measure))
+        for title, part in in_panels(table, group, rows)
     ]
     bound = "bound" in measure.agrees
     kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
@@ -115,8 +105,21 @@ def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
     )
 
 
-def by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x: str) -> list[Series]:
-    """One series for each colour and line, in the order of the axes' values."""
+def in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """(title, rows) of each panel."""
+    axes = look(table, group).panels
+    places, names = [table.axes.index(axis) for axis in axes], short_names(table.axes)
+    parts: dict[Choice, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(tuple(row.choice[place] for place in places), []).append(row)
+    return [
+        (", ".join(f"{names[axis]} {value}" for axis, value in zip(axes, values, strict=True) if value), part)
+        for values, part in list(parts.items())[:_MOST_PANELS]
+    ]
+
+
+def in_lines(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, int, int, list[Row]]]:
+    """(name, colour, line, rows) of each colour and line, in the order of the axes' values."""
     shown = look(table, group)
     colours, lines = values_of(table, group, shown.colour), values_of(table, group, shown.line)
     parts: dict[tuple[int, int], list[Row]] = {}
@@ -125,11 +128,16 @@ def by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x
         place = colours.index(chosen.get(shown.colour)), lines.index(chosen.get(shown.line))
         parts.setdefault(place, []).append(row)
     return [
-        series_of(
-            sorted(part, key=lambda row: row.values[x].mean),
-            *(measure, x, " · ".join(filter(None, (colours[colour], lines[line]))), colour, line),
-        )
+        (" · ".join(filter(None, (colours[colour], lines[line]))), colour, line, part)
         for (colour, line), part in sorted(parts.items())
+    ]
+
+
+def by_look(table: Table, group: Group, rows: Sequence[Row], measure: Measure, x: str) -> list[Series]:
+    """One series for each colour and line."""
+    return [
+        series_of(sorted(part, key=lambda row: row.values[x].mean), measure, x, name, colour, line)
+        for name, colour, line, part in in_lines(table, group, rows)
     ]
 
 

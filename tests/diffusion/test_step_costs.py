@@ -138,7 +138,7 @@ def test_a_chain_of_two_steps_is_the_respaced_one():
 
 def test_a_variance_that_the_network_says_is_refused_in_one_sentence():
     problem = Problem(CosineSchedule(5))
-    with pytest.raises(ValueError, match=r"^sampler/spacing=optimal: LearnedRange .*; use variance=analytic$"):
+    with pytest.raises(ValueError, match=r"^LearnedRange differs between images .*; use variance=analytic$"):
         problem.costs(LearnedRange())
 
 

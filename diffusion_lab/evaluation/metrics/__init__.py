@@ -1,6 +1,7 @@
 """What is measured of a model: a class for each metric, yours beside them. Imports no torch before something is measured."""
 
 from diffusion_lab.evaluation.metrics.advice import StepAdvice
+from diffusion_lab.evaluation.metrics.bits_by_steps import BitsBySteps
 from diffusion_lab.evaluation.metrics.bits_per_dim import BitsPerDim
 from diffusion_lab.evaluation.metrics.classes import ClassAccuracy, ClassCoverage, InceptionScore
 from diffusion_lab.evaluation.metrics.copying import Copying
@@ -15,6 +16,7 @@ from diffusion_lab.measures import HIGH, LOW, Measure
 __all__ = [
     "HIGH",
     "LOW",
+    "BitsBySteps",
     "BitsPerDim",
     "ClassAccuracy",
     "ClassCoverage",
