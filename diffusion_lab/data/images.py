@@ -17,6 +17,7 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", "
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
+_OF_A_PROFILE = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})  # what is RGB for them, a profile decides
 _SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
 # What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
@@ -73,10 +74,20 @@ def kind_of(name: str, content: io.BytesIO, max_pixels: int) -> tuple[int, bool]
 
 
 def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
-    """uint8 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`. name: for the sentence."""
+    """uint8 or, of 16 bits, uint16 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`.
+
+    name: for the sentence. DataError for 16-bit colours that are not PNG, which Pillow would cut to 8 bits, and for colours that
+    are not RGB.
+    """
     with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
         opened.verify()
     with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
+        if _is_sixteen_bit(opened):
+            return np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint16)[..., None]
+        if opened.mode in _OF_A_PROFILE:
+            raise DataError(f"{name} has colours of mode {opened.mode}: convert it to RGB.")
+        if ";16" in str(opened.tile):  # how the pixels lie in the file
+            return _deep_colours(name, content, opened.format)
         image = _upright(opened)
         image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return np.array(image).reshape(image.height, image.width, -1)
@@ -125,6 +136,18 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     if _is_sixteen_bit(image):
         return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
     return Image.fromarray(np.asarray(_upright(image).convert("L"), np.float32) * 257)
+
+
+def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
+    """uint16 (H, W, C), C = 1 or 3, on white."""
+    from torchvision.io import decode_png  # slow to import
+
+    if form != "PNG":
+        raise DataError(f"{name} has 16-bit colours: save it as PNG, or all images as an npz (arr_0, uint16 NHWC).")
+    pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), apply_exif_orientation=True).numpy()
+    channels, alpha = (pixels[:-1], pixels[-1:] / 65535) if len(pixels) in (2, 4) else (pixels, 1)
+    shown = channels * alpha + 65535 * (1 - alpha)
+    return np.ascontiguousarray(shown.round().astype(np.uint16).transpose(1, 2, 0))
 
 
 def _upright(image: Image.Image) -> Image.Image:

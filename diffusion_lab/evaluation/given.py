@@ -28,7 +28,7 @@ class GivenImages(Source):
     """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice: files are often sorted by class.
 
     labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. cache_dir keeps features between
-    calls. lossy: whether some came in a format that changes pixels.
+    calls. differences: what of their files makes a distance larger, in words.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class GivenImages(Source):
         about: dict[str, Any],
         cache_dir: Path,
         device: torch.device | str,
-        lossy: bool = False,
+        differences: Sequence[str] = (),
     ) -> None:
         images.prepare()
         self._images, self._labels, self._about, self._cache_dir = images, labels, about, cache_dir
-        self._device, self._lossy = torch.device(device), lossy
+        self._device, self._differences = torch.device(device), differences
         self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
 
     @property
@@ -63,7 +63,7 @@ class GivenImages(Source):
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
         usual = Evaluation().resolve_num_samples(data.num_test)
-        found = ["some are JPEG or WebP, whose compression artefacts count as differences"] if self._lossy else []
+        found = list(self._differences)
         if data.num_test and settings.num_samples is None and self.count != usual:
             found.append(
                 f"models are scored on {usual} samples unless you say otherwise, and the distance falls with n"

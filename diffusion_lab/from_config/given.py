@@ -92,9 +92,10 @@ def are_given(options: Sequence[str]) -> bool:
 
 def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+    from diffusion_lab.data.one_set import OneSet
     from diffusion_lab.evaluation.given import GivenImages
     from diffusion_lab.evaluation.score import check_measures
-    from diffusion_lab.interop.images import read_images
+    from diffusion_lab.interop.images import differences, levels, read_images
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if ("data" in kept) == ("reference" in kept):
@@ -114,9 +115,11 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         check_measures(list(features.values()), build_metrics(kept), data)
         if published:
             _check_dimensions(features, published, kept.reference)
-        fitted = _as_set(images, data.shape, data.num_levels, data.name)
-        about = {"name": fitted.name, "digest": images.digest, "shape": list(images.shape)}
-        source = GivenImages(fitted, images.labels, about, cache_directory(outputs), device, images.lossy)
+        fitted = levels(images, data.shape, data.num_levels, data.name)
+        shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
+        about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
+        said = differences(images, fitted, data.num_levels, data.name)
+        source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said)
         source.check(data)
     return Given(kept, source, data, _run(kept, data, images, outputs), published)
 
@@ -126,18 +129,17 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     import torch
 
     from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.images import levels
     from diffusion_lab.interop.statistics import read_reference
 
     if cfg.evaluation.reference_split != "train":
         raise MistakeError("evaluation.reference_split: a reference=… that somebody gave has no splits to choose from")
     found = read_reference(Path(cfg.reference))
     images = found.images
-    if images is None:
-        data = OneSet(
-            _name(found.name), torch.empty((0, *samples.shape), dtype=torch.uint8), samples.num_levels, found.digest
-        )
-    else:
-        data = _as_set(images, images.shape, images.num_levels, found.name, found.digest)
+    shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
+    none = torch.empty((0, *shape), dtype=torch.uint8)
+    pixels = none if images is None else levels(images, shape, num_levels, found.name)
+    data = OneSet(_name(found.name), pixels, num_levels, found.digest)
     data.prepare()
     return data, found.moments
 
@@ -155,14 +157,6 @@ def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, 
             raise MistakeError(
                 f"reference={reference}: its {names} are of {there} features, and features={name} are {part.dim}{fix}"
             )
-
-
-def _as_set(images: Images, shape: Sequence[int], num_levels: int, of: str, identity: str | None = None) -> OneSet:
-    """The images as the only split of a data set of this shape and these levels. DataError if they are not of this shape."""
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import levels
-
-    return OneSet(_name(images.name), levels(images, shape, num_levels, of), num_levels, identity or images.digest)
 
 
 def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> RunDirectory:

@@ -106,8 +106,14 @@ def _of_zip(path: Path) -> Images:
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
-    """Nothing is unpacked, but a name that leads out of the archive is a sign of harm, and other programs follow it."""
-    for name in archive.namelist():
+    """Nothing is unpacked, but a name that leads out of the archive is a sign of harm, and other programs follow it.
+
+    Of two files with one name, one would be lost.
+    """
+    names = archive.namelist()
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has two files of one name: give each its own name.")
+    for name in names:
         there = PureWindowsPath(name)  # for both kinds of slashes, and drives
         if there.anchor or ".." in there.parts:
             raise DataError(f"{path} has a file named {printable(name)}, which leads out of the zip: leave it out.")
@@ -131,8 +137,8 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
 
     first = decode(names[0])
     height, width, _ = first.shape
-    _check_size(path, len(names), 3 * height * width)
-    pixels = np.empty((len(names), 3, height, width), np.uint8)
+    _check_size(path, len(names), 3 * height * width, first.itemsize)
+    pixels = np.empty((len(names), 3, height, width), first.dtype)
     with ThreadPoolExecutor(max_workers=8) as readers:
         decoded = readers.map(decode, names) if path.is_dir() else map(decode, names)  # a zip is one stream
         for i, image in enumerate(track(decoded, f"reading {path.name}", len(names), transient=True)):
@@ -140,6 +146,11 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
                 raise DataError(
                     f"{printable(names[i])} in {path} has {image.shape[1]}×{image.shape[0]} pixels, {printable(names[0])} has "
                     f"{width}×{height}: the samples of a score have one size."
+                )
+            if image.dtype != first.dtype:
+                raise DataError(
+                    f"{printable(names[i])} in {path} has {8 * image.itemsize} bits a channel, {printable(names[0])} has "
+                    f"{8 * first.itemsize}: the samples of a score have one depth."
                 )
             pixels[i] = image.transpose(2, 0, 1)
     lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
@@ -152,8 +163,9 @@ def _grey(pixels: Tensor) -> Tensor:
     return pixels[:, :1] if equal else pixels
 
 
-def _check_size(path: Path, count: int, numbers: int) -> None:
-    if numbers > MOST_NUMBERS or count * numbers > MOST_BYTES:
+def _check_size(path: Path, count: int, numbers: int, itemsize: int) -> None:
+    """numbers: of one image, each of itemsize bytes."""
+    if numbers > MOST_NUMBERS or count * numbers * itemsize > MOST_BYTES:
         raise DataError(
             f"{path} unfolds to {count:,} images of {numbers:,} numbers, more than {MOST_BYTES / 2**30:g} GiB: score some of them."
         )
@@ -172,7 +184,7 @@ def _of_npz(path: Path) -> Images:
         )
     if len(pixels) < 2 or 0 in pixels.shape:
         raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: a score needs at least two images.")
-    _check_size(path, len(pixels), pixels[0].size)
+    _check_size(path, len(pixels), pixels[0].size, pixels.itemsize)
     return Images(path.name, _grey(torch.from_numpy(pixels).permute(0, 3, 1, 2)), _labels(path, labels, len(pixels)))
 
 
@@ -209,8 +221,32 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
         raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}.")
     if channels == 1:
         pixels = pixels.expand(-1, shape[0], -1, -1)
-    if int(pixels.numpy().max()) <= 1:
-        raise DataError(f"{images.name} has no pixel above 1: pixels go from 0 to 255 here, not from 0 to 1.")
+    highest = num_levels - 1 if num_levels < images.num_levels else 1
+    if int(pixels.numpy().max()) <= highest:
+        top = images.num_levels - 1
+        raise DataError(
+            f"{images.name} has no pixel above {highest}: its pixels must go from 0 to {top}, not from 0 to {highest}. "
+            f"Multiply them by {top}/{highest}."
+        )
     if num_levels == images.num_levels:
         return pixels
     return torch.cat([to_levels(from_levels(some, images.num_levels), num_levels) for some in pixels.split(256)])
+
+
+def differences(images: Images, fitted: Tensor, num_levels: int, of: str) -> list[str]:
+    """What of these files makes a distance larger, in words. fitted: what `levels` returned."""
+    found = ["some are JPEG or WebP, whose compression artefacts count as differences"] if images.lossy else []
+    if images.num_levels < num_levels:
+        found.append(f"they have {images.num_levels} levels and {of} has {num_levels}: this counts as a difference")
+    elif images.num_levels > num_levels and _is_rounded(images, fitted, num_levels):
+        found.append(f"they have {images.num_levels} levels and were rounded to the {num_levels} of {of}")
+    return found
+
+
+def _is_rounded(images: Images, fitted: Tensor, num_levels: int) -> bool:
+    """Whether some pixels lie between the levels, which are spread evenly over the pixels."""
+    parts = zip(images.pixels.split(256), fitted.split(256), strict=True)
+    return any(
+        not np.equal(to_levels(from_levels(some, num_levels), images.num_levels).numpy(), pixels.numpy()).all()
+        for pixels, some in parts
+    )

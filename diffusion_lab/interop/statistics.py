@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def read_reference(path: Path) -> Published:
     return Published(path.name, {}, read_images(path))
 
 
-def _of_torch(path: Path) -> Mapping[str, Any]:
+def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     """torch-fidelity saves numpy arrays, which are made of these few names; a pickle that has any other is refused."""
     if path.stat().st_size > _MOST_BYTES:
         raise DataError(f"{path} is larger than {_MOST_BYTES / 2**20:g} MiB, which no file of statistics is.")
@@ -81,21 +81,31 @@ def _of_torch(path: Path) -> Mapping[str, Any]:
     rebuild = array.__reduce__()[0]
     allowed = [rebuild, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
     with one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, Mapping) or not {"mu", "sigma"} <= content.keys():
-        raise DataError(f"{path} has no mu and sigma: torch-fidelity's cached statistics of a set of images have both.")
-    return content
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, MemoryError):
+            raise DataError(
+                f"{path} is no file of statistics that can be read: it is damaged, claims more than fits into memory, or holds "
+                "something else than arrays of numbers, which is not unpickled."
+            ) from None
+        if not isinstance(content, Mapping) or not {"mu", "sigma"} <= content.keys():
+            raise DataError(
+                f"{path} has no mu and sigma: torch-fidelity's cached statistics of a set of images have both."
+            )
+        return {name: torch.as_tensor(content[name]).detach().numpy() for name in ("mu", "sigma")}
 
 
-def _moments(path: Path, found: Mapping[str, Any], suffix: str = "") -> Moments:
+def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> Moments:
     mu_name, sigma_name = f"mu{suffix}", f"sigma{suffix}"
-    mu, sigma = np.asarray(found[mu_name]), np.asarray(found[sigma_name])
+    mu, sigma = found[mu_name], found[sigma_name]
     size = mu.shape[0] if mu.ndim == 1 else 0
     if size == 0 or sigma.shape != (size, size) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         raise DataError(
             f"{path} has {mu_name} of shape {mu.shape} and {sigma_name} of shape {sigma.shape}: they must be floats of shape (D,) "
             "and (D, D)."
         )
+    if 8 * sigma.size > _MOST_BYTES:  # a tensor may claim more than its file holds
+        raise DataError(f"{path} has {sigma_name} of shape {sigma.shape}, more than {_MOST_BYTES / 2**20:g} MiB.")
     mean, covariance = torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64))
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise DataError(f"{path} has numbers in {mu_name} or {sigma_name} that are not finite.")

@@ -2,13 +2,17 @@
 
 import json
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from diffusion_lab.interop.images import read_images
 
 from .conftest import STRIDED, TINY, files
 
@@ -235,3 +239,84 @@ def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
     code, out, err = lab("evaluate", *options, "evaluation.num_samples=4")
     assert code == 0, err
     assert "models are scored on" not in " ".join(out.split())
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits, which Pillow writes of grey only: (H, W, C), C = 1, 2 (grey and alpha), 3 or 4."""
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def deep(folder: Path, seed: int, channels: int) -> np.ndarray:
+    """uint16 (12, 4, 5, channels), written as PNG too."""
+    pixels = np.random.default_rng(seed).integers(0, 65536, (12, 4, 5, channels), np.uint16)
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        (folder / f"{i:02d}.png").write_bytes(png16(image))
+    return pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_of_sixteen_bits_keep_them(lab, channels):
+    """As samples and as reference; the same numbers as an npz of uint16 has, and not those of 8 bits."""
+    for seed, name in enumerate(("samples", "real")):
+        pixels = deep(lab.folder / name, seed, channels)
+        np.savez(lab.folder / f"{name}.npz", arr_0=pixels)
+    values = []
+    for samples, reference in (("samples", "real"), ("samples.npz", "real.npz")):
+        code, out, err = lab(
+            "evaluate",
+            f"samples={samples}",
+            f"reference={reference}",
+            "metrics=[frechet_distance]",
+            f"outputs={samples}.out",
+        )
+        assert code == 0, err
+        assert "levels" not in out
+        values.append(given(lab.folder / f"{samples}.out")["values"]["fd_pixels"])
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+    found = read_images(lab.folder / "samples").pixels.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(found, np.load(lab.folder / "samples.npz")["arr_0"])
+
+
+def test_transparent_colours_of_sixteen_bits_are_shown_on_white(tmp_path):
+    pixels = np.zeros((4, 5, 4), np.uint16)
+    pixels[..., 1], pixels[:2, :, 3] = 40_000, 65535
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png16(pixels))
+    found = read_images(tmp_path).pixels[0].numpy()
+    assert found[:, 0, 0].tolist() == [0, 40_000, 0]
+    assert found[:, 3, 0].tolist() == [65535] * 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "data", "said"),
+    [
+        ("eight.npz", "deep", "they have 256 levels and image_folder has 65536: this counts as a difference"),
+        ("deep", "eight", "they have 65536 levels and were rounded to the 256 of image_folder"),
+        ("spread.npz", "eight", None),
+    ],
+)
+def test_other_levels_than_those_of_the_data_are_said_beside_the_distance(lab, samples, data, said):
+    pixels = deep(lab.folder / "deep", 0, 1)
+    eight = (pixels // 257).astype(np.uint8)
+    np.savez(lab.folder / "eight.npz", arr_0=eight)
+    np.savez(lab.folder / "spread.npz", arr_0=eight.astype(np.uint16) * 257)
+    write_pngs(lab.folder / "eight", eight[..., 0])
+    own = ["data=image_folder", f"data.root={data}", "data.image_size=[4,5]", "data.channels=1"]
+    if data == "deep":
+        own.append("data.num_levels=65536")
+    code, out, err = lab("evaluate", f"samples={samples}", *own, "features=pixels", "metrics=[frechet_distance]")
+    assert code == 0, err
+    out = " ".join(out.split())
+    assert said in out if said else "levels" not in out

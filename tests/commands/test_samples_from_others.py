@@ -7,6 +7,7 @@ import io
 import pickle
 import struct
 import subprocess
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from diffusion_lab.interop.images import read_images
 
 from .conftest import files
 
@@ -27,6 +30,13 @@ class Harm:
 
     def __reduce__(self):
         return (subprocess.call, (["touch", "harm"],))
+
+
+class Huge:
+    """An array of 10¹⁵ bytes, by the function that every array is unpickled with."""
+
+    def __reduce__(self):
+        return (np.zeros(1).__reduce__()[0], (np.ndarray, (10**15,), b"b"))
 
 
 def npz(name: str = "bad.npz", **arrays: object):
@@ -109,6 +119,28 @@ def folder_of(**images: bytes):
     return write
 
 
+def link(folder: Path) -> None:
+    """A zip with a link to a file outside of it."""
+    with zipfile.ZipFile(folder / "bad.zip", "w") as opened:
+        opened.writestr("a.png", png())
+        info = zipfile.ZipInfo("b.png")
+        info.external_attr = 0o120777 << 16
+        opened.writestr(info, "/etc/passwd")
+
+
+def twice(folder: Path) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(folder / "bad.zip", "w") as opened:
+        warnings.simplefilter("ignore", UserWarning)
+        for value in (1, 2, 3):
+            opened.writestr("a.png", png(value=value))
+
+
+def saved(form: str, mode: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (8, 8), 200).save(stream, form)
+    return stream.getvalue()
+
+
 # What samples=… finds, and what is said of it.
 # fmt: off
 SAMPLES = {
@@ -125,6 +157,20 @@ SAMPLES = {
         npz(arr_0=PIXELS.astype(np.float32)),
         "is float32: published evaluators read uint8",
     ),
+    "floats that are not finite": (
+        "bad.npz",
+        npz(arr_0=np.full((6, 8, 8, 1), np.nan)),
+        "is float64: published evaluators read uint8",
+    ),
+    "whole numbers of 64 bits": ("bad.npz", npz(arr_0=PIXELS.astype(np.int64)), "is int64: published evaluators read"),
+    "no channels": ("bad.npz", npz(arr_0=PIXELS[..., 0]), "has the shape (6, 8, 8): it is (N, H, W, C)"),
+    "one number": ("bad.npz", npz(arr_0=np.uint8(3)), "has the shape (): it is (N, H, W, C)"),
+    "8 bits kept as 16": (
+        "bad.npz",
+        npz(arr_0=PIXELS.astype(np.uint16) // 16),
+        "its pixels must go from 0 to 65535, not from 0 to 16. Multiply them by 65535/16",
+    ),
+    "levels kept as they are": ("bad.npz", npz(arr_0=PIXELS // 16), "has no pixel above 16: its pixels must go"),
     "floats from 0 to 1, cut to bytes": ("bad.npz", npz(arr_0=PIXELS // 255), "has no pixel above 1"),
     "channels first": ("bad.npz", npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), "images of 8×1 pixels, digits of 8×8"),
     "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
@@ -177,6 +223,17 @@ SAMPLES = {
         folder_of(a_dot_png=png(), b_dot_png=png((9, 8))),
         "b.png in bad has 9×8 pixels, a.png has 8×8",
     ),
+    "a folder of two depths": (
+        "bad",
+        folder_of(a_dot_png=png(), b_dot_png=saved("png", "I;16")),
+        "b.png in bad has 16 bits a channel, a.png has 8",
+    ),
+    "colours for print": (
+        "bad",
+        folder_of(a_dot_png=png(), b_dot_tif=saved("tiff", "CMYK")),
+        "b.tif in bad has colours of mode CMYK: convert it to RGB",
+    ),
+    "floats in a picture": ("bad", folder_of(a_dot_png=png(), b_dot_tif=saved("tiff", "F")), "has 32-bit pixels"),
     "a picture that is none": (
         "bad",
         folder_of(a_dot_png=png(), b_dot_png=b"GIF89a"),
@@ -193,6 +250,19 @@ SAMPLES = {
         folder_of(a_dot_png=png_that_says(60000, 60000), b_dot_png=png()),
         "60000×60000 pixels, more than 16777216, and may be a decompression bomb: make the image smaller",
     ),
+    "an empty zip": ("bad.zip", archive("bad.zip"), "holds no images"),
+    "a zip of two sizes": (
+        "bad.zip",
+        archive("bad.zip", a_dot_png=png(), b_dot_png=png((9, 8))),
+        "b.png in bad.zip has 9×8 pixels, a.png has 8×8",
+    ),
+    "half a picture in a zip": (
+        "bad.zip",
+        archive("bad.zip", a_dot_png=png(), b_dot_png=png()[:45]),
+        "b.png in bad.zip is not an image that can be read",
+    ),
+    "a link out of the zip": ("bad.zip", link, "b.png in bad.zip is not an image that can be read"),
+    "one name for three files": ("bad.zip", twice, "has two files of one name"),
     "half a zip": (
         "bad.zip",
         half("bad.zip", archive("bad.zip", a_dot_png=png(), b_dot_png=png())),
@@ -298,6 +368,44 @@ REFERENCES = {
         npz(mu=np.zeros(2048), sigma=np.eye(2048)),
         "of 2048 features, and features=pixels are 64; choose features=inception",
     ),
+    "a torch file that claims more than it holds": (
+        "bad.pt",
+        pt({"mu": torch.zeros(1).expand(2**15), "sigma": torch.zeros(1).expand(2**15, 2**15)}),
+        "has sigma of shape (32768, 32768), more than 1024 MiB",
+    ),
+    "a torch file that asks for memory": ("bad.pt", pt({"mu": Huge(), "sigma": SIGMA}), "is no file of statistics"),
+    "a torch file of objects": (
+        "bad.pt",
+        pt({"mu": np.array([{}] * 64, object), "sigma": SIGMA}),
+        "something else than arrays of numbers, which is not unpickled",
+    ),
+    "a torch file of words": ("bad.pt", pt({"mu": "0", "sigma": "1"}), "is no file of statistics that can be read"),
+    "a torch file without numbers": (
+        "bad.pt",
+        pt({"mu": torch.zeros(64, device="meta"), "sigma": torch.eye(64)}),
+        "is no file of statistics that can be read",
+    ),
+    "a vector for a matrix": ("bad.npz", npz(mu=MU, sigma=MU), "has mu of shape (64,) and sigma of shape (64,)"),
+    "a negative variance": ("bad.npz", npz(mu=MU, sigma=-SIGMA), "no negative number on its diagonal"),
+    "spatial features of another shape": (
+        "bad.npz",
+        npz(mu=MU, sigma=SIGMA, mu_s=np.zeros(9), sigma_s=np.eye(8)),
+        "has mu_s of shape (9,) and sigma_s of shape (8, 8)",
+    ),
+    "half of the spatial features": ("bad.npz", npz(mu=MU, sigma=SIGMA, mu_s=MU), "has no sigma_s: it holds"),
+    "no spatial covariance": (
+        "bad.npz",
+        npz(mu=MU, sigma=SIGMA, mu_s=MU, sigma_s=np.arange(4096.0).reshape(64, 64)),
+        "sigma_s of bad.npz is no covariance",
+    ),
+    "an empty folder": ("bad", folder_of(), "holds no images"),
+    "half a picture": ("bad", folder_of(a_dot_png=png(), b_dot_png=png()[:45]), "b.png in bad is not an image"),
+    "a name that leads out of the zip": (
+        "bad.zip",
+        archive("bad.zip", a_dot_png=png(), **{"..__b_dot_png": png()}),
+        "which leads out of the zip",
+    ),
+    "float images": ("bad.npz", npz(arr_0=PIXELS / 2), "is float64: published evaluators read uint8"),
     "images of another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 2, axis=1)),
@@ -318,3 +426,15 @@ def test_bad_references_are_refused_in_one_sentence_and_run_nothing(lab, door):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == before, "something was written, or ran"
+
+
+def test_a_palette_has_the_numbers_of_its_colours(tmp_path):
+    """64 colours: what the palette says, not its indices; and one with a transparent colour is shown on white."""
+    drawn = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    image = Image.fromarray(drawn).quantize(64)
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "b.png", transparency=image.getpixel((3, 2)))
+    found = read_images(tmp_path).pixels.permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(found[0], np.asarray(image.convert("RGB")))
+    assert found[1, 2, 3].tolist() == [255, 255, 255]
+    assert np.array_equal(np.asarray(image) == image.getpixel((3, 2)), (found[1] != found[0]).any(-1))
