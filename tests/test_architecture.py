@@ -170,7 +170,7 @@ LAYOUT_FILES = {
 LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
 SHIPPED = PACKAGE / "evaluation" / "classifiers.py"  # weights that lie in the package
-DIFFUSERS = PACKAGE / "interop" / "to_diffusers.py"  # writes the layout of others
+DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "diffusers_folder.py")}  # the layout of others
 
 
 def layout_in(path: Path) -> list[str]:
@@ -193,7 +193,7 @@ def layout_in(path: Path) -> list[str]:
     [
         path
         for path in (*FILES, *sorted((ROOT / "hydra_plugins").rglob("*.py")))
-        if path not in (SHIPPED, DIFFUSERS) and path.parent != PACKAGE / "runs"
+        if path not in {SHIPPED, *DIFFUSERS} and path.parent != PACKAGE / "runs"
     ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )

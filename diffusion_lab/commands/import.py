@@ -19,7 +19,7 @@ from diffusion_lab.from_config.build import (
     training_fingerprint,
 )
 from diffusion_lab.from_config.guiding import sha256_of
-from diffusion_lab.from_config.importing import with_described_parts
+from diffusion_lab.from_config.importing import given_options, with_described_parts
 from diffusion_lab.from_config.limits import no_more_numbers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.runs import ModelDirectory, model_directory, write_json
@@ -28,11 +28,9 @@ from diffusion_lab.versions import versions
 if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
 
-_OWN = ("checkpoint", "flags", "code", "legacy_heads")  # no options of the model
-
 
 def completed(options: list[str]) -> list[str]:
-    """The flags of the checkpoint choose the parts of the model, before Hydra composes it."""
+    """The checkpoint, or its flags, choose the parts of the model, before Hydra composes it."""
     if "--help" in options or "-h" in options:
         return options
     with users_mistakes():
@@ -43,32 +41,34 @@ def run(cfg: DictConfig) -> None:
     """Read and check everything, then write the directory that a training would have left."""
     from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.evaluation.ranks import hold_together
-    from diffusion_lab.interop.checkpoints import read_tensors
-    from diffusion_lab.interop.openai_weights import to_our_network
+    from diffusion_lab.interop.opening import OPTIONS, opened
 
     quiet_lightning()
-    path, origin = Path(cfg.checkpoint), {name: cfg[name] for name in ("code", "flags")}
+    path, choices = Path(cfg.checkpoint), choices_made()
     with users_mistakes():
-        tensors = read_tensors(path)
-        with no_more_numbers(sum(tensor.numel() for tensor in tensors.values()), path):
+        found = opened(path, given_options(cfg, choices))
+        with no_more_numbers(sum(tensor.numel() for tensor in found.tensors.values()), found.file):
             _state_data(cfg)
             model = build_model(cfg)
-        weights = to_our_network(tensors, model.network, cfg.legacy_heads)
+        weights = found.weights(model.network)
         model.network.load_state_dict(weights, assign=True)
+    content = sha256_of(found.file)
     with open_dict(cfg):
         cfg.setdefault("data", None)
-        cfg.facts.init = sha256_of(path)
-        for name in _OWN:
+        cfg.facts.init = content if found.which is None else f"{content} {found.which}"
+        for name in ("checkpoint", *OPTIONS):
             del cfg[name]
-    fingerprint, choices = training_fingerprint(cfg), choices_made()
-    name = re.sub(r"[^\w.+-]", "_", path.stem)[:80]
+    fingerprint = training_fingerprint(cfg)
+    name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
     directory = model_directory(Path(cfg.outputs), name, choices["model"], fingerprint)
     console = Console(highlight=False, soft_wrap=True)
     with hold_together(directory.path, lambda holder: console.print(f"{directory.path} is being written; waiting")):
         if directory.finished:
             console.print(f"this checkpoint is imported already: {directory.path}")
             return
-        _write(cfg, model, directory, choices, fingerprint, origin | {"file": path.name, "sha256": cfg.facts.init})
+        _write(cfg, model, directory, choices, fingerprint, {**found.origin, "file": path.name, "sha256": content})
+    for note in found.notes:
+        console.print(f"{path.name}: {note}")
     console.print(f"{path.name}: {sum(w.numel() for w in weights.values()):,} parameters; into {directory.path}")
 
 

@@ -79,6 +79,7 @@ from .spacings import AllSteps, EvenSpacing, KarrasSpacing, LogSNRSpacing, Quadr
 from .starts import DataMoments, MomentsStart, NoiseStart, Start
 from .statistics import NetworkStatistics, dimension_statistics, network_statistics
 from .step_costs import StepCosts, last_step_bits, step_costs
+from .table_schedule import TableSchedule
 from .timesteps import (
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
@@ -165,6 +166,7 @@ __all__ = [
     "Start",
     "StepCosts",
     "StratifiedTimesteps",
+    "TableSchedule",
     "TimestepSampler",
     "Unguided",
     "UniformTimesteps",

@@ -17,7 +17,8 @@ EXTRAS = {
     "mlflow": "logger=mlflow",
     "dashboard": "diffusion-lab dashboard",
     "huggingface": "data=hf_dataset",
-    "diffusers": "the folders of diffusion-lab export format=diffusers",
+    "diffusers": "the folders of diffusion-lab export format=diffusers, and diffusion-lab import of such folders",
+    "denoising-diffusion-pytorch": "diffusion-lab import of what its Trainer saves",
 }
 
 

@@ -25,13 +25,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     The tensors of the latter lie on the disk until they are used. CheckpointError, in one sentence, for anything else.
     """
+    return tensors_in(read_saved(path), path)
+
+
+def read_saved(path: Path) -> object:
+    """What a file holds: tensors by name, or whatever plain containers of tensors and numbers torch.save wrote.
+
+    CheckpointError, in one sentence, for a file that cannot be read, or holds more than that.
+    """
     if not path.is_file():  # nor a pipe, which nobody may ever write into
         raise CheckpointError(f"checkpoint={path}: there is no such file")
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"  # after the length of the header, which is JSON
-    if is_safetensors:
-        return _of_safetensors(path)
-    found = _of_torch(path)
+    return _of_safetensors(path) if is_safetensors else _of_torch(path)
+
+
+def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
+    """`found`, which was read from `path`, if it is a state dict. CheckpointError where it is not."""
     if not isinstance(found, dict) or not found or len(found) > _MOST_TENSORS:
         raise CheckpointError(f"checkpoint={path} is not a state dict: a mapping of names to tensors is needed")
     for name, value in found.items():

@@ -1,0 +1,37 @@
+"""A checkpoint of any format that is read here: what it says of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusion_lab.interop import diffusers_folder, milestone, openai
+from diffusion_lab.interop.checkpoints import CheckpointError, read_saved
+from diffusion_lab.interop.imported import Imported
+
+OPTIONS = tuple(
+    sorted(diffusers_folder.TAKES | milestone.TAKES | openai.TAKES)
+)  # of the command, for one format or another
+
+
+def opened(path: Path, given: Mapping[str, str]) -> Imported:
+    """The model in a folder of diffusers, a milestone of denoising-diffusion-pytorch or a state dict of OpenAI's code.
+
+    given: those of `OPTIONS` that the user gives, and prediction where they choose it. CheckpointError or RunError, in one
+    sentence, where it cannot be imported, or where an option does not belong to its format.
+    """
+    if path.is_dir():
+        _check_options(given, diffusers_folder.TAKES, "a folder of diffusers")
+        return diffusers_folder.opened(path, given)
+    saved = read_saved(path)
+    if milestone.is_milestone(saved):
+        _check_options(given, milestone.TAKES, "a milestone of denoising-diffusion-pytorch")
+        return milestone.opened(path, saved, given)
+    _check_options(given, openai.TAKES, "a state dict of OpenAI's code")
+    return openai.opened(path, saved, given)
+
+
+def _check_options(given: Mapping[str, str], taken: frozenset[str], what: str) -> None:
+    for name in sorted(given.keys() & set(OPTIONS)):
+        if name not in taken:
+            raise CheckpointError(f"{name}={given[name]} has no effect for {what}: remove it")
