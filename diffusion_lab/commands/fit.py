@@ -92,7 +92,8 @@ def fit(
         elif branch is not None:
             console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
-            console.print(f"starting from the weights {cfg.init_weights} of {cfg.init_from}")
+            how = "trained beside" if model.needs_base else "starting from"
+            console.print(f"{how} the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
             for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
                 old.unlink()
@@ -117,6 +118,7 @@ def fit(
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
+                **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,

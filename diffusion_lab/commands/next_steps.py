@@ -26,7 +26,7 @@ def next_steps(outputs: Path) -> list[str]:
     models = models_in(outputs)
     found, commands, of_sweep = _sweep(outputs)
     found += _unfinished([model for model in models if not model.finished and model.path.name not in of_sweep])
-    generative = [model for model in models if model.finished and not model.accuracy.is_file()]
+    generative = [model for model in models if _is_generative(model)]
     if generative:
         newest = max(generative, key=lambda model: model.training.stat().st_mtime_ns)
         found = [*_model(newest, len(generative), outputs), *found]
@@ -40,6 +40,10 @@ def next_steps(outputs: Path) -> list[str]:
     commands = [*commands, _ALL]
     width = max(len(typed) for typed, _ in commands)
     return [*found, "", "Next:", *(f"  {typed:<{width}}  {what}" for typed, what in commands)]
+
+
+def _is_generative(model: ModelDirectory) -> bool:
+    return model.finished and not model.accuracy.is_file() and model.serves is None
 
 
 def _model(newest: ModelDirectory, count: int, outputs: Path) -> list[str]:

@@ -19,6 +19,7 @@ from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.from_config.build import plain_config, sampling_identity
+from diffusion_lab.from_config.heads import needed_head
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.moments import read_taken
@@ -79,7 +80,9 @@ def score_once(
         unread = model.protocol().keys() - model.sampling_protocol().keys()
         unread |= {"measured_variance"} if "variance" in unread else set()
         identities = [
-            sampling_identity(training["fingerprint"], cfg, unread, name) for name, node in cfg.features.items() if node
+            sampling_identity(training["fingerprint"], cfg, unread, name, needed_head(directory, cfg, weights))
+            for name, node in cfg.features.items()
+            if node
         ]
         return TrainedModel(model, identities, cache_directory(outputs), cost, training["flops"], again)
 

@@ -112,6 +112,9 @@ def run(cfg: DictConfig) -> float | None:
             model.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in asked:
                 score_once(model, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+        elif model.needs_base:
+            used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
+            console.print(f"{directory.path} serves {cfg.init_from}: {used}", soft_wrap=True)
         elif not generative and here.is_first:
             report_accuracy(model, data, directory, here.device)
         if cfg.retrain and here.is_first:

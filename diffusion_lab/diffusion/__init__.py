@@ -6,6 +6,7 @@ predictions  what does the network say?                          a·x_0 + b·ε
 reverse      what is a less noisy image, given a noisy one?      p_θ(x_s|x_t)
 statistics   how large is what the network says, and how wrong?  E‖ε̂‖², E‖x_0 − x̂_0‖²
 analytic     how wide is a reverse step at best, after these?    σ*²
+regressed    how wide is it at each image, in each dimension?    a head on the frozen network
 step_costs   what does each stride cost, in bits?               L(t, s), L_0(t); optimal_spacing: the least sum; advice: its gain
 chain_bounds what does each of many chains cost, in bits?       their bounds, from one pass
 decoders     which data does the last step mean?                 p(x_0|x_1)
@@ -70,6 +71,7 @@ from .optimal_spacing import OptimalSpacing
 from .predictions import PredictEDM, PredictFlow, Prediction, PredictNoise, PredictStart, PredictVelocity
 from .process import GaussianDiffusion
 from .real_schedules import EDMSchedule, LogSNRSchedule, RealSchedule, RectifiedSchedule
+from .regressed import Regressed, WithHead, residual_terms
 from .reverse import ReverseProcess, ReverseStep
 from .rounding import EndLevels, NearestLevel, Rounding
 from .samplers import AnalyticDDIMSampler, AncestralSampler, DDIMSampler, Sampler
@@ -152,6 +154,7 @@ __all__ = [
     "QuadraticSpacing",
     "RealSchedule",
     "RectifiedSchedule",
+    "Regressed",
     "ReverseProcess",
     "ReverseStep",
     "Rounding",
@@ -174,6 +177,7 @@ __all__ = [
     "Variance",
     "VariationalBound",
     "Weighting",
+    "WithHead",
     "Worse",
     "advise",
     "bound_term",
@@ -185,6 +189,7 @@ __all__ = [
     "last_step_bits",
     "network_statistics",
     "possible_ends",
+    "residual_terms",
     "slerp",
     "step_costs",
     "variational_bound",

@@ -24,6 +24,7 @@ class Variance(ABC):
     `stop_gradient`: these outputs train no weights but their own, so that the mean is what it would be without them.
     `by_image`: it depends on the network's output, so that no table over t holds it.
     `needs_dimensions`: it has a value of its own for each dimension, measured of the trained network.
+    `needs_head`: a head that was trained on the frozen network says it.
     `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
     """
 
@@ -31,6 +32,7 @@ class Variance(ABC):
     stop_gradient: ClassVar[bool] = False
     by_image: ClassVar[bool] = False
     needs_dimensions: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
     needs_unit_variance: ClassVar[bool] = False
 
     def check(self, process: GaussianDiffusion) -> None:

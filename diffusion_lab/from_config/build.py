@@ -23,14 +23,15 @@ from diffusion_lab.fingerprints import (
     training_code,
     training_part,
 )
-from diffusion_lab.from_config.guiding import by_content
+from diffusion_lab.from_config.guiding import by_content, identity_of
 from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.starting import content_of_start
+from diffusion_lab.from_config.starting import content_of_start, identity_of_base
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.models.trainable import TrainableModel
+    from diffusion_lab.runs import ModelDirectory
 
 CODE = Code()  # of this process
 _VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
@@ -68,6 +69,8 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)
+        if "base" in cfg.facts:
+            cfg.facts.base = identity_of_base(cfg)
 
 
 def _side(shape: Sequence[int]) -> int | list[int]:
@@ -172,20 +175,22 @@ def variance_matters(cfg: DictConfig) -> bool:
     return "variance" not in cfg or instantiate(cfg.objective).reads_variance
 
 
-def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig) -> str:
-    """What makes two scores the same: the model, the choices of scoring, and the code that scores."""
-    parts = _scored_parts(cfg)
+def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDirectory | None = None) -> str:
+    """What makes two scores the same: the model, the choices of scoring, and the code that scores. head: of its variance."""
+    parts = _scored_parts(cfg, head)
     choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
     return fingerprint(choices, model_fingerprint, scoring_code(CODE, parts))
 
 
-def sampling_identity(model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str) -> str:
+def sampling_identity(
+    model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str, head: ModelDirectory | None = None
+) -> str:
     """What decides a model's samples, and how one of the features sees them, beside its weights and its sampler: how it was built,
     and the code that draws and looks.
 
-    unread: groups of `cfg` that decide none of its samples. features: the name of these features.
+    unread: groups of `cfg` that decide none of its samples. features: the name of these features. head: of its variance.
     """
-    parts = {key: part for key, part in _scored_parts(cfg).items() if key not in unread}
+    parts = {key: part for key, part in _scored_parts(cfg, head).items() if key not in unread}
     parts["features"] = parts["features"][features]
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 
@@ -197,10 +202,12 @@ def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     return f"{model_fingerprint} {measuring_code(CODE, parts)}"
 
 
-def _scored_parts(cfg: DictConfig) -> dict[str, Any]:
-    """What a score is made of: what the model was trained with, and the choices of scoring."""
+def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any]:
+    """What a score is made of: what the model was trained with, and the choices of scoring; other models by their content."""
     parts = scored_part(plain_config(cfg))
     guidance = parts.get("guidance")
     if guidance is not None:
         parts["guidance"] = by_content(guidance)
+    if head is not None:
+        parts["measured_variance"] = {**parts["measured_variance"], "head": identity_of(head)}
     return parts

@@ -37,13 +37,19 @@ def own_moment(guidance: Mapping[str, Any]) -> float | None:
 
 
 def _identity(folder: str, moment: float | None) -> dict[str, Any]:
-    """Its fingerprint, its weights' digest (of a moment; None: the last) and its classes. RunError if it is not finished."""
+    """Of the model in a folder with the weights of a moment; None: the last."""
+    return identity_of(ModelDirectory(Path(folder)), None if moment is None else snapshot_name(moment))
+
+
+def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:
+    """Fingerprint of a model, digest of the weights called `name` (None: those that suit its training), and its classes.
+
+    RunError if it is not finished.
+    """
     from diffusion_lab.callbacks.ema import suited_weights
 
-    directory = ModelDirectory(Path(folder))
     training = directory.read_training()
-    last = suited_weights(directory.weight_names, training["steps"])
-    name = last if moment is None else snapshot_name(moment)
+    name = name or suited_weights(directory.weight_names, training["steps"])
     weights = directory.weight_files({name}).get(name)
     if weights is None:
         raise RunError(f"{directory.path} has no weights {name}")

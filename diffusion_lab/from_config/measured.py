@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.from_config.build import measuring_identity
+from diffusion_lab.from_config.heads import load_head, needed_head
 from diffusion_lab.runs import ModelDirectory
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def use_measured(
 
     if model.needs_data_moments:
         model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
-    variance = cfg.get("measured_variance")
+    variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
+    if head is not None:
+        model.use_head(*load_head(head, variance))
+        variance = None
     and_costs = model.needs_last_steps or (and_costs and model.log_snrs(2) is not None)
     if variance is None and not and_costs:
         return

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.from_config.build import build_each, scoring_fingerprint
+from diffusion_lab.from_config.heads import needed_head
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
     """Where this score of this model lies or will lie; known before the model is trained, because weights "auto" stay "auto"."""
-    run_id = scoring_fingerprint(model_fingerprint, cfg)[:FINGERPRINT_LENGTH]
+    head = needed_head(directory, cfg, cfg.evaluation.weights)
+    run_id = scoring_fingerprint(model_fingerprint, cfg, head)[:FINGERPRINT_LENGTH]
     return run_directory(outputs, f"{directory.path.name}-{run_id}")
 
 

@@ -1,14 +1,16 @@
-"""init_from: the model directory whose weights training starts from. They are known by their content, not by their folder."""
+"""init_from: the model directory whose weights training starts from, or whose model it is trained beside. They are known by their
+content, not by their folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from diffusion_lab.foreign import RunError
-from diffusion_lab.from_config.guiding import sha256_of
+from diffusion_lab.from_config.guiding import identity_of, sha256_of
+from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import is_snapshot
 
@@ -24,12 +26,27 @@ def content_of_start(cfg: DictConfig) -> str | None:
     return " ".join(map(sha256_of, files)) or None
 
 
+def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
+    """What a model is that another one is trained beside. MistakeError where none is named, RunError where it is not there."""
+    if cfg.get("init_from") is None:
+        raise MistakeError(
+            "model=variance_head: set init_from=…, the folder of the diffusion model that the head is trained on"
+        )
+    return identity_of(ModelDirectory(Path(cfg.init_from)), _files(cfg)[-1].stem)
+
+
 def start(model: TrainableModel, cfg: DictConfig) -> None:
     """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
-    files = _files(cfg)
+    files, started = _files(cfg), model
+    if model.needs_base:
+        from diffusion_lab.from_config.unguided import unguided
+
+        directory, fix = ModelDirectory(Path(cfg.init_from)), "the head; train the head with the data=… of that model"
+        started = unguided(directory, cfg.facts.identity, f"init_from={cfg.init_from}", fix)
+        model.serve(started)
     try:
         for file in files:
-            model.start_from(file)
+            started.start_from(file)
     except ValueError as error:
         config = ModelDirectory(Path(cfg.init_from)).config
         raise ValueError(f"init_from={cfg.init_from}: {error}; the options of its network are in {config}") from error

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
+_CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
 _HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
 
 
@@ -86,7 +87,7 @@ def _refuse_unknown_groups(
     """MistakeError for a choice that means nothing to the model: a temperature of a diffusion model, a sampler of a flow."""
     for option in sorted(picked):
         group = option.partition(".")[0].partition("/")[0]
-        if group in groups and group not in saved:
+        if group in groups and _CHOSEN_WITH.get(group, group) not in saved:
             known = ", ".join(name for name in groups if name in saved)
             raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
 
@@ -134,7 +135,10 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
 
 
 def _leave_out_models(node: Any) -> None:
-    """What guides away from a model in another folder does so where the user names that folder again."""
+    """What guides away from a model in another folder does so where the user names that folder again; a head is found."""
+    variance = node.get("measured_variance") if isinstance(node, dict) else None
+    if isinstance(variance, dict) and variance.get("head") is not None:
+        variance["head"] = None
     node = node.get("guidance") if isinstance(node, dict) else None
     for guidance in (node, node.get("worse")) if isinstance(node, dict) else ():
         if isinstance(guidance, dict) and guidance.get("model") is not None:

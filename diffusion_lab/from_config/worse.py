@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra.utils import get_class
-
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
-from diffusion_lab.from_config.targets import checked
-from diffusion_lab.from_config.trained import build_trained, load_config, load_weights
-from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.from_config.trained import load_weights
+from diffusion_lab.from_config.unguided import unguided
 from diffusion_lab.moments import read_moment
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
@@ -33,18 +30,8 @@ class TrainedWorse(Worse):
             super().__init__(moment)
             return
         directory = ModelDirectory(Path(model))
-        saved, training = load_config(directory), directory.read_training()
-        kind = get_class(saved.model._target_)
-        if not issubclass(kind, DiffusionModel):
-            raise ValueError(f"guidance.model={model}: it holds a {kind.__name__}, not a diffusion model")
-        saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}  # it is used without guidance
-        worse = build_trained(directory, checked(saved, directory.config))
-        if saved.facts.get("identity") != identity:
-            data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
-            raise ValueError(
-                f"guidance.model={model}: it was trained on other data ({data}) than the model to be guided; train a worse model "
-                "on the model's data"
-            )
+        training, fix = directory.read_training(), "the model to be guided; train a worse model on the model's data"
+        worse = unguided(directory, identity, f"guidance.model={model}", fix)
         if worse.schedule != schedule:
             raise ValueError(
                 f"guidance.model={model}: it was trained under {worse.schedule} and the model to be guided under {schedule}; "

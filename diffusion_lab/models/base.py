@@ -191,6 +191,10 @@ class GenerativeModel(TrainableModel, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
 
+    def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
+        """From here on draw and score with the variance that a head says: (image and output, timesteps) -> v."""
+        raise NotImplementedError(f"{type(self).__name__} has no variance to choose")
+
     def classes_in_turn(self, indices: Tensor) -> Tensor | None:
         """Class indices[i] mod num_classes for sample i, so that a picture shows all of them; None without classes."""
         return None if self.num_classes is None else indices.remainder(self.num_classes)

@@ -40,7 +40,7 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
-from diffusion_lab.diffusion.streams import BOUND, LABEL_DROP, TRAINING
+from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.diffusion.waiting import at_hand
 from diffusion_lab.models.base import Likelihood
 from diffusion_lab.models.bound import as_likelihood, bound_kind
@@ -189,9 +189,7 @@ class DiffusionModel(MeasuredDiffusion):
         """The labels in training: y, or the null class with probability `label_dropout`; None for an unconditional model."""
         if self.reverse.null_class is None:
             return None
-        size, rows = self.global_batch(len(y))
-        coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
-        return y.masked_fill(coins[rows] < self.label_dropout, self.reverse.null_class)
+        return self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
 
     @property
     def moments(self) -> tuple[float | str, ...]:

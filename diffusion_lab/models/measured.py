@@ -17,6 +17,7 @@ from diffusion_lab.diffusion import (
     Spacing,
     StepCosts,
     Variance,
+    WithHead,
     advise,
     chain_bounds,
     derive_seed,
@@ -116,6 +117,10 @@ class MeasuredDiffusion(GenerativeModel):
         variance = self.reverse.variance
         varies = variance.by_image or variance.needs_dimensions
         return spacing.measured(self._costs(Analytic(self._measured[0]) if varies else variance, steady=True))
+
+    def use_head(self, head: Callable[..., Tensor], variance: Variance) -> None:
+        self.reverse = replace(self.reverse, network=WithHead(self.network, head), variance=variance)
+        self.guided = replace(self.guided, reverse=self.reverse)
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
         own, known = self.sampler.spacing(self.process), self._known(y)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.data.order import batches_trained
 from diffusion_lab.diffusion import SampleNoise, derive_seed
-from diffusion_lab.diffusion.streams import DROPOUT
+from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, network_cost
@@ -43,6 +43,7 @@ class TrainableModel(LightningModule):
     skipped_steps: int = 0  # of this training, because something was not finite
     gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
+    needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `serve`
 
     # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
     term_names: tuple[str, ...] = ("loss",)
@@ -67,6 +68,12 @@ class TrainableModel(LightningModule):
         """How many rows the batch has over all ranks, when each has `local`, and which of them are this rank's."""
         rank = self.trainer.global_rank
         return self.trainer.world_size * local, slice(rank * local, (rank + 1) * local)
+
+    def with_dropped_labels(self, y: Tensor, probability: float, null_class: int) -> Tensor:
+        """y of this rank, with the null class in place of each label with this probability."""
+        size, rows = self.global_batch(len(y))
+        coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
+        return y.masked_fill(coins[rows] < probability, null_class)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""

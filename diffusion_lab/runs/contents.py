@@ -22,6 +22,7 @@ _TRAINING = {
     "flops": int | float,
     "branched_from": str,
     "branched_at": int,
+    "serves": str,
 }
 _ALWAYS = ("steps", "seconds", "images")  # None: nobody recorded it, as of an imported checkpoint
 _LARGEST = 2**63

@@ -227,6 +227,13 @@ class ModelDirectory(Directory):
         path = inside(self.path, self.training)
         return right(path, read_printable_json(path), wrong_in_training, "a training")
 
+    @property
+    def serves(self) -> str | None:
+        """Of a head that has been trained on another model: the digest of the weights that it serves."""
+        with suppress(RunError):
+            return self.read_training().get("serves")
+        return None
+
     def read_choices(self) -> dict[str, str | None]:
         """Which option of each group it was trained with. RunError if the file holds anything but names."""
         return right(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")

@@ -86,8 +86,8 @@ def cache_directory(outputs: Path) -> Path:
 
 
 def newest_model(outputs: Path) -> ModelDirectory:
-    """The model whose training finished last. RunError if none has."""
-    models = models_in(outputs)
+    """The model whose training finished last, and not a head that serves another one. RunError if there is none."""
+    models = [model for model in models_in(outputs) if model.serves is None]
     finished = [model for model in models if model.finished]
     if not finished:
         others = f" ({len(models)} unfinished)" if models else ""

@@ -16,6 +16,7 @@ from diffusion_lab.definitions import Code, Node, _Walk
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
 from diffusion_lab.from_config import build
+from diffusion_lab.runs import newest_model
 
 from ..models.test_families import FAMILIES
 from .cluster import models
@@ -36,8 +37,13 @@ def what_ran(frames):
             yield name.removesuffix(".__init__"), qualname.partition(".<")[0]
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier"])
+@pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier", "variance_head"])
 def test_all_that_runs_while_training_counts(lab, monkeypatch, family):
+    options = tiny(family, "conditional=true") if family in FAMILIES else [*TINY, f"model={family}"]
+    if family == "variance_head":
+        lab.given("train", *TINY, *STRIDED)
+        options = [option for option in options if not option.startswith("schedule.")]
+        options.append(f"init_from={newest_model(lab.folder / 'outputs').path}")
     frames = set()
     fit = lightning.Trainer.fit
 
@@ -49,10 +55,9 @@ def test_all_that_runs_while_training_counts(lab, monkeypatch, family):
             sys.setprofile(None)
 
     monkeypatch.setattr(lightning.Trainer, "fit", watched)
-    options = tiny(family, "conditional=true") if family in FAMILIES else [*TINY, "model=noisy_classifier"]
     code, _, err = lab("train", *options, "score=false")
     assert code == 0, err
-    (model,) = models(lab.folder)
+    (model,) = (model for model in models(lab.folder) if f"-{family}-" in model.path.name)
     config = training_part(OmegaConf.to_container(OmegaConf.load(model.config)))
     reached = build.CODE.reached((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
     walk = _Walk(build.CODE, _TRAINING)

@@ -71,6 +71,11 @@ def test_a_classifier_is_not_sampled_from(shown):
     assert "diffusion-lab sample model_dir=outputs/models/gan  " in shown()
 
 
+def test_nor_is_a_head(shown):
+    named_model(shown.outputs, "head").finish(steps=1, seconds=1.0, images=1, serves="0" * 64)
+    assert "There is no trained model" in shown()
+
+
 def test_trainings_that_run_or_have_stopped(shown):
     running, stopped = (named_model(shown.outputs, name) for name in ("running", "stopped"))
     for model, state in ((running, RUNNING), (stopped, INTERRUPTED)):

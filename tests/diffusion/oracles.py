@@ -39,14 +39,23 @@ class MixtureData:
     std: float = 0.15
 
     def x_0_given_x_t(self, signal: Tensor, noise: Tensor, x_t: Tensor) -> Tensor:
-        parts = [GaussianData(mean, self.std) for mean in self.means]
+        p, x_0 = self._parts(signal, noise, x_t)
+        return (p * x_0).sum(0)
+
+    def variance_of_x_0_given_x_t(self, signal: Tensor, noise: Tensor, x_t: Tensor) -> Tensor:
+        p, x_0 = self._parts(signal, noise, x_t)
+        within = GaussianData(0.0, self.std).variance_of_x_0_given_x_t(signal, noise)
+        return within + (p * (x_0 - (p * x_0).sum(0)).square()).sum(0)
+
+    def _parts(self, signal: Tensor, noise: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """p(k|x_t) and E[x_0|x_t, k]."""
         variance = signal.square() * self.std**2 + noise.square()
         log_p = [
             math.log(weight) - (x_t - signal * mean).square() / (2 * variance)
             for weight, mean in zip(self.weights, self.means, strict=True)
         ]
-        x_0 = torch.stack([part.x_0_given_x_t(signal, noise, x_t) for part in parts])
-        return (torch.stack(log_p).softmax(0) * x_0).sum(0)
+        x_0 = [GaussianData(mean, self.std).x_0_given_x_t(signal, noise, x_t) for mean in self.means]
+        return torch.stack(log_p).softmax(0), torch.stack(x_0)
 
 
 class ExactNetwork:

@@ -43,6 +43,8 @@ def built(family, data="digits", num_classes=None):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
+    if model.needs_base:
+        model.serve(built("diffusion", data, num_classes))
     return model
 
 
@@ -197,7 +199,7 @@ def data_like_shape(shape, num_levels, size):
     return data_like(SimpleNamespace(shape=shape, num_levels=num_levels), size)
 
 
-@pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier"])
+@pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier", "variance_head"])
 def test_the_names_of_what_is_logged_are_known_before_training(family):
     model = on_its_own(built(family, "digits", 10)).train()
     out = model.training_step((data_like_shape(model.shape, 17, 4), torch.tensor([0, 1, 2, 9])), 0)

@@ -1,0 +1,98 @@
+"""variance=regressed: which head serves a model, and the head itself. A head is known by the weights that it was trained on.
+
+The head's training is a model directory beside the others. Its training.json holds the digest of the weights that it serves, so a
+head is found for a model, and a head of other weights is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from diffusion_lab.foreign import RunError
+from diffusion_lab.from_config.guiding import sha256_of
+from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.diffusion import Variance
+
+_OPTION = "measured_variance.head"
+
+
+def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> ModelDirectory | None:
+    """The folder of the head for these weights of a model; None where the variance of `cfg` needs none.
+
+    The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
+    """
+    from diffusion_lab.callbacks.ema import suited_weights
+
+    node = cfg.get("measured_variance")
+    if node is None or not getattr(get_object(node._target_), "needs_head", False):
+        return None
+    if not directory.finished:
+        raise MistakeError(
+            f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
+            "then its head with `diffusion-lab train model=variance_head init_from=…`"
+        )
+    name = suited_weights(directory.weight_names, directory.read_training()["steps"]) if weights == "auto" else weights
+    file = directory.weight_files({name}).get(name)
+    if file is None:
+        raise MistakeError(
+            f"evaluation.weights={name}: a head is trained on weights that lie in {directory.path}, which has "
+            f"{', '.join(directory.weight_names)}; use one of these with variance=regressed"
+        )
+    served, named = sha256_of(file), node.get("head")
+    if named is None:
+        heads = [head for head in _beside(directory) if head.serves == served]
+        if not heads:
+            raise MistakeError(
+                f"variance=regressed: there is no head for the weights {name} of {directory.path}; {_how(directory, name)}"
+            )
+        return max(heads, key=lambda head: head.training.stat().st_mtime_ns)
+    head = ModelDirectory(Path(named))
+    if head.read_training().get("serves") is None:
+        raise MistakeError(f"{_OPTION}={named}: this folder holds no variance head; {_how(directory, name)}")
+    if head.serves != served:
+        raise MistakeError(
+            f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"
+        )
+    return head
+
+
+def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
+    return [ModelDirectory(path) for path in sorted(directory.path.resolve().parent.glob("*")) if path.is_dir()]
+
+
+def _how(directory: ModelDirectory, weights: str) -> str:
+    try:
+        data = directory.read_choices().get("data")
+    except RunError:
+        data = None
+    command = f"train model=variance_head{f' data={data}' if data else ''} init_from={directory.path}"
+    return f"train one with `diffusion-lab {command} init_weights={weights}`"
+
+
+def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
+    """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
+    reads v."""
+    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.from_config.targets import checked
+    from diffusion_lab.from_config.trained import build_trained, load_config
+    from diffusion_lab.models.trainable import RAW
+
+    model = build_trained(head, checked(load_config(head), head.config))
+    if not model.needs_base:
+        raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
+    files = head.weight_files()
+    weights = suited_weights(head.weight_names, head.read_training()["steps"])
+    model.load_weights({RAW: files[weights]})
+    model.requires_grad_(False).eval()
+    name = f"{head.path.name}, {weights}, {sha256_of(files[weights])[:12]}"
+    return lambda x, timesteps: model.to(x.device)(x, timesteps), instantiate(variance)(head=name)

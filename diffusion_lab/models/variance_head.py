@@ -1,0 +1,92 @@
+"""E[(x_0 − x̂_0)²|x_t]: a head on a frozen diffusion model, for variance=regressed. It is trained as the families are, but generates
+nothing.
+
+L = E_t ½·((x_0 − x̂_0)²/r + log r),   x_t ~ q(x_t|x_0)                     `residual_terms`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.diffusion import Regressed, SampleNoise, StratifiedTimesteps, WithHead, residual_terms
+from diffusion_lab.diffusion.streams import TRAINING
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.networks.cost import NetworkCost, network_cost
+
+
+class VarianceHead(TrainableModel):
+    """v of `Regressed`, at every t of the process of the model that it `serves`.
+
+    Parameters
+    ----------
+    shape: (C, H, W) of images, or (D,) of points.
+    network: given in_channels, 2·C, and out_channels, C, builds the head.
+    seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
+    """
+
+    needs_base = True
+    term_names = ("loss", "fit")
+    sum_names = QUARTERS
+
+    def __init__(
+        self, shape: tuple[int, ...], network: Callable[..., nn.Module], optimization: Optimization, seed: int
+    ) -> None:
+        super().__init__()
+        self.shape, self.num_classes = tuple(shape), None
+        self.seed, self.optimization = seed, optimization
+        self.network = network(in_channels=2 * self.shape[0], out_channels=self.shape[0])
+
+    def serve(self, base: DiffusionModel) -> None:
+        """Train beside `base` from here on. Its weights are no part of this model: they are neither trained nor saved here."""
+        base.requires_grad_(False).eval()
+        self._base = (base,)  # in a tuple: a module would become a part of this one
+        network = WithHead(base.network, self.network)
+        self._process, self._reverse = base.process, replace(base.reverse, network=network, variance=Regressed())
+        schedule = base.schedule
+        self._timesteps = StratifiedTimesteps(schedule.num_timesteps, real=schedule.takes_real_t)
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        """x (B, 2·C, …), the image and the mean part of the frozen network's output -> v (B, C, …) float32."""
+        return self.network(x, timesteps)
+
+    def on_fit_start(self) -> None:
+        self._base[0].to(self.device)
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
+        """L at one t a sample. Every rank draws t and ε of the global batch and takes its rows."""
+        x_0, y = batch
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(TRAINING, x_0.device)
+        t, w = self._timesteps(size, generator)
+        eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
+        t, w = t[rows], w[rows]
+        terms = residual_terms(self._process, self._reverse, x_0, t, eps[rows], self._labels(y))
+        return {
+            "loss": (w * terms["loss"]).mean(),
+            "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
+            "sums": loss_by_quarter(t, self._process.num_timesteps, w, terms["loss"].detach()),
+        }
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        """At one uniform t an image; given its class, with y."""
+        t = self._timesteps.spread(noise.uniform(0)).to(x_0.device)
+        told = None if self._reverse.null_class is None else y
+        return residual_terms(self._process, self._reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
+
+    def cost(self) -> NetworkCost:
+        """Of the head alone."""
+        return network_cost(self.network, (2 * self.shape[0], *self.shape[1:]))
+
+    def _labels(self, y: Tensor | None) -> Tensor | None:
+        """As the frozen network was trained with: dropped with its probability, None for an unconditional one."""
+        if self._reverse.null_class is None:
+            return None
+        return self.with_dropped_labels(y, self._base[0].label_dropout, self._reverse.null_class)

@@ -1,0 +1,157 @@
+"""variance=regressed as a user meets it: a head is trained on a trained model, found by its content, and used."""
+
+import json
+import shutil
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion_lab.from_config.trained import load_config
+from diffusion_lab.runs import ModelDirectory, newest_model
+
+from .conftest import STRIDED, TINY, files
+from .test_measured import variances
+from .test_resume import Training, assert_same_bits, interrupted
+
+HEAD = [
+    "model=variance_head",
+    *(option for option in TINY if not option.startswith(("schedule", "evaluation", "metrics"))),
+]
+
+
+def models(lab, kind):
+    return sorted((lab.folder / "outputs" / "models").glob(f"*-{kind}-*"))
+
+
+@pytest.fixture
+def model(lab):
+    """The folder of a trained model, relative to that of the test."""
+    lab.given("train", *TINY, *STRIDED)
+    return newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
+
+
+def trained_head(lab, model, *options):
+    code, out, err = lab("train", *HEAD, f"init_from={model}", *options)
+    assert code == 0, err
+    return out
+
+
+def test_a_head_is_trained_found_and_used(lab, model):
+    before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    out = trained_head(lab, model)
+    assert f"trained beside the weights auto of {model}" in out
+    assert f"diffusion-lab evaluate model_dir={model} variance=regressed" in out
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
+    assert newest_model(lab.folder / "outputs").path.name == model.name  # a head is not taken for a model to score
+    code, out, err = lab("evaluate", "variance=regressed")
+    assert code == 0, err
+    said, (head,) = variances(lab), models(lab, "variance_head")
+    assert said["Regressed"]["protocol"]["model"]["variance"].startswith(f"Regressed(head='{head.name}, ema_0.999, ")
+    values, other = said["Regressed"]["values"], said["LearnedRange"]["values"]
+    assert values["nfe"] == other["nfe"]
+    assert values["fd_pixels"] > 0
+    assert values["bits_per_dim"] < other["bits_per_dim"]  # two steps have taught the learned one nothing
+    code, out, err = lab("evaluate", f"model_dir={model}", "variance=regressed")
+    assert (code, err) == (0, "")
+    assert "already scored" in out
+    drawn = {}
+    for variance in ("learned", "regressed"):
+        code, _, err = lab("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
+        assert code == 0, err
+        drawn[variance] = [(lab.folder / variance / name).read_bytes() for name in files(lab.folder / variance)]
+    assert drawn["learned"] != drawn["regressed"]
+
+
+@pytest.mark.thorough
+def test_another_head_is_another_score_and_a_head_of_other_weights_another_training(lab, model):
+    trained_head(lab, model)
+    assert "this model is already trained" in trained_head(lab, model)
+    shutil.move(lab.folder / model, lab.folder / "elsewhere")
+    assert "this model is already trained" in trained_head(lab, "elsewhere")  # it is known by its content
+    shutil.move(lab.folder / "elsewhere", lab.folder / model)
+    assert lab("evaluate", "variance=regressed")[0] == 0
+    trained_head(lab, model, "seed=2")
+    trained_head(lab, model, "init_weights=raw")
+    heads = [ModelDirectory(path) for path in models(lab, "variance_head")]
+    assert len(heads) == 3
+    digests = sorted(head.serves for head in heads)
+    assert len(set(digests)) == 2
+    for options in ([], ["evaluation.weights=raw"]):
+        code, out, err = lab("evaluate", "variance=regressed", *options)
+        assert code == 0, err
+        assert "already scored" not in out  # the newest head of these weights is another one
+    scores = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    assert len({score["protocol"]["model"]["variance"] for score in scores}) == 4
+
+
+def test_what_does_not_fit_is_one_sentence(lab, model):
+    trained_head(lab, model, "init_weights=raw")
+    (head,) = (path.relative_to(lab.folder) for path in models(lab, "variance_head"))
+    tiny = ["model=flow", "network=flow/8x8", "trainer.max_steps=1", "score=false"]
+    lab.given("train", *tiny)
+    (flow,) = (path.relative_to(lab.folder) for path in models(lab, "flow"))
+    before = files(lab.folder)
+    regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
+    how = f"`diffusion-lab train model=variance_head data=digits init_from={model} init_weights=ema_0.999`"
+    for command, options, said in (
+        ("evaluate", regressed, f"there is no head for the weights ema_0.999 of {model}; train one with {how}"),
+        ("sample", [*regressed, "num_images=1"], "there is no head for the weights ema_0.999"),
+        (
+            "evaluate",
+            [*regressed, f"measured_variance.head={head}"],
+            "this head was trained on other weights than ema_0.999",
+        ),
+        ("evaluate", [*regressed, f"measured_variance.head={model}"], "this folder holds no variance head"),
+        ("evaluate", [*regressed, "measured_variance.head=nowhere"], "nowhere holds no finished model"),
+        ("evaluate", [*regressed, "evaluation.weights=ema_rel_0.1"], "a head is trained on weights that lie in"),
+        ("evaluate", ["variance=regressed", f"model_dir={flow}"], "is not a diffusion model and has no variance"),
+        ("evaluate", [f"model_dir={head}"], "holds a VarianceHead, which generates no samples"),
+        ("train", HEAD, "model=variance_head: set init_from=…"),
+        ("train", [*HEAD, f"init_from={flow}"], f"init_from={flow}: it holds a FlowModel, not a diffusion model"),
+        (
+            "train",
+            ["model=variance_head", *points, f"init_from={model}"],
+            "it was trained on other data (Digits, by content)",
+        ),
+        ("train", [*TINY, *STRIDED, "variance=regressed"], "needs a head, which is trained on a finished model"),
+    ):
+        code, _, err = lab(command, *options)
+        assert code == 1, (command, options)
+        assert said in err, err
+        assert len(err.strip().splitlines()) == 1, err
+    assert files(lab.folder) == before
+
+
+def test_a_file_chooses_no_head(lab, model):
+    config = OmegaConf.load(model / "config.yaml")
+    target = "diffusion_lab.diffusion.Regressed"
+    config.measured_variance = {"_target_": target, "_partial_": True, "head": "/somewhere/else"}
+    OmegaConf.save(config, model / "config.yaml")
+    assert load_config(ModelDirectory(model)).measured_variance == {"_target_": target, "_partial_": True, "head": None}
+
+
+@pytest.mark.thorough
+def test_a_sweep_over_variances_takes_it_once_there_is_a_head(lab):
+    axes = ["variance=fixed_small,regressed", "objective=simple", "metrics=quick"]
+    lab.given("train", *TINY, *STRIDED, "objective=simple", "variance=fixed_small")
+    code, _, err = lab("train", "-m", *TINY, *STRIDED, *axes)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "there is no head" in err
+    trained_head(lab, newest_model(lab.folder / "outputs").path)
+    code, _, err = lab("train", "-m", *TINY, *STRIDED, *axes)
+    assert code == 0, err
+    assert set(variances(lab)) == {"FixedSmall", "Regressed"}
+    assert len(models(lab, "diffusion")) == 1
+
+
+@pytest.mark.thorough
+def test_a_training_that_is_killed_is_the_training(tmp_path, zygote):
+    base = Training(zygote.start, tmp_path / "base", *TINY, *STRIDED, "conditional=true", "score=false")
+    base.finish()
+    model = newest_model(tmp_path / "base" / "outputs").path
+    options = [*HEAD, f"init_from={model}", "network.dropout=0.2", "trainer.max_steps=16"]
+    options = [*(o for o in options if o != "trainer.max_steps=2"), "callbacks.checkpoint.every_n_steps=3"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    assert interrupted(torn, 3, 16) >= 1
+    assert_same_bits(whole, torn)
