@@ -45,7 +45,7 @@ class About:
 def card(about: About) -> str:
     """README.md of an exported model."""
     shape = "×".join(map(str, about.data["shape"]))
-    identity = about.data["identity"]
+    data, identity = about.data["name"], about.data["identity"]
     training = about.training
     lines = [
         "---",
@@ -59,7 +59,8 @@ def card(about: About) -> str:
         "",
         f"# {about.name}",
         "",
-        f"A {about.protocol['family']} model of `{about.data['name']}` ({shape}), trained with diffusion_lab {about.version}.",
+        f"A {about.protocol['family']} model of {f'`{data}`' if data else 'unnamed data'} ({shape}),",
+        f"{_made(training)} diffusion_lab {about.version}.",
         f"These are the weights `{about.weights}`.",
         "",
         "## Use",
@@ -68,12 +69,12 @@ def card(about: About) -> str:
         "",
         "## Data",
         "",
-        f"`{about.data['name']}`, samples of {shape}. Licence of the data: {_LICENCES.get(about.data['name'], _UNKNOWN)}.",
-        f"SHA-256 of its content: `{identity}`.",
+        f"{f'`{data}`' if data else 'Not named'}, samples of {shape}. Licence of the data: {_LICENCES.get(data, _UNKNOWN)}.",
+        *([f"SHA-256 of its content: `{identity}`."] if identity else []),
         "",
         "## Recipe",
         "",
-        f"{training['steps']} steps, {training['images']} images, {training['seconds']:.0f} seconds.",
+        _training(training),
         f"Fingerprint of the training: `{training['fingerprint']}`.",
         "",
         *_table(("choice", "is"), [(f"`{key}`", f"`{value}`") for key, value in about.choices.items() if value]),
@@ -86,6 +87,18 @@ def card(about: About) -> str:
     ]
     left = len(about.runs) - _MOST_RUNS
     return "\n".join([*lines, *([f"{left} more scores are not shown."] if left > 0 else []), ""])
+
+
+def _made(training: Mapping[str, Any]) -> str:
+    return "imported by" if training.get("imported") else "trained with"
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    """What it took, or, of an imported model, where it is from."""
+    origin = training.get("imported")
+    if origin is None:
+        return f"{training['steps']} steps, {training['images']} images, {training['seconds']:.0f} seconds."
+    return f"Imported from `{origin['file']}` ({origin['code']}), SHA-256 `{origin['sha256']}`; its training was not recorded."
 
 
 def _scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:

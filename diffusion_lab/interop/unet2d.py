@@ -33,7 +33,9 @@ _INSIDE = {  # kind of a module -> the names of its layers: ours, theirs
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     """The options of UNet2DModel. ValueError, in one sentence, where no such model is this network."""
     if type(network) is not UNet:
-        raise ValueError(f"diffusers' UNet2DModel is not a {type(network).__name__}: use format=program")
+        raise ValueError(
+            f"only our own UNet is written as diffusers' UNet2DModel, not a {type(network).__name__}: use format=program"
+        )
     encoder = network.encoder
     if encoder.features.frequencies:
         raise ValueError("diffusers' UNet2DModel has no network.fourier_periods: use format=program")

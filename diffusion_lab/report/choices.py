@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from diffusion_lab.options import above_and_itself, flat
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
+_LONGEST = 80  # characters of a list
 SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a given file
 _OF_GIVEN = frozenset(
     (SAMPLES, "reference", "data", "features")
@@ -88,8 +90,16 @@ def _texts(path: Path, unread: list[str]) -> dict[str, str]:
             continue
         key = printable(name.removesuffix(_TARGET))
         if key in _OF_GIVEN or not given:
-            texts[key] = _class(value) if name.endswith(_TARGET) else printable(str(value))
+            texts[key] = _class(value) if name.endswith(_TARGET) else _text(value)
     return texts
+
+
+def _text(value: object) -> str:
+    """Of a long list, as of every β of a schedule, its beginning and a digest."""
+    text = printable(str(value))
+    if not isinstance(value, list) or len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
 
 
 def _class(target: object) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab import load
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.interop.card import About, card
 
 from ..interop.strangers import diffusers_folder, milestone
 from .conftest import files
@@ -114,3 +115,14 @@ def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, the
     assert code == 1
     assert "pip install 'diffusion-lab[diffusers]'" in err
     assert files(lab.folder) == before
+
+
+def test_the_card_of_an_imported_model_says_where_it_is_from():
+    training = {"steps": None, "seconds": None, "images": None, "fingerprint": "f", "parameters": 3}
+    training["imported"] = {"file": "theirs.pt", "code": "guided_diffusion", "sha256": "0" * 64}
+    data = {"name": None, "shape": [3, 8, 8], "identity": None}
+    written = card(About("theirs", data, {}, training, "raw", {"family": "diffusion"}, [], "Use it.", "0.1", "torch"))
+    assert (
+        f"Imported from `theirs.pt` (guided_diffusion), SHA-256 `{'0' * 64}`; its training was not recorded." in written
+    )
+    assert "None" not in written

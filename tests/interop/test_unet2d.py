@@ -46,7 +46,7 @@ def test_both_networks_say_the_same(num_classes, more):
         (UNet(1, 1, 8, base_channels=32, channel_multipliers=(1, 2), attention_resolutions=()), 8, "8 and 16"),
         (UNet(1, 1, 7, **{**WIDE, "attention_resolutions": ()}), 7, "7×7 pixels cannot be halved 1 times"),
         (UNet(1, 1, 8, num_levels=16, fourier_periods=(1,), **WIDE), 8, "fourier_periods"),
-        (MLP(2, 2), 8, "is not a MLP"),
+        (MLP(2, 2), 8, "not a MLP"),
         (UNet(1, 1, 8, residual_resampling=True, **WIDE), 8, "residual_resampling"),
         (UNet(1, 1, 8, timestep_scale=2.0, **WIDE), 8, "timestep_scale"),
         (UNet(1, 1, 8, num_classes=3, null_class=False, **WIDE), 8, "null_class"),

@@ -49,3 +49,12 @@ def test_numbers_are_in_order_and_what_a_config_has_not_is_none(tmp_path):
     axes, choices = axes_of(tmp_path, {"k": 100}, {"k": 9}, {})
     assert axes == {"k": ["9", "100"]}
     assert choices[2] == {"k": None}
+
+
+def test_a_long_list_is_its_beginning_and_a_digest_that_tells_two_apart(tmp_path):
+    betas = [0.001 * i for i in range(1000)]
+    axes, choices = axes_of(tmp_path, {"betas": betas}, {"betas": [*betas[:-1], 0.5]}, {"betas": [0.1]})
+    first, second, short = (choice["betas"] for choice in choices)
+    assert first != second
+    assert short == "[0.1]"
+    assert max(map(len, axes["betas"])) == 80
