@@ -38,8 +38,10 @@ def run(cfg: DictConfig) -> None:
     if cfg.num_images < 1:
         raise MistakeError(f"num_images={cfg.num_images} must be at least 1")
     to = Path(cfg.to)
-    if to.suffix != ".npz":
-        raise MistakeError(f"to={to}: the name must end in .npz")
+    if to.suffix not in _WRITERS:
+        raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
+    if to.suffix == ".pt" and not cfg.moments:
+        raise MistakeError(f"to={to} holds mu and sigma alone: remove moments=false, or write an .npz")
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
         data = build_data(cfg)
@@ -50,25 +52,26 @@ def run(cfg: DictConfig) -> None:
         chosen = list(build_features(cfg).values()) if cfg.moments else []
         if len(chosen) > 1:
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
-        features = [part for first in chosen for part in (first, *first.beside())]
-        for part in features:
+        if to.suffix == ".npz":
+            chosen = [part for first in chosen for part in (first, *first.beside())]
+        for part in chosen:
             part.check(data.shape)
-    arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)}
-    said = [f"arr_0: {len(arrays['arr_0'])} {cfg.split} images"]
-    for part in features:
+    arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
+    said = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]
+    for part in chosen:
         with ranks(request) as here, users_mistakes():
             found = _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
         arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
         said.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
     content = io.BytesIO()
-    _save(content, arrays)
+    _WRITERS[to.suffix](content, arrays)
     write_whole(to, content.getvalue())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"statistics  {to}  ({'; '.join(said)})", markup=False)
-    if features and features[0].metric_name != "fid":
+    if chosen and chosen[0].metric_name != "fid":
         console.print(
-            f"these are moments of {features[0].name}: the evaluators of ADM and EDM and clean-fid compare those of "
+            f"these are moments of {chosen[0].name}: the evaluators of ADM and EDM and clean-fid compare those of "
             "features=inception with its published weights. Of arr_0 alone (moments=false) ADM's evaluator computes what it needs"
         )
 
@@ -89,10 +92,19 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
     return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.covariance.numpy()}
 
 
-def _save(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
+def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
     import numpy as np
 
     np.savez(file, **arrays)
+
+
+def _torch(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
+    import torch
+
+    torch.save(arrays, file)
+
+
+_WRITERS = {".npz": _npz, ".pt": _torch}
 
 
 def _images(data: DataModule, split: str, count: int) -> np.ndarray:

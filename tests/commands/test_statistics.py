@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.utils import cache_lookup_one_recompute_on_miss
 
 from diffusion_lab.evaluation import inception
 from diffusion_lab.evaluation.inception import InceptionFeatures
+from diffusion_lab.interop.statistics import read_reference
 from tests.evaluation.random_inception import write_random_weights
 
 from .conftest import files
@@ -113,6 +115,21 @@ def test_clean_fid_reads_what_is_written(lab, monkeypatch):
     )
 
 
+def test_torch_fidelity_reads_what_is_written(lab):
+    """The moments of a .pt in its folder of statistics are those of the npz, for it and for `reference=`."""
+    written, _ = write(lab, "features=digits_cnn")
+    code, out, err = lab("statistics", "data=digits", "features=digits_cnn", "to=digits.pt")
+    assert code == 0, err
+    assert "statistics digits.pt (mu, sigma: 64 features of 1437 train images" in " ".join(out.split())
+    miss = pytest.fail
+    theirs = cache_lookup_one_recompute_on_miss("digits", miss, cache=True, cache_root=str(lab.folder), verbose=False)
+    assert theirs.keys() == {"mu", "sigma"}
+    found = read_reference(lab.folder / "digits.pt").moments[""]
+    for name, ours in (("mu", found.mean), ("sigma", found.covariance)):
+        np.testing.assert_allclose(theirs[name], written[name], rtol=1e-12)
+        np.testing.assert_allclose(ours, written[name], rtol=1e-12)
+
+
 def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
     """Test images against all training images, from two files and from the data themselves."""
     found = []
@@ -135,7 +152,8 @@ def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
     [
         (["to=a.npz"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
         (["data=digits"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
-        (["data=digits", "to=a.pt"], "to=a.pt: the name must end in .npz"),
+        (["data=digits", "to=a.pkl"], "to=a.pkl: the name must end in .npz, or in .pt for torch-fidelity"),
+        (["data=digits", "to=a.pt", "moments=false"], "to=a.pt holds mu and sigma alone: remove moments=false"),
         (["data=digits", "to=a.npz", "split=all"], "split=all: choose train or test"),
         (["data=digits", "to=a.npz", "num_images=0"], "num_images=0 must be at least 1"),
         (["data=two_moons", "to=a.npz"], "two_moons consists of points, but published evaluators read images"),
