@@ -99,9 +99,12 @@ def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _torch(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
+    """mu in float32, as torch-fidelity computes it: it compares no means of two types."""
     import torch
 
-    torch.save(arrays, file)
+    torch.save(
+        {name: array.astype("float32" if array.ndim == 1 else "float64") for name, array in arrays.items()}, file
+    )
 
 
 _WRITERS = {".npz": _npz, ".pt": _torch}

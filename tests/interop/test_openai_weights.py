@@ -16,7 +16,7 @@ from . import by_rule
 from .networks import network_of
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
-SMALL, FULL = PUBLISHED["small"], PUBLISHED["full"]
+SMALL, FULL, REAL_SIZE = (PUBLISHED[group] for group in ("small", "full", "real_size"))
 QUICK = ("CIFAR-10, L_hybrid", "LSUN", "guided 64", "classifier")  # together they have every option
 
 
@@ -44,11 +44,29 @@ def test_a_narrow_network_is_the_published_one(name):
     agree(output(SMALL[name]), SMALL[name])
 
 
+def of_one_network(names):
+    """The first of the files whose networks differ in nothing but their weights."""
+    first = {}
+    for name in names:
+        code, flags = PRESETS[name]
+        network = re.sub("--(dropout|use_kl|noise_schedule|diffusion_steps) [^ ]+", "", flags).split()
+        first.setdefault((code, *sorted(network)), name)
+    return list(first.values())
+
+
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["cifar10_uncond_50M_500K", "imagenet64_uncond_100M_1500K", "64x64_classifier"])
+@pytest.mark.parametrize("name", of_one_network(FULL))
 def test_a_published_checkpoint_as_large_as_it_is(name):
     code, flags = PRESETS[name]
     agree(output(FULL[name] | {"code": code, "flags": flags}), FULL[name])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", REAL_SIZE)
+def test_images_of_their_real_size(name):
+    """2 TFLOP for 256×256."""
+    code, flags = PRESETS[name]
+    agree(output(REAL_SIZE[name] | {"code": code, "flags": flags}), REAL_SIZE[name])
 
 
 @pytest.mark.thorough
