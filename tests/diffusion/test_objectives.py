@@ -163,7 +163,7 @@ def test_the_bound_term_is_the_same_where_only_a_gpu_knows_which_rows_are_last_s
 
 def exhaustive(process, reverse, x_0):
     bound = variational_bound(
-        process, reverse, x_0, num_levels=17, num_draws=40, noise=SampleNoise(5, torch.arange(len(x_0)))
+        process, reverse, x_0, num_levels=17, num_draws=10, noise=SampleNoise(5, torch.arange(len(x_0)))
     )
     return float(bound.terms.sum(dim=1).mean()), float(bound.standard_error.square().mean().sqrt()) / len(x_0) ** 0.5
 

@@ -154,12 +154,12 @@ def test_encoding_is_inverted_by_decoding_with_an_error_of_first_order():
     process, reverse = exact(CosineSchedule(4000), FixedSmall(), data)
     x_0 = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
     errors = []
-    for num_steps in (50, 100, 200, 400):
+    for num_steps in (25, 50, 100, 200):
         sampler = DDIMSampler(EvenSpacing(num_steps))
         x_T = sampler.encode(process, reverse, x_0)
         errors.append(float((sampler(process, reverse, x_T) - x_0).abs().max()))
     rates = [coarse / fine for coarse, fine in pairwise(errors)]
-    assert errors[-1] < 0.02
+    assert errors[-1] < 0.04
     assert all(1.7 < rate < 2.3 for rate in rates), (errors, rates)
 
 

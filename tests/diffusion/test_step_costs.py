@@ -78,10 +78,10 @@ class Problem:
     [(17, GaussianDecoder()), (None, GaussianDecoder()), (17, LevelDecoder())],
     ids=["levels", "density", "q"],
 )
-@pytest.mark.parametrize("schedule", [CosineSchedule(40), LogSNRSchedule(40), EDMSchedule(40)], ids=str)
+@pytest.mark.parametrize("schedule", [CosineSchedule(24), LogSNRSchedule(24), EDMSchedule(24)], ids=str)
 def test_with_the_same_noise_the_table_has_the_bound_of_every_chain(schedule, num_levels, decoder):
     problem = Problem(schedule, num_levels, decoder)
-    chains = [torch.tensor([40]), EvenSpacing(4)(40), QuadraticSpacing(9)(40), torch.tensor([34, 37, 40])]
+    chains = [torch.tensor([24]), EvenSpacing(4)(24), QuadraticSpacing(7)(24), torch.tensor([18, 21, 24])]
     for variance in problem.variances():
         costs = problem.costs(variance)
         for times in chains:

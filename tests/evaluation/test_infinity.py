@@ -143,7 +143,7 @@ def test_the_interval_covers_in_few_dimensions(floors):
     [*((kind, 500, 2000, 300) for kind in ("normal", "skewed", "clusters")), ("clusters", 2000, 8000, 100)],
 )
 def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
-    share, found = truth(kind, 64, floors, n, m).covered(trials, n, m)
+    share, found = truth(kind, 32, floors, n, m).covered(trials, n, m)
     assert share == pytest.approx(
         0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5
     )  # docs/numbers.md: 0.94 to 0.98 of 1,000 trials

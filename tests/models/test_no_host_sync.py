@@ -34,6 +34,12 @@ WAYS = {  # on points, whose networks are small
     "a learned prior": ["vae", "prior=spline_flow"],
 }
 T = {"diffusion": ["schedule.num_timesteps=60"], "noisy_classifier": ["schedule.num_timesteps=60"]}
+SMALL = {  # fewer of the same layers
+    "diffusion": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
+    "flow": ["network.num_steps=1", "network.coarse_steps=1"],
+    "vae": ["network.channel_multipliers=[1]"],
+    "noisy_classifier": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
+}
 
 
 def choices(group):
@@ -116,13 +122,10 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
         trainer.fit(moved(model), Batches(lambda: iter([batch] * 9)))
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=pytest.mark.thorough if name in ("flow", "vae") else []) for name in choices("model")],
-)
+@pytest.mark.parametrize("family", choices("model"))
 def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
     with pytest.raises(EnoughError):
-        train(monkeypatch, built(family))
+        train(monkeypatch, built(family, *SMALL.get(family, [])))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -223,7 +226,7 @@ def test_a_guided_step_waits_for_nothing(monkeypatch, guidance):
 
 @pytest.mark.parametrize("family", [family for family in choices("model") if family not in T])
 def test_a_sample_in_one_step_waits_for_nothing(monkeypatch, family):
-    model = built(family).eval()
+    model = built(family, *SMALL.get(family, [])).eval()
     with device(monkeypatch) as separate, torch.no_grad():
         separate.strict = False
         moved(model)
