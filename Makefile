@@ -10,9 +10,10 @@ quick: # under a minute, while you work
 test: # before you push
 	pytest
 
-check: # style
+check: # style and types
 	ruff check .
 	ruff format --check .
+	mypy
 
 proof: # everything, from an empty environment, as CI does
 	.ci/run

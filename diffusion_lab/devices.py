@@ -88,8 +88,8 @@ def requested(
         )
     if devices in _ALL:
         return Request(on_gpu, len(gpus) if on_gpu else 1, everything=True)
-    indices = None if isinstance(devices, str) or not isinstance(devices, Sequence) else tuple(devices)
-    size = len(set(indices)) if indices else int(devices) if str(devices).isdecimal() else 0
+    indices = tuple(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else None
+    size = len(set(indices)) if indices else int(str(devices)) if str(devices).isdecimal() else 0
     if size < 1 or (indices and (size < len(indices) or not all(str(index).isdecimal() for index in indices))):
         raise ValueError(f"{prefix}devices={devices}: give a number of devices, or auto for all")
     if on_gpu and max(indices or (size - 1,)) >= len(gpus):

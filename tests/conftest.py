@@ -9,7 +9,9 @@ import pytest
 from tests.commands.zygote import Zygote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
-gc.set_threshold(50_000, 20, 20)  # torch, Lightning and Hydra are a large heap; collecting it as often as usual is a tenth of the time
+gc.set_threshold(
+    50_000, 20, 20
+)  # torch and Hydra are a large heap: to search it as often as usual is a tenth of the time
 
 # The theory, the networks, the data and a trained model through the commands.
 QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/", "tests/commands/test_trained.py")

@@ -106,7 +106,11 @@ def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"diffusion_lab/evaluation/weights/digits_cnn.safetensors", "conf/train.yaml"} <= sources
+    assert {
+        "diffusion_lab/evaluation/weights/digits_cnn.safetensors",
+        "diffusion_lab/py.typed",
+        "conf/train.yaml",
+    } <= sources
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == {f"diffusion_lab/{source}" if source.startswith("conf/") else source for source in sources}
@@ -148,6 +152,13 @@ def test_an_installed_lab_trains_and_scores_with_a_users_own_schedule(installed,
     runs = sorted((tmp_path / "outputs" / "runs").glob("*/metrics.json"))
     assert len(runs) == 2
     assert all("Exponential(num_timesteps=24, end=0.001)" in run.read_text() for run in runs)
+
+    assert lab(installed, tmp_path, "--help").startswith(f"diffusion-lab {__version__}: ")
+    drawn = "from diffusion_lab import load; print(tuple(load(config_dir='my_conf').sample(2, num_steps=2).shape))"
+    load = [installed / "python", "-c", drawn]
+    environment = _environment() | {"DIFFUSION_LAB_TARGETS": "my_schedules"}
+    done = subprocess.run(load, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["(2, 1, 8, 8)"], done.stderr
 
 
 def test_every_file_is_python_3_11():

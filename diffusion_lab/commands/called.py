@@ -47,7 +47,9 @@ class Loaded:
     """The last model of a directory that was built; built again where other choices are named."""
 
     def __init__(self, directory: ModelDirectory, config_dir: str | Path | None) -> None:
-        self.directory, self._asked, self._model = directory, None, None
+        self.directory = directory
+        self._asked: tuple[DictConfig, tuple[str, ...]] | None = None
+        self._model: GenerativeModel
         self._config_dir = None if config_dir is None else Path(config_dir)
 
     def config(self, command: str, keywords: Mapping[str, Any], of_this_call: Mapping[str, Any] = _NONE) -> DictConfig:
@@ -58,7 +60,8 @@ class Loaded:
     def model(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
         """As `load_model`."""
         if self._asked != (saved, weights):
-            self._asked, self._model = None, load_model(directory, saved, *weights)
+            self._asked = None
+            self._model = load_model(directory, saved, *weights)
             self._asked = (saved, weights)
         return self._model
 

@@ -185,5 +185,5 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in folder.glob("*.yaml")))
 
 
-def _plain(file: Path) -> dict[str, Any]:
+def _plain(file: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(file))

@@ -95,7 +95,7 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
 def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
     import numpy as np
 
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _torch(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:

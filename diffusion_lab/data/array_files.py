@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
         )
 
 
-def _check_header(stream: BinaryIO, name: str, there: int, most: int) -> None:
+def _check_header(stream: IO[bytes], name: str, there: int, most: int) -> None:
     """there: bytes that the file has, header included."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)

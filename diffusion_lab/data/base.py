@@ -129,7 +129,8 @@ class DataModule(LightningDataModule, ABC):
             return None
         size = min(_LOOKED_AT, self.num_train)
         x = torch.cat([x for x, _ in self.batches("train", size, limit=size)])
-        return tuple(round(float((x == end).double().mean()), 6) for end in (-1, 1))
+        low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
+        return low, high
 
     def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""

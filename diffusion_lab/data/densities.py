@@ -47,7 +47,8 @@ class Density(InMemoryDataModule):
             points, classes = self._draw(size, np.random.default_rng([self.data_seed, number]))
             labels = None if classes is None else torch.from_numpy(classes)
             splits.append(Split(torch.from_numpy(points).float(), labels))
-        return tuple(splits)
+        train, test = splits
+        return train, test
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of the definition: the last bit of a drawn point may differ between machines."""

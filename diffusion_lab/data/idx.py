@@ -66,13 +66,14 @@ class IdxImages(InMemoryDataModule):
         files = self._find()
         if files is None:
             raise DataError(self.missing())
-        return tuple(
+        train, test = (
             Split(
                 read_idx(files[f"{part}-images-idx3-ubyte"], (size, *_IMAGE_SHAPE))[:, None],
                 self._labels(files[f"{part}-labels-idx1-ubyte"], size),
             )
             for part, size in _SIZES.items()
         )
+        return train, test
 
     @property
     def _folder(self) -> Path:

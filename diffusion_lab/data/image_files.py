@@ -155,7 +155,7 @@ class _Images(Dataset):
 
     paths: list[Path]
     labels: Tensor | None
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     max_pixels: int
     deep: bool
 

@@ -95,7 +95,7 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(
-    path: Path | str, content: Path | io.BytesIO, max_pixels: int, options: bool = True
+    path: Path | str, content: Path | str | io.BytesIO, max_pixels: int, options: bool = True
 ) -> Iterator[Image.Image]:
     """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it.
 

@@ -10,7 +10,7 @@ strided chain, whose L_0 is that chain's first step.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -154,7 +154,7 @@ def _draw_terms(
     """(t, weights, terms, x_0_mse, eps_mse) of one noise draw, every step from its own x_t ~ q(x_t|x_0)."""
     t, weights = _visits(process.num_timesteps, max_terms, noise)
     terms, x_0_mse, eps_mse = [], [], []
-    keys = _keys(process, t, everywhere=len(weights) == process.num_timesteps)
+    keys: Sequence[int | Tensor] = _keys(process, t, everywhere=len(weights) == process.num_timesteps)
     for key, t_j in zip(keys, t.unbind(dim=1), strict=True):
         eps, here = noise(key, x_0), process.at(t_j)
         x_t = here.q_sample(x_0, t_j, eps)

@@ -62,4 +62,4 @@ class DynamicThreshold(Clipping):
 
 def as_clipping(choice: bool | Clipping) -> Clipping:
     """True is Clamp, False is NoClipping, and a strategy is itself."""
-    return {True: Clamp(), False: NoClipping()}.get(choice, choice)
+    return Clamp() if choice is True else NoClipping() if choice is False else choice

@@ -28,10 +28,11 @@ def check_shares(shares: Sequence[Number] | None, group: str, instead: str) -> t
         )
     if len(shares) != 2 or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"{group}.shares={list(shares)} must be two numbers from 0 to 1")
-    return tuple(shares)
+    low, high = shares
+    return low, high
 
 
-def end_log_odds(shares: tuple[Number, Number], num_levels: int) -> tuple[float, float]:
+def end_log_odds(shares: Sequence[Number], num_levels: int) -> tuple[float, float]:
     """log(p/q) of the lowest and of the highest level: p is its share, q that of each of the L − 2 levels between; at least 0."""
     between = max(1 - sum(shares), 1e-12) / (num_levels - 2)
     low, high = (max(math.log(max(share, 1e-12) / between), 0.0) for share in shares)

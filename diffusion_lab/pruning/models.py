@@ -59,7 +59,8 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
     notes = [
         f"{folder} is a link, which prune does not follow" for folder in folders_of(outputs) if folder.is_symlink()
     ]
-    busy = {name for place in (*models.values(), *runs.values()) if is_held(place.path) for name in _names(place)}
+    everything: list[Place] = [*models.values(), *runs.values()]
+    busy = {name for place in everything if is_held(place.path) for name in _names(place)}
 
     def needed(place: Place) -> bool:
         return _is_none_of_ours(place) or place.path.name in busy or _is_named(place.path.name, texts)
@@ -72,7 +73,7 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
     }
     while True:  # what stays may name more that stays
         kept_runs |= {name for name in runs if model_of(name) in kept}
-        places = [*(models[name] for name in kept), *(runs[name] for name in kept_runs)]
+        places: list[Place] = [*(models[name] for name in kept), *(runs[name] for name in kept_runs)]
         texts = [_text_of(place, place.config) for place in places]
         named = {name for name in models.keys() - kept if _is_named(name, texts)}
         if not named:
@@ -163,7 +164,8 @@ def _unused(place: Place, why: str, still: Callable[[str], bool]) -> Unused:
 
 def _is_unused_now(name: str, outputs: Path) -> bool:
     """Asked by who holds the folder itself."""
-    others = [place for place in (*models_in(outputs), *runs_in(outputs)) if place.path.name != name]
+    everything: list[Place] = [*models_in(outputs), *runs_in(outputs)]
+    others = [place for place in everything if place.path.name != name]
     busy = any(name in _names(place) and is_held(place.path) for place in others)
     return not busy and not _is_named(name, _sweep_texts(outputs))
 

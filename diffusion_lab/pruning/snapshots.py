@@ -8,7 +8,7 @@ from functools import partial
 
 from diffusion_lab.foreign import RunError
 from diffusion_lab.lock import is_held
-from diffusion_lab.pruning.models import Found, fingerprint_of, model_of
+from diffusion_lab.pruning.models import Found, Place, fingerprint_of, model_of
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
@@ -39,7 +39,8 @@ def unused_snapshots(found: Found) -> list[Unused]:
 def _used(model: ModelDirectory, found: Found) -> set[str] | None:
     """Names of the weights that scores of this model, guidances by it and trainings from it name; None: any of them may be."""
     configs = [found.config(run) for run in found.runs if model_of(run.path.name) == model.path.name]
-    configs += [text for text in map(found.config, [*found.models, *found.runs]) if model.path.name in text]
+    everything: list[Place] = [*found.models, *found.runs]
+    configs += [text for text in map(found.config, everything) if model.path.name in text]
     moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
     if any(moment == "null" and _USUAL in text for moment, text in moments):
         return None

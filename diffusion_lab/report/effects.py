@@ -44,7 +44,7 @@ def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect |
         return None
     blocks = wide[kept].dropna()
     by_seed = blocks.groupby(level="_seed").mean()
-    means = [Measured(by_seed[value].to_dict(), {}) for value in kept]
+    means = [Measured({str(seed): mean for seed, mean in by_seed[value].items()}, {}) for value in kept]
     return Effect(
         [value or None for value in kept],
         [mean.mean for mean in means],

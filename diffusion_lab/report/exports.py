@@ -179,7 +179,7 @@ def _md(text: str) -> str:
 def _lines(
     table: Table,
     group: Group,
-    written: Callable[[Entry], str],
+    written: Callable[[Entry], Any],
     escaped: Callable[[str], str],
     headed: Callable[[Measure], str],
     measures: Sequence[Measure],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -23,7 +24,7 @@ _INK = "0.25"
 _COLUMN, _PAGE = 3.4, 7.0  # inches: widths of a column and of a page of most journals
 _HEIGHT, _DPI = 2.0, 200  # of one panel without what stands around it
 _LEFT, _TOP, _BOTTOM, _LEGEND_LINE = 0.55, 0.22, 0.42, 0.155  # inches
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,

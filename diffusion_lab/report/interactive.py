@@ -89,7 +89,7 @@ def _trace(series: Series, rows: Mapping[int, str], panel: Panel) -> dict[str, A
 
 def _axis(scale: Scale, title: str) -> dict[str, Any]:
     ends = [math.log10(end) if scale.log else end for end in (scale.low, scale.high)]
-    axis = {"type": "log" if scale.log else "linear", "range": ends, "title": {"text": escape(title)}}
+    axis: dict[str, Any] = {"type": "log" if scale.log else "linear", "range": ends, "title": {"text": escape(title)}}
     if scale.ticks:
         axis |= {"tickvals": [tick for tick, _ in scale.ticks], "ticktext": [escape(text) for _, text in scale.ticks]}
     return axis

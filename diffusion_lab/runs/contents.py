@@ -14,7 +14,7 @@ _WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
 _SNAPSHOT = "at_"
 _KEPT_AVERAGE = "power_"
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
-_TRAINING = {
+_TRAINING: dict[str, Any] = {
     "steps": int,
     "seconds": int | float,
     "images": int,

@@ -99,7 +99,7 @@ class SlurmQueue(Queue):
 
         python = self.python or shlex.quote(sys.executable)
         command = f"{python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
-        array = {"map_count": min(num_jobs, self._longest_array)} if num_jobs > 1 else {}
+        array: dict[str, Any] = {"map_count": min(num_jobs, self._longest_array)} if num_jobs > 1 else {}
         return _make_sbatch_string(command=command, folder=self.folder, **array, **self._parameters(call, None))
 
     @staticmethod

@@ -52,7 +52,7 @@ def test_images_without_held_out_images_say_the_reason(lab):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("images", "num_steps", "copies"), [(64, 250, True), ("null", 100, False)])
+@pytest.mark.parametrize(("images", "num_steps", "copies"), [(64, 400, True), ("null", 100, False)])
 def test_a_model_trained_on_64_images_is_caught_and_a_normal_one_is_not(lab, images, num_steps, copies):
     code, _, err = lab("train", "metrics=copying", *SMALL, f"train_images={images}", f"trainer.max_steps={num_steps}")
     assert code == 0, err

@@ -38,7 +38,11 @@ SMALL = {  # fewer of the same layers
     "diffusion": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
     "flow": ["network.num_steps=1", "network.coarse_steps=1"],
     "vae": ["network.channel_multipliers=[1]"],
-    "noisy_classifier": ["network.channel_multipliers=[1]", "network.attention_resolutions=[8]", "network.head_channels=32"],
+    "noisy_classifier": [
+        "network.channel_multipliers=[1]",
+        "network.attention_resolutions=[8]",
+        "network.head_channels=32",
+    ],
 }
 
 
