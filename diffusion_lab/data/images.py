@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from diffusion_lab.data.base import DataError
@@ -96,7 +96,7 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
 @contextmanager
 def _opened(
     path: Path | str, content: Path | str | io.BytesIO, max_pixels: int, options: bool = True
-) -> Iterator[Image.Image]:
+) -> Iterator[ImageFile.ImageFile]:
     """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it.
 
     options: whether a data set has it, whose options decide what becomes of it.
