@@ -52,6 +52,8 @@ def run(cfg: DictConfig) -> None:
         chosen = list(build_features(cfg).values()) if cfg.moments else []
         if len(chosen) > 1:
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
+        if to.suffix == ".pt" and any(part.moments_suffix for part in chosen):
+            raise MistakeError(f"to={to}: torch-fidelity has no place for spatial features; write an .npz")
         if to.suffix == ".npz":
             chosen = [part for first in chosen for part in (first, *first.beside())]
         for part in chosen:

@@ -216,6 +216,9 @@ def test_statistics_of_inception_have_all_that_adm_needs_and_score_both_distance
             "sigma_s": (2023, 2023),
         }
         np.savez(lab.folder / "edm.npz", mu=archive["mu"], sigma=archive["sigma"])
+    code, _, err = lab("statistics", *data, *few("inception_spatial"), "to=adm.pt")
+    assert code == 1
+    assert "to=adm.pt: torch-fidelity has no place for spatial features; write an .npz" in err
     scored = ["evaluate", "samples=few/test", "metrics=[frechet_distance]"]
     both = few("inception", "inception_spatial")
     code, out, err = lab(*scored, "reference=adm.npz", *both)
