@@ -148,9 +148,7 @@ def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, 
     for name, part in features.items():
         names = f"mu{part.moments_suffix} and sigma{part.moments_suffix}"
         if part.moments_suffix not in published:
-            raise MistakeError(
-                f"reference={reference} has no {names}, with which features={name} are compared: leave these features out"
-            )
+            raise MistakeError(f"reference={reference} has no {names}, so remove features={name}")
         there = len(published[part.moments_suffix].mean)
         if part.dim != there:
             fix = "; choose features=inception" if there == 2048 else ""
