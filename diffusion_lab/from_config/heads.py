@@ -45,15 +45,16 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
     file = directory.weight_files({name}).get(name)
     if file is None:
         raise MistakeError(
-            f"evaluation.weights={name}: a head is trained on weights that lie in {directory.path}, which has "
-            f"{', '.join(directory.weight_names)}; use one of these with variance=regressed"
+            f"variance=regressed: a head is trained on weights that lie in {directory.path}, which lacks {name}; use one of "
+            f"{', '.join(directory.weight_names)}"
         )
     served, named = sha256_of(file), node.get("head")
     if named is None:
         heads = [head for head in _beside(directory) if head.serves == served]
         if not heads:
             raise MistakeError(
-                f"variance=regressed: there is no head for the weights {name} of {directory.path}; {_how(directory, name)}"
+                f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; "
+                f"{_how(directory, name)}, or name it with {_OPTION}=…"
             )
         return max(heads, key=lambda head: head.training.stat().st_mtime_ns)
     head = ModelDirectory(Path(named))

@@ -94,7 +94,11 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
     regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
     how = f"`diffusion-lab train model=variance_head data=digits init_from={model} init_weights=ema_0.999`"
     for command, options, said in (
-        ("evaluate", regressed, f"there is no head for the weights ema_0.999 of {model}; train one with {how}"),
+        (
+            "evaluate",
+            regressed,
+            f"there is no head for the weights ema_0.999 of {model} beside it; train one with {how}, or",
+        ),
         ("sample", [*regressed, "num_images=1"], "there is no head for the weights ema_0.999"),
         (
             "evaluate",
