@@ -129,6 +129,10 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
     if cfg.label is not None and cfg.label not in range(model.num_classes or 0):
-        known = f"the classes 0 … {model.num_classes - 1}, named by number" if model.num_classes else "no classes to choose from"
+        known = (
+            f"the classes 0 … {model.num_classes - 1}; give a number"
+            if model.num_classes
+            else "no classes to choose from"
+        )
         raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
     return Drawing(cfg, directory, saved, model, weights)
