@@ -128,11 +128,7 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
     with users_mistakes():
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
-    if cfg.label is not None and cfg.label not in range(model.num_classes or 0):
-        known = (
-            f"the classes 0 … {model.num_classes - 1}; give a number"
-            if model.num_classes
-            else "no classes to choose from"
-        )
+    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
+        known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
         raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
     return Drawing(cfg, directory, saved, model, weights)

@@ -72,7 +72,6 @@ def test_a_trained_model_without_labels_refuses_them(lab):
     before = files(lab.folder)
     for command, option, said in (
         ("sample", "label=3", "no classes to choose from"),
-        ("sample", "label=cat", "label=cat: "),
         ("sample", "guidance=classifier_free", "conditional=true"),
         ("evaluate", "guidance=classifier_free", "conditional=true"),
     ):
