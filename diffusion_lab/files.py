@@ -61,7 +61,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             os.replace(path, previous)
         os.replace(staged, path)
     except OSError as error:
-        if error.errno and not error.filename:
+        if error.errno and error.filename in (None, str(staged)):
             error.filename = str(path)  # a full disk does not say which file it was
         raise
     finally:
@@ -90,7 +90,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             write_whole(staged / name, content)
         os.rename(staged, folder)
     except OSError as error:
-        if error.errno and not error.filename:
+        if error.errno and (not error.filename or Path(error.filename).is_relative_to(staged)):
             error.filename = str(folder)
         raise
     finally:

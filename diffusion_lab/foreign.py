@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
+LARGEST_NUMBER = 2**26  # of an option that a model or a score is made with, other than a seed
 _LARGEST_JSON = 2**26
 _DEEPEST = 32  # levels of nesting
 _LONGEST_NAME = 200  # bytes; file systems take 255, and a run's name is longer than its model's

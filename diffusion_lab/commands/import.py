@@ -27,6 +27,7 @@ from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     from diffusion_lab.models.trainable import TrainableModel
+    from diffusion_lab.networks.cost import NetworkCost
 
 
 def completed(options: list[str]) -> list[str]:
@@ -51,6 +52,7 @@ def run(cfg: DictConfig) -> None:
             _state_data(cfg)
             model = build_model(cfg)
         weights = found.weights(model.network)
+        cost = _cost(model, found.file)
         model.network.load_state_dict(weights, assign=True)
     content = sha256_of(found.file)
     with open_dict(cfg):
@@ -66,7 +68,9 @@ def run(cfg: DictConfig) -> None:
         if directory.finished:
             console.print(f"this checkpoint is imported already: {directory.path}")
             return
-        _write(cfg, model, directory, choices, fingerprint, {**found.origin, "file": path.name, "sha256": content})
+        _write(
+            cfg, model, cost, directory, choices, fingerprint, {**found.origin, "file": path.name, "sha256": content}
+        )
     for note in found.notes:
         console.print(f"{path.name}: {note}")
     console.print(f"{path.name}: {sum(w.numel() for w in weights.values()):,} parameters; into {directory.path}")
@@ -90,9 +94,22 @@ def _state_data(cfg: DictConfig) -> None:
     state_facts(cfg, data)
 
 
+def _cost(model: TrainableModel, file: Path) -> NetworkCost:
+    """What one evaluation costs; operations are counted without being done, and leave the model without numbers.
+
+    MistakeError for a network that cannot be evaluated: a stranger's options may build one.
+    """
+    try:
+        return model.to("meta").cost()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise MistakeError(f"checkpoint: the network of {file} does not take images of its size ({reason})") from error
+
+
 def _write(
     cfg: DictConfig,
     model: TrainableModel,
+    cost: NetworkCost,
     directory: ModelDirectory,
     choices: dict[str, str | None],
     fingerprint: str,
@@ -104,8 +121,6 @@ def _write(
     model.save_weights({"raw": directory.weights("raw")})
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
     write_json(directory.choices, choices)
-    model.to("meta")  # operations are counted without being done
-    cost = model.cost()
     directory.finish(
         steps=None,
         seconds=None,

@@ -16,6 +16,8 @@ import numpy as np
 from diffusion_lab.data.base import DataError
 from diffusion_lab.foreign import printable
 
+MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
+
 
 def read_npy(path: Path, most: int) -> np.ndarray:
     """The array of a .npy file. DataError if it holds objects, is cut short, or has more than `most` bytes."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.array_files import members, one_sentence, read_array, read_npy
+from diffusion_lab.data.array_files import MOST_CLASSES, members, one_sentence, read_array, read_npy
 from diffusion_lab.data.base import DataError
 from diffusion_lab.data.levels import MOST_LEVELS
 from diffusion_lab.data.memory import InMemoryDataModule, Split
@@ -146,12 +146,16 @@ def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
 def as_labels(labels: np.ndarray, count: int, where: str) -> Tensor:
     """int64 (N,). DataError if they are not the class of each of `count` images."""
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (count,) or labels.dtype.kind not in "biu" or labels.min() < 0:
+    if labels.shape != (count,) or labels.dtype.kind not in "biu" or not _are_classes(labels):
         raise DataError(
-            f"The labels in {where} are {labels.dtype} of shape {labels.shape}: they must be whole numbers from 0, of shape "
-            f"({count},)."
+            f"The labels in {where} are {labels.dtype} of shape {labels.shape}: they must be whole numbers from 0 "
+            f"to at most {MOST_CLASSES - 1:,}, of shape ({count},)."
         )
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def _are_classes(labels: np.ndarray) -> bool:
+    return 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
 
 
 def _conversion(x: np.ndarray) -> str:

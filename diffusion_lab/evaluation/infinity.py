@@ -36,6 +36,7 @@ from diffusion_lab.evaluation.statistics import UnmeasurableError
 _PER_FEATURE = 4  # vectors for each feature that varies: halves of fewer have covariances without an inverse
 _SPLITS = 2  # into halves, at random
 _PAIRS = 4  # for each vector
+_SAME = 1e-6  # of the bias: two independent sets, which each have a bias, do not come so near to each other
 _POOR = 0.2  # of the bias: where extrapolation moves the distance by more, the series in 1/n does not converge yet
 
 
@@ -57,7 +58,7 @@ class AtInfinity:
 def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 0.95) -> AtInfinity:
     """Of samples (n, D) and reference (m, D), both drawn at random and independent of each other.
 
-    Raises UnmeasurableError where n or m is below four times the number of features that vary.
+    Raises UnmeasurableError where n or m is below four times the number of features that vary, or where both are one set.
     """
     x, y = samples.double(), reference.double()
     if min(len(x), len(y)) < 2:
@@ -71,6 +72,8 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
             f"needs {needed} samples and as many real images, four for each of {whole.rank} features that vary, "
             f"got {len(x)} and {len(y)}"
         )
+    if whole.distance < _SAME * abs(whole.distance - whole.corrected):
+        raise UnmeasurableError("samples and real images are the same, and this needs independent ones")
     generator = torch.Generator().manual_seed(0)
     halves = [
         _expand(a, b).corrected

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.foreign import RunError
+from diffusion_lab.foreign import LARGEST_NUMBER, RunError
 from diffusion_lab.runs.contents import wrong_in_facts
 
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
-_LARGEST = 2**26  # of an integer that a model or a score is made with, other than a seed
 
 
 def check_unfolded(config: dict[str, Any], file: Path) -> None:
@@ -39,8 +38,10 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
     for key, value in (
         found for part in ("model", "evaluation", "metrics") for found in _integers(config.get(part), part)
     ):
-        if abs(value) > _LARGEST and not key.endswith("seed"):
-            raise RunError(f"{file}: {key}={value} is too large: a model or a score is made with at most {_LARGEST:,}")
+        if abs(value) > LARGEST_NUMBER and not key.endswith("seed"):
+            raise RunError(
+                f"{file}: {key}={value} is too large: a model or a score is made with at most {LARGEST_NUMBER:,}"
+            )
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def mistake_in_job(error: BaseException) -> str | None:
         case NotADirectoryError() | FileExistsError() if error.filename:
             return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
         case OSError(errno=errno.EROFS):
-            return f"{error.filename} is on a read-only disk; choose another one with outputs=…"
+            return f"{error.filename} is on a read-only disk; choose a folder on another one"
     return None
 
 

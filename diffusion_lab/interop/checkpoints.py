@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import zipfile
 from pathlib import Path
@@ -14,6 +15,12 @@ from torch import Tensor
 from diffusion_lab.foreign import printable
 
 _MOST_TENSORS = 100_000
+_KINDS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)) | {
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+}
 
 
 class CheckpointError(ValueError):
@@ -49,6 +56,11 @@ def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"checkpoint={path} is not a state dict: {printable(str(name))} is no tensor but {type(value).__name__}"
             )
+        if value.dtype not in _KINDS or value.layout != torch.strided or value.device.type != "cpu":
+            raise CheckpointError(
+                f"checkpoint={path}: {printable(name)} is a tensor of {value.dtype}, {value.layout} and on {value.device.type}; "
+                "only dense ones of plain numbers are read"
+            )
     _check_sizes(path, found)
     return dict(found)
 
@@ -67,8 +79,27 @@ def _of_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint={path} is damaged: {error}") from None
 
 
+def check_bombs(path: Path) -> None:
+    """CheckpointError for a file of torch.save whose few bytes can ask for any number of them in memory.
+
+    So do compressed records, and bytearray(n), which `weights_only` calls. torch.save writes neither for a state dict.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise CheckpointError(
+                f"{path} has a compressed file, {printable(packed[0])}, which torch.save does not write: it may be "
+                "a decompression bomb"
+            )
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(b"\nbytearray\n") >= 0:  # as a pickle names it
+            raise CheckpointError(f"{path} holds more than tensors: an array of bytes, which may be of any length")
+
+
 def _of_torch(path: Path) -> object:
     try:
+        check_bombs(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "Weights only" not in str(error):
@@ -79,7 +110,7 @@ def _of_torch(path: Path) -> object:
             f"checkpoint={path} holds more than tensors, or is damaged; only tensors are read, because unpickling anything else "
             "can run code"
         ) from None
-    except MemoryError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception:  # what a damaged file raises: RuntimeError, EOFError, BadZipFile, KeyError, ValueError, …
         raise CheckpointError(

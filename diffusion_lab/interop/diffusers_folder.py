@@ -8,7 +8,6 @@ scheduler/scheduler_config.json                    the process; likewise
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, printable, read_bytes
+from diffusion_lab.foreign import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
 from diffusion_lab.interop.checkpoints import CheckpointError, read_tensors
 from diffusion_lab.interop.diffusers_scheduler import scheduler_options
 from diffusion_lab.interop.imported import Imported, image_size_of, wrapped_weights, written
@@ -190,11 +189,9 @@ def _network(unet: Mapping[str, Any], file: Path) -> dict[str, Any]:
 def _is_plain(value: Any, deep: int = 2) -> bool:
     if isinstance(value, list | tuple):
         return deep > 0 and len(value) <= 64 and all(_is_plain(part, deep - 1) for part in value)
-    return (
-        value is None
-        or (isinstance(value, bool | int | float) and math.isfinite(value))
-        or bool(_WORD.fullmatch(str(value)))
-    )
+    if isinstance(value, int | float):
+        return abs(value) <= LARGEST_NUMBER  # which neither nan nor inf is
+    return value is None or (isinstance(value, str) and bool(_WORD.fullmatch(value)))
 
 
 def _weights(folder: Path) -> Path:

@@ -20,7 +20,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffusion_lab.data.array_files import check_member, members, one_sentence, read_array
+from diffusion_lab.data.array_files import MOST_CLASSES, check_member, members, one_sentence, read_array
 from diffusion_lab.data.base import DataError
 from diffusion_lab.data.images import SUFFIXES, read_as_it_is
 from diffusion_lab.data.levels import from_levels, to_levels
@@ -192,7 +192,11 @@ def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
     """None as well where all are 0, which is what is written for a model without classes."""
     if labels is None or not labels.any():
         return None
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if (
+        labels.shape != (count,)
+        or labels.dtype.kind not in "iu"
+        or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
+    ):
         raise DataError(
             f"arr_1 of {path} is {labels.dtype} of shape {labels.shape}: it is the class of each image, whole numbers from 0, of "
             f"shape ({count},)."

@@ -86,10 +86,16 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
         origin={
             "code": "denoising_diffusion_pytorch",
             "weights": which,
-            "version": printable(str(saved.get("version")))[:40],
+            "version": _version(saved),
         },
         notes=notes if options["self_condition"] else (),
     )
+
+
+def _version(saved: Mapping[str, Any]) -> str:
+    """A list that holds itself many times is small in a file and endless as text."""
+    version = saved.get("version")
+    return printable(version)[:40] if isinstance(version, str) else "unknown"
 
 
 def _of_network(tensors: Mapping[str, Tensor], file: Path, network: nn.Module) -> dict[str, Tensor]:

@@ -18,10 +18,12 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusion_lab.data.array_files import members, one_sentence, read_array
 from diffusion_lab.data.base import DataError
 from diffusion_lab.evaluation.statistics import Moments
+from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
 from diffusion_lab.interop.images import Images, read_images
 
 _MOST_BYTES = 2**30  # of sigma: 11,000 features
@@ -82,7 +84,10 @@ def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     allowed = [rebuild, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
     with one_sentence(path, "file of statistics"), torch.serialization.safe_globals(allowed):
         try:
+            check_bombs(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+        except CheckpointError as error:
+            raise DataError(f"{error}.") from None
         except (UnpicklingError, MemoryError):
             raise DataError(
                 f"{path} is no file of statistics that can be read: it is damaged, claims more than fits into memory, or holds "
@@ -110,8 +115,16 @@ def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> M
     if not (mean.isfinite().all() and covariance.isfinite().all()):
         raise DataError(f"{path} has numbers in {mu_name} or {sigma_name} that are not finite.")
     close = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max()))
-    if not close or covariance.diagonal().min() < 0:
+    if not close or covariance.diagonal().min() < 0 or not _is_bounded(covariance):
         raise DataError(
-            f"{sigma_name} of {path} is no covariance: it must be symmetric, with no negative number on its diagonal."
+            f"{sigma_name} of {path} is no covariance: it must be symmetric, with no negative number on its diagonal and no "
+            "correlation beyond 1."
         )
     return Moments(torch.tensor(float("nan"), dtype=torch.float64), mean, (covariance + covariance.T) / 2)
+
+
+def _is_bounded(covariance: Tensor) -> bool:
+    """|Σ_ij| ≤ √(Σ_ii·Σ_jj), up to rounding: what no set of vectors exceeds."""
+    deviations = covariance.diagonal().sqrt()
+    rounding = 1e-3 * float(covariance.abs().max())
+    return bool((covariance.abs() <= deviations[:, None] * deviations + rounding).all())

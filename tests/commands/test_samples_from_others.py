@@ -181,6 +181,11 @@ SAMPLES = {
         npz(arr_0=PIXELS, arr_1=np.full(6, 0.5)),
         "it is the class of each image",
     ),
+    "labels beyond all classes": (
+        "bad.npz",
+        npz(arr_0=PIXELS, arr_1=np.full(6, 2**63, np.uint64)),
+        "it is the class of each image",
+    ),
     "labels of other data": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.arange(6) * 9),
@@ -384,6 +389,16 @@ REFERENCES = {
         "bad.pt",
         pt({"mu": torch.zeros(64, device="meta"), "sigma": torch.eye(64)}),
         "is no file of statistics that can be read",
+    ),
+    "a torch file that unfolds": (
+        "bad.pt",
+        archive("bad.pt", x__data_dot_pkl=bytes(2**20)),
+        "has a compressed file",
+    ),
+    "correlations beyond 1": (
+        "bad.npz",
+        npz(mu=MU, sigma=np.ones((64, 64)) - SIGMA / 2),
+        "no correlation beyond 1",
     ),
     "a vector for a matrix": ("bad.npz", npz(mu=MU, sigma=MU), "has mu of shape (64,) and sigma of shape (64,)"),
     "a negative variance": ("bad.npz", npz(mu=MU, sigma=-SIGMA), "no negative number on its diagonal"),

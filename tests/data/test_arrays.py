@@ -175,8 +175,14 @@ REFUSED = {
     "no images": (npz(arr_0=GREY[:0]), {}, r"images are \(N, H, W\)"),
     "one image": (npz(arr_0=GREY[:1]), {}, "holds one image"),
     "rows": (npz(arr_0=GREY[0]), {}, r"images are \(N, H, W\)"),
-    "labels of another number": (npz(arr_0=GREY, arr_1=np.arange(5)), {}, r"whole numbers from 0, of shape \(6,\)"),
+    "labels of another number": (
+        npz(arr_0=GREY, arr_1=np.arange(5)),
+        {},
+        r"at most 1,048,575, of shape \(6,\)",
+    ),
     "labels that are no classes": (npz(arr_0=GREY, arr_1=np.ones(6)), {}, "whole numbers from 0"),
+    "labels of more classes than a model has": (npz(arr_0=GREY, arr_1=np.full(6, 2**40)), {}, "at most 1,048,575"),
+    "labels beyond 63 bits": (npz(arr_0=GREY, arr_1=np.full(6, 2**63, np.uint64)), {}, "at most 1,048,575"),
     "labels of one split": (
         npz(b=GREY, c=np.arange(6)),
         {"train": "a.npz:b", "test": "a.npz:b", "train_labels": "a.npz:c"},

@@ -126,6 +126,8 @@ def test_too_few_have_a_reason_and_few_a_warning():
         frechet_at_infinity(normal(0, 11), normal(1, 50))
     with pytest.raises(UnmeasurableError, match="not finite"):
         frechet_at_infinity(normal(0, 20) * torch.nan, normal(1, 50))
+    with pytest.raises(UnmeasurableError, match="are the same"):
+        frechet_at_infinity(normal(0, 50), normal(0, 50))
     heavy = normal(6, 300, 40) / normal(7, 300, 1).abs()  # Cauchy: there is no covariance that n could come near
     assert frechet_at_infinity(heavy, normal(8, 300, 40)).poor
 

@@ -1,6 +1,7 @@
 """A checkpoint of a stranger: tensors are read, nothing runs, and what cannot be read is said in one sentence."""
 
 import pickle
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -64,6 +65,45 @@ def test_a_view_that_claims_more_than_the_file_holds_is_refused(tmp_path):
     path = tmp_path / "file.pt"
     torch.save({"a": torch.zeros(1).expand(2**40)}, path)
     with pytest.raises(CheckpointError, match="more than the file"):
+        read_tensors(path)
+
+
+UNREADABLE = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "without numbers": lambda: torch.ones(3, device="meta"),
+    "complex": lambda: torch.ones(3, dtype=torch.complex64),
+    "of eight bits": lambda: torch.ones(3).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_tensors_without_plain_numbers_are_named(tmp_path, kind):
+    path = tmp_path / "file.pt"
+    torch.save({**TENSORS, "c": UNREADABLE[kind]()}, path)
+    with pytest.raises(CheckpointError, match=r"c is a tensor of .* only dense ones of plain numbers are read"):
+        read_tensors(path)
+
+
+def test_a_compressed_file_is_refused_before_it_unfolds(tmp_path):
+    path, packed = tmp_path / "file.pt", tmp_path / "packed.pt"
+    torch.save(TENSORS, path)
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + (bytes(2**20) if name.endswith("data.pkl") else b""))
+    with pytest.raises(CheckpointError, match=r"a compressed file, file/data\.pkl"):
+        read_tensors(packed)
+
+
+class Bytes:
+    def __reduce__(self):
+        return (bytearray, (2**50,))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_that_asks_for_bytes_gets_none(tmp_path, is_zip):
+    path = tmp_path / "file.pt"
+    torch.save({"a": torch.ones(1), "b": Bytes()}, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(CheckpointError, match="an array of bytes, which may be of any length"):
         read_tensors(path)
 
 

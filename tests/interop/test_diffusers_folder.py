@@ -216,6 +216,7 @@ REFUSED = {
     "no size": ({NETWORK: {"sample_size": None}}, "states no sample_size"),
     "an odd size": ({NETWORK: {"sample_size": 7}}, "cannot be halved"),
     "a newer option": ({NETWORK: {"new_norm": True}}, "the installed diffusers has no new_norm"),
+    "a number of many digits": ({NETWORK: {"dropout": 10**400}}, "dropout must hold numbers and words"),
     "an override": ({NETWORK: {"act_fn": "silu,network=x"}}, "act_fn must hold numbers and words"),
 }
 

@@ -140,6 +140,16 @@ def test_what_cannot_be_known_or_is_not_theirs_is_one_sentence(tmp_path, change,
     assert "\n" not in str(error.value)
 
 
+def test_a_version_that_holds_itself_many_times_is_not_written_out(tmp_path):
+    file = tmp_path / "model-1.pt"
+    milestone(file)
+    nested = ["2"]
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save({**torch.load(file, weights_only=True), "version": nested}, file)
+    assert opened(file, SIZE).origin["version"] == "unknown"
+
+
 def test_other_layers_than_the_shapes_tell_are_named(tmp_path):
     file = tmp_path / "model-1.pt"
     milestone(file)
