@@ -1,5 +1,5 @@
-# Five words for daily work, in the environment that is active.
-.PHONY: install quick test check proof
+# Six words for daily work, in the environment that is active.
+.PHONY: install quick test check coverage proof
 
 install: # the package, with all that its tests and its style need
 	pip install -e '.[dev]'
@@ -14,6 +14,9 @@ check: # style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+coverage: # which lines no test runs; the tests take half as long again
+	pytest --cov=diffusion_lab --cov-report=term-missing:skip-covered
 
 proof: # everything, from an empty environment, as CI does
 	.ci/run

@@ -17,7 +17,11 @@ gc.set_threshold(
 QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/", "tests/commands/test_trained.py")
 
 # Where single tests take longest. They run first: at the end, when some processes have nothing left to do, only short tests run.
-LONG = ("tests/commands/", "tests/evaluation/", "tests/test_wheel.py")
+LONG = (
+    "tests/commands/",
+    "tests/evaluation/",
+    *(f"tests/test_{name}.py" for name in ("contributing", "notebooks", "readme", "site", "wheel")),
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -91,7 +91,7 @@ def _ratio(process: GaussianDiffusion) -> Tensor:
 
 def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("t", "α_t = √ᾱ_t", "σ_t", "log-SNR", "β_t", "β̃_t/β_t"):
+    for name in ("t", "signal", "noise", "log-SNR", "β_t", "β̃_t/β_t"):
         table.add_column(name, justify="right")
     for t in shown.tolist():
         row = process.numbers(t)
@@ -114,8 +114,8 @@ def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
     left, middle, right = figure.subplots(1, 3)
     steps = torch.arange(1, chain.num_timesteps + 1)
     for name, curve, marks in (
-        ("signal α_t", process.signal(t), chain.signal(steps)),
-        ("noise σ_t", process.noise(t), chain.noise(steps)),
+        ("signal", process.signal(t), chain.signal(steps)),
+        ("noise", process.noise(t), chain.noise(steps)),
     ):
         (line,) = left.plot(time, curve / process.prior_std, label=name)
         left.plot(dots, marks / process.prior_std, ".", markersize=4, color=line.get_color())

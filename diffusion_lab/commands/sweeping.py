@@ -6,7 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -66,17 +66,15 @@ def sweep(
         for job in plan.jobs:
             console.print(f"{job.verb}  {job.label}", markup=False)
         return
+    launcher = config.hydra.launcher
+    if launcher.get("dry_run", False):
+        launches(plan.jobs)  # it prints them and submits none
+        return
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     created = datetime.now().isoformat(timespec="seconds")
-    directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan))
+    directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
     directory.cancelled.unlink(missing_ok=True)
-    launcher = config.hydra.launcher
-    from_copy = (
-        nullcontext()
-        if launcher.get("dry_run", False)  # it is only shown
-        else running_from_copy(directory.code, context.config_loader, launcher.get("folder"))
-    )
-    with from_copy:
+    with running_from_copy(directory.code, context.config_loader, launcher.get("folder")):
         if plan.jobs and not wait:
             forget_failures(plan.jobs)
             launches.leave(plan.jobs)

@@ -98,6 +98,8 @@ def wrong_in_sweep(content: Mapping[str, Any]) -> str | None:
         return "axes are not lists of values"
     if not _is_texts(content.get("command", [])):
         return "command is not a list of options"
+    if not isinstance(content.get("score", True), bool):
+        return "score is neither true nor false"
     if not isinstance(cells, list):
         return "cells are not a list"
     for number, cell in enumerate(cells):

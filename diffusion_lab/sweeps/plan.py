@@ -134,15 +134,25 @@ def plan(
 
 
 def sweep_content(
-    name: str, command: Sequence[str], axes: dict[str, list[str]], created: str, evaluation_seed: int | None, plan: Plan
+    name: str,
+    command: Sequence[str],
+    axes: dict[str, list[str]],
+    created: str,
+    evaluation_seed: int | None,
+    plan: Plan,
+    score: bool,
 ) -> dict[str, Any]:
-    """sweep.json: what was asked, and where each cell lies. evaluation_seed: of the noise that all cells share, if they do."""
+    """sweep.json: what was asked, and where each cell lies.
+
+    evaluation_seed: of the noise that all cells share, if they do. score: whether cells are scored, or models trained only.
+    """
     return {
         "name": name,
         "command": list(command),
         "axes": axes,
         "created": created,
         "evaluation_seed": evaluation_seed,
+        "score": score,
         "cells": [
             {
                 "choices": cell.choices,

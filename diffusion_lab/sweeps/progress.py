@@ -40,6 +40,7 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
 
     in_queue: name of a job -> the state in which a cluster has it.
     """
+    content = sweep.read_sweep()
     cells = [
         PlannedCell(
             cell["choices"],
@@ -47,15 +48,15 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
             named_model(sweep.outputs, cell["model"]),
             run_directory(sweep.outputs, cell["run"]),
         )
-        for cell in sweep.read_sweep()["cells"]
+        for cell in content["cells"]
     ]
-    all_of_it = plan(cells, len(cells), retrain=True)
-    cancelled, failed = sweep.cancelled.is_file(), dict[Path, str]()
+    all_of_it = plan(cells, len(cells), retrain=True, score=content.get("score", True))
+    cancelled, stopped = sweep.cancelled.is_file(), dict[Path, JobProgress]()
     found = []
     for job in all_of_it.jobs:
-        found.append(_progress_of(job, in_queue.get(job.name), failed.get(job.needs), cancelled))
-        if found[-1].state == FAILED:
-            failed[job.folder] = found[-1].reason
+        found.append(_progress_of(job, in_queue.get(job.name), stopped.get(job.needs), cancelled))
+        if found[-1].state in (FAILED, INTERRUPTED):
+            stopped[job.folder] = found[-1]
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
 
 
@@ -100,8 +101,8 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
     return shown
 
 
-def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cancelled: bool) -> JobProgress:
-    """in_queue: the state in which a cluster has the job, if it has it. model_failed: why its model failed, if it did."""
+def _progress_of(job: Job, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
+    """in_queue: the state in which a cluster has the job, if it has it. model: its model, if that failed or was interrupted."""
     status = read_status(job.folder)
     state = QUEUED if status is None else status.state
     reason = (status.reason or "") if status is not None else ""
@@ -115,10 +116,12 @@ def _progress_of(job: Job, in_queue: str | None, model_failed: str | None, cance
         state, reason = DONE, ""
     elif in_queue is not None:
         state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
-    elif state == QUEUED and model_failed is not None:
-        state, reason = FAILED, f"its model failed: {model_failed}"
+    elif state == QUEUED and model is not None and model.state == FAILED:
+        state, reason = FAILED, f"its model failed: {model.reason}"
     elif state == QUEUED and cancelled:
         state, reason = INTERRUPTED, "cancelled; run the same command again to resume"
+    elif state == QUEUED and model is not None:
+        state, reason = INTERRUPTED, "its model was interrupted"
     return JobProgress(job.what, job.label, job.folder, state, status, reason)
 
 

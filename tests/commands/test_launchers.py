@@ -84,12 +84,18 @@ def test_a_gpu_is_asked_for_where_training_is_on_one_and_the_plan_says_so(lab, o
     assert out.splitlines()[2] == f"Slurm: 2 jobs of 1 node, 2 tasks a node, {said}, time 240"
 
 
-def test_what_is_asked_for_may_differ_by_family(lab):
-    sizes = ["hydra.launcher.time={default:240,gan:60}", "hydra.launcher.mem={diffusion:32GB,gan:8GB}"]
+def test_what_is_asked_for_may_differ_by_family_and_a_dry_run_records_nothing(lab, tmp_path):
+    sizes = [
+        "hydra.launcher.time={default:240,gan:60}",
+        "hydra.launcher.mem={diffusion:32GB,gan:8GB}",
+        "trainer.num_nodes=2",
+    ]
     code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
     assert code == 0, err
     asked = re.findall(r"^#SBATCH --(mem|time)=(\S+)$", out, re.MULTILINE)
     assert asked == [("mem", "32GB"), ("time", "240"), ("mem", "8GB"), ("time", "60")]
+    assert out.count("#SBATCH --nodes=2\n") == 2
+    assert not list(tmp_path.rglob("sweep.json"))
 
 
 @pytest.mark.parametrize(

@@ -65,11 +65,20 @@ def test_each_state_is_told_with_its_reason(sweep, tmp_path):
     Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "runs" / "r1ddim")
     Status.begin(steps=100).now(INTERRUPTED, 40, reason="SIGTERM").write(tmp_path / "models" / "m2")
     assert states(sweep) == {
-        "m1": DONE, "m2": INTERRUPTED, "r1ddpm": DONE, "r1ddim": FAILED, "r2ddpm": "queued", "r2ddim": "queued",
+        "m1": DONE, "m2": INTERRUPTED, "r1ddpm": DONE, "r1ddim": FAILED, "r2ddpm": INTERRUPTED, "r2ddim": INTERRUPTED,
     }  # fmt: skip
+    assert states(sweep, score_r2ddim="PENDING")["r2ddim"] == "queued"
     lines = shown(sweep).splitlines()
     assert any("seed=1 sampler=ddim" in line and "out of memory" in line for line in lines)
     assert any("seed=2" in line and "SIGTERM" in line for line in lines)
+
+
+def test_a_sweep_that_scores_nothing_has_no_cells_to_wait_for(sweep, tmp_path):
+    sweep.write_sweep(sweep.read_sweep() | {"score": False})
+    for model in ("m1", "m2"):
+        write_json(tmp_path / "models" / model / "training.json", {})
+    assert states(sweep) == {"m1": DONE, "m2": DONE}
+    assert is_over(job_progress(sweep))
 
 
 def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
