@@ -113,7 +113,10 @@ def _group(name: str) -> str | None:
 
 
 def _full_name(name: str, known: Sequence[str]) -> str:
-    """The shortest known option that is `name` or ends in it. MistakeError where there is none, or where there are several."""
+    """The shortest known option that is `name` or ends in it. MistakeError where there is none, or where there are several.
+
+    One of the sampler comes before others, so that `num_steps` is the same option of a sample and of a score, which has a bound.
+    """
     keys = dict.fromkeys(key for leaf in known for key in above_and_itself(leaf))
     ending = [key for key in keys if f".{key}".endswith(f".{name}")]
     if not ending:
@@ -121,6 +124,7 @@ def _full_name(name: str, known: Sequence[str]) -> str:
         if close:
             raise MistakeError(f"there is no option {name!r}; did you mean {close[0]}?")
         return name  # Hydra says it
+    ending = [key for key in ending if key == name or key.startswith("sampler.")] or ending
     shortest = min(key.count(".") for key in ending)
     found = [key for key in ending if key.count(".") == shortest]
     if len(found) > 1:

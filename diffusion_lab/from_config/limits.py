@@ -17,6 +17,7 @@ from diffusion_lab.foreign import LARGEST_NUMBER, RunError
 from diffusion_lab.runs.contents import wrong_in_facts
 
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
+_LEAST = 64  # numbers that a parameter counts as: one of a single number takes memory too
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
 
 
@@ -95,7 +96,9 @@ class _Budget:
 
         if parameter is None or is_lazy(parameter) or self._inner[-1] is not self:
             return
-        self._left -= parameter.numel()
+        if parameter.numel() == 0:
+            raise ValueError("the model has a layer without any channels")
+        self._left -= max(parameter.numel(), _LEAST)
         if self._left < 0:
             raise ValueError(
                 f"the model has many more parameters than {self._weights}, which holds {self._there:,} numbers"

@@ -105,6 +105,10 @@ def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, the
             ["checkpoint=theirs", "network.options.block_out_channels=[8,8192]"],
             "many more parameters",
         ),
+        "a network of nothing": (
+            ["checkpoint=theirs", "network.options.block_out_channels=[0,0]", "network.options.norm_num_groups=1"],
+            "a layer without any channels",
+        ),
         "a network that takes no image": (
             ["checkpoint=theirs", "network.options.downsample_padding=1000000000"],
             "does not take images of its size",

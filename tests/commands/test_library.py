@@ -110,16 +110,16 @@ def test_own_choices_are_found_in_their_folder(lab, model):
 
 @pytest.mark.thorough
 def test_it_scores_as_the_command_does(lab, model):
-    options = ["evaluation.num_samples=8", "metrics=[quick]", "features=pixels", "sampler.spacing.num_steps=3"]
+    options = ["evaluation.num_samples=8", "metrics=[quick]", "features=pixels", "sampler.spacing.num_steps=2"]
     code, _, err = lab("evaluate", *options)
     assert code == 0, err
     (metrics,) = lab.folder.glob("outputs/runs/*/metrics.json")
     written = metrics.read_bytes()
-    score = model.score(num_samples=8, metrics=["quick"], features="pixels", num_steps=3)
+    score = model.score(num_samples=8, metrics=["quick"], features="pixels", num_steps=2)
     assert score.path.resolve() == metrics.parent
     assert score.values == json.loads(written)["values"]
     assert metrics.read_bytes() == written  # it was there already
-    assert model.score(model.data, num_samples=8, metrics=["quick"], features="pixels", num_steps=2).path != score.path
+    assert model.score(model.data, num_samples=8, metrics=["quick"], features="pixels", num_steps=3).path != score.path
     with pytest.raises(ValueError, match=r"evaluation\.weights=ema_2: the weights are auto, raw, ema_0.9"):
         model.score(weights="ema_2")
 
