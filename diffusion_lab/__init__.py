@@ -1,4 +1,4 @@
-"""diffusion_lab: denoising diffusion as an experiment. The theory is in `diffusion_lab.diffusion`; `load` loads a trained model."""
+"""diffusion_lab: train, sample and compare diffusion models. The theory is in `diffusion_lab.diffusion`; `load` loads a model."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     if folder.exists() or folder.is_symlink():
-        raise FileExistsError(errno.EEXIST, "there is something already", str(folder))
+        raise FileExistsError(errno.EEXIST, "it already exists", str(folder))
     staged = folder.with_name(_STAGED.format(name=folder.name, unique=uuid.uuid4().hex[:8]))
     try:
         for name, content in files.items():

@@ -56,7 +56,7 @@ def read_yaml(content: bytes) -> Any:
     """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
-        raise yaml.YAMLError("it has aliases, which no config of ours has")
+        raise yaml.YAMLError("it has YAML aliases, which are not allowed")
     return yaml.load(content, loader)
 
 

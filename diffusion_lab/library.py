@@ -1,8 +1,8 @@
 """A trained model, from Python: `load("outputs/models/…")`, then `.sample(64)` and `.score()`.
 
-Options are keywords, as in `model.sample(8, sampler="ddim", num_steps=20, guidance="classifier_free", label=3)`: that is how a
-PyTorch function takes them, while texts such as "sampler=ddim" hide them from an editor, and a second object with the options set
-is one more thing to keep. A keyword is the name of an option of `diffusion-lab sample` or `evaluate`, or the end of its name.
+Options are keywords, as in `model.sample(8, sampler="ddim", num_steps=20, guidance="classifier_free", label=3)` and as in PyTorch.
+Strings such as "sampler=ddim" would hide them from an editor, and a separate object of options would be one more thing to keep. A
+keyword is the name of an option of `diffusion-lab sample` or `evaluate`, or the end of its name.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ def load(
 
     config_dir: a folder with choices of your own, as `--config-dir` of the command.
 
-    A folder from somebody else runs no code of its own. ValueError, in the sentence that the command prints, for what is no model.
+    A folder from somebody else runs no code of its own. ValueError, with the message of the command, if it is not a model.
     """
     return Model(model_dir, outputs, config_dir)
 
 
 class Model:
-    """A trained model that draws and is scored as `diffusion-lab sample` and `evaluate` do, with the same options and results.
+    """A trained model: `sample` and `score` do what `diffusion-lab sample` and `evaluate` do, with the same options and results.
 
     path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
-    `with module.use_weights("ema_0.999"):` has others.
+    `with module.use_weights("ema_0.999"):` uses others.
     """
 
     def __init__(self, model_dir: str | Path | None, outputs: str | Path, config_dir: str | Path | None) -> None:
@@ -59,7 +59,7 @@ class Model:
 
     @property
     def data(self) -> DataModule:
-        """The data set that it was trained on. ValueError where its files are not there: `score(root=…)` names their folder."""
+        """The data set that it was trained on. ValueError if its files are missing: give their folder, as in `score(root=…)`."""
         return self._loaded.data()
 
     @overload
@@ -86,8 +86,8 @@ class Model:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
         format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points; "numpy", uint8 (B, H, W, C), uint16 beyond
-        256 levels; "pil", a list of images; "grid", one image of all. ValueError, in the sentence that the command prints, for
-        options that cannot be.
+        256 levels; "pil", a list of images; "grid", one image of all. ValueError, with the message of the command, for
+        options that are not possible.
         """
         if format not in _SHOWN:
             raise ValueError(f"format={format}: choose one of {', '.join(_SHOWN)}")
@@ -107,9 +107,10 @@ class Model:
         return iter(states)
 
     def score(self, data: DataModule | str | Path | None = None, **options: Any) -> Score:
-        """The score that `diffusion-lab evaluate` makes with the same options, in the same folder; what is there is not made again.
+        """The score that `diffusion-lab evaluate` makes with the same options, in the same folder.
 
-        data: the data set that it was trained on, or its folder (the option data.root); None: where it lay in training.
+        An existing score is not computed again.
+        data: the data set that it was trained on, or its folder (the option data.root); None: where it was in training.
         """
         if isinstance(data, str | Path):
             options, data = {"data.root": str(data), **options}, None

@@ -77,7 +77,7 @@ class Measure:
             and 0 <= self.decimals <= _MOST_DECIMALS
         )
         if not right:
-            raise ValueError(f"what is said of {self.name} is not what a metric says")
+            raise ValueError(f"the entry of {self.name} has values of the wrong kind")
 
     @property
     def arrow(self) -> str:
@@ -117,7 +117,7 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
 def read_measures(content: Any) -> list[Measure]:
     """Of plain JSON. ValueError if no score has written it; what a newer version says besides is left out."""
     if not isinstance(content, list) or len(content) > _MOST_MEASURES:
-        raise ValueError("measures are not a list of what was measured")
+        raise ValueError("measures is not a list, or too long a list")
     known = {field.name for field in fields(Measure)}
     found = []
     for entry in content:
@@ -125,7 +125,7 @@ def read_measures(content: Any) -> list[Measure]:
             raise ValueError("a measure has no name or no label")
         agrees = entry.get("agrees", [])
         if not isinstance(agrees, list | tuple):
-            raise ValueError(f"what must agree of {entry['name']} is no list")
+            raise ValueError(f"agrees of {entry['name']} is not a list")
         found.append(
             Measure(**{key: value for key, value in entry.items() if key in known} | {"agrees": tuple(agrees)})
         )

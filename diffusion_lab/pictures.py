@@ -49,7 +49,7 @@ def check_images(channels: int, num_levels: int | None) -> None:
     levels = num_levels or 256
     if channels != 1 and (channels != 3 or levels > 256):
         raise ValueError(
-            f"the samples have {channels} channels of {levels} levels, and an image file here holds 1, or 3 of at most 256 levels: "
+            f"the samples have {channels} channels of {levels} levels, but image files have 1, or 3 of at most 256 levels: "
             "use format=npz, or numpy in Python"
         )
 

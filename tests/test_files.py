@@ -76,7 +76,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()  # an empty one may be there
     write_folder(tmp_path / "new", files)
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {"a": b"1", "b": b"2"}
-    with pytest.raises(FileExistsError, match="there is something already"):
+    with pytest.raises(FileExistsError, match="it already exists"):
         write_folder(tmp_path / "new", {"c": b"3"})
     assert not (tmp_path / "new" / "c").exists()
 

@@ -87,7 +87,7 @@ def test_the_newest_model_is_the_one_that_finished_last(tmp_path):
 
 
 def test_no_finished_model_is_an_error_that_names_the_cure(tmp_path):
-    with pytest.raises(RunError, match=r"no trained model in .*models; `diffusion-lab train`"):
+    with pytest.raises(RunError, match=r"no trained model in .*models; run `diffusion-lab train`"):
         newest_model(tmp_path)
     (tmp_path / "models" / "x").mkdir(parents=True)
     with pytest.raises(RunError, match=r"\(1 unfinished\)"):

@@ -37,7 +37,13 @@ OLD_FOR_USERS = (
     "stands? beside",
     "as it has it",
     "brings? (?:its|another|with it)",
-    "is no (?:text|object|number|probability|variance|diffusion)",
+    "is no (?:text|object|number|probability|variance|diffusion|tensor|covariance|flag|folder|file)",
+    "unfolds? to",
+    "(?:known|possible) here",
+    "this is the place of",
+    "(?:is|are) looked for",
+    "rulers?",
+    "in a circle",
 )
 
 

@@ -106,7 +106,7 @@ class Regularizer(ABC):
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise ValueError(f"regularizer.every={self.every}: a penalty is added every 1, 2, 3, … batches")
+            raise ValueError(f"regularizer.every={self.every} must be a whole number of at least 1")
 
     @abstractmethod
     def where(self, real: Images, fake: Images, u: PerSample) -> Images | None:
@@ -144,7 +144,7 @@ class R1(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.gamma <= 0:
-            raise ValueError(f"regularizer.gamma={self.gamma} must be above 0; regularizer=none has no penalty")
+            raise ValueError(f"regularizer.gamma={self.gamma} must be above 0; use regularizer=none for no penalty")
 
     def where(self, real: Images, fake: Images, u: PerSample) -> Images:
         return real
@@ -163,7 +163,7 @@ class GradientPenalty(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weight <= 0:
-            raise ValueError(f"regularizer.weight={self.weight} must be above 0; regularizer=none has no penalty")
+            raise ValueError(f"regularizer.weight={self.weight} must be above 0; use regularizer=none for no penalty")
 
     def where(self, real: Images, fake: Images, u: PerSample) -> Images:
         return torch.lerp(fake, real, u.view(-1, *[1] * (real.ndim - 1)))

@@ -73,12 +73,12 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
     def __post_init__(self) -> None:
         if self.num_levels is None:
             raise ValueError(
-                "a discretized logistic mixture needs data with levels, and these are continuous: use decoder_likelihood=gaussian"
+                "a discretized logistic mixture needs levels, but these data are continuous: use decoder_likelihood=gaussian"
             )
         if self.num_levels < 2:
             raise ValueError(f"num_levels={self.num_levels}: a discretized likelihood needs at least two data levels")
         if self.num_mixtures < 1:
-            raise ValueError(f"num_mixtures={self.num_mixtures}: a mixture has at least one component")
+            raise ValueError(f"num_mixtures={self.num_mixtures} must be at least 1")
 
     @property
     def outputs_per_channel(self) -> int:

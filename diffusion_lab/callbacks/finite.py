@@ -100,8 +100,8 @@ class SkipNotFinite(Callback):
             self._skipped_steps += not finite
             if self._in_a_row >= self.stop_after:
                 self._failure = (
-                    f"the loss was not finite {self._in_a_row} steps in a row, the last one at step {step.step}, batch "
-                    f"{step.batch}{_where(step)}; none of them changed a weight; try a lower optimizer.lr, a longer "
+                    f"the loss was not finite for {self._in_a_row} steps in a row, the last one step {step.step}, batch "
+                    f"{step.batch}{_where(step)}; none of them changed the weights; try a lower optimizer.lr, a longer "
                     "lr_scheduler.warmup_steps, or trainer.precision=32-true"
                 )
                 return

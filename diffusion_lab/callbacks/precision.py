@@ -23,6 +23,6 @@ class Precision(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["precision"] != self.precision:
             raise PrecisionError(
-                f"this training began with precision {state['precision']}, and trainer.precision=auto is {self.precision} on this "
-                "machine; resume it on a machine like the first, or remove its folder to begin again"
+                f"this training began with precision {state['precision']}, but trainer.precision=auto is {self.precision} on this "
+                "machine; resume it on a machine like the first, or remove its folder to start over"
             )

@@ -28,7 +28,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_rel < LONGEST:
-            raise ValueError(f"σ_rel={self.sigma_rel:g}: the length of an average is above 0 and below {LONGEST:.3f}")
+            raise ValueError(f"σ_rel={self.sigma_rel:g} must lie between 0 and {LONGEST:.3f}")
 
     @cached_property
     def gamma(self) -> float:

@@ -154,7 +154,7 @@ def load_state(path: Path) -> dict[str, Any]:
             raise
         if "weights_only" in str(error) or "Unsupported" in str(error):
             raise ValueError(f"{path} holds more than tensors and plain values and is not loaded") from None
-    raise ValueError(f"{path} is broken")
+    raise ValueError(f"{path} is damaged")
 
 
 def _validates_next(trainer: Trainer) -> bool:

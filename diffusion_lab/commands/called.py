@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 _ELSEWHERE = {
-    "model_dir": "load(…) names the model",
-    "to": "images are returned, and nothing is written",
+    "model_dir": "load(…) already chooses the model",
+    "to": "images are returned, not written",
     "trajectory": "Model.trajectory(…) returns it",
-    "samples": "images of others are scored by diffusion-lab evaluate samples=…",
+    "samples": "diffusion-lab evaluate samples=… scores images from elsewhere",
 }
 
 
@@ -108,7 +108,9 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
             data = trained_data(saved) if data is None else _same(data, saved)
             asked = scores_asked(saved)
             if len(asked) > 1:
-                raise MistakeError("evaluation.at: a call makes one score; name each moment, such as weights='at_1m'")
+                raise MistakeError(
+                    "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
+                )
             model = loaded.model(directory, saved, asked[0].evaluation.weights)
             check_scoring(asked[0], data, model.weight_names, f"{directory.path} has")
         return score_once(model.to(device), data, asked[0], directory, Path(cfg.outputs), cfg.rescore, quiet=True)
@@ -122,7 +124,7 @@ def _refuse(keywords: Mapping[str, Any]) -> None:
 
 def _same(data: DataModule, saved: DictConfig) -> DataModule:
     if data.identity != saved.facts.get("identity"):
-        raise MistakeError(f"data: the model was trained on different data than this {data.name}")
+        raise MistakeError(f"data: the model was not trained on this {data.name}; pass the data that it was trained on")
     return data
 
 
@@ -130,5 +132,5 @@ def _device(cfg: DictConfig) -> str:
     """ValueError where several were asked for: one process has one."""
     request = request_of(cfg, prefix="")
     if request.size > 1 and cfg.devices is not None:
-        raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; the command uses several")
+        raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; use the command for several")
     return f"cuda:{request.index(0)}" if request.on_gpu else "cpu"

@@ -35,4 +35,4 @@ def run(cfg: DictConfig) -> None:
     for name in ended:
         console.print(f"cancelled  {name}  {Path(own[name].directory).name}", markup=False)
     if not ended:
-        console.print("no job of this sweep is in a queue")
+        console.print("this sweep has no jobs in a queue")

@@ -37,7 +37,7 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     if not 0 <= cfg.port < _PRIVATE_PORTS:
-        raise MistakeError(f"port={cfg.port} must lie between 0 and {_PRIVATE_PORTS - 1}; 0 takes a free port")
+        raise MistakeError(f"port={cfg.port} must lie between 0 and {_PRIVATE_PORTS - 1}; 0 chooses a free port")
     directory = newest_model(Path(cfg.outputs)) if cfg.model_dir is None else ModelDirectory(Path(cfg.model_dir))
     with users_mistakes():
         shown = Playground(directory)
@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> None:
         server = DemoServer(cfg.port, shown.offers.as_json() | {"start": shown.start}, shown.answer)
     except OSError as error:
         raise MistakeError(
-            f"port={cfg.port} on {HOST}: {error.strerror}; choose another, or 0 for a free one"
+            f"port={cfg.port} on {HOST}: {error.strerror}; choose another port, or port=0 for a free one"
         ) from None
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"demo of {directory.path}: {server.address}  (Ctrl-C stops it)", markup=False)

@@ -60,5 +60,5 @@ def run(cfg: DictConfig) -> None:
         if finding.state == BROKEN:
             broken.append(finding.name)
     if broken:
-        raise MistakeError(f"`diffusion-lab train` does not work here; repair {', '.join(broken)} first (see above)")
+        raise MistakeError(f"`diffusion-lab train` does not work here; fix {', '.join(broken)} first (see above)")
     console.print("\n`diffusion-lab train` works here.")

@@ -1,4 +1,4 @@
-"""diffusion-lab evaluate: score a trained model, or images of others: Fréchet distance, bits/dim, cost."""
+"""diffusion-lab evaluate: score a trained model, or images from elsewhere: Fréchet distance, bits/dim, cost."""
 
 from __future__ import annotations
 

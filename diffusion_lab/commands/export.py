@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
-        raise MistakeError(f"to={to}: it exists already and is not overwritten; choose another folder")
+        raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
     if cfg.batch_size < 1:
         raise MistakeError(f"batch_size={cfg.batch_size} must be at least 1")
     directory, saved, model, weights = chosen_model(cfg)
@@ -94,7 +94,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)  
 images = pipeline(batch_size=4, {labels}num_inference_steps=50).images
 ```
 
-The pipeline draws by DDIM. The network alone: `UNet2DModel.from_pretrained("FOLDER", subfolder="unet")`."""
+The pipeline samples with DDIM. The network alone: `UNet2DModel.from_pretrained("FOLDER", subfolder="unet")`."""
     return to_diffusers(model), use, "diffusers"
 
 
@@ -126,7 +126,7 @@ def _openai(model: GenerativeModel, batch_size: int) -> Exported:
 
     content, settings = to_openai(model)
     options = "\n".join(f"    {name}={value!r}," for name, value in settings.items())
-    use = f"""With guided-diffusion of OpenAI:
+    use = f"""With OpenAI's guided-diffusion:
 
 ```python
 import torch

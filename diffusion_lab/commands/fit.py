@@ -158,7 +158,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         if changed:
             raise MistakeError(
                 f"{directory.config} was changed since this training began ({', '.join(changed)}); "
-                + (f"remove {directory.path} to start over" if cfg.retrain else "retrain=true trains again")
+                + (f"remove {directory.path} to start over" if cfg.retrain else "set retrain=true to train again")
             )
     tracked = len(TRACKED) if cfg.snapshots.averages else 0
     # Two checkpoints, one that is being written, and the branches.
@@ -168,8 +168,8 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
     free = shutil.disk_usage(directory.path).free
     if free < needed:
         raise MistakeError(
-            f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk and training needs {needed / 2**20:,.0f} MiB for its "
-            "checkpoints and snapshots; free some space, or choose another disk with outputs=…"
+            f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk, but training needs {needed / 2**20:,.0f} MiB for "
+            "its checkpoints and snapshots; free some space, or choose another disk with outputs=…"
         )
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_json(directory.choices, choices)

@@ -1,4 +1,4 @@
-"""diffusion-lab import: make a model directory of a checkpoint that somebody published."""
+"""diffusion-lab import: make a model directory from a published checkpoint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with hold_together(directory.path, lambda holder: console.print(f"{directory.path} is being written; waiting")):
         if directory.finished:
-            console.print(f"this checkpoint is imported already: {directory.path}")
+            console.print(f"this checkpoint is already imported: {directory.path}")
             return
         _write(
             cfg, model, cost, directory, choices, fingerprint, {**found.origin, "file": path.name, "sha256": content}
@@ -84,12 +84,12 @@ def _state_data(cfg: DictConfig) -> None:
     data = build_data(cfg)
     if list(data.shape) != shape or data.num_levels != num_levels:
         raise MistakeError(
-            f"data: {data.name} has images {tuple(data.shape)} with {data.num_levels} levels, and this checkpoint makes "
-            f"{tuple(shape)} with {num_levels}"
+            f"data: {data.name} has images {tuple(data.shape)} with {data.num_levels} levels, but this checkpoint generates "
+            f"{tuple(shape)} with {num_levels}; choose the data that it was trained on"
         )
     if num_classes is not None and data.num_classes != num_classes:
         raise MistakeError(
-            f"data: {data.name} has {data.num_classes or 'no'} classes, and this checkpoint was trained with {num_classes}"
+            f"data: {data.name} has {data.num_classes or 'no'} classes, but this checkpoint was trained with {num_classes}"
         )
     state_facts(cfg, data)
 

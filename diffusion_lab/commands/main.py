@@ -29,7 +29,7 @@ def _commands() -> dict[str, str]:
 COMMANDS = _commands()
 
 HELP = f"""\
-diffusion-lab {__version__}: denoising diffusion as an experiment
+diffusion-lab {__version__}: train, sample and compare diffusion models
 
 usage: diffusion-lab <command> [option=value ...]
        diffusion-lab                                     what to do next in this folder
@@ -41,9 +41,9 @@ first steps
   diffusion-lab train schedule=linear variance=fixed     the same with other choices
   diffusion-lab evaluate sampler.spacing.num_steps=10    score the newest model with ten sampling steps
 
-  diffusion-lab <command> --help       its options and what they are now
+  diffusion-lab <command> --help       its options and their values
   diffusion-lab <command> --cfg job    the whole config that would be used
-  diffusion-lab --version              what numbers are made with: this package, Python, torch, …
+  diffusion-lab --version              versions of this package, Python, torch, …
   eval "$(diffusion-lab -sc install=bash)"               tab completion (also zsh, fish)
 """
 

@@ -63,7 +63,7 @@ def _with_model(newest: ModelDirectory, is_newest: bool, outputs: Path) -> list[
         steps = ""
     return [
         (f"diffusion-lab sample{named}", "draw 64 samples"),
-        (f"diffusion-lab demo{named}", "move its sampler, steps and seed in your browser"),
+        (f"diffusion-lab demo{named}", "change its sampler, steps and seed in your browser"),
         (f"diffusion-lab evaluate{named}{steps}", "score it" + (" with ten sampling steps" if steps else "")),
         ("diffusion-lab train -m schedule=linear,cosine seed=1,2", "a sweep: compare two schedules"),
         *(
@@ -107,9 +107,9 @@ def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
     name = shlex.quote(sweep.path.name)
     commands = [(f"diffusion-lab report {name}", "tables and figures of the sweep")]
     if not is_over(progress):
-        commands = [(f"diffusion-lab status {name}", "how far the sweep is")]
+        commands = [(f"diffusion-lab status {name}", "progress of the sweep")]
         if content.get("command") and not any(standing.state == RUNNING for standing in progress):
-            commands.append((f"diffusion-lab train -m {shlex.join(content['command'])}", "go on with the sweep"))
+            commands.append((f"diffusion-lab train -m {shlex.join(content['command'])}", "continue the sweep"))
     return found, commands, {cell["model"] for cell in content["cells"]}
 
 

@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> None:
     if chosen and cfg.remove:
         _remove(chosen, console)
     elif chosen:
-        console.print("nothing has been removed; remove=true removes what is listed", soft_wrap=True)
+        console.print("nothing has been removed; set remove=true to remove what is listed", soft_wrap=True)
 
 
 def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
@@ -68,7 +68,7 @@ def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]
             gone = error.filename
             time.sleep(_PAUSE_SECONDS)
     raise MistakeError(
-        f"{gone} has disappeared: another process is removing files in {outputs}; run the same command again after that"
+        f"{gone} has disappeared: another process is removing files in {outputs}; run the same command again later"
     )
 
 

@@ -33,7 +33,7 @@ def run(cfg: DictConfig) -> None:
     if cfg.runs is not None:
         if trackers:
             raise MistakeError(
-                "logger works for the report on a sweep only: remove it, or give sweep=… instead of runs=…"
+                "logger works only for the report on a sweep: remove it, or give sweep=… instead of runs=…"
             )
         patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
         to = Path(cfg.to or "report")
@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> None:
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
         track_report(cfg, sweep, page.parent)
     Console().print(
-        f"report  {page}  (beside it table.csv, cells.csv, table.md, table.tex, figures/)",
+        f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)",
         highlight=False,
         soft_wrap=True,
     )

@@ -113,9 +113,8 @@ def _cost(
     from diffusion_lab.evaluation.cost import TrainingCost
 
     if wanted_length(weights) is not None:
-        said = (
-            f"built of {len(directory.kept_averages)} moments, {profile_error(directory, weights):.1%} off its profile"
-        )
+        error = profile_error(directory, weights)
+        said = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
         return TrainingCost(training["steps"], training["seconds"], training["images"]), {"average": said}
     if not is_snapshot(weights):
         return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
@@ -125,11 +124,11 @@ def _cost(
         later = int(read_taken(directory, snapshot_name(guiding))["step"])
         if later >= step:
             raise MistakeError(
-                f"guidance.moment={guiding}: the weights {weights} are of step {step:,}, and that moment is step {later:,}; "
-                "guide by an earlier one, as guidance.moment=30s or 500steps"
+                f"guidance.moment={guiding}: the weights {weights} are from step {step:,}, but that moment is step {later:,}; "
+                "choose an earlier one, such as guidance.moment=30s or 500steps"
             )
     images = int(moment.get("images", step * training["images"] / max(steps, 1)))
-    said = f"step {step} of a training of {steps}, as it was then"
+    said = f"the training as it was at step {step} of {steps}"
     return TrainingCost(step, moment.get("seconds"), images), {"moment": said}
 
 

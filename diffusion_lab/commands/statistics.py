@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
     if to.suffix not in _WRITERS:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
-        raise MistakeError(f"to={to} holds mu and sigma alone: remove moments=false, or write an .npz")
+        raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
         data = build_data(cfg)
@@ -53,7 +53,7 @@ def run(cfg: DictConfig) -> None:
         if len(chosen) > 1:
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
         if to.suffix == ".pt" and any(part.moments_suffix for part in chosen):
-            raise MistakeError(f"to={to}: torch-fidelity has no place for spatial features; write an .npz")
+            raise MistakeError(f"to={to}: torch-fidelity does not store spatial features; write an .npz")
         if to.suffix == ".npz":
             chosen = [part for first in chosen for part in (first, *first.beside())]
         for part in chosen:
@@ -73,8 +73,8 @@ def run(cfg: DictConfig) -> None:
     console.print(f"statistics  {to}  ({'; '.join(said)})", markup=False)
     if chosen and chosen[0].metric_name != "fid":
         console.print(
-            f"these are moments of {chosen[0].name}: the evaluators of ADM and EDM and clean-fid compare those of "
-            "features=inception with its published weights. Of arr_0 alone (moments=false) ADM's evaluator computes what it needs"
+            f"these are moments of features={chosen[0].name}, but the evaluators of ADM and EDM and clean-fid compare moments of "
+            "features=inception with its published weights. With moments=false, ADM's evaluator computes its own from arr_0"
         )
 
 

@@ -1,4 +1,4 @@
-"""diffusion-lab status: how far a sweep is: what is queued, running, done or failed, and why."""
+"""diffusion-lab status: the progress of a sweep: what is queued, running, done or failed, and why."""
 
 from __future__ import annotations
 

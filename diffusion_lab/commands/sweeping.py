@@ -50,15 +50,15 @@ def sweep(
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
         raise MistakeError(
-            f"hydra.sweeper.name={printable(name)} cannot name the sweep's folder: use letters, digits, - and _, without a path"
+            f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
         )
     plan, evaluation_seed = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     if not (wait or launches.may_be_left):
         raise MistakeError(
-            "hydra.sweeper.wait=false: only hydra/launcher=slurm keeps a cell back until its model is trained; "
-            "other launchers need the command to stay"
+            "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which holds a cell back until its model is trained: "
+            "remove it for other launchers"
         )
     for line in [*plan.summary(), *launches.summary(plan.jobs), f"sweep {directory.path}"]:
         console.print(line)
@@ -79,8 +79,8 @@ def sweep(
             forget_failures(plan.jobs)
             launches.leave(plan.jobs)
             console.print(
-                "left to the queue: diffusion-lab status shows how far it is, diffusion-lab cancel ends it, and the same "
-                "command without hydra.sweeper.wait=false (and retrain, rescore) waits for it and makes the report"
+                "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
+                "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
             )
             return
         with watching(plan.jobs, console):
@@ -165,7 +165,5 @@ def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -
     spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
     num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
     lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]
-    first = (
-        f"{num_cells} of {len(plan.cells)} cells failed; the same command tries them again (logs in {directory.jobs})"
-    )
+    first = f"{num_cells} of {len(plan.cells)} cells failed; run the same command to try them again (logs in {directory.jobs})"
     return "\n".join([first, *lines])

@@ -1,4 +1,4 @@
-"""A score as a person reads it: one table, every number with its unit and what it has to be seen beside."""
+"""A score as a person reads it: one table, every number with its unit and what to compare it with."""
 
 from __future__ import annotations
 

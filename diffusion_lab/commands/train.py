@@ -143,7 +143,7 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
 
 
 def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
-    more = "" if anew else " (retrain=true trains again)"
+    more = "" if anew else " (set retrain=true to train again)"
     console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")
 
 

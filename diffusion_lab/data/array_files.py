@@ -49,11 +49,11 @@ def members(archive: zipfile.ZipFile) -> list[str]:
 def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
     """DataError for a file of a zip that is encrypted or unfolds to more than `most` bytes, which bounds what is read of it."""
     if info.flag_bits & 1:
-        raise DataError(f"{path} is encrypted: give it without a password.")
+        raise DataError(f"{path} is encrypted: save it without a password.")
     if info.file_size > most:
         name = printable(info.filename)
         raise DataError(
-            f"{name} in {path} unfolds to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, and may be a "
+            f"{name} in {path} unpacks to {info.file_size / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB, and may be a "
             "decompression bomb."
         )
 
@@ -63,13 +63,13 @@ def _check_header(stream: IO[bytes], name: str, there: int, most: int) -> None:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
     if version not in readers:
-        raise ValueError(f"version {version} of the format")
+        raise ValueError(f"its npy format has version {version}")
     shape, _, dtype = readers[version](stream)
     if dtype.hasobject or dtype.kind not in "biuf":
-        raise DataError(f"{name} holds {dtype}, not numbers; it is not unpickled.")
+        raise DataError(f"{name} holds {dtype}, not numbers; objects are not unpickled.")
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if min(shape, default=0) < 0 or wanted > there:
-        raise DataError(f"{name} says it has {wanted:,} bytes, and has {there:,} at most.")
+        raise DataError(f"{name} claims to have {wanted:,} bytes, but has {there:,} at most.")
     if wanted > most:
         raise DataError(f"{name} has {wanted / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
 
@@ -83,4 +83,4 @@ def one_sentence(path: Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = printable(" ".join(str(error).split())) or type(error).__name__
-        raise DataError(f"{path} is no {what} that can be read ({reason}).") from error
+        raise DataError(f"{path} is not a readable {what} ({reason}).") from error

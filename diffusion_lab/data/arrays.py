@@ -64,16 +64,16 @@ class Arrays(InMemoryDataModule):
         elif test.values.shape[1:] != train.values.shape[1:] or test.values.dtype != train.values.dtype:
             shapes = [f"{split.values.dtype} {tuple(split.values.shape[1:])}" for split in (train, test)]
             raise DataError(
-                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): they must be equal."
+                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use equal shapes and types."
             )
         if (train.labels is None) != (test.labels is None):
             raise DataError(
-                "data.train_labels and data.test_labels belong together: one split has labels, the other has none."
+                "give both data.train_labels and data.test_labels: one split has labels, the other has none."
             )
         self.num_classes = None if train.labels is None else int(train.labels.max()) + 1
         if test.labels is not None and int(test.labels.max()) >= self.num_classes:
             raise DataError(
-                f"data.test_labels has the class {int(test.labels.max())}, and data.train_labels ends at {self.num_classes - 1}."
+                f"data.test_labels has the class {int(test.labels.max())}, but data.train_labels ends at {self.num_classes - 1}."
             )
         return train, test
 
@@ -117,9 +117,9 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
     elif array.ndim == 4 and layout == "nchw":
         array = array.transpose(0, 2, 3, 1)
     elif array.ndim == 4 and layout is None and array.shape[1] <= 4 < array.shape[3]:
-        raise DataError(f"{where} has the shape {array.shape}: set data.layout=nchw, or nhwc if the last are channels.")
+        raise DataError(f"{where} has the shape {array.shape}: set data.layout=nchw, or nhwc if channels come last.")
     if array.ndim != 4 or 0 in array.shape:
-        raise DataError(f"{where} has the shape {array.shape}: images are (N, H, W), (N, H, W, C) or (N, C, H, W).")
+        raise DataError(f"{where} has the shape {array.shape}: images must be (N, H, W), (N, H, W, C) or (N, C, H, W).")
     return array.transpose(0, 3, 1, 2)
 
 
@@ -131,14 +131,14 @@ def own_levels(dtype: np.dtype) -> int | None:
 def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:
     """Levels as uint8, or as uint16 where there are more than 256. DataError for floats, and for what lies beyond the levels."""
     if array.dtype.kind == "f":
-        raise DataError(f"{where} is {array.dtype}, and levels are whole numbers from 0: save {_conversion(array)}.")
+        raise DataError(f"{where} is {array.dtype}, but levels are whole numbers from 0: save {_conversion(array)}.")
     num_levels = num_levels or own_levels(array.dtype)
     if num_levels is None:
         raise DataError(f"{where} is {array.dtype}: set data.num_levels=N, the number of its levels.")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= num_levels:
         raise DataError(
-            f"{where} has values from {low} to {high}, and data.num_levels={num_levels} goes from 0 to {num_levels - 1}."
+            f"{where} has values from {low} to {high}, but data.num_levels={num_levels} allows only 0 to {num_levels - 1}."
         )
     return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if num_levels <= 256 else np.uint16))
 

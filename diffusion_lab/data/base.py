@@ -56,7 +56,7 @@ class DataModule(LightningDataModule, ABC):
         if batch_size < 1:
             raise DataError(f"data.batch_size={batch_size} must be at least 1.")
         if not 0 <= seed < 2**64:
-            raise DataError(f"seed={seed}: a seed is a whole number from 0 to 2**64 - 1.")
+            raise DataError(f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip

@@ -52,7 +52,7 @@ class CelebA(ImageFiles):
     @property
     def _by_hand(self) -> str:
         lists = [name for _, _, name in datasets.CelebA.file_list if name.endswith(".txt")]
-        return f"put {_IMAGES}.zip, unpacked, and {', '.join(lists)} into {self.root / _FOLDER}"
+        return f"unpack {_IMAGES}.zip in {self.root / _FOLDER} and put {', '.join(lists)} there"
 
     def _load(self) -> None:
         missing = self.missing()
@@ -64,7 +64,9 @@ class CelebA(ImageFiles):
         sources = {split: datasets.CelebA(str(self.root), split, target_type=[]) for split in ("train", "test")}
         names = [name for name in sources["train"].attr_names if name]
         if self.attribute not in (None, *names):
-            raise DataError(f"data.attribute={self.attribute} is not one of CelebA's: {', '.join(names)}.")
+            raise DataError(
+                f"data.attribute={self.attribute} is not an attribute of CelebA: choose one of {', '.join(names)}."
+            )
         folder = self.root / _FOLDER / _IMAGES
         listed = {split: [folder / name for name in source.filename] for split, source in sources.items()}
         digests = self._usable([path for paths in listed.values() for path in paths])

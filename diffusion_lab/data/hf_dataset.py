@@ -115,7 +115,7 @@ class HFDataset(InMemoryDataModule):
         channels = self.channels or channels
         self.num_levels = self.num_levels or (65536 if deep and channels == 1 else 256)
         if self.num_levels not in (256, 65536) or (self.num_levels > 256 and channels != 1):
-            raise DataError(f"data.num_levels={self.num_levels}: images have 256 levels, or 65536 in one channel.")
+            raise DataError(f"data.num_levels={self.num_levels}: set 256, or 65536 for images of one channel.")
 
         def decode(i: int, row: Any) -> Tensor:
             name, content = f"row {i} of {self.root}", _content(row, self.root)
@@ -143,13 +143,13 @@ class HFDataset(InMemoryDataModule):
                 size = len(rows) * value.numel() * value.element_size()
                 if size > self.max_bytes:
                     raise DataError(
-                        f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise that "
-                        "number, or choose a smaller data.image_size."
+                        f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise this "
+                        "limit, or choose a smaller data.image_size."
                     )
                 values = torch.empty((len(rows), *value.shape), dtype=value.dtype)
             if value.shape != values.shape[1:]:
                 raise DataError(
-                    f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(values.shape[1:])}: say "
+                    f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(values.shape[1:])}: set "
                     "data.image_size."
                 )
             values[i] = value
@@ -178,7 +178,9 @@ def _type_of_array(kind: Any) -> str | None:
 
 def _the_only(option: str, chosen: str | None, there: Sequence[str], root: Path, needed: bool = True) -> str | None:
     if chosen is not None and chosen not in there:
-        raise DataError(f"data.{option}={chosen}: such columns of {root} are {', '.join(there) or 'none'}.")
+        raise DataError(f"data.{option}={chosen}: the columns of this type in {root} are {', '.join(there) or 'none'}.")
     if chosen is None and len(there) != 1 and (needed or there):
-        raise DataError(f"data.{option}: name the column; such columns of {root} are {', '.join(there) or 'none'}.")
+        raise DataError(
+            f"data.{option}: set the name of a column; those of this type in {root} are {', '.join(there) or 'none'}."
+        )
     return chosen or next(iter(there), None)

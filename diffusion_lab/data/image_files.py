@@ -55,7 +55,7 @@ class ImageFiles(DataModule):
             raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         if num_levels > 256 and channels != 1:
             raise DataError(
-                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; data=arrays takes 16-bit ones."
+                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits."
             )
         if num_workers < 0:
             raise DataError(f"data.num_workers={num_workers} must not be negative.")
@@ -144,7 +144,7 @@ class ImageFiles(DataModule):
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                f"A process that decodes images ended ({' '.join(str(error).split())}): often memory ran out; "
+                f"A process that decodes images ended ({' '.join(str(error).split())}): this often means that memory ran out; "
                 f"try data.num_workers={self.num_workers // 2} or a smaller data.batch_size."
             ) from error
 

@@ -69,7 +69,9 @@ class ImageFolder(ImageFiles):
             of = {split: [_class_of(path, folders[split]) for path in paths[split]] for split in paths}
             self.class_names = sorted(set(of["train"]))
             if unseen := sorted(set(of["test"]) - set(of["train"])):
-                raise DataError(f"{self.root} has no training images of the class {unseen[0]}: add some, or remove it.")
+                raise DataError(
+                    f"{self.root} has no training images of the class {unseen[0]}: add some, or remove the class."
+                )
             labels = {split: torch.tensor([self.class_names.index(c) for c in of[split]]) for split in paths}
             self.num_classes = len(self.class_names)
         self._hold(paths, labels, digests)

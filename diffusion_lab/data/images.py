@@ -102,7 +102,7 @@ def _opened(
     options: whether a data set has it, whose options decide what becomes of it.
     """
     remedy = "or leave it out" + (" with data.on_error=skip" if options else "")
-    most, raised = (f"data.max_pixels={max_pixels}", "raise that number, ") if options else (max_pixels, "")
+    most, raised = (f"data.max_pixels={max_pixels}", "raise that limit, ") if options else (max_pixels, "")
     try:
         with Image.open(content, formats=_FORMATS) as image:
             if image.width * image.height > max_pixels:
@@ -112,7 +112,7 @@ def _opened(
                 )
             if image.mode not in _EIGHT_BIT and not _is_sixteen_bit(image):
                 raise DataError(
-                    f"{path} has 32-bit pixels (mode {image.mode}), whose black and white are not known: convert it to "
+                    f"{path} has 32-bit pixels (mode {image.mode}), whose range is not known: convert it to "
                     f"8 or 16 bits, {remedy}."
                 )
             yield image

@@ -43,4 +43,4 @@ def to_pixels(x: Tensor, num_levels: int | None) -> Tensor:
 
 def _check(num_levels: int) -> None:
     if not 2 <= num_levels <= MOST_LEVELS:
-        raise ValueError(f"num_levels={num_levels} must lie between 2 and {MOST_LEVELS}: levels are held as uint16.")
+        raise ValueError(f"num_levels={num_levels} must lie between 2 and {MOST_LEVELS}: levels are stored as uint16.")

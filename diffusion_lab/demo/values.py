@@ -67,7 +67,7 @@ class Values:
 def checked(sent: Any, offers: Offers) -> Values:
     """The values of a request. ValueError, in one sentence, for what the page does not send."""
     if not isinstance(sent, dict) or sent.keys() != Values.__dataclass_fields__.keys():
-        raise ValueError("a request holds one value for each control")
+        raise ValueError("a request must have one value for each control")
     has_sampler = bool(offers.samplers)
     guidance = _one_of(sent, "guidance", offers.guidances)
     return Values(

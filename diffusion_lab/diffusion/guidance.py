@@ -7,7 +7,7 @@
                       ε̂ = ε_θ − s·σ_t·∇ log p(y|x_t)                       algorithm 2, σ_t = √(1 − ᾱ_t)
 
 s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. In
-autoguidance s = 1 is the model itself; beyond it, samples leave what only a worse model believes. A guided process gives the same
+autoguidance s = 1 is the model itself; beyond it, samples avoid what only a worse model makes. A guided process gives the same
 `ReverseStep`, so samplers and the bound do not depend on it, and as it takes the *process*, a respaced one gives Σ of its
 longer strides.
 """
@@ -93,7 +93,7 @@ class Guidance(ABC):
 
     @abstractmethod
     def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        """The guided look. worse: None where it is the model itself."""
+        """The guided evaluation. worse: None where it is the model itself."""
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         """Network evaluations that one step at t (1,) takes, where there is a label."""

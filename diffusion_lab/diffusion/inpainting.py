@@ -1,8 +1,8 @@
-"""What belongs into the hole? Each step keeps the known part on the forward chain and lets the model continue the rest.
+"""What belongs in the hole? Each step keeps the known part on the forward chain and lets the model continue the rest.
 
     x_s = known·x^k_s + (1 − known)·x^u_s,   x^k ~ q(x_s|x_0),  x^u ~ p_θ(x_s|x_t)
 
-One such step leaves the two parts strangers, because x^u was drawn before it could see x^k. So the step is taken back, x_t ~
+After one such step the two parts do not fit, because x^u was drawn without x^k. So the step is undone, x_t ~
 q(x_t|x_s), and repeated, until they fit (RePaint: Lugmayr et al. 2022, algorithm 1, with jumps of one step).
 """
 

@@ -21,9 +21,9 @@ _WEYL = 0x9E3779B9, 0xBB67AE85
 
 
 def check_seed(seed: int) -> None:
-    """ValueError for a seed that would draw as another one does: only 64 bits of it are used."""
+    """ValueError for a seed beyond 64 bits, which would draw the same as another seed."""
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed={seed}: a seed is a whole number from 0 to 2**64 - 1")
+        raise ValueError(f"seed={seed} must be a whole number from 0 to 2**64 - 1")
 
 
 def derive_seed(seed: int, *keys: int) -> int:

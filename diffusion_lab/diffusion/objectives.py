@@ -98,8 +98,8 @@ class ErrorOf(WeightedStart):
 class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
-    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: its mean over
-    uniform whole t is what it is, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
+    `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: it is defined
+    as a mean over uniform whole t, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
     `term_names`: the keys of the terms.
     """
 

@@ -37,7 +37,7 @@ class OptimalSpacing(Spacing):
     def _last(self, process: GaussianDiffusion | int) -> int:
         if isinstance(process, int):
             if self.log_snr_min is not None:
-                raise ValueError("sampler.spacing.log_snr_min is looked up in a process: its T alone does not tell it")
+                raise ValueError("sampler.spacing.log_snr_min needs the process: call spacing(process), not spacing(T)")
             return process
         if self.log_snr_min is None:
             return process.num_timesteps

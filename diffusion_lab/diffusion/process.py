@@ -204,7 +204,7 @@ class GaussianDiffusion:
     def shown(self, t: Times) -> Times:
         """What the network sees at t: time − 1, the 0-based index of the step in the original chain, or what the schedule defines.
 
-        t = 0 has no step back: a CPU refuses it with a sentence; a GPU, which nothing here waits for, gets NaN from the posterior.
+        t = 0 has no reverse step: on a CPU this is a ValueError; on a GPU, where nothing here synchronises, the posterior is NaN.
         """
         if t.is_floating_point():
             return self.schedule.shown(t)
@@ -253,7 +253,7 @@ class GaussianDiffusion:
     def at(self, t: Times, everywhere: int | None = None) -> "GaussianDiffusion":
         """This process with its values at t looked up once: for the same tensor they are not read again. A real t has no table.
 
-        everywhere: the one step that t says of all samples, for who must decide by it what to do: t may lie on a GPU.
+        everywhere: the step of all samples as a plain number, for callers that branch on it, because t may be on a GPU.
         """
         if self._here[0] is t or t.is_floating_point():
             return self

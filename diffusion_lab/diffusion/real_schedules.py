@@ -145,4 +145,4 @@ def of_log_snr(log_snr: PerSample) -> tuple[PerSample, PerSample]:
 
 def _check_falls(name: str, first: Number, last: Number) -> None:
     if not -math.inf < last < first:
-        raise ValueError(f"{name}_max = {first} and {name}_min = {last}: it must fall from max to min")
+        raise ValueError(f"{name}_max = {first} and {name}_min = {last}: choose {name}_max above {name}_min")

@@ -138,7 +138,7 @@ class DDIMSampler(Sampler):
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(
-                f"eta = {self.eta}: it lies between 0, which is deterministic, and 1, which adds the noise of ancestral sampling"
+                f"eta = {self.eta} must lie between 0 (deterministic) and 1 (the noise of ancestral sampling)"
             )
 
     def step(
@@ -197,7 +197,7 @@ class AnalyticDDIMSampler(DDIMSampler):
     def encode(
         self, process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels = None
     ) -> Images:
-        """Refused: it is no map, whatever η."""
+        """Raises ValueError: with no η is this a deterministic map."""
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
 
 

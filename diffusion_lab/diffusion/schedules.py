@@ -98,7 +98,7 @@ class CleanEnd:
     def __post_init__(self) -> None:
         levels = self.num_levels is None or (isinstance(self.num_levels, int) and self.num_levels >= 2)
         if not (levels and is_number(self.ratio) and 0 < self.ratio < math.inf and is_number(self.continuous)):
-            raise ValueError(f"{self}: a clean end needs at least two levels, or null, and a ratio above 0")
+            raise ValueError(f"{self}: num_levels must be null or at least 2, and ratio above 0")
 
     def __float__(self) -> float:
         if self.num_levels is None:

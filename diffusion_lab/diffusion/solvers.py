@@ -24,7 +24,7 @@ from .shapes import Images
 class HeunSampler(Sampler):
     """x_s = r·x_t + (σ_s − r·σ_t)·½·(ε̂(x_t, t) + ε̂(x̃_s, s)), r = α_s/α_t and x̃_s the DDIM step.
 
-    The trapezoidal rule in σ/α (Karras et al. 2022, EDM, algorithm 1); the last step is DDIM's. It wants steps that shrink σ/α by
+    The trapezoidal rule in σ/α (Karras et al. 2022, EDM, algorithm 1); the last step is DDIM's. It needs steps that shrink σ/α by
     bounded factors, as Karras' and log SNR spacing do: one even step in t from cosine's σ_T/α_T = 2·10⁴ is too long for a line.
     """
 
@@ -50,7 +50,7 @@ class HeunSampler(Sampler):
 class DPMSolverSampler(Sampler):
     """DPM-Solver++, multistep: the polynomial through the x̂_0 of this step and of the order − 1 before it (Lu et al. 2022).
 
-    One look a step. The order rises from 1 as looks come in, and falls to 1 over the last steps, where λ goes to ∞.
+    One evaluation a step. The order rises from 1 with the first steps, and falls to 1 over the last steps, where λ goes to ∞.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ class DPMSolverSampler(Sampler):
 class IPNDMSampler(Sampler):
     """x_s = r·x_t + (σ_s − r·σ_t)·Σ_j w_j·ε̂_j, r = α_s/α_t: Adams and Bashforth's rule in σ/α (Zhang & Chen 2023, DEIS, iPNDM).
 
-    One look a step, up to four in the rule; the last step is DDIM's. The weights are those of equal steps, and steps in σ/α never
-    are equal, so the order is 2. Yet with the exact score, at 5 to 10 looks, it came closer to the limit than DPM-Solver++, UniPC
-    and weights fitted to the true steps.
+    One evaluation a step, up to four in the rule; the last step is DDIM's. The weights are those of equal steps, and
+    steps in σ/α never are equal, so the order is 2. Yet with the exact score, at 5 to 10 evaluations, it came closer to the limit
+    than DPM-Solver++, UniPC and weights fitted to the true steps.
     """
 
     reads_variance = False

@@ -148,7 +148,7 @@ def _at_log_snr(
     final = ends[1] if lowest is None else ends[1].clamp(min=lowest)
     if not final < first:
         raise ValueError(
-            f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} leave nothing of the schedule's log SNRs, which are "
+            f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} exclude all log SNRs of the schedule, which are "
             f"{float(ends[1]):.4g} to {float(ends[0]):.4g}"
         )
     times = process.times_at(log_snr(first, final, _fractions(num_steps)))

@@ -40,7 +40,7 @@ class NetworkStatistics:
         return self.of
 
     def smoothed(self) -> "NetworkStatistics":
-        """x_0_mse with its noise averaged out over neighbouring t: for who chooses among t, and would choose the luckiest.
+        """x_0_mse with its noise averaged out over neighbouring t: for choices among t, which would otherwise prefer lucky ones.
 
         log x_0_mse, over 2 % of the chain to each side.
         """

@@ -140,7 +140,7 @@ def step_costs(
     """
     if variance.by_image or variance.needs_dimensions:
         raise ValueError(
-            f"{type(variance).__name__} differs between images or dimensions, and a table of all strides holds one variance for "
+            f"{type(variance).__name__} differs between images or dimensions, but a table of all strides holds one variance for "
             "all; use variance=analytic"
         )
     last = process.num_timesteps

@@ -1,6 +1,6 @@
 """The random streams of a seed: the keys that `derive_seed` and `fork` take, each an independent stream.
 
-Keys that meet under one seed differ. What has drawn keeps its number, or the same seed would draw something else.
+Keys that meet under one seed differ. A stream keeps its number: with another one, the same seed would draw something else.
 """
 
 # Of the seed of a training, in every batch.

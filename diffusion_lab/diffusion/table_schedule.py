@@ -33,7 +33,7 @@ class TableSchedule(Schedule):
             )
         wrong = [beta for beta in self.betas if not 0 < beta < 1]
         if wrong:
-            raise ValueError(f"schedule.betas: {wrong[0]} is no β, which lies above 0 and below 1")
+            raise ValueError(f"schedule.betas: {wrong[0]} must lie above 0 and below 1")
 
     def __repr__(self) -> str:
         """Of a long table its ends and its sum."""

@@ -106,7 +106,7 @@ class NormalTimesteps(TimestepSampler):
         if not self.shares[0] < self.shares[1]:
             first, last = log_ratio.tolist()
             raise ValueError(
-                f"timesteps.mean={mean} and timesteps.std={std} leave nothing between log(σ/α) = {first:.3g} and {last:.3g}, the "
+                f"timesteps.mean={mean} and timesteps.std={std} give no share to log(σ/α) from {first:.3g} to {last:.3g}, the "
                 "ends of the schedule"
             )
 

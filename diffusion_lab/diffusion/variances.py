@@ -39,7 +39,7 @@ class Variance(ABC):
         """ValueError where the variance has no meaning for a process."""
         if self.needs_unit_variance and not process.has_unit_variance:
             raise ValueError(
-                f"variance {type(self).__name__} needs β_t as its upper end, which it is only where α² + σ² = 1, not under "
+                f"variance {type(self).__name__} has β_t as its upper bound, which holds only for α² + σ² = 1, not for "
                 f"{process.schedule}; use variance=fixed_small objective=simple"
             )
 

@@ -26,7 +26,7 @@ def data_sets(folder: Path, build: Callable[[dict[str, Any]], DataModule]) -> It
         name = f"data={file.stem}"
         open_options = [f"data.{option}=…" for option, value in options.items() if value == "???"]
         if open_options:
-            yield Finding(name, OK, f"reads what you name with {' and '.join(open_options)}")
+            yield Finding(name, OK, f"reads the files that you set with {' and '.join(open_options)}")
             continue
         missing = build({**options, "seed": 0}).missing()
         if missing is None:

@@ -42,4 +42,4 @@ def run_checks(checks: Iterable[Check]) -> Iterator[Finding]:
         except ImportError as error:
             state = BROKEN if check.needed else LACKS
             reason = " ".join(str(error).split())
-            yield Finding(check.name, state, f"not checked: {reason}", "repair the package that is named here")
+            yield Finding(check.name, state, f"not checked: {reason}", "repair the installation of the package")

@@ -53,7 +53,10 @@ def disk(outputs: Path) -> Iterator[Finding]:
     folder = next(path for path in (outputs.absolute(), *outputs.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         yield Finding(
-            "disk", BROKEN, f"{folder} cannot be written", "run the lab in a folder of yours, or set outputs=FOLDER"
+            "disk",
+            BROKEN,
+            f"{folder} cannot be written",
+            "work in a folder that you may write to, or set outputs=FOLDER",
         )
         return
     free = shutil.disk_usage(folder).free / _GIB
@@ -62,7 +65,7 @@ def disk(outputs: Path) -> Iterator[Finding]:
         "disk",
         state,
         f"{free:,.1f} GiB free for {outputs}",
-        "" if state == OK else "make room, or set outputs=FOLDER on another disk",
+        "" if state == OK else "free some space, or set outputs=FOLDER on another disk",
     )
 
 

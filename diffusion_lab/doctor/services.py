@@ -23,8 +23,8 @@ def slurm() -> Iterator[Finding]:
         yield Finding(
             "Slurm",
             LACKS,
-            "sbatch is here, but the controller does not answer",
-            "run `scontrol ping`, and tell your administrator what it says",
+            "sbatch is installed, but Slurm's controller does not respond",
+            "run `scontrol ping`, and show its output to your administrator",
         )
     else:
         yield Finding("Slurm", OK, f"partitions: {', '.join(dict.fromkeys(partitions.split())) or 'none'}")
@@ -39,10 +39,10 @@ def weights_and_biases() -> Iterator[Finding]:
     try:
         WeightsAndBiases("diffusion-lab", None)
     except ValueError as error:
-        yield Finding("W&B", LACKS, "installed, without an account", str(error).partition(": ")[2] or str(error))
+        yield Finding("W&B", LACKS, "installed, but you are not logged in", str(error).partition(": ")[2] or str(error))
     else:
         mode = os.environ.get("WANDB_MODE", "online")
-        yield Finding("W&B", OK, "installed, with a key" if mode == "online" else f"installed; WANDB_MODE={mode}")
+        yield Finding("W&B", OK, "installed, with an API key" if mode == "online" else f"installed; WANDB_MODE={mode}")
     finally:
         if before is None:
             del os.environ["WANDB_SILENT"]

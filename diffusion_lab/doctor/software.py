@@ -41,7 +41,7 @@ def python_and_packages() -> Iterator[Finding]:
     if unmet:
         yield Finding("packages", BROKEN, "; ".join(unmet), "pip install -e . (or pip install -U diffusion-lab)")
     else:
-        yield Finding("packages", OK, "all that are required, in versions that fit")
+        yield Finding("packages", OK, "all required packages are installed in compatible versions")
 
 
 def torch_build() -> Iterator[Finding]:
@@ -65,9 +65,13 @@ def compiler() -> Iterator[Finding]:
     device = torch.device("cuda" if usable_gpus() else "cpu")
     missing = missing_for(device)
     if missing is None:
-        yield Finding("torch.compile", OK, f"a compiler for the {'GPU' if device.type == 'cuda' else 'CPU'} is there")
+        yield Finding(
+            "torch.compile", OK, f"a compiler for the {'GPU' if device.type == 'cuda' else 'CPU'} is installed"
+        )
     else:
-        yield Finding("torch.compile", LACKS, missing, "install it if you want compile=true; the lab works without it")
+        yield Finding(
+            "torch.compile", LACKS, missing, "install it to use compile=true; everything else works without it"
+        )
 
 
 def extras() -> Iterator[Finding]:
@@ -102,4 +106,4 @@ def _unmet(requirements: Iterable[str], extra: str = "") -> Iterator[str]:
             yield f"{requirement.name} is not installed"
             continue
         if not requirement.specifier.contains(installed, prereleases=True):
-            yield f"{requirement.name} {installed} does not fit {requirement.specifier}"
+            yield f"{requirement.name} {installed} does not satisfy {requirement.specifier}"

@@ -131,7 +131,7 @@ def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier
     """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
     shipped = sorted(path.stem for path in folder.glob("*.json"))
     if name not in shipped:  # so it is no path either
-        raise WeightsError(f"There is no classifier {name!r}: there are {', '.join(shipped)}.")
+        raise WeightsError(f"There is no classifier {name!r}: choose one of {', '.join(shipped)}.")
     path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         weights, card = path.read_bytes(), json.loads(card_path.read_text())

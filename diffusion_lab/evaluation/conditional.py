@@ -48,7 +48,7 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
     if num_classes is None:
         raise UnmeasurableError(f"{reference.data.name} has no class labels")
     if num_classes * dim**2 > MAX_VALUES:
-        raise UnmeasurableError(f"{num_classes} covariances of {dim} features each are too large to keep")
+        raise UnmeasurableError(f"{num_classes} covariances of {dim} features each do not fit into memory")
     rows = []
     for label, real in reference.class_moments(split).items():
         mine = vectors[y.cpu() == label]

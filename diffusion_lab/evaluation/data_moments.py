@@ -28,7 +28,7 @@ def data_moments(
     pixels.check(data.shape)
     if pixels.dim > LARGEST:
         raise UnmeasurableError(
-            f"start=data_moments needs the covariance of images of {pixels.dim} values, and {LARGEST} is the most: use start=noise"
+            f"start=data_moments needs the covariance of images of {pixels.dim} values, more than {LARGEST}: use start=noise"
         )
     images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
@@ -38,7 +38,7 @@ def data_moments(
     of_class = images.class_moments("train")
     if lacking := sorted(set(range(data.num_classes)) - set(of_class)):
         raise UnmeasurableError(
-            f"start=data_moments needs two training images of each class, and class {lacking[0]} has fewer: use start=noise"
+            f"start=data_moments needs two training images of each class, but class {lacking[0]} has fewer: use start=noise"
         )
     ordered = [of_class[label] for label in range(data.num_classes)]
     return DataMoments.from_covariance(

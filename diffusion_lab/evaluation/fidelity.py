@@ -29,8 +29,8 @@ def kernel_distance(samples: Tensor, reference: Tensor, num_subsets: int, subset
     """
     if not 2 <= subset_size <= min(len(samples), len(reference)):
         raise UnmeasurableError(
-            f"a kernel distance over subsets of {subset_size} images needs 2 or more, and as many samples and images of "
-            f"the reference, got {len(samples)} and {len(reference)}"
+            f"a kernel distance over subsets of {subset_size} images needs subsets of at least 2, and as many samples and "
+            f"images of the reference, got {len(samples)} and {len(reference)}"
         )
     result = kid_features_to_metric(
         samples.double().cpu(),
@@ -87,7 +87,7 @@ def in_manifolds(samples: Tensor, reference: Tensor, neighbours: int) -> tuple[T
     """
     if min(len(samples), len(reference)) <= neighbours:
         raise UnmeasurableError(
-            f"precision and recall with {neighbours} neighbours need more images than that, "
+            f"precision and recall with {neighbours} neighbours need more images than neighbours, "
             f"got {len(samples)} samples and {len(reference)} of the reference"
         )
     x, y = samples.double().cpu(), reference.double().cpu()
@@ -106,6 +106,8 @@ def inception_score(logits: Tensor, seed: int, num_parts: int = 10) -> tuple[flo
     Raises UnmeasurableError unless there is a sample for each part.
     """
     if len(logits) < num_parts:
-        raise UnmeasurableError(f"an Inception score over {num_parts} parts needs as many samples, got {len(logits)}")
+        raise UnmeasurableError(
+            f"an Inception score over {num_parts} parts needs at least as many samples, got {len(logits)}"
+        )
     result = isc_features_to_metric(logits.double().cpu(), num_parts, rng_seed=seed % 2**32)
     return float(result[KEY_METRIC_ISC_MEAN]), float(result[KEY_METRIC_ISC_STD])

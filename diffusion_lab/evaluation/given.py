@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from diffusion_lab.data.one_set import OneSet
 
 _MODEL = "needs a model, but these samples are images"
-_LABELS = "the samples came without their classes (an npz may have them as arr_1)"
+_LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
 
 class GivenImages(Source):
@@ -56,24 +56,24 @@ class GivenImages(Source):
 
     def check(self, data: DataModule) -> None:
         if tuple(self._images.shape) != tuple(data.shape):
-            raise ValueError(f"{self._images.name} has {self._images.shape}, the data set {data.name} has {data.shape}")
+            raise ValueError(
+                f"{self._images.name} has {self._images.shape}, but the data set {data.name} has {data.shape}"
+            )
         highest = -1 if self._labels is None else int(self._labels.max())
         if data.num_classes is not None and highest >= data.num_classes:
-            raise ValueError(f"{self._images.name} has classes up to {highest}, and {data.name} has {data.num_classes}")
+            raise ValueError(f"{self._images.name} has classes up to {highest}, but {data.name} has {data.num_classes}")
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
         usual = Evaluation().resolve_num_samples(data.num_test)
         found = list(self._differences)
         if data.num_test and settings.num_samples is None and self.count != usual:
-            found.append(
-                f"models are scored on {usual} samples unless you say otherwise, and the distance falls with n"
-            )
+            found.append(f"models are scored on {usual} samples by default, and the distance falls with n")
         return found
 
     def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Samples]:
         count, there = settings.num_samples, self.count
         if count is not None and count > there:
-            raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has {there} images")
+            raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has only {there} images")
         shown, _ = next(self._images.batches("train", num_kept(self._images.shape), limit=count))
         labels = None if self._labels is None else self._labels[fixed_subset(there, count)]
         features = [reference.features for reference in references]

@@ -62,7 +62,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
     """
     x, y = samples.double(), reference.double()
     if min(len(x), len(y)) < 2:
-        raise UnmeasurableError(f"needs samples and real images to vary, got {len(x)} and {len(y)}")
+        raise UnmeasurableError(f"needs at least two samples and two real images, got {len(x)} and {len(y)}")
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
     whole = _expand(x, y)
@@ -73,7 +73,7 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
             f"got {len(x)} and {len(y)}"
         )
     if whole.distance < _SAME * abs(whole.distance - whole.corrected):
-        raise UnmeasurableError("samples and real images are the same, and this needs independent ones")
+        raise UnmeasurableError("samples and real images are the same, but they must be independent")
     generator = torch.Generator().manual_seed(0)
     halves = [
         _expand(a, b).corrected

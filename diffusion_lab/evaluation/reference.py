@@ -172,11 +172,9 @@ class GivenReference(Reference):
         super().__init__(data, features, cache, device, progress)
         self._published = published
         if published is not None:
-            self.remarks = [
-                "split, resize and network of the reference are those of who wrote it, which the file does not say"
-            ]
+            self.remarks = ["the file does not say which split, resizing and network its author used"]
         if not data.num_train:
-            self.lacks = {Need.REAL_IMAGES: f"needs real images, and {data.name} holds statistics alone"}
+            self.lacks = {Need.REAL_IMAGES: f"needs real images, but {data.name} holds only statistics"}
 
     def described(self, split: str) -> str:
         form = f"{self.data.num_train} images" if self._published is None else "mu and sigma"

@@ -73,7 +73,7 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
     names = [measure.name for measure in measures]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"two metrics, or two of the features, call a number {twice[0]}: leave one of them out")
+        raise ValueError(f"two metrics or two features have a value named {twice[0]}: remove one of them")
     return measures
 
 

@@ -26,7 +26,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.at is not None:  # the commands make a score of each
             raise ValueError(
-                f"evaluation.at={list(self.at)}: one score is of one moment, and of a model that was trained here"
+                f"evaluation.at={list(self.at)}: one score is of one moment; set evaluation.weights, such as at_1m"
             )
         if self.num_samples is not None:
             check_at_least(2, "evaluation.num_samples", self.num_samples)  # one image has no covariance

@@ -25,12 +25,12 @@ def read_weights(file: Path, features: str, url: str, sha256: str, download: boo
         content = file.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"features={features} needs the file {name}: fetch {url} to {file.absolute()}, or set "
+            f"features={features} needs the file {name}: download {url} to {file.absolute()}, or set "
             f"features.{features}.download=true or features.{features}.path=FILE."
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise WeightsError(f"{file} is not {name}: its SHA-256 is {found}, not {sha256}; fetch it again from {url}.")
+        raise WeightsError(f"{file} is not {name}: its SHA-256 is {found}, not {sha256}; download it again from {url}.")
     return content
 
 
@@ -40,4 +40,4 @@ def _fetch(file: Path, url: str, sha256: str) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"{url} could not be fetched to {file} ({error}); put it there.") from error
+        raise WeightsError(f"{url} could not be downloaded to {file} ({error}); put it there.") from error

@@ -61,7 +61,11 @@ class BranchPoint:
                 missing.append(f"{name} (step {step:,})")
             else:
                 write_whole(target, inside(self.trunk.path, source).read_bytes())
-        return f"{self.trunk.path} did not keep {', '.join(missing)}; this model will not have it" if missing else None
+        return (
+            f"{self.trunk.path} did not keep {', '.join(missing)}; this model will not have them either"
+            if missing
+            else None
+        )
 
 
 def branches_asked(cfg: DictConfig) -> list[Moment]:
@@ -82,7 +86,7 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
     if min(lengths) < 1 or saved.trainer.get("max_time") or cfg.trainer.get("max_time"):
         raise MistakeError(f"{option}: the length of both trainings must be in steps (trainer.max_steps), not in time")
     if lengths[0] == lengths[1]:
-        raise MistakeError(f"{option}: that training has {lengths[0]:,} steps too; change trainer.max_steps")
+        raise MistakeError(f"{option}: that training also has {lengths[0]:,} steps; change trainer.max_steps")
     if not trunk.branches:
         raise MistakeError(
             f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[{cfg.trainer.max_steps}steps]"
@@ -98,7 +102,7 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
             "train both with lr_scheduler=warmup_stable_decay or constant"
         )
     raise MistakeError(
-        f"{option}: they share {shared:,} steps, and the first checkpoint that was kept is of step "
+        f"{option}: they share {shared:,} steps, but the first checkpoint that was kept is from step "
         f"{min(trunk.branches):,}; train it with snapshots.branches=[{shared}steps]"
     )
 

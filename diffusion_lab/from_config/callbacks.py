@@ -41,7 +41,9 @@ def added_callbacks(cfg: DictConfig) -> Added:
             continue
         built = instantiate(node)
         if not isinstance(built, Callback):
-            raise MistakeError(f"callbacks.{name} is not a Lightning callback: its _target_ must name a class of one")
+            raise MistakeError(
+                f"callbacks.{name} is not a Lightning callback: its _target_ must name a subclass of Callback"
+            )
         added[name] = built
     return added
 
@@ -65,15 +67,15 @@ def check_callbacks(added: Added, cfg: DictConfig, model: TrainableModel) -> Non
         where = f"callbacks.{name}"
         if isinstance(part, _NEVER) or cfg.callbacks[name].get("check_on_train_epoch_end"):
             raise MistakeError(
-                f"{where} waits for the end of an epoch or for predictions, and training here is one epoch without end: "
-                "leave it out, or use a callback that counts steps"
+                f"{where} waits for the end of an epoch or for predictions, but training here is one endless epoch: "
+                "remove it, or use a callback that counts steps"
             )
         monitor = getattr(part, "monitor", None)
         if not isinstance(monitor, str):
             continue
         if monitor not in first_logged and known_alone:
             raise MistakeError(
-                f"{where}.monitor={monitor} is never logged, so it would never act; these are logged: {', '.join(first_logged)}"
+                f"{where}.monitor={monitor} is never logged, so it has no effect; choose one of {', '.join(first_logged)}"
             )
         if isinstance(part, EarlyStopping):
             _check_early_stopping(where, monitor, first_logged.get(monitor, 1), cfg)

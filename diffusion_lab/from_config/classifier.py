@@ -39,7 +39,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
         if not issubclass(kind, NoisyClassifier):
             raise ValueError(
                 f"{classifier} holds a {kind.__name__}, not a noisy classifier; "
-                "`diffusion-lab train model=noisy_classifier` makes one"
+                "train one with `diffusion-lab train model=noisy_classifier`"
             )
         model = build_trained(directory, checked(saved, directory.config))
         if saved.facts.get("identity") != identity:
@@ -50,7 +50,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
             )
         if model.process.schedule != schedule:
             raise ValueError(
-                f"{classifier} was trained under {model.process.schedule} and the model to be guided under {schedule}; "
+                f"{classifier} was trained under {model.process.schedule}, but the model to be guided under {schedule}; "
                 "train a classifier with the model's schedule"
             )
         weights = suited_weights(directory.weight_names, training["steps"])

@@ -95,8 +95,8 @@ class Drawing:
             return torch.full_like(indices, self.cfg.label)
         if edit is not None and self.model.needs_label:
             raise MistakeError(
-                f"label: {self.directory.path} was trained with a label for every image and has no output without one; name the "
-                "class of these images, as label=0"
+                f"label: {self.directory.path} was trained with a label for every image and has no output without one; set the "
+                "class of these images, such as label=0"
             )
         return self.model.classes_in_turn(indices) if edit is None else None
 

@@ -136,15 +136,13 @@ def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tenso
     if isinstance(image, int):
         data = trained_data(saved)
         if not 0 <= image < data.num_test:
-            raise MistakeError(f"{image}: {data.name} has the test images 0 … {data.num_test - 1}")
+            raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))
         return x.to(model.device)
     if len(model.shape) != 3:
-        raise MistakeError(f"{image}: this model draws points; name one of the test split by its number")
+        raise MistakeError(f"{image}: this model draws points; give the number of a test point")
     if model.shape[0] not in (1, 3):
-        raise MistakeError(
-            f"{image}: this model draws {model.shape[0]} channels; name one of the test split by its number"
-        )
+        raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
     return from_levels(to_levels(x, model.num_levels), model.num_levels).to(model.device)
 

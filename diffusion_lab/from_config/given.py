@@ -100,7 +100,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if ("data" in kept) == ("reference" in kept):
         raise MistakeError(
-            "samples=…: say what they are compared with, either data=… (as fashion_mnist) or reference=… (a file or a folder)"
+            "samples=…: set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)"
         )
     with users_mistakes():
         features: dict[str, Features] = build_features(kept)
@@ -133,7 +133,7 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     from diffusion_lab.interop.statistics import read_reference
 
     if cfg.evaluation.reference_split != "train":
-        raise MistakeError("evaluation.reference_split: a reference=… that somebody gave has no splits to choose from")
+        raise MistakeError("evaluation.reference_split has no effect with reference=…, which has no splits: remove it")
     found = read_reference(Path(cfg.reference))
     images = found.images
     shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
@@ -153,7 +153,7 @@ def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, 
         if part.dim != there:
             fix = "; choose features=inception" if there == 2048 else ""
             raise MistakeError(
-                f"reference={reference}: its {names} are of {there} features, and features={name} are {part.dim}{fix}"
+                f"reference={reference}: its {names} have {there} features, but features={name} has {part.dim}{fix}"
             )
 
 

@@ -45,7 +45,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
     file = directory.weight_files({name}).get(name)
     if file is None:
         raise MistakeError(
-            f"variance=regressed: a head is trained on weights that lie in {directory.path}, which lacks {name}; use one of "
+            f"variance=regressed: a head needs weights that are saved in {directory.path}, which lacks {name}; use one of "
             f"{', '.join(directory.weight_names)}"
         )
     served, named = sha256_of(file), node.get("head")
@@ -59,7 +59,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
         return max(heads, key=lambda head: head.training.stat().st_mtime_ns)
     head = ModelDirectory(Path(named))
     if head.read_training().get("serves") is None:
-        raise MistakeError(f"{_OPTION}={named}: this folder holds no variance head; {_how(directory, name)}")
+        raise MistakeError(f"{_OPTION}={named}: this folder has no variance head; {_how(directory, name)}")
     if head.serves != served:
         raise MistakeError(
             f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"

@@ -20,7 +20,7 @@ def with_described_parts(options: list[str]) -> list[str]:
     given = {key: value.strip("'\"") for key, _, value in (option.partition("=") for option in options)}
     own = {key: value for key, value in given.items() if key in taken}
     if own.get(_CHECKPOINT) is None:
-        raise MistakeError("name the file or the folder, as in checkpoint=cifar10_uncond_50M_500K.pt")
+        raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")
     chosen = {_PREDICTION: given[_PREDICTION]} if _PREDICTION in given else {}
     found = opened(Path(own[_CHECKPOINT]), {key: own[key] for key in own.keys() & set(OPTIONS)} | chosen)
     channels, height, width = found.shape

@@ -39,7 +39,7 @@ def check_kinds(cfg: DictConfig) -> None:
         taken = kinds | ({int} if float in kinds else set())
         if Any not in kinds and type(value) not in taken:
             said = " or ".join(words for kind, words in _WORDS.items() if kind in kinds)
-            raise MistakeError(f"{key}={'null' if value is None else value}: this option takes {said}")
+            raise MistakeError(f"{key}={'null' if value is None else value}: this option must be {said}")
 
 
 def _given(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, Any, Any]]:

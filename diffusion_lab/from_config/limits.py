@@ -26,9 +26,9 @@ def check_unfolded(config: dict[str, Any], file: Path) -> None:
     try:
         number = _Unfolded(config, file).values(config)
     except RecursionError:
-        raise RunError(f"{file} is not a config: its references lead in a circle") from None
+        raise RunError(f"{file} is not a config: its references are circular") from None
     if number > _MOST_VALUES:
-        raise RunError(f"{file} is not a config: its references unfold to more than {_MOST_VALUES:,} values")
+        raise RunError(f"{file} is not a config: its references expand to more than {_MOST_VALUES:,} values")
 
 
 def check_sizes(config: dict[str, Any], file: Path) -> None:
@@ -40,9 +40,7 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
         found for part in ("model", "evaluation", "metrics") for found in _integers(config.get(part), part)
     ):
         if abs(value) > LARGEST_NUMBER and not key.endswith("seed"):
-            raise RunError(
-                f"{file}: {key}={value} is too large: a model or a score is made with at most {LARGEST_NUMBER:,}"
-            )
+            raise RunError(f"{file}: {key}={value} is too large: at most {LARGEST_NUMBER:,} is allowed")
 
 
 @contextmanager
@@ -129,7 +127,7 @@ class _Unfolded:
         node: Any = self._root
         for part in reference[2:-1].split("."):
             if isinstance(node, str):
-                raise RunError(f"{self._file} is not a config: {reference} leads through another reference")
+                raise RunError(f"{self._file} is not a config: {reference} refers through another reference")
             if isinstance(node, list):
                 node = node[int(part)] if part.isdecimal() and int(part) < len(node) else None
             else:

@@ -26,7 +26,7 @@ from diffusion_lab.lock import OvertakenError
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import RunError
 
-_MOVED = {f"logger.{name}": f"logger.wandb.{name}, beside logger=wandb" for name in ("project", "entity")} | MOVED
+_MOVED = {f"logger.{name}": f"logger.wandb.{name} with logger=wandb" for name in ("project", "entity")} | MOVED
 
 _EXTRAS = ("hydra/sweeper/optuna", "hydra/launcher/joblib")  # choices that come with a package of that name
 
@@ -112,9 +112,7 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
         case ValueError() if hydra_errors.is_null_group(error):
-            return (
-                "a group cannot be null, as in callbacks=null: name one of its choices, or leave it out with ~callbacks"
-            )
+            return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"
     return None
 
 
@@ -152,8 +150,8 @@ def _of_another_family(error: InterpolationKeyError) -> str:
         return hydra_errors.one_line(error)
     group, _, option = wanted.rpartition(".")
     if not group:
-        return f"this model needs {option}, which no choice brings: is network=… of another family?"
-    return f"{group}: this model needs a choice with {option}, which the one that was made does not have"
+        return f"this model needs {option}, which no choice sets: check that network=… is one of its family"
+    return f"{group}: this model needs {option}, which your choice does not have; choose another"
 
 
 def _missing(error: MissingConfigException) -> str:
@@ -165,7 +163,7 @@ def _missing(error: MissingConfigException) -> str:
     options = sorted(error.options or [])
     if not group or not options:
         return hydra_errors.one_line(error)
-    return f"{group}={option}: there is no such choice; {group} is one of {', '.join(options)}{_hint(option, options)}"
+    return f"{group}={option}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
 
 
 def _composition(error: Exception, command: str, conf: Path) -> str:

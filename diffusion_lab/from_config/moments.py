@@ -48,9 +48,7 @@ def keep_asked(cfg: DictConfig) -> None:
         for moment in moments:
             ends = _end(cfg, moment)
             if ends is not None:
-                raise MistakeError(
-                    f"{option}: training ends before {moment} ({ends}); leave it out, or train for longer"
-                )
+                raise MistakeError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
     new = [moment for moment in dict.fromkeys(asked) if moment not in kept]
     with open_dict(cfg):
         cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]

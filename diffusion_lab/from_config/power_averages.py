@@ -32,7 +32,7 @@ def check_buildable(weights: str, moments: int, whose: str) -> None:
     if moments < 1:
         raise MistakeError(
             f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
-            "(retrain=true trains again)"
+            "(set retrain=true to train again)"
         )
 
 
@@ -48,8 +48,8 @@ def build_average(directory: ModelDirectory, weights: str) -> dict[str, Tensor]:
     files, coefficients, error = _plan(directory, weights)
     if error > _LARGEST_ERROR:
         raise MistakeError(
-            f"{weights}: what {directory.path} kept makes this average with an error of {error:.0%} of its "
-            "profile; lengths from about 0.04 to 0.2 can be built, and more of them where training keeps more (snapshots.averages)"
+            f"{weights}: the averages in {directory.path} can build it only with an error of {error:.0%} of its "
+            "profile; choose a length from about 0.04 to 0.2, or train with more averages (snapshots.averages)"
         )
     built: dict[str, Tensor] = {}
     for number, file in enumerate(files):
@@ -61,11 +61,11 @@ def build_average(directory: ModelDirectory, weights: str) -> dict[str, Tensor]:
                     part = torch.from_numpy(content.get_tensor(key).astype(np.float32)) * factor
                     name = key.partition("/")[2]
                     if name in built and built[name].shape != part.shape:
-                        raise RunError(f"{file} does not fit the others beside it: {name}")
+                        raise RunError(f"{file} does not match the other files in its folder: {name}")
                     built[name] = built[name] + part if name in built else part
     broken = [name for name, tensor in built.items() if not tensor.isfinite().all()]
     if broken or not built:
-        raise RunError(f"{directory.path} kept averages that are broken: {broken[0] if broken else 'they are empty'}")
+        raise RunError(f"{directory.path} kept averages that are damaged: {broken[0] if broken else 'they are empty'}")
     return built
 
 

@@ -101,7 +101,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
 
     if num_nodes > 1:
         raise MistakeError(
-            "trainer.num_nodes: several machines are started by Slurm (hydra/launcher=slurm) or torchrun, not from one of them"
+            "trainer.num_nodes: start several machines with Slurm (hydra/launcher=slurm) or torchrun, not from one of them"
         )
     config = LaunchConfig(
         min_nodes=1,

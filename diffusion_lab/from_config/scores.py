@@ -43,7 +43,7 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
     if chosen not in known:
         if is_snapshot(chosen):
             check_moments([chosen], weights, whose)
-        raise MistakeError(f"evaluation.weights={chosen}: the weights are {', '.join(known)}")
+        raise MistakeError(f"evaluation.weights={chosen}: choose one of {', '.join(known)}")
 
 
 def build_features(cfg: DictConfig) -> dict[str, Features]:

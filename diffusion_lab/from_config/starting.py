@@ -65,5 +65,5 @@ def _files(cfg: DictConfig) -> list[Path]:
         name = suited_weights(averages, directory.read_training()["steps"])
     files = directory.weight_files([name])
     if name not in files:
-        raise RunError(f"init_weights={name}: {directory.path} has {', '.join(there)}")
+        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(there)}")
     return [files[weights] for weights in dict.fromkeys((RAW, name))]

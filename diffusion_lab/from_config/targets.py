@@ -100,10 +100,10 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
         elif not isinstance(child, str | int | float | None):
             raise RunError(f"{file}: {key} is not a text, a number, true, false or null")
         elif isinstance(child, int) and abs(child) >= _LARGEST:
-            raise RunError(f"{file}: {key} is a number beyond all that an option takes")
+            raise RunError(f"{file}: {key} is too large a number for any option")
         elif isinstance(child, str) and "${" in child and (name == "_target_" or not REFERENCE.fullmatch(child)):
             raise RunError(
-                f"{file}: {key}={printable(child)} is not built, because a file may refer to its own values only, as ${{a.b}}"
+                f"{file}: {key}={printable(child)} is not built, because a file may refer only to its own values, as ${{a.b}}"
             )
 
 
@@ -119,7 +119,7 @@ def checked(
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except RecursionError:
-        raise RunError(f"{file} is not a config: its references lead in a circle") from None
+        raise RunError(f"{file} is not a config: its references are circular") from None
     check_sizes(plain, file)
     own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
     check = _Check(file, own, trusted, paths_are_the_users)
@@ -175,7 +175,7 @@ class _Check:
                 raise RunError(f"{self.file}: {key}.{name} is not an option that a file may set")
         if place and place.deferred is not None and bool(node.get("_partial_")) is not place.deferred and not free:
             raise RunError(
-                f"{self.file}: {key}._partial_={node.get('_partial_')} is not built: this is the place of {_a(place)}"
+                f"{self.file}: {key}._partial_={node.get('_partial_')} is not built: {_a(place)} belongs here"
             )
         asked = _parameters(found)
         # Where the user's own class has no annotations.
@@ -205,7 +205,7 @@ class _Check:
         if found is not None and (self._is_own(found) or _belongs(found, place)):
             return found
         said = f"{self.file}: {key}._target_={printable(str(target))} is not built, because "
-        said += f"this is the place of {_a(place)}" if place else "nothing is built in this place"
+        said += f"{_a(place)} belongs here" if place else "nothing may be built here"
         package = str(target).partition(".")[0]
         if package.isidentifier() and package not in ("diffusion_lab", "torch", "builtins") and package not in self.own:
             said += f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"

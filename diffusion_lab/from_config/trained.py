@@ -209,7 +209,7 @@ def _check_data_named(saved: DictConfig) -> None:
     """MistakeError for an imported model, where nobody said what it was trained on."""
     if saved.data is None:
         raise MistakeError(
-            "nothing says on which data this model was trained: import its checkpoint again with data=…, as "
+            "it is not recorded which data this model was trained on: import its checkpoint again with data=…, such as "
             "`diffusion-lab import checkpoint=FILE data=cifar10`"
         )
 
@@ -247,8 +247,8 @@ def check_moments(asked: Iterable[str], weights: Iterable[str], whose: str) -> N
     kept = list(filter(is_snapshot, weights))
     for name in sorted({*asked} - {*kept}):
         raise MistakeError(
-            f"{whose} no weights {name}, of an earlier moment of training, but {', '.join(kept) or 'none'}: use one of these, or "
-            "train with that moment in snapshots.at (retrain=true trains again)"
+            f"{whose} no weights {name}; the weights of earlier moments are {', '.join(kept) or 'none'}: use one of these, or "
+            "train with that moment in snapshots.at (set retrain=true to train again)"
         )
 
 
@@ -261,7 +261,7 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
     except InstantiationException as error:
         if mistake_in_job(error) is not None:
             raise
-        raise RunError(f"{directory.config} describes no model that can be built: {error.__cause__}") from error
+        raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:

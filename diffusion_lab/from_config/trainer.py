@@ -38,7 +38,7 @@ _REFUSED = {
     "overfit_batches": "use train_images, as debug=overfit does",
     "fast_dev_run": "use debug=fdr",
     "reload_dataloaders_every_n_epochs": _STEPS,
-    "min_steps": "an early end is decided by its callback: use that one's patience",
+    "min_steps": "use the patience of the callback that stops training early",
     **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "limit_val_batches"), _VALIDATION),
     "num_sanity_val_steps": _VALIDATION,
     **dict.fromkeys(("limit_test_batches", "limit_predict_batches"), _SCORING),
@@ -49,7 +49,7 @@ _REFUSED = {
     "enable_model_summary": "add +callbacks.summary._target_=lightning.pytorch.callbacks.ModelSummary",
     "default_root_dir": "use outputs",
     "plugins": "use trainer.precision and trainer.strategy",
-    "use_distributed_sampler": "each rank takes its rows of the batch without one",
+    "use_distributed_sampler": "each rank already trains on its own rows of the batch",
     "barebones": "metrics.csv, checkpoints and averages are always kept",
     **dict.fromkeys(("enable_autolog_hparams", "model_registry"), "the config is recorded whole in config.yaml"),
 }
@@ -83,7 +83,7 @@ def build_trainer(
             raise MistakeError(f"trainer.{key}={options[key]} is not supported: {why}")
     max_time = options.pop("max_time", None)
     if cfg.trainer.max_steps < 1 and max_time is None:
-        raise MistakeError("trainer.max_steps or trainer.max_time must say when training ends")
+        raise MistakeError("set trainer.max_steps or trainer.max_time, so that training ends")
     request = request_of(cfg.trainer)
     precision = precision_of(options["precision"], request.on_gpu)
     parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after

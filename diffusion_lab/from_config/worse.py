@@ -34,7 +34,7 @@ class TrainedWorse(Worse):
         worse = unguided(directory, identity, f"guidance.model={model}", fix)
         if worse.schedule != schedule:
             raise ValueError(
-                f"guidance.model={model}: it was trained under {worse.schedule} and the model to be guided under {schedule}; "
+                f"guidance.model={model}: it was trained under {worse.schedule}, but the model to be guided under {schedule}; "
                 "train a worse model with the model's schedule"
             )
         last = suited_weights(directory.weight_names, training["steps"])

@@ -21,7 +21,7 @@ def schedule_options(betas: Tensor, prediction: str, where: Path) -> list[str]:
     prediction: our name of what the network predicts. An ᾱ_T of 0 becomes 2⁻²⁴, which a prediction of ε cannot be used at.
     """
     if not 2 <= len(betas) <= MOST_STEPS:
-        raise CheckpointError(f"checkpoint={where}: a chain of {len(betas)} steps; 2 to {MOST_STEPS} are possible here")
+        raise CheckpointError(f"checkpoint={where}: a chain of {len(betas)} steps; 2 to {MOST_STEPS} are supported")
     betas = _without_zero(betas, prediction, where)
     if not bool(((betas > 0) & (betas < 1)).all()):
         t = int(((betas > 0) & (betas < 1)).logical_not().nonzero()[0]) + 1

@@ -18,7 +18,7 @@ _LICENCES = {  # of a data set, by name: what its authors say
     "celeba": "for non-commercial research only; the images belong to their owners",
     "imagenet64": "for non-commercial research and education only",
 }
-_UNKNOWN = "not known to diffusion_lab: say it here before you publish the model"
+_UNKNOWN = "not known to diffusion_lab: add it here before you publish the model"
 _MOST_RUNS = 3
 
 
@@ -83,7 +83,7 @@ def card(about: About) -> str:
         "",
         "## Scores",
         "",
-        *(_scores(about.runs[:_MOST_RUNS]) or ["It has not been scored: `diffusion-lab evaluate` does it."]),
+        *(_scores(about.runs[:_MOST_RUNS]) or ["It has not been scored yet: run `diffusion-lab evaluate`."]),
     ]
     left = len(about.runs) - _MOST_RUNS
     return "\n".join([*lines, *([f"{left} more scores are not shown."] if left > 0 else []), ""])

@@ -54,12 +54,12 @@ def tensors_in(found: object, path: Path) -> dict[str, Tensor]:
     for name, value in found.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise CheckpointError(
-                f"checkpoint={path} is not a state dict: {printable(str(name))} is no tensor but {type(value).__name__}"
+                f"checkpoint={path} is not a state dict: {printable(str(name))} is {type(value).__name__}, not a tensor"
             )
         if value.dtype not in _KINDS or value.layout != torch.strided or value.device.type != "cpu":
             raise CheckpointError(
                 f"checkpoint={path}: {printable(name)} is a tensor of {value.dtype}, {value.layout} and on {value.device.type}; "
-                "only dense ones of plain numbers are read"
+                "only dense tensors of plain numbers are read"
             )
     _check_sizes(path, found)
     return dict(found)
@@ -69,7 +69,7 @@ def _check_sizes(path: Path, tensors: dict[str, Tensor]) -> None:
     """A view may say that it has more numbers than are stored."""
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if claimed > path.stat().st_size:
-        raise CheckpointError(f"checkpoint={path}: its tensors say they have {claimed:,} bytes, more than the file")
+        raise CheckpointError(f"checkpoint={path}: its tensors claim {claimed:,} bytes, more than the file has")
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ def opened(folder: Path, given: Mapping[str, str]) -> Imported:
     parts = _object(index) if index.is_file() else {}
     if not parts and not _part(folder, "unet", "config.json").is_file():
         raise CheckpointError(
-            f"checkpoint={folder}: no folder of diffusers, because it has neither model_index.json nor unet/config.json"
+            f"checkpoint={folder}: not a folder of diffusers, because it has neither model_index.json nor unet/config.json"
         )
     _check_parts(parts, folder)
     unet_file, scheduler_file = (
@@ -107,18 +107,18 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
     others = [printable(name) for name in modules if name not in ("unet", "scheduler")]
     if others:
         raise CheckpointError(
-            f"checkpoint={folder}: a {printable(str(_class_of(parts.get('_class_name'))))} with {', '.join(others)} does not draw "
-            "images by its UNet alone; only pipelines of a UNet2DModel and a scheduler are imported"
+            f"checkpoint={folder}: a {printable(str(_class_of(parts.get('_class_name'))))} with {', '.join(others)} needs "
+            "more than its UNet to generate images; only pipelines of a UNet2DModel and a scheduler are imported"
         )
     for name, entry in modules.items():
         if len(entry) != 2 or entry[0] != "diffusers":
-            raise CheckpointError(f"checkpoint={folder}: its {name} is a class of its own, which is not run")
+            raise CheckpointError(f"checkpoint={folder}: its {name} is a custom class, which is not run")
 
 
 def _check_class(name: Any, file: Path) -> None:
     if name != _UNET:
         raise CheckpointError(
-            f"{file}: a {printable(str(name))} is not imported; only a {_UNET} is, which sees an image, a time and a class"
+            f"{file}: a {printable(str(name))} cannot be imported; only a {_UNET} can, with an image, a time and a class as input"
         )
 
 
@@ -128,7 +128,7 @@ def _channels(unet: Mapping[str, Any], file: Path) -> tuple[int, bool]:
     if not (isinstance(seen, int) and 0 < seen <= 64 and made in (seen, 2 * seen)):
         raise CheckpointError(
             f"{file}: in_channels={printable(str(seen))} and out_channels={printable(str(made))}: the network must have one or two "
-            "outputs for each channel of the image that it sees"
+            "outputs for each channel of its input"
         )
     return seen, made == 2 * seen
 
@@ -136,9 +136,9 @@ def _channels(unet: Mapping[str, Any], file: Path) -> tuple[int, bool]:
 def _size(unet: Mapping[str, Any], given: Mapping[str, str], file: Path) -> tuple[int, int]:
     stated = unet.get("sample_size")
     if stated is not None and "image_size" in given:
-        raise CheckpointError(f"image_size={given['image_size']}: {file} states sample_size; remove it")
+        raise CheckpointError(f"image_size={given['image_size']}: {file} already states sample_size; remove it")
     if stated is None and "image_size" not in given:
-        raise CheckpointError(f"{file} states no sample_size: give the size of the images, as image_size=32")
+        raise CheckpointError(f"{file} states no sample_size: give the size of the images, such as image_size=32")
     height, width = image_size_of(str(stated) if stated is not None else given["image_size"])
     levels = unet.get("block_out_channels", (224, 448, 672, 896))
     halved = 2 ** (min(len(levels), 32) - 1) if isinstance(levels, list | tuple) else 1
@@ -178,7 +178,7 @@ def _network(unet: Mapping[str, Any], file: Path) -> dict[str, Any]:
             f"{file}: the installed diffusers has no {printable(unknown[0])} of a {_UNET}; update it: pip install -U diffusers"
         )
     if stated.get("time_embedding_type", "positional") == "fourier":
-        raise CheckpointError(f"{file}: time_embedding_type=fourier belongs to score models, which are not imported")
+        raise CheckpointError(f"{file}: time_embedding_type=fourier belongs to score models, which cannot be imported")
     found = known | stated
     for name, value in found.items():
         if not _is_plain(value):
@@ -198,7 +198,7 @@ def _weights(folder: Path) -> Path:
     files = [_part(folder, "unet", name) for name in _WEIGHTS]
     found = next((file for file in files if file.is_file()), None)
     if found is None:
-        raise CheckpointError(f"checkpoint={folder}: there is no {files[0]} and no {files[1].name} beside it")
+        raise CheckpointError(f"checkpoint={folder}: there is no {files[0]} and no {files[1].name} next to it")
     return found
 
 

@@ -38,7 +38,7 @@ def scheduler_options(name: str, config: Mapping[str, Any], doubled: bool, file:
     CheckpointError, in one sentence that names the option, for what nothing here does.
     """
     if name not in _SAMPLERS:
-        raise CheckpointError(f"{file}: {printable(name)} is not imported; {', '.join(_SAMPLERS)} are")
+        raise CheckpointError(f"{file}: {printable(name)} cannot be imported; only {', '.join(_SAMPLERS)} can")
     for option in _UNSUPPORTED:
         if config.get(option):
             raise _unsupported(file, option, config[option])

@@ -75,7 +75,7 @@ def read_images(path: Path) -> Images:
         return _of_folder(path)
     readers: dict[str, Callable[[Path], Images]] = {".npz": _of_npz, ".zip": _of_zip}
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path} is no folder, no .npz and no .zip: these are the forms in which images are read.")
+        raise DataError(f"{path} is not a folder, an .npz or a .zip: give the images in one of these forms.")
     if not path.is_file():  # nor a pipe, which may have no writer
         raise DataError(f"There is no {path}.")
     return readers[path.suffix.lower()](path)
@@ -90,7 +90,7 @@ def _content(file: Path) -> bytes:
     with file.open("rb") as opened:
         content = opened.read(_MOST_OF_A_FILE + 1)
     if len(content) > _MOST_OF_A_FILE:
-        raise DataError(f"{file} is larger than {_MOST_OF_A_FILE / 2**20:g} MiB, which no image of a sample is.")
+        raise DataError(f"{file} is larger than {_MOST_OF_A_FILE / 2**20:g} MiB, too large for an image of a sample.")
     return content
 
 
@@ -116,7 +116,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
     for name in names:
         there = PureWindowsPath(name)  # for both kinds of slashes, and drives
         if there.anchor or ".." in there.parts:
-            raise DataError(f"{path} has a file named {printable(name)}, which leads out of the zip: leave it out.")
+            raise DataError(f"{path} has a file named {printable(name)}, which points outside the zip: remove it.")
 
 
 def _is_image(path: Path | PurePosixPath) -> bool:
@@ -128,7 +128,7 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
     names = sorted(contents)
     if len(names) < 2:
         raise DataError(
-            f"{path} holds {'one image' if names else 'no images'}, and a score needs at least two: their names end in one of "
+            f"{path} holds {'one image' if names else 'no images'}, but a score needs at least two: their names must end in one of "
             f"{', '.join(sorted(SUFFIXES))}."
         )
 
@@ -145,12 +145,12 @@ def _decoded(path: Path, contents: dict[str, Callable[[], bytes]]) -> Images:
             if image.shape[:2] != (height, width):
                 raise DataError(
                     f"{printable(names[i])} in {path} has {image.shape[1]}×{image.shape[0]} pixels, {printable(names[0])} has "
-                    f"{width}×{height}: the samples of a score have one size."
+                    f"{width}×{height}: the samples of a score must have one size."
                 )
             if image.dtype != first.dtype:
                 raise DataError(
                     f"{printable(names[i])} in {path} has {8 * image.itemsize} bits a channel, {printable(names[0])} has "
-                    f"{8 * first.itemsize}: the samples of a score have one depth."
+                    f"{8 * first.itemsize}: the samples of a score must have one depth."
                 )
             pixels[i] = image.transpose(2, 0, 1)
     lossy = any(PurePosixPath(name).suffix.lower() in _LOSSY for name in names)
@@ -167,7 +167,7 @@ def _check_size(path: Path, count: int, numbers: int, itemsize: int) -> None:
     """numbers: of one image, each of itemsize bytes."""
     if numbers > MOST_NUMBERS or count * numbers * itemsize > MOST_BYTES:
         raise DataError(
-            f"{path} unfolds to {count:,} images of {numbers:,} numbers, more than {MOST_BYTES / 2**30:g} GiB: score some of them."
+            f"{path} unpacks to {count:,} images of {numbers:,} numbers, more than {MOST_BYTES / 2**30:g} GiB: score fewer of them."
         )
 
 
@@ -176,11 +176,11 @@ def _of_npz(path: Path) -> Images:
         pixels = read_array(path, archive, "arr_0", MOST_BYTES)
         labels = read_array(path, archive, "arr_1", 2**27) if "arr_1" in members(archive) else None
     if pixels.ndim != 4:
-        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it is (N, H, W, C).")
+        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it must be (N, H, W, C).")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"arr_0 of {path} is {pixels.dtype}: published evaluators read uint8 from 0 to 255, as "
-            "x.round().clip(0, 255).astype(np.uint8) makes of images in 0 … 255."
+            f"arr_0 of {path} is {pixels.dtype}: save it as uint8, as published evaluators read it; for images in 0 … 255: "
+            "x.round().clip(0, 255).astype(np.uint8)."
         )
     if len(pixels) < 2 or 0 in pixels.shape:
         raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: a score needs at least two images.")
@@ -198,8 +198,8 @@ def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
         or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
     ):
         raise DataError(
-            f"arr_1 of {path} is {labels.dtype} of shape {labels.shape}: it is the class of each image, whole numbers from 0, of "
-            f"shape ({count},)."
+            f"arr_1 of {path} is {labels.dtype} of shape {labels.shape}: it must be the class of each image, whole numbers from 0, "
+            f"of shape ({count},)."
         )
     return torch.from_numpy(labels.astype(np.int64))
 
@@ -214,15 +214,15 @@ def levels(images: Images, shape: Sequence[int], num_levels: int, of: str) -> Te
     if (height, width) != tuple(shape[1:]):
         size = f"({shape[2]}, {shape[1]})"
         raise DataError(
-            f"{images.name} has images of {width}×{height} pixels, {of} of {shape[2]}×{shape[1]}, and nothing is resized here: "
-            f"resize them, with Pillow's image.resize({size}, Image.Resampling.BICUBIC) for one, and say so beside the number."
+            f"{images.name} has images of {width}×{height} pixels, {of} of {shape[2]}×{shape[1]}, and images are not resized here: "
+            f"resize them, for example by Pillow's image.resize({size}, Image.Resampling.BICUBIC), and report that with the score."
         )
     if channels == 3 and shape[0] == 1:
         raise DataError(
             f'{images.name} has coloured images, {of} grey ones: convert them (Pillow: image.convert("L")).'
         )
     if channels not in (1, shape[0]):
-        raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}.")
+        raise DataError(f"{images.name} has images of {channels} channels, {of} of {shape[0]}: convert them.")
     if channels == 1:
         pixels = pixels.expand(-1, shape[0], -1, -1)
     highest = num_levels - 1 if num_levels < images.num_levels else 1

@@ -44,15 +44,15 @@ def wrapped_weights(tensors: Mapping[str, Tensor], network: nn.Module, inside: s
     if missing or unknown:
         said = [f"it has no {missing[0]}"] if missing else []
         said += [f"it has {printable(unknown[0])}, which that network has not"] if unknown else []
-        raise CheckpointError(f"checkpoint={where} is not of the network that is described: {', and '.join(said)}")
+        raise CheckpointError(f"checkpoint={where} does not fit the described network: {', and '.join(said)}")
     for name, tensor in own.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"checkpoint={where} is not of the network that is described: {name} is {tuple(tensors[name].shape)} in the file "
+                f"checkpoint={where} does not fit the described network: {name} is {tuple(tensors[name].shape)} in the file "
                 f"and {tuple(tensor.shape)} in that network"
             )
         if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
-            raise CheckpointError(f"checkpoint={where} is damaged: {name} holds values that are no finite numbers")
+            raise CheckpointError(f"checkpoint={where} is damaged: {name} holds values that are not finite")
     return {f"{inside}{name}": tensors[name].float().contiguous() for name in own}
 
 

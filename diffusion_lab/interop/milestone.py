@@ -28,7 +28,7 @@ _EMA, _MODEL = "ema", "model"  # the two weights, as the file calls them
 _NETWORK = "model."
 _STEPS = 50  # to sample in at first
 _FOREIGN = {  # a parameter -> whose it is
-    "time_mlp.0.weights": "learned or random frequencies of t, which its GaussianDiffusion does not take",
+    "time_mlp.0.weights": "learned or random frequencies of t, which its GaussianDiffusion does not support",
     "classes_emb.weight": "classes",
     "null_classes_emb": "classes",
 }
@@ -51,7 +51,7 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
     options, channels, doubled = _described(network, file)
     if "image_size" not in given:
         raise CheckpointError(
-            f"checkpoint={file} does not say how large its images are: add image_size=32, or their [height,width]"
+            f"checkpoint={file} does not say how large its images are: add image_size=32, or image_size=[height,width]"
         )
     height, width = image_size_of(given["image_size"])
     factor = 2 ** (len(options["dim_mults"]) - 1)
@@ -62,7 +62,7 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
     betas = _table(found, "betas", file)
     prediction = given.get("prediction") or _prediction(found, betas, file)
     variance = ("learned_jointly", "hybrid") if doubled else ("fixed_small", "simple")
-    notes = ("it is self-conditioned, and is used without: its network sees zeros in place of the last guess",)
+    notes = ("it is self-conditioned, and is used without: its network gets zeros in place of the last prediction",)
     return Imported(
         options=(
             *(
@@ -105,11 +105,11 @@ def _of_network(tensors: Mapping[str, Tensor], file: Path, network: nn.Module) -
 def _chosen(saved: Mapping[str, Any], asked: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:
     """(which weights, the state dict of its GaussianDiffusion): the average, unless the user asks for the others."""
     if asked not in (None, _EMA, _MODEL):
-        raise CheckpointError(f"weights={printable(asked)}: it is {_EMA} or {_MODEL}")
+        raise CheckpointError(f"weights={printable(asked)}: use {_EMA} or {_MODEL}")
     if not isinstance(saved.get(_MODEL), dict):
         if asked == _EMA:
             raise CheckpointError(
-                f"checkpoint={file} holds one set of weights, not an average beside it; remove weights={_EMA}"
+                f"checkpoint={file} has only one set of weights and no average; remove weights={_EMA}"
             )
         return _MODEL, tensors_in(saved, file)
     which = asked or _EMA
@@ -126,12 +126,12 @@ def _described(network: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any
     """(options of the network, channels of an image, whether a second output a channel is for the variance), by the shapes."""
     for name, what in _FOREIGN.items():
         if name in network:
-            raise CheckpointError(f"checkpoint={file}: its network has {what}; it is not imported")
+            raise CheckpointError(f"checkpoint={file}: its network has {what}; it cannot be imported")
     init_dim, seen = _shape(network, "init_conv.weight", 4, file)[:2]
     made = _shape(network, "final_conv.weight", 4, file)[0]
     self_condition, doubled = seen == 2 * made, made == 2 * seen
     if not (seen == made or self_condition or doubled):
-        raise CheckpointError(f"checkpoint={file}: a network with {seen} channels in and {made} out is not imported")
+        raise CheckpointError(f"checkpoint={file}: a network with {seen} channels in and {made} out cannot be imported")
     dim = _shape(network, "time_mlp.1.weight", 2, file)[0] // 4
     levels = len({name.split(".")[1] for name in network if name.startswith("downs.")})
     widths = [
@@ -158,7 +158,7 @@ def _shape(network: Mapping[str, Tensor], name: str, dimensions: int, file: Path
     tensor = network.get(name)
     if tensor is None or tensor.ndim != dimensions or 0 in tensor.shape:
         raise CheckpointError(
-            f"checkpoint={file} is not of the Unet of denoising-diffusion-pytorch 2: "
+            f"checkpoint={file} is not from the Unet of denoising-diffusion-pytorch 2: "
             f"{name} {'is missing' if tensor is None else f'is {tuple(tensor.shape)}'}"
         )
     return tuple(tensor.shape)

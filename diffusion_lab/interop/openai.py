@@ -45,7 +45,9 @@ def _of_network(tensors: Mapping[str, Tensor], legacy_heads: bool, network: nn.M
 def code_and_flags(path: Path, code: str | None, flags: str | None) -> tuple[str, str]:
     """Those given, or those of the published file of that name. CheckpointError where nothing says them."""
     if path.stem in UPSAMPLERS:
-        raise CheckpointError(f"checkpoint={path}: upsamplers see a smaller image beside x_t; they are not imported")
+        raise CheckpointError(
+            f"checkpoint={path}: upsamplers cannot be imported, because they need a smaller image as a second input"
+        )
     preset = PRESETS.get(path.stem)
     if flags is None and preset is not None:
         return preset

@@ -131,7 +131,7 @@ def described(code: str, flags: str, classifier: bool) -> Described:
     size = values["image_size"]
     if classifier:
         if values["classifier_pool"] != "attention":
-            raise CheckpointError(f"flags: --classifier_pool {values['classifier_pool']}: only attention is known here")
+            raise CheckpointError(f"flags: --classifier_pool {values['classifier_pool']}: only attention is supported")
         network = _classifier_network(values)
         parts = ["model=noisy_classifier", "network=noisy_classifier/published", "timesteps=uniform"]
         return Described((*parts, *_schedule(values), *_set("network", network)), size, True, legacy_heads=True)
@@ -153,7 +153,7 @@ def only_guided(flags: str) -> bool:
 def _values(code: str, flags: str) -> dict[str, Any]:
     """Every flag with its value; of one that is given twice the last counts."""
     if code not in CODES:
-        raise CheckpointError(f"code={code}: it is {' or '.join(CODES)}")
+        raise CheckpointError(f"code={code}: choose {' or '.join(CODES)}")
     known = _DEFAULTS[code]
     values = dict(known)
     try:
@@ -161,11 +161,11 @@ def _values(code: str, flags: str) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"flags: {error}") from None
     if len(words) % 2:
-        raise CheckpointError("flags: each flag has a value, as in --image_size 64 --learn_sigma True")
+        raise CheckpointError("flags: each flag needs a value, as in --image_size 64 --learn_sigma True")
     for flag, value in zip(words[::2], words[1::2], strict=True):
         name = flag.removeprefix("--")
         if not flag.startswith("--"):
-            raise CheckpointError(f"flags: {flag} is no flag; write --name value")
+            raise CheckpointError(f"flags: {flag} is not a flag; write --name value")
         if name in known:
             values[name] = _read(name, value, known[name])
         elif name not in _BESIDE:
@@ -178,7 +178,7 @@ def _read(name: str, text: str, default: Value) -> Value:
     """A value of the kind of the default."""
     if isinstance(default, bool):
         if text.lower() not in (*_TRUE, *_FALSE):
-            raise CheckpointError(f"flags: --{name} {text}: it is True or False")
+            raise CheckpointError(f"flags: --{name} {text}: use True or False")
         return text.lower() in _TRUE
     if isinstance(default, str):
         return text
@@ -187,7 +187,7 @@ def _read(name: str, text: str, default: Value) -> Value:
     except ValueError:
         value = None
     if value is None or not abs(value) <= _MOST:
-        raise CheckpointError(f"flags: --{name} {text}: it is a number")
+        raise CheckpointError(f"flags: --{name} {text}: use a number")
     return value
 
 
@@ -197,13 +197,15 @@ def _levels(code: str, values: Mapping[str, Any]) -> list[int | float]:
     if given:
         return _numbers("channel_mult", given)
     if size not in _WITH_LEVELS[code]:
-        raise CheckpointError(f"flags: --image_size {size}: {code} has networks for {_WITH_LEVELS[code]} pixels a side")
+        raise CheckpointError(
+            f"flags: --image_size {size}: {code} has networks only for {_WITH_LEVELS[code]} pixels a side"
+        )
     return list(_LEVELS[size])
 
 
 def _network(code: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if values["num_heads_upsample"] not in (-1, values["num_heads"]):
-        raise CheckpointError("flags: --num_heads_upsample: a network with other heads on the way up is not known here")
+        raise CheckpointError("flags: --num_heads_upsample is supported only if it equals --num_heads")
     levels = _levels(code, values)
     by_channels = values.get("num_head_channels", -1) != -1
     heads = {"head_channels": values["num_head_channels"]} if by_channels else {"num_heads": values["num_heads"]}
@@ -242,7 +244,7 @@ def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
     if base < 1 or any(width % base for width in widths):
         raise CheckpointError(f"flags: levels of {widths} channels: each must be a multiple of the first")
     if max(*widths, channels) > _WIDEST:
-        raise CheckpointError(f"flags: levels of {widths} channels: at most {_WIDEST} are possible here")
+        raise CheckpointError(f"flags: levels of {widths} channels: at most {_WIDEST} are supported")
     multipliers = [width // base for width in widths]
     return {"base_channels": base, "channel_multipliers": multipliers, "embedding_channels": channels}
 
@@ -260,14 +262,14 @@ def _numbers(flag: str, text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or not all(0 < number <= _MOST for number in numbers) or len(numbers) > 16:
-        raise CheckpointError(f"flags: --{flag} {text}: it is a list of whole numbers, as 32,16,8")
+        raise CheckpointError(f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
     return numbers
 
 
 def _schedule(values: Mapping[str, Any]) -> list[str]:
     name = values["noise_schedule"]
     if name not in ("linear", "cosine"):
-        raise CheckpointError(f"flags: --noise_schedule {name}: it is linear or cosine")
+        raise CheckpointError(f"flags: --noise_schedule {name}: use linear or cosine")
     return [f"schedule={name}", f"schedule.num_timesteps={values['diffusion_steps']}", "schedule.log_snr_max=null"]
 
 
@@ -288,7 +290,9 @@ def _sampler(values: Mapping[str, Any]) -> list[str]:
         return ["sampler=strided", f"sampler.spacing.num_steps={min(_STEPS, values['diffusion_steps'])}"]
     steps = asked.removeprefix("ddim")
     if not steps.isdecimal():
-        raise CheckpointError(f"flags: --timestep_respacing {asked}: only one number of steps is known here, as 250")
+        raise CheckpointError(
+            f"flags: --timestep_respacing {asked}: only one number of steps is supported, such as 250"
+        )
     sampler = "ddim" if asked.startswith("ddim") else "strided"
     return [f"sampler={sampler}", f"sampler.spacing.num_steps={int(steps)}"]
 

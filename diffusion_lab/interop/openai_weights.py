@@ -75,18 +75,18 @@ def _check(published: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]])
     missing, unknown = sorted(shapes.keys() - published.keys()), sorted(published.keys() - shapes.keys())
     if missing or unknown:
         said = [f"it has no {missing[0]}"] if missing else []
-        said += [f"it has {printable(unknown[0])}, which that network has not"] if unknown else []
-        raise CheckpointError(f"the checkpoint is not of the network that the flags describe: {', and '.join(said)}")
+        said += [f"it has {printable(unknown[0])}, which that network does not have"] if unknown else []
+        raise CheckpointError(f"the checkpoint does not fit the network that the flags describe: {', and '.join(said)}")
     for name, shape in shapes.items():
         tensor = published[name]
         there = tuple(tensor.shape)
         if there[: len(shape)] != tuple(shape) or set(there[len(shape) :]) - {1}:
             raise CheckpointError(
-                f"the checkpoint is not of the network that the flags describe: {name} is {there} in the file and "
+                f"the checkpoint does not fit the network that the flags describe: {name} is {there} in the file and "
                 f"{tuple(shape)} in that network"
             )
         if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise CheckpointError(f"the checkpoint is damaged: {name} holds values that are no finite numbers")
+            raise CheckpointError(f"the checkpoint is damaged: {name} holds values that are not finite")
 
 
 def _names(network: nn.Module) -> Iterator[Pair]:

@@ -74,7 +74,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
             return None
         labels = torch.as_tensor(rows - 1 if class_labels is None else class_labels, device=self._execution_device)
         if labels.min() < 0 or labels.max() > rows - 1:
-            raise ValueError(f"class_labels: the classes are 0 … {rows - 2}")
+            raise ValueError(f"class_labels: choose classes from 0 … {rows - 2}")
         return labels.long().expand(count)
 
     def _output(self, x, t, labels, scale):
@@ -101,7 +101,7 @@ class DiffusionLabPipeline(DiffusionPipeline):
 def _even(last: int, steps: int) -> list[int]:
     """`steps` of the times last − 1, …, 0, evenly, the first among them."""
     if not 1 <= steps <= last:
-        raise ValueError(f"num_inference_steps={steps}: it lies between 1 and {last}")
+        raise ValueError(f"num_inference_steps={steps} must lie between 1 and {last}")
     if steps == 1:
         return [last - 1]
     return [round(i * (last - 1) / (steps - 1)) for i in reversed(range(steps))]

@@ -62,7 +62,7 @@ def read_reference(path: Path) -> Published:
             there = members(archive)
             if "feats" in there and "mu" not in there:
                 raise DataError(
-                    f"{path} holds feats, of clean-fid's KID: name the file with mu and sigma, which has no _kid in its name."
+                    f"{path} holds the features of clean-fid's KID: give its file with mu and sigma, without _kid in its name."
                 )
             moments = {}
             for suffix in ("", SPATIAL):
@@ -78,7 +78,7 @@ def read_reference(path: Path) -> Published:
 def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
     """torch-fidelity saves numpy arrays, which are made of these few names; a pickle that has any other is refused."""
     if path.stat().st_size > _MOST_BYTES:
-        raise DataError(f"{path} is larger than {_MOST_BYTES / 2**20:g} MiB, which no file of statistics is.")
+        raise DataError(f"{path} is larger than {_MOST_BYTES / 2**20:g} MiB, too large for a file of statistics.")
     array = np.zeros(1)
     rebuild = array.__reduce__()[0]
     allowed = [rebuild, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
@@ -90,12 +90,12 @@ def _of_torch(path: Path) -> Mapping[str, np.ndarray]:
             raise DataError(f"{error}.") from None
         except (UnpicklingError, MemoryError):
             raise DataError(
-                f"{path} is no file of statistics that can be read: it is damaged, claims more than fits into memory, or holds "
-                "something else than arrays of numbers, which is not unpickled."
+                f"{path} is not a readable file of statistics: it is damaged, claims more than fits into memory, or holds "
+                "something other than arrays of numbers, which is not unpickled."
             ) from None
         if not isinstance(content, Mapping) or not {"mu", "sigma"} <= content.keys():
             raise DataError(
-                f"{path} has no mu and sigma: torch-fidelity's cached statistics of a set of images have both."
+                f"{path} has no mu and sigma: give the statistics that torch-fidelity caches for a set of images."
             )
         return {name: torch.as_tensor(content[name]).detach().numpy() for name in ("mu", "sigma")}
 
@@ -117,7 +117,7 @@ def _moments(path: Path, found: Mapping[str, np.ndarray], suffix: str = "") -> M
     close = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(covariance.abs().max()))
     if not close or covariance.diagonal().min() < 0 or not _is_bounded(covariance):
         raise DataError(
-            f"{sigma_name} of {path} is no covariance: it must be symmetric, with no negative number on its diagonal and no "
+            f"{sigma_name} of {path} is not a covariance: it must be symmetric, with no negative number on its diagonal and no "
             "correlation beyond 1."
         )
     return Moments(torch.tensor(float("nan"), dtype=torch.float64), mean, (covariance + covariance.T) / 2)

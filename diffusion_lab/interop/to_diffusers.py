@@ -59,7 +59,7 @@ def _scheduler(model: DiffusionModel) -> dict[str, Any]:
         )
     if not torch.equal(process.shown(t).double(), (t - 1).double()):
         raise ValueError(
-            f"with schedule {type(model.schedule).__name__} the network sees no whole t, as diffusers' does: {_ELSE}"
+            f"with schedule {type(model.schedule).__name__} the network does not get whole t, as diffusers' networks do: {_ELSE}"
         )
     if model.start.needs_data_moments:
         raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {_ELSE}")

@@ -51,14 +51,14 @@ def _settings(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     groups = sorted({part.num_groups for part in network.modules() if isinstance(part, GroupNorm)} - {_GROUPS})
     if groups:
         raise ValueError(
-            f"openai's UNetModel has {_GROUPS} groups in every norm, and this network has {groups[0]} in some: "
-            "network.num_groups=32, or network.base_channels=128 and multiples of it, have 32 everywhere"
+            f"openai's UNetModel has {_GROUPS} groups in every norm, but this network has {groups[0]} in some: "
+            "train with network.num_groups=32, or with network.base_channels=128 or a multiple of it"
         )
     if network.encoder.features.frequencies:
         raise ValueError("openai's UNetModel has no network.fourier_periods: export with format=program")
     if shape[1] != shape[2] or shape[1] % 2 ** (len(layout.widths) - 1):
         raise ValueError(
-            f"openai's UNetModel takes squares that are halved evenly, and {shape[1]}×{shape[2]} pixels are not: export with "
+            f"openai's UNetModel needs square images that can be halved evenly, not {shape[1]}×{shape[2]} pixels: export with "
             "format=program"
         )
     if layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1:

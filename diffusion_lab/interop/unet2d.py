@@ -42,7 +42,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     groups = sorted({part.num_groups for part in network.modules() if isinstance(part, GroupNorm)})
     if len(groups) > 1:
         raise ValueError(
-            f"diffusers' UNet2DModel has one number of groups in all norms, and this network has {' and '.join(map(str, groups))}: "
+            f"diffusers' UNet2DModel has one number of groups in all norms, but this network has {' and '.join(map(str, groups))}: "
             "use format=program, or train with network.num_groups=8 or another number that divides all channels"
         )
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
@@ -62,7 +62,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     halvings = len(encoder.downsamples)
     if any(side % 2**halvings for side in shape[1:]):
         raise ValueError(
-            f"diffusers' UNet2DModel halves sides that are even, and {shape[1]}×{shape[2]} pixels cannot be halved {halvings} "
+            f"diffusers' UNet2DModel halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} "
             "times: use format=program"
         )
     attends = [len(blocks[0]) > 1 for blocks in encoder.down]

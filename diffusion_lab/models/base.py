@@ -53,11 +53,11 @@ class Denoised(NamedTuple):
 class GenerativeModel(TrainableModel, ABC):
     """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
 
-    Training asks for none of the methods declared here: a change of one changes scores and retrains nothing (see `fingerprints`).
+    Training uses none of the methods declared here: changing one changes scores but retrains nothing (see `fingerprints`).
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data
-    needs_label: bool = False  # it draws nothing where y is None
+    needs_label: bool = False  # it cannot draw where y is None
 
     @abstractmethod
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
@@ -140,7 +140,7 @@ class GenerativeModel(TrainableModel, ABC):
         return False
 
     def log_snrs(self, count: int) -> list[float] | None:
-        """So many log SNRs of its chain, evenly from its clean end to its noisy one; None for a family without a noisy chain."""
+        """`count` log SNRs of its chain, evenly from its clean end to its noisy one; None for a family without a noisy chain."""
         return None
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
@@ -153,9 +153,9 @@ class GenerativeModel(TrainableModel, ABC):
     def chain_bits(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
     ) -> Tensor:
-        """Of each image the bound of the unguided ancestral chain over the whole steps of each spacing, (B, C), bits per dimension.
+        """Bounds of the unguided ancestral chain over the whole steps of each spacing, by image: (B, C), bits per dimension.
 
-        As `likelihood` states it, with the same noise. For a family with `log_snrs`; spacings that need costs work once its last
+        As in `likelihood`, with the same noise. For a family with `log_snrs`; spacings that need costs work once its last
         steps were measured.
         """
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
@@ -165,7 +165,7 @@ class GenerativeModel(TrainableModel, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:
-        """Images noised to a log SNR, and the network's estimate of them in one look, unguided. For a family with `log_snrs`."""
+        """Images noised to a log SNR, and their estimate by one unguided network evaluation. For a family with `log_snrs`."""
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     @property

@@ -28,6 +28,6 @@ def bound_kind(own: bool, chain: GaussianDiffusion, labelled: bool, guided: bool
     """Which chain a bound is of, in words. own: the sampler's."""
     num_steps, given = chain.num_timesteps, " given the class" if labelled else ""
     if not own:
-        return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has none of its own"
+        return f"bound of {num_steps} ancestral steps even in log SNR{given}; this sampler has no bound of its own"
     kind = "bound of the full chain" if num_steps == chain.schedule.num_timesteps else "bound of a strided chain"
     return kind + given + (", guided" if guided else "")

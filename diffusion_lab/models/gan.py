@@ -60,7 +60,7 @@ class GAN(GenerativeModel):
                 "model.spectral_norm=true"
             )
         if max_grad_norm is not None and max_grad_norm <= 0:
-            raise ValueError(f"model.max_grad_norm={max_grad_norm} must be above 0; null never scales a gradient")
+            raise ValueError(f"model.max_grad_norm={max_grad_norm} must be above 0; use null for no limit")
         self.automatic_optimization = False
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization, self.max_grad_norm = seed, optimization, max_grad_norm
@@ -154,17 +154,17 @@ class GAN(GenerativeModel):
     def check_trainer(self, trainer: Trainer) -> None:
         if trainer.gradient_clip_val:
             raise ValueError(
-                f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN steps twice a batch and scales its gradients by "
+                f"trainer.gradient_clip_val={trainer.gradient_clip_val}: a GAN takes two steps per batch and scales its gradients "
                 "itself; use trainer.gradient_clip_val=null and model.max_grad_norm"
             )
         if trainer.accumulate_grad_batches != 1:
             raise ValueError(
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN steps at every batch; use 1 and a "
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: a GAN takes a step every batch; use 1 and a "
                 "smaller data.batch_size"
             )
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
-                f"trainer.precision={trainer.precision} scales a loss and a GAN has two; use bf16-mixed or 32-true"
+                f"trainer.precision={trainer.precision} scales one loss, but a GAN has two; use bf16-mixed or 32-true"
             )
 
     def averaged_parameters(self) -> dict[str, nn.Parameter]:

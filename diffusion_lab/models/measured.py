@@ -72,7 +72,7 @@ class MeasuredDiffusion(GenerativeModel):
         size = self.process.num_timesteps * x_0[0].numel()
         if size > _MOST_NUMBERS:
             raise ValueError(
-                f"variance=analytic_diagonal would keep {size:,} numbers of this model; use variance=analytic"
+                f"variance=analytic_diagonal would store {size:,} numbers for this model; use variance=analytic"
             )
         return dimension_statistics(self.process, self.reverse, x_0, self._known(y), _first_draw(seed, indices))
 

@@ -163,7 +163,7 @@ class TrainableModel(LightningModule):
                 for key in (*missing, *shapes):
                     here, there = (tuple(own[key].shape) if key in own else None), shapes.get(key)
                     if here != there:
-                        raise ValueError(f"{key} is {there or 'not'} there and {here or 'not'} in this model")
+                        raise ValueError(f"{key} is {there or 'not'} in the file and {here or 'not'} in this model")
                 tensors = {key: file.get_tensor(key) for key in shapes}
             broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
             if broken:

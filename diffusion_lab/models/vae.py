@@ -73,7 +73,7 @@ class VAE(GenerativeModel):
         self.prior = prior(latent_dim=self.network.latent_dim, num_classes=num_classes)
         if free_bits > 0 and not self.prior.by_dimension:
             raise ValueError(
-                f"model.free_bits={free_bits} needs prior=standard_normal: the rate of a learned prior is no sum over dimensions"
+                f"model.free_bits={free_bits} needs prior=standard_normal: the rate of a learned prior is not a sum over dimensions"
             )
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:

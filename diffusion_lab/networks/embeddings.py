@@ -84,7 +84,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         if periods and num_levels is None:
             raise ValueError(
-                f"network.fourier_periods={list(periods)} are counted in bins, and continuous data have none; use "
+                f"network.fourier_periods={list(periods)} are counted in bins, but continuous data have none; use "
                 "network.fourier_periods=[]"
             )
         if any(period <= 0 for period in periods):

@@ -24,7 +24,7 @@ def sides(image_size: Sides, num_levels: int, group: str = "network") -> list[tu
     found = halved(image_size, num_levels, group)
     if min(found[-1]) < 2:
         raise ValueError(
-            f"{group}.channel_multipliers with {num_levels} levels leave {min(found[-1])} pixel of images of {min(found[0])}: "
+            f"{group}.channel_multipliers with {num_levels} levels shrink a side of {min(found[0])} pixels to {min(found[-1])}: "
             "use fewer levels"
         )
     return found

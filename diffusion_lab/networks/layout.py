@@ -96,19 +96,19 @@ class Layout:
             if any(width % self.num_heads for width in attending):
                 raise ValueError(
                     f"network.num_heads={self.num_heads} must divide the channels wherever there is attention, which are "
-                    f"{attending}; {math.gcd(*attending)} and its divisors do"
+                    f"{attending}; use {math.gcd(*attending)} or a divisor of it"
                 )
         elif self.head_channels < 1 or any(width % self.head_channels for width in attending):
             raise ValueError(
                 f"network.head_channels={self.head_channels} must divide the channels wherever there is attention, which are "
-                f"{attending}; {math.gcd(*attending)} and its divisors do"
+                f"{attending}; use {math.gcd(*attending)} or a divisor of it"
             )
 
     def _check_groups(self) -> None:
         if self.num_groups is not None and any(width % self.num_groups for width in self.widths):
             raise ValueError(
                 f"network.num_groups={self.num_groups} must divide the channels of every level, which are {self.widths}; "
-                f"{math.gcd(*self.widths)} and its divisors do, and null chooses for each"
+                f"use {math.gcd(*self.widths)} or a divisor of it, or null to choose one for each level"
             )
 
 

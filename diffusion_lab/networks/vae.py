@@ -82,7 +82,7 @@ class ConvAutoencoder(Autoencoder):
         shorter = min(height_and_width(image_size))
         if not channel_multipliers or 2 ** (len(channel_multipliers) - 1) > shorter:
             raise ValueError(
-                f"network.channel_multipliers={list(channel_multipliers)}: {shorter}-pixel images take 1 to "
+                f"network.channel_multipliers={list(channel_multipliers)}: {shorter}-pixel images can have 1 to "
                 f"{shorter.bit_length()} levels, each half the size of the one before"
             )
         self.latent_dim = latent_dim

@@ -20,7 +20,7 @@ class _UnusedCopy(Unused):
 
     def remove(self) -> str | None:
         try:
-            return None if remove_copy(self.path, self.jobs, refuse) else "something uses it now"
+            return None if remove_copy(self.path, self.jobs, refuse) else "a process is using it"
         except (InUseError, OvertakenError, OSError) as error:
             return str(error)
 

@@ -49,7 +49,7 @@ class Unused:
         try:
             with hold(self.home, refuse):
                 if not self.still():
-                    return "something refers to it now"
+                    return "it is needed again"
                 self._remove_files()
                 if self.path == self.home:
                     check_guards(self.home)
@@ -71,7 +71,7 @@ class Unused:
 
 def refuse(holder: Holder | None) -> NoReturn:
     """For `lock.hold`: this does not wait."""
-    raise InUseError(f"{holder or 'a process'} is at work there")
+    raise InUseError(f"{holder or 'a process'} is using it")
 
 
 def _size(file: Path) -> int:

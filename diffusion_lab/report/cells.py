@@ -142,11 +142,11 @@ def _metrics(
     sources = content.get("sources", {})  # older code wrote none
     wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves) or _wrong_in_sources(sources)
     if wrong:
-        raise RunError(f"{run.metrics} is not what a score writes: {wrong}")
+        raise RunError(f"{run.metrics} is not a valid score: {wrong}")
     try:
         measures = described(content)
     except ValueError as error:
-        raise RunError(f"{run.metrics} is not what a score writes: {error}") from None
+        raise RunError(f"{run.metrics} is not a valid score: {error}") from None
     return {name: float(value) for name, value in values.items()}, protocol, curves, measures, sources
 
 
@@ -162,13 +162,13 @@ def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
         if not isinstance(protocol.get(part, {}).get(name, ""), str | None):
             return f"protocol.{part}.{name} is not a text"
     if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
-        return "protocol.absent holds no sentences"
+        return "protocol.absent has values that are not text"
     given = protocol.get("samples", {}).get("given", {})
     if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in ("name", "digest")):
         return "protocol.samples.given does not say which samples"
     remarks = protocol.get("remarks", [])
     if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
-        return "protocol.remarks holds no sentences"
+        return "protocol.remarks is not a list of texts"
     model = protocol.get("model_directory", "")
     if model != "" and not is_folder_name(model):
         return f"protocol.model_directory is {model!r}, which is not the name of a folder"

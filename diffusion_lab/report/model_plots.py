@@ -79,7 +79,7 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
             panels=[Panel("", _lines(((path, x, y) for path, x, y, _ in lines), names))],
             log_x=True,
             log_y=True,
-            note=f"Of each model the longest chain that was scored ({kinds}). {note}".strip(),
+            note=f"For each model, the longest chain that was scored ({kinds}). {note}".strip(),
         )
     ]
 
@@ -88,7 +88,7 @@ _BY_LOG_SNR = {
     "distance_by_log_snr": "Held-out images, noised to a log SNR and drawn from there: where a curve rises, those steps make the "
     "error.",
     "error_by_log_snr": "Error of the velocity at training images, and (faint) that of the best possible denoiser of these images. "
-    "What lies between can be learned; none of it left at the clean end is memorising, not success.",
+    "The gap between them can still be learned; if it closes at the clean end, the model memorises the images.",
 }
 
 
@@ -151,9 +151,7 @@ def _advice(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
         for measure in cell.measures
         if measure.name == "advised_gain" and measure.detail
     ]
-    meaning = (
-        "Bits/dim, with L_T, of the best steps there are, and (faint) of even ones, as measured on training images."
-    )
+    meaning = "Bits/dim, with L_T, of the best possible steps, and (faint) of even ones, measured on training images."
     return [
         Plot(
             key=curve,

@@ -24,7 +24,7 @@ def notes(group: Group) -> list[str]:
     said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
     for cell in (cell for row in group.rows for cell in row.done if cell.given is not None):
         name, digest = cell.given.get("name"), str(cell.given.get("digest"))[:12]
-        facts = [f"images that somebody gave, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
+        facts = [f"given images, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
         said.append(f"{name}: {'; '.join(facts)}.")
     seeds = max(len(row.done) for row in group.rows)
     said.append(
@@ -37,7 +37,9 @@ def notes(group: Group) -> list[str]:
     )
     if has_floor(group):
         floor = group.protocol.get("floor", {})
-        other = "" if floor.get("num_images") == samples.get("num_images") else ", another number and so not comparable"
+        other = (
+            "" if floor.get("num_images") == samples.get("num_images") else ", a different number, so not comparable"
+        )
         said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
     for column in columns(group):
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]

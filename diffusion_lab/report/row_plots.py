@@ -182,9 +182,9 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
     if not panels:
         return None
-    note = "Averaged over cells that differ in this axis alone (faint), so that all values of an axis share the same others."
+    note = "Averaged over cells (faint) that differ only in this axis: all its values have the same other choices."
     if left_out:
-        note += f" Left out, because no two cells differ in this axis alone: {', '.join(left_out)}."
+        note += f" Left out, because no two cells differ only in this axis: {', '.join(left_out)}."
     return Plot(
         key=f"effects_{measure.name}",
         heading=EFFECTS,

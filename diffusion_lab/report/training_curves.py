@@ -16,10 +16,10 @@ _MINUTE = 60.0
 _WEIGHTS, _END = "evaluation.weights", "end"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
 _MOST_PAIRS = 12
-_BETWEEN = "Between two points a line is taken to be straight, as it is drawn."
+_BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _LOOKS = (
-    "Points before the end of a training are looks into it: where the learning rate falls until the end, a training of that "
-    "length would have done better."
+    "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
+    "length would have scored better."
 )
 
 

@@ -77,7 +77,7 @@ def newest_sweep(outputs: Path) -> SweepDirectory:
     """The sweep that was started last. RunError if there is none."""
     sweeps = sweeps_in(outputs)
     if not sweeps:
-        raise RunError(f"there is no sweep in {outputs / _SWEEPS}; `diffusion-lab train -m …` makes one")
+        raise RunError(f"there is no sweep in {outputs / _SWEEPS}; run `diffusion-lab train -m …` first")
     return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
 
 
@@ -91,7 +91,7 @@ def newest_model(outputs: Path) -> ModelDirectory:
     finished = [model for model in models if model.finished]
     if not finished:
         others = f" ({len(models)} unfinished)" if models else ""
-        raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; `diffusion-lab train` makes one")
+        raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; run `diffusion-lab train` first")
     return max(finished, key=lambda model: model.training.stat().st_mtime_ns)
 
 

@@ -152,7 +152,7 @@ class _Submission:
         while batch := self._batch():
             if self._cancelled():
                 for index in list(self.waiting):
-                    self._drop(index, "cancelled before it began; run the same command again to submit it")
+                    self._drop(index, "cancelled before it started; run the same command again to submit it")
             else:
                 names += self._submit(batch)
         if names:

@@ -88,7 +88,7 @@ class SlurmQueue(Queue):
         state, code, signum = found[1], int(found[2]), int(found[3])
         # A shell that waited for what a signal ended returns 128 more than the signal.
         ended = next((f" after {each.name}" for each in signal.Signals if each in (signum, code - 128)), "")
-        return f"Slurm says {state}{ended}"
+        return f"Slurm reports {state}{ended}"
 
     def close(self) -> None:
         """Slurm sees to it."""
@@ -141,8 +141,8 @@ class LocalQueue(Queue):
             raise JobError(str(error)) from None
         if request.indices is not None:
             raise JobError(
-                f"trainer.devices={devices}: jobs take turns on the devices, so give their number; "
-                "CUDA_VISIBLE_DEVICES=… says which GPUs there are to share"
+                f"trainer.devices={devices}: jobs take turns on the devices, so give a number of devices; "
+                "set CUDA_VISIBLE_DEVICES=… to choose the GPUs that they share"
             )
         return request
 

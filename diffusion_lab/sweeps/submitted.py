@@ -86,7 +86,7 @@ def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
         states = in_slurm(folder)
         in_queue = [name for name in states or () if name in jobs]
         if states is None or (in_queue and ask("scancel", *in_queue) is None):
-            raise RunError("Slurm does not answer; the jobs that it may still have are not cancelled")
+            raise RunError("Slurm does not respond, so jobs still in its queue were not cancelled; try again later")
     return [*here, *in_queue]
 
 

@@ -54,7 +54,7 @@ def test_only_finite_steps_move_the_weights():
 
 def test_so_many_in_a_row_and_not_so_many_in_all():
     assert train([NAN, NAN, GOOD, NAN, NAN], stop_after=3).skipped_steps == 4
-    with pytest.raises(NotFiniteError, match=r"not finite 3 steps in a row, the last one at step 4, batch 3, t = 2;"):
+    with pytest.raises(NotFiniteError, match=r"not finite for 3 steps in a row, the last one step 4, batch 3, t = 2;"):
         train([GOOD, NAN, NAN, NAN, GOOD], stop_after=3)
 
 

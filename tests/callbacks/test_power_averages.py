@@ -115,7 +115,8 @@ def test_built_averages_are_never_chosen_by_themselves():
 
 def test_what_cannot_be_built_is_said(tmp_path, whole):
     with pytest.raises(
-        MistakeError, match=r"^ema_rel_0.02: what .* with an error of \d+% of its profile; lengths from"
+        MistakeError,
+        match=r"^ema_rel_0.02: the averages in .* with an error of \d+% of its profile; choose a length from",
     ):
         build_average(ModelDirectory(whole), "ema_rel_0.02")
     with pytest.raises(MistakeError, match=r"has no averages to build it from; train with snapshots.averages=8"):

@@ -77,7 +77,7 @@ def test_a_length_that_was_hardly_kept_has_a_large_error():
 
 @pytest.mark.parametrize("sigma_rel", [0.0, -0.1, LONGEST, 0.5])
 def test_no_average_is_as_long(sigma_rel):
-    with pytest.raises(ValueError, match=r"the length of an average is above 0 and below 0.289"):
+    with pytest.raises(ValueError, match=rf"σ_rel={sigma_rel:g} must lie between 0 and 0.289"):
         Profile(1, sigma_rel)
 
 

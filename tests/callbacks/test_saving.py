@@ -40,7 +40,7 @@ def test_every_flipped_bit_is_noticed(tmp_path):
         damaged = bytearray(content)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"resume\.ckpt is broken"):
+        with pytest.raises(ValueError, match=r"resume\.ckpt is damaged"):
             load_state(path)
 
 
@@ -49,7 +49,7 @@ def test_a_cut_file_is_broken(tmp_path, length):
     path = tmp_path / "resume.ckpt"
     save(path, weights=torch.zeros(100))
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"resume\.ckpt is broken"):
+    with pytest.raises(ValueError, match=r"resume\.ckpt is damaged"):
         load_state(path)
 
 

@@ -77,7 +77,7 @@ def test_what_nobody_waited_for_is_skipped_and_counted_all_the_same(monkeypatch,
 
 @pytest.mark.parametrize("log_every_n_steps", [4, 50])
 def test_too_many_in_a_row_are_named_when_the_count_is_read(monkeypatch, log_every_n_steps):
-    with pytest.raises(NotFiniteError, match=r"not finite 3 steps in a row, the last one at step 4, batch 3, t = 2;"):
+    with pytest.raises(NotFiniteError, match=r"not finite for 3 steps in a row, the last one step 4, batch 3, t = 2;"):
         train(monkeypatch, [GOOD, NAN, NAN, NAN, GOOD, INF, GOOD], log_every_n_steps, stop_after=3)
 
 

@@ -33,7 +33,7 @@ def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_draw
     assert {"fd_pixels", "bits_per_dim", "sliced_wasserstein"} <= content["values"].keys()
     (said,) = [measure["detail"] for measure in content["measures"] if measure["name"] == "sliced_wasserstein"]
     assert "bands 8x10 " in said
-    assert "a network sees more: features=inception" in said
+    assert "use features=inception" in said
     assert content["values"]["bits_per_dim"] > 8  # an 8-bit image would need less
     for name in ("samples.png", "interpolation.png", "reconstructions.png"):
         with Image.open(run / name) as picture:
@@ -55,7 +55,7 @@ def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_draw
     assert "the samples have 2 channels of 65536 levels" in err
     code, _, err = lab("sample", "inpaint.image=train.png", "inpaint.mask=mask.png")
     assert code == 1
-    assert "this model draws 2 channels; name one of the test split by its number" in err
+    assert "this model draws 2 channels; give the number of a test image" in err
     code, _, err = lab("sample", "num_images=2", "interpolate.images=[0,1]", "trajectory=false")
     assert code == 0, err
 
@@ -111,7 +111,7 @@ def test_floats_are_refused_with_what_to_do(lab):
     code, _, err = lab("train", "data=arrays", "data.train=a.npy", *TINY)
     assert code == 1
     assert (
-        "data.train=a.npy is float64, and levels are whole numbers from 0: save (255 * x).round().astype(np.uint8)"
+        "data.train=a.npy is float64, but levels are whole numbers from 0: save (255 * x).round().astype(np.uint8)"
         in err
     )
     assert len(err.strip().splitlines()) == 1

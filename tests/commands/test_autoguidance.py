@@ -67,9 +67,9 @@ def test_a_moment_may_be_a_step_or_a_time_and_comes_before_the_weights_that_it_g
     for options, said in (
         (
             ["guidance.moment=4steps", "evaluation.at=[2steps]"],
-            "the weights at_2steps are of step 2, and that moment is step 4",
+            "the weights at_2steps are from step 2, but that moment is step 4",
         ),
-        (["guidance.moment=2steps", "evaluation.at=[2steps]"], "guide by an earlier one"),
+        (["guidance.moment=2steps", "evaluation.at=[2steps]"], "choose an earlier one"),
         (["guidance.moment=soon"], "guidance.moment=soon: soon is not a moment of a training; write 0.1"),
     ):
         code, _, err = lab("evaluate", AUTO, *options)
@@ -108,7 +108,7 @@ def test_another_model_guides_one_it_fits(lab):
         assert code == 0, err
         assert any(f"worse={other.split('/')[-1]}, {named}" in guidance_of(run) for run in runs_of(lab))
     for option, said in (
-        ("guidance.moment=0.3", "has no weights at_0.3, of an earlier moment of training, but at_0.1, at_0.2, at_0.4"),
+        ("guidance.moment=0.3", "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4"),
         ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
         code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
@@ -165,9 +165,7 @@ def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
     for command in (["train", *SIX], ["evaluate"], ["sample"]):
         code, _, err = lab(*command, *asked)
         assert code == 1
-        assert "has no weights at_0.3, of an earlier moment of training, but at_0.1, at_0.2, at_0.4" in one_sentence(
-            err
-        )
+        assert "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4" in one_sentence(err)
     assert files(lab.folder) == before
     code, _, err = lab("train", *SIX, *asked, "snapshots.at=[0.3]", "retrain=true")
     assert code == 0, err

@@ -42,7 +42,7 @@ def test_what_the_longer_training_did_not_keep_is_said(lab):
     trunk = trunk_in(lab, "snapshots.at=[3steps]", "snapshots.averages=0")
     code, out, err = lab("train", *BRANCH, f"branch_from={trunk.path}")
     assert code == 0, err
-    assert f"{trunk.path} did not keep at_0.1 (step 1), power_0.5 (step 5); this model will not have it" in out
+    assert f"{trunk.path} did not keep at_0.1 (step 1), power_0.5 (step 5); this model will not have them either" in out
     names = newest_model(lab.folder / "outputs").weight_names
     assert {"at_0.3", "at_0.9"} < set(names)
     assert "at_0.1" not in names
@@ -54,7 +54,7 @@ def test_what_cannot_branch_is_refused_in_a_sentence(lab):
     for option, said in (
         ("data.batch_size=4", "only the length may differ, but it differs in data.batch_size"),
         ("lr_scheduler.decay_share=0.25", "only the length may differ, but it differs in lr_scheduler.decay_share"),
-        ("trainer.max_steps=2", "they share 1 steps, and the first checkpoint that was kept is of step 2"),
+        ("trainer.max_steps=2", "they share 1 steps, but the first checkpoint that was kept is from step 2"),
         ("trainer.max_time=00:00:01:00", "the length of both trainings must be in steps (trainer.max_steps)"),
         ("snapshots.branches=[11steps]", "snapshots.branches: training ends before 11steps (trainer.max_steps=10)"),
     ):

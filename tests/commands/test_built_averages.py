@@ -20,7 +20,7 @@ def test_any_length_is_scored_and_sampled_without_training_again(lab):
     runs = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
     said = {run["protocol"]["weights"]: run["protocol"].get("average", "") for run in runs}
     assert said.keys() == {"ema_0.999", "ema_rel_0.05", "ema_rel_0.1"}
-    assert said["ema_rel_0.05"] == "built of 6 moments, 0.0% off its profile"
+    assert said["ema_rel_0.05"] == "built from averages of 6 moments, with an error of 0.0% of its profile"
     code, out, err = lab("sample", "num_images=2", "weights=ema_rel_0.07", *STRIDED)
     assert code == 0, err
     assert "(ema_rel_0.07)" in out
@@ -31,7 +31,7 @@ def test_any_length_is_scored_and_sampled_without_training_again(lab):
 def test_what_cannot_be_built_is_said_before_training(lab):
     for options, said in (
         (["evaluation.weights=ema_rel_0.05", "snapshots.averages=0"], "will have no averages to build it from"),
-        (["evaluation.weights=ema_rel_0.4"], "the length of an average is above 0 and below 0.289"),
+        (["evaluation.weights=ema_rel_0.4"], "σ_rel=0.4 must lie between 0 and 0.289"),
         (["snapshots.averages=-1"], "snapshots.averages=-1 must be a number of moments, or 0 for none"),
     ):
         code, _, err = lab("train", *SIX, *options)

@@ -203,7 +203,7 @@ NEVER = {
     ),
     "at the end of an epoch": (
         [f"+callbacks.a={STOPPING % 'val/loss, check_on_train_epoch_end: true'}", "val.every_n_steps=1"],
-        ["one epoch without end"],
+        ["one endless epoch"],
     ),
     "no callback": (["+callbacks.a._target_=torch.nn.Identity"], ["callbacks.a is not a Lightning callback"]),
     "none of ours": (["callbacks.monitor=null"], ["training needs monitor", "callbacks=[default,mine]"]),

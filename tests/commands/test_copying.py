@@ -47,7 +47,7 @@ def test_images_without_held_out_images_say_the_reason(lab):
     assert code == 0, err
     (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
     absent = json.loads(path.read_text())["protocol"]["absent"]
-    assert absent["copying_pixels"] == "needs held-out images beside the training images, and given.npz has none"
+    assert absent["copying_pixels"] == "needs held-out images besides the training images, but given.npz has none"
     assert not list(path.parent.glob("nearest.png"))
 
 

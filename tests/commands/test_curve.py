@@ -30,7 +30,7 @@ def test_a_training_keeps_and_scores_the_moments_that_are_asked_for(lab):
     assert taken == {"at_2steps": (2, 16), "at_32images": (4, 32), "ema_0.999": (6, 48)}
     seconds = [runs[name]["values"]["training_seconds"] for name in ("at_2steps", "at_32images", "ema_0.999")]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
-    assert runs["at_2steps"]["protocol"]["moment"] == "step 2 of a training of 6, as it was then"
+    assert runs["at_2steps"]["protocol"]["moment"] == "the training as it was at step 2 of 6"
     assert "moment" not in runs["ema_0.999"]["protocol"]
     before = files(lab.folder)
     for command in (["train", *SIX], ["evaluate", "evaluation.at=[2steps,end]"]):
@@ -47,7 +47,7 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
         code, _, err = lab(*command, "evaluation.at=[2steps,3steps]")
         assert code == 1
         assert "has no weights at_3steps" in one_sentence(err)
-        assert "snapshots.at (retrain=true trains again)" in err
+        assert "snapshots.at (set retrain=true to train again)" in err
     assert files(lab.folder) == before
 
 
@@ -62,7 +62,7 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
         ),
         (["evaluation.at=[2minutes]"], "evaluation.at=['2minutes']: 2minutes is not a moment of a training; write 0.1"),
         (["evaluation.at=[60s,1m]"], "remove the repeated moment"),
-        (["evaluation.at=2m"], "evaluation.at=2m: this option takes a list"),
+        (["evaluation.at=2m"], "evaluation.at=2m: this option must be a list"),
         ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at already chooses the weights"),
     ],
 )

@@ -20,4 +20,4 @@ def test_what_the_default_command_needs_ends_in_an_error(lab):
     code, out, err = lab("doctor", "outputs=mine/outputs")
     assert code == 1
     assert "broken  disk" in out
-    assert err == "diffusion-lab doctor: `diffusion-lab train` does not work here; repair disk first (see above)\n"
+    assert err == "diffusion-lab doctor: `diffusion-lab train` does not work here; fix disk first (see above)\n"

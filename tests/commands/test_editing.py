@@ -69,7 +69,7 @@ def test_an_interpolation_has_as_many_images_as_asked_and_a_picture_begins_with_
 MISTAKES = [
     (["inpaint.image=0"], "inpaint.mask=FILE is needed"),
     (["inpaint.image=nowhere.png", "inpaint.mask=nowhere.png"], "nowhere.png: there is no such file"),
-    (["inpaint.image=360", "inpaint.mask=mask.png"], "test images 0 … 359"),
+    (["inpaint.image=360", "inpaint.mask=mask.png"], "test image of digits from 0 to 359"),
     (["inpaint.image=0", "inpaint.mask=mask.png", "inpaint.repeats=0"], "inpaint.repeats=0"),
     (["denoise.image=0"], "denoise.t=None"),
     (

@@ -65,7 +65,7 @@ def test_the_pipeline_draws_what_our_sampler_draws(lab, guidance):
     assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
     (image,) = pipeline(class_labels=[7], num_inference_steps=2).images
     assert image.size == (8, 8)
-    with pytest.raises(ValueError, match="the classes are 0 … 9"):
+    with pytest.raises(ValueError, match="choose classes from 0 … 9"):
         pipeline(class_labels=11)
 
 
@@ -125,7 +125,7 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
         ([], "one number of groups in all norms"),
         (["weights=ema_2"], "ema_2"),
         (["format=openai"], "32 groups in every norm"),
-        (["to=outputs"], "to=outputs: it exists already and is not overwritten"),
+        (["to=outputs"], "to=outputs already exists and is not overwritten"),
         (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
     ],
     ids=str,

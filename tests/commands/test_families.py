@@ -61,7 +61,7 @@ def test_one_command_is_a_whole_experiment_and_the_same_again_finds_it(lab, fami
     ("option", "said"),
     [
         ("optimiser=adamw", "optimiser"),
-        ("trainer.max_steps=0", "trainer.max_steps or trainer.max_time must say when training ends"),
+        ("trainer.max_steps=0", "set trainer.max_steps or trainer.max_time, so that training ends"),
         ("data.batch_size=0", "data.batch_size"),
         ("ema.decays=[2]", "ema.decays"),
         ("network.nonsense=1", "nonsense"),

@@ -69,7 +69,7 @@ def test_not_finite_again_and_again_stops_and_names_step_batch_and_t(lab, monkey
     code, _, err = lab("train", *OPTIONS, *options)
     assert code == 1
     assert "Traceback" not in err
-    assert "not finite 4 steps in a row, the last one at step 7, batch 6, t = " in err
+    assert "not finite for 4 steps in a row, the last one step 7, batch 6, t = " in err
     directory = only_model(lab.folder)
     state = load_state(directory.resume)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
@@ -179,7 +179,7 @@ def test_a_disk_that_is_too_small_is_found_before_training(lab, small_disk):
     (small_disk / "filler").write_bytes(bytes(int(2.7 * 2**20)))
     code, out, err = lab("train", *OPTIONS, f"outputs={small_disk / 'outputs'}")
     assert code == 1
-    assert "MiB are free on this disk and training needs" in err
+    assert "MiB are free on this disk, but training needs" in err
     assert "training images" not in out
 
 

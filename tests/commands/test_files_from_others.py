@@ -177,7 +177,7 @@ GUIDANCE = {
     "identity": "${facts.identity}",
 }
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
-RESOLVED, ELSEWHERE = "may refer to its own values only", "is a link to a file"
+RESOLVED, ELSEWHERE = "may refer only to its own values", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
@@ -207,34 +207,34 @@ SAMPLE = {
     # ---- a class of a known package in a place that is not its own
     "a Trainer as the sampler": (
         target("lightning.pytorch.Trainer", default_root_dir="harm"),
-        "the place of a Sampler",
+        "a Sampler belongs here",
     ),
     "a logger as the schedule": (
         config("schedule", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "harm"}),
-        "the place of a Schedule",
+        "a Schedule belongs here",
     ),
     "a tracker as the guidance": (
         config(
             "guidance", {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
         ),
-        "the place of a Guidance",
+        "a Guidance belongs here",
     ),
     "a writer as the timesteps": (
         config("timesteps", {"_target_": "torch.utils.tensorboard.SummaryWriter", "log_dir": "harm"}),
-        "the place of a TimestepSampler",
+        "a TimestepSampler belongs here",
     ),
     "features that download as the network": (
         config("network", {"_target_": "diffusion_lab.evaluation.inception.InceptionFeatures", "_partial_": True}),
-        "the place of a Module with _partial_",
+        "a Module with _partial_ belongs here",
     ),
     "a model that loads as the network": (
         config("network", {"_target_": "torchvision.models.ResNet", "_partial_": True}),
-        "the place of a Module with _partial_",
+        "a Module with _partial_ belongs here",
     ),
-    "data as the model": (config("model", IMAGES), "the place of a TrainableModel"),
+    "data as the model": (config("model", IMAGES), "a TrainableModel belongs here"),
     "a class as an option of a class that asks for none": (
         config("sampler.spacing.num_steps", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
-        "nothing is built in this place",
+        "nothing may be built here",
     ),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     # ---- what Hydra does beside calling a target
@@ -260,11 +260,11 @@ SAMPLE = {
     "a reference to nothing": (config("model.sampler", "${nothing}"), "is not a config"),
     "references that unfold to more than memory": (
         lambda f: edit(f, "facts", {"a0": 1} | {f"a{i}": [f"${{facts.a{i - 1}}}"] * 10 for i in range(1, 40)}),
-        "its references unfold to more than 20,000 values",
+        "its references expand to more than 20,000 values",
     ),
     "references through references": (
         lambda f: edit(f, "facts", {"a0": {"k": 1}} | {f"a{i}": f"${{facts.a{i - 1}.k}}" for i in range(1, 40)}),
-        "leads through another reference",
+        "refers through another reference",
     ),
     # ---- keys and values that become options
     "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
@@ -285,7 +285,7 @@ SAMPLE = {
         file("config.yaml", b"model: !!python/object/apply:os.system ['touch harm']"),
         "is not a config",
     ),
-    "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has aliases"),
+    "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
     "a config without end": (
         lambda f: os.truncate(f / "config.yaml", 2**40),
         "config.yaml is larger than 0.25 MiB",
@@ -335,7 +335,7 @@ SAMPLE = {
     "an image of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not the shape of an image"),
     "a number that cannot be written": (
         lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
-        "more is a number beyond all",
+        "more is too large a number",
     ),
     "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a text, a number"),
     "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), "is not the shape of an image"),
@@ -369,7 +369,7 @@ EVALUATE = {
     ),
     "a data set that downloads": (
         config("data", {"_target_": "torchvision.datasets.MNIST", "root": "harm", "download": True}),
-        "the place of a DataModule",
+        "a DataModule belongs here",
     ),
     "our data set that downloads": (
         config(
@@ -388,7 +388,7 @@ EVALUATE = {
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     "a metric that downloads as the features": (
         config("features", {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
-        "the place of a Features",
+        "a Features belongs here",
     ),
     "a metric as one of the features": (
         config("features", {"mine": {"_target_": "diffusion_lab.evaluation.metrics.FrechetDistance"}}),
@@ -406,19 +406,19 @@ EVALUATE = {
             "features",
             {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"},
         ),
-        "There is no classifier '../../../secret/x': there are",
+        "There is no classifier '../../../secret/x': choose one of",
     ),
     "a metric as the bound": (
         config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),
-        "nothing is built in this place",
+        "nothing may be built here",
     ),
     "a metric that is none of ours": (
         measured({"mine": {"_target_": "torchmetrics.MeanMetric"}}),
-        "metrics.mine._target_=torchmetrics.MeanMetric is not built, because this is the place of a Metric",
+        "metrics.mine._target_=torchmetrics.MeanMetric is not built, because a Metric belongs here",
     ),
     "features in the place of a metric": (
         measured({"mine": {"_target_": "diffusion_lab.evaluation.features.Pixels"}}),
-        "the place of a Metric",
+        "a Metric belongs here",
     ),
     "a metric without a class": (measured({"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "likelihoods without end": (
@@ -428,7 +428,7 @@ EVALUATE = {
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "weights with a path for a name": (
         config("evaluation.weights", "../secret/raw"),
-        "../secret/raw: the weights are",
+        "../secret/raw: choose one of",
     ),
 }
 
@@ -745,4 +745,4 @@ def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab
     edit(directory.path, "optimizer.lr", 0.5)
     code, _, err = lab("train", *options)
     assert code == 1
-    assert "was changed since this training began (optimizer.lr); retrain=true trains again" in err
+    assert "was changed since this training began (optimizer.lr); set retrain=true to train again" in err

@@ -73,15 +73,18 @@ def test_two_ranks_equal_one(zygote, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=1.0: a GAN steps twice a batch"),
-        (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2: a GAN steps at every batch"),
+        (["trainer.gradient_clip_val=1.0"], "trainer.gradient_clip_val=1.0: a GAN takes two steps per batch"),
+        (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches=2: a GAN takes a step every batch"),
         (
             ["adversarial_loss=wasserstein_gp", "regularizer=r1"],
             "adversarial_loss Wasserstein has no minimum unless the slope of the discriminator is bounded",
         ),
         (["regularizer.gamma=0"], "regularizer.gamma=0 must be above 0"),
         (["schedule=cosine"], "schedule"),
-        (["data=fashion_mnist", "network.channel_multipliers=[1,1,1,1,1,1]"], "6 levels leave 1 pixel of images of 28"),
+        (
+            ["data=fashion_mnist", "network.channel_multipliers=[1,1,1,1,1,1]"],
+            "6 levels shrink a side of 28 pixels to 1",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_nothing_is_written(lab, options, sentence):

@@ -63,7 +63,7 @@ def test_an_imported_model_draws_and_is_scored(lab, published):
     assert scored["protocol"]["absent"]["training_steps"].endswith("was not recorded")
     code, out, _ = lab("import", checkpoint, f"flags={TINY}", *DATA)
     assert code == 0
-    assert "imported already" in out
+    assert "already imported" in out
 
 
 def test_a_model_whose_data_nobody_named_draws_and_says_what_a_score_needs(lab, published):
@@ -92,22 +92,25 @@ def test_a_model_that_needs_labels_says_so(lab, published):
 
 BROKEN = {
     "no file": (["checkpoint=none.pt", f"flags={TINY}"], "there is no such file"),
-    "nothing named": ([], "name the file"),
+    "nothing named": ([], "set the file"),
     "no flags": (["checkpoint=theirs.pt"], "give its flags"),
     "nobody's flags": (["checkpoint=theirs.pt", "flags=--image_size 32"], "add code="),
     "a flag that is none": (["checkpoint=theirs.pt", f"flags={TINY} --num_head 2"], "did you mean --num_heads"),
     "another depth": (
         ["checkpoint=theirs.pt", f"flags={TINY} --num_res_blocks 2"],
-        "not of the network that the flags",
+        "does not fit the network that the flags",
     ),
-    "another width": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 64"], "not of the network that the flags"),
+    "another width": (
+        ["checkpoint=theirs.pt", f"flags={TINY} --num_channels 64"],
+        "does not fit the network that the flags",
+    ),
     "far too wide": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 65536"], "at most 8192"),
     "too wide": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 4096"], "many more parameters"),
     "no classes": (["checkpoint=theirs.pt", f"flags={UNLABELLED}"], "it has label_emb.weight"),
     "another size": (["checkpoint=theirs.pt", f"flags={TINY}", *DATA, "data.image_size=16"], "image_folder has images"),
     "other classes": (["checkpoint=theirs.pt", f"flags={TINY}", *DATA, "data.classes=null"], "has no classes"),
     "half a file": (["checkpoint=half.pt", f"flags={TINY}"], "is damaged"),
-    "an upsampler": (["checkpoint=64_256_upsampler.pt"], "not imported"),
+    "an upsampler": (["checkpoint=64_256_upsampler.pt"], "cannot be imported"),
     "an option that is none": (["checkpoint=theirs.pt", f"flags={TINY}", "checkpoints=1"], "there is no option"),
 }
 

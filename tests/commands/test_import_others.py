@@ -46,7 +46,7 @@ def test_an_imported_folder_is_a_model_of_the_lab(lab, theirs):
     assert torch.allclose(drawn, x_t, atol=1e-3)
     code, out, _ = lab("import", "checkpoint=theirs")
     assert code == 0
-    assert "imported already" in out
+    assert "already imported" in out
 
 
 @pytest.mark.thorough
@@ -93,7 +93,7 @@ def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, the
     write_images(lab.folder, side=16)
     before = files(lab.folder)
     broken = {
-        "no folder": (["checkpoint=empty"], "no folder of diffusers"),
+        "no folder": (["checkpoint=empty"], "not a folder of diffusers"),
         "half a file": (["checkpoint=half.pt", "image_size=8"], "is damaged"),
         "no size": (["checkpoint=model-1.pt"], "add image_size=32"),
         "flags": (["checkpoint=theirs", "flags=--x 1"], "has no effect for a folder of diffusers"),

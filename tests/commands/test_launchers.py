@@ -123,7 +123,7 @@ def test_what_slurm_cannot_be_asked_for_is_told_before_anything_is_written(lab, 
 def test_only_a_queue_that_keeps_the_order_may_be_left(lab):
     code, _, err = lab("train", "-m", "hydra/launcher=local", "hydra.sweeper.wait=false", *TINY, *STRIDED)
     assert code == 1
-    assert "hydra.sweeper.wait=false: only hydra/launcher=slurm" in err
+    assert "hydra.sweeper.wait=false works only with hydra/launcher=slurm" in err
     assert files(lab.folder) == []
 
 

@@ -78,7 +78,7 @@ def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model,
     [
         ({"nm_steps": 3}, "there is no option 'nm_steps'; did you mean num_steps?"),
         ({"image": 4}, "this may be inpaint.image or denoise.image"),
-        ({"to": "folder"}, "nothing is written"),
+        ({"to": "folder"}, "images are returned, not written"),
         ({"devices": 2}, "one device"),
         ({"eta": {1}}, "eta: an option takes a number"),
         ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
@@ -120,7 +120,7 @@ def test_it_scores_as_the_command_does(lab, model):
     assert score.values == json.loads(written)["values"]
     assert metrics.read_bytes() == written  # it was there already
     assert model.score(model.data, num_samples=8, metrics=["quick"], features="pixels", num_steps=3).path != score.path
-    with pytest.raises(ValueError, match=r"evaluation\.weights=ema_2: the weights are auto, raw, ema_0.9"):
+    with pytest.raises(ValueError, match=r"evaluation\.weights=ema_2: choose one of auto, raw, ema_0.9"):
         model.score(weights="ema_2")
 
 

@@ -23,7 +23,7 @@ LITTLE = [
     "bound.num_steps=4",
     "metrics=[network_evaluations,frechet_distance,bits_per_dim]",
 ]
-STRIDED = "bound of 4 ancestral steps even in log SNR; this sampler has none of its own"
+STRIDED = "bound of 4 ancestral steps even in log SNR; this sampler has no bound of its own"
 SAMPLERS = {  # its options, NFE, and which chain its bound is of
     "ddpm": ([], 24, "bound of the full chain"),
     "strided": (STEPS, 3, "bound of a strided chain"),
@@ -81,5 +81,5 @@ def test_a_cell_trains_samples_and_scores(lab, schedule, variance, prediction):
 def test_what_may_not_meet_is_refused(lab, schedule):
     code, _, err = lab("train", *TINY, f"schedule={schedule}", "variance=learned")
     assert code == 1
-    assert "variance LearnedRange needs β_t as its upper end" in err
+    assert "variance LearnedRange has β_t as its upper bound" in err
     assert len(err.strip().splitlines()) == 1

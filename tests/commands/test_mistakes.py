@@ -26,18 +26,21 @@ MISTAKES = {
     "missing folder": (["data=image_folder", "data.root=nowhere", "data.image_size=8"], ["nowhere"]),
     "nothing where something is needed": (["data=image_folder"], ["data.root has no value; set data.root=…"]),
     "word for a number": (["trainer.max_steps=many"], ["max_steps", "many"]),
-    "word for yes or no": (["conditional=maybe"], ["conditional=maybe: this option takes true or false"]),
-    "word for steps": (["val.every_n_steps=foo"], ["val.every_n_steps=foo: this option takes a whole number"]),
-    "word for images": (["data.batch_size=abc"], ["data.batch_size=abc: this option takes a whole number"]),
-    "word for a rate": (["optimizer.lr=abc"], ["optimizer.lr=abc: this option takes a number"]),
+    "word for yes or no": (["conditional=maybe"], ["conditional=maybe: this option must be true or false"]),
+    "word for steps": (["val.every_n_steps=foo"], ["val.every_n_steps=foo: this option must be a whole number"]),
+    "word for images": (["data.batch_size=abc"], ["data.batch_size=abc: this option must be a whole number"]),
+    "word for a rate": (["optimizer.lr=abc"], ["optimizer.lr=abc: this option must be a number"]),
     "part of a batch": (["trainer.accumulate_grad_batches=1.5"], ["trainer.accumulate_grad_batches=1.5: this option"]),
-    "number for a list": (["ema.decays=0.9"], ["ema.decays=0.9: this option takes a list"]),
+    "number for a list": (["ema.decays=0.9"], ["ema.decays=0.9: this option must be a list"]),
     "no images": (["train_images=0"], ["train_images=0: give a number of images"]),
     "Lightning's fast_dev_run": (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=True", "use debug=fdr"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
     "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
     "seed of too many bits": (["seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
-    "learned range on a straight path": (["schedule=rectified"], ["LearnedRange needs β_t", "variance=fixed_small"]),
+    "learned range on a straight path": (
+        ["schedule=rectified"],
+        ["LearnedRange has β_t as its upper bound", "variance=fixed_small"],
+    ),
     "a cut beyond the end": (["schedule.log_snr_min=-40"], ["cannot cut CosineSchedule at log SNR -40"]),
     "too little noise": (["sampler=ddim", "sampler.eta=1.5"], ["eta = 1.5", "between 0"]),
 }
@@ -76,7 +79,7 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == (
-        "diffusion-lab train: schedule=cosin: there is no such choice; schedule is one of "
+        "diffusion-lab train: schedule=cosin: there is no such choice; choose one of "
         f"{', '.join(choices('schedule'))}; did you mean cosine?\n"
     )
     done = process("trian")

@@ -50,7 +50,7 @@ def test_local_settings_may_choose_groups_and_bring_choices_of_their_own(lab, lo
     [
         ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
         ("outputs: [a\n", 'conf/local/default.yaml", line 2'),
-        ("seed: x\n", "seed=x: this option takes a whole number"),
+        ("seed: x\n", "seed=x: this option must be a whole number"),
     ],
 )
 def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings, said):

@@ -41,7 +41,7 @@ def test_an_interrupted_training_goes_on_in_the_precision_that_it_began_with(lab
     monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: False)
     code, _, err = lab("train", *options)
     assert code != 0
-    assert "began with precision bf16-mixed, and trainer.precision=auto is 32-true on this machine" in " ".join(
+    assert "began with precision bf16-mixed, but trainer.precision=auto is 32-true on this machine" in " ".join(
         err.split()
     )
     assert "Traceback" not in err

@@ -180,7 +180,7 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     out = pruned(lab, "remove=true")
     held[0].__exit__(None, None, None)
     assert f"kept: outputs/models/{old.path.name}: process " in out
-    assert f"kept: outputs/models/{other.path.name}: something refers to it now" in out
+    assert f"kept: outputs/models/{other.path.name}: it is needed again" in out
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
@@ -208,7 +208,7 @@ def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch):
     code, _, err = lab("prune", "remove=true")
     assert code == 1
     assert err.endswith(
-        "gone has disappeared: another process is removing files in outputs; run the same command again after that\n"
+        "gone has disappeared: another process is removing files in outputs; run the same command again later\n"
     )
     assert old.finished
 

@@ -231,7 +231,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zy
     content[middle : middle + 256] = bytes(byte ^ 1 for byte in content[middle : middle + 256])  # more than padding
     resume.write_bytes(content)
     out = torn.finish()
-    assert f"{resume.relative_to(torn.folder)} is broken; skipping it" in out
+    assert f"{resume.relative_to(torn.folder)} is damaged; skipping it" in out
     assert f"resuming from {previous_of(resume).relative_to(torn.folder)}" in out
     assert_same_bits(whole, torn)
 

@@ -92,11 +92,8 @@ def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
     assert theirs.split("|")[3] == ours.split("|")[3]
     assert floor.startswith("| real images |")
     digest = given(lab.folder / "outputs")["protocol"]["samples"]["given"]["digest"]
-    (said,) = [note for note in notes if "images that somebody gave" in note]
-    assert (
-        f"samples.npz: images that somebody gave, SHA-256 of their pixels {digest[:12]}…; models are scored on 360"
-        in said
-    )
+    (said,) = [note for note in notes if "given images" in note]
+    assert f"samples.npz: given images, SHA-256 of their pixels {digest[:12]}…; models are scored on 360" in said
     page = (lab.folder / "report" / "report.html").read_text()
     assert "2 of 2 cells scored" in page
     assert re.search(r"\b1 model\b", page)
@@ -152,7 +149,7 @@ def test_prune_leaves_their_scores_and_has_nothing_to_say_of_them(lab):
 def test_samples_and_reference_are_texts(lab, option):
     code, _, err = lab("evaluate", "samples=a.npz", "data=digits", option)
     assert code == 1
-    assert "this option takes a text or null" in err
+    assert "this option must be a text or null" in err
 
 
 def test_grey_images_in_three_equal_channels_are_grey(lab):
@@ -197,13 +194,11 @@ def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
     found = {reference: given(lab.folder / f"{reference}.out") for reference in REFERENCES}
     for metrics in found.values():
         assert metrics["values"]["fd_pixels"] == pytest.approx(found["real"]["values"]["fd_pixels"], rel=1e-6)
-        assert "needs real images beside the reference" in metrics["protocol"]["absent"]["fd_pixels_floor"]
+        assert "needs real images besides the reference" in metrics["protocol"]["absent"]["fd_pixels_floor"]
     assert found["real.npz"]["values"] == found["real"]["values"]
     for reference in ("edm.npz", "fidelity.pt"):
         absent = found[reference]["protocol"]["absent"]
-        assert (
-            absent["precision"] == absent["kd_pixels"] == f"needs real images, and {reference} holds statistics alone"
-        )
+        assert absent["precision"] == absent["kd_pixels"] == f"needs real images, but {reference} holds only statistics"
         assert found[reference]["protocol"]["reference"] | {"identity": ""} == {
             "given": reference,
             "form": "mu and sigma",
@@ -212,7 +207,7 @@ def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
         }
     assert found["adm.npz"]["protocol"]["precision_recall"]["num_reference"] == 20
     assert "precision" in found["adm.npz"]["values"]
-    assert "which the file does not say" in found["adm.npz"]["protocol"]["remarks"][0]
+    assert "the file does not say which split" in found["adm.npz"]["protocol"]["remarks"][0]
     assert "remarks" not in found["real"]["protocol"]
 
 
@@ -220,9 +215,7 @@ def test_every_form_of_a_reference_gives_one_distance(lab, coloured):
 def test_one_thing_to_compare_with_has_to_be_named(lab, coloured, options):
     code, _, err = lab("evaluate", "samples=samples.npz", *options)
     assert code == 1
-    assert (
-        "say what they are compared with, either data=… (as fashion_mnist) or reference=… (a file or a folder)" in err
-    )
+    assert "set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)" in err
 
 
 def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
@@ -235,7 +228,7 @@ def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
     assert code == 0, err
     said = " ".join(out.split())
     assert "some are JPEG or WebP, whose compression artefacts count as differences" in said
-    assert "models are scored on 360 samples unless you say otherwise, and the distance falls with n" in said
+    assert "models are scored on 360 samples by default, and the distance falls with n" in said
     code, out, err = lab("evaluate", *options, "evaluation.num_samples=4")
     assert code == 0, err
     assert "models are scored on" not in " ".join(out.split())

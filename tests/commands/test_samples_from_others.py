@@ -145,26 +145,26 @@ def saved(form: str, mode: str) -> bytes:
 # fmt: off
 SAMPLES = {
     "nothing there": ("bad.npz", lambda folder: None, "There is no bad.npz"),
-    "no form that is known": ("bad.pkl", raw("bad.pkl", pickle.dumps(Harm())), "is no folder, no .npz and no .zip"),
-    "a pickle called npz": ("bad.npz", raw("bad.npz", pickle.dumps(Harm())), "is no npz of images that can be read"),
+    "no form that is known": ("bad.pkl", raw("bad.pkl", pickle.dumps(Harm())), "is not a folder, an .npz or a .zip"),
+    "a pickle called npz": ("bad.npz", raw("bad.npz", pickle.dumps(Harm())), "is not a readable npz of images"),
     "a torch file called npz": ("bad.npz", lambda folder: torch.save(Harm(), folder / "bad.npz"), "has no arr_0"),
-    "objects in arr_0": ("bad.npz", objects("arr_0"), "holds object, not numbers; it is not unpickled"),
-    "objects in arr_1": ("bad.npz", objects("arr_1"), "holds object, not numbers; it is not unpickled"),
-    "half an npz": ("bad.npz", half("bad.npz", npz(arr_0=PIXELS)), "is no npz of images that can be read"),
+    "objects in arr_0": ("bad.npz", objects("arr_0"), "holds object, not numbers; objects are not unpickled"),
+    "objects in arr_1": ("bad.npz", objects("arr_1"), "holds object, not numbers; objects are not unpickled"),
+    "half an npz": ("bad.npz", half("bad.npz", npz(arr_0=PIXELS)), "is not a readable npz of images"),
     "an npz of other names": ("bad.npz", npz(images=PIXELS), "has no arr_0: it holds images"),
     "floats from 0 to 255": (
         "bad.npz",
         npz(arr_0=PIXELS.astype(np.float32)),
-        "is float32: published evaluators read uint8",
+        "is float32: save it as uint8",
     ),
     "floats that are not finite": (
         "bad.npz",
         npz(arr_0=np.full((6, 8, 8, 1), np.nan)),
-        "is float64: published evaluators read uint8",
+        "is float64: save it as uint8",
     ),
-    "whole numbers of 64 bits": ("bad.npz", npz(arr_0=PIXELS.astype(np.int64)), "is int64: published evaluators read"),
-    "no channels": ("bad.npz", npz(arr_0=PIXELS[..., 0]), "has the shape (6, 8, 8): it is (N, H, W, C)"),
-    "one number": ("bad.npz", npz(arr_0=np.uint8(3)), "has the shape (): it is (N, H, W, C)"),
+    "whole numbers of 64 bits": ("bad.npz", npz(arr_0=PIXELS.astype(np.int64)), "is int64: save it as uint8"),
+    "no channels": ("bad.npz", npz(arr_0=PIXELS[..., 0]), "has the shape (6, 8, 8): it must be (N, H, W, C)"),
+    "one number": ("bad.npz", npz(arr_0=np.uint8(3)), "has the shape (): it must be (N, H, W, C)"),
     "8 bits kept as 16": (
         "bad.npz",
         npz(arr_0=PIXELS.astype(np.uint16) // 16),
@@ -175,41 +175,41 @@ SAMPLES = {
     "channels first": ("bad.npz", npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), "images of 8×1 pixels, digits of 8×8"),
     "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
     "no image": ("bad.npz", npz(arr_0=PIXELS[:0]), "a score needs at least two images"),
-    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "it is the class of each image"),
+    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "it must be the class of each image"),
     "labels that are no classes": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.full(6, 0.5)),
-        "it is the class of each image",
+        "it must be the class of each image",
     ),
     "labels beyond all classes": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.full(6, 2**63, np.uint64)),
-        "it is the class of each image",
+        "it must be the class of each image",
     ),
     "labels of other data": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.arange(6) * 9),
-        "has classes up to 45, and digits has 10",
+        "has classes up to 45, but digits has 10",
     ),
     "a header of too much": (
         "bad.npz",
         archive("bad.npz", arr_0_dot_npy=npy(PIXELS, shape=(10**6, 512, 512, 3))),
-        "says it has 786,432,000,000 bytes, and has",
+        "claims to have 786,432,000,000 bytes, but has",
     ),
     "a header that is code": (
         "bad.npz",
         archive("bad.npz", arr_0_dot_npy=b"\x93NUMPY\x01\x00\x10\x00exit(harm)######"),
-        "is no npz",
+        "is not a readable npz",
     ),
     "a bomb in an npz": (
         "bad.npz",
         archive("bad.npz", arr_0_dot_npy=npy(np.zeros(2**21, np.uint8))),
-        "it is (N, H, W, C)",
+        "it must be (N, H, W, C)",
     ),
     "another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 4, axis=1)),
-        "images of 8×32 pixels, digits of 8×8, and nothing is resized",
+        "images of 8×32 pixels, digits of 8×8, and images are not resized",
     ),
     "colours": (
         "bad.npz",
@@ -271,7 +271,7 @@ SAMPLES = {
     "half a zip": (
         "bad.zip",
         half("bad.zip", archive("bad.zip", a_dot_png=png(), b_dot_png=png())),
-        "is no zip of images",
+        "is not a readable zip of images",
     ),
     "a zip with a password": ("bad.zip", encrypted, "bad.zip is encrypted"),
     "a zip of other things": ("bad.zip", archive("bad.zip", a_dot_txt=b"x", b_dot_npz=b"y"), "holds no images"),
@@ -311,7 +311,7 @@ def test_a_zip_whose_names_lead_away_is_refused_and_not_unpacked(lab, name):
     archive("a.zip", a_dot_png=png(), b_dot_png=png(), **{name: png(value=90)})(lab.folder)
     code, _, err = lab("evaluate", "samples=a.zip", "data=digits", "features=pixels", "metrics=[frechet_distance]")
     assert code == 1
-    assert "which leads out of the zip: leave it out" in err
+    assert "which points outside the zip: remove it" in err
     assert len(err.strip().splitlines()) == 1
     assert not list(lab.folder.parent.rglob("harm*"))
     assert not Path("/etc/harm.png").exists()
@@ -329,7 +329,7 @@ def test_an_npz_that_unfolds_to_too_much_is_refused_before_it_does(lab, monkeypa
     given = {"samples": ["samples=bomb.npz", "data=digits"], "reference": ["samples=good.npz", "reference=bomb.npz"]}
     code, _, err = lab("evaluate", *given[option], "features=pixels")
     assert code == 1
-    assert f"{name}.npy in bomb.npz unfolds to 16 MiB, more than 1 MiB, and may be a decompression bomb" in err
+    assert f"{name}.npy in bomb.npz unpacks to 16 MiB, more than 1 MiB, and may be a decompression bomb" in err
     assert len(err.strip().splitlines()) == 1
 
 
@@ -342,53 +342,53 @@ REFERENCES = {
     "a pickle": (
         "bad.pt",
         raw("bad.pt", pickle.dumps({"mu": Harm(), "sigma": SIGMA})),
-        "is no file of statistics that can be read",
+        "is not a readable file of statistics",
     ),
     "a torch file that runs": (
         "bad.pt",
         pt({"mu": Harm(), "sigma": SIGMA}),
-        "is no file of statistics that can be read",
+        "is not a readable file of statistics",
     ),
     "a torch file of weights": ("bad.pt", pt({"weight": torch.ones(2)}), "has no mu and sigma"),
-    "half a torch file": ("bad.pt", half("bad.pt", pt({"mu": MU, "sigma": SIGMA})), "is no file of statistics"),
+    "half a torch file": ("bad.pt", half("bad.pt", pt({"mu": MU, "sigma": SIGMA})), "is not a readable file of statistics"),
     "objects": ("bad.npz", npz(mu=np.array([{"a": 1}] * 64, object), sigma=SIGMA), "holds object, not numbers"),
-    "half an npz": ("bad.npz", half("bad.npz", npz(mu=MU, sigma=SIGMA)), "is no npz that can be read"),
+    "half an npz": ("bad.npz", half("bad.npz", npz(mu=MU, sigma=SIGMA)), "is not a readable npz"),
     "a header of too much": (
         "bad.npz",
         archive("bad.npz", mu_dot_npy=npy(MU, shape=(10**12,)), sigma_dot_npy=npy(SIGMA)),
-        "says it has 8,000,000,000,000 bytes, and has",
+        "claims to have 8,000,000,000,000 bytes, but has",
     ),
     "other names": ("bad.npz", npz(mean=MU, cov=SIGMA), "has no arr_0: it holds mean, cov"),
     "mu alone": ("bad.npz", npz(mu=MU), "has no sigma: it holds mu"),
     "clean-fid's for KID": (
         "bad_kid.npz",
         npz("bad_kid.npz", feats=np.ones((9, 64))),
-        "holds feats, of clean-fid's KID",
+        "holds the features of clean-fid's KID",
     ),
     "another shape": ("bad.npz", npz(mu=MU, sigma=SIGMA[:9]), "has mu of shape (64,) and sigma of shape (9, 64)"),
     "not finite": ("bad.npz", npz(mu=MU * np.nan, sigma=SIGMA), "not finite"),
-    "no covariance": ("bad.npz", npz(mu=MU, sigma=np.arange(4096.0).reshape(64, 64)), "is no covariance"),
+    "not a covariance": ("bad.npz", npz(mu=MU, sigma=np.arange(4096.0).reshape(64, 64)), "is not a covariance"),
     "of other features": (
         "bad.npz",
         npz(mu=np.zeros(2048), sigma=np.eye(2048)),
-        "of 2048 features, and features=pixels are 64; choose features=inception",
+        "have 2048 features, but features=pixels has 64; choose features=inception",
     ),
     "a torch file that claims more than it holds": (
         "bad.pt",
         pt({"mu": torch.zeros(1).expand(2**15), "sigma": torch.zeros(1).expand(2**15, 2**15)}),
         "has sigma of shape (32768, 32768), more than 1024 MiB",
     ),
-    "a torch file that asks for memory": ("bad.pt", pt({"mu": Huge(), "sigma": SIGMA}), "is no file of statistics"),
+    "a torch file that asks for memory": ("bad.pt", pt({"mu": Huge(), "sigma": SIGMA}), "is not a readable file of statistics"),
     "a torch file of objects": (
         "bad.pt",
         pt({"mu": np.array([{}] * 64, object), "sigma": SIGMA}),
-        "something else than arrays of numbers, which is not unpickled",
+        "something other than arrays of numbers, which is not unpickled",
     ),
-    "a torch file of words": ("bad.pt", pt({"mu": "0", "sigma": "1"}), "is no file of statistics that can be read"),
+    "a torch file of words": ("bad.pt", pt({"mu": "0", "sigma": "1"}), "is not a readable file of statistics"),
     "a torch file without numbers": (
         "bad.pt",
         pt({"mu": torch.zeros(64, device="meta"), "sigma": torch.eye(64)}),
-        "is no file of statistics that can be read",
+        "is not a readable file of statistics",
     ),
     "a torch file that unfolds": (
         "bad.pt",
@@ -411,16 +411,16 @@ REFERENCES = {
     "no spatial covariance": (
         "bad.npz",
         npz(mu=MU, sigma=SIGMA, mu_s=MU, sigma_s=np.arange(4096.0).reshape(64, 64)),
-        "sigma_s of bad.npz is no covariance",
+        "sigma_s of bad.npz is not a covariance",
     ),
     "an empty folder": ("bad", folder_of(), "holds no images"),
     "half a picture": ("bad", folder_of(a_dot_png=png(), b_dot_png=png()[:45]), "b.png in bad is not an image"),
     "a name that leads out of the zip": (
         "bad.zip",
         archive("bad.zip", a_dot_png=png(), **{"..__b_dot_png": png()}),
-        "which leads out of the zip",
+        "which points outside the zip",
     ),
-    "float images": ("bad.npz", npz(arr_0=PIXELS / 2), "is float64: published evaluators read uint8"),
+    "float images": ("bad.npz", npz(arr_0=PIXELS / 2), "is float64: save it as uint8"),
     "images of another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 2, axis=1)),

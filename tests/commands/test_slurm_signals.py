@@ -175,7 +175,7 @@ def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygo
     assert running.returncode == 1, out + err
     assert "1 of 2 cells failed" in err
     (job,) = (job for job in jobs(sweep.folder) if "Killed" in log(sweep.folder, job))
-    reason = f"Slurm says FAILED after SIGKILL; its log is {sweep.folder}/outputs/jobs/{job}_0_log.out"
+    reason = f"Slurm reports FAILED after SIGKILL; its log is {sweep.folder}/outputs/jobs/{job}_0_log.out"
     assert (status(victim).state, status(victim).reason) == (FAILED, reason)
     assert err.count(reason) == 1
     assert "models: 1 done, 1 failed; cells: 1 done, 1 failed" in sweep.status()

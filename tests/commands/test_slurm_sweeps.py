@@ -79,7 +79,7 @@ def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
     assert status(slow).state == INTERRUPTED
     assert status(slow).reason.startswith("SIGTERM at step")
     assert "1 done, 1 interrupted; cells: 1 done" in asked("status")
-    assert "no job of this sweep is in a queue" in asked("cancel")
+    assert "this sweep has no jobs in a queue" in asked("cancel")
 
 
 @pytest.mark.needs("slurm-wlm, munge")
@@ -90,7 +90,7 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     left = command(*sweep, "hydra.sweeper.wait=false")
     out, err = left.communicate()
     assert left.returncode == 0, err
-    assert "left to the queue" in out
+    assert "submitted: diffusion-lab status" in out
     assert "report" not in out.splitlines()[-2]
     assert len(in_queue(tmp_path)) == 4
     assert "models: 2 queued; cells: 2 queued" in asked("status")

@@ -36,7 +36,7 @@ def test_images_and_moments_are_those_of_the_split(lab):
     np.testing.assert_allclose(found["sigma"], np.cov(x, rowvar=False), atol=0.01)
     assert "arr_0: 1437 train images; mu, sigma: 64 features of 1437 train images, features=pixels" in out
     assert (
-        "these are moments of pixels: the evaluators of ADM and EDM and clean-fid compare those of features=inception"
+        "these are moments of features=pixels, but the evaluators of ADM and EDM and clean-fid compare moments of "
         in out
     )
 
@@ -155,7 +155,7 @@ def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
         (["to=a.npz"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
         (["data=digits"], "set the data set and the file to write, such as data=cifar10 to=cifar10.npz"),
         (["data=digits", "to=a.pkl"], "to=a.pkl: the name must end in .npz, or in .pt for torch-fidelity"),
-        (["data=digits", "to=a.pt", "moments=false"], "to=a.pt holds mu and sigma alone: remove moments=false"),
+        (["data=digits", "to=a.pt", "moments=false"], "to=a.pt holds only mu and sigma: remove moments=false"),
         (["data=digits", "to=a.npz", "split=all"], "split=all: choose train or test"),
         (["data=digits", "to=a.npz", "num_images=0"], "num_images=0 must be at least 1"),
         (["data=two_moons", "to=a.npz"], "two_moons consists of points, but published evaluators read images"),
@@ -206,7 +206,7 @@ def test_statistics_of_inception_have_all_that_adm_needs_and_score_both_distance
     code, out, err = lab("statistics", *data, *few("inception"), "to=adm.npz")
     assert code == 0, err
     assert "mu_s, sigma_s: 2023 features of 4 train images, features=inception_spatial" in " ".join(out.split())
-    assert "compare those of features=inception" not in out
+    assert "compare moments of features=inception" not in out
     with np.load(lab.folder / "adm.npz") as archive:
         assert {name: archive[name].shape for name in archive} == {
             "arr_0": (4, 8, 8, 3),
@@ -218,7 +218,7 @@ def test_statistics_of_inception_have_all_that_adm_needs_and_score_both_distance
         np.savez(lab.folder / "edm.npz", mu=archive["mu"], sigma=archive["sigma"])
     code, _, err = lab("statistics", *data, *few("inception_spatial"), "to=adm.pt")
     assert code == 1
-    assert "to=adm.pt: torch-fidelity has no place for spatial features; write an .npz" in err
+    assert "to=adm.pt: torch-fidelity does not store spatial features; write an .npz" in err
     scored = ["evaluate", "samples=few/test", "metrics=[frechet_distance]"]
     both = few("inception", "inception_spatial")
     code, out, err = lab(*scored, "reference=adm.npz", *both)

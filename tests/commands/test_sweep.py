@@ -87,7 +87,7 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
         (["schedule=linear,cosin"], "schedule=cosin: there is no such choice"),
         (["optimizer.weight_decay=interval(0,1)"], "an interval has no values to try"),
         (["rescore=true,false"], "rescore cannot differ between the cells of a sweep"),
-        (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b cannot name the sweep's folder"),
+        (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b cannot be the name of the sweep's folder"),
         (["data=digits,image_folder"], "data.root has no value"),
         (
             ["model=noisy_classifier", "seed=1,2", "score=true"],
@@ -124,7 +124,7 @@ def test_a_mistake_is_told_before_anything_starts(lab, options, said):
 def test_the_name_of_a_sweep_is_that_of_one_folder(lab, name):
     code, _, err = lab("train", "-m", *TINY, "seed=1,2", "hydra.sweeper.dry_run=true", f"hydra.sweeper.name={name}")
     assert code == 1
-    assert "cannot name the sweep's folder" in err
+    assert "cannot be the name of the sweep's folder" in err
     assert len(err.splitlines()) == 1
     assert files(lab.folder) == []
 

@@ -34,7 +34,7 @@ def test_the_bound_kind_tells_which_chain_it_is_of(lab):
     kinds = {run["protocol"]["bound"]["kind"] for run in runs_of(lab)}
     assert kinds == {
         "bound of the full chain",
-        "bound of 24 ancestral steps even in log SNR; this sampler has none of its own",
+        "bound of 24 ancestral steps even in log SNR; this sampler has no bound of its own",
     }
 
 

@@ -96,8 +96,8 @@ def test_given_the_class(lab):
         (["model.beta=-1"], "model.beta=-1"),
         (["model.free_bits=0.1"], "model.free_bits=0.1 needs prior=standard_normal"),
         (["prior.network.num_bins=1"], "prior.network.num_bins=1"),
-        (["sampling=temperature"], "sampling: this model needs a choice with means"),
-        (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images take 1 to 4 levels"),
+        (["sampling=temperature"], "sampling: this model needs means"),
+        (["network.channel_multipliers=[1,1,1,1,1]"], "8-pixel images can have 1 to 4 levels"),
         (["schedule=cosine"], "schedule"),
     ],
 )

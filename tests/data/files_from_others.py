@@ -113,8 +113,12 @@ FILES: dict[str, tuple[str, bytes, Expected]] = {
     "16-bit grey TIFF": ("a.tif", encoded(Image.fromarray(ramp16()), "TIFF"), resembles(GREY16)),
     "16-bit grey PGM": ("a.pgm", encoded(Image.fromarray(ramp16()), "PPM"), resembles(GREY16)),
     "16-bit RGB PNG": ("a.png", deep_png(), resembles(SQUARE)),
-    "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose black and white"),
-    "32-bit integer TIFF": ("a.tif", encoded(photo("I"), "TIFF"), "has 32-bit pixels (mode I), whose black and white"),
+    "32-bit float TIFF": ("a.tif", encoded(photo("F"), "TIFF"), "has 32-bit pixels (mode F), whose range is not known"),
+    "32-bit integer TIFF": (
+        "a.tif",
+        encoded(photo("I"), "TIFF"),
+        "has 32-bit pixels (mode I), whose range is not known",
+    ),
     "palette": (
         "a.png",
         encoded(photo("P"), "PNG"),

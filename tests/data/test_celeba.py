@@ -33,7 +33,9 @@ def test_an_attribute_is_two_classes(root: Path) -> None:
     assert y.tolist() == [0, 1, 0, 1, 0]  # images 16 … 20
     assert x[y == 1].eq(1).all()
     assert data.identity != identity(root)
-    with pytest.raises(DataError, match=r"data\.attribute=Smile is not one of CelebA's: Attribute_0, .*, Smiling, .*"):
+    with pytest.raises(
+        DataError, match=r"Smile is not an attribute of CelebA: choose one of Attribute_0, .*, Smiling, .*"
+    ):
         celeba(root, attribute="Smile").prepare()
 
 
@@ -64,7 +66,7 @@ def test_what_is_missing_is_named_and_where_to_put_it(root: Path, tmp_path: Path
     with pytest.raises(DataError, match=r"list_eval_partition\.txt is not the published file"):
         celeba(root).prepare()
     (root / "celeba" / "list_attr_celeba.txt").unlink()
-    advice = rf"put img_align_celeba\.zip, unpacked, and list_attr_celeba\.txt, .* into {root / 'celeba'}"
+    advice = rf"unpack img_align_celeba\.zip in {root / 'celeba'} and put list_attr_celeba\.txt, .* there"
     with pytest.raises(DataError, match=rf"list_attr_celeba\.txt is missing: set data\.download=true, or {advice}"):
         celeba(root).prepare()
 

@@ -47,7 +47,7 @@ def test_sixteen_bits_are_scaled_and_rounded(tmp_path: Path) -> None:
 
 def test_a_large_image_is_let_in_by_raising_the_limit(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(huge_png(1000))
-    with pytest.raises(DataError, match=r"1000×1000 pixels, more than data\.max_pixels=999999, .*raise that number"):
+    with pytest.raises(DataError, match=r"1000×1000 pixels, more than data\.max_pixels=999999, .*raise that limit"):
         read_image(tmp_path / "a.png", 8, 1, max_pixels=999_999)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

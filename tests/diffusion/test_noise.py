@@ -82,6 +82,6 @@ def test_derived_seeds_differ_in_every_argument_and_their_order():
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_that_would_draw_as_another_one_is_refused(seed):
     for draw in (lambda: SampleNoise(seed, torch.arange(2)), lambda: derive_seed(seed, 1)):
-        with pytest.raises(ValueError, match=f"seed={seed}: a seed is a whole number from 0 to 2"):
+        with pytest.raises(ValueError, match=f"seed={seed} must be a whole number from 0 to 2"):
             draw()
     assert not torch.equal(*(SampleNoise(s, torch.arange(2)).initial((3,)) for s in (0, 2**64 - 1)))

@@ -179,7 +179,7 @@ def test_on_whole_t_each_step_is_as_likely_as_its_share_of_log_snr():
 
 
 def test_a_density_that_misses_the_schedule_is_refused():
-    with pytest.raises(ValueError, match=r"timesteps.mean=50 and timesteps.std=1.0 leave nothing between"):
+    with pytest.raises(ValueError, match=r"timesteps.mean=50 and timesteps.std=1.0 give no share to"):
         NormalTimesteps(EDMSchedule(100), mean=50, std=1.0)
     with pytest.raises(ValueError, match=r"timesteps.std=0 must be"):
         NormalTimesteps(EDMSchedule(100), mean=0, std=0)

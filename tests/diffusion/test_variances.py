@@ -50,7 +50,8 @@ def test_a_learned_range_needs_unit_variance_and_says_so():
     LearnedRange().check(FULL)
     for schedule in (RectifiedSchedule(20), EDMSchedule(20)):
         with pytest.raises(
-            ValueError, match=rf"LearnedRange needs β_t .* {type(schedule).__name__}.* variance=fixed_small"
+            ValueError,
+            match=rf"LearnedRange has β_t as its upper bound.* {type(schedule).__name__}.* variance=fixed_small",
         ):
             LearnedRange().check(GaussianDiffusion(schedule))
         FixedSmall().check(GaussianDiffusion(schedule))

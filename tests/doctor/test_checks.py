@@ -50,7 +50,7 @@ def test_python_and_what_the_package_requires(monkeypatch):
     monkeypatch.setattr(software, "requires", lambda name: wanted)
     found = list(python_and_packages())[1]
     assert found.state == BROKEN
-    assert "does not fit >=999; no-such-package is not installed" in found.found
+    assert "does not satisfy >=999; no-such-package is not installed" in found.found
 
 
 def test_every_extra_is_checked_for_its_own_packages_only(monkeypatch):
@@ -108,7 +108,7 @@ def test_slurm(program):
     assert only(slurm()).found == "sbatch is not installed here"
     program("sbatch", "")
     program("sinfo", "exit 1")
-    assert "does not answer" in only(slurm()).found
+    assert "does not respond" in only(slurm()).found
     program("sinfo", "echo gpu; echo cpu; echo gpu")
     assert only(slurm()) == Finding("Slurm", OK, "partitions: gpu, cpu")
 

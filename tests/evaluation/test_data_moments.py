@@ -56,11 +56,11 @@ class LackingOne(TinyImages):
     [
         (
             Large,
-            f"start=data_moments needs the covariance of images of 16384 values, and {LARGEST} is the most: use start=noise",
+            f"start=data_moments needs the covariance of images of 16384 values, more than {LARGEST}: use start=noise",
         ),
         (
             LackingOne,
-            "start=data_moments needs two training images of each class, and class 3 has fewer: use start=noise",
+            "start=data_moments needs two training images of each class, but class 3 has fewer: use start=noise",
         ),
     ],
 )

@@ -248,7 +248,7 @@ def test_download_fetches_once_and_checks(tmp_path, random_inception, monkeypatc
     source = Path(random_inception.path)
     monkeypatch.setattr("diffusion_lab.evaluation.inception.URL_INCEPTION_V3", source.as_uri())
     target = tmp_path / "new" / "weights.pth"
-    with pytest.raises(WeightsError, match="could not be fetched") as error:
+    with pytest.raises(WeightsError, match="could not be downloaded") as error:
         InceptionFeatures(target, download=True)
     one_sentence(error)
     assert list(target.parent.iterdir()) == []
@@ -260,6 +260,6 @@ def test_download_fetches_once_and_checks(tmp_path, random_inception, monkeypatc
 
 def test_no_network_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.evaluation.inception.URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
-    with pytest.raises(WeightsError, match=r"could not be fetched .* put it there") as error:
+    with pytest.raises(WeightsError, match=r"could not be downloaded .* put it there") as error:
         InceptionFeatures(tmp_path / "weights.pth", download=True)
     one_sentence(error)

@@ -88,7 +88,7 @@ def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):
 
 
 def test_two_numbers_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="call a number shift: leave one of them out"):
+    with pytest.raises(ValueError, match="have a value named shift: remove one of them"):
         scored(tmp_path, metrics=[Shift(), Shift()])
 
 

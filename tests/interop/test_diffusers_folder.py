@@ -193,12 +193,18 @@ def test_other_layouts_of_the_folder_are_read(tmp_path, form):
 INDEX, NETWORK, PROCESS = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 LATENT = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
 REFUSED = {
-    "latent diffusion": ({INDEX: LATENT}, "a StableDiffusionPipeline with vae does not draw images by its UNet alone"),
-    "a text": ({INDEX: {"unet": ["diffusers", "UNet2DConditionModel"]}}, "a UNet2DConditionModel is not imported"),
-    "another network": ({INDEX: {"unet": None}, NETWORK: {"_class_name": "UNet1DModel"}}, "a UNet1DModel is not"),
-    "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a class of its own, which is not run"),
-    "own scheduler": ({INDEX: {"scheduler": ["mine", "DDPMScheduler"]}}, "its scheduler is a class of its own"),
-    "another scheduler": ({INDEX: {"scheduler": ["diffusers", "PNDMScheduler"]}}, "PNDMScheduler is not imported"),
+    "latent diffusion": (
+        {INDEX: LATENT},
+        "a StableDiffusionPipeline with vae needs more than its UNet to generate images",
+    ),
+    "a text": ({INDEX: {"unet": ["diffusers", "UNet2DConditionModel"]}}, "a UNet2DConditionModel cannot be imported"),
+    "another network": (
+        {INDEX: {"unet": None}, NETWORK: {"_class_name": "UNet1DModel"}},
+        "a UNet1DModel cannot be imported",
+    ),
+    "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a custom class, which is not run"),
+    "own scheduler": ({INDEX: {"scheduler": ["mine", "DDPMScheduler"]}}, "its scheduler is a custom class"),
+    "another scheduler": ({INDEX: {"scheduler": ["diffusers", "PNDMScheduler"]}}, "PNDMScheduler cannot be imported"),
     "flow": ({PROCESS: {"prediction_type": "flow_prediction"}}, "prediction_type=flow_prediction is not supported"),
     "variance": ({PROCESS: {"variance_type": "learned"}}, "variance_type=learned is not supported"),
     "half a variance": ({PROCESS: {"variance_type": "learned_range"}}, "does not fit a network with one output"),
@@ -239,7 +245,7 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="there is no such file"):
         opened(folder, {})
     folder.mkdir()
-    with pytest.raises(CheckpointError, match="no folder of diffusers"):
+    with pytest.raises(CheckpointError, match="not a folder of diffusers"):
         opened(folder, {})
     diffusers_folder(folder)
     (folder / "pipeline.py").write_text("open('ran', 'w')")

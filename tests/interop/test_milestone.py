@@ -105,7 +105,7 @@ REFUSED = {
     "an odd size": (None, {"image_size": "7"}, "sides that are divisible by 2"),
     "a size that is none": (None, {"image_size": "big"}, "give a side in pixels"),
     "flags": (None, SIZE | {"flags": "--x 1"}, "flags=--x 1 has no effect for a milestone"),
-    "other weights": (None, SIZE | {"weights": "raw"}, "weights=raw: it is ema or model"),
+    "other weights": (None, SIZE | {"weights": "raw"}, "weights=raw: use ema or model"),
     "no average": (lambda saved: saved.pop("ema"), SIZE, "has no ema: add weights=model"),
     "no betas": (changed(betas=None), SIZE, "states no betas"),
     "no objective": (changed(loss_weight=None), SIZE, "add prediction=noise, prediction=start or prediction=velocity"),
@@ -117,7 +117,7 @@ REFUSED = {
         "init_conv.weight is (8, 3, 7)",
     ),
     "odd widths": (changed(**{"model.downs.1.3.weight": WIDTH}), SIZE, "are not multiples of 8"),
-    "no state dict": (lambda saved: saved["ema"].update({"ema_model.x": 1}), SIZE, "x is no tensor but int"),
+    "no state dict": (lambda saved: saved["ema"].update({"ema_model.x": 1}), SIZE, "x is int, not a tensor"),
     "a bad beta": (
         changed(betas=torch.full((STEPS,), 2.0)),
         SIZE | {"prediction": "noise"},

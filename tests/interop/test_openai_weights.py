@@ -103,11 +103,11 @@ def tiny():
     ("change", "said"),
     [
         (lambda w: w.pop("input_blocks.1.0.in_layers.0.weight"), "it has no input_blocks.1.0.in_layers.0.weight"),
-        (lambda w: w.update(extra=torch.zeros(1)), "it has extra, which that network has not"),
+        (lambda w: w.update(extra=torch.zeros(1)), "it has extra, which that network does not have"),
         (lambda w: w.update({"out.0.bias": torch.zeros(33)}), "out.0.bias is (33,) in the file and (32,)"),
         (lambda w: w.update({"out.0.bias": torch.zeros(32, 2)}), "out.0.bias is (32, 2) in the file and (32,)"),
-        (lambda w: w["out.0.bias"].fill_(torch.nan), "out.0.bias holds values that are no finite numbers"),
-        (lambda w: w.update({"out.0.bias": torch.zeros(32, dtype=torch.int64)}), "no finite numbers"),
+        (lambda w: w["out.0.bias"].fill_(torch.nan), "out.0.bias holds values that are not finite"),
+        (lambda w: w.update({"out.0.bias": torch.zeros(32, dtype=torch.int64)}), "values that are not finite"),
     ],
     ids=["missing", "unknown", "length", "dimensions", "nan", "whole numbers"],
 )

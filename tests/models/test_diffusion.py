@@ -221,7 +221,7 @@ def test_the_likelihood_is_of_the_samplers_chain_and_its_parts_add_up():
         (AncestralSampler(EvenSpacing(5)), "bound of a strided chain", 5),
         (
             DDIMSampler(EvenSpacing(5)),
-            "bound of 7 ancestral steps even in log SNR; this sampler has none of its own",
+            "bound of 7 ancestral steps even in log SNR; this sampler has no bound of its own",
             7,
         ),
     ):

@@ -177,7 +177,7 @@ def test_images_that_are_not_finite_skip_and_in_the_end_stop():
     assert model.skipped_steps == 1
     model, fit = gan(), trainer(9)
     fit.callbacks[0].stop_after = 2
-    with pytest.raises(NotFiniteError, match="not finite 2 steps in a row"):
+    with pytest.raises(NotFiniteError, match="not finite for 2 steps in a row"):
         fit.fit(model, digits(12, broken=range(12)))
 
 

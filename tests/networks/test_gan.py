@@ -162,7 +162,7 @@ def test_a_penalty_on_the_slope_reaches_the_weights(kind):
         (lambda: Generator(1, 8, channel_multipliers=()), "network.channel_multipliers=0 must be"),
         (
             lambda: Generator(1, 8, channel_multipliers=(1,) * 4),
-            "network.channel_multipliers with 4 levels leave 1 pixel of images of 8",
+            "network.channel_multipliers with 4 levels shrink a side of 8 pixels to 1",
         ),
         (lambda: Discriminator(1, 8, num_res_blocks=0), "discriminator.num_res_blocks=0 must be"),
         (lambda: Discriminator(1, 8, channel_multipliers=(1,) * 4), "discriminator.channel_multipliers with 4 levels"),

@@ -112,8 +112,8 @@ def test_numbers_are_float32_under_autocast():
     [
         (conv, {"latent_dim": 0}, "latent_dim=0"),
         (conv, {"channel_multipliers": [1, 0]}, r"channel_multipliers\[1\]=0"),
-        (conv, {"channel_multipliers": []}, r"channel_multipliers=\[\]: 8-pixel images take 1 to 4 levels"),
-        (conv, {"channel_multipliers": [1] * 5}, "8-pixel images take 1 to 4 levels"),
+        (conv, {"channel_multipliers": []}, r"channel_multipliers=\[\]: 8-pixel images can have 1 to 4 levels"),
+        (conv, {"channel_multipliers": [1] * 5}, "8-pixel images can have 1 to 4 levels"),
         (conv, {"dropout": 1.0}, "dropout=1.0"),
         (points, {"hidden": 0}, "hidden=0"),
         (points, {"latent_dim": 1.5}, "latent_dim=1.5"),

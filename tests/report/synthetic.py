@@ -111,7 +111,9 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
     full = steps == T
     kind = "bound of the full chain" if full else "bound of a strided chain"
     kind = (
-        "bound of 50 ancestral steps even in log SNR; this sampler has none of its own" if sampler == "ddim" else kind
+        "bound of 50 ancestral steps even in log SNR; this sampler has no bound of its own"
+        if sampler == "ddim"
+        else kind
     )
     kept = min(steps, 100)
     t = np.linspace(1, T, kept).round()

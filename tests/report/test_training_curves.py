@@ -22,7 +22,7 @@ def learning(choices, metrics):
         "training_seconds": 60.0 * minutes,
     }
     if choices["evaluation.weights"].startswith("at_"):
-        metrics["protocol"]["moment"] = "step 1 of a training of 64, as it was then"
+        metrics["protocol"]["moment"] = "the training as it was at step 1 of 64"
 
 
 def drawn(outputs, axes):
@@ -51,7 +51,7 @@ def test_who_overtakes_whom_is_said_on_the_plot_and_among_the_findings(both):
     said = "cosine overtakes linear after 15 minutes, 13 to 16 by seed (2 of 2 seeds)"
     assert ("fd_digits_cnn against training time", said) in both[1]
     assert f"C{said[1:]}." in both[0]["fd_digits_cnn"].note
-    assert "looks into it" in both[0]["fd_digits_cnn"].note
+    assert "during one training" in both[0]["fd_digits_cnn"].note
 
 
 def test_budgets_are_points_of_a_line_too(tmp_path):
@@ -63,7 +63,7 @@ def test_budgets_are_points_of_a_line_too(tmp_path):
     table = build_table(read_sweep(write_sweep(tmp_path, axes=axes, change=budgets)))
     plot = next(plot for plot in training_plots(table, table.groups[0]) if plot.name == "fd_digits_cnn")
     assert [(line.name, line.x) for line in plot.panels[0].series] == [("linear", [1, 4]), ("cosine", [1, 4])]
-    assert "looks into it" not in plot.note
+    assert "during one training" not in plot.note
 
 
 def test_the_finished_model_of_picked_runs_ends_the_line(tmp_path):

@@ -80,12 +80,12 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
     [
         (
             "JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=137:0 RunTime=1",
-            "Slurm says FAILED after SIGKILL",
+            "Slurm reports FAILED after SIGKILL",
         ),
-        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:15 RunTime=1", "Slurm says CANCELLED after SIGTERM"),
-        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:0 RunTime=0", "Slurm says CANCELLED"),
-        ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=1:0 RunTime=1", "Slurm says FAILED"),
-        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory Requeue=1 ExitCode=0:125 RunTime=1", "Slurm says OUT_OF_MEMORY"),
+        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:15 RunTime=1", "Slurm reports CANCELLED after SIGTERM"),
+        ("JobState=CANCELLED Reason=None Requeue=1 ExitCode=0:0 RunTime=0", "Slurm reports CANCELLED"),
+        ("JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=1:0 RunTime=1", "Slurm reports FAILED"),
+        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory Requeue=1 ExitCode=0:125 RunTime=1", "Slurm reports OUT_OF_MEMORY"),
         (None, "it left Slurm's queue without giving a reason"),
     ],
 )

@@ -29,7 +29,7 @@ class StepAdvice(Metric):
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         gain = "bits/dim saved by the best times with the same number of steps"
-        few = "so few steps, at the best times, have the bound of all that the sampler takes"
+        few = "the fewest steps that, at the best times, reach the bound of the sampler's own steps"
         yield Measure("advised_gain", "advised gain", "bits/dim", meaning=gain, agrees=("data",), column=False)
         yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
@@ -54,7 +54,7 @@ class StepAdvice(Metric):
         wasted = len(advice.times) - advice.fewest
         few = f", of which {wasted} are wasted" if wasted else ""
         scores.details["advised_steps"] = (
-            f"at the best times they have the bound of the sampler's {len(advice.times)}{few}"
+            f"at the best times they reach the bound of the sampler's {len(advice.times)} steps{few}"
         )
         scores.curves["bits_by_num_steps"] = {
             "num_steps": advice.num_steps,
@@ -75,9 +75,9 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()
     early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
     steps = f"sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
-    beyond = f"; {advice.beyond} of the sampler's own steps lie beyond" if advice.beyond else ""
+    beyond = f"; {advice.beyond} of the sampler's own steps lie outside" if advice.beyond else ""
     return (
-        f"{steps} takes {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
+        f"{steps} has {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
     )
 
 

@@ -42,7 +42,9 @@ class BitsBySteps(Metric):
             check_at_least(1, "num_steps", count)
         for name in self.spacings:
             if name not in SPACINGS:
-                raise ValueError(f"metrics.bits_by_steps.spacings: {name} is none of {', '.join(SPACINGS)}")
+                raise ValueError(
+                    f"metrics.bits_by_steps.spacings: {name} is unknown; choose from {', '.join(SPACINGS)}"
+                )
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         for spacing in self.spacings:

@@ -49,7 +49,7 @@ class Copying(Metric):
 
         data = subject.data
         if data.num_test < 2:
-            raise UnmeasurableError(f"needs held-out images beside the training images, and {data.name} has none")
+            raise UnmeasurableError(f"needs held-out images besides the training images, but {data.name} has none")
         size = min(self.num_images, data.num_test, max(2, len(subject.drawn.features)))
         rulers = nearest_training_images(subject, size)
         for name, ruler in rulers.items():

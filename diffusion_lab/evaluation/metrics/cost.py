@@ -21,7 +21,7 @@ class NetworkEvaluations(Metric):
     needs = (Need.MODEL,)
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        yield Measure("nfe", "NFE", meaning="network evaluations a sample", decimals=0)
+        yield Measure("nfe", "NFE", meaning="network evaluations per sample", decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
         scores.record("nfe", subject.drawn.nfe)

@@ -39,7 +39,9 @@ class FrechetDistance(FeatureMetric):
         floor, meaning = f"{name}_floor", f"Fréchet distance {_on(naming)}"
         said = {"agrees": naming.agrees(), "better": LOW, "logs": True, "headline": True}
         yield Measure(name, name, meaning=meaning, floor_of=floor, **said)
-        yield Measure(floor, "  its floor", meaning="that of real images", agrees=naming.agrees(), column=False)
+        yield Measure(
+            floor, "  its floor", meaning="the same distance between real images", agrees=naming.agrees(), column=False
+        )
 
     def look(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.frechet import frechet_distance
@@ -49,11 +51,13 @@ class FrechetDistance(FeatureMetric):
         scores.measure([name], lambda: (frechet_distance(view.drawn.moments(view.device), real),))
         scores.details[name] = f"n = {n} vs {view.compared}"
         if not as_many:
-            scores.record(f"{name}_floor", None, f"needs real images beside the reference, and {view.compared} are all")
+            scores.record(
+                f"{name}_floor", None, f"needs real images besides the reference, but {view.compared} are all there are"
+            )
             return
         scores.measure([f"{name}_floor"], lambda: (frechet_distance(view.reference.moments(held_out, as_many), real),))
         scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
-            "" if as_many == n else "; another n, so not comparable"
+            "" if as_many == n else "; a different n, so not comparable"
         )
         scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _NAME = "sliced_wasserstein"
 _AGREES = (*(part for part in IMAGES if part != "features"), _NAME)
-_NOTE = "a network sees more: features=inception, or dinov2_s, with download=true"
+_NOTE = "features of a network detect more: use features=inception or dinov2_s with download=true"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class SlicedWasserstein(Metric):
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         meaning, floor = "10³ times the sliced Wasserstein distance of patches, without a network", f"{_NAME}_floor"
         yield Measure(_NAME, "SWD × 10³", meaning=meaning, better=LOW, agrees=_AGREES, floor_of=floor, logs=True)
-        yield Measure(floor, "  its floor", meaning="that of real images", agrees=_AGREES, column=False)
+        yield Measure(
+            floor, "  its floor", meaning="the same distance between real images", agrees=_AGREES, column=False
+        )
 
     def score(self, subject: Subject, scores: Scores) -> None:
         from diffusion_lab.evaluation.statistics import UnmeasurableError
@@ -59,11 +61,13 @@ class SlicedWasserstein(Metric):
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
         scores.details[names[0]] = f"n = {size} vs as many, bands {by_band}; {_NOTE}"
         if len(held_out) < 2:
-            scores.record(names[1], None, f"needs real images beside the reference, and {view.compared} are all")
+            scores.record(
+                names[1], None, f"needs real images besides the reference, but {view.compared} are all there are"
+            )
             return
         scores.record(names[1], _mean(self._compare(held_out, real[: len(held_out)], settings.seed)))
         scores.details[names[1]] = f"n = {len(held_out)} real {settings.held_out_split} images vs as many" + (
-            "" if len(held_out) == size else "; another n, so not comparable"
+            "" if len(held_out) == size else "; a different n, so not comparable"
         )
 
     def _compare(self, x: Tensor, y: Tensor, seed: int) -> dict[str, float]:
