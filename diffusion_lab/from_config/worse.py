@@ -30,14 +30,14 @@ class TrainedWorse(Worse):
             super().__init__(moment)
             return
         directory = ModelDirectory(Path(model))
-        training, fix = directory.read_training(), "the model to be guided; train a worse model on the model's data"
+        fix = "the model to be guided; train a worse model on the model's data"
         worse = unguided(directory, identity, f"guidance.model={model}", fix)
         if worse.schedule != schedule:
             raise ValueError(
                 f"guidance.model={model}: it was trained under {worse.schedule}, but the model to be guided under {schedule}; "
                 "train a worse model with the model's schedule"
             )
-        last = suited_weights(directory.weight_names, training["steps"])
+        last = suited_weights(directory.weight_names, directory.read_training()["steps"])
         weights = last if moment is None else snapshot_name(moment)
         load_weights(worse, directory, weights)
         with worse.use_weights(weights):

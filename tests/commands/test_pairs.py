@@ -142,7 +142,8 @@ def test_a_learned_range_is_trained_or_refused_in_one_sentence(schedule):
             built(schedule, "variance=learned", "objective=hybrid")
     elif not built(schedule, "variance=fixed_small", "objective=simple").process.has_unit_variance:
         with pytest.raises(
-            ValueError, match=r"^variance LearnedRange needs .* use variance=fixed_small objective=simple$"
+            ValueError,
+            match=r"^variance LearnedRange has .* which holds only for .* use variance=fixed_small objective=simple$",
         ):
             built(schedule, "variance=learned", "objective=hybrid")
     else:

@@ -105,7 +105,7 @@ def test_fewer_may_be_scored_and_more_than_there_are_may_not(lab, count):
     code, _, err = lab("evaluate", "samples=a.npz", "data=digits", "features=pixels", f"evaluation.num_samples={count}")
     assert code == (0 if count == 3 else 1)
     if code:
-        assert err.strip() == "diffusion-lab evaluate: evaluation.num_samples=20: a.npz has 12 images"
+        assert err.strip() == "diffusion-lab evaluate: evaluation.num_samples=20: a.npz has only 12 images"
         return
     assert given(lab.folder / "outputs")["protocol"]["samples"]["num_images"] == 3
 

@@ -77,6 +77,6 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", fetch)
     with pytest.raises(
-        DataError, match=r"CelebA could not be downloaded .*'gdown' is required.*: put img_align_celeba"
+        DataError, match=r"CelebA could not be downloaded .*'gdown' is required.*: unpack img_align_celeba"
     ):
         celeba(tmp_path / "new", download=True).prepare()

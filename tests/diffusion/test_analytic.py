@@ -226,5 +226,7 @@ def test_a_table_of_all_strides_refuses_a_variance_by_dimension():
     process = GaussianDiffusion(CosineSchedule(4))
     table = torch.ones(4, dtype=torch.float64)
     diagonal = AnalyticDiagonal(NetworkStatistics(table, table, eps_square_by_dimension=table[:, None]))
-    with pytest.raises(ValueError, match=r"^sampler/spacing=optimal: AnalyticDiagonal .*; use variance=analytic$"):
+    with pytest.raises(
+        ValueError, match=r"^AnalyticDiagonal differs between images or dimensions, .*; use variance=analytic$"
+    ):
         step_costs(process, diagonal.statistics, torch.ones(4, 24).double(), diagonal)

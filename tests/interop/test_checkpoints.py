@@ -80,7 +80,7 @@ UNREADABLE = {
 def test_tensors_without_plain_numbers_are_named(tmp_path, kind):
     path = tmp_path / "file.pt"
     torch.save({**TENSORS, "c": UNREADABLE[kind]()}, path)
-    with pytest.raises(CheckpointError, match=r"c is a tensor of .* only dense ones of plain numbers are read"):
+    with pytest.raises(CheckpointError, match=r"c is a tensor of .* only dense tensors of plain numbers are read"):
         read_tensors(path)
 
 
