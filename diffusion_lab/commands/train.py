@@ -29,7 +29,7 @@ from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_a
 from diffusion_lab.from_config.power_averages import check_buildable
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
-from diffusion_lab.from_config.starting import start
+from diffusion_lab.from_config.started import start
 from diffusion_lab.from_config.trained import check_moments, load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.runs.contents import snapshot_name

@@ -1,0 +1,27 @@
+"""A model put in place: the weights that training starts from, or the model that it is trained beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from diffusion_lab.from_config.starting import start_files
+from diffusion_lab.from_config.unguided import unguided
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.runs import ModelDirectory
+
+
+def start(model: TrainableModel, cfg: DictConfig) -> None:
+    """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
+    files, started = start_files(cfg), model
+    if model.needs_base:
+        directory, fix = ModelDirectory(Path(cfg.init_from)), "the head; train the head with the data=… of that model"
+        started = unguided(directory, cfg.facts.identity, f"init_from={cfg.init_from}", fix)
+        model.serve(started)
+    try:
+        for file in files:
+            started.start_from(file)
+    except ValueError as error:
+        config = ModelDirectory(Path(cfg.init_from)).config
+        raise ValueError(f"init_from={cfg.init_from}: {error}; the options of its network are in {config}") from error
