@@ -191,11 +191,24 @@ def _nodes(process: GaussianDiffusion, t: Int64[Tensor, " f"]) -> Float64[Tensor
 def _interpolated(
     values: Float64[Tensor, "f g"], nodes: Float64[Tensor, "f g"], at: Float64[Tensor, " f"]
 ) -> Float64[Tensor, " f"]:
-    """The polynomial through values at Chebyshev's extrema, by the barycentric formula; beyond them, the nearest value."""
-    at = at.clamp(nodes[:, -1], nodes[:, 0])
+    """The polynomial through values at Chebyshev's extrema, by the barycentric formula; below them the nearest value.
+
+    Above them a + b·log Σ + c/Σ through three of them, as a Gaussian's density is: a measured variance may lie there where data
+    have no bounds.
+    """
+    inside = at.clamp(nodes[:, -1], nodes[:, 0])
     weights = (-1.0) ** torch.arange(nodes.shape[1])
     weights[[0, -1]] /= 2
-    distance = at[:, None] - nodes
+    distance = inside[:, None] - nodes
     hit = distance == 0
     terms = torch.where(hit.any(dim=1, keepdim=True), hit.double(), weights / torch.where(hit, 1.0, distance))
-    return (terms * values).sum(dim=1) / terms.sum(dim=1)
+    found = (terms * values).sum(dim=1) / terms.sum(dim=1)
+    above = at > nodes[:, 0]
+    if not above.any():
+        return found
+    few = slice(0, nodes.shape[1], nodes.shape[1] // 3)
+    log_width = nodes[:, few] - nodes[:, :1]  # 0 at the widest
+    shape = torch.stack([torch.ones_like(log_width), log_width, torch.exp(-log_width)], dim=2)
+    a, b, c = torch.linalg.solve(shape, values[:, few]).unbind(dim=1)
+    beyond = at - nodes[:, 0]
+    return torch.where(above, a + b * beyond + c * torch.exp(-beyond), found)
