@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests.commands.zygote import Zygote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch; processes that tests start inherit it
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job; Ctrl-C has to reach what tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.set_threshold(
     50_000, 20, 20
 )  # torch and Hydra are a large heap: to search it as often as usual is a tenth of the time

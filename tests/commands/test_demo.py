@@ -121,12 +121,15 @@ def test_it_takes_a_free_port_prints_its_address_and_ends_on_ctrl_c(tmp_path):
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     ) as started:
-        line = started.stdout.readline()
-        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(f"GET /offers HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
-            reply = b"".join(iter(lambda: connection.recv(4096), b""))
-        assert json.loads(reply.partition(b"\r\n\r\n")[2])["model"] == "gan"
-        started.send_signal(signal.SIGINT)
-        out, err = started.communicate(timeout=60)
+        try:
+            line = started.stdout.readline()
+            port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(f"GET /offers HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+                reply = b"".join(iter(lambda: connection.recv(4096), b""))
+            assert json.loads(reply.partition(b"\r\n\r\n")[2])["model"] == "gan"
+            started.send_signal(signal.SIGINT)
+            out, err = started.communicate(timeout=60)
+        finally:
+            started.kill()  # one that did not end would be waited for
     assert (started.returncode, out, err) == (0, "stopped\n", "")
