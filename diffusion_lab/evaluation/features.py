@@ -38,7 +38,7 @@ class Features(nn.Module, ABC):
         """x (B, *shape) float32 -> (B, dim) float32."""
 
     def beside(self) -> Sequence["Features"]:
-        """Further features of the same weights, whose moments stand beside these in a file of statistics."""
+        """Further features of the same weights, whose moments are in the same file of statistics."""
         return ()
 
     def class_logits(self, vectors: Tensor) -> Tensor | None:

@@ -24,7 +24,7 @@ def content_of_start(cfg: DictConfig) -> str | None:
 
 
 def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
-    """What a model is that another one is trained beside. MistakeError where none is named, RunError where it is not there."""
+    """The identity of the model that a head is trained on. MistakeError if init_from names none, RunError if it is not there."""
     if cfg.get("init_from") is None:
         raise MistakeError(
             "model=variance_head: set init_from=…, the folder of the diffusion model that the head is trained on"

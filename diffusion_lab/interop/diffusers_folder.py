@@ -1,7 +1,7 @@
 """A folder of diffusers with a UNet2DModel and a scheduler, as its `save_pretrained` writes it. Nothing in it runs.
 
 model_index.json                                   which classes the parts are of; may be missing
-unet/config.json, unet/diffusion_pytorch_model.*   the network; in older folders both lie beside model_index.json
+unet/config.json, unet/diffusion_pytorch_model.*   the network; older folders have both next to model_index.json
 scheduler/scheduler_config.json                    the process; likewise
 """
 

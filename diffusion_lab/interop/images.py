@@ -106,7 +106,7 @@ def _of_zip(path: Path) -> Images:
 
 
 def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
-    """Nothing is unpacked, but a name that leads out of the archive is a sign of harm, and other programs follow it.
+    """Nothing is unpacked, but a name that leads out of the archive is suspicious, and other programs follow it.
 
     Of two files with one name, one would be lost.
     """

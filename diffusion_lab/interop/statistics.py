@@ -35,7 +35,7 @@ SPATIAL = "_s"  # at the end of the names of the moments of spatial features
 class Published:
     """What somebody gave to compare with: images, moments of features, or both.
 
-    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64, of nobody says how many images
+    moments: by the suffix of their names, "" for mu and sigma, "_s" for mu_s and sigma_s; float64; how many images is not known
     (n is nan).
     """
 

@@ -29,6 +29,9 @@ def test_it_agrees_with_the_bound_of_each_chain_and_leaves_out_chains_that_are_t
     assert found["protocol"]["absent"]["bits_even_50"] == "the chain has 24 steps"
     assert len(found["sources"]["bits_even_3"]["test images"]) == 8
     assert len({found["values"][f"bits_{name}_24"] for name in ("even", "quadratic", "log_snr", "optimal")}) == 1
+    code, _, err = lab("evaluate", *BITS, "metrics.bits_by_steps.num_steps=[50]")
+    assert code == 0, err
+    assert any(one["protocol"]["absent"].get("bits_optimal_50") == "the chain has 24 steps" for one in scores_of(lab))
     alone = ["metrics=bits_per_dim", "metrics.bits_per_dim.num_images=8"]
     code, _, err = lab("evaluate", *BITS[1:], *alone, "sampler=strided", *STRIDED)
     assert code == 0, err

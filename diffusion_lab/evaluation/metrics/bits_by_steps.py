@@ -40,6 +40,8 @@ class BitsBySteps(Metric):
             check_at_least(1, name, getattr(self, name))
         for count in self.num_steps:
             check_at_least(1, "num_steps", count)
+        if not self.spacings:
+            raise ValueError(f"metrics.bits_by_steps.spacings is empty: choose from {', '.join(SPACINGS)}")
         for name in self.spacings:
             if name not in SPACINGS:
                 raise ValueError(
@@ -66,6 +68,8 @@ class BitsBySteps(Metric):
             raise UnmeasurableError("this family has no noisy chain")
         longest = subject.model.process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
+        if not counts:
+            raise UnmeasurableError(f"the chain has {longest} steps")
         per_image = self._per_image(subject, counts)
         curve: dict[str, Any] = {"num_steps": counts}
         for spacing, columns in per_image.items():
