@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from diffusion_lab.from_config.mistakes import MistakeError
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
+
+_HANDLED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the signals that torchrun hands on to the ranks
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle="SIGTERM,SIGINT,SIGUSR1,SIGUSR2",
+        signals_to_handle=",".join(_HANDLED),
     )
     hydra = HydraConfig.get()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
@@ -120,7 +123,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
-        with _shared_cores(request.size):
+        with _shared_cores(request.size), _own_signal_handlers():
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -138,6 +141,17 @@ def _shared_cores(processes: int) -> Iterator[None]:
     finally:
         if not said:
             del os.environ["OMP_NUM_THREADS"]
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Torchrun leaves its handlers installed; the next job of a multirun must not run under them."""
+    before = {name: signal.getsignal(getattr(signal, name)) for name in _HANDLED}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager

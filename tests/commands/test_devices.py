@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -136,13 +137,18 @@ def test_joblib_is_refused_in_a_job_too(lab, monkeypatch, started):
     assert not (lab.folder / "outputs" / "models").exists()
 
 
-def test_processes_of_one_command_share_the_cores(lab, monkeypatch):
+def test_processes_of_one_command_share_the_cores_and_leave_no_signal_handlers(lab, monkeypatch):
     shutil.copytree(TRAINED, lab.folder / "model")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(ranks, "num_cores", lambda: 6)
     seen = []
-    launch = "torch.distributed.launcher.api.elastic_launch"
-    monkeypatch.setattr(launch, lambda *_: lambda *command: seen.append((os.environ["OMP_NUM_THREADS"], command)))
+
+    def run(*command):
+        seen.append((os.environ["OMP_NUM_THREADS"], command))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun leaves a handler installed
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: run)
+    before = signal.getsignal(signal.SIGTERM)
     code, _, err = lab("sample", "model_dir=model", "devices=2", "accelerator=cpu")
     assert code == 0, err
     ((threads, command),) = seen
@@ -150,6 +156,7 @@ def test_processes_of_one_command_share_the_cores(lab, monkeypatch):
     assert command[:3] == ("-m", "diffusion_lab", "sample")
     assert 'model_dir="model"' in command
     assert "OMP_NUM_THREADS" not in os.environ
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture(params=["ranks", pytest.param("command", marks=pytest.mark.thorough)])
@@ -160,8 +167,10 @@ def on_two_devices(request, lab, zygote):
         if request.param == "ranks":
             in_ranks(zygote, lab.folder, *command, *RANKS, ranks=2)
         else:
+            before = [signal.getsignal(number) for number in signal.valid_signals()]
             code, _, err = lab(*command, *RANKS)
             assert code == 0, err
+            assert [signal.getsignal(number) for number in signal.valid_signals()] == before
 
     return run
 
