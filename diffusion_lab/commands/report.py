@@ -55,9 +55,9 @@ def show(gathered: Gathered, table: Table) -> None:
     from rich.text import Text
 
     from diffusion_lab.report.exports import terminal
+    from diffusion_lab.report.findings import curve_findings
     from diffusion_lab.report.layout import columns, finding
     from diffusion_lab.report.notes import notes
-    from diffusion_lab.report.training_curves import curve_findings
 
     console = Console()
     for group, (shown, width) in zip(table.groups, terminal(table, console.width), strict=True):

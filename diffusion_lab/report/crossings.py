@@ -7,7 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from diffusion_lab.measures import LOW, Measure
+from diffusion_lab.report.table import Row
+
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a curve is drawn against.
+
+    name: the value of a row; `per_unit` of it are one `unit`. at: the preposition of a crossing.
+    """
+
+    name: str
+    unit: str
+    per_unit: float = 1.0
+    at: str = "after"
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,16 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     return Race(0 if ahead[-1][1] > 0 else 1, passes, low, high)
 
 
-def in_words(names: tuple[str, str], races: Mapping[str, Race], unit: str) -> str:
+def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Race]:
+    """By seed that both have; empty where the two were measured differently, or nothing can be said."""
+    if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
+        return {}
+    a, b = _by_seed(some, measure, cost), _by_seed(others, measure, cost)
+    found = {seed: race(a[seed], b[seed], measure.better == LOW) for seed in sorted(a.keys() & b.keys())}
+    return {seed: one for seed, one in found.items() if one is not None}
+
+
+def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost) -> str:
     """One sentence on two curves. races: by seed; at least one."""
     by_outcome: dict[tuple[int | None, int], list[Race]] = {}
     for one in races.values():
@@ -62,12 +87,12 @@ def in_words(names: tuple[str, str], races: Mapping[str, Race], unit: str) -> st
     parts = []
     for some in sorted(by_outcome.values(), key=len, reverse=True):
         seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
-        parts.append(f"{_alike(names, some, unit)} ({seeds})")
+        parts.append(f"{_alike(names, some, cost)} ({seeds})")
     sure = len(by_outcome) == 1 and None not in next(iter(by_outcome))
     return parts[0] if sure else f"undecided between {names[0]} and {names[1]}: {'; '.join(parts)}"
 
 
-def _alike(names: tuple[str, str], races: Sequence[Race], unit: str) -> str:
+def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
     """On races of one outcome."""
     leads, changes = races[0].outcome
     if leads is None:
@@ -75,11 +100,21 @@ def _alike(names: tuple[str, str], races: Sequence[Race], unit: str) -> str:
     leader, other = names[leads], names[1 - leads]
     if changes == 0:
         low, high = min(one.low for one in races), max(one.high for one in races)
-        return f"{leader} is better than {other} all the way from {_short(low)} to {_short(high)} {unit}"
+        return f"{leader} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
     times = sorted(one.passes[0] for one in races)
     middle = math.exp(sum(map(math.log, times)) / len(times))
     spread = f", {_short(times[0])} to {_short(times[-1])} by seed" if len(times) > 1 else ""
-    return f"{leader} overtakes {other} after {_short(middle)} {unit}{spread}"
+    return f"{leader} overtakes {other} {cost.at} {_short(middle)} {cost.unit}{spread}"
+
+
+def _by_seed(rows: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Curve]:
+    """Seed -> its own curve, of at least two points."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        costs, values = row.values[cost.name].by_seed, row.values[measure.name].by_seed
+        for seed in costs.keys() & values.keys():
+            curves.setdefault(seed, []).append((costs[seed] / cost.per_unit, values[seed]))
+    return {seed: sorted(points) for seed, points in curves.items() if len(points) > 1}
 
 
 def _short(cost: float) -> str:

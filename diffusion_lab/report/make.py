@@ -65,6 +65,7 @@ def _write(
     from diffusion_lab.report.nearest import nearest_images
     from diffusion_lab.report.page import page
     from diffusion_lab.report.row_plots import row_plots
+    from diffusion_lab.report.sampling_curves import sampling_plots
     from diffusion_lab.report.sprites import sprites
     from diffusion_lab.report.table import build_table
     from diffusion_lab.report.trade import trade_plots
@@ -75,7 +76,7 @@ def _write(
         show(gathered, table)
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
-    kinds = (training_plots, row_plots, bits_plots, trade_plots)
+    kinds = (training_plots, sampling_plots, row_plots, bits_plots, trade_plots)
     plots = [
         (
             f"Results {i}" if several else "",

@@ -1,4 +1,4 @@
-"""Rows as plots: each measure against steps, the effect of each axis, and the distance against seconds.
+"""Rows as plots: the effect of each axis, and the distance against seconds; and how rows are shared out among panels and lines.
 
 Of the axes, one becomes the colour, one the line and marker, the others a small panel each; the axis that sets the number of
 sampling steps is the abscissa.
@@ -17,11 +17,8 @@ from diffusion_lab.report.panels import (
     COLOUR,
     EFFECTS,
     FRONT,
-    LIKELIHOOD,
     LINE,
-    SAMPLES,
     SECONDS_LABEL,
-    STEPS_LABEL,
     TIME,
     Panel,
     Plot,
@@ -46,7 +43,6 @@ def row_plots(table: Table, group: Group) -> list[Plot]:
     ranked = [measure for measure in group.measures if measure.better is not None]
     distances = [measure for measure in ranked if measure.floor_of is not None]
     drawn = [
-        *(_against_steps(table, group, measure) for measure in ranked if measure.name != SECONDS),
         *(_effects(table, group, measure) for measure in ranked),
         *(_against_seconds(table, group, measure) for measure in distances),
     ]
@@ -79,30 +75,6 @@ def sets_steps(table: Table, group: Group, axis: str) -> bool:
     rows = [row for row in group.rows if row.choice[place] is not None and "nfe" in row.values]
     counts = [(float(row.choice[place]), row.values["nfe"].mean) for row in rows]
     return len({nfe for _, nfe in counts}) > 1 and all(steps <= nfe <= 2 * steps for steps, nfe in counts)
-
-
-def _against_steps(table: Table, group: Group, measure: Measure) -> Plot | None:
-    rows = [row for row in group.rows if measure.name in row.values and "nfe" in row.values]
-    if len({row.values["nfe"].mean for row in rows}) < 2:
-        return None
-    panels = [
-        Panel(title, by_look(table, group, part, measure, "nfe"), levels=floor_level(group, measure))
-        for title, part in in_panels(table, group, rows)
-    ]
-    bound = "bound" in measure.agrees
-    kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
-    return Plot(
-        key=f"steps_{measure.name}",
-        heading=LIKELIHOOD if bound else SAMPLES,
-        name=measure.label,
-        x_label=STEPS_LABEL,
-        y_label=f"{measure.axis}, {measure.better} is better",
-        panels=panels,
-        log_x=True,
-        log_y=measure.logs or spans_decades(panels),
-        paper=measure.headline,
-        note=f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}." if bound else "",
-    )
 
 
 def in_panels(table: Table, group: Group, rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:

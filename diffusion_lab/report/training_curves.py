@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from itertools import combinations, islice
 
-from diffusion_lab.measures import LOW, SECONDS, Measure
-from diffusion_lab.report.crossings import Curve, in_words, race
+from diffusion_lab.measures import SECONDS, Measure
+from diffusion_lab.report.crossings import Cost, in_words, races
 from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
 from diffusion_lab.report.row_plots import floor_level, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.runs.contents import is_snapshot
 
-_COST = "training_seconds"
-_MINUTE = 60.0
+_MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 _WEIGHTS, _END = "evaluation.weights", "end"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
 _MOST_PAIRS = 12
@@ -56,24 +55,10 @@ def passes(table: Table, group: Group, measure: Measure) -> list[str]:
     lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
     said = []
     for (first, some), (second, others) in combinations(lines.items(), 2):
-        if {row.protocol_key(measure) for row in some} != {row.protocol_key(measure) for row in others}:
-            continue
-        a, b = _by_seed(some, measure), _by_seed(others, measure)
-        races = {seed: race(a[seed], b[seed], measure.better == LOW) for seed in a.keys() & b.keys()}
-        known = {seed: one for seed, one in sorted(races.items()) if one is not None}
+        known = races(some, others, measure, _MINUTES)
         if known:
-            said.append(in_words((first, second), known, "minutes"))
+            said.append(in_words((first, second), known, _MINUTES))
     return list(islice(said, _MOST_PAIRS))
-
-
-def curve_findings(table: Table, group: Group) -> list[tuple[str, str]]:
-    """(what, sentence) of the measures that the report speaks of."""
-    return [
-        (f"{measure.label} against training time", said)
-        for measure in _measures(group)
-        if measure.headline
-        for said in passes(table, group, measure)
-    ]
 
 
 def _measures(group: Group) -> list[Measure]:
@@ -85,7 +70,7 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
 
     Several finished models of one training (its averages) are lines of their own.
     """
-    rows = [row for row in group.rows if measure.name in row.values and _COST in row.values]
+    rows = [row for row in group.rows if measure.name in row.values and _MINUTES.name in row.values]
     parts: dict[Choice, list[Row]] = {}
     for row in rows:
         parts.setdefault(_without_length(table, row, drop_weights=_is_look(table, row)), []).append(row)
@@ -96,7 +81,9 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
             some += parts.pop(ends[0])
     places = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
     return {
-        " · ".join(choice[i] or "none" for i in places) or "all": sorted(some, key=lambda row: row.values[_COST].mean)
+        " · ".join(choice[i] or "none" for i in places) or "all": sorted(
+            some, key=lambda row: row.values[_MINUTES.name].mean
+        )
         for choice, some in parts.items()
     }
 
@@ -117,26 +104,16 @@ def _without(table: Table, choice: Choice) -> Choice:
 
 
 def _is_curve(lines: dict[str, list[Row]]) -> bool:
-    return any(len({row.values[_COST].mean for row in rows}) > 1 for rows in lines.values())
+    return any(len({row.values[_MINUTES.name].mean for row in rows}) > 1 for rows in lines.values())
 
 
 def _series(name: str, rows: list[Row], measure: Measure, number: int) -> Series:
     return Series(
         name,
-        [row.values[_COST].mean / _MINUTE for row in rows],
+        [row.values[_MINUTES.name].mean / _MINUTES.per_unit for row in rows],
         [row.values[measure.name].mean for row in rows],
         [row.values[measure.name].error for row in rows],
         colour=number,
         line=number,
         rows=[row.number for row in rows],
     )
-
-
-def _by_seed(rows: list[Row], measure: Measure) -> dict[str, Curve]:
-    """Seed -> its own curve, of at least two points."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        cost, value = row.values[_COST].by_seed, row.values[measure.name].by_seed
-        for seed in cost.keys() & value.keys():
-            curves.setdefault(seed, []).append((cost[seed] / _MINUTE, value[seed]))
-    return {seed: sorted(points) for seed, points in curves.items() if len(points) > 1}

@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from diffusion_lab.report.crossings import Race, in_words, race
+from diffusion_lab.report.crossings import Cost, Race, in_words, race
+
+MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 
 
 def power(scale: float, exponent: float, costs=(1, 2, 5, 10, 30, 60)) -> list[tuple[float, float]]:
@@ -38,21 +40,21 @@ def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():
     races = {str(seed): Race(0, (time,), 1, 60) for seed, time in enumerate((12.0, 14.0, 17.0))}
     middle = math.exp(sum(map(math.log, (12, 14, 17))) / 3)
     assert round(middle) == 14
-    said = in_words(("diffusion", "GAN"), races, "minutes")
+    said = in_words(("diffusion", "GAN"), races, MINUTES)
     assert said == "diffusion overtakes GAN after 14 minutes, 12 to 17 by seed (3 of 3 seeds)"
-    assert in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, "minutes") == "b overtakes a after 14 minutes (one seed)"
-    through = in_words(("a", "b"), {"": Race(1, (), 0.999, 60.1)}, "minutes")
+    assert in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, MINUTES) == "b overtakes a after 14 minutes (one seed)"
+    through = in_words(("a", "b"), {"": Race(1, (), 0.999, 60.1)}, MINUTES)
     assert through == "b is better than a all the way from 1 to 60 minutes (one seed)"
 
 
 def test_what_seeds_do_not_agree_on_is_undecided():
     races = {"1": Race(0, (12.0,), 1, 60), "2": Race(1, (), 1, 60), "3": Race(0, (20.0,), 1, 60)}
-    said = in_words(("diffusion", "GAN"), races, "minutes")
+    said = in_words(("diffusion", "GAN"), races, MINUTES)
     assert said == (
         "undecided between diffusion and GAN: diffusion overtakes GAN after 15 minutes, 12 to 20 by seed (2 of 3 seeds); "
         "GAN is better than diffusion all the way from 1 to 60 minutes (1 of 3 seeds)"
     )
     to_and_fro = {"1": Race(0, (2.0, 3.0), 1, 60), "2": Race(1, (2.0, 3.0, 4.0), 1, 60)}
-    assert in_words(("a", "b"), to_and_fro, "minutes") == (
+    assert in_words(("a", "b"), to_and_fro, MINUTES) == (
         "undecided between a and b: the lead changes several times (2 of 2 seeds)"
     )

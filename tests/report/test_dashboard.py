@@ -9,6 +9,7 @@ from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.dashboard import found, workspace
 from diffusion_lab.report.model_plots import losses_of, model_plots
 from diffusion_lab.report.row_plots import row_plots
+from diffusion_lab.report.sampling_curves import sampling_plots
 from diffusion_lab.report.table import build_table
 from diffusion_lab.runs import SweepDirectory
 
@@ -31,7 +32,7 @@ def configs(spec, heading):
 
 def test_the_headings_and_plots_are_those_of_the_report(gathered, spec):
     table = build_table(gathered)
-    plots = [*row_plots(table, table.groups[0]), *model_plots(gathered)]
+    plots = [*sampling_plots(table, table.groups[0]), *row_plots(table, table.groups[0]), *model_plots(gathered)]
     ours = {}
     for plot in plots:
         ours.setdefault(plot.heading, []).append(plot)

@@ -3,9 +3,10 @@
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.panels import TRAINING_COST
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.training_curves import curve_findings, training_plots
+from diffusion_lab.report.training_curves import training_plots
 from tests.report.synthetic import write_sweep
 
 MOMENTS = ["at_1m", "at_4m", "at_16m", "end"]

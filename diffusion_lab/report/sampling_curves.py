@@ -1,0 +1,79 @@
+"""Quality against what sampling costs: each measure by network evaluations per sample, and where two choices change places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, islice
+
+from diffusion_lab.measures import SECONDS, Measure
+from diffusion_lab.report.crossings import Cost, in_words, races
+from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel, Plot
+from diffusion_lab.report.row_plots import by_look, floor_level, in_panels, sets_steps, spans_decades
+from diffusion_lab.report.table import Choice, Group, Row, Table
+
+_EVALUATIONS = Cost("nfe", "network evaluations", at="at")
+_MOST_PAIRS = 12
+
+
+def sampling_plots(table: Table, group: Group) -> list[Plot]:
+    """A plot for every measure of rows that differ in their evaluations."""
+    plots = []
+    for measure in _measures(group):
+        rows = [row for row in group.rows if measure.name in row.values and _EVALUATIONS.name in row.values]
+        if len({row.values[_EVALUATIONS.name].mean for row in rows}) < 2:
+            continue
+        panels = [
+            Panel(title, by_look(table, group, part, measure, _EVALUATIONS.name), levels=floor_level(group, measure))
+            for title, part in in_panels(table, group, rows)
+        ]
+        bound = "bound" in measure.agrees
+        kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
+        note = [f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}."] if bound else []
+        crossings = changes(table, group, measure)
+        note += [f"Where the lead changes: {'; '.join(crossings)}."] if crossings else []
+        plots.append(
+            Plot(
+                key=f"steps_{measure.name}",
+                heading=LIKELIHOOD if bound else SAMPLES,
+                name=measure.label,
+                x_label=STEPS_LABEL,
+                y_label=f"{measure.axis}, {measure.better} is better",
+                panels=panels,
+                log_x=True,
+                log_y=measure.logs or spans_decades(panels),
+                paper=measure.headline,
+                note=" ".join(note),
+            )
+        )
+    return plots
+
+
+def changes(table: Table, group: Group, measure: Measure) -> list[str]:
+    """Where the better of two choices depends on the evaluations; a sentence for each two lines that differ in one axis."""
+    said = []
+    for names, some, others in _pairs(table, group, measure):
+        known = races(some, others, measure, _EVALUATIONS)
+        if any(one.passes for one in known.values()):
+            said.append(in_words(names, known, _EVALUATIONS))
+    return list(islice(said, _MOST_PAIRS))
+
+
+def _measures(group: Group) -> list[Measure]:
+    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
+
+
+def _pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[tuple[str, str], list[Row], list[Row]]]:
+    """(their names, rows of one, rows of the other). A line holds the rows that differ in nothing but their steps."""
+    counts = [sets_steps(table, group, axis) for axis in table.axes]
+    lines: dict[Choice, list[Row]] = {}
+    for row in group.rows:
+        if measure.name in row.values and _EVALUATIONS.name in row.values:
+            line = tuple(None if steps else value for value, steps in zip(row.choice, counts, strict=True))
+            lines.setdefault(line, []).append(row)
+    varied = [len(set(values)) > 1 for values in zip(*lines, strict=True)]
+    for (first, some), (second, others) in combinations(lines.items(), 2):
+        places = [place for place, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+        if len(places) == 1:
+            shared = [v or "none" for place, v in enumerate(first) if varied[place] and place not in places]
+            with_ = f" with {' · '.join(shared)}" if shared else ""
+            yield (f"{first[places[0]] or 'none'}{with_}", f"{second[places[0]] or 'none'}{with_}"), some, others

@@ -1,0 +1,43 @@
+"""Quality against what sampling costs: which choice is better at how many network evaluations."""
+
+import pytest
+
+from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.findings import curve_findings
+from diffusion_lab.report.sampling_curves import sampling_plots
+from diffusion_lab.report.table import build_table
+from tests.report.synthetic import write_sweep
+
+AXES = {
+    "schedule": ["linear", "cosine"],
+    "variance": ["fixed_small", "fixed_large"],
+    "sampler.spacing.num_steps": ["5", "20", "80"],
+}
+
+
+def noisy(choices, metrics):
+    """fixed_large falls as 40/K, fixed_small as 8/√K: equal at 25 steps; linear's are twice as far all the way."""
+    steps = int(choices["sampler.spacing.num_steps"])
+    distance = 40 / steps if choices["variance"] == "fixed_large" else 8 / steps**0.5
+    metrics["values"] |= {"fd_digits_cnn": distance * (2 if choices["schedule"] == "linear" else 1), "nfe": steps}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return build_table(read_sweep(write_sweep(tmp_path_factory.mktemp("outputs"), axes=AXES, change=noisy)))
+
+
+def test_a_crossing_is_said_of_lines_that_differ_in_one_axis_and_change_places(table):
+    found = [
+        said for what, said in curve_findings(table, table.groups[0]) if what == "fd_digits_cnn against sampling cost"
+    ]
+    assert found == [
+        f"fixed_large with {schedule} overtakes fixed_small with {schedule} at 25 network evaluations (one seed)"
+        for schedule in ("linear", "cosine")
+    ]
+
+
+def test_it_is_the_note_of_the_plot(table):
+    (plot,) = [plot for plot in sampling_plots(table, table.groups[0]) if plot.name == "fd_digits_cnn"]
+    assert "Where the lead changes: fixed_large with linear overtakes" in plot.note
+    assert [line.x for panel in plot.panels for line in panel.series] == [[5, 20, 80]] * 4
