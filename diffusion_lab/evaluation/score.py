@@ -7,10 +7,13 @@ A number that does not exist (no likelihood, too few images, samples that are no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming
+from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.reference import Progress, Reference
+from diffusion_lab.evaluation.samples import KEPT_IMAGES
 from diffusion_lab.evaluation.scores import Scores
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.source import Source
@@ -43,6 +46,8 @@ def score(
     measures = check_measures(features, metrics, data)
     progress = progress or (lambda stage, done, total: None)
     scores = Scores()
+    if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
+        settings = replace(settings, num_samples=min(settings.resolve_num_samples(data.num_test), KEPT_IMAGES))
     with source.ready(settings):
         found = source.samples(references, settings, progress)
         if found is None:

@@ -10,6 +10,7 @@ from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.latents import PAIRS
 from diffusion_lab.evaluation.metrics import BitsPerDim
 from diffusion_lab.evaluation.reference import references_of
+from diffusion_lab.evaluation.samples import KEPT_IMAGES
 from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics
@@ -63,6 +64,12 @@ def test_the_distance_is_between_the_samples_and_all_training_images(tmp_path):
     assert scores.values["fd_raw_floor"] == pytest.approx(
         frechet_distance(moments(data.splits["test"][0]), real), rel=1e-9
     )
+
+
+def test_a_score_that_needs_no_samples_draws_those_of_the_picture(tmp_path):
+    scores = scored(tmp_path, metrics=[BitsPerDim()], num_samples=500)
+    assert len(scores.samples) == scores.protocol["samples"]["num_images"] == KEPT_IMAGES
+    assert scores.values["bits_per_dim"] == scored(tmp_path, num_samples=40).values["bits_per_dim"]
 
 
 def test_the_floor_is_at_the_same_number_of_images_or_says_at_which(tmp_path):

@@ -25,6 +25,7 @@ class StepAdvice(Metric):
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False
     needs_step_costs = True
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:

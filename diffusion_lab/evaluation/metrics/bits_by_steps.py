@@ -28,6 +28,7 @@ class BitsBySteps(Metric):
     """
 
     needs = (Need.MODEL,)
+    needs_samples = False
     needs_step_costs = True
 
     spacings: Sequence[str] = SPACINGS

@@ -24,6 +24,7 @@ class BitsPerDim(Metric):
     """
 
     needs = (Need.MODEL,)
+    needs_samples = False
 
     num_images: int = 256
     batch_size: int = 128

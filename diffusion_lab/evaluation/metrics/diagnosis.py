@@ -25,6 +25,7 @@ class DistanceByLogSNR(Metric):
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False  # it draws its own
 
     num_points: int = 10
     num_images: int = 1000
@@ -73,6 +74,7 @@ class ErrorByLogSNR(Metric):
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False
 
     num_points: int = 10
     num_images: int = 128

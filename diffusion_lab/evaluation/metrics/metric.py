@@ -25,10 +25,12 @@ class Metric(ABC):
     """Something that is measured of a model or of samples: a subclass with its options, and a yaml in conf/metrics or an override.
 
     needs: what it cannot do without. Where that is missing, `score` is not called, and all its numbers have the reason.
+    needs_samples: whether it looks at samples; where no metric does, a model draws only those of the picture.
     needs_step_costs: what each step of the model's chain costs is measured before.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
+    needs_samples: ClassVar[bool] = True
     needs_step_costs: ClassVar[bool] = False
 
     @abstractmethod
