@@ -50,6 +50,16 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def signal_handlers_are_left_as_they_were():
+    """One that stays would answer the signals of the tests, and of the jobs, that come after."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    }
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
 @pytest.fixture(scope="session")
 def zygote():
     """zygote.start(folder, "train", …) -> a real process, without the seconds of its imports."""

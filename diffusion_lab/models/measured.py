@@ -29,7 +29,6 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.samplers import full, last
-from diffusion_lab.diffusion.statistics import smoothed
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import Denoised, GenerativeModel
 
@@ -131,11 +130,9 @@ class MeasuredDiffusion(GenerativeModel):
         return advise(self.process, exact, steady, own, ends, prior)
 
     def _costs(self, variance: Variance, steady: bool) -> StepCosts:
-        """steady: averaged over neighbouring t to reduce the noise of the measurement."""
+        """steady: with errors averaged over neighbouring t. L_0 never is: near the data it changes from one t to the next."""
         statistics, last_steps = self._measured
-        if steady:
-            statistics, last_steps = statistics.smoothed(), smoothed(last_steps, 2)
-        return step_costs(self.process, statistics, last_steps, variance)
+        return step_costs(self.process, statistics.smoothed() if steady else statistics, last_steps, variance)
 
 
 def _first_draw(seed: int, indices: Tensor) -> SampleNoise:

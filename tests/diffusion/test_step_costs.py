@@ -159,12 +159,18 @@ def test_steps_are_even_until_something_was_measured_and_are_as_many_as_there_ar
 def test_smoothing_leaves_lines_alone_and_takes_noise_away():
     line = torch.linspace(-3, 5, 200, dtype=torch.float64)
     torch.testing.assert_close(smoothed(line, 8), line)
-    table = torch.stack([line, -line, line.square()], dim=1).reshape(200, 3, 1)
-    torch.testing.assert_close(smoothed(table, 8)[:, :2], table[:, :2])
-    assert float((smoothed(table, 8) - table)[:, 2].abs().max()) < 0.03
     noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
-    assert float(smoothed(noise, 8)[20:-20].std()) < 0.4 * float(noise.std())
+    assert float(smoothed(noise, 8)[64:-20].std()) < 0.4 * float(noise.std())
     torch.testing.assert_close(smoothed(noise, 0), noise)
     found = NetworkStatistics(noise, (line + 0.1 * noise).exp()).smoothed()
-    assert float((found.x_0_mse.log() - line)[20:-20].abs().max()) < 0.15
+    assert float((found.x_0_mse.log() - line)[40:-20].abs().max()) < 0.15
     assert torch.equal(found.eps_square, noise)
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule, LinearSchedule, LogSNRSchedule])
+def test_smoothing_changes_no_error_that_has_no_noise(schedule):
+    """Near the data the error changes by half from one t to the next: an average over both would move the best steps there."""
+    process, t = GaussianDiffusion(schedule(1000)), torch.arange(1, 1001)
+    error = 1 / (process.log_snr(t).exp() + 1 / DATA.std**2)
+    found = NetworkStatistics(torch.ones_like(error), error).smoothed().x_0_mse
+    torch.testing.assert_close(found, error, rtol=0.01, atol=0)
