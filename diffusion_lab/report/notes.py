@@ -55,7 +55,7 @@ def notes(group: Group) -> list[str]:
 
 
 def _errors(group: Group) -> str:
-    """What ± is over, measure by measure."""
+    """What ± is over, column by column where it is not the same for all."""
     columns_by_source: dict[str, list[str]] = {}
     for measure in group.measures:
         if measure.better is None:
@@ -63,5 +63,8 @@ def _errors(group: Group) -> str:
         known = dict.fromkeys(row.values[measure.name].error_over for row in group.rows if measure.name in row.values)
         for over in known:
             columns_by_source.setdefault(over or "", []).append(measure.label.strip())
-    told = [f"{over} ({listed(labels)})" for over, labels in columns_by_source.items() if over]
+    known_for_all = len(columns_by_source) == 1
+    told = [
+        over if known_for_all else f"{over} ({listed(labels)})" for over, labels in columns_by_source.items() if over
+    ]
     return f"± is the standard error over {'; over '.join(told)}." if told else "Errors are not known."

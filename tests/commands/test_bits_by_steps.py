@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from diffusion_lab.evaluation.metrics import BitsBySteps
+
 from .conftest import STRIDED, TINY
 
 BITS = [
@@ -37,6 +39,17 @@ def test_it_agrees_with_the_bound_of_each_chain_and_leaves_out_chains_that_are_t
     assert code == 0, err
     (bound,) = [one for one in scores_of(lab) if one["protocol"].get("bound", {}).get("num_images") == 8]
     assert found["values"]["bits_even_3"] == pytest.approx(bound["values"]["bits_per_dim"], abs=1e-5)
+
+
+def test_the_table_has_eight_columns_at_most_the_first_and_the_last_among_them():
+    few, many = (
+        [measure.name for measure in BitsBySteps(num_steps=counts).measures([]) if measure.column]
+        for counts in ([5, 10], list(range(5, 41)))
+    )
+    assert few == ["bits_even_5", "bits_even_10"]
+    assert (len(many), many[0], many[-1]) == (8, "bits_even_5", "bits_even_40")
+    with pytest.raises(ValueError, match="num_steps is empty"):
+        BitsBySteps(num_steps=[])
 
 
 @pytest.mark.thorough

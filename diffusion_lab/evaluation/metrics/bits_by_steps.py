@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SPACINGS = ("even", "quadratic", "log_snr", "optimal")
 
+_COLUMNS = 8  # a table has no room for more; plots and files show all
+
 
 @dataclass(frozen=True)
 class BitsBySteps(Metric):
@@ -41,6 +43,8 @@ class BitsBySteps(Metric):
             check_at_least(1, name, getattr(self, name))
         for count in self.num_steps:
             check_at_least(1, "num_steps", count)
+        if not self.num_steps:
+            raise ValueError("metrics.bits_by_steps.num_steps is empty: name a number of steps, such as [10, 50]")
         if not self.spacings:
             raise ValueError(f"metrics.bits_by_steps.spacings is empty: choose from {', '.join(SPACINGS)}")
         for name in self.spacings:
@@ -50,13 +54,17 @@ class BitsBySteps(Metric):
                 )
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        last = len(self.num_steps) - 1
+        shown = {
+            self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)
+        }  # the first and the last among them
         for spacing in self.spacings:
-            shown = spacing == self.spacings[0]  # the table has no room for all
             for count in self.num_steps:
                 meaning = f"bound of {count} ancestral steps, spacing {spacing}, on test images"
                 name, label = self._name(spacing, count), f"bits/dim, {spacing} {count}"
                 how = ("data", "bits_by_steps")
-                yield Measure(name, label, better=LOW, meaning=meaning, agrees=how, logs=True, column=shown)
+                column = spacing == self.spacings[0] and count in shown
+                yield Measure(name, label, better=LOW, meaning=meaning, agrees=how, logs=True, column=column)
 
     @staticmethod
     def _name(spacing: str, count: int) -> str:
