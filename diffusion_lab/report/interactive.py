@@ -71,6 +71,7 @@ def _trace(series: Series, rows: Mapping[int, str], panel: Panel) -> dict[str, A
     }
     if any(series.error):
         trace["error_y"] = {"array": _rounded(series.error), "color": colour}
+        trace["error_y"] |= {} if look.caps else {"width": 0, "thickness": 1}
     if series.faint:
         return trace | {"hoverinfo": "skip"}
     spread = ["" if error is None else f" ± {error:.4g}" for error in series.error]

@@ -20,7 +20,8 @@ _MANY = 30  # points of a line that are not marked one by one
 @dataclass(frozen=True)
 class Stroke:
     """colour: place in LIGHT and DARK, None for that of text. dash, marker: plotly's names, None for no line and no marks.
-    width, size: of line and marks, in those of an ordinary series. steps: from point to point first along x, then along y."""
+    width, size: of line and marks, in those of an ordinary series. steps: from point to point first along x, then along y.
+    caps: on error bars."""
 
     colour: int | None
     dash: str | None
@@ -29,6 +30,7 @@ class Stroke:
     size: float = 1.0
     opacity: float = 1.0
     steps: bool = False
+    caps: bool = True
 
 
 def stroke(series: Series) -> Stroke:
@@ -42,6 +44,7 @@ def stroke(series: Series) -> Stroke:
         width=0.7 if many else 1.0,
         size=0.8 if series.faint else 1.0,
         opacity=0.3 if series.faint else 1.0,
+        caps=not many,
     )
 
 
