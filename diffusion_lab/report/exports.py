@@ -188,20 +188,21 @@ def _lines(
     shown = [column for column in columns(group) if column.measure in measures]
     names = short_names(table.axes)
     many_seeds = len(table.seeds) > 1
-    yield [
+    unnamed = not table.axes and not many_seeds  # one row, which needs a name beside that of the floor
+    first = [
         *(escaped(names[axis]) for axis in table.axes),
         *(["seeds"] if many_seeds else []),
-        *(headed(c.measure) for c in shown),
+        *([""] if unnamed else []),
     ]
+    yield [*first, *(headed(c.measure) for c in shown)]
     for row in [*group.rows, *group.unfinished]:
         choices = [NONE if value is None else escaped(value) for value in row.choice]
         entries = [
             written(column.entry(row, group.marked)) if row.done else escaped(row.cells[0].state) for column in shown
         ]
-        yield [*choices, *([seeds_of(row)] if many_seeds else []), *entries]
+        yield [*choices, *([seeds_of(row)] if many_seeds else []), *(["samples"] if unnamed else []), *entries]
     if has_floor(group):
-        blanks = [""] * (max(len(table.axes) - 1, 0) + many_seeds)
-        yield ["real images", *blanks, *(_floor(column, written) for column in shown)]
+        yield ["real images", *[""] * (len(first) - 1), *(_floor(column, written) for column in shown)]
 
 
 def _floor(column: Column, written: Callable[[Entry], str]) -> str:

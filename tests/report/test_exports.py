@@ -2,6 +2,8 @@ import csv
 import io
 from dataclasses import replace
 
+import pytest
+
 from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv
 from diffusion_lab.report.table import build_table
@@ -43,6 +45,19 @@ def test_markdown_is_a_table_with_its_notes(sweep):
     assert len({line.replace(r"\|", "").count("|") for line in rows}) == 1
     assert rows[-1].startswith("| real images |")
     assert any("bound of a strided chain" in line for line in lines if line.startswith("- "))
+
+
+@pytest.mark.parametrize("axes", [{"seed": ["1", "2", "3"]}, {"seed": ["1"]}], ids=["seeds", "one cell"])
+def test_the_floor_stands_in_its_column_where_no_axis_has_one(tmp_path, axes):
+    rows = [
+        line
+        for line in markdown(build_table(read_sweep(write_sweep(tmp_path, axes=axes)))).splitlines()
+        if line.startswith("|")
+    ]
+    head, _, _, floor = ([cell.strip() for cell in line.replace(r"\_", "_").strip("|").split("|")] for line in rows)
+    assert len(head) == len(floor)
+    assert floor[0] == "real images"
+    assert float(floor[head.index("fd_digits_cnn ↓")]) == 1.62
 
 
 def test_latex_has_booktabs_rules_and_as_many_columns_as_it_says(sweep):
