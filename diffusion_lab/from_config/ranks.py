@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -146,6 +147,9 @@ def _shared_cores(processes: int) -> Iterator[None]:
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
     """Torchrun leaves its handlers installed; the next job of a multirun must not run under them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # neither we nor torchrun may install one there
+        return
     before = {name: signal.getsignal(getattr(signal, name)) for name in _HANDLED}
     try:
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 
 from diffusion_lab.measures import SECONDS, Measure
 from diffusion_lab.report.crossings import Cost, in_words, races
@@ -50,12 +50,11 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
 
 def changes(table: Table, group: Group, measure: Measure) -> list[str]:
     """Where the better of two choices depends on the evaluations; a sentence for each two lines that differ in one axis."""
-    said = []
-    for names, some, others in _pairs(table, group, measure):
-        known = races(some, others, measure, _EVALUATIONS)
-        if any(one.passes for one in known.values()):
-            said.append(in_words(names, known, _EVALUATIONS))
-    return list(islice(said, _MOST_PAIRS))
+    known = (
+        (names, races(some, others, measure, _EVALUATIONS)) for names, some, others in _pairs(table, group, measure)
+    )
+    crossing = ((names, found) for names, found in known if any(one.passes for one in found.values()))
+    return [in_words(names, found, _EVALUATIONS) for names, found in islice(crossing, _MOST_PAIRS)]
 
 
 def _measures(group: Group) -> list[Measure]:
@@ -70,10 +69,14 @@ def _pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[tuple
         if measure.name in row.values and _EVALUATIONS.name in row.values:
             line = tuple(None if steps else value for value, steps in zip(row.choice, counts, strict=True))
             lines.setdefault(line, []).append(row)
-    varied = [len(set(values)) > 1 for values in zip(*lines, strict=True)]
-    for (first, some), (second, others) in combinations(lines.items(), 2):
-        places = [place for place, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
-        if len(places) == 1:
-            shared = [v or "none" for place, v in enumerate(first) if varied[place] and place not in places]
-            with_ = f" with {' · '.join(shared)}" if shared else ""
-            yield (f"{first[places[0]] or 'none'}{with_}", f"{second[places[0]] or 'none'}{with_}"), some, others
+    lines = {line: rows for line, rows in lines.items() if len(rows) > 1}
+    varied = [place for place, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
+    for place in varied:
+        alike: dict[Choice, list[Choice]] = {}  # by all choices but this one
+        for line in lines:
+            alike.setdefault((*line[:place], *line[place + 1 :]), []).append(line)
+        for first, second in chain.from_iterable(combinations(some, 2) for some in alike.values()):
+            shared = " · ".join(first[other] or "none" for other in varied if other != place)
+            with_shared = f" with {shared}" if shared else ""
+            names = (f"{first[place] or 'none'}{with_shared}", f"{second[place] or 'none'}{with_shared}")
+            yield names, lines[first], lines[second]
