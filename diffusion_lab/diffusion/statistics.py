@@ -44,7 +44,7 @@ class NetworkStatistics:
     def smoothed(self) -> "NetworkStatistics":
         """x_0_mse with its noise averaged out over neighbouring t: for choices among t, which would otherwise prefer lucky ones.
 
-        log x_0_mse, over 2 % of the chain to each side, but no further than an eighth of t: near the data it falls as t².
+        log x_0_mse, over 2 % of the chain to each side, but no further than an eighth of t: near the data it falls steeply.
         """
         log_mse = smoothed(self.x_0_mse.clamp(min=1e-30).log(), len(self.x_0_mse) // 50)
         return replace(self, x_0_mse=log_mse.exp())

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diffusion_lab.measures import LOW, Measure
-from diffusion_lab.report.table import Row
+from diffusion_lab.measures import LOW, SECONDS, Measure
+from diffusion_lab.report.table import Group, Row
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
 
@@ -68,6 +68,11 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
         if (a > 0) != (b > 0)
     )
     return Race(0 if ahead[-1][1] > 0 else 1, passes, low, high)
+
+
+def ranked_measures(group: Group) -> list[Measure]:
+    """Those whose curves are drawn: the ones with a better end, but for the seconds, which are a cost themselves."""
+    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
 
 
 def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Race]:

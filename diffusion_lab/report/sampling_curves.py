@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, combinations, islice
 
-from diffusion_lab.measures import SECONDS, Measure
-from diffusion_lab.report.crossings import Cost, in_words, races
+from diffusion_lab.measures import Measure
+from diffusion_lab.report.crossings import Cost, in_words, races, ranked_measures
 from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel, Plot
 from diffusion_lab.report.row_plots import by_look, floor_level, in_panels, sets_steps, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
@@ -18,7 +18,7 @@ _MOST_PAIRS = 12
 def sampling_plots(table: Table, group: Group) -> list[Plot]:
     """A plot for every measure of rows that differ in their evaluations."""
     plots = []
-    for measure in _measures(group):
+    for measure in ranked_measures(group):
         rows = [row for row in group.rows if measure.name in row.values and _EVALUATIONS.name in row.values]
         if len({row.values[_EVALUATIONS.name].mean for row in rows}) < 2:
             continue
@@ -55,10 +55,6 @@ def changes(table: Table, group: Group, measure: Measure) -> list[str]:
     )
     crossing = ((names, found) for names, found in known if any(one.passes for one in found.values()))
     return [in_words(names, found, _EVALUATIONS) for names, found in islice(crossing, _MOST_PAIRS)]
-
-
-def _measures(group: Group) -> list[Measure]:
-    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
 
 
 def _pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[tuple[str, str], list[Row], list[Row]]]:

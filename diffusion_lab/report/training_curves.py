@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import combinations, islice
 
-from diffusion_lab.measures import SECONDS, Measure
-from diffusion_lab.report.crossings import Cost, in_words, races
+from diffusion_lab.measures import Measure
+from diffusion_lab.report.crossings import Cost, in_words, races, ranked_measures
 from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
 from diffusion_lab.report.row_plots import floor_level, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
@@ -25,7 +25,7 @@ _LOOKS = (
 def training_plots(table: Table, group: Group) -> list[Plot]:
     """A plot for every measure of which some line has two points or more."""
     plots = []
-    for measure in _measures(group):
+    for measure in ranked_measures(group):
         lines = _lines(table, group, measure)
         if not _is_curve(lines):
             continue
@@ -59,10 +59,6 @@ def passes(table: Table, group: Group, measure: Measure) -> list[str]:
         if known:
             said.append(in_words((first, second), known, _MINUTES))
     return list(islice(said, _MOST_PAIRS))
-
-
-def _measures(group: Group) -> list[Measure]:
-    return [measure for measure in group.measures if measure.better is not None and measure.name != SECONDS]
 
 
 def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:

@@ -55,9 +55,8 @@ class BitsBySteps(Metric):
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
         last = len(self.num_steps) - 1
-        shown = {
-            self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)
-        }  # the first and the last among them
+        # The first and the last are among them.
+        shown = {self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)}
         for spacing in self.spacings:
             for count in self.num_steps:
                 meaning = f"bound of {count} ancestral steps, spacing {spacing}, on test images"
