@@ -84,7 +84,7 @@ def score_once(
             for name, node in cfg.features.items()
             if node
         ]
-        return TrainedModel(model, identities, cache_directory(outputs), cost, training["flops"], again)
+        return TrainedModel(model, identities, cache_directory(outputs), cost, again)
 
     run = run_of(directory, training["fingerprint"], cfg, outputs)
     score_source(

@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 class Source(ABC):
     """Something that samples come from.
 
-    model, training, flops (of one network evaluation of one image): as far as they are known. lacks: what a metric may need and
-    these samples do not come with, and why, in words that a table can show.
+    model, training: as far as they are known. lacks: what a metric may need and these samples do not come with, and why, in
+    words that a table can show.
     """
 
     model: GenerativeModel | None = None
     training: TrainingCost | None = None
-    flops: int | None = None
     lacks: Mapping[Need, str] = {}
 
     @property

@@ -49,10 +49,9 @@ class TrainedModel(Source):
         identities: Sequence[str],
         cache_dir: Path,
         training: TrainingCost | None = None,
-        flops: int | None = None,
         anew: bool = False,
     ) -> None:
-        self.model, self.training, self.flops = model, training, flops
+        self.model, self.training = model, training
         self._identities, self._cache_dir, self._anew = identities, cache_dir, anew
 
     @property

@@ -102,6 +102,10 @@ class GenerativeModel(TrainableModel, ABC):
     def nfe(self) -> int:
         """Network evaluations that one sample takes."""
 
+    def sampling_flops(self) -> int:
+        """Floating-point operations of one sample, a multiply-add counted as 2."""
+        return self.nfe * self.cost().forward_flops
+
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
         """What decides samples and likelihood beside the weights (sampler, spacing, variance, clipping), as plain JSON."""

@@ -48,7 +48,7 @@ from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
-from diffusion_lab.networks.cost import NetworkCost, network_cost
+from diffusion_lab.networks.cost import NetworkCost, count_flops, network_cost
 from diffusion_lab.runs.contents import snapshot_name
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
@@ -260,6 +260,20 @@ class DiffusionModel(MeasuredDiffusion):
         chain = self._chain
         looks = self.sampler.looks(chain.num_timesteps)
         return sum(self.guided.guidance.evaluations(chain, torch.tensor([t])) for t in looks)
+
+    def sampling_flops(self) -> int:
+        """Of all networks that the sampler's looks evaluate: also those that guide, and a head for the variance.
+
+        Counted at one t where the guidance acts and at one where it does not.
+        """
+        chain, guidance = self._chain, self.guided.guidance
+        looks: dict[bool, list[Tensor]] = {}
+        for t in self.sampler.looks(chain.num_timesteps):
+            step = torch.tensor([t], device=self.device)
+            looks.setdefault(guidance.acts(chain, step).anywhere, []).append(step)
+        x_t = torch.zeros(1, *self.shape, device=self.device)
+        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+        return sum(len(ts) * count_flops(lambda t=ts[0]: self.guided(chain, x_t, t, y)) for ts in looks.values())
 
     @property
     def _chain(self) -> GaussianDiffusion:

@@ -17,30 +17,39 @@ from diffusion_lab.options import above_and_itself, flat
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 _LONGEST = 80  # characters of a list
-SAMPLES = "samples"  # the axis of what the samples are of: a family of models, or a given file
+FAMILY = "model"  # the axis of the families of models
+SAMPLES = "samples"  # the axis of what the samples are of, where some were given: a family of models, or a file
 _OF_GIVEN = frozenset(
     (SAMPLES, "reference", "data", "features")
 )  # all that is chosen where samples were given: no model drew them
+# What is chosen whatever the family; in all else a family may have values of its own.
+_OF_ALL_FAMILIES = _OF_GIVEN | {
+    "seed", "conditional", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
+}  # fmt: skip
 
 
 def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[dict[str, str | None]], list[str]]:
     """(axes, the choices of each config, one sentence for each config that cannot be read).
 
     An option is an axis when it differs between two configs. Left out are options that say the same again: those that follow
-    from the class that their group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed).
-    A group is called by its name and its choice by the class it builds.
+    from the family of the models (the learning rate, where each family has one), those that follow from the class that their
+    group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed). A group is called by
+    its name and its choice by the class it builds.
     """
     unread: list[str] = []
     texts = [_texts(path, unread) for path in configs]
     keys = list(dict.fromkeys(key for config in texts for key in config))
-    columns = {key: [config.get(key) for config in texts] for key in keys}
-    is_given = [not config.keys() - _OF_GIVEN for config in texts]
+    drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # by a model
+    families = {
+        config.get(SAMPLES): [other for other in drawn if other.get(SAMPLES) == config.get(SAMPLES)] for config in drawn
+    }
 
-    def varies(key: str, column: list[str | None]) -> bool:
-        counts = [value for value, given in zip(column, is_given, strict=True) if key in _OF_GIVEN or not given]
-        return len(set(counts)) > 1 and (key != SAMPLES or any(is_given))
+    def varies(key: str) -> bool:
+        of_all = _OF_ALL_FAMILIES & {*above_and_itself(key)}
+        among = [texts] if key in _OF_GIVEN else [drawn] if of_all else families.values()
+        return any(len({config.get(key) for config in some}) > 1 for some in among)
 
-    varying = {key: column for key, column in columns.items() if varies(key, column)}
+    varying = {key: [config.get(key) for config in texts] for key in keys if varies(key)}
     kept: dict[str, list[str | None]] = {}
     for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
@@ -48,8 +57,9 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
             kept[key] = varying[key]
     groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
-    axes = {key: sorted({value for value in kept[key] if value is not None}, key=natural) for key in order}
-    return axes, [{axis: config.get(axis) for axis in axes} for config in texts], unread
+    names = {key: FAMILY if key == SAMPLES and len(drawn) == len(texts) else key for key in order}
+    axes = {names[key]: sorted({value for value in kept[key] if value is not None}, key=natural) for key in order}
+    return axes, [{names[key]: config.get(key) for key in order} for config in texts], unread
 
 
 def natural(text: str) -> tuple[int, float, str]:

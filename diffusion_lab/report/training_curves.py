@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations, islice
 
 from diffusion_lab.measures import Measure
@@ -12,7 +13,7 @@ from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.runs.contents import is_snapshot
 
 _MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
-_WEIGHTS, _END = "evaluation.weights", "end"
+_WEIGHTS = "evaluation.weights"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
 _MOST_PAIRS = 12
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
@@ -64,39 +65,44 @@ def passes(table: Table, group: Group, measure: Measure) -> list[str]:
 def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:
     """Name -> rows by rising cost. Rows are of one line when nothing sets them apart but how long they were trained.
 
-    Several finished models of one training (its averages) are lines of their own.
+    The moments of a training are a line that ends with its finished model; the finished models of trainings of several lengths
+    are another. Several finished models of one training (its averages) are lines of their own.
     """
-    rows = [row for row in group.rows if measure.name in row.values and _MINUTES.name in row.values]
-    parts: dict[Choice, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(_without_length(table, row, drop_weights=_is_look(table, row)), []).append(row)
-    for choice, some in list(parts.items()):  # the finished model is the end of the line, where there is one
-        rest = _without_length(table, some[0], drop_weights=True)
-        ends = [other for other in parts if other != rest and _without(table, other) == rest]
-        if choice == rest and len(ends) == 1:
-            some += parts.pop(ends[0])
-    places = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    alike: dict[Choice, dict[Choice, list[Row]]] = {}  # by all choices but the length, then by the length
+    all_but_length = [axis for axis in table.axes if axis not in _BUDGETS]
+    for row in group.rows:
+        if measure.name in row.values and _MINUTES.name in row.values:
+            trainings = alike.setdefault(_without(table, row.choice, (*_BUDGETS, _WEIGHTS)), {})
+            trainings.setdefault(_without(table, row.choice, all_but_length), []).append(row)
+    lines: dict[Choice, list[Row]] = {}
+    for choice, trainings in alike.items():
+        for length, rows in trainings.items():
+            looks, ends = _looks_and_ends(table, rows)
+            of_training = choice if len(trainings) == 1 else tuple(a or b for a, b in zip(choice, length, strict=True))
+            if looks:
+                lines[of_training] = [*looks, *(ends if len(ends) == 1 else [])]
+            if not looks or len(trainings) > 1 or len(ends) > 1:
+                for row in ends:
+                    own = choice if len(ends) == 1 else _without(table, row.choice, _BUDGETS)
+                    lines.setdefault(own, []).append(row)
+    places = [i for i, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
     return {
         " · ".join(choice[i] or "none" for i in places) or "all": sorted(
-            some, key=lambda row: row.values[_MINUTES.name].mean
+            rows, key=lambda row: row.values[_MINUTES.name].mean
         )
-        for choice, some in parts.items()
+        for choice, rows in lines.items()
     }
 
 
-def _is_look(table: Table, row: Row) -> bool:
-    """Whether the row is of a moment that the axis of weights names."""
-    weights = dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS)
-    return weights is not None and (weights == _END or is_snapshot(weights))
+def _looks_and_ends(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Of one training: its earlier moments, and its finished models, of which there are several where averages are compared."""
+    weights = {row.number: dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS) for row in rows}
+    looks = [row for row in rows if is_snapshot(weights[row.number] or "")]
+    return looks, [row for row in rows if row not in looks]
 
 
-def _without_length(table: Table, row: Row, drop_weights: bool) -> Choice:
-    left = (None if axis in _BUDGETS else value for axis, value in zip(table.axes, row.choice, strict=True))
-    return _without(table, tuple(left)) if drop_weights else tuple(left)
-
-
-def _without(table: Table, choice: Choice) -> Choice:
-    return tuple(None if axis == _WEIGHTS else value for axis, value in zip(table.axes, choice, strict=True))
+def _without(table: Table, choice: Choice, axes: Sequence[str]) -> Choice:
+    return tuple(None if axis in axes else value for axis, value in zip(table.axes, choice, strict=True))
 
 
 def _is_curve(lines: dict[str, list[Row]]) -> bool:

@@ -351,7 +351,10 @@ SAMPLE = {
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
         "is not JSON",
     ),
-    "training.json of another version": (training(flops="gone"), "was written by another version of diffusion_lab"),
+    "training.json of another version": (
+        training(fingerprint="gone"),
+        "was written by another version of diffusion_lab",
+    ),
     # ---- the folder of the classifier that guides
     "a classifier whose config runs": (
         guided(config("schedule", {"_target_": "os.mkdir", "path": "harm"})),

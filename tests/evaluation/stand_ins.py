@@ -10,6 +10,7 @@ from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.networks.cost import NetworkCost
 
 
 class TinyImages(DataModule):
@@ -90,6 +91,9 @@ class GaussianModel(GenerativeModel):
     @property
     def nfe(self):
         return self._nfe
+
+    def cost(self):
+        return NetworkCost(parameters=1, forward_flops=1000)
 
     def protocol(self):
         return {"sampler": "one step"}

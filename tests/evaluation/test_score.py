@@ -37,7 +37,7 @@ def moments(x):
 def test_every_number_of_the_table_is_there_and_finite(tmp_path):
     training = TrainingCost(steps=10, seconds=1.5, images=640)
     scores = score(
-        TrainedModel(GaussianModel(), ["made up"], tmp_path, training, flops=1000),
+        TrainedModel(GaussianModel(), ["made up"], tmp_path, training),
         references_of(TinyImages(), [RawPixels()], tmp_path, "cpu"),
         list((BEFORE | {"bits_per_dim": BitsPerDim(num_draws=2)}).values()),
         Evaluation(weights="raw"),

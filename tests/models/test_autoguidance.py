@@ -26,14 +26,14 @@ from diffusion_lab.networks import MLP
 EARLY = Worse(moment=0.2)
 
 
-def model(guidance, num_classes=None):
+def model(guidance, num_classes=None, hidden=16):
     torch.manual_seed(0)
     made = DiffusionModel(
         shape=(2,),
         num_levels=None,
         num_classes=num_classes,
         schedule=CosineSchedule(40),
-        network=partial(MLP, in_channels=2, hidden=16, num_layers=1),
+        network=partial(MLP, in_channels=2, hidden=hidden, num_layers=1),
         prediction=PredictVelocity(),
         variance=FixedLarge(),
         objective=Simple(),
@@ -120,6 +120,17 @@ def test_its_evaluations_are_counted(files, where, nfe):
     diffusion.guided = replace(diffusion.guided, worse=replace(reverse, network=counted))
     sampled(diffusion)
     assert 4 + len(asked) == nfe
+
+
+@pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
+def test_the_operations_of_a_sample_are_those_of_both_networks(interval, guided):
+    small = model(ClassifierFree(1.0), 3, hidden=8)
+    diffusion = model(Autoguidance(Worse(reverse=small.reverse), 2.0, interval=interval), 3)
+    one, other = diffusion.cost().forward_flops, small.cost().forward_flops
+    assert 0 < other < one
+    assert diffusion.sampling_flops() == 4 * one + guided * other
+    twice = model(ClassifierFree(3.0, interval=interval), 3)
+    assert twice.sampling_flops() == twice.nfe * one
 
 
 def test_its_bound_is_labelled(files):

@@ -33,6 +33,16 @@ def test_an_option_that_both_classes_have_is_an_axis_though_it_goes_along_with_t
     assert set(axes_of(tmp_path, three, six)[0]) == {"sampler", "sampler.num_steps"}
 
 
+def test_of_several_families_what_each_has_of_its_own_is_no_axis(tmp_path):
+    gan = {"model": {"_target_": "x.GAN"}, "optimizer": {"lr": 0.001}, "trainer": {"max_steps": 20}, "seed": 1}
+    vae = {"model": {"_target_": "x.VAE"}, "optimizer": {"lr": 0.003}, "trainer": {"max_steps": 10}, "seed": 2}
+    axes, choices = axes_of(tmp_path, gan, vae)
+    assert axes == {"seed": ["1", "2"], "model": ["GAN", "VAE"], "trainer.max_steps": ["10", "20"]}
+    assert choices[0] == {"seed": "1", "model": "GAN", "trainer.max_steps": "20"}
+    other = vae | {"optimizer": {"lr": 0.002}}
+    assert set(axes_of(tmp_path, gan, vae, other)[0]) == {*axes, "optimizer.lr"}
+
+
 def test_a_copy_under_another_group_is_left_out_but_not_an_option_that_happens_to_go_along(tmp_path):
     one = {"seed": 1, "data": {"seed": 1}, "schedule": {"_target_": "x.Linear"}}
     two = {"seed": 2, "data": {"seed": 2}, "schedule": {"_target_": "x.Cosine"}}

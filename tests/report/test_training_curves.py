@@ -1,5 +1,7 @@
 """Quality against training time: what a line joins, and what is said of two."""
 
+from dataclasses import replace
+
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
@@ -76,3 +78,27 @@ def test_the_finished_model_of_picked_runs_ends_the_line(tmp_path):
 def test_averages_of_one_finished_model_are_no_curve(tmp_path):
     axes = {"schedule": ["linear", "cosine"], "evaluation.weights": ["ema_0.9", "ema_0.999"]}
     assert drawn(tmp_path, axes) == ({}, [])
+
+
+def of_lengths(choices, metrics):
+    minutes = MINUTES.get(choices["evaluation.weights"], {"1000": 4, "4000": 16}[choices["trainer.max_steps"]])
+    metrics["values"] |= {"fd_digits_cnn": 8 / minutes, "training_seconds": 60.0 * minutes}
+
+
+def lines_of(outputs, axes, picked):
+    every = read_sweep(write_sweep(outputs, axes=axes, change=of_lengths))
+    table = build_table(replace(every, cells=[cell for cell in every.cells if tuple(cell.choices.values()) in picked]))
+    plot = next(plot for plot in training_plots(table, table.groups[0]) if plot.name == "fd_digits_cnn")
+    return {line.name: line.x for line in plot.panels[0].series}
+
+
+def test_trainings_of_several_lengths_are_one_line_whichever_average_suits_each(tmp_path):
+    picked = {("1000", "ema_0.99"), ("4000", "ema_0.999")}
+    axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["ema_0.99", "ema_0.999"]}
+    assert lines_of(tmp_path, axes, picked) == {"all": [4, 16]}
+
+
+def test_moments_of_one_training_are_not_mixed_with_finished_trainings_of_other_lengths(tmp_path):
+    axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["at_1m", "ema_0.999"]}
+    picked = {("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}
+    assert lines_of(tmp_path, axes, picked) == {"none": [4, 16], "4000": [1, 16]}

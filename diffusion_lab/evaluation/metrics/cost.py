@@ -41,7 +41,7 @@ class Cost(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         from diffusion_lab.evaluation.cost import num_parameters
 
-        drawn, training, flops = subject.drawn, subject.source.training, subject.source.flops
+        drawn, training = subject.drawn, subject.source.training
         cost = drawn.cost_protocol()
         scores.protocol["cost"] = cost
         scores.measure([SECONDS], lambda: (drawn.seconds_per_1000(),))
@@ -57,5 +57,4 @@ class Cost(Metric):
             scores.record("training_images", training.images, unknown)
             if training.steps is not None:
                 scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
-        if flops is not None:
-            scores.record("flops_per_sample", flops * drawn.nfe)
+        scores.record("flops_per_sample", subject.model.sampling_flops())
