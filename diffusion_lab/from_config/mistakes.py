@@ -179,6 +179,8 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     wrong = hydra_errors.wrong_kind(error)
     if wrong is not None:
         return f"{key}: {wrong}"
+    if (conf / key).is_dir():
+        return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
     return f"there is no option {key!r}{hint}"
 

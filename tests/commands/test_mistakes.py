@@ -74,6 +74,15 @@ def test_a_model_is_needed(lab, command):
     assert files(lab.folder) == []
 
 
+@pytest.mark.parametrize("group", ["data", "schedule", "optimizer"])
+def test_what_is_chosen_in_training_is_not_chosen_later(lab, group):
+    code, _, err = lab("report", f"{group}=linear")
+    assert code == 1
+    assert (
+        err == f"diffusion-lab report: {group} is chosen in training (diffusion-lab train {group}=…), not in report\n"
+    )
+
+
 def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     done = process("train", "schedule=cosin")
     assert done.returncode == 1

@@ -136,6 +136,13 @@ def test_what_only_a_model_has_is_refused(lab, option):
     )
 
 
+@pytest.mark.parametrize("option", ["samples=", "samples=''"])
+def test_no_name_is_not_this_folder(lab, option):
+    code, _, err = lab("evaluate", option)
+    assert code == 1
+    assert err.strip() == "diffusion-lab evaluate: samples= is empty: name a folder, a .zip or an .npz of images"
+
+
 def test_prune_leaves_their_scores_and_has_nothing_to_say_of_them(lab):
     np.savez(lab.folder / "a.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8))
     assert lab("evaluate", "samples=a.npz", "data=digits", "features=pixels", "metrics=[frechet_distance]")[0] == 0
