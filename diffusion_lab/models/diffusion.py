@@ -7,7 +7,7 @@ the *sampler's* respaced chain.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.diffusion import (
     Clipping,
-    DDIMSampler,
     Decoder,
-    EvenSpacing,
     GaussianDecoder,
     GaussianDiffusion,
     Guidance,
@@ -48,10 +46,9 @@ from diffusion_lab.models.compatibility import can_hold_back, check_parts
 from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
-from diffusion_lab.networks.cost import NetworkCost, count_flops, network_cost
+from diffusion_lab.networks.cost import NetworkCost, network_cost
 from diffusion_lab.runs.contents import snapshot_name
 
-_MOST_LATENT_STEPS = 50  # between an image and its latent
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 
 
@@ -213,72 +210,6 @@ class DiffusionModel(MeasuredDiffusion):
         """p_θ with the weights that it has now, in a copy of the network that stays so and goes where its input is."""
         network = copy.deepcopy(self.network).requires_grad_(False).eval()
         return replace(self.reverse, network=lambda image, *more: network.to(image.device)(image, *more))
-
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        *_, x_0 = self.trajectory(indices, seed, y)
-        return self._finished(x_0)
-
-    def _finished(self, x_0: Tensor) -> Tensor:
-        return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
-
-    def latents(self, indices: Tensor, seed: int) -> Tensor:
-        return SampleNoise(seed, indices).initial(self.shape)
-
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
-
-        The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
-        """
-        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._known(y))
-        return self.reverse.clip_x_0.in_range(x_0)
-
-    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
-        """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._known(y))
-
-    def _known(self, y: Tensor | None) -> Tensor | None:
-        """The classes, for a network that takes them: those of a guiding classifier are not its own."""
-        return None if self.reverse.null_class is None else y
-
-    @property
-    def _deterministic(self) -> DDIMSampler:
-        """For pictures of latents, which are not scored: few steps, also where the model's own sampler takes many."""
-        own = self.sampler.spacing
-        few = len(own(self.process)) <= _MOST_LATENT_STEPS
-        return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
-
-    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
-        noise = SampleNoise(seed, indices)
-        chain = self._chain
-        x_T = self.start.draw(chain, noise.initial(self.shape), y)
-        for _, x_t in self.sampler.walk(chain, self.guided, x_T, y, noise):
-            yield x_t
-
-    @property
-    def nfe(self) -> int:
-        """What the sampler's looks take, both branches of a guided one counted; a guiding classifier's gradients are not."""
-        chain = self._chain
-        looks = self.sampler.looks(chain.num_timesteps)
-        return sum(self.guided.guidance.evaluations(chain, torch.tensor([t])) for t in looks)
-
-    def sampling_flops(self) -> int:
-        """Of all networks that the sampler's looks evaluate: also those that guide, and a head for the variance.
-
-        Counted at one t where the guidance acts and at one where it does not.
-        """
-        chain, guidance = self._chain, self.guided.guidance
-        looks: dict[bool, list[Tensor]] = {}
-        for t in self.sampler.looks(chain.num_timesteps):
-            step = torch.tensor([t], device=self.device)
-            looks.setdefault(guidance.acts(chain, step).anywhere, []).append(step)
-        x_t = torch.zeros(1, *self.shape, device=self.device)
-        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        return sum(len(ts) * count_flops(lambda t=ts[0]: self.guided(chain, x_t, t, y)) for ts in looks.values())
-
-    @property
-    def _chain(self) -> GaussianDiffusion:
-        """The chain that the sampler walks along."""
-        return self.process.respace(self.sampler.spacing(self.process))
 
     @property
     def _even_chain(self) -> GaussianDiffusion:

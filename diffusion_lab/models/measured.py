@@ -30,14 +30,15 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.samplers import full, last
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
-from diffusion_lab.models.base import Denoised, GenerativeModel
+from diffusion_lab.models.base import Denoised
+from diffusion_lab.models.drawn import DrawnDiffusion
 
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
 _LOUDEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
 
 
-class MeasuredDiffusion(GenerativeModel):
-    """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a decoder."""
+class MeasuredDiffusion(DrawnDiffusion):
+    """A diffusion model that draws, and has a decoder."""
 
     def log_snrs(self, count: int) -> list[float]:
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()

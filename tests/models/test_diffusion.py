@@ -525,7 +525,7 @@ def test_an_image_comes_back_from_its_latent():
 
 
 def test_a_sampler_of_many_steps_does_not_make_pictures_of_latents_dear(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.models.diffusion._MOST_LATENT_STEPS", 7)
+    monkeypatch.setattr("diffusion_lab.models.drawn._MOST_LATENT_STEPS", 7)
     diffusion = model(sampler=AncestralSampler())
     rows = evaluated(diffusion)
     with torch.no_grad():

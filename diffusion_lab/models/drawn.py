@@ -1,0 +1,84 @@
+"""How a diffusion model draws samples, what that takes, and its way between images and latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import DDIMSampler, EvenSpacing, GaussianDiffusion, SampleNoise
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.networks.cost import count_flops
+
+_MOST_LATENT_STEPS = 50  # between an image and its latent
+
+
+class DrawnDiffusion(GenerativeModel):
+    """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a rounding."""
+
+    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+        *_, x_0 = self.trajectory(indices, seed, y)
+        return self._finished(x_0)
+
+    def _finished(self, x_0: Tensor) -> Tensor:
+        return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
+
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        return SampleNoise(seed, indices).initial(self.shape)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x_T = z -> x_0 by the deterministic sampler, along the steps of the model's own if these are few enough.
+
+        The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
+        """
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._known(y))
+        return self.reverse.clip_x_0.in_range(x_0)
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+        """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._known(y))
+
+    def _known(self, y: Tensor | None) -> Tensor | None:
+        """The classes, for a network that takes them: those of a guiding classifier are not its own."""
+        return None if self.reverse.null_class is None else y
+
+    @property
+    def _deterministic(self) -> DDIMSampler:
+        """For pictures of latents, which are not scored: few steps, also where the model's own sampler takes many."""
+        own = self.sampler.spacing
+        few = len(own(self.process)) <= _MOST_LATENT_STEPS
+        return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
+
+    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
+        noise = SampleNoise(seed, indices)
+        chain = self._chain
+        x_T = self.start.draw(chain, noise.initial(self.shape), y)
+        for _, x_t in self.sampler.walk(chain, self.guided, x_T, y, noise):
+            yield x_t
+
+    @property
+    def nfe(self) -> int:
+        """What the sampler's looks take, both branches of a guided one counted; a guiding classifier's gradients are not."""
+        chain = self._chain
+        looks = self.sampler.looks(chain.num_timesteps)
+        return sum(self.guided.guidance.evaluations(chain, torch.tensor([t])) for t in looks)
+
+    def sampling_flops(self) -> int:
+        """Of all networks that the sampler's looks evaluate: also those that guide, and a head for the variance.
+
+        Counted at one t where the guidance acts and at one where it does not.
+        """
+        chain, guidance = self._chain, self.guided.guidance
+        looks: dict[bool, list[Tensor]] = {}
+        for t in self.sampler.looks(chain.num_timesteps):
+            step = torch.tensor([t], device=self.device)
+            looks.setdefault(guidance.acts(chain, step).anywhere, []).append(step)
+        x_t = torch.zeros(1, *self.shape, device=self.device)
+        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+        return sum(len(ts) * count_flops(lambda t=ts[0]: self.guided(chain, x_t, t, y)) for ts in looks.values())
+
+    @property
+    def _chain(self) -> GaussianDiffusion:
+        """The chain that the sampler walks along."""
+        return self.process.respace(self.sampler.spacing(self.process))
