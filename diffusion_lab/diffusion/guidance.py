@@ -279,7 +279,8 @@ class ClassifierGuidance(Guidance):
         """∇ log p(y|x_t) with respect to x_t, nats."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            log_p = self.classifier(x, timesteps).log_softmax(dim=1)
+            # A view, because torch's counter of FLOPs refuses gradients of the very tensor that a module is given.
+            log_p = self.classifier(x.view_as(x), timesteps).log_softmax(dim=1)
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 

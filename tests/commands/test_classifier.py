@@ -49,6 +49,9 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     (run,) = [run for run in runs if "ClassifierGuidance" in run["protocol"]["model"]["guidance"]]
     assert classifier.split("/")[-1] in run["protocol"]["model"]["guidance"]
     assert run["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
+    (plain,) = [run for run in runs if "Unguided" in run["protocol"]["model"]["guidance"]]
+    one, steps = plain["values"]["flops_per_sample"] / plain["values"]["nfe"], run["values"]["nfe"]
+    assert run["values"]["flops_per_sample"] > 1.5 * steps * one  # the classifier and its gradient too
     code, _, err = lab("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
     assert code == 0, err
 
