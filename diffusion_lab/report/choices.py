@@ -13,8 +13,9 @@ from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
 
-# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
+# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own, and what is measured
+# shows in the values and their protocol.
+_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "metrics", "evaluation.batch_size"}
 _TARGET = "._target_"
 _LONGEST = 80  # characters of a list
 FAMILY = "model"  # the axis of the families of models

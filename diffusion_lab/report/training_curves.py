@@ -87,7 +87,7 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
                     lines.setdefault(own, []).append(row)
     places = [i for i, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
     return {
-        " · ".join(choice[i] or "none" for i in places) or "all": sorted(
+        " · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all"): sorted(
             rows, key=lambda row: row.values[_MINUTES.name].mean
         )
         for choice, rows in lines.items()

@@ -55,6 +55,12 @@ def test_places_and_machines_are_no_choices(tmp_path):
     assert set(axes_of(tmp_path, one, two)[0]) == {"sampler.eta"}
 
 
+def test_what_is_measured_is_no_choice(tmp_path):
+    one = {"metrics": {"bits_per_dim": {"_target_": "x.BitsPerDim", "num_images": 64}}, "sampler": {"eta": 0}}
+    two = {"metrics": {"frechet_distance": {"_target_": "x.FrechetDistance"}}, "sampler": {"eta": 1}}
+    assert set(axes_of(tmp_path, one, two)[0]) == {"sampler.eta"}
+
+
 def test_numbers_are_in_order_and_what_a_config_has_not_is_none(tmp_path):
     axes, choices = axes_of(tmp_path, {"k": 100}, {"k": 9}, {})
     assert axes == {"k": ["9", "100"]}
