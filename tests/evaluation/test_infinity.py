@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.infinity import frechet_at_infinity
+from diffusion_lab.evaluation.metrics import FrechetInfinity, Naming
 from diffusion_lab.evaluation.statistics import Moments, UnmeasurableError
 
 N = torch.tensor(1.0)
@@ -150,3 +151,9 @@ def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
         0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5
     )  # docs/numbers.md: 0.94 to 0.98 of 1,000 trials
     assert sum(one.poor for one in found) <= 0.02 * trials
+
+
+def test_the_labels_of_two_rulers_are_not_the_same():
+    first, second = Naming("one", "fd_one"), Naming("two", "fd_two", first=False)
+    labels = [measure.label for naming in (first, second) for measure in FrechetInfinity().of(naming)]
+    assert labels == ["  at n = ∞", "  at n = ∞ (two)"]

@@ -26,9 +26,8 @@ class FrechetInfinity(FeatureMetric):
 
     def of(self, naming: Naming) -> Iterable[Measure]:
         meaning = "Fréchet distance without the bias of n, with its 95 % interval"
-        yield Measure(
-            f"{naming.distance}_infinity", "  at n = ∞", "", LOW, meaning, naming.agrees(), logs=True, brief=False
-        )
+        label = "  at n = ∞" if naming.first else f"  at n = ∞ ({naming.features})"
+        yield Measure(f"{naming.distance}_infinity", label, "", LOW, meaning, naming.agrees(), logs=True, brief=False)
 
     def look(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.infinity import frechet_at_infinity
