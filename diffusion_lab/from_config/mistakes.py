@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from yaml import YAMLError
 
 from diffusion_lab.evaluation.older import MOVED
+from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config import hydra_errors
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.options import above_and_itself, flat
@@ -179,7 +180,7 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     wrong = hydra_errors.wrong_kind(error)
     if wrong is not None:
         return f"{key}: {wrong}"
-    if (conf / key).is_dir():
+    if command != "train" and key not in SCORING_GROUPS and (conf / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
     return f"there is no option {key!r}{hint}"

@@ -13,9 +13,8 @@ from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
 
-# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own, and what is measured
-# shows in the values and their protocol.
-_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "metrics", "evaluation.batch_size"}
+# What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
+_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
 _TARGET = "._target_"
 _LONGEST = 80  # characters of a list
 FAMILY = "model"  # the axis of the families of models
@@ -48,7 +47,8 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     def varies(key: str) -> bool:
         of_all = _OF_ALL_FAMILIES & {*above_and_itself(key)}
         among = [texts] if key in _OF_GIVEN else [drawn] if of_all else families.values()
-        return any(len({config.get(key) for config in some}) > 1 for some in among)
+        not_measured = {None} if key.startswith("metrics.") else set()  # what only some runs measured sets none apart
+        return any(len({config.get(key) for config in some} - not_measured) > 1 for some in among)
 
     varying = {key: [config.get(key) for config in texts] for key in keys if varies(key)}
     kept: dict[str, list[str | None]] = {}

@@ -85,13 +85,20 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
                 for row in ends:
                     own = choice if len(ends) == 1 else _without(table, row.choice, _BUDGETS)
                     lines.setdefault(own, []).append(row)
-    places = [i for i, values in enumerate(zip(*lines, strict=True)) if len(set(values)) > 1]
+    names = _names(list(lines))
     return {
-        " · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all"): sorted(
-            rows, key=lambda row: row.values[_MINUTES.name].mean
-        )
-        for choice, rows in lines.items()
+        name: sorted(rows, key=lambda row: row.values[_MINUTES.name].mean)
+        for name, rows in zip(names, lines.values(), strict=True)
     }
+
+
+def _names(choices: Sequence[Choice]) -> list[str]:
+    """The choices in which lines differ; what a line does not have is left out where the names stay different."""
+    places = [i for i, values in enumerate(zip(*choices, strict=True)) if len(set(values)) > 1]
+    short = [" · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all") for choice in choices]
+    if len(set(short)) == len(choices):
+        return short
+    return [" · ".join(choice[i] or "none" for i in places) for choice in choices]
 
 
 def _looks_and_ends(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -83,6 +83,13 @@ def test_what_is_chosen_in_training_is_not_chosen_later(lab, group):
     )
 
 
+@pytest.mark.parametrize(("command", "option"), [("train", "decoder_likelihood"), ("report", "metrics")])
+def test_another_family_s_group_and_one_of_scoring_are_not_said_to_be_chosen_in_training(lab, command, option):
+    code, _, err = lab(command, f"{option}=gaussian")
+    assert code == 1
+    assert f"there is no option '{option}'" in err
+
+
 def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     done = process("train", "schedule=cosin")
     assert done.returncode == 1

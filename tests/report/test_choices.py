@@ -59,6 +59,8 @@ def test_what_is_measured_is_no_choice(tmp_path):
     one = {"metrics": {"bits_per_dim": {"_target_": "x.BitsPerDim", "num_images": 64}}, "sampler": {"eta": 0}}
     two = {"metrics": {"frechet_distance": {"_target_": "x.FrechetDistance"}}, "sampler": {"eta": 1}}
     assert set(axes_of(tmp_path, one, two)[0]) == {"sampler.eta"}
+    more = {"metrics": {"bits_per_dim": {"_target_": "x.BitsPerDim", "num_images": 128}}, "sampler": {"eta": 0}}
+    assert set(axes_of(tmp_path, one, two, more)[0]) == {"sampler.eta", "metrics.bits_per_dim.num_images"}
 
 
 def test_numbers_are_in_order_and_what_a_config_has_not_is_none(tmp_path):

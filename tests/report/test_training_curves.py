@@ -8,7 +8,7 @@ from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.panels import TRAINING_COST
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.training_curves import training_plots
+from diffusion_lab.report.training_curves import _names, training_plots
 from tests.report.synthetic import write_sweep
 
 MOMENTS = ["at_1m", "at_4m", "at_16m", "end"]
@@ -102,3 +102,8 @@ def test_moments_of_one_training_are_not_mixed_with_finished_trainings_of_other_
     axes = {"trainer.max_steps": ["1000", "4000"], "evaluation.weights": ["at_1m", "ema_0.999"]}
     picked = {("1000", "ema_0.999"), ("4000", "ema_0.999"), ("4000", "at_1m")}
     assert lines_of(tmp_path, axes, picked) == {"none": [4, 16], "4000": [1, 16]}
+
+
+def test_two_lines_never_share_a_name():
+    assert _names([("gan", None), ("vae", "2")]) == ["gan", "vae · 2"]
+    assert _names([(None, "2"), ("2", None)]) == ["none · 2", "2 · none"]
