@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     "versions",
+    "conf_dir",
     "files",
     "foreign",
     "options",

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 
 from diffusion_lab.commands.main import COMMANDS
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.measures import Measure
 from scripts.site import configs, equations, reference
 from scripts.site.links import led_to_pages, links

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffusion_lab.commands.called import Loaded, built, drawing_from
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.demo.server import HOST, DemoServer
 from diffusion_lab.demo.values import Offers, Values, checked
-from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.trained import load_config
 from diffusion_lab.runs import ModelDirectory, newest_model

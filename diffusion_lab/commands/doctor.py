@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.doctor.data import data_sets, inception_weights
 from diffusion_lab.doctor.finding import BROKEN, LACKS, OK, Check, run_checks
 from diffusion_lab.doctor.hardware import bf16, devices, disk, memory
 from diffusion_lab.doctor.services import slurm, weights_and_biases
 from diffusion_lab.doctor.software import compiler, extras, python_and_packages, torch_build
-from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.mistakes import MistakeError
 
 _STYLES = {OK: "green", LACKS: "yellow", BROKEN: "red"}

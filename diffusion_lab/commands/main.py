@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from diffusion_lab.from_config.conf import CONF, usual_outputs
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.versions import __version__
 
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name

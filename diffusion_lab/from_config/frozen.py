@@ -16,9 +16,9 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.build import CODE
-from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.source import Module
 from diffusion_lab.sweeps.copies import copy_in_use
 

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
 from diffusion_lab.from_config.trained import quoted, with_trained_choices

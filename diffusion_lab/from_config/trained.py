@@ -15,13 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.callbacks.profiles import wanted_length
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_data, variance_matters
-from diffusion_lab.from_config.conf import CONF, usual_outputs
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
 from diffusion_lab.options import flat

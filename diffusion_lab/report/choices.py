@@ -12,6 +12,7 @@ from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
+from diffusion_lab.report.class_names import choice_of
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
@@ -34,7 +35,7 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     An option is an axis when it differs between two configs. Left out are options that say the same again: those that follow
     from the family of the models (the learning rate, where each family has one), those that follow from the class that their
     group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed). A group is called by
-    its name and its choice by the class it builds.
+    its name and its choice as on the command line, or by the class it builds.
     """
     unread: list[str] = []
     texts = [_texts(path, unread) for path in configs]
@@ -95,13 +96,13 @@ def _texts(path: Path, unread: list[str]) -> dict[str, str]:
         return {}
     given = isinstance(config.get(SAMPLES), str)
     model = config.get("model")
-    texts = {} if given or not isinstance(model, Mapping) else {SAMPLES: _class(model.get("_target_"))}
+    texts = {} if given or not isinstance(model, Mapping) else {SAMPLES: _choice(FAMILY, model.get("_target_"))}
     for name, value in options.items():
         if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
         key = printable(name.removesuffix(_TARGET))
         if key in _OF_GIVEN or not given:
-            texts[key] = _class(value) if name.endswith(_TARGET) else _text(value)
+            texts[key] = _choice(key, value) if name.endswith(_TARGET) else _text(value)
     return texts
 
 
@@ -113,5 +114,5 @@ def _text(value: object) -> str:
     return f"{text[: _LONGEST - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
 
 
-def _class(target: object) -> str:
-    return printable(str(target).rpartition(".")[2])
+def _choice(group: str, target: object) -> str:
+    return printable(choice_of(group, str(target)))

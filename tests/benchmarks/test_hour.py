@@ -9,15 +9,15 @@ from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.table import build_table
 
 HOUR = Path(__file__).parents[2] / "benchmarks" / "results" / "hour"
-AUTOGUIDED, GUIDED = "DiffusionModel · TrainedAutoguidance", "DiffusionModel · ClassifierFree"
+AUTOGUIDED, GUIDED = "diffusion · autoguidance", "diffusion · classifier_free"
 SAID = {
     "without_labels": {
-        "fd_fashion_cnn": f"{AUTOGUIDED} overtakes GAN after 19 minutes (one seed)",
-        "fd_fashion_resnet": f"{AUTOGUIDED} overtakes GAN after 24 minutes (one seed)",
+        "fd_fashion_cnn": f"{AUTOGUIDED} overtakes gan after 19 minutes (one seed)",
+        "fd_fashion_resnet": f"{AUTOGUIDED} overtakes gan after 24 minutes (one seed)",
     },
     "with_labels": {
-        "fd_fashion_cnn": f"GAN is better than {GUIDED} all the way from 2 to 56 minutes (one seed)",
-        "fd_fashion_resnet": f"{GUIDED} overtakes GAN after 8.1 minutes (one seed)",
+        "fd_fashion_cnn": f"gan is better than {GUIDED} all the way from 2 to 56 minutes (one seed)",
+        "fd_fashion_resnet": f"{GUIDED} overtakes gan after 8.1 minutes (one seed)",
     },
 }
 

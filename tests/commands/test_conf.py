@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.one_set import OneSet
 from diffusion_lab.diffusion import (
     ClassifierFree,
@@ -32,7 +33,6 @@ from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import Moments
 from diffusion_lab.fingerprints import training_part
-from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.from_config.kinds import check_kinds
 
 from ..diffusion.test_solvers import LINE, exact, global_error

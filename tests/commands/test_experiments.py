@@ -7,7 +7,7 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from tests.commands.conftest import TINY
 from tests.data.small_sets import SMALL
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.runs import SweepDirectory
 from diffusion_lab.status import RUNNING, read_status
 

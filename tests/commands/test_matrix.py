@@ -11,8 +11,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import GaussianDiffusion
-from diffusion_lab.from_config.conf import CONF
 
 from .conftest import TINY
 from .test_conf import FACTS, choices, composed

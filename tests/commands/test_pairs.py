@@ -14,7 +14,7 @@ import yaml
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.doctor import software
 from diffusion_lab.doctor.data import data_sets, inception_weights
 from diffusion_lab.doctor.finding import BROKEN, LACKS, OK, Check, Finding, run_checks
 from diffusion_lab.doctor.hardware import _free_memory, devices, disk
 from diffusion_lab.doctor.services import slurm, weights_and_biases
 from diffusion_lab.doctor.software import EXTRAS, compiler, extras, python_and_packages
-from diffusion_lab.from_config.conf import CONF
 
 from ..machine import EIGHT, pretend
 

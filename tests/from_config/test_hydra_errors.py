@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config import hydra_errors
-from diffusion_lab.from_config.conf import CONF
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffusion_lab.from_config.conf import CONF
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.interop.openai_flags import described
 from diffusion_lab.interop.openai_weights import published_shapes
 

@@ -151,7 +151,7 @@ def _of_ours():
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
-    from diffusion_lab.from_config.conf import CONF
+    from diffusion_lab.conf_dir import CONF
 
     small = ["base_channels=32", "num_groups=8", "channel_multipliers=[1,2]", "head_channels=32", "num_res_blocks=1"]
     options = ["network=diffusion/published", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]

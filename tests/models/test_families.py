@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.from_config.conf import CONF
 from diffusion_lab.models.base import GenerativeModel
 
 from ..commands.composing import less_composing

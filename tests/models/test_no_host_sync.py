@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from diffusion_lab.callbacks.ema import EMA
 from diffusion_lab.callbacks.finite import SkipNotFinite
 from diffusion_lab.callbacks.monitor import Monitor
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.base import Batches
 from diffusion_lab.diffusion import Autoguidance, ClassifierFree, ClassifierGuidance, SampleNoise, Worse
-from diffusion_lab.from_config.conf import CONF
 
 from .on_device import DEVICE, WaitsForDeviceError, device, moved
 

@@ -2,6 +2,8 @@ import yaml
 
 from diffusion_lab.report.choices import read_choices
 
+SPACINGS = ("diffusion_lab.diffusion.LogSNRSpacing", "diffusion_lab.diffusion.EvenSpacing", "mine.Mine")
+
 
 def axes_of(tmp_path, *configs):
     paths = []
@@ -17,6 +19,20 @@ def test_options_that_differ_are_axes_and_no_others(tmp_path):
     axes, choices = axes_of(tmp_path, {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
     assert axes == {"b.c": ["2", "3"]}
     assert choices == [{"b.c": "2"}, {"b.c": "3"}]
+
+
+def test_a_class_that_one_choice_of_its_group_builds_is_called_as_on_the_command_line(tmp_path):
+    spacings = [{"sampler": {"_target_": "x.S", "spacing": {"_target_": name}}} for name in SPACINGS]
+    assert axes_of(tmp_path, *spacings)[0] == {"sampler.spacing": ["Mine", "even", "log_snr"]}
+    families = [{"seed": 1, "model": {"_target_": f"diffusion_lab.models.{name}"}} for name in ("vae.VAE", "gan.GAN")]
+    assert axes_of(tmp_path, *families)[0] == {"model": ["gan", "vae"]}
+
+
+def test_a_class_that_several_choices_build_keeps_its_name(tmp_path):
+    # sampler=strided is sampler=ddpm with another spacing: the class does not tell which it was
+    one = {"sampler": {"_target_": "diffusion_lab.diffusion.AncestralSampler"}}
+    two = {"sampler": {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
+    assert axes_of(tmp_path, one, two)[0] == {"sampler": ["AncestralSampler", "ddim"]}
 
 
 def test_what_follows_from_a_groups_class_is_no_axis_of_its_own(tmp_path):

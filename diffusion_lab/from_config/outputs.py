@@ -1,9 +1,8 @@
-"""Where conf/ lies (in a wheel inside the package, in a clone beside it), and the `outputs` of commands without that option."""
+"""The `outputs` of commands without that option."""
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent.parent
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+from diffusion_lab.conf_dir import CONF
 
 
 def usual_outputs() -> str:
