@@ -13,7 +13,7 @@ def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
 
     code, out, err = lab("report", "runs=outputs/runs")
     assert code == 0, err
-    assert "DDIMSampler" in out
+    assert "ddim" in out
     assert "fd_pixels" in out
     written = {"report.html", "table.csv", "table.tex", "figures/steps_fd_pixels.pdf", "figures/training_mse.png"}
     assert {f"report/{name}" for name in written} <= set(files(lab.folder))
