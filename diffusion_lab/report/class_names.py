@@ -34,7 +34,7 @@ def _choices_by_class(group: str) -> Mapping[str, list[str]]:
 
 def _targets(file: Path, name: str) -> Iterator[str]:
     """The class that a choice builds: its own, or those of the choices of its group that it starts from."""
-    content = yaml.safe_load(file.read_text())
+    content = yaml.safe_load(file.read_text()) or {}  # a file of comments only changes nothing
     group = content.get(name)  # where the choice sets other groups too
     for part in (content, group):
         if isinstance(part, Mapping) and "_target_" in part:

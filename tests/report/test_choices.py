@@ -1,6 +1,9 @@
+import pytest
 import yaml
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.report.choices import read_choices
+from diffusion_lab.report.class_names import _choices_by_class
 
 SPACINGS = ("diffusion_lab.diffusion.LogSNRSpacing", "diffusion_lab.diffusion.EvenSpacing", "mine.Mine")
 
@@ -92,3 +95,11 @@ def test_a_long_list_is_its_beginning_and_a_digest_that_tells_two_apart(tmp_path
     assert first != second
     assert short == "[0.1]"
     assert max(map(len, axes["betas"])) == 80
+
+
+@pytest.mark.parametrize(
+    "group", sorted({file.parent for file in CONF.glob("*/**/*.yaml")}, key=str), ids=lambda group: group.name
+)
+def test_every_choice_of_every_group_can_be_read(group):
+    for choices in _choices_by_class(".".join(group.relative_to(CONF).parts)).values():
+        assert set(choices) <= {file.stem for file in group.glob("*.yaml")}
