@@ -101,9 +101,9 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     facts = [f"{len(gathered.done)} of {cells} cells scored", f"{models} model{'s' if models != 1 else ''}"]
     if table.seeds:
         facts.append(f"seeds {', '.join(table.seeds)}")
-    steps = {cell.values.get("training_steps") for cell in gathered.done} - {None}
+    steps = [f"{s:.0f}" for s in sorted({cell.values.get("training_steps") for cell in gathered.done} - {None})]
     if steps:
-        facts.append("trained for " + " or ".join(f"{s:.0f}" for s in sorted(steps)[:3]) + " steps")
+        facts.append(f"trained for {' or '.join(steps) if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'} steps")
     weights = {cell.protocol.get("weights") for cell in gathered.done} - {None}
     if weights:
         facts.append(f"weights {', '.join(sorted(map(str, weights)))}")

@@ -8,6 +8,7 @@ import pytest
 
 from diffusion_lab.report.cells import read_runs
 from diffusion_lab.report.findings import curve_findings
+from diffusion_lab.report.page import _facts
 from diffusion_lab.report.table import build_table
 
 HOUR = Path(__file__).parents[2] / "benchmarks" / "results" / "hour"
@@ -31,6 +32,7 @@ def test_the_sentences_follow_from_the_scores(labels):
     assert len(gathered.done) == 25
     table = build_table(gathered)
     (group,) = table.groups
+    assert "trained for 540 to 20000 steps" in _facts(gathered, table)
     findings = curve_findings(table, group)
     for measure, sentence in SAID[labels].items():
         assert (f"{measure} against training time", sentence) in findings
