@@ -1,4 +1,7 @@
-"""What a class is called in a report: by the choice of a config group that builds it, as on the command line."""
+"""What a class is called in a report: by the choice of a config group that builds it, as on the command line.
+
+Hydra knows the choices only while it composes; the config of a run holds the classes.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from diffusion_lab.report.cells import read_runs
 from diffusion_lab.report.findings import curve_findings
@@ -52,3 +53,17 @@ def test_the_flow_states_the_best_bits_of_every_length_and_flow_and_vae_have_the
         better = [along_the_hour(labels, which, ruler) for which in ("gan", "diffusion_unguided")]
         worse = [along_the_hour(labels, which, ruler) for which in ("flow", "vae")]
         assert (np.maximum(*better) < np.minimum(*worse)).all()
+
+
+@pytest.mark.parametrize(
+    ("worse", "better", "lead", "interval"),
+    [("diffusion_unguided_16000", "flow_19500", 0.061, 0.015), ("vae_18000", "diffusion_unguided_16000", 0.064, 0.028)],
+)
+def test_the_leads_in_bits_after_an_hour_are_those_of_the_text(worse, better, lead, interval):
+    scores = [
+        json.loads((HOUR / "without_labels" / f"{run}_steps" / "metrics.json").read_text()) for run in (worse, better)
+    ]
+    assert scores[0]["values"]["bits_per_dim"] - scores[1]["values"]["bits_per_dim"] == pytest.approx(lead, abs=5e-4)
+    blocks = np.subtract(*(score["sources"]["bits_per_dim"]["test images"] for score in scores))  # the same images
+    half = stats.t.ppf(0.975, len(blocks) - 1) * blocks.std(ddof=1) / len(blocks) ** 0.5
+    assert half == pytest.approx(interval, abs=5e-4)
