@@ -88,7 +88,7 @@ def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
     head, _, ours, theirs, floor, *notes = (lab.folder / "report" / "table.md").read_text().splitlines()
     assert head.startswith("| samples | NFE | fd\\_digits\\_cnn ↓")
     assert theirs.startswith("| npz/samples.npz | – |")
-    assert ours.startswith("| DiffusionModel | 3 |")
+    assert ours.startswith("| diffusion | 3 |")
     assert theirs.split("|")[3] == ours.split("|")[3]
     assert floor.startswith("| real images |")
     digest = given(lab.folder / "outputs")["protocol"]["samples"]["given"]["digest"]
