@@ -84,6 +84,31 @@ def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Co
     return {seed: one for seed, one in found.items() if one is not None}
 
 
+def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost) -> list[str]:
+    """A sentence for each two curves whose lead changes, then one for each curve that is better than others all the way.
+
+    compared: (the names of two curves, their races by seed).
+    """
+    said = []
+    behind: dict[tuple[str, tuple[str, ...]], dict[str, Mapping[str, Race]]] = {}  # by the better curve and the seeds
+    for names, found in compared:
+        outcomes = {one.outcome for one in found.values()}
+        if outcomes in ({(0, 0)}, {(1, 0)}):
+            ((leads, _),) = outcomes
+            behind.setdefault((names[leads], tuple(found)), {})[names[1 - leads]] = found
+        else:
+            said.append(in_words(names, found, cost))
+    for (better, seeds), others in behind.items():
+        *some, last = others
+        named = f"{', '.join(some)} and {last}" if some else last
+        shared = {
+            seed: Race(0, (), max(o[seed].low for o in others.values()), min(o[seed].high for o in others.values()))
+            for seed in seeds
+        }
+        said.append(in_words((better, named), shared, cost))
+    return said
+
+
 def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost) -> str:
     """One sentence on two curves. races: by seed; at least one."""
     by_outcome: dict[tuple[int | None, int], list[Race]] = {}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations, islice
+from itertools import combinations
 
 from diffusion_lab.measures import Measure
-from diffusion_lab.report.crossings import Cost, in_words, races, ranked_measures
+from diffusion_lab.report.crossings import Cost, in_sentences, races, ranked_measures
 from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
 from diffusion_lab.report.row_plots import floor_level, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
@@ -15,7 +15,7 @@ from diffusion_lab.runs.contents import is_snapshot
 _MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 _WEIGHTS = "evaluation.weights"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
-_MOST_PAIRS = 12
+_MOST_SENTENCES = 12
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
 _LOOKS = (
     "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
@@ -52,14 +52,13 @@ def training_plots(table: Table, group: Group) -> list[Plot]:
 
 
 def passes(table: Table, group: Group, measure: Measure) -> list[str]:
-    """Who overtakes whom, and when; a sentence for each two lines that were measured alike and share seeds."""
+    """Who overtakes whom, and when, of the lines that were measured alike and share seeds."""
     lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
-    said = []
-    for (first, some), (second, others) in combinations(lines.items(), 2):
-        known = races(some, others, measure, _MINUTES)
-        if known:
-            said.append(in_words((first, second), known, _MINUTES))
-    return list(islice(said, _MOST_PAIRS))
+    compared = [
+        ((first, second), races(some, others, measure, _MINUTES))
+        for (first, some), (second, others) in combinations(lines.items(), 2)
+    ]
+    return in_sentences([(names, found) for names, found in compared if found], _MINUTES)[:_MOST_SENTENCES]
 
 
 def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diffusion_lab.report.crossings import Cost, Race, in_words, race
+from diffusion_lab.report.crossings import Cost, Race, in_sentences, in_words, race
 
 MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 
@@ -45,6 +45,20 @@ def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():
     assert in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, MINUTES) == "b overtakes a after 14 minutes (one seed)"
     through = in_words(("a", "b"), {"": Race(1, (), 0.999, 60.1)}, MINUTES)
     assert through == "b is better than a all the way from 1 to 60 minutes (one seed)"
+
+
+def test_what_one_curve_is_better_than_all_the_way_is_one_sentence():
+    compared = [
+        (("gan", "vae"), {"1": Race(0, (), 2, 55)}),
+        (("diffusion", "gan"), {"1": Race(0, (19.0,), 2, 55)}),
+        (("flow", "gan"), {"1": Race(1, (), 3, 50)}),
+        (("gan", "noise"), {"1": Race(0, (), 1, 60), "2": Race(0, (), 1, 60)}),  # of other seeds
+    ]
+    assert in_sentences(compared, MINUTES) == [
+        "diffusion overtakes gan after 19 minutes (one seed)",
+        "gan is better than vae and flow all the way from 3 to 50 minutes (one seed)",
+        "gan is better than noise all the way from 1 to 60 minutes (2 of 2 seeds)",
+    ]
 
 
 def test_what_seeds_do_not_agree_on_is_undecided():
