@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,11 +13,10 @@ from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
-from diffusion_lab.report.class_names import choice_of
+from diffusion_lab.report.class_names import TARGET, Choice, choices_of
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
-_TARGET = "._target_"
 _LONGEST = 80  # characters of a list
 FAMILY = "model"  # the axis of the families of models
 SAMPLES = "samples"  # the axis of what the samples are of, where some were given: a family of models, or a file
@@ -35,10 +35,12 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     An option is an axis when it differs between two configs. Left out are options that say the same again: those that follow
     from the family of the models (the learning rate, where each family has one), those that follow from the class that their
     group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed). A group is called by
-    its name and its choice as on the command line, or by the class it builds.
+    its name and its choice as on the command line, or by the class it builds; what tells this choice from others that build
+    the same class is left out with it (measured_variance from variance=analytic).
     """
     unread: list[str] = []
-    texts = [_texts(path, unread) for path in configs]
+    options = [_options(path, unread) for path in configs]
+    texts = list(map(_texts, options, choices_of(options)))
     keys = list(dict.fromkeys(key for config in texts for key in config))
     drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # by a model
     families = {
@@ -83,26 +85,32 @@ def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]
     )
 
 
-def _texts(path: Path, unread: list[str]) -> dict[str, str]:
-    """Dotted option -> value as text; a group's own class under the group's name."""
+def _options(path: Path, unread: list[str]) -> dict[str, Any]:
+    """Dotted option -> value; none, and a sentence in `unread`, where the config cannot be read."""
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
         config = in_todays_words(config) if isinstance(config, Mapping) else {}
         options = flat(config)
         if isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
+        return options
     except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
-    given = isinstance(config.get(SAMPLES), str)
-    model = config.get("model")
-    texts = {} if given or not isinstance(model, Mapping) else {SAMPLES: _choice(FAMILY, model.get("_target_"))}
+
+
+def _texts(options: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str, str]:
+    """Dotted option -> value as text; the choice, or the class, under the group's name."""
+    given = isinstance(options.get(SAMPLES), str)
+    family = options.get(FAMILY + TARGET)
+    texts = {} if given or family is None else {SAMPLES: _named(FAMILY, family, choices)}
+    said = {key.removesuffix(TARGET) for group, choice in choices.items() for key in choice.telling - {group + TARGET}}
     for name, value in options.items():
-        if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
+        if value is None or name.endswith("._partial_") or (_IGNORED | said) & {*above_and_itself(name)}:
             continue
-        key = printable(name.removesuffix(_TARGET))
+        key = printable(name.removesuffix(TARGET))
         if key in _OF_GIVEN or not given:
-            texts[key] = _choice(key, value) if name.endswith(_TARGET) else _text(value)
+            texts[key] = _named(key, value, choices) if name.endswith(TARGET) else _text(value)
     return texts
 
 
@@ -114,5 +122,5 @@ def _text(value: object) -> str:
     return f"{text[: _LONGEST - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
 
 
-def _choice(group: str, target: object) -> str:
-    return printable(choice_of(group, str(target)))
+def _named(group: str, target: object, choices: Mapping[str, Choice]) -> str:
+    return choices[group].name if group in choices else printable(str(target).rpartition(".")[2])

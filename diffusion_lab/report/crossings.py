@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from diffusion_lab.measures import LOW, SECONDS, Measure
+from diffusion_lab.report.compare import listed
 from diffusion_lab.report.table import Group, Row
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
@@ -99,13 +100,11 @@ def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]],
         else:
             said.append(in_words(names, found, cost))
     for (better, seeds), others in behind.items():
-        *some, last = others
-        named = f"{', '.join(some)} and {last}" if some else last
         shared = {
             seed: Race(0, (), max(o[seed].low for o in others.values()), min(o[seed].high for o in others.values()))
             for seed in seeds
         }
-        said.append(in_words((better, named), shared, cost))
+        said.append(in_words((better, listed(list(others))), shared, cost))
     return said
 
 

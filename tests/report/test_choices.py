@@ -3,7 +3,7 @@ import yaml
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.report.choices import read_choices
-from diffusion_lab.report.class_names import _choices_by_class
+from diffusion_lab.report.class_names import choices_by_class, choices_of
 
 SPACINGS = ("diffusion_lab.diffusion.LogSNRSpacing", "diffusion_lab.diffusion.EvenSpacing", "mine.Mine")
 
@@ -31,11 +31,35 @@ def test_a_class_that_one_choice_of_its_group_builds_is_called_as_on_the_command
     assert axes_of(tmp_path, *families)[0] == {"model": ["gan", "vae"]}
 
 
-def test_a_class_that_several_choices_build_keeps_its_name(tmp_path):
-    # sampler=strided is sampler=ddpm with another spacing: the class does not tell which it was
+def test_of_several_choices_that_build_a_class_the_options_tell_which_it_was(tmp_path):
+    small, learned = ({"_target_": f"diffusion_lab.diffusion.{name}"} for name in ("FixedSmall", "LearnedRange"))
+    measured = {"_target_": "diffusion_lab.diffusion.Analytic", "_partial_": True, "bounded": True}
+    configs = [
+        {"variance": small},
+        {"variance": small, "measured_variance": measured},
+        *({"variance": learned | {"stop_gradient": stop}} for stop in (True, False)),
+    ]
+    axes, choices = axes_of(tmp_path, *configs)
+    assert axes.keys() == {"variance"}
+    assert [chosen["variance"] for chosen in choices] == ["fixed_small", "analytic", "learned", "learned_jointly"]
+
+
+def test_a_choice_that_starts_from_another_and_builds_the_same_is_called_as_that(tmp_path):
+    # sampler=strided is sampler=ddpm with another spacing
     one = {"sampler": {"_target_": "diffusion_lab.diffusion.AncestralSampler"}}
     two = {"sampler": {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
-    assert axes_of(tmp_path, one, two)[0] == {"sampler": ["AncestralSampler", "ddim"]}
+    assert axes_of(tmp_path, one, two)[0] == {"sampler": ["ddim", "ddpm"]}
+
+
+def test_a_class_keeps_its_name_in_all_runs_if_one_does_not_tell_the_choice(tmp_path):
+    known, unknown = (
+        {"timesteps": {"_target_": "diffusion_lab.diffusion.NormalTimesteps", "mean": mean, "std": 1.2}}
+        for mean in (-1.2, -0.4)
+    )
+    assert axes_of(tmp_path, known, unknown)[0] == {"timesteps.mean": ["-1.2", "-0.4"]}
+    other = {"timesteps": {"_target_": "x.Other"}}
+    assert axes_of(tmp_path, known, unknown, other)[0]["timesteps"] == ["NormalTimesteps", "Other"]
+    assert axes_of(tmp_path, known, other)[0]["timesteps"] == ["Other", "log_normal"]
 
 
 def test_what_follows_from_a_groups_class_is_no_axis_of_its_own(tmp_path):
@@ -98,10 +122,14 @@ def test_a_long_list_is_its_beginning_and_a_digest_that_tells_two_apart(tmp_path
 
 
 @pytest.mark.parametrize(
-    "group", sorted({file.parent for file in CONF.glob("*/**/*.yaml")}, key=str), ids=lambda group: group.name
+    "folder", sorted({file.parent for file in CONF.glob("*/**/*.yaml")}, key=str), ids=lambda folder: folder.name
 )
-def test_every_choice_of_every_group_can_be_read(group):
-    choices = _choices_by_class(".".join(group.relative_to(CONF).parts))
-    for file in group.glob("*.yaml"):
-        target = (yaml.safe_load(file.read_text()) or {}).get("_target_")
-        assert target is None or file.stem in choices[target]
+def test_every_choice_of_every_group_is_called_by_its_name_or_that_of_one_with_the_same_options(folder):
+    group = ".".join(folder.relative_to(CONF).parts)
+    choices = [choice for some in choices_by_class(group).values() for choice in some]
+    for choice in choices:
+        called = choices_of([choice.options])[0][group]
+        assert called.name in (choice.name, *choice.bases)
+        assert all(called.options[key] == choice.options[key] for key in called.telling)
+    targets = {file.stem for file in folder.glob("*.yaml") if "_target_" in (yaml.safe_load(file.read_text()) or {})}
+    assert targets <= {choice.name for choice in choices}
