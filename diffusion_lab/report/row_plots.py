@@ -50,12 +50,22 @@ def row_plots(table: Table, group: Group) -> list[Plot]:
 
 
 def look(table: Table, group: Group) -> Look:
-    """The axes of the group that differ, shared out; the one that sets the steps is left out."""
+    """The axes of the group that differ, shared out; those that set the steps, or follow from the others, are left out."""
     axes = [a for i, a in enumerate(table.axes) if len({row.choice[i] for row in group.rows}) > 1]
     axes = [axis for axis in axes if not sets_steps(table, group, axis)]
     colour = COLOUR if COLOUR in axes else next((axis for axis in axes if axis != LINE), None)
     line = LINE if LINE in axes else next((axis for axis in axes if axis != colour), None)
-    return Look(colour, line, tuple(axis for axis in axes if axis not in (colour, line)))
+    shown = [axis for axis in (colour, line) if axis is not None]
+    for axis in axes:
+        if len(_combinations(table, group, [*shown, axis])) > len(_combinations(table, group, shown)):
+            shown.append(axis)
+    return Look(colour, line, tuple(axis for axis in shown if axis not in (colour, line)))
+
+
+def _combinations(table: Table, group: Group, axes: Iterable[str]) -> set[Choice]:
+    """The different values that these axes have together in the rows of the group."""
+    places = [table.axes.index(axis) for axis in axes]
+    return {tuple(row.choice[place] for place in places) for row in group.rows}
 
 
 def values_of(table: Table, group: Group, axis: str | None) -> list[str | None]:

@@ -1,5 +1,7 @@
 """Quality against what sampling costs: which choice is better at how many network evaluations."""
 
+from dataclasses import replace
+
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
@@ -41,3 +43,16 @@ def test_it_is_the_note_of_the_plot(table):
     (plot,) = [plot for plot in sampling_plots(table, table.groups[0]) if plot.name == "fd_digits_cnn"]
     assert "Where the lead changes: fixed_large with linear overtakes" in plot.note
     assert [line.x for panel in plot.panels for line in panel.series] == [[5, 20, 80]] * 4
+
+
+def test_an_axis_has_panels_only_if_it_does_not_follow_from_the_lines(tmp_path):
+    axes = AXES | {"schedule": ["linear"], "objective": ["simple", "vlb"], "data.batch_size": ["32", "64"]}
+
+    def panels(keep):
+        gathered = read_sweep(write_sweep(tmp_path, axes=axes, change=noisy))
+        table = build_table(replace(gathered, cells=[cell for cell in gathered.cells if keep(cell.choices)]))
+        (plot,) = [plot for plot in sampling_plots(table, table.groups[0]) if plot.name == "fd_digits_cnn"]
+        return [panel.title for panel in plot.panels]
+
+    assert panels(lambda choices: True) == ["batch_size 32", "batch_size 64"]
+    assert panels(lambda choices: (choices["objective"] == "vlb") == (choices["data.batch_size"] == "64")) == [""]
