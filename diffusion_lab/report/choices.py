@@ -13,7 +13,7 @@ from diffusion_lab.evaluation.older import in_todays_words
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
-from diffusion_lab.report.class_names import TARGET, Choice, choices_of
+from diffusion_lab.report.class_names import TARGET, Choice, as_scored, choices_of, is_choice
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
@@ -35,12 +35,13 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     An option is an axis when it differs between two configs. Left out are options that say the same again: those that follow
     from the family of the models (the learning rate, where each family has one), those that follow from the class that their
     group builds (schedule.beta_end from schedule), and copies under another group (data.seed of seed). A group is called by
-    its name and its choice as on the command line, or by the class it builds; what tells this choice from others that build
-    the same class is left out with it (measured_variance from variance=analytic).
+    its name and its choice as on the command line, or by the class it builds where that does not tell the choice.
     """
     unread: list[str] = []
     options = [_options(path, unread) for path in configs]
-    texts = list(map(_texts, options, choices_of(options)))
+    named = choices_of(options)
+    texts = list(map(_texts, options, named))
+    told = {key: group for some in named for group, choice in some.items() for key in choice.telling}
     keys = list(dict.fromkeys(key for config in texts for key in config))
     drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # by a model
     families = {
@@ -57,7 +58,7 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     kept: dict[str, list[str | None]] = {}
     for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
-        if not _follows_from_its_group(key, varying) and not any(kept[k] == varying[key] for k in copies):
+        if not _follows(key, varying, options, told) and not any(kept[k] == varying[key] for k in copies):
             kept[key] = varying[key]
     groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
@@ -74,14 +75,19 @@ def natural(text: str) -> tuple[int, float, str]:
         return (1, 0.0, text)
 
 
-def _follows_from_its_group(key: str, varying: Mapping[str, Sequence[str | None]]) -> bool:
-    """Whether the option has one value wherever there is such an option, and a group above it says where that is."""
-    parts = key.split(".")
-    groups = [".".join(parts[:length]) for length in range(1, len(parts))]
-    return len(set(varying[key]) - {None}) == 1 and any(
-        len(set(zip(varying[group], varying[key], strict=True))) == len(set(varying[group]))
-        for group in groups
-        if group in varying
+def _follows(
+    key: str, varying: Mapping[str, Sequence[str | None]], options: Sequence[Mapping[str, Any]], told: Mapping[str, str]
+) -> bool:
+    """Whether the option follows from the name of a choice, which tells it, or from a class: then it has one value wherever there
+    is such an option, and the class of a group above it says where that is."""
+
+    def function_of(values: Sequence[str | None]) -> bool:
+        return len(set(zip(values, varying[key], strict=True))) == len(set(values))
+
+    groups = list(above_and_itself(key))[:-1]
+    classes = ([str(config.get(group + TARGET)) for config in options] for group in groups)
+    return (told.get(key) in varying and function_of(varying[told[key]])) or (
+        len(set(varying[key]) - {None}) == 1 and any(map(function_of, classes))
     )
 
 
@@ -90,11 +96,12 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
         config = in_todays_words(config) if isinstance(config, Mapping) else {}
-        options = flat(config)
+        options = flat(as_scored(config))
         if isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
+        str(options)  # fails where a number has too many digits to be shown
         return options
-    except (OSError, RunError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, RunError, yaml.YAMLError, RecursionError, ValueError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
 
@@ -104,9 +111,8 @@ def _texts(options: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[st
     given = isinstance(options.get(SAMPLES), str)
     family = options.get(FAMILY + TARGET)
     texts = {} if given or family is None else {SAMPLES: _named(FAMILY, family, choices)}
-    said = {key.removesuffix(TARGET) for group, choice in choices.items() for key in choice.telling - {group + TARGET}}
     for name, value in options.items():
-        if value is None or name.endswith("._partial_") or (_IGNORED | said) & {*above_and_itself(name)}:
+        if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
         key = printable(name.removesuffix(TARGET))
         if key in _OF_GIVEN or not given:
@@ -123,4 +129,8 @@ def _text(value: object) -> str:
 
 
 def _named(group: str, target: object, choices: Mapping[str, Choice]) -> str:
-    return choices[group].name if group in choices else printable(str(target).rpartition(".")[2])
+    """By the choice, unless machines tell it from others; a class that has the name of a choice by its whole path."""
+    choice, own = choices.get(group), str(target).rpartition(".")[2]
+    if choice is not None and not any(_IGNORED & {*above_and_itself(key)} for key in choice.telling):
+        return choice.name
+    return printable(str(target) if is_choice(group, own) else own)

@@ -18,22 +18,27 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.options import flat
 
 TARGET = "._target_"
-_GLOBAL = "# @package _global_"
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A choice of a group.
 
-    options  those that it sets, without those of the groups inside its own
-    bases    the choices that it starts from
-    telling  which of its options tell it from others that build the same class
+    options  those that it sets in its group, without those of the groups inside it
+    telling  which of these tell it from other choices that build the same class
     """
 
     name: str
     options: Mapping[str, Any]
-    bases: tuple[str, ...]
     telling: Set[str] = frozenset()
+
+
+def as_scored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`variance` is the one that scores: the measured one where there is one, with the one of training as `variance.trained`."""
+    if not isinstance(measured := config.get("measured_variance"), Mapping):
+        return dict(config)
+    rest = {key: value for key, value in config.items() if key != "measured_variance"}
+    return rest | {"variance": {**measured, "trained": config.get("variance")}}
 
 
 def choices_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Choice]]:
@@ -42,46 +47,48 @@ def choices_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Choice]]:
     Absent where no choice of the group builds the class, as it is with a user's own, and where several do and the options of
     one of the configs do not tell which.
     """
-    found = [{key: _choice(key, config) for key in map(_group, config) if key} for config in configs]
-    untold = {
-        (group, str(config[group + TARGET]))
-        for config, choices in zip(configs, found, strict=True)
-        for group, choice in choices.items()
-        if choice is None
-    }
+    classes = [
+        {key.removesuffix(TARGET): str(config[key]) for key in config if key.endswith(TARGET)} for config in configs
+    ]
+    found = [
+        {group: (target, _choice(group, target, config)) for group, target in some.items()}
+        for config, some in zip(configs, classes, strict=True)
+    ]
+    untold = {(group, target) for some in found for group, (target, choice) in some.items() if choice is None}
     return [
-        {
-            group: choice
-            for group, choice in choices.items()
-            if choice is not None and (group, str(config[group + TARGET])) not in untold
-        }
-        for config, choices in zip(configs, found, strict=True)
+        {group: choice for group, (target, choice) in some.items() if choice and (group, target) not in untold}
+        for some in found
     ]
 
 
-def _group(option: str) -> str:
-    return option.removesuffix(TARGET) if option.endswith(TARGET) else ""
-
-
-def _choice(group: str, config: Mapping[str, Any]) -> Choice | None:
-    """The choice whose options the config has; of several, the one that says most, and of those the one that others start from."""
-    choices = choices_by_class(group).get(str(config[group + TARGET]), [])
+def _choice(group: str, target: str, config: Mapping[str, Any]) -> Choice | None:
+    """The one choice that builds the class and whose telling options the config has."""
+    choices = choices_by_class(group).get(target, [])
     agree = [choice for choice in choices if all(config.get(key) == choice.options[key] for key in choice.telling)]
-    most = [choice for choice in agree if len(choice.telling) == max(len(one.telling) for one in agree)]
-    first = [choice for choice in most if not any(other.name in choice.bases for other in most)]
-    return first[0] if len(first) == 1 else None
+    return agree[0] if len(agree) == 1 else None
+
+
+def is_choice(group: str, name: str) -> bool:
+    return any(choice.name == name for some in choices_by_class(group).values() for choice in some)
 
 
 @cache
 def choices_by_class(group: str) -> Mapping[str, list[Choice]]:
-    """Class (a.b.LogSNRSpacing) -> the choices of the group that build it."""
+    """Class (a.b.LogSNRSpacing) -> the choices of the group that build it, without aliases such as variance=fixed."""
     choices = defaultdict(list)
-    parts = group.split(".")
-    if all(part.isidentifier() for part in parts):  # a stranger's config names no folder of ours in another way
-        for file in sorted(CONF.joinpath(*parts).glob("*.yaml")):
-            choice = _read(file, group)
-            choices[choice.options.get(group + TARGET)].append(choice)
-    return {target: _told_apart(some) for target, some in choices.items() if target is not None}
+    folder = _folders().get(group)
+    for file in sorted(folder.glob("*.yaml")) if folder else ():
+        options = _options(file, group)
+        if not _is_alias(file) and group + TARGET in options:
+            choices[options[group + TARGET]].append(Choice(file.stem, options))
+    return {target: _told_apart(some) for target, some in choices.items()}
+
+
+@cache
+def _folders() -> Mapping[str, Path]:
+    """Group -> its folder. A stranger's config names no other."""
+    folders = {file.parent for file in CONF.glob("*/**/*.yaml")}
+    return {".".join(folder.relative_to(CONF).parts): folder for folder in folders}
 
 
 def _told_apart(choices: Sequence[Choice]) -> list[Choice]:
@@ -91,17 +98,25 @@ def _told_apart(choices: Sequence[Choice]) -> list[Choice]:
     return [replace(choice, telling=telling(choice)) for choice in choices]
 
 
-def _read(file: Path, group: str) -> Choice:
-    text = file.read_text()
-    content = yaml.safe_load(text) or {}  # a file of comments only changes nothing
-    beside = file.parent.joinpath
-    names = [base for base in content.pop("defaults", []) if isinstance(base, str) and beside(f"{base}.yaml").is_file()]
-    bases = [_read(beside(f"{name}.yaml"), group) for name in names]
+def _options(file: Path, group: str) -> dict[str, Any]:
+    content = _content(file)
+    own = as_scored(content)[group] if "@package _global_" in file.read_text() and group in content else content
+    options: dict[str, Any] = {}
+    for base in content.get("defaults", []):  # names of choices beside this one; others set other groups
+        if isinstance(base, str) and base == Path(base).name and (beside := file.parent / f"{base}.yaml").is_file():
+            options |= _options(beside, group)
     inside = [f"{group}.{folder.name}." for folder in file.parent.iterdir() if folder.is_dir()]
-    own = {
+    return options | {
         key: value
-        for key, value in flat(content, prefix="" if text.startswith(_GLOBAL) else f"{group}.").items()
-        if not any(map(key.startswith, inside)) and "${" not in str(value) and not key.endswith("._partial_")
+        for key, value in flat(own, prefix=f"{group}.").items()
+        if not any(map(key.startswith, inside)) and "${" not in str(value) and key != f"{group}.defaults"
     }
-    options = {key: value for base in bases for key, value in base.options.items()} | own
-    return Choice(file.stem, options, (*names, *(name for base in bases for name in base.bases)))
+
+
+def _is_alias(file: Path) -> bool:
+    content = _content(file)
+    return content.keys() == {"defaults"} and all(isinstance(base, str) for base in content["defaults"])
+
+
+def _content(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text()) or {}  # a file of comments only changes nothing

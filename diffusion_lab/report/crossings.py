@@ -86,26 +86,48 @@ def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Co
 
 
 def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost) -> list[str]:
-    """A sentence for each two curves whose lead changes, then one for each curve that is better than others all the way.
+    """A sentence for each two curves whose lead changes, or of which seeds disagree; then one for all that a curve is better than
+    all the way, if it was compared with them over about the same costs and with the same seeds.
 
     compared: (the names of two curves, their races by seed).
     """
     said = []
-    behind: dict[tuple[str, tuple[str, ...]], dict[str, Mapping[str, Race]]] = {}  # by the better curve and the seeds
+    behind: list[tuple[str, list[str], list[Mapping[str, Race]]]] = []  # (the better curve, the others, their races)
     for names, found in compared:
         outcomes = {one.outcome for one in found.values()}
-        if outcomes in ({(0, 0)}, {(1, 0)}):
-            ((leads, _),) = outcomes
-            behind.setdefault((names[leads], tuple(found)), {})[names[1 - leads]] = found
-        else:
+        if outcomes not in ({(0, 0)}, {(1, 0)}):
             said.append(in_words(names, found, cost))
-    for (better, seeds), others in behind.items():
+            continue
+        ((leads, _),) = outcomes
+        better, other = names[leads], names[1 - leads]
+        for leader, others, with_others in behind:
+            if leader == better and _over_the_same(found, with_others[0]):
+                others.append(other)
+                with_others.append(found)
+                break
+        else:
+            behind.append((better, [other], [found]))
+    for better, others, with_others in behind:
         shared = {
-            seed: Race(0, (), max(o[seed].low for o in others.values()), min(o[seed].high for o in others.values()))
-            for seed in seeds
+            seed: Race(0, (), max(one[seed].low for one in with_others), min(one[seed].high for one in with_others))
+            for seed in with_others[0]
         }
-        said.append(in_words((better, listed(list(others))), shared, cost))
+        said.append(in_words((better, listed(others)), shared, cost))
     return said
+
+
+def _over_the_same(some: Mapping[str, Race], others: Mapping[str, Race]) -> bool:
+    """Whether the seeds are the same, and the costs but for a quarter."""
+    ends = [
+        pair
+        for seed in some.keys() & others.keys()
+        for pair in zip(_span(some[seed]), _span(others[seed]), strict=True)
+    ]
+    return some.keys() == others.keys() and all(max(pair) <= 1.25 * min(pair) for pair in ends)
+
+
+def _span(one: Race) -> tuple[float, float]:
+    return one.low, one.high
 
 
 def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost) -> str:

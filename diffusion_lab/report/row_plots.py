@@ -1,7 +1,7 @@
 """Rows as plots: the effect of each axis, and the distance against seconds; and how rows are shared out among panels and lines.
 
-Of the axes, one becomes the colour, one the line and marker, the others a small panel each; the axis that sets the number of
-sampling steps is the abscissa.
+Of the axes, one becomes the colour, one the line and marker, the others a small panel each, if they tell more than those before
+them; the axis that sets the number of sampling steps is the abscissa.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def row_plots(table: Table, group: Group) -> list[Plot]:
 
 
 def look(table: Table, group: Group) -> Look:
-    """The axes of the group that differ, shared out; those that set the steps, or follow from the others, are left out."""
+    """The axes of the group that differ, shared out. Not the one that sets the steps, nor those that follow from the others."""
     axes = [a for i, a in enumerate(table.axes) if len({row.choice[i] for row in group.rows}) > 1]
     axes = [axis for axis in axes if not sets_steps(table, group, axis)]
     colour = COLOUR if COLOUR in axes else next((axis for axis in axes if axis != LINE), None)

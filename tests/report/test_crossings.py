@@ -51,12 +51,14 @@ def test_what_one_curve_is_better_than_all_the_way_is_one_sentence():
     compared = [
         (("gan", "vae"), {"1": Race(0, (), 2, 55)}),
         (("diffusion", "gan"), {"1": Race(0, (19.0,), 2, 55)}),
-        (("flow", "gan"), {"1": Race(1, (), 3, 50)}),
+        (("flow", "gan"), {"1": Race(1, (), 2.4, 50)}),
+        (("late", "gan"), {"1": Race(1, (), 30, 50)}),
         (("gan", "noise"), {"1": Race(0, (), 1, 60), "2": Race(0, (), 1, 60)}),  # of other seeds
     ]
     assert in_sentences(compared, MINUTES) == [
         "diffusion overtakes gan after 19 minutes (one seed)",
-        "gan is better than vae and flow all the way from 3 to 50 minutes (one seed)",
+        "gan is better than vae and flow all the way from 2.4 to 50 minutes (one seed)",
+        "gan is better than late all the way from 30 to 50 minutes (one seed)",
         "gan is better than noise all the way from 1 to 60 minutes (2 of 2 seeds)",
     ]
 
