@@ -56,3 +56,10 @@ def test_but_for_the_wide_one_they_are_better(num_steps, ruler):
         measured("fixed_large", "even", num_steps, ruler), measured("fixed_large", "optimal", num_steps, ruler)
     )
     assert gain.mean > gain.margin
+
+
+@pytest.mark.parametrize("ruler", RULERS)
+@pytest.mark.parametrize("num_steps", [5, 10, 20, 50])
+def test_the_variance_of_the_least_bound_costs_distance_beside_the_narrow_one(num_steps, ruler):
+    cost = difference(measured("analytic", "even", num_steps, ruler), measured("fixed_small", "even", num_steps, ruler))
+    assert cost.mean > cost.margin
