@@ -53,15 +53,15 @@ def read_printable_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(content: bytes) -> Any:
-    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds; and for a value that is
-    none of its kind, as the date 2024-99-99."""
+    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds; and for a value that
+    cannot be read as its type, such as the date 2024-99-99."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
         raise yaml.YAMLError("it has YAML aliases, which are not allowed")
     try:
         return yaml.load(content, loader)
-    except (ValueError, LookupError, AttributeError) as error:  # of the kinds that PyYAML builds
-        raise yaml.YAMLError(f"it has a value that is none of its kind: {error}") from error
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML lets these through
+        raise yaml.YAMLError(f"it has a value that cannot be read: {error}") from error
 
 
 def printable(text: str) -> str:

@@ -117,7 +117,7 @@ def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]],
 
 
 def _over_the_same(some: Mapping[str, Race], others: Mapping[str, Race]) -> bool:
-    """Whether the seeds are the same, and the costs but for a quarter."""
+    """Whether the seeds are the same, and the ends of the costs agree to a quarter."""
     ends = [
         pair
         for seed in some.keys() & others.keys()

@@ -140,7 +140,7 @@ def test_places_and_machines_are_no_choices(tmp_path):
         f"a: 0x{'f' * 6000}",
     ],
 )
-def test_a_value_that_is_none_costs_a_sentence(tmp_path, text):
+def test_a_value_that_cannot_be_read_costs_a_sentence(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     axes, _, unread = read_choices([path])
@@ -148,7 +148,7 @@ def test_a_value_that_is_none_costs_a_sentence(tmp_path, text):
     assert len(unread) == 1
 
 
-def test_a_group_that_could_be_no_folder_is_one_as_any(tmp_path):
+def test_a_group_with_a_name_too_long_for_a_folder_is_an_axis_too(tmp_path):
     long = "a" * 5000
     assert axes_of(tmp_path, {long: {"_target_": "x.A"}}, {long: {"_target_": "x.B"}})[0] == {long: ["A", "B"]}
 
