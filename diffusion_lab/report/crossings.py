@@ -86,8 +86,8 @@ def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Co
 
 
 def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost) -> list[str]:
-    """A sentence for each two curves whose lead changes, or of which seeds disagree; then one for all that a curve is better than
-    all the way, if it was compared with them over about the same costs and with the same seeds.
+    """First a sentence for each pair of curves whose lead changes, or on which seeds disagree. Then one for each curve that is
+    better than others all the way: it names all that were compared with it over about the same costs and with the same seeds.
 
     compared: (the names of two curves, their races by seed).
     """
