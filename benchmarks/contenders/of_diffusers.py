@@ -42,6 +42,7 @@ AS_SHIPPED = Recipe(
     optimizer=lambda parameters: AdamW(parameters, lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8),
     learning_rate=CosineDecay(warmup_steps=500),
     average=ItsAverage,
+    flip=True,
 )
 
 

@@ -36,6 +36,7 @@ AS_SHIPPED = Recipe(
     optimizer=lambda parameters: Adam(parameters, lr=8e-5, betas=(0.9, 0.99)),
     learning_rate=Constant(),
     average=ItsAverage,
+    flip=True,
 )
 
 

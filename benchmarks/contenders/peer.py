@@ -55,7 +55,7 @@ class WarmAverage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a peer is trained. batch_size: images of one backward pass, of which `accumulate` make a step."""
+    """How a peer is trained. batch_size: images of one backward pass, of which `accumulate` make a step. flip: mirror images."""
 
     batch_size: int
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -63,6 +63,7 @@ class Recipe:
     average: Callable[[nn.Module], Average]
     accumulate: int = 1
     bf16: bool = False
+    flip: bool = False
 
 
 BEST = Recipe(
@@ -75,7 +76,7 @@ BEST = Recipe(
 
 
 class Peer(Contender):
-    """A subclass builds the module and says what is in it. Images are mirrored at random, as both peers' examples do."""
+    """A subclass builds the module and says what is in it."""
 
     def __init__(self, base: int, recipe: Recipe) -> None:
         self.base, self.recipe = base, recipe
@@ -121,7 +122,7 @@ class Peer(Contender):
         precision = precision_of("auto" if recipe.bf16 else "32-true", device.type == "cuda")
         optimizer, average = recipe.optimizer(module.parameters()), recipe.average(module)
         rates = [group["lr"] for group in optimizer.param_groups]
-        batches = iter(FashionMNIST(recipe.batch_size, budget.seed, flip=True).train_dataloader())
+        batches = iter(FashionMNIST(recipe.batch_size, budget.seed, recipe.flip).train_dataloader())
         module.train()
         start, step, used = budget.clock(), 0, 0.0
         while used < END:

@@ -4,10 +4,14 @@ A data module says where the images come from; `BatchOrder` says which of them m
 never sees a trainer.
 """
 
+from __future__ import annotations
+
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Generic, TypeVar
+from itertools import tee
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,12 +21,16 @@ from diffusion_lab.data.order import BatchOrder, batches_trained
 from diffusion_lab.data.splits import fixed_rest, fixed_subset
 from diffusion_lab.diffusion import SampleNoise
 
+if TYPE_CHECKING:
+    from diffusion_lab.data.clusters import Clusters
+
 Batch = tuple[Tensor, Tensor | None]
 HeldOutBatch = tuple[Tensor, Tensor | None, SampleNoise]
 Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
 
 T = TypeVar("T")
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_AT_ONCE = 500  # images that are read at a time where no batch size is given
 
 
 class DataError(ValueError):
@@ -38,6 +46,8 @@ class DataModule(LightningDataModule, ABC):
     Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
+
+    `clusters`: what the classes are, where they are not the data's own.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -63,11 +73,14 @@ class DataModule(LightningDataModule, ABC):
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
+        self.clusters: Clusters | None = None
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
         if not self._prepared:
             self._load()
+            if self.clusters is not None:
+                self._cluster(self.clusters)
             self._prepared = True
 
     def missing(self) -> str | None:
@@ -82,10 +95,14 @@ class DataModule(LightningDataModule, ABC):
     def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         """One batch for each pick: the images of `split` with these indices, mirrored where the pick says so."""
 
+    @abstractmethod
+    def _classes(self, split: str) -> Tensor | None:
+        """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
+
     def setup(self, stage: str | None = None) -> None:
         self.prepare()
 
-    def train_dataloader(self) -> "Batches[Batch]":
+    def train_dataloader(self) -> Batches[Batch]:
         """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
         self.prepare()
         rank, world_size = self._ranks
@@ -101,7 +118,7 @@ class DataModule(LightningDataModule, ABC):
             start = batches_trained(self.trainer) if self.trainer else 0
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start))
 
-        return Batches(lambda: self._pinned(self._show("train", picks())))
+        return Batches(lambda: self._pinned(self._labelled("train", picks())))
 
     def train_on(self, images: int | float | None) -> None:
         """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
@@ -122,6 +139,30 @@ class DataModule(LightningDataModule, ABC):
             return max(1, round(self._trained_on * self.num_train))
         return min(self._trained_on or self.num_train, self.num_train)
 
+    def label_by(self, clusters: Clusters | None) -> None:
+        """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
+        self.clusters = clusters
+
+    def _cluster(self, clusters: Clusters) -> None:
+        """The clusters of the images that training shows, or of some of them."""
+        count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
+        clusters.find(
+            torch.cat([x for x, _ in self._show("train", _plainly(fixed_subset(self.num_train, count), _AT_ONCE))])
+        )
+        self.num_classes = clusters.num_clusters
+
+    def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """As `_show`, but labelled by clusters where they were asked for: by that of the image before it is mirrored."""
+        if self.clusters is None:
+            yield from self._show(split, picks)
+            return
+        picks, again = tee(picks)
+        for (x, _), (_, mirrored) in zip(self._show(split, picks), again, strict=True):
+            upright = x.clone()
+            if mirrored.any():
+                upright[mirrored] = upright[mirrored].flip(-1)
+            yield x, self.clusters.of(upright)
+
     @cached_property
     def end_shares(self) -> tuple[float, float] | None:
         """Shares of the values at the lowest and at the highest level, in the first training images; None without levels."""
@@ -141,7 +182,7 @@ class DataModule(LightningDataModule, ABC):
             raise DataError(f"val.seed={seed} must not be negative.")
         self._held_out = (num_images, batch_size, seed)
 
-    def val_dataloader(self) -> "Batches[HeldOutBatch]":
+    def val_dataloader(self) -> Batches[HeldOutBatch]:
         """(x, y, noise) of test images, never mirrored; of each batch a rank takes its rows.
 
         The noise of an image depends on its index and the seed. Of a batch that cannot be divided evenly the last images are
@@ -158,8 +199,8 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        picks = [(indices, torch.zeros(len(indices), dtype=torch.bool)) for indices in chosen]
-        for indices, (x, y) in zip(chosen, self._show("test", picks), strict=True):
+        picks = [_plain(indices) for indices in chosen]
+        for indices, (x, y) in zip(chosen, self._labelled("test", picks), strict=True):
             yield x, y, SampleNoise(seed, indices)
 
     @property
@@ -183,8 +224,15 @@ class DataModule(LightningDataModule, ABC):
         if split not in ("train", "test"):
             raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
         order = fixed_subset(self.num_train if split == "train" else self.num_test, limit)
-        chosen = (indices for indices in order[start:].split(batch_size) if len(indices))
-        return self._show(split, ((indices, torch.zeros(len(indices), dtype=torch.bool)) for indices in chosen))
+        return self._labelled(split, _plainly(order[start:], batch_size))
+
+    def class_shares(self, split: str) -> Tensor | None:
+        """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
+        self.prepare()
+        if self.clusters is not None:
+            return self.clusters.shares
+        labels = self._classes(split)
+        return None if labels is None else labels.bincount(minlength=self.num_classes).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""
@@ -193,6 +241,15 @@ class DataModule(LightningDataModule, ABC):
     def entropy_bits(self) -> float | None:
         """The differential entropy H(x) in bits per dimension, where it is known; else None."""
         return None
+
+
+def _plainly(indices: Tensor, batch_size: int) -> Iterator[Pick]:
+    """These images, in batches, none mirrored."""
+    return (_plain(batch) for batch in indices.split(batch_size) if len(batch))
+
+
+def _plain(indices: Tensor) -> Pick:
+    return indices, torch.zeros(len(indices), dtype=torch.bool)
 
 
 class Batches(Generic[T]):

@@ -126,6 +126,9 @@ class ImageFiles(DataModule):
                 identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
         self.identity = identity.hexdigest()
 
+    def _classes(self, split: str) -> Tensor | None:
+        return self._images[split].labels
+
     def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         loader = DataLoader(
             self._images[split],

@@ -45,6 +45,9 @@ class InMemoryDataModule(DataModule):
                 content.update(tensor.numpy().tobytes())
         return content.hexdigest()
 
+    def _classes(self, split: str) -> Tensor | None:
+        return self._splits[split].labels
+
     def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         values, labels = self._splits[split].values, self._splits[split].labels
         for indices, mirrored in picks:

@@ -26,7 +26,7 @@ def draw_asked(
 ) -> list[Drawn] | None:
     """The samples of these settings, from the current weights of the model, for each set of features."""
     data = references[0].data
-    prior = references[0].class_prior(settings.reference_split) if model.num_classes is not None else None
+    prior = data.class_shares(settings.reference_split) if model.num_classes is not None else None
     stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision)
     decisive = {
         "weights": digest(model.state_dict()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,10 +63,27 @@ def score_likelihood(
                 likelihood = model.likelihood(x_0, y, derive_seed(seed, draw), indices, max_terms)
             if likelihood is None:
                 return None
-            batches.append(likelihood)
+            batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))
         done += len(x_0)
         progress("likelihood of test images", done, size)
     return aggregate(rows)
+
+
+def label_bits(data: DataModule, y: Tensor) -> Tensor:
+    """What a statement about images that were given their classes y (B,) leaves out, in bits/dim, float64 (B,).
+
+    Zero for classes that the data come with, which an image does not tell; −log2 p(y) / D for clusters, which it does.
+    """
+    if data.clusters is None:
+        return torch.zeros(len(y), dtype=torch.float64)
+    return data.clusters.bits(y) / math.prod(data.shape)
+
+
+def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
+    if not bits.any():
+        return likelihood
+    total, parts = likelihood.bits_per_dim.cpu() + bits, {**likelihood.parts, "label": bits}
+    return replace(likelihood, bits_per_dim=total, parts=parts, kind=f"{likelihood.kind} and the class itself")
 
 
 def aggregate(rows: list[list[Likelihood]]) -> LikelihoodScore:

@@ -52,6 +52,8 @@ class Reference:
     ) -> None:
         self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
         self.progress = progress or (lambda stage, done, total: None)
+        if data.clusters is not None:
+            self.lacks = {Need.LABELS: "the labels are clusters, which these features know nothing of"}
 
     def described(self, split: str) -> str:
         """The images of a split, in words."""
@@ -63,13 +65,15 @@ class Reference:
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
-        statistics = self._statistics(split, num_images)
-        return Moments(statistics["n"], statistics["mean"], statistics["covariance"])
 
-    def class_prior(self, split: str) -> Tensor | None:
-        """(num_classes,) float64: the classes' shares of the split. None for data without classes."""
-        counts = self._statistics(split, None).get("class_counts")
-        return None if counts is None else counts / counts.sum()
+        def compute() -> dict[str, Tensor]:
+            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
+            for vectors, _ in self._encode(split, num_images):
+                statistics.update(vectors)
+            return {name: value.cpu() for name, value in statistics.compute()._asdict().items()}
+
+        tensors = self._cached("moments", split, num_images, compute)
+        return Moments(*(tensors[name] for name in Moments._fields))
 
     def class_moments(self, split: str) -> dict[int, Moments]:
         """Moments of all images of the split, class by class; classes with fewer than two images are left out.
@@ -90,7 +94,8 @@ class Reference:
             moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
             return {"label": torch.tensor(list(found)), **moments}
 
-        tensors = self._cached("class-moments", split, None, compute)
+        labels = "class" if self.data.clusters is None else self.data.clusters.name.replace(" ", "-")
+        tensors = self._cached(f"{labels}-moments", split, None, compute)
         columns = (tensors[name] for name in Moments._fields)
         return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}
 
@@ -101,19 +106,6 @@ class Reference:
             return {"features": torch.cat([vectors.cpu() for vectors, _ in self._encode(split, num_images)])}
 
         return self._cached("features", split, num_images, compute)["features"]
-
-    def _statistics(self, split: str, num_images: int | None) -> dict[str, Tensor]:
-        def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
-            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
-            for vectors, y in self._encode(split, num_images):
-                statistics.update(vectors)
-                if self.data.num_classes is not None:
-                    counts += torch.bincount(y.cpu(), minlength=len(counts))
-            tensors = {name: value.cpu() for name, value in statistics.compute()._asdict().items()}
-            return tensors if self.data.num_classes is None else {**tensors, "class_counts": counts}
-
-        return self._cached("moments", split, num_images, compute)
 
     def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         size = self._size(split)

@@ -48,17 +48,23 @@ def build_data(cfg: DictConfig) -> DataModule:
     """The data set, found and checked."""
     data = instantiate(cfg.data)
     data.train_on(cfg.get("train_images"))
+    data.label_by(instantiate(cfg.get("labels")))
     data.prepare()
     return data
 
 
 def state_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError for conditional=true without classes."""
+    """Fill in cfg.facts, which networks, objectives and models refer to.
+
+    ValueError for conditional=true without classes, and for clusters that no model is told.
+    """
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
             f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false, or other data "
-            "(image_folder: data.classes=subfolders)"
+            "(image_folder: data.classes=subfolders), or labels=clusters"
         )
+    if data.clusters is not None and not cfg.conditional:
+        raise ValueError("labels=clusters: only a conditional model uses them; use conditional=true, or labels=null")
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]

@@ -25,7 +25,7 @@ _OF_GIVEN = frozenset(
 )  # all that is chosen where samples were given: no model drew them
 # What is chosen whatever the family; in all else a family may have values of its own.
 _OF_ALL_FAMILIES = _OF_GIVEN | {
-    "seed", "conditional", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
+    "seed", "conditional", "labels", "train_images", "evaluation", "trainer.max_steps", "trainer.max_time"
 }  # fmt: skip
 
 

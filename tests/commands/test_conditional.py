@@ -49,11 +49,33 @@ def test_samples_carry_the_labels_they_were_asked_for(lab):
     assert code == 0, err
 
 
+def test_clusters_stand_in_for_labels(lab):
+    clusters = [*TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4"]
+    lab.given("train", *CONDITIONAL)
+    code, _, err = lab("train", *clusters, "guidance=classifier_free", "metrics=[default,class_accuracy]")
+    assert code == 0, err
+    known, found = sorted(runs_of(lab), key=lambda run: "label" in str(run["values"]))
+    assert known["protocol"]["data"] == found["protocol"]["data"]  # the same images, so the distances can be compared
+    assert known["protocol"]["reference"] == found["protocol"]["reference"]
+    assert 0 < found["values"]["bits_per_dim_label"] < 3 / 64  # of four clusters, in 64 pixels
+    assert found["protocol"]["bound"]["kind"].endswith("and the class itself")
+    assert any("clusters" in reason for reason in found["protocol"]["absent"].values())  # the accuracy
+
+    for command in (("sample", "num_images=9", "format=npz"), ("evaluate", "start=data_moments")):
+        code, _, err = lab(*command)
+        assert code == 0, err
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+
+
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
         ("train", ["conditional=true", "data=gaussian"], "conditional=true: gaussian has no classes"),
         ("train", ["guidance=classifier_free"], "train with conditional=true"),
+        ("train", ["labels=clusters", "conditional=false"], "labels=clusters: only a conditional model uses them"),
+        ("train", ["labels=clusters", "labels.num_clusters=1"], "labels.num_clusters=1"),
+        ("train", ["labels=clusters", "train_images=20"], "labels.num_clusters=30"),
         ("train", ["conditional=true", "model.label_dropout=2"], "model.label_dropout=2"),
         ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
     ],

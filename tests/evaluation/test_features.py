@@ -181,3 +181,14 @@ def test_the_distance_grows_with_the_damage(digits: Digits) -> None:
     without_threes = x[y != 3]
     for damaged in (blurred, without_threes, x.flip(-1), (x + 1) * 0.7 - 1):
         assert frechet_distance(moments(features, damaged), reference) > 3 * floor
+
+
+def test_mirrored_clothes_are_not_in_the_data(fashion: FashionMNIST) -> None:
+    """Why data=fashion_mnist does not mirror: half the real images mirrored are far from the real images."""
+    features = ClassifierFeatures("fashion_resnet")
+    x, _ = next(fashion.batches("test", 1000))
+    other, _ = next(fashion.batches("train", 1000))
+    mirrored = torch.cat([x[:500], x[500:].flip(-1)])
+
+    floor, far = (frechet_distance(moments(features, part), moments(features, other)) for part in (x, mirrored))
+    assert far > 3 * floor

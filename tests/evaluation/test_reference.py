@@ -38,17 +38,12 @@ def test_a_subset_is_not_the_first_class_only(reference):
     assert abs(subset.mean.mean() - whole.mean.mean()) < abs(first_class - whole.mean.mean()) / 2
 
 
-def test_class_prior_is_that_of_the_split(reference):
-    assert reference.class_prior("train").tolist() == [0.5, 0.25, 0.25]
-
-
 def test_images_are_read_once_for_each_question(reference):
     first = reference.moments("train"), reference.vectors("train", 50)
     reads = reference.data.reads
     again = Reference(reference.data, RawPixels(), reference.cache)
     assert same(again.moments("train"), first[0])
     assert torch.equal(again.vectors("train", 50), first[1])
-    again.class_prior("train")
     assert reference.data.reads == reads
 
 

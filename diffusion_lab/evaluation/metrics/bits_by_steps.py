@@ -100,6 +100,7 @@ class BitsBySteps(Metric):
         import torch
 
         from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, derive_seed
+        from diffusion_lab.evaluation.likelihood import label_bits
 
         kinds = dict(zip(SPACINGS, (EvenSpacing, QuadraticSpacing, LogSNRSpacing, OptimalSpacing), strict=True))
         model, data = subject.model, subject.data
@@ -109,7 +110,8 @@ class BitsBySteps(Metric):
         for x_0, y in data.batches("test", self.batch_size, limit=size):
             indices = torch.arange(done, done + len(x_0), device=model.device)
             known = None if y is None or model.num_classes is None else y.to(model.device)
-            batches.append(model.chain_bits(x_0.to(model.device), known, seed, indices, asked).cpu())
+            bits = model.chain_bits(x_0.to(model.device), known, seed, indices, asked).cpu()
+            batches.append(bits if known is None else bits + label_bits(data, known)[:, None])
             done += len(x_0)
             subject.progress("bits by number of steps", done, size)
         return dict(zip(self.spacings, torch.cat(batches).split(len(counts), dim=1), strict=True))

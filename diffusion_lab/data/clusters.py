@@ -1,0 +1,61 @@
+"""Classes without labels: the class of an image is the cluster that it lies in."""
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.base import DataError
+
+_MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
+
+
+class Clusters:
+    """y = argmin_k |P(x − m) − c_k|, by k-means on the principal components P of training images.
+
+    A model told y learns parts of the data one by one, and classifier-free guidance works without any label
+    (V. T. Hu et al., Self-Guided Diffusion Models, CVPR 2023, who cluster the features of a self-supervised network).
+    Nothing is random: equal images have equal clusters, to rounding, on every machine.
+
+    num_clusters: at least 2. num_components: of P, at most the values of an image. num_images: how many training images the
+    clusters are found in, at most; fewer where they are large.
+    """
+
+    def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
+        if num_clusters < 2:
+            raise DataError(f"labels.num_clusters={num_clusters} must be at least 2.")
+        for name, value in (("num_components", num_components), ("num_images", num_images)):
+            if value < 1:
+                raise DataError(f"labels.{name}={value} must be at least 1.")
+        self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
+
+    def most_images(self, dim: int) -> int:
+        """How many images of `dim` values `find` is to be given."""
+        return min(self.num_images, max(_MOST_VALUES // dim, self.num_clusters))
+
+    def find(self, x: Tensor) -> None:
+        """The clusters of these images (N, …). DataError for fewer images than clusters, or too few different ones."""
+        # Imported here: they take a second, and most trainings have labels of their own or none.
+        from sklearn.cluster import KMeans
+        from sklearn.decomposition import PCA
+
+        flat = x.flatten(1).double().numpy()
+        if len({row.tobytes() for row in flat}) < self.num_clusters:
+            raise DataError(
+                f"labels.num_clusters={self.num_clusters}: there must be at least as many different training images."
+            )
+        components = PCA(min(self.num_components, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
+        clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(flat))
+
+        self.name = f"{self.num_clusters} clusters of {len(flat)} images, {len(components.components_)} components"
+        self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
+        self._centres = torch.from_numpy(clusters.cluster_centers_)
+        counts = torch.bincount(torch.from_numpy(clusters.labels_).long(), minlength=self.num_clusters)
+        self.shares = (counts + 1) / (counts + 1).sum().double()
+
+    def of(self, x: Tensor) -> Tensor:
+        """x (B, …) -> int64 (B,)."""
+        components = (x.flatten(1).double() - self._mean) @ self._components.T
+        return torch.cdist(components, self._centres).argmin(1)
+
+    def bits(self, y: Tensor) -> Tensor:
+        """−log2 p(y), float64 (B,): p(x) ≥ p(y) p(x | y), so a bound on −log2 p(x | y) bounds −log2 p(x) when they are added."""
+        return -self.shares[y.cpu()].log2()
