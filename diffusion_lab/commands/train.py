@@ -164,4 +164,8 @@ def _check_scoring(
         weights = [*weights, asked]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
+        if model.needs_data_moments and model.num_classes is not None:
+            from diffusion_lab.evaluation.data_moments import check_classes
+
+            check_classes(data)
         check_moments(map(snapshot_name, model.moments), weights, whose)

@@ -6,6 +6,7 @@ never sees a trainer.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -225,6 +226,13 @@ class DataModule(LightningDataModule, ABC):
             raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
         order = fixed_subset(self.num_train if split == "train" else self.num_test, limit)
         return self._labelled(split, _plainly(order[start:], batch_size))
+
+    @property
+    def told(self) -> str:
+        """The SHA-256 of what a model is trained on: the images, and their clusters where these are the classes."""
+        if self.clusters is None:
+            return self.identity
+        return hashlib.sha256(f"{self.identity} {self.clusters.identity}".encode()).hexdigest()
 
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""

@@ -1,5 +1,7 @@
 """Classes without labels: the class of an image is the cluster that it lies in."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ class Clusters:
 
     A model told y learns parts of the data one by one, and classifier-free guidance works without any label
     (V. T. Hu et al., Self-Guided Diffusion Models, CVPR 2023, who cluster the features of a self-supervised network).
-    Nothing is random: equal images have equal clusters, to rounding, on every machine.
+    Nothing is random: equal images have equal clusters, to rounding, on every machine with the same scikit-learn.
 
     num_clusters: at least 2. num_components: of P, at most the values of an image. num_images: how many training images the
     clusters are found in, at most; fewer where they are large.
@@ -32,15 +34,20 @@ class Clusters:
         return min(self.num_images, max(_MOST_VALUES // dim, self.num_clusters))
 
     def find(self, x: Tensor) -> None:
-        """The clusters of these images (N, …). DataError for fewer images than clusters, or too few different ones."""
+        """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes, `shares` their smoothed shares.
+
+        DataError for fewer different images than clusters.
+        """
         # Imported here: they take a second, and most trainings have labels of their own or none.
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
         flat = x.flatten(1).double().numpy()
-        if len({row.tobytes() for row in flat}) < self.num_clusters:
+        different = len({row.tobytes() for row in flat})
+        if different < self.num_clusters:
             raise DataError(
-                f"labels.num_clusters={self.num_clusters}: there must be at least as many different training images."
+                f"labels.num_clusters={self.num_clusters}: only {different} different images are looked at; choose fewer clusters, "
+                "or more images with train_images or labels.num_images."
             )
         components = PCA(min(self.num_components, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
         clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(flat))
@@ -48,8 +55,10 @@ class Clusters:
         self.name = f"{self.num_clusters} clusters of {len(flat)} images, {len(components.components_)} components"
         self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
         self._centres = torch.from_numpy(clusters.cluster_centers_)
-        counts = torch.bincount(torch.from_numpy(clusters.labels_).long(), minlength=self.num_clusters)
-        self.shares = (counts + 1) / (counts + 1).sum().double()
+        labels = torch.from_numpy(clusters.labels_).long()
+        self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
+        self.counts = labels.bincount(minlength=self.num_clusters)
+        self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
 
     def of(self, x: Tensor) -> Tensor:
         """x (B, …) -> int64 (B,)."""

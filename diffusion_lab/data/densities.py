@@ -122,26 +122,26 @@ class RingMixture(Density):
                 f"data.num_components={num_components} must be at least 1, data.radius={radius} at least 0, "
                 f"and data.std={std} greater than 0."
             )
-        self.num_classes = num_components
+        self.num_classes = self.num_components = num_components
         self.radius = radius
         self.std = std
 
     def _parameters(self) -> dict[str, Any]:
-        return {"num_components": self.num_classes, "radius": self.radius, "std": self.std}
+        return {"num_components": self.num_components, "radius": self.radius, "std": self.std}
 
     def means(self) -> Tensor:
         """μ_k = r·(cos 2πk/K, sin 2πk/K), float64 (K, 2)."""
-        angle = 2 * math.pi * torch.arange(self.num_classes, dtype=torch.float64) / self.num_classes
+        angle = 2 * math.pi * torch.arange(self.num_components, dtype=torch.float64) / self.num_components
         return self.radius * torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        component = random.integers(self.num_classes, size=size)
+        component = random.integers(self.num_components, size=size)
         return self.means().numpy()[component] + self.std * random.standard_normal((size, 2)), component
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log (1/K) Σ_k N(x; μ_k, s²), nats, float64 (B,)."""
         squares = ((x.double()[:, None] - self.means()) ** 2).sum(2)
-        log_scale = math.log(2 * math.pi * self.std**2 * self.num_classes)
+        log_scale = math.log(2 * math.pi * self.std**2 * self.num_components)
         return torch.logsumexp(-squares / (2 * self.std**2), dim=1) - log_scale
 
     def entropy_bits(self) -> float:

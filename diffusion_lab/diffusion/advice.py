@@ -6,7 +6,9 @@ is a bound of the chain over these times, so its least value over all times, for
 gains before anything is drawn (Watson et al. 2021, by dynamic programming; the choice of the end is added here).
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64, Int64
@@ -40,6 +42,12 @@ class ScheduleAdvice:
     num_steps: list[int]
     optimal: list[float]
     even: list[float]
+
+    def with_more(self, bits: float) -> ScheduleAdvice:
+        """The same advice where every chain needs so many bits/dim more."""
+        own, best = self.own + bits, self.bits + bits
+        optimal, even = ([value + bits for value in values] for values in (self.optimal, self.even))
+        return replace(self, own=own, bits=best, optimal=optimal, even=even)
 
     @property
     def gain(self) -> float:

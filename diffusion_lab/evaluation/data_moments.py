@@ -30,20 +30,29 @@ def data_moments(
         raise UnmeasurableError(
             f"start=data_moments needs the covariance of images of {pixels.dim} values, more than {LARGEST}: use start=noise"
         )
+    if by_class:
+        check_classes(data)
     images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
     if not by_class:
         whole = images.moments("train")
         return DataMoments.from_covariance(whole.mean[None], whole.covariance, about)
     of_class = images.class_moments("train")
-    if lacking := sorted(set(range(data.num_classes)) - set(of_class)):
-        raise UnmeasurableError(
-            f"start=data_moments needs two training images of each class, but class {lacking[0]} has fewer: use start=noise"
-        )
     ordered = [of_class[label] for label in range(data.num_classes)]
     return DataMoments.from_covariance(
         torch.stack([part.mean for part in ordered]), _within(ordered), f"{about}, by class"
     )
+
+
+def check_classes(data: DataModule) -> None:
+    """UnmeasurableError where a class has fewer than two training images, or of a cluster fewer were looked at."""
+    counts = data.class_shares("train") * data.num_train if data.clusters is None else data.clusters.counts
+    fewest = int(counts.argmin())
+    if counts[fewest].round() < 2:
+        fix = "use start=noise" + ("" if data.clusters is None else ", or a smaller labels.num_clusters")
+        raise UnmeasurableError(
+            f"start=data_moments needs two training images of each class, but class {fewest} has fewer: {fix}"
+        )
 
 
 def _within(classes: list[Moments]) -> torch.Tensor:

@@ -82,8 +82,14 @@ def label_bits(data: DataModule, y: Tensor) -> Tensor:
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
     if not bits.any():
         return likelihood
-    total, parts = likelihood.bits_per_dim.cpu() + bits, {**likelihood.parts, "label": bits}
-    return replace(likelihood, bits_per_dim=total, parts=parts, kind=f"{likelihood.kind} and the class itself")
+    kind = likelihood.kind if likelihood.kind.startswith("bound") else f"bound: {likelihood.kind}"
+    return replace(
+        likelihood,
+        bits_per_dim=likelihood.bits_per_dim.cpu() + bits,
+        kind=f"{kind} and the class itself",
+        parts={**likelihood.parts, "label": bits},
+        beside={name: statement.cpu() + bits for name, statement in likelihood.beside.items()},
+    )
 
 
 def aggregate(rows: list[list[Likelihood]]) -> LikelihoodScore:

@@ -108,6 +108,7 @@ def _protocol(subject: Subject) -> dict:
         **of_source,
         "samples": common | of_source["samples"],
         "reference": view.reference.protocol(view.split),
+        **({} if data.clusters is None else {"classes": data.clusters.name}),
         "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
         **{
             view.naming("features"): {"name": view.features.name, "identity": view.features.identity}

@@ -64,14 +64,14 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
             "(image_folder: data.classes=subfolders), or labels=clusters"
         )
     if data.clusters is not None and not cfg.conditional:
-        raise ValueError("labels=clusters: only a conditional model uses them; use conditional=true, or labels=null")
+        raise ValueError("labels=clusters: only a conditional model uses them; use conditional=true, or labels=own")
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]
         cfg.facts.size = _side(data.shape)
         cfg.facts.num_levels = data.num_levels
         cfg.facts.num_classes = data.num_classes if cfg.conditional else None
-        cfg.facts.identity = data.identity
+        cfg.facts.identity = data.told
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)

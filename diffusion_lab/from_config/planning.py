@@ -197,7 +197,8 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
     known: dict[str, DataModule] = {}
 
     def data_of(cfg: DictConfig) -> DataModule:
-        options = canonical_json(OmegaConf.to_container(cfg.data, resolve=True))
+        groups = [OmegaConf.to_container(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
+        options = canonical_json([groups, cfg.get("train_images")])  # of these clusters are found
         if options not in known:
             known[options] = build_data(cfg)
         return known[options]

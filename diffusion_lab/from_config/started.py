@@ -16,7 +16,10 @@ def start(model: TrainableModel, cfg: DictConfig) -> None:
     """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
     files, started = start_files(cfg), model
     if model.needs_base:
-        directory, fix = ModelDirectory(Path(cfg.init_from)), "the head; train the head with the data=… of that model"
+        directory, fix = (
+            ModelDirectory(Path(cfg.init_from)),
+            "the head; train the head with the data=… and labels=… of that model",
+        )
         started = unguided(directory, cfg.facts.identity, f"init_from={cfg.init_from}", fix)
         model.serve(started)
     try:

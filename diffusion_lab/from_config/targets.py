@@ -33,6 +33,7 @@ BUILT = {
     "objective": "diffusion_lab.diffusion.Objective",
     "evaluation": "diffusion_lab.evaluation.settings.Evaluation",
     "data": "diffusion_lab.data.base.DataModule",
+    "labels": "diffusion_lab.data.clusters.Clusters",
     "model": "diffusion_lab.models.trainable.TrainableModel",
 }
 # The same, of which what is measured later is still missing.

@@ -128,7 +128,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
         raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
-    wrong = [group for group in ("facts", "model", "data", *SCORING_GROUPS) if not _is_dict(config, group)]
+    wrong = [group for group in ("facts", "model", "data", "labels", *SCORING_GROUPS) if not _is_dict(config, group)]
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is not a group of options")
     check_values(config, directory.config)
@@ -194,11 +194,14 @@ def trained_data(saved: DictConfig) -> DataModule:
     """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
     _check_data_named(saved)
     data = build_data(saved)
-    if data.identity != saved.facts.get("identity"):
+    if data.told != saved.facts.get("identity"):
         where = saved.data.get("root")
+        clusters = (
+            ", or, if they are the same images, use the scikit-learn that it was trained with, whose clusters differ"
+        )
         raise MistakeError(
             f"{f'data.root={where}' if where else data.name}: the model was trained on different data; "
-            "set data.root=… to the folder of its data"
+            f"set data.root=… to the folder of its data{'' if data.clusters is None else clusters}"
         )
     return data
 

@@ -23,5 +23,5 @@ def unguided(directory: ModelDirectory, identity: str, option: str, fix: str) ->
     model = build_trained(directory, checked(saved, directory.config))
     if saved.facts.get("identity") != identity:
         data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
-        raise ValueError(f"{option}: it was trained on other data ({data}) than {fix}")
+        raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {fix}")
     return model

@@ -223,6 +223,11 @@ SAMPLE = {
         config("timesteps", {"_target_": "torch.utils.tensorboard.SummaryWriter", "log_dir": "harm"}),
         "a TimestepSampler belongs here",
     ),
+    "a pickle as the labels": (
+        config("labels", {"_target_": "numpy.load", "file": "harm.npy", "allow_pickle": True}),
+        "a Clusters belongs here|is not built",
+    ),
+    "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "features that download as the network": (
         config("network", {"_target_": "diffusion_lab.evaluation.inception.InceptionFeatures", "_partial_": True}),
         "a Module with _partial_ belongs here",

@@ -59,6 +59,13 @@ def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_n
     assert len(names(lab, "sweeps")) == 1
 
 
+def test_clusters_can_be_swept(lab):
+    code, out, err = lab("train", "-m", *TINY, *STRIDED, "labels=own,clusters", "labels.num_clusters=3,5")
+    assert code == 0, err
+    assert out.startswith("3 models: 3 to train, 0 reused")
+    assert sweep_of(lab)["axes"] == {"labels": ["own", "clusters"], "labels.num_clusters": ["3", "5"]}
+
+
 def test_the_plan_can_be_looked_at(lab):
     code, out, err = lab(
         "train", "-m", *TINY, "seed=range(1,4)", "sampler.spacing.num_steps=2", "hydra.sweeper.dry_run=true"

@@ -115,8 +115,9 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
         (
             "train",
             ["model=variance_head", *points, f"init_from={model}"],
-            "it was trained on other data (Digits, by content)",
+            "it was trained on other data or classes (Digits, by content)",
         ),
+        ("train", [*HEAD, f"init_from={model}", "labels=clusters"], "with the data=… and labels=… of that model"),
         ("train", [*TINY, *STRIDED, "variance=regressed"], "needs a head, which is trained on a finished model"),
     ):
         code, _, err = lab(command, *options)

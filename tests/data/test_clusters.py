@@ -5,8 +5,10 @@ import torch
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.evaluation.data_moments import check_classes
 
 GROUPS, EACH = 4, 50
 
@@ -99,7 +101,7 @@ def test_impossible_numbers_are_refused(options: tuple[int, int, int]) -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     data = Digits(batch_size=1, seed=0)
     data.train_on(30)
-    with pytest.raises(DataError, match=r"labels.num_clusters=40: there must be"):
+    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 different images"):
         clustered(40, 500, data)
 
 
@@ -109,3 +111,30 @@ def test_large_images_are_clustered_by_fewer() -> None:
     assert clusters.most_images(3 * 256 * 256) < 200
     assert clusters.most_images(10**9) == 10
     assert math.log2(clusters.most_images(12288) * 12288) <= 25
+
+
+def test_what_a_model_is_told_tells_clusters_from_labels() -> None:
+    told = [
+        data.told
+        for data in (clustered(5, 500, Digits(1, 0)), clustered(6, 500, Digits(1, 0)), clustered(5, 700, Digits(1, 0)))
+    ]
+    plain = Digits(1, 0)
+    plain.prepare()
+    assert plain.told == plain.identity
+    assert len({*told, plain.told}) == 4
+    assert clustered(5, 500, Digits(3, 1)).told == told[0]
+
+
+def test_a_known_density_stays_what_it_is() -> None:
+    plain, data = RingMixture(1, 0), clustered(5, 500, RingMixture(1, 0))
+    x = next(data.batches("test", 50))[0]
+    assert data.entropy_bits() == plain.entropy_bits()
+    assert torch.equal(data.log_prob(x), plain.log_prob(x))
+
+
+def test_two_images_of_each_cluster_are_needed_for_their_moments() -> None:
+    data = Digits(1, 0)
+    data.train_on(30)
+    with pytest.raises(ValueError, match=r"class \d+ has fewer: use start=noise, or a smaller labels.num_clusters"):
+        check_classes(clustered(25, 500, data))
+    check_classes(clustered(2, 500, Digits(1, 0)))

@@ -37,6 +37,7 @@ class StepAdvice(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         import torch
 
+        from diffusion_lab.evaluation.likelihood import label_bits
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
         model, data, size = subject.model, subject.data, subject.settings.statistics_images
@@ -49,6 +50,8 @@ class StepAdvice(Metric):
                 advice = model.advise(x_0.to(model.device), known)
         except ValueError as error:
             raise UnmeasurableError(str(error)) from error
+        if known is not None:
+            advice = advice.with_more(float(label_bits(data, y).mean()))
         scores.record("advised_gain", advice.gain)
         scores.record("advised_steps", advice.fewest)
         scores.details["advised_gain"] = _advice(model.process, advice)
