@@ -6,8 +6,6 @@ is a bound of the chain over these times, so its least value over all times, for
 gains before anything is drawn (Watson et al. 2021, by dynamic programming; the choice of the end is added here).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +41,7 @@ class ScheduleAdvice:
     optimal: list[float]
     even: list[float]
 
-    def with_more(self, bits: float) -> ScheduleAdvice:
+    def with_more(self, bits: float) -> "ScheduleAdvice":
         """The same advice where every chain needs so many bits/dim more."""
         own, best = self.own + bits, self.bits + bits
         optimal, even = ([value + bits for value in values] for values in (self.optimal, self.even))

@@ -100,7 +100,7 @@ def _told_apart(choices: Sequence[Choice]) -> list[Choice]:
 
 def _options(file: Path, group: str) -> dict[str, Any]:
     content = _content(file)
-    own = as_scored(content).get(group, content)  # the first where the choice sets other groups too
+    own = as_scored(content).get(group, content) or {}  # the first where the choice sets other groups too
     options: dict[str, Any] = {}
     for base in content.get("defaults", []):  # names of choices beside this one; others set other groups
         if isinstance(base, str) and base == Path(base).name and (beside := file.parent / f"{base}.yaml").is_file():
