@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.array_files import MOST_CLASSES, members, one_sentence, read_array, read_npy
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.levels import MOST_LEVELS
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 from diffusion_lab.data.splits import held_out

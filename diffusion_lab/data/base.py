@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.order import BatchOrder, batches_trained
 from diffusion_lab.data.splits import fixed_rest, fixed_subset
 from diffusion_lab.diffusion import SampleNoise
@@ -32,10 +33,6 @@ Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror
 T = TypeVar("T")
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
-
-
-class DataError(ValueError):
-    """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
 class DataModule(LightningDataModule, ABC):

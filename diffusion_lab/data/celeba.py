@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from diffusion_lab.data.base import DataError
 from diffusion_lab.data.download import cache_folder, download
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.image_files import ImageFiles
 from diffusion_lab.data.images import MAX_PIXELS
 from diffusion_lab.data.published import first_wrong

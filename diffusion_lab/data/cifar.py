@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torchvision import datasets
 
-from diffusion_lab.data.base import DataError
 from diffusion_lab.data.download import cache_folder, download
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 from diffusion_lab.data.published import first_wrong
 

@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 
 _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 from diffusion_lab.diffusion.bits import in_bits
 

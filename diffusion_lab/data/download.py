@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 
 
 def cache_folder(name: str) -> Path:

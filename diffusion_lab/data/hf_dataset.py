@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffusion_lab.data.arrays import LAYOUTS, MOST_BYTES, as_labels, as_levels, channels_first, own_levels, parted
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataError
 from diffusion_lab.data.download import cache_folder, download
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 
 _SIZES = {"train": 60_000, "t10k": 10_000}

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data import images
-from diffusion_lab.data.base import Batch, DataError, DataModule, Pick
+from diffusion_lab.data.base import Batch, DataModule, Pick
 from diffusion_lab.data.digests import RememberedDigests, state_of
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import MAX_PIXELS, check_image, read_image
 from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.image_files import ImageFiles
 from diffusion_lab.data.images import MAX_PIXELS, SUFFIXES
 from diffusion_lab.data.splits import held_out

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.image_folder import ImageFolder
 
 _LAYOUTS = ({"train": "train_64x64", "test": "valid_64x64"}, {"train": "train", "test": "val"})

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 # What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.

@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffusion_lab.data.array_files import MOST_CLASSES, check_member, members, one_sentence, read_array
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import SUFFIXES, read_as_it_is
 from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.foreign import printable

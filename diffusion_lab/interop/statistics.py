@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.array_files import members, one_sentence, read_array
-from diffusion_lab.data.base import DataError
+from diffusion_lab.data.error import DataError
 from diffusion_lab.evaluation.statistics import Moments
 from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
 from diffusion_lab.interop.images import Images, read_images
