@@ -123,7 +123,7 @@ def _refuse(keywords: Mapping[str, Any]) -> None:
 
 
 def _same(data: DataModule, saved: DictConfig) -> DataModule:
-    if data.told != saved.facts.get("identity"):
+    if data.training_identity != saved.facts.get("identity"):
         labels = ", with its labels=…" if saved.get("labels") else ""
         raise MistakeError(
             f"data: the model was not trained on this {data.name}; pass the data that it was trained on{labels}"

@@ -156,9 +156,10 @@ class DataModule(LightningDataModule, ABC):
             return
         picks, again = tee(picks)
         for (x, _), (_, mirrored) in zip(self._show(split, picks), again, strict=True):
-            upright = x.clone()
+            upright = x
             if mirrored.any():
-                upright[mirrored] = upright[mirrored].flip(-1)
+                upright = x.clone()
+                upright[mirrored] = x[mirrored].flip(-1)
             yield x, self.clusters.of(upright)
 
     @cached_property
@@ -225,7 +226,7 @@ class DataModule(LightningDataModule, ABC):
         return self._labelled(split, _plainly(order[start:], batch_size))
 
     @property
-    def told(self) -> str:
+    def training_identity(self) -> str:
         """The SHA-256 of what a model is trained on: the images, and their clusters where these are the classes."""
         if self.clusters is None:
             return self.identity

@@ -13,9 +13,9 @@ _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of 
 class Clusters:
     """y = argmin_k |P(x − m) − c_k|, by k-means on the principal components P of training images.
 
-    A model told y learns parts of the data one by one, and classifier-free guidance works without any label
+    A model that is given y learns the data part by part, and classifier-free guidance works without any label
     (V. T. Hu et al., Self-Guided Diffusion Models, CVPR 2023, who cluster the features of a self-supervised network).
-    Nothing is random: equal images have equal clusters, to rounding, on every machine with the same scikit-learn.
+    Deterministic: the same images give the same clusters, up to rounding, with the same version of scikit-learn.
 
     num_clusters: at least 2. num_components: of P, at most the values of an image. num_images: how many training images the
     clusters are found in, at most; fewer where they are large.

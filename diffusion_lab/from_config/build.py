@@ -56,7 +56,7 @@ def build_data(cfg: DictConfig) -> DataModule:
 def state_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to.
 
-    ValueError for conditional=true without classes, and for clusters that no model is told.
+    ValueError for conditional=true without classes, and for labels=clusters with conditional=false.
     """
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
@@ -71,7 +71,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
         cfg.facts.size = _side(data.shape)
         cfg.facts.num_levels = data.num_levels
         cfg.facts.num_classes = data.num_classes if cfg.conditional else None
-        cfg.facts.identity = data.told
+        cfg.facts.identity = data.training_identity
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)

@@ -16,10 +16,8 @@ def start(model: TrainableModel, cfg: DictConfig) -> None:
     """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
     files, started = start_files(cfg), model
     if model.needs_base:
-        directory, fix = (
-            ModelDirectory(Path(cfg.init_from)),
-            "the head; train the head with the data=… and labels=… of that model",
-        )
+        directory = ModelDirectory(Path(cfg.init_from))
+        fix = "the head; train the head with the data=… and labels=… of that model"
         started = unguided(directory, cfg.facts.identity, f"init_from={cfg.init_from}", fix)
         model.serve(started)
     try:

@@ -194,7 +194,7 @@ def trained_data(saved: DictConfig) -> DataModule:
     """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
     _check_data_named(saved)
     data = build_data(saved)
-    if data.told != saved.facts.get("identity"):
+    if data.training_identity != saved.facts.get("identity"):
         where = saved.data.get("root")
         clusters = (
             ", or, if they are the same images, use the scikit-learn that it was trained with, whose clusters differ"

@@ -12,9 +12,9 @@ DIFFUSION, GAN = "diffusion_clusters_guided_2_5_steps", "gan_plain"
 RULERS = ("fd_fashion_cnn", "fd_fashion_resnet")
 
 
-def over_seeds(which, value):
+def over_seeds(which, value, at_least=3):
     scores = [json.loads(path.read_text()) for path in sorted(SCORES.glob(f"{which}_seed_*/metrics.json"))]
-    assert len(scores) >= 3
+    assert len(scores) >= at_least
     return np.array([score["values"][value] for score in scores])
 
 
@@ -28,6 +28,14 @@ def test_diffusion_is_ahead_of_the_gan_beyond_the_interval(ruler):
 @pytest.mark.parametrize("ruler", RULERS)
 def test_its_worst_seed_is_ahead_of_the_best_of_the_gan(ruler):
     assert over_seeds(DIFFUSION, ruler).max() < over_seeds(GAN, ruler).min()
+
+
+@pytest.mark.parametrize("ruler", RULERS)
+def test_nothing_is_decided_between_diffusion_and_a_gan_on_clusters(ruler):
+    ours, theirs = over_seeds(DIFFUSION, ruler), over_seeds("gan_clusters", ruler, at_least=2)
+    interval = stats.ttest_ind(theirs, ours, equal_var=False).confidence_interval(0.95)
+    assert interval.low < 0 < interval.high
+    assert (theirs.mean() < ours.mean()) == (ruler == "fd_fashion_cnn")
 
 
 def test_they_were_scored_alike():

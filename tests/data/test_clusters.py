@@ -115,14 +115,14 @@ def test_large_images_are_clustered_by_fewer() -> None:
 
 def test_what_a_model_is_told_tells_clusters_from_labels() -> None:
     told = [
-        data.told
+        data.training_identity
         for data in (clustered(5, 500, Digits(1, 0)), clustered(6, 500, Digits(1, 0)), clustered(5, 700, Digits(1, 0)))
     ]
     plain = Digits(1, 0)
     plain.prepare()
-    assert plain.told == plain.identity
-    assert len({*told, plain.told}) == 4
-    assert clustered(5, 500, Digits(3, 1)).told == told[0]
+    assert plain.training_identity == plain.identity
+    assert len({*told, plain.training_identity}) == 4
+    assert clustered(5, 500, Digits(3, 1)).training_identity == told[0]
 
 
 def test_a_known_density_stays_what_it_is() -> None:
