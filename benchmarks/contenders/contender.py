@@ -47,13 +47,15 @@ class Trained:
     """A contender with the weights of one moment.
 
     process, reverse: its network in our terms, for the shared sampler. own: (indices (B,), seed) -> samples of its own sampler,
-    (B, 1, 28, 28) in [−1, 1]. own_evaluations: of the network, for one sample.
+    (B, 1, 28, 28) in [−1, 1]. own_evaluations: of the network, for one sample. classes: (indices, seed) -> those of the samples
+    that the shared sampler draws, int64 (B,), by their shares of the data; None for a network that is told none.
     """
 
     process: GaussianDiffusion
     reverse: ReverseProcess
     own: Callable[[Tensor, int], Tensor]
     own_evaluations: int
+    classes: Callable[[Tensor, int], Tensor | None] = lambda indices, seed: None
 
 
 class Contender(ABC):

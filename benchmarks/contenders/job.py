@@ -117,5 +117,9 @@ class Job:
     def _sampler(self, trained: Trained, sampler: str) -> Callable[[Tensor], Tensor]:
         if sampler == OWN:
             return lambda indices: trained.own(indices, _STREAM)
-        process, reverse = trained.process, trained.reverse
-        return lambda indices: draw(process, reverse, SampleNoise(_STREAM, indices), SHAPE, self.num_steps)
+
+        def shared(indices: Tensor) -> Tensor:
+            y = trained.classes(indices, _STREAM)
+            return draw(trained.process, trained.reverse, SampleNoise(_STREAM, indices), SHAPE, self.num_steps, y)
+
+        return shared

@@ -15,9 +15,10 @@ from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.callbacks.ema import suited_weights
 from diffusion_lab.commands import app
 from diffusion_lab.evaluation.sampling import labels
-from diffusion_lab.from_config.trained import load_config, load_model, trained_config
+from diffusion_lab.from_config.measured import use_measured
+from diffusion_lab.from_config.trained import load_config, load_model, trained_config, trained_data
 from diffusion_lab.models import budget as lab_budget
-from diffusion_lab.runs import newest_model
+from diffusion_lab.runs import cache_directory, newest_model
 from diffusion_lab.runs.contents import snapshot_name
 
 _KEPT = (0.05, 0.1, 0.2, 0.4)  # moments that a guidance may ask for
@@ -59,22 +60,21 @@ class Ours(Contender):
         options = {"model_dir": str(newest_model(folder).path), "data": {}}
         directory, saved = trained_config(OmegaConf.create(options))
         weights = "auto" if moment == END else snapshot_name(moment)
-        model = load_model(directory, saved, weights).to(budget.device)
+        model = load_model(directory, saved, weights)
         if weights == "auto":
             weights = suited_weights(model.weight_names, directory.read_training()["steps"])
+        data = trained_data(saved)
+        shares = None if model.num_classes is None else data.class_shares("train")
+
+        def classes(indices: Tensor, seed: int) -> Tensor | None:
+            return None if shares is None else labels(indices, seed, shares)
 
         def own(indices: Tensor, seed: int) -> Tensor:
-            return model.sample(indices, seed, _classes(indices, seed, model.num_classes))
+            return model.sample(indices, seed, classes(indices, seed))
 
-        with model.use_weights(weights):
-            yield Trained(model.process, model.reverse, own, model.nfe)
-
-
-def _classes(indices: Tensor, seed: int, num_classes: int | None) -> Tensor | None:
-    """Of each sample, for a model that is told them: Fashion-MNIST has as many images of each."""
-    if num_classes is None:
-        return None
-    return labels(indices, seed, torch.full((num_classes,), 1 / num_classes, dtype=torch.float64))
+        with torch.no_grad(), model.to(budget.device).use_weights(weights):
+            use_measured(model, lambda: data, saved, directory, weights, cache_directory(folder))
+            yield Trained(model.process, model.reverse, own, model.nfe, classes)
 
 
 def _step_of(file: Path) -> int:

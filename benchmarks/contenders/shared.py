@@ -44,8 +44,13 @@ def in_our_terms(
 
 
 def draw(
-    process: GaussianDiffusion, reverse: ReverseProcess, noise: SampleNoise, shape: tuple[int, ...], num_steps: int
+    process: GaussianDiffusion,
+    reverse: ReverseProcess,
+    noise: SampleNoise,
+    shape: tuple[int, ...],
+    num_steps: int,
+    y: Tensor | None = None,
 ) -> Tensor:
     """DDIM with evenly spaced steps, x̂_0 clipped: it reads no variance, so it is the same rule for every network."""
-    x_0 = DDIMSampler(EvenSpacing(num_steps))(process, reverse, noise.initial(shape), noise=noise)
+    x_0 = DDIMSampler(EvenSpacing(num_steps))(process, reverse, noise.initial(shape), y, noise=noise)
     return reverse.clip_x_0.in_range(x_0)

@@ -122,3 +122,42 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
 
     monkeypatch.delattr(peer, "FashionMNIST")
     assert Fake(16, recipe).train(tmp_path, budget) == facts
+
+
+def test_ours_is_told_classes_by_their_shares_and_starts_where_it_says(tmp_path):
+    """The shares are those of the clusters; the shared sampler is told the same classes, from plain noise."""
+    from contenders.contender import END, Budget
+    from contenders.of_ours import Ours
+    from contenders.shared import draw
+
+    options = (
+        "data=digits labels=clusters labels.num_clusters=3 start=data_moments sampler=few guidance=classifier_free"
+    )
+    budget = Budget(0.5, (), seed=1, threads=torch.get_num_threads(), device="cpu")
+    ours = Ours(f"{options} network.base_channels=8 network.head_channels=8")
+    facts = ours.train(tmp_path, budget)
+    assert facts.steps[END] >= 1
+    indices = torch.arange(3600)
+    with ours.at(tmp_path, END, budget, 50) as trained:
+        classes = trained.classes(indices, 0)
+        assert trained.own(indices[:4], 0).shape == (4, 1, 8, 8)
+        assert trained.own_evaluations == 10
+        noise = SampleNoise(0, indices[:4])
+        told, untold = (draw(trained.process, trained.reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))
+    assert not told.equal(untold)
+    sizes = clusters_of(tmp_path).bincount(minlength=3)
+    expected, error = len(indices) * sizes / sizes.sum(), 4 * (len(indices) / 3) ** 0.5
+    assert (expected - len(indices) / 3).abs().max() > error  # as many of each would be seen
+    assert (classes.bincount(minlength=3) - expected).abs().max() < error
+
+
+def clusters_of(outputs):
+    """The cluster of each training image, of the model in `outputs`."""
+    from omegaconf import OmegaConf
+
+    from diffusion_lab.from_config.trained import trained_config, trained_data
+    from diffusion_lab.runs import newest_model
+
+    asked = OmegaConf.create({"model_dir": str(newest_model(outputs).path), "data": {}})
+    data = trained_data(trained_config(asked)[1])
+    return torch.cat([y for _, y in data.batches("train", 256)])
