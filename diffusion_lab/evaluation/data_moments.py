@@ -34,13 +34,15 @@ def data_moments(
         check_classes(data)
     images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
-    if not by_class:
-        whole = images.moments("train")
-        return DataMoments.from_covariance(whole.mean[None], whole.covariance, about)
-    of_class = images.class_moments("train")
-    ordered = [of_class[label] for label in range(data.num_classes)]
+    if by_class:
+        of_class = images.class_moments("train")
+        groups, about = [of_class[label] for label in range(data.num_classes)], f"{about}, by class"
+    else:
+        groups = [images.moments("train")]
+    mean = torch.stack([part.mean for part in groups])
+    # torchmetrics drops the axes of one value.
     return DataMoments.from_covariance(
-        torch.stack([part.mean for part in ordered]), _within(ordered), f"{about}, by class"
+        mean.reshape(-1, pixels.dim), _within(groups).reshape(pixels.dim, pixels.dim), about
     )
 
 
@@ -55,7 +57,7 @@ def check_classes(data: DataModule) -> None:
         )
 
 
-def _within(classes: list[Moments]) -> torch.Tensor:
-    """The covariance around the class means."""
-    weights = torch.stack([part.n - 1 for part in classes])
-    return sum(weight * part.covariance for weight, part in zip(weights, classes, strict=True)) / weights.sum()
+def _within(groups: list[Moments]) -> torch.Tensor:
+    """The covariance around the mean of each group."""
+    weights = torch.stack([part.n - 1 for part in groups])
+    return sum(weight * part.covariance for weight, part in zip(weights, groups, strict=True)) / weights.sum()

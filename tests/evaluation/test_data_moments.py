@@ -35,12 +35,32 @@ def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - 3))
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_images_of_one_value_have_them_too(tmp_path, by_class):
+    data = OneValue()
+    found = data_moments(data, by_class, tmp_path)
+    assert found.mean.shape == ((3 if by_class else 1), 1)
+    x, y = images(data)
+    centred = x - (torch.stack([x[y == label].mean() for label in range(3)])[y, None] if by_class else x.mean())
+    torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - (3 if by_class else 1)))
+
+
 def test_they_are_computed_once(tmp_path):
     data = TinyImages()
     data_moments(data, False, tmp_path)
     reads = data.reads
     data_moments(data, False, tmp_path)
     assert data.reads == reads
+
+
+class OneValue(TinyImages):
+    """The first value of each image."""
+
+    shape = (1, 1, 1)
+
+    def _load(self):
+        super()._load()
+        self.splits = {split: (x[:, :, :1, :1], y) for split, (x, y) in self.splits.items()}
 
 
 class Large(TinyImages):
