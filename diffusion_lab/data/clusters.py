@@ -11,15 +11,17 @@ _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of 
 
 
 class Clusters:
-    """y = argmin_k |P(x − m) − c_k|, by k-means on the principal components P of training images.
+    """y = argmin_k |P(φ(x) − m) − c_k|, by k-means on the principal components P of features φ of training images: their pixels.
 
     A model that is given y learns the data part by part, and classifier-free guidance works without any label
     (V. T. Hu et al., Self-Guided Diffusion Models, CVPR 2023, who cluster the features of a self-supervised network).
     Deterministic: the same images give the same clusters, up to rounding, with the same version of scikit-learn.
 
-    num_clusters: at least 2. num_components: of P, at most the values of an image. num_images: how many training images the
+    num_clusters: at least 2. num_components: of P, at most the number of features. num_images: how many training images the
     clusters are found in, at most; fewer where they are large.
     """
+
+    kind = "clusters"
 
     def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
         if num_clusters < 2:
@@ -28,6 +30,10 @@ class Clusters:
             if value < 1:
                 raise DataError(f"labels.{name}={value} must be at least 1.")
         self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
+
+    def features(self, x: Tensor) -> Tensor:
+        """φ(x) of images (B, …), float64 (B, F)."""
+        return x.flatten(1).double()
 
     def most_images(self, dim: int) -> int:
         """How many images of `dim` values `find` is to be given."""
@@ -42,17 +48,17 @@ class Clusters:
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
-        flat = x.flatten(1).double().numpy()
-        different = len({row.tobytes() for row in flat})
+        seen = self.features(x).numpy()
+        different = len({row.tobytes() for row in seen})
         if different < self.num_clusters:
             raise DataError(
                 f"labels.num_clusters={self.num_clusters}: only {different} different images are looked at; choose fewer clusters, "
                 "or more images with train_images or labels.num_images."
             )
-        components = PCA(min(self.num_components, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
-        clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(flat))
+        components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
+        clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 
-        self.name = f"{self.num_clusters} clusters of {len(flat)} images, {len(components.components_)} components"
+        self.name = f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
         self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
         self._centres = torch.from_numpy(clusters.cluster_centers_)
         labels = torch.from_numpy(clusters.labels_).long()
@@ -62,7 +68,7 @@ class Clusters:
 
     def of(self, x: Tensor) -> Tensor:
         """x (B, …) -> int64 (B,)."""
-        components = (x.flatten(1).double() - self._mean) @ self._components.T
+        components = (self.features(x) - self._mean) @ self._components.T
         return torch.cdist(components, self._centres).argmin(1)
 
     def bits(self, y: Tensor) -> Tensor:
