@@ -14,8 +14,8 @@ _AT_ONCE = 1000  # images
 class GradientClusters(Clusters):
     """Clusters by histograms of oriented gradients in place of pixels (Dalal & Triggs, CVPR 2005).
 
-    φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between the
-    two nearest of eight. The square root as in Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then Hellinger's.
+    φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between
+    the two nearest of eight. The square root as in Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then Hellinger's.
     """
 
     kind = "clusters by gradients"
