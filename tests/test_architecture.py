@@ -27,6 +27,7 @@ ORDER = [
     "devices",
     "status",
     "runs",
+    "kept_tensors",
     "diffusion",
     "baselines",
     "networks",
