@@ -27,7 +27,6 @@ ORDER = [
     "devices",
     "status",
     "runs",
-    "kept_tensors",
     "diffusion",
     "baselines",
     "networks",

@@ -63,7 +63,7 @@ class Ours(Contender):
         model = load_model(directory, saved, weights)
         if weights == "auto":
             weights = suited_weights(model.weight_names, directory.read_training()["steps"])
-        data = trained_data(saved, folder)
+        data = trained_data(saved)
         shares = None if model.num_classes is None else data.class_shares("train")
 
         def classes(indices: Tensor, seed: int) -> Tensor | None:

@@ -68,8 +68,8 @@ class Loaded:
     def data(self) -> DataModule:
         """That it was trained on."""
         with as_value_errors("evaluate"):
-            cfg = self.config("evaluate", {})
-            return trained_data(trained_config(cfg)[1], Path(cfg.outputs))
+            _, saved = trained_config(self.config("evaluate", {}))
+            return trained_data(saved)
 
 
 def built(loaded: Loaded) -> GenerativeModel:
@@ -105,7 +105,7 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
         with users_mistakes():
             device = _device(cfg)
             directory, saved = trained_config(cfg)
-            data = trained_data(saved, Path(cfg.outputs)) if data is None else _same(data, saved)
+            data = trained_data(saved) if data is None else _same(data, saved)
             asked = scores_asked(saved)
             if len(asked) > 1:
                 raise MistakeError(

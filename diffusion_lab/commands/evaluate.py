@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     with users_mistakes():
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
-        data = trained_data(saved, outputs)
+        data = trained_data(saved)
         asked = scores_asked(saved)
         model = load_model(directory, saved, *(score.evaluation.weights for score in asked))
         for score in asked:

@@ -45,8 +45,8 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"batch_size={cfg.batch_size} must be at least 1")
     directory, saved, model, weights = chosen_model(cfg)
     with torch.no_grad(), model.use_weights(weights), users_mistakes():
-        outputs = Path(cfg.outputs)
-        use_measured(model, lambda: trained_data(saved, outputs), saved, directory, weights, cache_directory(outputs))
+        cache = cache_directory(Path(cfg.outputs))
+        use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
         files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
         files["README.md"] = _card(cfg, directory, saved, model, weights, use, library).encode()
     write_folder(to, files)

@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> float | None:
     with users_mistakes():
         keep_asked(cfg)
         request = request_of(cfg.trainer)
-        data = build_data(cfg, Path(cfg.outputs))
+        data = build_data(cfg)
         _check_shares(data.batch_size, request.size * num_nodes)
         state_facts(cfg, data)
         model = build_model(cfg)

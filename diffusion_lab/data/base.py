@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import tee
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
@@ -73,7 +72,6 @@ class DataModule(LightningDataModule, ABC):
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
         self.clusters: Clusters | None = None
-        self._cluster_cache: Path | None = None
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
@@ -139,23 +137,16 @@ class DataModule(LightningDataModule, ABC):
             return max(1, round(self._trained_on * self.num_train))
         return min(self._trained_on or self.num_train, self.num_train)
 
-    def label_by(self, clusters: Clusters | None, cache: Path | None = None) -> None:
-        """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels.
-
-        cache: see `Clusters.find`.
-        """
-        self.clusters, self._cluster_cache = clusters, cache
+    def label_by(self, clusters: Clusters | None) -> None:
+        """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
+        self.clusters = clusters
 
     def _cluster(self, clusters: Clusters) -> None:
         """The clusters of the images that training shows, or of some of them."""
         count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
-
-        def images() -> Tensor:
-            return torch.cat(
-                [x for x, _ in self._show("train", _plainly(fixed_subset(self.num_train, count), _AT_ONCE))]
-            )
-
-        clusters.find(images, count, self.identity, self._cluster_cache)
+        clusters.find(
+            torch.cat([x for x, _ in self._show("train", _plainly(fixed_subset(self.num_train, count), _AT_ONCE))])
+        )
         self.num_classes = clusters.num_clusters
 
     def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:

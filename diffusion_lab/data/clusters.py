@@ -1,18 +1,12 @@
 """Classes without labels: the class of an image is the cluster that it lies in."""
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.data.error import DataError
-from diffusion_lab.kept_tensors import read_tensors, write_tensors
-from diffusion_lab.runs import CacheDirectory
 
-_RECIPE = 1  # of what is kept: another number where the same options find other clusters
 _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
 
@@ -45,35 +39,16 @@ class Clusters:
         """How many images of `dim` values `find` is to be given."""
         return min(self.num_images, max(_MOST_VALUES // dim, self.num_clusters))
 
-    def find(self, images: Callable[[], Tensor], count: int, of: str, cache: Path | None = None) -> None:
-        """The clusters of `images`, (count, …): `identity` is their digest, `counts` their sizes, `shares` their smoothed shares.
+    def find(self, x: Tensor) -> None:
+        """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes, `shares` their smoothed shares.
 
-        of: the identity of the data. cache: a folder that keeps what was found, for the next time; None: it is not kept.
         DataError for fewer different images than clusters.
         """
-        about = f"{self.num_clusters} {self.kind} of {count} images"
-        options = {"data": of, "features": about, "num_components": self.num_components, "recipe": _RECIPE}
-        key = json.dumps(options, sort_keys=True)
-        file = None if cache is None else CacheDirectory(cache).reference(about.replace(" ", "-"), key)
-        kept = None if file is None else read_tensors(file, key)
-        found = self._found(self.features(images())) if kept is None else kept[0]
-        if file is not None and kept is None:
-            write_tensors(file, key, found)
-
-        labels = found["labels"]
-        self._mean, self._components, self._centres = found["mean"], found["components"], found["centres"]
-        self.name = f"{about}, {len(self._components)} components"
-        self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
-        self.counts = labels.bincount(minlength=self.num_clusters)
-        self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
-
-    def _found(self, features: Tensor) -> Mapping[str, Tensor]:
-        """By k-means: the mean and the principal components of features (N, F), the centres, and the label of each image."""
         # Imported here: they take a second, and most trainings have labels of their own or none.
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
 
-        seen = features.numpy()
+        seen = self.features(x).numpy()
         different = len({row.tobytes() for row in seen})
         if different < self.num_clusters:
             raise DataError(
@@ -82,9 +57,14 @@ class Clusters:
             )
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
         clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
-        arrays = {"mean": components.mean_, "components": components.components_, "centres": clusters.cluster_centers_}
+
+        self.name = f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
+        self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
+        self._centres = torch.from_numpy(clusters.cluster_centers_)
         labels = torch.from_numpy(clusters.labels_).long()
-        return {"labels": labels} | {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
+        self.counts = labels.bincount(minlength=self.num_clusters)
+        self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
 
     def of(self, x: Tensor) -> Tensor:
         """x (B, …) -> int64 (B,)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion_lab.evaluation.cache import digest
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.reference import Progress, Reference
 from diffusion_lab.evaluation.sampling import Stream
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
-from diffusion_lab.kept_tensors import digest
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.runs import CacheDirectory
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.evaluation.cache import digest, read_tensors, write_tensors
 from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
 from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.trained import ready
-from diffusion_lab.kept_tensors import digest, read_tensors, write_tensors
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.runs import CacheDirectory
 from diffusion_lab.runs.cache import shard_file

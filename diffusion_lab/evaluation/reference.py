@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.sampling import quantise
 from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments, UnmeasurableError
-from diffusion_lab.kept_tensors import read_tensors, write_tensors
 from diffusion_lab.runs import CacheDirectory
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.cost import Lap
-from diffusion_lab.kept_tensors import read_tensors, write_tensors
 from diffusion_lab.runs.cache import shard_file, shard_files, stream
 
 SHARD_IMAGES = 128  # about as many as may be lost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -28,7 +27,6 @@ from diffusion_lab.from_config.guiding import by_content, identity_of
 from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.starting import content_of_start, identity_of_base
-from diffusion_lab.runs import cache_directory
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -46,11 +44,11 @@ def choices_made() -> dict[str, str | None]:
     return {group: option for group, option in made.items() if not group.startswith(("hydra", "local"))}
 
 
-def build_data(cfg: DictConfig, outputs: Path | None = None) -> DataModule:
-    """The data set, found and checked. outputs: the folder whose cache keeps the clusters of labels=clusters."""
+def build_data(cfg: DictConfig) -> DataModule:
+    """The data set, found and checked."""
     data = instantiate(cfg.data)
     data.train_on(cfg.get("train_images"))
-    data.label_by(instantiate(cfg.get("labels")), None if outputs is None else cache_directory(outputs))
+    data.label_by(instantiate(cfg.get("labels")))
     data.prepare()
     return data
 

@@ -52,11 +52,9 @@ class Drawing:
 
         with torch.no_grad(), self.model.to(device).use_weights(self.weights):
             with users_mistakes():
-                outputs, saved = Path(self.cfg.outputs), self.saved
-                cache = cache_directory(outputs)
-                use_measured(
-                    self.model, lambda: trained_data(saved, outputs), saved, self.directory, self.weights, cache
-                )
+                cache = cache_directory(Path(self.cfg.outputs))
+                saved = self.saved
+                use_measured(self.model, lambda: trained_data(saved), saved, self.directory, self.weights, cache)
                 edit = wanted_edit(self.cfg, self.model, saved)
             indices = torch.arange(self.cfg.num_images, device=self.model.device)
             yield edit, indices, self._labels(indices, edit)

@@ -64,7 +64,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
         raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats} must be at least 1")
     if len(model.shape) != 3:
         raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
-    image = _given(cfg.inpaint.image, cfg, model, saved)
+    image = _given(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
@@ -86,7 +86,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
-    ends = torch.cat([_given(image, cfg, model, saved) for image in cfg.interpolate.images])
+    ends = torch.cat([_given(image, model, saved) for image in cfg.interpolate.images])
     label = None if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
     latents = model.encode(ends, label)
     if latents is None:
@@ -109,7 +109,7 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
         raise MistakeError(
             f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
         )
-    image = _given(cfg.denoise.image, cfg, model, saved)
+    image = _given(cfg.denoise.image, model, saved)
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
@@ -129,12 +129,12 @@ def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
     return model.reverse.clip_x_0.in_range(x)
 
 
-def _given(image: str | int, cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Tensor:
+def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
     from diffusion_lab.data.levels import from_levels, to_levels
 
     if isinstance(image, int):
-        data = trained_data(saved, Path(cfg.outputs))
+        data = trained_data(saved)
         if not 0 <= image < data.num_test:
             raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
         x, _ = next(data.batches("test", 1, start=image))

@@ -200,7 +200,7 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
         groups = [OmegaConf.to_container(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
         options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
         if options not in known:
-            known[options] = build_data(cfg, Path(cfg.outputs))
+            known[options] = build_data(cfg)
         return known[options]
 
     return data_of

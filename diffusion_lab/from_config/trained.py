@@ -190,13 +190,10 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     return directory, _checked(saved, directory, frozenset(of_the_user) - of_the_file, paths_are_the_users=True)
 
 
-def trained_data(saved: DictConfig, outputs: Path) -> DataModule:
-    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others.
-
-    outputs: see `build_data`; the user's, whatever the config says.
-    """
+def trained_data(saved: DictConfig) -> DataModule:
+    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
     _check_data_named(saved)
-    data = build_data(saved, outputs)
+    data = build_data(saved)
     if data.training_identity != saved.facts.get("identity"):
         where = saved.data.get("root")
         clusters = (

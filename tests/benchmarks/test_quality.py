@@ -159,5 +159,5 @@ def clusters_of(outputs):
     from diffusion_lab.runs import newest_model
 
     asked = OmegaConf.create({"model_dir": str(newest_model(outputs).path), "data": {}})
-    data = trained_data(trained_config(asked)[1], outputs)
+    data = trained_data(trained_config(asked)[1])
     return torch.cat([y for _, y in data.batches("train", 256)])

@@ -7,7 +7,6 @@ from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.gradients import GradientClusters
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 from diffusion_lab.evaluation.data_moments import check_classes
 
@@ -29,11 +28,9 @@ class Groups(InMemoryDataModule):
         return Split(levels, None), Split(levels.clone(), None)
 
 
-def clustered(
-    num_clusters: int = 3, num_images: int = 1000, data: InMemoryDataModule | None = None, cache=None, **options
-):
+def clustered(num_clusters: int = 3, num_images: int = 1000, data: InMemoryDataModule | None = None, **options):
     data = data or Groups(batch_size=20, seed=0, **options)
-    data.label_by(Clusters(num_clusters, 50, num_images), cache)
+    data.label_by(Clusters(num_clusters, 50, num_images))
     data.prepare()
     return data
 
@@ -50,41 +47,6 @@ def test_they_are_the_same_each_time_and_whatever_the_batches() -> None:
     data, again = (clustered(8, 700, Digits(batch_size=7, seed=seed)) for seed in (1, 2))
     whole = torch.cat([y for _, y in data.batches("test", 360)])
     assert torch.equal(whole, torch.cat([y for _, y in again.batches("test", 7)]))
-
-
-def test_what_was_found_is_kept_and_serves_whatever_finds_clusters_today(tmp_path, monkeypatch) -> None:
-    first = clustered(5, 500, Digits(1, 0), tmp_path)
-    monkeypatch.setattr("sklearn.cluster.KMeans.fit", lambda *_: pytest.fail("clusters are found again"))
-    again = clustered(5, 500, Digits(3, 1), tmp_path)
-    assert again.training_identity == first.training_identity
-    assert (again.clusters.name, again.clusters.counts.tolist()) == (
-        first.clusters.name,
-        first.clusters.counts.tolist(),
-    )
-    for split in ("train", "test"):
-        assert next(again.batches(split, 360))[1].equal(next(first.batches(split, 360))[1])
-
-
-@pytest.mark.parametrize("other", ["number", "images", "kind", "damaged", "nothing kept"])
-def test_what_was_kept_of_something_else_does_not_serve(other, tmp_path, monkeypatch) -> None:
-    clustered(5, 500, Digits(1, 0), tmp_path)
-    (kept,) = tmp_path.glob("*.safetensors")
-    if other == "damaged":
-        kept.write_bytes(kept.read_bytes()[:-1] + b"x")
-    data = Digits(1, 0)
-    kind = GradientClusters if other == "kind" else Clusters
-    numbers = (6 if other == "number" else 5, 50, 400 if other == "images" else 500)
-    data.label_by(kind(*numbers), None if other == "nothing kept" else tmp_path)
-
-    class SearchedAgainError(Exception):
-        pass
-
-    def search(*_):
-        raise SearchedAgainError
-
-    monkeypatch.setattr("sklearn.cluster.KMeans.fit", search)
-    with pytest.raises(SearchedAgainError):
-        data.prepare()
 
 
 def test_a_mirrored_image_keeps_the_cluster_of_the_image() -> None:

@@ -41,5 +41,5 @@ def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
     sha256 = hashlib.sha256(facts.encode())
     for name, tensor in sorted(tensors.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha256.hexdigest()
