@@ -1,6 +1,7 @@
 """Classes without labels: the class of an image is the cluster that it lies in."""
 
 import hashlib
+import warnings
 
 import torch
 from torch import Tensor
@@ -42,21 +43,21 @@ class Clusters:
     def find(self, x: Tensor) -> None:
         """The clusters of these images (N, …): `identity` is their digest, `counts` their sizes, `shares` their smoothed shares.
 
-        DataError for fewer different images than clusters.
+        DataError for fewer images with different features than clusters.
         """
         # Imported here: they take a second, and most trainings have labels of their own or none.
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
+        from sklearn.exceptions import ConvergenceWarning
 
         seen = self.features(x).numpy()
-        different = len({row.tobytes() for row in seen})
-        if different < self.num_clusters:
-            raise DataError(
-                f"labels.num_clusters={self.num_clusters}: only {different} different images are looked at; choose fewer clusters, "
-                "or more images with train_images or labels.num_images."
-            )
+        self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
-        clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # of fewer clusters than were asked for: `_check` says more
+            clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 
         self.name = f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
         self._mean, self._components = (torch.from_numpy(a) for a in (components.mean_, components.components_))
@@ -64,7 +65,15 @@ class Clusters:
         labels = torch.from_numpy(clusters.labels_).long()
         self.identity = hashlib.sha256(labels.numpy().tobytes()).hexdigest()
         self.counts = labels.bincount(minlength=self.num_clusters)
+        self._check(int((self.counts > 0).sum()))  # features may differ by rounding alone
         self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
+
+    def _check(self, different: int) -> None:
+        if different < self.num_clusters:
+            raise DataError(
+                f"labels.num_clusters={self.num_clusters}: only {different} images with different features are looked at; choose "
+                "fewer clusters, or more images with train_images or labels.num_images."
+            )
 
     def of(self, x: Tensor) -> Tensor:
         """x (B, …) -> int64 (B,)."""

@@ -5,23 +5,28 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
 from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.error import DataError
 
+_AT_ONCE = 2**20  # values, of which there are a dozen temporary arrays
 _ORIENTATIONS = 8  # unsigned, of π/8 each
 _CELLS = 7  # along each side, at most
-_AT_ONCE = 1000  # images
 
 
 class GradientClusters(Clusters):
-    """Clusters by histograms of oriented gradients in place of pixels (Dalal & Triggs, CVPR 2005).
+    """Clusters by histograms of oriented gradients in place of pixels, after Dalal & Triggs (CVPR 2005), who normalise block by block.
 
     φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between
-    the two nearest of eight. The square root as in Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then Hellinger's.
+    the two nearest of eight. The square root is that of Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then √2 times
+    Hellinger's. DataError for points.
     """
 
     kind = "clusters by gradients"
 
     def features(self, x: Tensor) -> Tensor:
-        h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(_AT_ONCE)])
+        if x.ndim != 4:
+            raise DataError("labels=gradient_clusters works for images; use labels=clusters for points.")
+        at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
+        h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()
 
 

@@ -94,7 +94,7 @@ class Reference:
             moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
             return {"label": torch.tensor(list(found)), **moments}
 
-        labels = "class" if self.data.clusters is None else self.data.clusters.name.replace(" ", "-")
+        labels = "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
         tensors = self._cached(f"{labels}-moments", split, None, compute)
         columns = (tensors[name] for name in Moments._fields)
         return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}

@@ -64,7 +64,7 @@ def state_facts(cfg: DictConfig, data: DataModule) -> None:
             "(image_folder: data.classes=subfolders), or labels=clusters"
         )
     if data.clusters is not None and not cfg.conditional:
-        raise ValueError("labels=clusters: only a conditional model uses them; use conditional=true, or labels=own")
+        raise ValueError("labels: only a conditional model uses clusters; use conditional=true, or labels=own")
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]

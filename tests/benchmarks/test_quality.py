@@ -124,12 +124,15 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
     assert Fake(16, recipe).train(tmp_path, budget) == facts
 
 
-def test_ours_is_told_classes_by_their_shares_and_starts_where_it_says(tmp_path):
+def test_ours_is_told_classes_by_their_shares_and_starts_where_it_says(tmp_path, monkeypatch):
     """The shares are those of the clusters; the shared sampler is told the same classes, from plain noise."""
+    from contenders import job
     from contenders.contender import END, Budget
+    from contenders.job import SHARED, Job
     from contenders.of_ours import Ours
     from contenders.shared import draw
 
+    monkeypatch.setattr(job, "SHAPE", (1, 8, 8))
     options = (
         "data=digits labels=clusters labels.num_clusters=3 start=data_moments sampler=few guidance=classifier_free"
     )
@@ -142,8 +145,11 @@ def test_ours_is_told_classes_by_their_shares_and_starts_where_it_says(tmp_path)
         classes = trained.classes(indices, 0)
         assert trained.own(indices[:4], 0).shape == (4, 1, 8, 8)
         assert trained.own_evaluations == 10
-        noise = SampleNoise(0, indices[:4])
-        told, untold = (draw(trained.process, trained.reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))
+        asked = Job("ours", 1, 1.0, (), 4, 2, 1, "cpu", "", tmp_path)
+        shared = asked._sampler(trained, SHARED)(indices[:4])
+        process, reverse, noise = trained.process, trained.reverse, SampleNoise(0, indices[:4])
+        told, untold = (draw(process, reverse, noise, (1, 8, 8), 2, y) for y in (classes[:4], None))
+    assert shared.equal(told)
     assert not told.equal(untold)
     sizes = clusters_of(tmp_path).bincount(minlength=3)
     expected, error = len(indices) * sizes / sizes.sum(), 4 * (len(indices) / 3) ** 0.5

@@ -73,7 +73,7 @@ def test_clusters_stand_in_for_labels(lab):
     [
         ("train", ["conditional=true", "data=gaussian"], "conditional=true: gaussian has no classes"),
         ("train", ["guidance=classifier_free"], "train with conditional=true"),
-        ("train", ["labels=clusters", "conditional=false"], "labels=clusters: only a conditional model uses them"),
+        ("train", ["labels=clusters", "conditional=false"], "labels: only a conditional model uses clusters"),
         ("train", ["labels=clusters", "labels.num_clusters=1"], "labels.num_clusters=1"),
         ("train", ["labels=clusters", "train_images=20"], "labels.num_clusters=30"),
         ("train", ["conditional=true", "model.label_dropout=2"], "model.label_dropout=2"),

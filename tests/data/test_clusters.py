@@ -101,7 +101,7 @@ def test_impossible_numbers_are_refused(options: tuple[int, int, int]) -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     data = Digits(batch_size=1, seed=0)
     data.train_on(30)
-    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 different images"):
+    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 images with different features"):
         clustered(40, 500, data)
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.gradients import GradientClusters
@@ -65,7 +66,25 @@ def test_images_of_any_size_have_them(shape):
     x = torch.rand(1001, *shape)
     cells = min(7, shape[1]) * min(7, shape[2])
     assert features(x).shape == (1001, 8 * cells)
-    torch.testing.assert_close(features(x[1000:]), features(x)[1000:])
+    torch.testing.assert_close(features(x[1000:]), features(x)[1000:])  # whatever is looked at together
+
+
+def test_points_have_no_gradients():
+    with pytest.raises(DataError, match="works for images; use labels=clusters for points"):
+        features(torch.rand(5, 2))
+
+
+def test_every_cluster_has_an_image():
+    """The two outlines differ by rounding alone where contrast and brightness do, which is more than three features."""
+    with pytest.raises(DataError, match=r"only [23] images with different features"):
+        clustered_bars(GradientClusters(5, 50, 1000))
+
+
+def clustered_bars(clusters):
+    data = Bars(batch_size=1, seed=0)
+    data.label_by(clusters)
+    data.prepare()
+    return data
 
 
 class Bars(InMemoryDataModule):
@@ -84,10 +103,7 @@ class Bars(InMemoryDataModule):
 
 @pytest.mark.parametrize(("kind", "tells"), [(GradientClusters, True), (Clusters, False)])
 def test_they_tell_outlines_whatever_the_brightness(kind, tells):
-    data = Bars(batch_size=1, seed=0)
-    data.label_by(kind(2, 50, 1000))
-    data.prepare()
-    y = next(data.batches("test", 200))[1]
+    y = next(clustered_bars(kind(2, 50, 1000)).batches("test", 200))[1]
     upright, level = (y[start::2].bincount(minlength=2) for start in (0, 1))
     both_in_one_cluster = (upright * level).sum() > 0
     assert both_in_one_cluster == (not tells)

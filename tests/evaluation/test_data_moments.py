@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.evaluation.data_moments import LARGEST, data_moments
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 
@@ -51,6 +52,26 @@ def test_they_are_computed_once(tmp_path):
     reads = data.reads
     data_moments(data, False, tmp_path)
     assert data.reads == reads
+
+
+def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
+    """As another version of scikit-learn finds them."""
+
+    def means(kind):
+        data = TinyImages()
+        data.label_by(kind(3, 4, 300))
+        return data_moments(data, True, tmp_path).mean, data.clusters
+
+    class Numbered(Clusters):
+        """The same clusters, numbered from the end."""
+
+        def find(self, x):
+            super().find(x)
+            self._centres, self.identity = self._centres.flip(0), "another"
+
+    (first, clusters), (second, other) = means(Clusters), means(Numbered)
+    assert clusters.name == other.name
+    torch.testing.assert_close(second, first.flip(0))
 
 
 class OneValue(TinyImages):
