@@ -16,8 +16,8 @@ class GradientClusters(Clusters):
     """Clusters by histograms of oriented gradients in place of pixels (Dalal & Triggs, CVPR 2005).
 
     φ(x) = √(h / |h|₁): h has, for each cell of the image, the magnitude of the gradient by its orientation, shared linearly between
-    the two nearest of eight. The whole image is normalised, where theirs is block by block. The square root is that of Arandjelović &
-    Zisserman (CVPR 2012): Euclidean distance is then √2 times Hellinger's. DataError for points.
+    the two nearest of eight. The whole image is normalised, where theirs is block by block. The square root is that of
+    Arandjelović & Zisserman (CVPR 2012): Euclidean distance is then √2 times Hellinger's. DataError for points.
     """
 
     kind = "clusters by gradients"
