@@ -47,8 +47,8 @@ class Trained:
     """A contender with the weights of one moment.
 
     process, reverse: its network in our terms, for the shared sampler. own: (indices (B,), seed) -> samples of its own sampler,
-    (B, 1, 28, 28) in [−1, 1]. own_evaluations: of the network, for one sample. classes: (indices, seed) -> those of the samples
-    that the shared sampler draws, int64 (B,), by their shares of the data; None for a network that is told none.
+    (B, 1, 28, 28) in [−1, 1]. own_evaluations: of the network, for one sample. classes: (indices, seed) -> the class of each
+    sample of the shared sampler, int64 (B,), in the proportions of the data; None for an unconditional network.
     """
 
     process: GaussianDiffusion

@@ -7,7 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d, pad
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.error import DataError
 
-_AT_ONCE = 2**20  # values, of which there are a dozen temporary arrays
+_AT_ONCE = 2**20  # values of h at a time, to bound the memory
 _ORIENTATIONS = 8  # unsigned, of π/8 each
 _CELLS = 7  # along each side, at most
 

@@ -124,8 +124,8 @@ def test_a_peer_trains_until_its_budget_is_used_and_never_twice(tmp_path, monkey
     assert Fake(16, recipe).train(tmp_path, budget) == facts
 
 
-def test_ours_is_told_classes_by_their_shares_and_starts_where_it_says(tmp_path, monkeypatch):
-    """The shares are those of the clusters; the shared sampler is told the same classes, from plain noise."""
+def test_ours_draws_classes_in_proportion_and_starts_where_its_recipe_says(tmp_path, monkeypatch):
+    """Classes are drawn in the proportions of the clusters, for the shared sampler too, which starts from noise."""
     from contenders import job
     from contenders.contender import END, Budget
     from contenders.job import SHARED, Job

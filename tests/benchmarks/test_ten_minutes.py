@@ -40,6 +40,13 @@ def test_its_worst_seed_is_ahead_of_the_best_of_all_gans(labels, ours, trained, 
 
 
 @pytest.mark.parametrize("ruler", RULERS)
+def test_with_labels_the_lead_is_beyond_the_interval_by_the_second_ruler_alone(ruler):
+    interval, share = lead(WITH, CLASSES, "gan_classes", ruler)
+    assert (interval.low > 0) == (ruler == "fd_fashion_resnet")
+    assert share < 0.6
+
+
+@pytest.mark.parametrize("ruler", RULERS)
 def test_on_the_same_clusters_the_seeds_of_the_gan_lie_too_far_apart_to_decide(ruler):
     interval, share = lead(WITHOUT, CLUSTERS, "gan_gradient_clusters", ruler)
     assert interval.low < 0

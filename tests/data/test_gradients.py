@@ -75,7 +75,7 @@ def test_points_have_no_gradients():
 
 
 def test_every_cluster_has_an_image():
-    """The two outlines differ by rounding alone where contrast and brightness do, which is more than three features."""
+    """There are two outlines; only rounding makes more different features, which k-means cannot tell apart."""
     with pytest.raises(DataError, match=r"only [23] images with different features"):
         clustered_bars(GradientClusters(5, 50, 1000))
 
