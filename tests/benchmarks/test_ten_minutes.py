@@ -34,16 +34,17 @@ def test_diffusion_is_ahead_of_the_gan_without_labels_beyond_the_interval_at_a_t
 
 
 @pytest.mark.parametrize("ruler", RULERS)
-@pytest.mark.parametrize(("labels", "ours", "trained"), [(WITHOUT, CLUSTERS, 11), (WITH, CLASSES, 3)])
+@pytest.mark.parametrize(("labels", "ours", "trained"), [(WITHOUT, CLUSTERS, 11), (WITH, CLASSES, 6)])
 def test_its_worst_seed_is_ahead_of_the_best_of_all_gans(labels, ours, trained, ruler):
     assert over_seeds(labels, ours, ruler).max() < over_seeds(labels, "gan_*", ruler, at_least=trained).min()
 
 
 @pytest.mark.parametrize("ruler", RULERS)
-def test_with_labels_the_lead_is_beyond_the_interval_by_the_second_ruler_alone(ruler):
+def test_with_labels_the_lead_is_beyond_the_interval_at_half_the_distance(ruler):
     interval, share = lead(WITH, CLASSES, "gan_classes", ruler)
-    assert (interval.low > 0) == (ruler == "fd_fashion_resnet")
-    assert share < 0.6
+    assert interval.low > 0
+    assert share < 1 / 2
+    assert over_seeds(WITH, CLASSES, ruler).mean() < 0.55 * np.median(over_seeds(WITH, "gan_classes", ruler))
 
 
 @pytest.mark.parametrize("ruler", RULERS)
