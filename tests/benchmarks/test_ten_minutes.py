@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 SCORES = Path(__file__).parents[2] / "benchmarks" / "results" / "ten_minutes"
+FEW = SCORES.parent / "few"
 WITHOUT, WITH = "without_labels", "with_labels"
 CLUSTERS = "diffusion_gradient_clusters_guided_2_5_steps"
 CLASSES = "diffusion_classes_guided_1.5_5_steps"
@@ -45,6 +46,22 @@ def test_with_labels_the_lead_is_beyond_the_interval_at_half_the_distance(ruler)
     assert interval.low > 0
     assert share < 1 / 2
     assert over_seeds(WITH, CLASSES, ruler).mean() < 0.55 * np.median(over_seeds(WITH, "gan_classes", ruler))
+
+
+@pytest.mark.parametrize("ruler", RULERS)
+def test_on_clusters_five_steps_from_moments_are_better_than_ten_and_ten_than_fifty_from_noise(ruler):
+    five = over_seeds(WITHOUT, "diffusion_gradient_clusters_unguided_5_steps", ruler)
+    ten, fifty = (
+        np.array(
+            [
+                json.loads((FEW / f"clusters_{steps}_seed_{seed}.json").read_text())["values"][ruler]
+                for seed in (1, 2, 3)
+            ]
+        )
+        for steps in ("few_10_data_moments", "ancestral_50")
+    )
+    assert (five < ten).all()
+    assert (ten < fifty).all()
 
 
 @pytest.mark.parametrize("ruler", RULERS)
