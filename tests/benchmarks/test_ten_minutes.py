@@ -21,6 +21,11 @@ def over_seeds(labels, which, value, at_least=3):
     return np.array([score["values"][value] for score in scores])
 
 
+def few(steps, value):
+    paths = [FEW / f"clusters_{steps}_seed_{seed}.json" for seed in (1, 2, 3)]
+    return np.array([json.loads(path.read_text())["values"][value] for path in paths])
+
+
 def lead(labels, ours, theirs, ruler):
     """(interval of the difference of the means at 95 %, our share of their mean)."""
     first, second = (over_seeds(labels, which, ruler) for which in (ours, theirs))
@@ -51,15 +56,7 @@ def test_with_labels_the_lead_is_beyond_the_interval_at_half_the_distance(ruler)
 @pytest.mark.parametrize("ruler", RULERS)
 def test_on_clusters_five_steps_from_moments_are_better_than_ten_and_ten_than_fifty_from_noise(ruler):
     five = over_seeds(WITHOUT, "diffusion_gradient_clusters_unguided_5_steps", ruler)
-    ten, fifty = (
-        np.array(
-            [
-                json.loads((FEW / f"clusters_{steps}_seed_{seed}.json").read_text())["values"][ruler]
-                for seed in (1, 2, 3)
-            ]
-        )
-        for steps in ("few_10_data_moments", "ancestral_50")
-    )
+    ten, fifty = few("few_10_data_moments", ruler), few("ancestral_50", ruler)
     assert (five < ten).all()
     assert (ten < fifty).all()
 
