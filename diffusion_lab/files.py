@@ -38,6 +38,14 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def make_folders(path: Path) -> None:
+    """Make `path` and the folders above it that are missing. OSError with a folder in it if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as in /proc, which says so of a folder that nobody may make
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
+
+
 @contextmanager
 def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write beside `path`; at the end of the block it is forced to the disk and put in place in one step.
@@ -51,7 +59,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """
     staged = path.with_name(_STAGED.format(name=path.name, unique=uuid.uuid4().hex[:8]))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         with open(staged, "xb") as file:  # not tempfile: its files are readable by their owner only
             yield file
             file.flush()

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from diffusion_lab import claims
 from diffusion_lab.claims import Claim, Holder, newest
-from diffusion_lab.files import guarded
+from diffusion_lab.files import guarded, make_folders
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long while we watched is dead
@@ -51,7 +51,7 @@ def hold(
     Yields a function that raises OvertakenError if another process has taken the folder over. `files` calls it before it puts
     a file in place there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.
     # fallback_to_soft=False: a lock file left behind by a dead process would hold the folder for ever.
     lock = FileLock(folder / _FILE, fallback_to_soft=False, preserve_lock_file=True, thread_local=False)

@@ -18,13 +18,15 @@ def unused_cache(cache: CacheDirectory, found: Found) -> list[Unused]:
 
 
 def _references(cache: CacheDirectory, found: Found) -> list[Unused]:
-    """Those of data and features that no score has. A model that has no score yet may need any of its data."""
+    """Those that no score has looked at or started from. A model that has no score yet may need any of its data."""
     waiting = [found.config(model) for model in found.models if not found.scores(model)]
     unused = []
     for file in cache.references:
         key = read_key(file) or {}
         data, features = str(key.get("data")), str(key.get("features"))
-        scored = any(data in score and features in score for score in map(found.score, found.runs))
+        # Where a chain started from moments (start=data_moments), the score names their data, but no features.
+        start = f"training images, {data[:12]}" if str(key.get("kind")).endswith("moments") else features
+        scored = any(data in score and (features in score or start in score) for score in map(found.score, found.runs))
         if not scored and not any(data in config for config in waiting):
             unused.append(Unused(file, "no score has these data and features", [file]))
     return unused

@@ -1,6 +1,7 @@
 """What goes wrong while training ends in one sentence, and nothing that was there is lost."""
 
 import errno
+import sys
 from dataclasses import replace
 
 import pytest
@@ -189,4 +190,13 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
     assert code == 1
     assert "Traceback" not in err
     assert "cannot create the folder file/models/" in err
+    assert "training images" not in out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is of Linux")
+def test_a_folder_that_nobody_may_make_is_found_before_training(lab):
+    code, out, err = lab("train", *OPTIONS, "outputs=/proc/outputs")
+    assert code == 1
+    assert "Traceback" not in err
+    assert "no permission to write /proc/outputs" in err
     assert "training images" not in out

@@ -254,9 +254,10 @@ def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab):
 
 
 def test_what_is_cached_goes_with_its_models_and_scores(lab):
-    lab.given("train", *TINY, *STRIDED, "variance=analytic", "evaluation.statistics_images=8")
+    lab.given("train", *TINY, *STRIDED, "variance=analytic", "evaluation.statistics_images=8", "start=data_moments")
     mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
     ours = files(cache)
+    assert any(name.startswith("digits-pixels-moments-train") for name in ours)
     assert {name.partition("/")[0] for name in ours} >= {"samples", "statistics"}
     (cache / "mine-0123456789ab.safetensors").write_bytes(b"mine")
     (cache / "samples" / "0123456789abcdef").mkdir()
