@@ -92,8 +92,16 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
 
 
 def _names(choices: Sequence[Choice]) -> list[str]:
-    """The choices in which lines differ; what a line does not have is left out where the names stay different."""
-    places = [i for i, values in enumerate(zip(*choices, strict=True)) if len(set(values)) > 1]
+    """The choices in which lines differ. What a line does not have is left out where the names stay different, and so is a
+    True or False, which tells a reader nothing, where it follows from another choice."""
+    columns = list(zip(*choices, strict=True))
+    places = [i for i, values in enumerate(columns) if len(set(values)) > 1]
+    telling = [i for i in places if not set(columns[i]) <= {"True", "False"}]
+
+    def follows(i: int) -> bool:
+        return any(len(set(zip(columns[j], columns[i], strict=True))) == len(set(columns[j])) for j in telling)
+
+    places = [i for i in places if i in telling or not follows(i)]
     short = [" · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all") for choice in choices]
     if len(set(short)) == len(choices):
         return short

@@ -107,3 +107,5 @@ def test_moments_of_one_training_are_not_mixed_with_finished_trainings_of_other_
 def test_two_lines_never_share_a_name():
     assert _names([("gan", None), ("vae", "2")]) == ["gan", "vae · 2"]
     assert _names([(None, "2"), ("2", None)]) == ["none · 2", "2 · none"]
+    assert _names([("gan", "False"), ("vae", "True"), ("flow", "True")]) == ["gan", "vae", "flow"]
+    assert _names([("gan", "False"), ("gan", "True"), ("vae", "True")]) == ["gan · False", "gan · True", "vae · True"]
