@@ -42,7 +42,7 @@ def make_folders(path: Path) -> None:
     """Make `path` and the folders above it that are missing. OSError with a folder in it if that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # as in /proc, which says so of a folder that nobody may make
+    except FileNotFoundError as error:  # in /proc, where no folder can be made
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
 
 
