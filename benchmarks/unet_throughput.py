@@ -1,12 +1,14 @@
 """Training throughput of our U-Net beside diffusers' UNet2DModel of the same size, on CPU.
 
     python benchmarks/unet_throughput.py [--dtypes fp32 bf16] [--batch-size 64] [--rounds 5] [--threads 2] [--profile]
+    python benchmarks/unet_throughput.py --sampling --rounds 10
     python benchmarks/unet_throughput.py --contenders digits --batch-size 128 --rounds 50 --dtypes fp32
 
 One step is forward, mean square error, backward, AdamW and an exponential moving average of the weights: the same code for
-each network. Every round times one step of each contender in turn (A B C A B C …), so a slow minute of the machine falls
-on all of them. Contenders: ours (channels-last inside), diffusers as it ships (NCHW), diffusers in channels-last; or, for
-itself, the network that the default command trains on digits. Needs `diffusers`, which the project itself does not.
+each network; with --sampling it is one evaluation without gradients. Every round times one step of each contender in turn
+(A B C A B C …), so a slow minute of the machine falls on all of them. Contenders: ours (channels-last inside), diffusers as it
+ships (NCHW), diffusers in channels-last; or, for itself, the network that the default command trains on digits. Needs
+`diffusers`, which the project itself does not.
 """
 
 import argparse
@@ -97,6 +99,18 @@ def training_step(network: nn.Module, size: int, dtype: torch.dtype, batch_size:
     return step
 
 
+def evaluation(network: nn.Module, size: int, dtype: torch.dtype, batch_size: int) -> Callable[[], None]:
+    """A function that evaluates `network` once on random images, as every step of a sampler does."""
+    x_t, timesteps = torch.randn(batch_size, CHANNELS, size, size), torch.full((batch_size,), 500)
+
+    @torch.inference_mode()
+    def step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            network(x_t, timesteps)
+
+    return step
+
+
 def seconds(step: Callable[[], None]) -> float:
     start = time.perf_counter()
     step()
@@ -128,6 +142,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--sampling", action="store_true", help="time evaluations without gradients in place of training steps"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile our network first (a minute or more)")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory (networks/memory.py)")
     parser.add_argument("--profile", action="store_true", help="print where each step's time goes")
@@ -139,7 +156,8 @@ def main() -> None:
 
     print(f"torch {torch.__version__}; {machine()}")
     sizes = {name: 8 if name == "digits" else SIZE for name in options.contenders}
-    print(f"batch {options.batch_size}, {options.rounds} rounds; AdamW and EMA in every step")
+    work = "evaluations without gradients" if options.sampling else "AdamW and EMA in every step"
+    print(f"batch {options.batch_size}, {options.rounds} rounds; {work}")
     networks = {name: CONTENDERS[name]() for name in options.contenders}
     for name, network in networks.items():
         cost = network_cost(network, (CHANNELS, sizes[name], sizes[name]))
@@ -148,11 +166,11 @@ def main() -> None:
     if options.compile and "ours" in networks and (notice := compile_network(networks["ours"])):
         print(notice)
 
+    build = evaluation if options.sampling else training_step
     medians: dict[str, dict[str, float]] = {}
     for dtype in options.dtypes:
         steps = {
-            name: training_step(network, sizes[name], DTYPES[dtype], options.batch_size)
-            for name, network in networks.items()
+            name: build(network, sizes[name], DTYPES[dtype], options.batch_size) for name, network in networks.items()
         }
         for step in steps.values():
             step()

@@ -11,8 +11,6 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks.record import copy_rows
-from diffusion_lab.callbacks.saving import load_state
 from diffusion_lab.files import write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.foreign import inside
@@ -44,6 +42,8 @@ class BranchPoint:
 
         Returns a sentence about weights that the trunk did not keep.
         """
+        from diffusion_lab.callbacks.record import copy_rows
+
         if self.trunk.metrics_csv.is_file():
             copy_rows(inside(self.trunk.path, self.trunk.metrics_csv), directory.metrics_csv, self.step)
         kept = {
@@ -109,6 +109,8 @@ def branch_point(cfg: DictConfig) -> BranchPoint | None:
 
 def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, option: str) -> None:
     """MistakeError unless the training in `trunk` is that of `cfg` but for its length: same options, same data, same code."""
+    from diffusion_lab.callbacks.saving import load_state
+
     twin = copy.deepcopy(cfg)
     twin.trainer.max_steps = saved.trainer.max_steps
     file = next(iter(trunk.branches.values()))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from diffusion_lab.from_config.starting import start_files
 from diffusion_lab.from_config.unguided import unguided
-from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.trainable import TrainableModel
 
 
 def start(model: TrainableModel, cfg: DictConfig) -> None:

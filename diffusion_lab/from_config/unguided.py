@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hydra.utils import get_class
 
 from diffusion_lab.from_config.targets import checked
 from diffusion_lab.from_config.trained import build_trained, load_config
-from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.runs import ModelDirectory
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.diffusion import DiffusionModel
 
 
 def unguided(directory: ModelDirectory, identity: str, option: str, fix: str) -> DiffusionModel:
@@ -15,6 +19,8 @@ def unguided(directory: ModelDirectory, identity: str, option: str, fix: str) ->
 
     identity: of the data. option: as the user gave the folder. fix: what to do about other data, the end of the sentence.
     """
+    from diffusion_lab.models.diffusion import DiffusionModel
+
     saved = load_config(directory)
     kind = get_class(saved.model._target_)
     if not issubclass(kind, DiffusionModel):

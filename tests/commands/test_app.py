@@ -1,6 +1,16 @@
+import subprocess
 import sys
 
 from diffusion_lab.commands.app import look_in_working_directory
+from diffusion_lab.commands.main import COMMANDS
+
+
+def test_what_hydra_refuses_waits_for_no_import_of_torch():
+    """Every command starts Hydra before it imports torch and lightning, which take seconds."""
+    modules = [f"diffusion_lab.commands.{name}" for name in ("app", *COMMANDS)]
+    program = f"import sys; [__import__(m) for m in {modules}]; print({{'torch', 'lightning'}} & {{*sys.modules}})"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert told.stdout == "set()\n", told
 
 
 def test_modules_in_the_working_directory_are_found_last(tmp_path, monkeypatch):
