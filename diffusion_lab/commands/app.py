@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -42,8 +43,9 @@ def run(command: str, options: list[str]) -> int:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
         look_in_working_directory()  # again, because a launcher may start the job in a process of its own
         try:
-            _drop_leftovers(cfg)
-            check_kinds(cfg)
+            typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+            _drop_leftovers(cfg, typed)
+            check_kinds(cfg, [override.key_or_group for override in typed])
             return module.run(cfg)
         except Exception as error:
             said = mistake_in_job(error)
@@ -82,11 +84,10 @@ def run(command: str, options: list[str]) -> int:
     return 0
 
 
-def _drop_leftovers(cfg: DictConfig) -> None:
+def _drop_leftovers(cfg: DictConfig, typed: Sequence[Override]) -> None:
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     if experiment:
-        given = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-        dropped = drop_leftovers(cfg, given)
+        dropped = drop_leftovers(cfg, typed)
         if dropped:
             print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
 

@@ -6,7 +6,7 @@ class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -32,9 +32,12 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _WORDS[NoneType] = "null"
 
 
-def check_kinds(cfg: DictConfig) -> None:
-    """MistakeError for the first plain value or list that its option does not take."""
-    for key, value, annotation in _given(cfg, ""):
+def check_kinds(cfg: DictConfig, typed: Collection[str] = ()) -> None:
+    """MistakeError for the first plain value or list that its option does not take.
+
+    typed: options of the command line. They are checked first, before the classes of all others, such as Lightning's, are imported.
+    """
+    for key, value, annotation in _given(cfg, "", typed):
         kinds = set(_kinds(annotation))
         taken = kinds | ({int} if float in kinds else set())
         if Any not in kinds and type(value) not in taken:
@@ -42,11 +45,12 @@ def check_kinds(cfg: DictConfig) -> None:
             raise MistakeError(f"{key}={'null' if value is None else value}: this option must be {said}")
 
 
-def _given(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
     """(key, value, annotation) of the values below a node for which something says what they may be."""
     is_object = isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
     asked = _asked(node["_target_"]) if is_object else {}
-    for name in node if isinstance(node, DictConfig) else range(len(node)):
+    names = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for name in sorted(names, key=lambda name: not any(f"{key}.".startswith(f"{prefix}{name}.") for key in typed)):
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         key, child = f"{prefix}{name}", node[name]
@@ -54,7 +58,7 @@ def _given(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, An
         if annotation is not None and not isinstance(child, DictConfig):
             yield key, list(child) if isinstance(child, ListConfig) else child, annotation
         if isinstance(child, DictConfig | ListConfig):
-            yield from _given(child, f"{key}.")
+            yield from _given(child, f"{key}.", typed)
 
 
 @cache

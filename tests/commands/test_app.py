@@ -13,6 +13,13 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
     assert told.stdout == "set()\n", told
 
 
+def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_imported(tmp_path):
+    program = "import sys; from diffusion_lab.commands.app import run; run('train', ['optimizer.lr=abc']); print('lightning' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert told.stdout == "False\n", told
+    assert told.stderr == "diffusion-lab train: optimizer.lr=abc: this option must be a number\n"
+
+
 def test_modules_in_the_working_directory_are_found_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
