@@ -36,6 +36,7 @@ class Monitor(Callback):
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
         self._clock: float | None = None  # when the last step was over
+        self._logged = 0  # the last step that was; batches of which gradients are accumulated are of the step before
         self._device = torch.device("cpu")
 
     @property
@@ -47,7 +48,7 @@ class Monitor(Callback):
         self._device = pl_module.device
         self.means.to(self._device)
         self._show(trainer)
-        self._clock = perf_counter()
+        self._clock, self._logged = perf_counter(), trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
@@ -68,8 +69,9 @@ class Monitor(Callback):
         self._window_seconds += now - self._clock
         self._window_images += len(batch[0]) * trainer.world_size
         self._clock = now
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step > 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
+            self._logged = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         pl_module.validated_weights = suited_weights(pl_module.weight_names, trainer.global_step)

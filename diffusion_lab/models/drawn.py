@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ class DrawnDiffusion(GenerativeModel):
     """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a rounding."""
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        *_, x_0 = self.trajectory(indices, seed, y)
+        for x_t in self.trajectory(indices, seed, y):
+            x_0 = x_t  # only the last is kept
         return self._finished(x_0)
 
     def _finished(self, x_0: Tensor) -> Tensor:
@@ -60,23 +62,29 @@ class DrawnDiffusion(GenerativeModel):
     @property
     def nfe(self) -> int:
         """What the sampler's looks take, both branches of a guided one counted; a guiding classifier's gradients are not."""
-        chain = self._chain
-        looks = self.sampler.looks(chain.num_timesteps)
-        return sum(self.guided.guidance.evaluations(chain, torch.tensor([t])) for t in looks)
+        return sum(self.guided.guidance.evaluations(here, step) for here, step in self._looks())
 
     def sampling_flops(self) -> int:
         """Of all networks that the sampler's looks evaluate: also those that guide, and a head for the variance.
 
         Counted at one t where the guidance acts and at one where it does not.
         """
-        chain, guidance = self._chain, self.guided.guidance
-        looks: dict[bool, list[Tensor]] = {}
-        for t in self.sampler.looks(chain.num_timesteps):
-            step = torch.tensor([t], device=self.device)
-            looks.setdefault(guidance.acts(chain, step).anywhere, []).append(step)
+        looks: dict[bool, list[tuple[GaussianDiffusion, Tensor]]] = {}
+        for here, step in self._looks():
+            looks.setdefault(self.guided.guidance.acts(here, step).anywhere, []).append((here, step))
         x_t = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
-        return sum(len(ts) * count_flops(lambda t=ts[0]: self.guided(chain, x_t, t, y)) for ts in looks.values())
+        return sum(
+            (1 + len(alike)) * count_flops(partial(self.guided, here, x_t, step, y))
+            for (here, step), *alike in looks.values()
+        )
+
+    def _looks(self) -> Iterator[tuple[GaussianDiffusion, Tensor]]:
+        """The chain and t (1,) of each evaluation of the reverse process, in order, t known without waiting for a GPU."""
+        chain = self._chain
+        for t in self.sampler.looks(chain.num_timesteps):
+            step = torch.tensor([t], device=self.device)
+            yield chain.at(step, everywhere=t), step
 
     @property
     def _chain(self) -> GaussianDiffusion:

@@ -14,7 +14,8 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
 
 
 def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_imported(tmp_path):
-    program = "import sys; from diffusion_lab.commands.app import run; run('train', ['optimizer.lr=abc']); print('lightning' in sys.modules)"
+    started = "import sys; from diffusion_lab.commands.app import run; run('train', ['optimizer.lr=abc'])"
+    program = f"{started}; print('lightning' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert told.stdout == "False\n", told
     assert told.stderr == "diffusion-lab train: optimizer.lr=abc: this option must be a number\n"

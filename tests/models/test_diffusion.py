@@ -1,3 +1,4 @@
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -212,6 +213,23 @@ def test_a_sample_depends_on_seed_and_index_and_evaluations_are_counted(sampler)
     states = list(diffusion.trajectory(torch.arange(7), seed=3))
     assert len(states) == 6
     torch.testing.assert_close(states[-1], whole, rtol=0, atol=2e-5)
+
+
+def test_a_long_chain_takes_no_more_memory_than_a_short_one(monkeypatch):
+    diffusion, kept, most = model(sampler=AncestralSampler(EvenSpacing(20))), weakref.WeakSet(), []
+    step = AncestralSampler.step
+
+    def counted(*args):
+        most.append(len(kept))
+        x_s, memory = step(*args)
+        kept.add(x_s)
+        return x_s, memory
+
+    monkeypatch.setattr(AncestralSampler, "step", counted)
+    with torch.no_grad():
+        diffusion.sample(torch.arange(2), seed=3)
+    assert len(most) == 20
+    assert max(most) <= 2
 
 
 def test_the_likelihood_is_of_the_samplers_chain_and_its_parts_add_up():
