@@ -13,12 +13,13 @@ from typing import Any
 
 from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
-from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, Measure
+from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, Measure, samples_key
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, read_status
 
 MISSING = "missing"
+MODEL_DIR = "model_dir"  # the axis of models that nothing else tells apart
 _LARGEST = 1e100  # of a value: its square is a number too
 _MOST_VALUES = 1000
 _MOST_SHAPE = 3  # (C, H, W)
@@ -104,7 +105,24 @@ def read_runs(folders: Iterable[Path], name: str) -> Gathered:
     for (run, metrics), chosen in zip(runs, choices, strict=True):
         model = named_model(run.outputs, str(metrics[1].get("model_directory", run.path.name)))
         cells.append(Cell(chosen, run, model, DONE, "", *metrics))
+    apart = _told_apart_by_folder(cells)
+    if apart:
+        axes = {**axes, MODEL_DIR: apart}
     return Gathered(name, axes, cells, skipped=[*skipped, *unread])
+
+
+def _told_apart_by_folder(cells: Iterable[Cell]) -> list[str]:
+    """Models that no option tells apart, such as those of two versions of the code, get the names of their folders as an axis."""
+    alike: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in (cell for cell in cells if cell.given is None):
+        alike.setdefault((samples_key(cell.protocol), *sorted(cell.choices.items())), []).append(cell)
+    named = []
+    for some in alike.values():
+        if len({cell.model.path for cell in some}) > 1:
+            for cell in some:
+                cell.choices[MODEL_DIR] = cell.model.path.name
+                named.append(cell.model.path.name)
+    return sorted(set(named))
 
 
 def _cell(choices: dict[str, str | None], run: RunDirectory, model: ModelDirectory) -> Cell:

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 
 from diffusion_lab.report.cells import read_runs, read_sweep
-from diffusion_lab.runs import RunError
+from diffusion_lab.report.table import build_table
+from diffusion_lab.runs import RunDirectory, RunError
 from diffusion_lab.status import Status
 
 from .synthetic import write_sweep
@@ -54,6 +56,27 @@ def test_runs_without_a_sweep_find_their_axes(sweep):
     assert gathered.axes["sampler.spacing.num_steps"] == ["10", "50"]
     assert len(gathered.done) == 60
     assert all(cell.model.finished for cell in gathered.cells)
+
+
+def test_models_that_no_option_tells_apart_are_rows_of_their_own(tmp_path):
+    """As after a change of the code: of the same options and the same seed there are two models."""
+    sweep = write_sweep(tmp_path, axes=AXES)
+    old = read_sweep(sweep).cells[-1].run  # cosine, seed 2
+    new = RunDirectory(sweep.outputs / "runs" / "again")
+    shutil.copytree(old.path, new.path)
+    metrics = json.loads(new.metrics.read_text())
+    metrics["protocol"]["model_directory"] = "digits-diffusion-again"
+    metrics["values"]["fd_digits_cnn"] = 99.0
+    new.metrics.write_text(json.dumps(metrics))
+    gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
+    assert gathered.axes["model_dir"] == ["digits-diffusion-again", "digits-diffusion-cosinefixed2"]
+    rows = {row.choice: len(row.done) for row in build_table(gathered).rows}
+    assert rows == {
+        ("linear", None): 2,
+        ("cosine", None): 1,
+        ("cosine", "digits-diffusion-again"): 1,
+        ("cosine", "digits-diffusion-cosinefixed2"): 1,
+    }
 
 
 def test_foreign_and_broken_folders_are_named_and_left_out(tmp_path):
