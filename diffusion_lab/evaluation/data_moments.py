@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.evaluation.features import Pixels
 from diffusion_lab.evaluation.reference import Reference
-from diffusion_lab.evaluation.statistics import Moments, UnmeasurableError
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 
 LARGEST = 4096  # values an image, whose covariance takes 128 MB
 
@@ -34,16 +34,14 @@ def data_moments(
         check_classes(data)
     images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
-    if by_class:
-        of_class = images.class_moments("train")
-        groups, about = [of_class[label] for label in range(data.num_classes)], f"{about}, by class"
-    else:
-        groups = [images.moments("train")]
-    mean = torch.stack([part.mean for part in groups])
+    whole = images.moments("train")
     # torchmetrics drops the axes of one value.
-    return DataMoments.from_covariance(
-        mean.reshape(-1, pixels.dim), _within(groups).reshape(pixels.dim, pixels.dim), about
-    )
+    mean, covariance = whole.mean.reshape(1, pixels.dim), whole.covariance.reshape(pixels.dim, pixels.dim)
+    if by_class:
+        counts, means = images.class_means("train")
+        covariance = _within(whole.n, covariance, counts, means - mean)
+        mean, about = means, f"{about}, by class"
+    return DataMoments.from_covariance(mean, covariance, about)
 
 
 def check_classes(data: DataModule) -> None:
@@ -57,7 +55,9 @@ def check_classes(data: DataModule) -> None:
         )
 
 
-def _within(groups: list[Moments]) -> torch.Tensor:
-    """The covariance around the mean of each group."""
-    weights = torch.stack([part.n - 1 for part in groups])
-    return sum(weight * part.covariance for weight, part in zip(weights, groups, strict=True)) / weights.sum()
+def _within(n: Tensor, covariance: Tensor, counts: Tensor, shifts: Tensor) -> Tensor:
+    """((n − 1)·Σ − Σ_k n_k·s_k·s_kᵀ) / (n − K), around the mean of each class; s_k (K, D) are these less the mean of all.
+
+    The covariance of each class is not needed: of a hundred classes they would take gigabytes.
+    """
+    return ((n - 1) * covariance - (counts[:, None] * shifts).T @ shifts) / (n - len(counts))

@@ -94,10 +94,23 @@ class Reference:
             moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
             return {"label": torch.tensor(list(found)), **moments}
 
-        labels = "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
-        tensors = self._cached(f"{labels}-moments", split, None, compute)
+        tensors = self._cached(f"{self._labels}-moments", split, None, compute)
         columns = (tensors[name] for name in Moments._fields)
         return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}
+
+    def class_means(self, split: str) -> tuple[Tensor, Tensor]:
+        """How many images of the split each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
+
+        def compute() -> dict[str, Tensor]:
+            counts = torch.zeros(self.data.num_classes, dtype=torch.float64)
+            sums = counts.new_zeros(len(counts), self.features.dim)
+            for vectors, y in self._encode(split, None):
+                counts += y.bincount(minlength=len(counts))
+                sums.index_add_(0, y, vectors.cpu().double())
+            return {"n": counts, "mean": sums / counts[:, None]}
+
+        tensors = self._cached(f"{self._labels}-means", split, None, compute)
+        return tensors["n"], tensors["mean"]
 
     def vectors(self, split: str, num_images: int | None = None) -> Tensor:
         """(n, D) float32 features of `num_images` images of the split, or of all."""
@@ -116,6 +129,10 @@ class Reference:
             done += len(x)
             self.progress(f"features of {split} images", done, total)
             yield vectors, y
+
+    @property
+    def _labels(self) -> str:
+        return "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
 
     def _size(self, split: str) -> int:
         return self.data.num_train if split == "train" else self.data.num_test

@@ -25,7 +25,8 @@ def _references(cache: CacheDirectory, found: Found) -> list[Unused]:
         key = read_key(file) or {}
         data, features = str(key.get("data")), str(key.get("features"))
         # Where a chain started from moments (start=data_moments), the score names their data, but no features.
-        start = f"training images, {data[:12]}" if str(key.get("kind")).endswith("moments") else features
+        of_start = key.get("kind") == "moments" or str(key.get("kind")).endswith("-means")
+        start = f"training images, {data[:12]}" if of_start else features
         scored = any(data in score and (features in score or start in score) for score in map(found.score, found.runs))
         if not scored and not any(data in config for config in waiting):
             unused.append(Unused(file, "no score has these data and features", [file]))

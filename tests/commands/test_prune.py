@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diffusion_lab.data.digits import Digits
+from diffusion_lab.evaluation.features import Pixels
+from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.lock import hold
 from diffusion_lab.pruning.copies import unused_code
 from diffusion_lab.runs import ModelDirectory, RunDirectory, named_model, newest_model, run_directory, sweep_directory
@@ -254,15 +257,22 @@ def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab):
 
 
 def test_what_is_cached_goes_with_its_models_and_scores(lab):
-    lab.given("train", *TINY, *STRIDED, "variance=analytic", "evaluation.statistics_images=8", "start=data_moments")
+    measured = ["variance=analytic", "evaluation.statistics_images=8", "start=data_moments", "conditional=true"]
+    lab.given("train", *TINY, *STRIDED, *measured, "features=digits_cnn")
     mine, cache = newest_model(OUTPUTS), OUTPUTS / "cache"
     ours = files(cache)
-    assert any(name.startswith("digits-pixels-moments-train") for name in ours)
+    for kind in ("moments", "class-means"):
+        assert any(name.startswith(f"digits-pixels-{kind}-train") for name in ours)
     assert {name.partition("/")[0] for name in ours} >= {"samples", "statistics"}
     (cache / "mine-0123456789ab.safetensors").write_bytes(b"mine")
     (cache / "samples" / "0123456789abcdef").mkdir()
     (cache / "samples" / "0123456789abcdef" / "00000000.safetensors").write_bytes(b"mine")
     assert "nothing to prune" in pruned(lab)
+    data, pixels = Digits(batch_size=8, seed=0), Pixels()
+    data.prepare()
+    pixels.check(data.shape)
+    Reference(data, pixels, cache).class_moments("train")
+    assert "digits-pixels-class-moments-train" in pruned(lab), "earlier code started chains from them"
     shutil.rmtree(OUTPUTS / "runs")
     assert "nothing to prune" in pruned(lab), "its model may be scored again"
     shutil.rmtree(mine.path)

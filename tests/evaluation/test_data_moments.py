@@ -1,5 +1,8 @@
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.evaluation.data_moments import LARGEST, data_moments
@@ -34,6 +37,28 @@ def test_by_class_there_is_a_mean_for_each_and_the_covariance_within(tmp_path):
     centred = x - means[y]
     torch.testing.assert_close(found.mean, means)
     torch.testing.assert_close(covariance_of(found), centred.T @ centred / (len(x) - 3))
+
+
+def test_by_class_no_class_has_a_covariance_of_its_own(tmp_path):
+    """Those of CIFAR-100 would take 7.5 GB."""
+    with Shapes() as made:
+        data_moments(TinyImages(), True, tmp_path)
+    kept = {tuple(tensor.shape) for file in tmp_path.iterdir() for tensor in load_file(file).values()}
+    assert kept == {(), (3,), (4,), (3, 4), (4, 4)}
+    assert made.shapes.isdisjoint({(3, 4, 4), (3, 5, 5)})
+
+
+class Shapes(TorchDispatchMode):
+    """Of all tensors that are made."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.shapes |= {tuple(part.shape) for part in tree_leaves(result) if isinstance(part, torch.Tensor)}
+        return result
 
 
 @pytest.mark.parametrize("by_class", [False, True])
