@@ -21,7 +21,7 @@ from diffusion_lab.callbacks.interruption import Interruption
 from diffusion_lab.callbacks.snapshots import used_by
 from diffusion_lab.files import whole_file
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.moments import Moment
+from diffusion_lab.moments import SECONDS, Moment
 from diffusion_lab.runs.models import previous_of
 
 
@@ -70,7 +70,7 @@ class Saving(Checkpoint):
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # Lightning has put its own handlers over ours
         self._step, self._saved_at = trainer.global_step, monotonic()
-        self._used = used_by(trainer, pl_module)
+        self._used = self._used_by(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
@@ -79,7 +79,7 @@ class Saving(Checkpoint):
         if step == self._step:  # gradients are still being accumulated
             return
         self._step = step
-        before, self._used = self._used, used_by(trainer, pl_module)
+        before, self._used = self._used, self._used_by(trainer, pl_module)
         self._branch_due = any(before[at.unit] < at.amount <= self._used[at.unit] for at in self._branches)
         due = self.every_n_steps > 0 and step % self.every_n_steps == 0
         late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
@@ -101,6 +101,12 @@ class Saving(Checkpoint):
             self._after_validation = False
             self._ended = trainer.should_stop
             self._save(trainer)
+
+    def _used_by(self, trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+        used = used_by(trainer, model)
+        if any(at.unit == SECONDS for at in self._branches):  # all ranks save at the same step, but clocks differ
+            used[SECONDS] = trainer.strategy.broadcast(used[SECONDS])
+        return used
 
     def _save(self, trainer: Trainer) -> None:
         if self._branch_due:
