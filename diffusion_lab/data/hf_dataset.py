@@ -69,6 +69,12 @@ class HFDataset(InMemoryDataModule):
         train, test = parted(train, self.test_fraction) if name is None else (train, self._split(splits[name]))
         if test.values.shape[1:] != train.values.shape[1:]:
             raise DataError(f"{self.root} has images of two sizes: set data.image_size.")
+        if (train.labels is None) != (test.labels is None):
+            having, lacking = (self.train, name) if test.labels is None else (name, self.train)
+            raise DataError(
+                f"{self.root}: the split {having} has labels, {lacking} has none: set data.label to a column of both, "
+                "or data.test to a split with the same columns."
+            )
         highest = -1 if train.labels is None else max(int(split.labels.max()) for split in (train, test))
         self.num_classes = highest + 1 or None
         return train, test

@@ -97,6 +97,16 @@ def test_what_is_no_set_of_images_is_refused_in_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(("having", "lacking"), [("train", "test"), ("test", "train")])
+def test_labels_of_one_split_alone_are_refused(tmp_path: Path, having: str, lacking: str) -> None:
+    images = datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), np.uint8)})
+    labelled = images.add_column("y", [0, 1, 0]).cast_column("y", datasets.ClassLabel(names=["even", "odd"]))
+    datasets.DatasetDict({having: labelled, lacking: images}).save_to_disk(str(tmp_path / "own"))
+    said = f"the split {having} has labels, {lacking} has none: set data.label .*, or data.test"
+    with pytest.raises(DataError, match=said):
+        data_of(tmp_path / "own")
+
+
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder: name one that save_to_disk wrote"):
         data_of(tmp_path / "none")
