@@ -106,12 +106,14 @@ class IdxImages(InMemoryDataModule):
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has just this `shape`."""
+    header = bytes([0, 0, _UNSIGNED_BYTE, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
+    size = len(header) + math.prod(shape)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(size + 1)  # a small file of a stranger may unfold to all of the memory
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch the file again.") from error
-    header = bytes([0, 0, _UNSIGNED_BYTE, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
-    if content[: len(header)] != header or len(content) != len(header) + math.prod(shape):
+    if content[: len(header)] != header or len(content) != size:
         raise DataError(f"{path} is not an idx file of unsigned bytes of shape {shape}: fetch the file again.")
     # The array is a view of immutable bytes; torch needs memory of its own.
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy())

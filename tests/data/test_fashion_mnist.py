@@ -1,5 +1,6 @@
 import gzip
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,19 @@ def test_a_broken_file_is_named(idx_folder: Path, damage) -> None:
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz .*fetch the file again\.") as error:
         FashionMNIST(batch_size=4, seed=0, root=str(idx_folder)).prepare()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("write", [gzip.open, open], ids=["gzipped", "plain"])
+def test_what_is_longer_than_its_header_says_is_not_read_to_its_end(tmp_path: Path, write) -> None:
+    path = tmp_path / ("images.gz" if write is gzip.open else "images")
+    with write(path, "wb") as file:
+        file.write(bytes([0, 0, 8, 1, 0, 0, 0, 10]) + bytes(2**24))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"is not an idx file of unsigned bytes of shape \(10,\): fetch the file again"):
+        idx.read_idx(path, (10,))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_labels_beyond_the_classes_are_named(idx_folder: Path) -> None:
