@@ -33,8 +33,9 @@ class EndLevels(Rounding):
     """The most probable level, if x̂_0 = x_0 + e with e ~ N(0, s²) and the two end levels hold more of the pixels than others do.
 
     With p of the pixels at an end and q at each level between the ends, x̂_0 at d levels from that end belongs to it rather than to
-    the level nearest to it where d < s·√(2·log(p/q)). Black stays black: half of Fashion-MNIST's pixels are 0, and a network's mean
-    of black is a haze of a few levels, since none of its errors can fall below.
+    the level nearest to it where d < s·√(2·log(p/q)), and where that holds of both ends, to the one with the larger
+    log p − d²/(2·s²). Black stays black: half of Fashion-MNIST's pixels are 0, and a network's mean of black is a haze of a few
+    levels, since none of its errors can fall below.
 
     Parameters
     ----------
@@ -57,9 +58,9 @@ class EndLevels(Rounding):
     def __call__(self, x_0: Images) -> Images:
         if self.num_levels is None or self.num_levels < 3:
             return x_0
-        low, high = (
-            self.error * math.sqrt(2 * log_odds) * 2 / (self.num_levels - 1)
-            for log_odds in end_log_odds(self.shares, self.num_levels)
+        inside, per_level = x_0.clamp(-1, 1), 2 / (self.num_levels - 1)
+        low, high = (  # what each end gains over the level nearest to x̂_0, times 2·s²
+            2 * self.error**2 * log_odds - ((inside - end) / per_level).square()
+            for end, log_odds in zip((-1, 1), end_log_odds(self.shares, self.num_levels), strict=True)
         )
-        x_0 = torch.where(x_0 + 1 < low, -1.0, x_0)
-        return torch.where(1 - x_0 < high, 1.0, x_0)
+        return torch.where(torch.maximum(low, high) > 0, torch.where(low > high, -1.0, 1.0).to(x_0), x_0)

@@ -12,18 +12,27 @@ LEVELS = 64
 X = torch.linspace(-1, 1, 6302)  # none of them halfway between two levels
 
 
-def test_the_end_takes_what_the_prior_of_the_levels_and_a_gaussian_error_give_it():
+@pytest.mark.parametrize(
+    ("num_levels", "shares", "error"),
+    [
+        (LEVELS, (0.4, 0.05), 1.3),
+        (3, (0.5, 0.4), 1.5),  # from here on some x lie within reach of both ends
+        (4, (0.6, 0.3), 1.5),
+        (5, (0.6, 0.3), 1.5),
+        (17, (0.5, 0.5), 1.5),
+    ],
+)
+def test_the_end_takes_what_the_prior_of_the_levels_and_a_gaussian_error_give_it(num_levels, shares, error):
     """By Bayes' rule over all levels, each of which the error may have moved to x."""
-    shares, error = (0.4, 0.05), 1.3
-    p = torch.full((LEVELS,), (1 - sum(shares)) / (LEVELS - 2), dtype=torch.float64)
+    p = torch.full((num_levels,), (1 - sum(shares)) / (num_levels - 2), dtype=torch.float64)
     p[0], p[-1] = shares
-    level = (X.double()[:, None] + 1) * (LEVELS - 1) / 2
-    posterior = p.log() - (level - torch.arange(LEVELS)) ** 2 / (2 * error**2)
+    level = (X.double()[:, None] + 1) * (num_levels - 1) / 2
+    posterior = p.log() - (level - torch.arange(num_levels)) ** 2 / (2 * error**2)
     most_probable = posterior.argmax(1)
-    rounded = nearest_level(EndLevels(shares, LEVELS, error)(X), LEVELS)
+    rounded = nearest_level(EndLevels(shares, num_levels, error)(X), num_levels)
     # The formula compares with the level nearest to x, Bayes' rule weighs x itself: they part within a hundredth of a level.
-    assert (rounded != most_probable).double().mean() < 0.01 * 4 / LEVELS + 4 / len(X)
-    ends = (0, LEVELS - 1)
+    assert (rounded != most_probable).double().mean() < 0.01 * 4 / num_levels + 4 / len(X)
+    ends = (0, num_levels - 1)
     assert all((rounded == end).sum() > 200 for end in ends)
 
 
