@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from .process import GaussianDiffusion
-from .spacings import EvenSpacing, Visited
+from .spacings import EvenSpacing, Visited, whole_times
 from .step_costs import StepCosts
 
 _ENDS = 49  # log SNRs at which a chain may end, from that of T up to 0
@@ -58,7 +58,7 @@ def possible_ends(process: GaussianDiffusion, own: Visited) -> Int64[Tensor, " e
     log_snr = process.log_snr(torch.arange(1, process.num_timesteps + 1))
     wanted = torch.linspace(float(log_snr[-1]), max(0.0, float(log_snr[-1])), _ENDS, dtype=torch.float64)
     nearest = (log_snr[:, None] - wanted).abs().argmin(dim=0) + 1
-    return torch.cat([nearest, _whole(process, own)[-1:]]).unique()
+    return torch.cat([nearest, whole_times(process, own)[-1:]]).unique()
 
 
 def advise(
@@ -86,7 +86,7 @@ def advise(
             found[num_steps] = choosing.best(num_steps, int(end))
         return found[num_steps]
 
-    whole, last = _whole(process, own), process.num_timesteps
+    whole, last = whole_times(process, own), process.num_timesteps
     now = bits(whole)
     advised = best(len(whole))
     if bits(advised) > now:
@@ -103,7 +103,3 @@ def advise(
         optimal=[bits(best(k)) for k in shown],
         even=[bits(EvenSpacing(k)(last)) for k in shown],
     )
-
-
-def _whole(process: GaussianDiffusion, times: Visited) -> Int64[Tensor, " K"]:
-    return times.round().long().clamp(1, process.num_timesteps).unique()

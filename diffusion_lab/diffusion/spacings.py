@@ -164,6 +164,12 @@ def _fractions(num_steps: int) -> Float64[Tensor, " K"]:
     return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1) if num_steps > 1 else torch.ones(1).double()
 
 
+def whole_times(process: GaussianDiffusion, times: Visited) -> Int64[Tensor, " _"]:
+    """The steps of `process` nearest to `times`, as many of them, collisions moved apart; all steps where there are more times."""
+    last = process.num_timesteps
+    return _distinct(times.round().long(), last)[-last:]
+
+
 def _distinct(wanted: Int64[Tensor, " K"], last: int) -> Int64[Tensor, " K"]:
     """Rising t in 1 … last with collisions moved up, and down again from where they would pass the last."""
     i = torch.arange(len(wanted))

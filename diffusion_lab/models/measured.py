@@ -29,6 +29,7 @@ from diffusion_lab.diffusion import (
 )
 from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.samplers import full, last
+from diffusion_lab.diffusion.spacings import whole_times
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import Denoised
 from diffusion_lab.models.drawn import DrawnDiffusion
@@ -105,10 +106,11 @@ class MeasuredDiffusion(DrawnDiffusion):
     def chain_bits(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, spacings: Sequence[Spacing]
     ) -> Tensor:
-        times = [self._measured_spacing(spacing)(self.process).round().long().unique() for spacing in spacings]
+        process = self.process
+        times = [whole_times(process, self._measured_spacing(spacing)(process)) for spacing in spacings]
         noise, known = SampleNoise(derive_seed(seed, BOUND), indices), self._known(y)
         parts = (times, noise, self.num_levels, self.decoder, self.start)
-        return chain_bounds(self.process, self.reverse, x_0, known, *parts)
+        return chain_bounds(process, self.reverse, x_0, known, *parts)
 
     def _measured_spacing(self, spacing: Spacing) -> Spacing:
         """For a variance that no table holds, the steps that are best with the optimal one of a table."""

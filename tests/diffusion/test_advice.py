@@ -14,6 +14,7 @@ from diffusion_lab.diffusion import (
     LogSNRSpacing,
     NoiseStart,
     OptimalSpacing,
+    RectifiedSchedule,
     advise,
     possible_ends,
     variational_bound,
@@ -78,6 +79,13 @@ def test_no_chain_has_a_lower_bound_and_fewer_steps_do_not_suffice():
     assert advice.num_steps == [2, 3, 5, 7]
     assert advice.optimal == pytest.approx([least(k) for k in advice.num_steps], abs=1e-12)
     assert all(a <= b for a, b in zip(advice.optimal, advice.even, strict=True))
+
+
+def test_it_is_about_as_many_steps_as_there_are_real_times_and_at_most_t():
+    problem = Problem(RectifiedSchedule(40))
+    for num_steps, whole in ((30, 30), (40, 40), (50, 40)):
+        advice, _ = advice_of(problem, FixedSmall(), LogSNRSpacing(num_steps)(problem.process))
+        assert len(advice.times) == whole
 
 
 def test_the_best_times_leave_nothing_to_advise():

@@ -13,7 +13,9 @@ from diffusion_lab.diffusion import (
     LogSNRSchedule,
     LogSNRSpacing,
     QuadraticSpacing,
+    RectifiedSchedule,
 )
+from diffusion_lab.diffusion.spacings import whole_times
 
 KINDS = [EvenSpacing, QuadraticSpacing]
 
@@ -112,6 +114,21 @@ def test_whole_t_are_the_nearest_in_log_snr():
     for neighbour in (kept - 1, kept + 1):
         inside = (neighbour >= 1) & (neighbour <= 1000)
         assert (gaps[inside] <= (process.log_snr(neighbour[inside]) - wanted[inside]).abs()).all()
+
+
+@pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])
+@pytest.mark.parametrize("schedule", [RectifiedSchedule(1000), EDMSchedule(1000)], ids=lambda s: type(s).__name__)
+def test_each_real_time_has_a_whole_one_of_its_own(schedule, kind):
+    process = GaussianDiffusion(schedule)
+    for num_steps in (1, 2, 50, 200, 1000, 1500):
+        times = kind(num_steps)(process)
+        whole = whole_times(process, times)
+        assert whole.shape == (min(num_steps, 1000),)
+        assert whole[0] >= 1
+        assert whole[-1] == 1000
+        assert (whole.diff() > 0).all()
+        if num_steps == 2:
+            assert torch.equal(whole, times.round().long())
 
 
 @pytest.mark.parametrize("kind", [LogSNRSpacing, KarrasSpacing])

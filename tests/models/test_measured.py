@@ -6,16 +6,20 @@ import torch
 from diffusion_lab.diffusion import (
     AncestralSampler,
     EvenSpacing,
+    FixedLarge,
     FixedSmall,
+    LogSNRSpacing,
     NetworkStatistics,
+    RectifiedSchedule,
     SampleNoise,
     Simple,
+    UniformTimesteps,
     derive_seed,
     variational_bound,
 )
 from diffusion_lab.diffusion.streams import STATISTICS
 
-from .test_diffusion import digits, model, step
+from .test_diffusion import digits, evaluated, model, step
 
 
 def measured(variance):
@@ -45,3 +49,11 @@ def test_the_advised_gain_of_a_trained_model_comes_true():
         assert float(bound.bits_per_dim.mean()) == pytest.approx(expected, abs=1e-6)
     assert advice.gain > 0
     assert len(advice.times) == 5
+
+
+@pytest.mark.parametrize("num_steps", [50, 100, 200])
+def test_the_bound_of_so_many_steps_at_real_times_has_so_many_terms(num_steps):
+    diffusion = model(FixedLarge(), Simple(), UniformTimesteps(1000), schedule=RectifiedSchedule(1000))
+    evaluations = evaluated(diffusion)
+    diffusion.chain_bits(digits(1), None, 0, torch.arange(1), [LogSNRSpacing(num_steps)])
+    assert len(evaluations) == num_steps
