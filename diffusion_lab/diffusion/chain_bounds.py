@@ -38,7 +38,10 @@ def chain_bounds(
 
     The first draw of `variational_bound` for each of these chains, all its terms, with as many evaluations of the network as there
     are different t. It works for any variance, a learned one too, of a reverse process without guidance.
+
+    y: the classes, for the start, and for a network that takes them.
     """
+    known = None if reverse.null_class is None else y
     noise, chains = noise.fork(0), [process.respace(kept) for kept in times]
     bits = torch.stack([in_bits(start.kl(chain, x_0, y)).double() for chain in chains], dim=1)
     steps = [{int(t): k for k, t in enumerate(kept, start=1)} for kept in times]
@@ -46,7 +49,7 @@ def chain_bounds(
         whole = full(t, x_0)
         here = process.at(whole)
         x_t = here.q_sample(x_0, whole, noise(t, x_0))
-        output, v = reverse.evaluate(here, x_t, whole, y)
+        output, v = reverse.evaluate(here, x_t, whole, known)
         for c, chain in enumerate(chains):
             if t in steps[c]:
                 k = full(steps[c][t], x_0)

@@ -38,6 +38,11 @@ class DataMoments:
         return (flat - self.means(y, len(flat)).to(flat.device)) @ self.basis.to(flat.device)
 
     def means(self, y: Labels, size: int) -> Float[Tensor, "b d"]:
+        if y is None and len(self.mean) > 1:
+            raise ValueError(
+                f"start=data_moments has a mean for each of {len(self.mean)} classes, but no classes were given: give the class of "
+                "each image"
+            )
         return self.mean.expand(size, -1) if y is None else self.mean.to(y.device)[y]
 
 

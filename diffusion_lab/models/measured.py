@@ -108,9 +108,8 @@ class MeasuredDiffusion(DrawnDiffusion):
     ) -> Tensor:
         process = self.process
         times = [whole_times(process, self._measured_spacing(spacing)(process)) for spacing in spacings]
-        noise, known = SampleNoise(derive_seed(seed, BOUND), indices), self._known(y)
-        parts = (times, noise, self.num_levels, self.decoder, self.start)
-        return chain_bounds(process, self.reverse, x_0, known, *parts)
+        noise = SampleNoise(derive_seed(seed, BOUND), indices)
+        return chain_bounds(process, self.reverse, x_0, y, times, noise, self.num_levels, self.decoder, self.start)
 
     def _measured_spacing(self, spacing: Spacing) -> Spacing:
         """For a variance that no table holds, the steps that are best with the optimal one of a table."""
@@ -125,10 +124,10 @@ class MeasuredDiffusion(DrawnDiffusion):
         self.guided = replace(self.guided, reverse=self.reverse)
 
     def advise(self, x_0: Tensor, y: Tensor | None) -> ScheduleAdvice:
-        own, known = self.sampler.spacing(self.process), self._known(y)
+        own = self.sampler.spacing(self.process)
         ends = possible_ends(self.process, own)
         chains = [self.process.respace(end[None]) for end in ends]
-        prior = torch.stack([in_bits(self.start.kl(chain, x_0, known)).double().mean().cpu() for chain in chains])
+        prior = torch.stack([in_bits(self.start.kl(chain, x_0, y)).double().mean().cpu() for chain in chains])
         exact, steady = (self._costs(self.reverse.variance, steady) for steady in (False, True))
         return advise(self.process, exact, steady, own, ends, prior)
 

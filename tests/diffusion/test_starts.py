@@ -49,6 +49,15 @@ def test_its_term_of_the_bound_is_the_divergence_of_two_gaussians():
     torch.testing.assert_close(START.kl(CUT, x_0, y), kl_divergence(q, p) / 3)
 
 
+def test_means_by_class_need_the_classes():
+    x_0 = eps = torch.zeros(2, 3, dtype=torch.float64)  # as many as there are means
+    for part in (lambda: START.kl(CUT, x_0), lambda: START.draw(CUT, eps)):
+        with pytest.raises(
+            ValueError, match="start=data_moments has a mean for each of 2 classes, but no classes were given"
+        ):
+            part()
+
+
 def test_until_it_has_moments_it_is_noise():
     x_0 = eps = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     assert torch.equal(MomentsStart().draw(CUT, eps), NoiseStart().draw(CUT, eps))

@@ -5,10 +5,13 @@ import torch
 
 from diffusion_lab.diffusion import (
     AncestralSampler,
+    ClassifierGuidance,
+    DataMoments,
     EvenSpacing,
     FixedLarge,
     FixedSmall,
     LogSNRSpacing,
+    MomentsStart,
     NetworkStatistics,
     RectifiedSchedule,
     SampleNoise,
@@ -17,14 +20,25 @@ from diffusion_lab.diffusion import (
     derive_seed,
     variational_bound,
 )
-from diffusion_lab.diffusion.streams import STATISTICS
+from diffusion_lab.diffusion.streams import BOUND, STATISTICS
 
 from .test_diffusion import digits, evaluated, model, step
 
+# Of a network without classes, beside a classifier that has three.
+BY_CLASS = {
+    "guidance": ClassifierGuidance(lambda x, timesteps: x.flatten(1)[:, :3], num_classes=3),
+    "start": MomentsStart(
+        DataMoments(
+            torch.tensor([[-0.5], [0.0], [0.5]]).expand(3, 64).double(), torch.ones(64).double(), torch.eye(64).double()
+        )
+    ),
+}
+Y = torch.tensor([2, 0, 1, 1, 0, 2, 2, 1])
 
-def measured(variance):
+
+def measured(variance, **parts):
     """A model after a few steps of training, measured on eight images."""
-    diffusion = model(variance=variance, objective=Simple(), sampler=AncestralSampler(EvenSpacing(5)))
+    diffusion = model(variance=variance, objective=Simple(), sampler=AncestralSampler(EvenSpacing(5)), **parts)
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=3e-3)
     for k in range(10):
         optimizer.zero_grad()
@@ -39,16 +53,36 @@ def measured(variance):
     return diffusion, x_0
 
 
-def test_the_advised_gain_of_a_trained_model_comes_true():
-    diffusion, x_0 = measured(FixedSmall())
-    advice = diffusion.advise(x_0, None)
-    noise = SampleNoise(derive_seed(0, STATISTICS), torch.arange(8))
+def bits(diffusion, x_0, y, times, stream):
+    """The bound of one chain, of each image."""
+    return variational_bound(
+        diffusion.process.respace(times),
+        lambda process, x_t, t, y: diffusion.reverse(process, x_t, t),
+        *(x_0, y, 17),
+        noise=SampleNoise(derive_seed(0, stream), torch.arange(len(x_0))),
+        decoder=diffusion.decoder,
+        start=diffusion.start,
+    ).bits_per_dim
+
+
+@pytest.mark.parametrize(("parts", "y"), [({}, None), (BY_CLASS, Y)], ids=["no classes", "a start by class"])
+def test_the_advised_gain_of_a_trained_model_comes_true(parts, y):
+    diffusion, x_0 = measured(FixedSmall(), **parts)
+    advice = diffusion.advise(x_0, y)
     for times, expected in ((EvenSpacing(5)(30), advice.own), (advice.times, advice.bits)):
-        chain = diffusion.process.respace(times)
-        bound = variational_bound(chain, diffusion.reverse, x_0, num_levels=17, noise=noise, decoder=diffusion.decoder)
-        assert float(bound.bits_per_dim.mean()) == pytest.approx(expected, abs=1e-6)
+        assert float(bits(diffusion, x_0, y, times, STATISTICS).mean()) == pytest.approx(expected, abs=1e-6)
     assert advice.gain > 0
     assert len(advice.times) == 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [3, 4])  # as many images as classes, and more
+def test_bits_of_chains_that_start_by_class_are_those_of_each_chain(size):
+    diffusion, x_0, y = model(FixedSmall(), Simple(), **BY_CLASS).double(), digits(size).double(), Y[:size]
+    chains = [EvenSpacing(5), LogSNRSpacing(5, log_snr_min=-2)]
+    found = diffusion.chain_bits(x_0, y, 0, torch.arange(size), chains)
+    alone = [bits(diffusion, x_0, y, spacing(diffusion.process), BOUND) for spacing in chains]
+    torch.testing.assert_close(found, torch.stack(alone, dim=1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_steps", [50, 100, 200])
