@@ -142,11 +142,11 @@ def _at_log_snr(
     if isinstance(process, int):
         raise ValueError("steps by log SNR need the process: call spacing(process), not spacing(T)")
     last = process.num_timesteps
-    _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 else last)
+    _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 and last > 1 else last)
     ends = process.log_snr(torch.tensor([1, last]))
     first = ends[0] if highest is None else ends[0].clamp(max=highest)
     final = ends[1] if lowest is None else ends[1].clamp(min=lowest)
-    if not final < first:
+    if not (final < first or (last == 1 and final == first)):
         raise ValueError(
             f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} exclude all log SNRs of the schedule, which are "
             f"{float(ends[1]):.4g} to {float(ends[0]):.4g}"

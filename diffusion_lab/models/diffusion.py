@@ -214,8 +214,11 @@ class DiffusionModel(MeasuredDiffusion):
     @property
     def _even_chain(self) -> GaussianDiffusion:
         """Even in log SNR. Below −10 no step is spent: what is left of an image there adds less than 10⁻⁴ bits/dim to L_T."""
-        num_steps = min(self.bound_steps, self.process.num_timesteps)
-        return self.process.respace(LogSNRSpacing(num_steps, log_snr_min=-10)(self.process))
+        process = self.process
+        if process.num_timesteps == 1:
+            return process  # its only step may lie below −10
+        num_steps = min(self.bound_steps, process.num_timesteps)
+        return process.respace(LogSNRSpacing(num_steps, log_snr_min=-10)(process))
 
     def likelihood(
         self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None

@@ -92,6 +92,23 @@ def test_steps_by_log_snr_stay_between_the_ends_that_are_given():
     assert (whole.log_snr(kept) - wanted).abs().max() < 0.05
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [CosineSchedule(1), LogSNRSchedule(1), RectifiedSchedule(1), EDMSchedule(1)],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_chain_of_one_step_has_that_one(schedule):
+    process = GaussianDiffusion(schedule)
+    for spacing in (LogSNRSpacing(1), KarrasSpacing(1), LogSNRSpacing(1, log_snr_max=50, log_snr_min=-50)):
+        assert spacing(process).tolist() == [1]
+    for ends in ({"log_snr_max": -50}, {"log_snr_min": 50}):
+        with pytest.raises(ValueError, match="exclude all log SNRs of the schedule"):
+            LogSNRSpacing(1, **ends)(process)
+    for kind in (LogSNRSpacing, KarrasSpacing):
+        with pytest.raises(ValueError, match=r"num_steps = 2 must lie in 1 … 1"):
+            kind(2)(process)
+
+
 def test_ends_that_leave_no_steps_are_named():
     with pytest.raises(ValueError, match="log_snr_min=2 must lie below log_snr_max=1"):
         LogSNRSpacing(5, log_snr_max=1, log_snr_min=2)

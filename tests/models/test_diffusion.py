@@ -21,6 +21,7 @@ from diffusion_lab.diffusion import (
     LearnedSchedule,
     LevelDecoder,
     LogSNRSchedule,
+    LogSNRSpacing,
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
     NormalTimesteps,
@@ -254,6 +255,15 @@ def test_the_likelihood_is_of_the_samplers_chain_and_its_parts_add_up():
 def test_a_sampler_without_a_bound_states_that_of_all_steps_if_they_are_few():
     likelihood = model(sampler=DDIMSampler(EvenSpacing(5))).likelihood(digits(4), None, 0, torch.arange(4), None)
     assert likelihood.curve["t"].tolist() == list(range(1, 31))
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(1), RectifiedSchedule(1, log_snr_min=-12.0)], ids=str)
+def test_a_model_of_one_step_has_a_bound_with_every_sampler(schedule):
+    for sampler in (AncestralSampler(), DDIMSampler(), DDIMSampler(LogSNRSpacing(1))):
+        diffusion = model(FixedSmall(), Simple(), UniformTimesteps(1), sampler, schedule=schedule)
+        likelihood = diffusion.likelihood(digits(4), None, 0, torch.arange(4), None)
+        assert bool(likelihood.bits_per_dim.isfinite().all())
+        assert likelihood.curve["t"].tolist() == [1]
 
 
 def test_the_bound_of_a_sampler_without_one_is_unguided():
