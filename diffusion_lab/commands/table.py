@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from diffusion_lab.evaluation.described import described
@@ -13,7 +14,7 @@ from diffusion_lab.measures import STANDARD_ERROR, Measure, ends
 def score_table(metrics: dict[str, Any]) -> Table:
     """metrics.json -> a table of name, value and what the value means."""
     protocol = metrics["protocol"]
-    table = Table(title=_title(protocol), title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table = Table(title=escape(_title(protocol)), title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
@@ -24,7 +25,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
             value, said = "–", protocol["absent"][measure.name]
         else:
             continue
-        table.add_row(f"{measure.label} {measure.arrow}", value, said)
+        table.add_row(*map(escape, (f"{measure.label} {measure.arrow}", value, said)))
     return table
 
 

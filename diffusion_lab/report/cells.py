@@ -177,8 +177,10 @@ def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
     if not sides or len(shape) > _MOST_SHAPE:
         return f"protocol.data.shape is {shape!r}"
     for part, name in (("data", "name"), ("bound", "kind"), ("model", "family")):
-        if not isinstance(protocol.get(part, {}).get(name, ""), str | None):
+        if part in protocol and not isinstance(protocol[part].get(name), str):
             return f"protocol.{part}.{name} is not a text"
+    if not isinstance(protocol.get("weights"), str | None):
+        return "protocol.weights is not a text"
     if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
         return "protocol.absent has values that are not text"
     given = protocol.get("samples", {}).get("given", {})

@@ -115,11 +115,11 @@ def latex(table: Table) -> str:
             table, group, written, escape_tex, lambda m: escape_tex(f"{m.label} {m.arrow}".strip()), measures
         )
         floors = 1 if has_floor(group) else 0
-        rows = [" & ".join(line) + r" \\" for line in body]
+        head_line, *rows = (_after_a_break(" & ".join(line)) + r" \\" for line in (head, *body))
         parts += [
             rf"\begin{{tabular}}{{{'l' * len(table.axes)}{'r' * (len(head) - len(table.axes))}}}",
             r"\toprule",
-            " & ".join(head) + r" \\",
+            head_line,
             r"\midrule",
             *rows[: len(rows) - floors],
             *([r"\midrule", *rows[-floors:]] if floors else []),
@@ -158,13 +158,18 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         text.append(f" {entry.letter}" if entry.letter else "", style="dim")
         return text
 
-    head, *body = _lines(table, group, written, str, lambda m: f"{m.label} {m.arrow}".strip(), measures)
+    head, *body = _lines(table, group, written, Text, lambda m: Text(f"{m.label} {m.arrow}".strip()), measures)
     shown = TerminalTable(box=None, pad_edge=False, header_style="dim", caption_justify="left", caption_style="dim")
     for i, name in enumerate(head):
         shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
     for line in body:
         shown.add_row(*line)
     return shown
+
+
+def _after_a_break(line: str) -> str:
+    """`line`, so that a line break or a rule before it does not take [ or * for an option of its own."""
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line
 
 
 def escape_tex(text: str) -> str:
@@ -180,8 +185,8 @@ def _lines(
     table: Table,
     group: Group,
     written: Callable[[Entry], Any],
-    escaped: Callable[[str], str],
-    headed: Callable[[Measure], str],
+    escaped: Callable[[str], Any],
+    headed: Callable[[Measure], Any],
     measures: Sequence[Measure],
 ) -> Iterator[list]:
     """The head, the rows, those without a result, and the floor: each a list of texts."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -74,32 +75,34 @@ def _figure(plot: Plot) -> Figure:
         hspace=0.34,
     )
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    lines: dict[str, Artist] = {}
     for axes, panel in zip(grid.flat, plot.panels, strict=False):
-        _draw(axes, panel, plot)
+        lines = _draw(axes, panel, plot) | lines
     for axes in grid.flat[len(plot.panels) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel(plot.y_label)
     if names:
-        drawn = [pair for axes in grid.flat for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-        first = {name: handle for handle, name in reversed(drawn)}
-        handles = [first[name][0] for name in names]  # the line without its error bars
-        figure.legend(handles, names, loc="lower center", ncols=per_row, frameon=False, borderaxespad=0.2)
+        # Not matplotlib's own list, which leaves out names that begin with an underscore.
+        figure.legend(
+            [lines[name] for name in names], names, loc="lower center", ncols=per_row, frameon=False, borderaxespad=0.2
+        )
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, plot: Plot) -> None:
+def _draw(axes: Axes, panel: Panel, plot: Plot) -> dict[str, Artist]:
+    """Draws the panel. The line of each name, without its error bars."""
     for name, level in panel.levels:
         axes.axhline(level, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
         axes.annotate(
             name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", size=6, color="0.35"
         )
-    for series in panel.series:
-        _draw_series(axes, series)
+    drawn = [(series, _draw_series(axes, series)) for series in panel.series]
     for which, scale in zip("xy", scales(plot, panel), strict=True):
         _set(axes, which, scale)
     axes.set_title(panel.title)
     axes.set_xlabel(plot.x_label)
+    return {series.name: line for series, line in reversed(drawn) if not series.faint}
 
 
 def _set(axes: Axes, which: str, scale: Scale) -> None:
@@ -112,14 +115,13 @@ def _set(axes: Axes, which: str, scale: Scale) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _draw_series(axes: Axes, series: Series) -> Artist:
     look = stroke(series)
     colour = _INK if look.colour is None else LIGHT[look.colour]
-    axes.errorbar(
+    line, *_ = axes.errorbar(
         series.x,
         series.y,
         [error or math.nan for error in series.error] if any(series.error) else None,
-        label=None if series.faint else series.name,
         color=colour,
         alpha=look.opacity,
         linestyle=_DASHES[look.dash],
@@ -137,3 +139,4 @@ def _draw_series(axes: Axes, series: Series) -> None:
         axes.annotate(
             text, (x, y), (3, 3), textcoords="offset points", size=6, color="0.35", path_effects=around, zorder=4
         )
+    return line

@@ -21,6 +21,14 @@ def shown(values: dict[str, float], absent: dict[str, str], **more) -> str:
     return captured.get()
 
 
+def test_brackets_in_what_it_shows_are_no_markup():
+    assert "[/a] ↓" not in shown({}, {})
+    measures = [{"name": "odd", "label": "[/a]", "meaning": "[red]", "better": "lower"}]
+    said = shown({"odd": 1.0}, {}, measures=measures)
+    assert "[/a] ↓" in said
+    assert "[red]" in said
+
+
 def test_inception_numbers_have_their_names_and_their_direction():
     said = shown({"fid": 12.345, "fid_floor": 1.5, "inception_score": 2.5, "inception_score_std": 0.25}, {})
     lines = [" ".join(line.split()) for line in said.splitlines()]

@@ -79,6 +79,23 @@ def test_models_that_no_option_tells_apart_are_rows_of_their_own(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("data", {}),
+        ("data", {"name": None}),
+        ("bound", {"kind": None}),
+        ("model", {"family": 3}),
+        ("weights", ["raw"]),
+    ],
+)
+def test_a_protocol_that_the_report_cannot_read_is_no_score(tmp_path, part, wrong):
+    sweep = write_sweep(tmp_path, axes=AXES, change=lambda choices, metrics: metrics["protocol"].update({part: wrong}))
+    gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
+    assert gathered.cells == []
+    assert all(f"protocol.{part}" in sentence for sentence in gathered.skipped)
+
+
 def test_foreign_and_broken_folders_are_named_and_left_out(tmp_path):
     sweep = write_sweep(tmp_path, axes=AXES)
     runs = sorted((sweep.outputs / "runs").iterdir())

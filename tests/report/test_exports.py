@@ -3,9 +3,10 @@ import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv
+from diffusion_lab.report.exports import cell_csv, escape_tex, latex, markdown, row_csv, terminal
 from diffusion_lab.report.table import build_table
 
 from .synthetic import write_sweep
@@ -75,6 +76,21 @@ def test_latex_escapes_what_latex_would_read():
     assert escape_tex(r"50% of a_b & {c} \d #1 ~ ^") == (
         r"50\% of a\_b \& \{c\} \textbackslash{}d \#1 \textasciitilde{} \textasciicircum{}"
     )
+
+
+def test_choices_in_brackets_are_shown_as_they_are(tmp_path):
+    """Rich takes [pixels] for a style and [/a] for its end, LaTeX [1,2] after a line for its height."""
+    values = ["[pixels]", "[/a]", "[1,2]", "*"]
+    table = build_table(read_sweep(write_sweep(tmp_path, axes={"[odd]": values})))
+    console = Console(width=200)
+    with console.capture() as captured:
+        for shown, _ in terminal(table, 200):
+            console.print(shown)
+    assert all(value in captured.get() for value in ["[odd]", *values])
+    lines = latex(table).splitlines()
+    first = [line.split(" & ")[0] for line in lines if line.startswith("{}")]
+    assert first == [f"{{}}{text}" for text in ("[odd]", *values)]
+    assert not any(line.startswith(("[", "*")) for line in lines)
 
 
 def test_the_best_is_bold_in_both(tmp_path):

@@ -83,6 +83,17 @@ def test_points_stay_points_however_many_there_are():
     assert stroke(Series("front", [1], [1], colour=FRONT)).colour is None
 
 
+def test_a_name_with_an_underscore_is_in_the_legend_of_the_files_too():
+    mine, ours = (
+        next(
+            picture
+            for _, picture in figures.figure_files(plot(Series(name, [1], [1]), Series("b", [1], [1], colour=1)))
+        )
+        for name in ("_Mine", "_Ours")
+    )
+    assert mine != ours
+
+
 def test_the_legend_names_what_has_to_be_told_apart():
     a, b, faint = Series("a", [1], [1]), Series("b", [1], [1], colour=1), Series("c", [1], [1], faint=True)
     assert legend(plot(a, b, a, faint)) == [a, b]
