@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 from typing import Any
 
@@ -47,8 +48,11 @@ class ProgressBar(Callback):
         if self._progress is None and tenths == self._tenths:
             return
         if trainer.global_step % 10 == 0 or self._loss is None or self._progress is None:
-            loss = float(outputs["loss"])  # waits for the device, so not at every step
-            self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
+            loss = float(outputs["terms"]["loss"])  # waits for the device, so not at every step
+            if self._loss is None or not math.isfinite(self._loss):
+                self._loss = loss
+            elif math.isfinite(loss):  # else the step was skipped
+                self._loss = 0.9 * self._loss + 0.1 * loss
         seconds = perf_counter() - self._started
         steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
         line = f"step {steps}  loss {self._loss:.4f}  {self._images / seconds:.0f} img/s"

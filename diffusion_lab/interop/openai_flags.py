@@ -171,6 +171,8 @@ def _values(code: str, flags: str) -> dict[str, Any]:
         elif name not in _BESIDE:
             close = difflib.get_close_matches(name, known, n=1)
             raise CheckpointError(f"flags: {code} has no --{name}{f'; did you mean --{close[0]}?' if close else ''}")
+    if values["diffusion_steps"] < 1:
+        raise CheckpointError(f"flags: --diffusion_steps {values['diffusion_steps']}: use at least 1")
     return values
 
 

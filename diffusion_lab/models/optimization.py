@@ -21,6 +21,10 @@ class LearningRate(ABC):
 
     warmup_steps: int = 0
 
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"lr_scheduler.warmup_steps={self.warmup_steps} must be 0 or more")
+
     def __call__(self, step: int, progress: float) -> float:
         """`step` counts optimizer steps from 0; `progress` in [0, 1] is the share of the budget that is used."""
         return min(1.0, (step + 1) / (self.warmup_steps + 1)) * self.after_warmup(progress)
@@ -57,6 +61,7 @@ class WarmupStableDecay(LearningRate):
     decay_share: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.decay_share <= 1:
             raise ValueError(
                 f"lr_scheduler.decay_share={self.decay_share} must be a share of the budget, above 0 and at most 1"

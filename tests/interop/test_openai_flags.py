@@ -52,6 +52,7 @@ def test_half_a_level_is_whole_in_ours():
         ("--image_size large", "--image_size large: use a number"),
         ("--image_size 65", "networks only for"),
         ("--num_channels 1e9", "use a number"),
+        ("--diffusion_steps 0", "use at least 1"),
         ("--learn_sigma perhaps", "use True or False"),
         ("--attention_resolutions 16,x", "list of whole numbers"),
         ("--attention_resolutions 0", "list of whole numbers"),
