@@ -36,7 +36,7 @@ def test_a_longer_training_has_the_same_rates_until_the_shorter_one_decays():
 @pytest.mark.parametrize("rate", [Constant, CosineDecay, WarmupStableDecay])
 def test_a_warm_up_has_no_negative_length(rate):
     """With -2 steps the rate would be negative, with -1 there would be none."""
-    with pytest.raises(ValueError, match="lr_scheduler.warmup_steps=-2 must be 0 or more"):
+    with pytest.raises(ValueError, match=r"lr_scheduler\.warmup_steps=-2 must be 0 or more"):
         rate(warmup_steps=-2)
 
 
