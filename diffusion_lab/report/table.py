@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -160,17 +161,30 @@ def build_table(gathered: Gathered) -> Table:
 
 
 def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
-    """Rows with fewer seeds than others take no part: their means are over another set."""
+    """Rows with fewer seeds than others, or with other seeds in part, take no part: their means are over another set."""
     value = {row.number: row.values[measure.name] for row in rows}
-    most = max(v.n for v in value.values())
-    whole = [row for row in rows if value[row.number].n == most]
+    kept = _kept_seeds([frozenset(v.by_seed) for v in value.values()])
+    whole = [row for row in rows if frozenset(value[row.number].by_seed) in kept]
     sign = 1 if measure.better == LOW else -1
     whole.sort(key=lambda row: sign * value[row.number].mean)
     best = [row for row in whole if same(value[row.number], value[whole[0].number])]
     others = [row for row in whole if row not in best]
     leads = [difference(value[best[0].number], value[row.number]) for row in others]
-    marked = bool(leads) and all(lead is not None and lead.beyond_its_uncertainty for lead in leads)
+    marked = bool(leads) and all(lead is not None and sign * lead.mean < -lead.margin for lead in leads)
     return Standing(measure, best, others[0] if others else None, leads[0] if leads else None, marked)
+
+
+def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """The largest set, of several the one that most rows have, and as large ones that share no seed with it or each other.
+
+    A difference is over the shared seeds, or over all where none is shared. Where some are, it may contradict the means.
+    """
+    count = Counter(sets)
+    kept: list[frozenset[str]] = []
+    for seeds in sorted(count, key=lambda seeds: (len(seeds), count[seeds]), reverse=True):
+        if not kept or (len(seeds) == len(kept[0]) and all(map(seeds.isdisjoint, kept))):
+            kept.append(seeds)
+    return kept
 
 
 def seed_of(cell: Cell) -> str:

@@ -133,6 +133,39 @@ def test_a_row_with_fewer_seeds_is_not_ranked(tmp_path, axis):
     assert [len(row.done) for row in group.rows] == [2, 1]
 
 
+def test_rows_with_other_seeds_in_part_are_not_ranked(tmp_path):
+    axes = {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3", "4"]}
+    given = {"linear": {"1": 1.0, "2": 5.0, "3": 6.0}, "cosine": {"2": 4.5, "3": 5.5, "4": 9.0}}
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = given[choices["schedule"]].get(choices["seed"], 0.0)
+
+    sweep = write_sweep(tmp_path, axes=axes, change=change)
+    for cell in read_sweep(sweep).cells:
+        if cell.choices["seed"] not in given[cell.choices["schedule"]]:
+            cell.run.metrics.unlink()
+    found = standing(build_table(read_sweep(sweep)), "fd_digits_cnn")
+    assert not found.marked  # linear has the lower mean, and cosine is better for both shared seeds
+    assert found.runner_up is None
+
+
+def test_rows_without_a_shared_seed_are_ranked(tmp_path):
+    axes = {"schedule": ["linear", "cosine"], "seed": ["1", "2", "3", "4"]}
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = int(choices["seed"]) / 100 + (
+            5.0 if choices["schedule"] == "linear" else 4.0
+        )
+
+    sweep = write_sweep(tmp_path, axes=axes, change=change)
+    for cell in read_sweep(sweep).cells:
+        if (cell.choices["schedule"] == "linear") == (cell.choices["seed"] in "12"):
+            cell.run.metrics.unlink()
+    found = standing(build_table(read_sweep(sweep)), "fd_digits_cnn")
+    assert found.marked
+    assert [row.choice for row in found.best] == [("cosine",)]
+
+
 def test_the_entropy_of_the_data_is_said_beside_the_bits_and_is_no_column(tmp_path):
     def stated(choices, metrics):
         metrics["values"]["entropy_bits_per_dim"] = 1.0471
