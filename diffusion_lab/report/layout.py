@@ -103,6 +103,8 @@ def finding(standing: Standing, column: Column) -> Finding:
     if len(standing.best) > 3:
         best += f" and {len(standing.best) - 3} more of the same value"
     best += f" ({column.entry(standing.best[0], set()).text})"
+    if standing.runner_up is None and standing.left_out:
+        return Finding(what, f"not ranked: no other row has the same seeds as {best}", False)
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
     if standing.lead is None:

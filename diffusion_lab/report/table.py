@@ -71,6 +71,7 @@ class Standing:
     best       rows with the best mean (several only where their values are equal)
     marked     whether the best is better than every other row by more than the uncertainty of that difference
     runner_up  the next row, and `lead` the difference to it; None where all rows are equal, or its uncertainty is unknown
+    left_out   rows that take no part, because their seeds are others
     """
 
     measure: Measure
@@ -78,6 +79,7 @@ class Standing:
     runner_up: Row | None
     lead: Difference | None
     marked: bool
+    left_out: list[Row]
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,8 @@ def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
     others = [row for row in whole if row not in best]
     leads = [difference(value[best[0].number], value[row.number]) for row in others]
     marked = bool(leads) and all(lead is not None and sign * lead.mean < -lead.margin for lead in leads)
-    return Standing(measure, best, others[0] if others else None, leads[0] if leads else None, marked)
+    runner_up, lead = (others[0], leads[0]) if others else (None, None)
+    return Standing(measure, best, runner_up, lead, marked, [row for row in rows if row not in whole])
 
 
 def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:

@@ -1,6 +1,7 @@
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
+from diffusion_lab.report.layout import columns, finding
 from diffusion_lab.report.notes import notes
 from diffusion_lab.report.table import build_table
 
@@ -131,6 +132,8 @@ def test_a_row_with_fewer_seeds_is_not_ranked(tmp_path, axis):
     (found,) = [s for s in group.standings if s.measure.name == axis]
     assert [row.choice for row in found.best] == [("linear",)]
     assert [len(row.done) for row in group.rows] == [2, 1]
+    column = next(column for column in columns(group) if column.measure.name == axis)
+    assert finding(found, column).text.startswith("not ranked: no other row has the same seeds as linear (")
 
 
 def test_rows_with_other_seeds_in_part_are_not_ranked(tmp_path):
