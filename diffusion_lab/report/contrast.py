@@ -53,7 +53,8 @@ def _facts(row: Row, shown: list[Column]) -> list[tuple[str, Entry, str]]:
     for column in shown:
         entry, meaning = column.entry(row, set()), column.measure.meaning
         if column.measure.name == "bits_per_dim":
-            meaning = row.done[0].protocol.get("bound", {}).get("kind") or entry.why
+            kinds = (cell.protocol.get("bound", {}).get("kind") for cell in row.scored("bits_per_dim").values())
+            meaning = next(kinds, None) or entry.why
         facts.append((column.measure.label, entry, meaning))
     for name, what, scale, unit in (
         ("training_seconds", "s to train", 1, ""),

@@ -10,7 +10,7 @@ from typing import Any
 from diffusion_lab.measures import Measure
 from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.compare import listed
-from diffusion_lab.report.table import Group, Row, Standing, Table
+from diffusion_lab.report.table import Group, Row, Standing, Table, seed_of
 
 NONE = "–"  # no such option, no such value
 _MOST_DECIMALS = 6
@@ -72,7 +72,8 @@ def label(row: Row) -> str:
 
 def seeds_of(row: Row) -> str:
     """How many of the seeds are finished."""
-    return str(len(row.done)) if len(row.done) == len(row.cells) else f"{len(row.done)} of {len(row.cells)}"
+    asked = {seed_of(cell) for cell in row.cells}
+    return str(len(asked)) if len(row.seeds) == len(asked) else f"{len(row.seeds)} of {len(asked)}"
 
 
 def question(table: Table) -> str:
@@ -126,8 +127,10 @@ def _column(group: Group, measure: Measure) -> Column:
     rows = [row for row in group.rows if measure.name in row.values]
     first = {row.protocol_key(measure): row for row in reversed(rows)}
     keys = list(dict.fromkeys(row.protocol_key(measure) for row in rows))
-    texts = _differences([measure.how(first[key].done[0].protocol) for key in keys])
-    letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(keys) > 1 else {}
+    ways = {way: how for row in rows for way, how in row.ways(measure).items()}
+    differences = dict(zip(ways, _differences(list(ways.values())), strict=True))
+    texts = ["; for other seeds ".join(differences[way] for way in first[key].ways(measure)) for key in keys]
+    letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(ways) > 1 else {}
     floor = group.floor(measure)
     decimals = _decimals(
         [row.values[measure.name].mean for row in rows], [row.values[measure.name].error for row in rows]

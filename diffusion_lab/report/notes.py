@@ -26,7 +26,7 @@ def notes(group: Group) -> list[str]:
         name, digest = cell.given.get("name"), str(cell.given.get("digest"))[:12]
         facts = [f"given images, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
         said.append(f"{name}: {'; '.join(facts)}.")
-    seeds = max(len(row.done) for row in group.rows)
+    seeds = max(len(row.seeds) for row in group.rows)
     said.append(
         _errors(group) + ("" if seeds > 1 else " The spread between trainings with different seeds is not known.")
     )
@@ -44,8 +44,8 @@ def notes(group: Group) -> list[str]:
     for column in columns(group):
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
-            measured = next(row for row in group.rows if "bits_per_dim" in row.values)
-            said.append(f"bits/dim: {measured.done[0].protocol.get('bound', {}).get('kind')}.")
+            cell = next(cell for row in group.rows for cell in row.scored("bits_per_dim").values())
+            said.append(f"bits/dim: {cell.protocol.get('bound', {}).get('kind')}.")
     entropy = group.fact(ENTROPY)
     if entropy is not None:
         said.append(

@@ -27,7 +27,8 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
             for title, part in in_panels(table, group, rows)
         ]
         bound = "bound" in measure.agrees
-        kinds = dict.fromkeys(row.done[0].protocol.get("bound", {}).get("kind") for row in rows)
+        scored = [cell for row in rows for cell in row.scored(measure.name).values()]
+        kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind") for cell in scored)
         note = [f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}."] if bound else []
         crossings = changes(table, group, measure)
         note += [f"Where the lead changes: {'; '.join(crossings)}."] if crossings else []

@@ -37,26 +37,37 @@ class Row:
         names = dict.fromkeys(name for cell in self.done for name in cell.values)
         return {name: self._measured(name) for name in names}
 
+    @cached_property
+    def seeds(self) -> list[str]:
+        """Those of the finished cells."""
+        return list(dict.fromkeys(seed_of(cell) for cell in self.done))
+
+    def scored(self, name: str) -> dict[str, Cell]:
+        """By seed, the cell whose value `name` counts: the last one that has it."""
+        return {seed_of(cell): cell for cell in self.done if name in cell.values}
+
     def _measured(self, name: str) -> Measured:
-        with_it = [cell for cell in self.done if name in cell.values]
+        scored, error = self.scored(name), name + STANDARD_ERROR
         return Measured(
-            {seed_of(cell): cell.values[name] for cell in with_it},
-            {
-                seed_of(cell): cell.values[name + STANDARD_ERROR]
-                for cell in with_it
-                if name + STANDARD_ERROR in cell.values
-            },
-            {seed_of(cell): cell.sources.get(name, {}) for cell in with_it},
+            {seed: cell.values[name] for seed, cell in scored.items()},
+            {seed: cell.values[error] for seed, cell in scored.items() if error in cell.values},
+            {seed: cell.sources.get(name, {}) for seed, cell in scored.items()},
         )
 
+    def ways(self, measure: Measure) -> dict[str, dict[str, Any]]:
+        """How `measure` was measured in this row, by its key in the protocol; several where seeds disagree."""
+        if measure.name not in self._ways:
+            protocols = [cell.protocol for cell in self.scored(measure.name).values()]
+            self._ways[measure.name] = {measure.protocol_key(protocol): measure.how(protocol) for protocol in protocols}
+        return self._ways[measure.name]
+
     def protocol_key(self, measure: Measure) -> str:
-        """How `measure` was measured in this row; of its first cell, as all cells of a row were measured alike."""
-        if measure.name not in self._keys:
-            self._keys[measure.name] = measure.protocol_key(self.done[0].protocol)
-        return self._keys[measure.name]
+        """Equal for two rows in which `measure` was measured alike; of this row alone where its seeds disagree."""
+        keys = list(self.ways(measure))
+        return keys[0] if len(keys) == 1 else f"{self.number} {keys}"
 
     @cached_property
-    def _keys(self) -> dict[str, str]:
+    def _ways(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {}
 
     def absent(self, measure: Measure) -> str:

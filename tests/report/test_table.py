@@ -1,7 +1,13 @@
+import csv
+import io
+import json
+import shutil
+
 import pytest
 
-from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.layout import columns, finding
+from diffusion_lab.report.cells import read_runs, read_sweep
+from diffusion_lab.report.exports import row_csv
+from diffusion_lab.report.layout import columns, finding, seeds_of
 from diffusion_lab.report.notes import notes
 from diffusion_lab.report.table import build_table
 
@@ -167,6 +173,41 @@ def test_rows_without_a_shared_seed_are_ranked(tmp_path):
     found = standing(build_table(read_sweep(sweep)), "fd_digits_cnn")
     assert found.marked
     assert [row.choice for row in found.best] == [("cosine",)]
+
+
+def test_a_seed_that_was_scored_twice_counts_once(tmp_path):
+    axes = {"schedule": ["linear", "cosine"]}
+    sweep = write_sweep(tmp_path, axes=axes)
+    first = tmp_path / "runs" / "a-first-score"
+    shutil.copytree(read_sweep(sweep).cells[0].run.path, first)
+    metrics = json.loads((first / "metrics.json").read_text())
+    metrics["values"] = {k: v for k, v in metrics["values"].items() if not k.startswith("bits_per_dim")}
+    del metrics["protocol"]["bound"]
+    (first / "metrics.json").write_text(json.dumps(metrics))
+    table = build_table(read_runs(sorted((tmp_path / "runs").iterdir()), "picked"))
+    (group,) = table.groups
+    assert [(len(row.done), seeds_of(row)) for row in group.rows] == [(1, "1"), (2, "1")]
+    said = " ".join(notes(group))
+    assert "The spread between trainings with different seeds is not known." in said
+    assert "With two seeds" not in said
+    assert "bits/dim: bound of a strided chain." in said
+    assert {line["seeds"] for line in csv.DictReader(io.StringIO(row_csv(table)))} == {"1"}
+    assert standing(table, "bits_per_dim").runner_up is not None
+
+
+def test_a_row_whose_seeds_were_measured_differently_is_ranked_with_no_other(tmp_path):
+    axes = {"variance": ["fixed_small", "fixed_large", "learned"], "seed": ["1", "2", "3"]}
+
+    def change(choices, metrics):
+        slow = choices["variance"] != "fixed_small" and choices["seed"] != "1"
+        metrics["protocol"]["cost"]["device"] = "cpu" if slow else "H100"
+
+    (group,) = table_of(tmp_path, axes, change).groups
+    name = "seconds_per_1000_samples"
+    assert not [s for s in group.standings if s.measure.name == name]
+    (column,) = [column for column in columns(group) if column.measure.name == name]
+    mixed = "H100; for other seeds cpu"
+    assert column.notes == {"a": "H100", "b": mixed, "c": mixed}
 
 
 def test_the_entropy_of_the_data_is_said_beside_the_bits_and_is_no_column(tmp_path):
