@@ -35,8 +35,10 @@ def notes(group: Group) -> list[str]:
         "from all these sources, paired over shared seeds and shared noise and images."
         + (" With two seeds that is 12.7 standard errors wide; a third makes it 4.3." if seeds == 2 else "")
     )
-    if has_floor(group):
-        floor = group.protocol.get("floor", {})
+    floor = next(
+        (cell.protocol["floor"] for row in group.rows for cell in row.done if cell.protocol.get("floor")), None
+    )
+    if floor is not None and has_floor(group):
         other = (
             "" if floor.get("num_images") == samples.get("num_images") else ", a different number, so not comparable"
         )

@@ -210,6 +210,19 @@ def test_a_row_whose_seeds_were_measured_differently_is_ranked_with_no_other(tmp
     assert column.notes == {"a": "H100", "b": mixed, "c": mixed}
 
 
+@pytest.mark.parametrize("schedules", [{"linear", "cosine"}, {"linear"}])
+def test_the_number_of_real_images_is_said_where_a_score_states_it(tmp_path, schedules):
+    """metrics=sliced_wasserstein has a floor, but states no number of images for it."""
+
+    def change(choices, metrics):
+        if choices["schedule"] in schedules:
+            del metrics["protocol"]["floor"]
+
+    (group,) = table_of(tmp_path, change=change).groups
+    said = [note for note in notes(group) if note.startswith("Real images: ")]
+    assert said == ["Real images: 360 of test against the same."][: 2 - len(schedules)]
+
+
 def test_the_entropy_of_the_data_is_said_beside_the_bits_and_is_no_column(tmp_path):
     def stated(choices, metrics):
         metrics["values"]["entropy_bits_per_dim"] = 1.0471
