@@ -1,4 +1,4 @@
-"""What one axis does, the others averaged: over sets of cells that differ in that axis alone."""
+"""What one axis does, the others averaged: over sets of cells that were measured alike and differ in that axis alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from diffusion_lab.measures import Measure
 from diffusion_lab.report.compare import Measured
-from diffusion_lab.report.table import Group, Table, seed_of
+from diffusion_lab.report.table import Group, Table
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,22 @@ class Effect:
 
 
 def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect | None:
-    """None where no two cells differ in `axis` alone, or the values do not differ in it."""
+    """None where no two cells that were measured alike differ in `axis` alone, or the values do not differ in it."""
     cells = [
-        {**dict(zip(table.axes, row.choice, strict=True)), "_seed": seed_of(cell), "_y": cell.values[measure.name]}
+        {
+            **dict(zip(table.axes, row.choice, strict=True)),
+            "_seed": seed,
+            "_key": measure.protocol_key(cell.protocol),
+            "_y": cell.values[measure.name],
+        }
         for row in group.rows
-        for cell in row.done
-        if measure.name in cell.values
+        for seed, cell in row.scored(measure.name).items()
     ]
     if not cells or len({cell[axis] for cell in cells}) < 2:
         return None
     frame = pd.DataFrame(cells).fillna("").astype(dict.fromkeys(table.axes, str))
-    others = [other for other in (*table.axes, "_seed") if other != axis]
-    wide = frame.pivot_table(index=others, columns=axis, values="_y", sort=False)
+    others = [other for other in table.axes if other != axis]
+    wide = frame.pivot_table(index=[*others, "_seed", "_key"], columns=axis, values="_y", sort=False)
     there = set(frame[axis])
     order = [value for value in ("", *table.values[axis]) if value in there]
     kept = _values_together(wide[order])
@@ -49,8 +53,8 @@ def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect |
         [value or None for value in kept],
         [mean.mean for mean in means],
         [mean.error for mean in means],
-        blocks.groupby(level=[other for other in others if other != "_seed"], sort=False).mean().to_numpy().tolist()
-        if len(others) > 1
+        blocks.groupby(level=[*others, "_key"], sort=False).mean().to_numpy().tolist()
+        if others
         else blocks.to_numpy().tolist(),
         [value or None for value in order if value not in kept],
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from diffusion_lab.measures import LOW, SECONDS, Measure
 from diffusion_lab.options import short_names
 from diffusion_lab.report.effects import effects
-from diffusion_lab.report.layout import label
+from diffusion_lab.report.layout import columns, label
 from diffusion_lab.report.panels import (
     COLOUR,
     EFFECTS,
@@ -164,9 +164,12 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
         panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
     if not panels:
         return None
-    note = "Averaged over cells (faint) that differ only in this axis: all its values have the same other choices."
+    note = (
+        "Averaged over cells (faint) that were measured alike and differ only in this axis: "
+        "all its values have the same other choices."
+    )
     if left_out:
-        note += f" Left out, because no two cells differ only in this axis: {', '.join(left_out)}."
+        note += f" Left out, because there are no such cells: {', '.join(left_out)}."
     return Plot(
         key=f"effects_{measure.name}",
         heading=EFFECTS,
@@ -181,23 +184,38 @@ def _effects(table: Table, group: Group, measure: Measure) -> Plot | None:
 
 
 def _against_seconds(table: Table, group: Group, measure: Measure) -> Plot | None:
-    """Every row, and the front of those that none beats in both."""
+    """Every row, and the front of those that none beats in both: a panel for the rows that were measured alike, seconds too."""
     rows = [row for row in group.rows if measure.name in row.values and SECONDS in row.values]
-    if len(rows) < 2:
+    both = [column for column in columns(group) if column.measure.name in (measure.name, SECONDS)]
+    alike: dict[Choice, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row.protocol_key(column.measure) for column in both), []).append(row)
+    panels, fronts = [], []
+    for keys, part in alike.items():
+        if len(part) < 2:
+            continue
+        best = pareto(part, measure)
+        points = [replace(series, dots=True) for series in by_look(table, group, part, measure, SECONDS)]
+        front = replace(series_of(best, measure, SECONDS, "Pareto front", FRONT), error=[])
+        how = [column.notes[column.letters[key]] for key, column in zip(keys, both, strict=True) if column.letters]
+        panels.append(Panel("; ".join(how), [front, *points], levels=floor_level(group, measure)))
+        fronts.append("; ".join(map(label, best)))
+    if not panels:
         return None
-    best = pareto(rows, measure)
-    points = [replace(series, dots=True) for series in by_look(table, group, rows, measure, SECONDS)]
-    front = replace(series_of(best, measure, SECONDS, "Pareto front", FRONT), error=[])
+    alone = [label(part[0]) for part in alike.values() if len(part) == 1]
+    note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
+    if alone:
+        note += f" Left out, because no other row was measured alike: {'; '.join(alone)}."
     return Plot(
         key=f"seconds_{measure.name}",
         heading=TIME,
         name=measure.label,
         x_label=SECONDS_LABEL,
         y_label=f"{measure.axis}, {measure.better} is better",
-        panels=[Panel("", [front, *points], levels=floor_level(group, measure))],
+        panels=panels,
         log_x=True,
         log_y=True,
-        note=f"The Pareto front holds the rows that no other row beats in both: {'; '.join(map(label, best))}.",
+        note=note,
     )
 
 
