@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.levels import from_levels
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 
 
@@ -17,6 +18,10 @@ class OneSet(InMemoryDataModule):
     def __init__(self, name: str, levels: Tensor, num_levels: int, identity: str) -> None:
         super().__init__(batch_size=1, seed=0)
         self.name, self.num_levels, self._levels, self._given_identity = name, num_levels, levels, identity
+
+    def at(self, indices: Tensor) -> Tensor:
+        """float32 (B, C, H, W): the images with these indices, int64 (B,)."""
+        return from_levels(self._levels[indices], self.num_levels)
 
     def _read(self) -> tuple[Split, Split]:
         return Split(self._levels, None), Split(torch.empty_like(self._levels[:0]), None)

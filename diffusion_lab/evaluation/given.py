@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.splits import fixed_subset
+from diffusion_lab.data.splits import fixed_rest, fixed_subset
 from diffusion_lab.evaluation.needs import Need
 from diffusion_lab.evaluation.reference import Progress, Reference, references_of
 from diffusion_lab.evaluation.samples import Samples, num_kept
@@ -25,7 +25,7 @@ _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 
 
 class GivenImages(Source):
-    """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice: files are often sorted by class.
+    """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice, in a fixed random order.
 
     labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. cache_dir keeps features between
     calls. differences: what of their files makes a distance larger, in words.
@@ -74,11 +74,14 @@ class GivenImages(Source):
         count, there = settings.num_samples, self.count
         if count is not None and count > there:
             raise ValueError(f"evaluation.num_samples={count}: {self._images.name} has only {there} images")
-        shown, _ = next(self._images.batches("train", num_kept(self._images.shape), limit=count))
-        labels = None if self._labels is None else self._labels[fixed_subset(there, count)]
+        chosen = fixed_subset(there, count)
+        order = fixed_rest(len(chosen), len(chosen))  # some metrics take the first, and files are often sorted by class
+        chosen = chosen[order]
+        shown = self._images.at(chosen[: num_kept(self._images.shape)])
+        labels = None if self._labels is None else self._labels[chosen]
         features = [reference.features for reference in references]
         seen = references_of(self._images, features, self._cache_dir, self.device, progress)
-        return [Samples(shown, own.vectors("train", count), 0, labels) for own in seen]
+        return [Samples(shown, own.vectors("train", count)[order], 0, labels) for own in seen]
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
         labels = "none" if self._labels is None else "as given"
