@@ -102,6 +102,10 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
         _refuse(keywords)
         # A model that was trained to be scored at several moments is scored at its end, unless the caller says otherwise.
         cfg = loaded.config("evaluate", {"evaluation.at": None, **keywords})
+        if cfg.get("logger"):
+            raise MistakeError(
+                "logger: only the command logs a score; remove it, or use diffusion-lab evaluate logger=…"
+            )
         with users_mistakes():
             device = _device(cfg)
             directory, saved = trained_config(cfg)

@@ -73,4 +73,5 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
             cfg.rescore,
             given.references,
             lines=[f"samples  {cfg.samples}  ({given.source.count} images)"],
+            choices={"model": "given images"},
         )

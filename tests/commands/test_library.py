@@ -90,6 +90,11 @@ def test_a_keyword_that_says_nothing_is_refused(model, keywords, said):
         model.sample(1, **keywords)
 
 
+def test_a_score_from_python_has_no_logger(model):
+    with pytest.raises(ValueError, match="logger: only the command logs a score"):
+        model.score(logger="tensorboard")
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not a model directory"):
         load(tmp_path)

@@ -136,6 +136,16 @@ def test_what_only_a_model_has_is_refused(lab, option):
     )
 
 
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_loggers_are_told_of_their_scores(lab, monkeypatch, logger):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    np.savez(lab.folder / "a.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8))
+    options = ["samples=a.npz", "data=digits", "features=pixels", "metrics=[frechet_distance]", f"logger={logger}"]
+    code, _, err = lab("evaluate", *options)
+    assert code == 0, err
+    assert given(lab.folder / "outputs")["values"]["fd_pixels"] > 0
+
+
 @pytest.mark.parametrize("option", ["samples=", "samples=''"])
 def test_no_name_is_not_this_folder(lab, option):
     code, _, err = lab("evaluate", option)
