@@ -9,6 +9,7 @@ from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.infinity import frechet_at_infinity
 from diffusion_lab.evaluation.metrics import FrechetInfinity, Naming
 from diffusion_lab.evaluation.statistics import Moments, UnmeasurableError
+from tests.evaluation.test_score import scored
 
 N = torch.tensor(1.0)
 
@@ -151,6 +152,17 @@ def test_the_interval_covers_the_true_distance(kind, floors, n, m, trials):
         0.955, abs=0.025 + 2 * (0.05 / trials) ** 0.5
     )  # docs/numbers.md: 0.94 to 0.98 of 1,000 trials
     assert sum(one.poor for one in found) <= 0.02 * trials
+
+
+def test_where_some_real_images_represent_all_the_plain_distance_has_the_error_of_all(tmp_path, monkeypatch):
+    def error(name, **settings):
+        scores = scored(tmp_path, metrics=[FrechetInfinity()], num_samples=100, **settings)
+        return float(torch.tensor(scores.sources[name]["real images"]).std())
+
+    of_all = error("fd_raw")
+    monkeypatch.setattr("diffusion_lab.evaluation.metrics.infinity._MOST_VALUES", 0)
+    assert error("fd_raw", reference_features=75) == pytest.approx(of_all, rel=0.3)
+    assert error("fd_raw_infinity", reference_features=75) == pytest.approx(2 * of_all, rel=0.3)
 
 
 def test_the_labels_of_two_rulers_are_not_the_same():

@@ -36,9 +36,11 @@ class FrechetInfinity(FeatureMetric):
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         low, high = ends(name)
         scores.values |= {name: found.distance, low: found.low, high: found.high}
-        for value in (name, view.naming.distance):  # their errors differ by that of the bias, which is small
+        # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
+        fewer = (len(real) / _size(view)) ** 0.5
+        for value, scale in ((name, 1.0), (view.naming.distance, fewer)):
             scores.spread(value, SAMPLES, found.of_samples)
-            scores.spread(value, REAL_IMAGES, found.of_reference)
+            scores.spread(value, REAL_IMAGES, found.of_reference * scale)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; poor, because the bias does not fall like 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the bias of n is {found.bias:.3g}{poor}"
@@ -46,6 +48,10 @@ class FrechetInfinity(FeatureMetric):
 
 def _real(view: View) -> Tensor:
     """The features of all images of the reference or, where they are too many to keep, of some."""
+    return view.reference.vectors(view.split) if _size(view) * view.features.dim <= _MOST_VALUES else view.some_real
+
+
+def _size(view: View) -> int:
+    """How many images the reference has."""
     data = view.reference.data
-    size = data.num_train if view.split == "train" else data.num_test
-    return view.reference.vectors(view.split) if size * view.features.dim <= _MOST_VALUES else view.some_real
+    return data.num_train if view.split == "train" else data.num_test
