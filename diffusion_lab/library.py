@@ -51,7 +51,11 @@ class Model:
 
     def __init__(self, model_dir: str | Path | None, outputs: str | Path, config_dir: str | Path | None) -> None:
         self._loaded, self._outputs = Loaded(found(model_dir, outputs), config_dir), str(outputs)
-        self.module: GenerativeModel = built(self._loaded)
+        built(self._loaded)  # so that a mistake shows here
+
+    @property
+    def module(self) -> GenerativeModel:
+        return self._loaded.last
 
     @property
     def path(self) -> Path:
@@ -92,7 +96,6 @@ class Model:
         if format not in _SHOWN:
             raise ValueError(f"format={format}: choose one of {', '.join(_SHOWN)}")
         with self._drawing(num_images, seed, options) as (drawing, edit, indices, y):
-            self.module = drawing.model
             x = drawing.draw(edit, indices, y, shown=False)
             if format in ("numpy", "pil") and x.ndim != 4:
                 raise ValueError(f"format={format}: the samples are points, not images; use tensor or grid")
@@ -101,7 +104,7 @@ class Model:
 
     def trajectory(self, num_images: int = 1, *, seed: int = 0, **options: Any) -> Iterator[Tensor]:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
-        with self._drawing(num_images, seed, options) as (drawing, _, indices, y):
+        with self._drawing(num_images, seed, options, trajectory=True) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
             states = [x.cpu() for x in drawing.model.trajectory(indices, seed, y)]
         return iter(states)
@@ -118,9 +121,9 @@ class Model:
         content = run.read_metrics()
         return Score(content["values"], content["protocol"], run.path)
 
-    def _drawing(self, num_images: int, seed: int, options: dict[str, Any]) -> Any:
+    def _drawing(self, num_images: int, seed: int, options: dict[str, Any], trajectory: bool = False) -> Any:
         label = {"label": options.pop("label")} if "label" in options else {}
-        of_this_call = {"num_images": num_images, "seed": seed, **label}
+        of_this_call = {"num_images": num_images, "seed": seed, "trajectory": trajectory, **label}
         return drawing_from(self._loaded, {"outputs": self._outputs, **options}, of_this_call)
 
     def __repr__(self) -> str:

@@ -44,12 +44,12 @@ def found(model_dir: str | Path | None, outputs: str | Path) -> ModelDirectory:
 
 
 class Loaded:
-    """The last model of a directory that was built; built again where other choices are named."""
+    """last: the last model of a directory that was built; built again where other choices are named."""
 
     def __init__(self, directory: ModelDirectory, config_dir: str | Path | None) -> None:
         self.directory = directory
         self._asked: tuple[DictConfig, tuple[str, ...]] | None = None
-        self._model: GenerativeModel
+        self.last: GenerativeModel
         self._config_dir = None if config_dir is None else Path(config_dir)
 
     def config(self, command: str, keywords: Mapping[str, Any], of_this_call: Mapping[str, Any] = _NONE) -> DictConfig:
@@ -61,9 +61,9 @@ class Loaded:
         """As `load_model`."""
         if self._asked != (saved, weights):
             self._asked = None
-            self._model = load_model(directory, saved, *weights)
+            self.last = load_model(directory, saved, *weights)
             self._asked = (saved, weights)
-        return self._model
+        return self.last
 
     def data(self) -> DataModule:
         """That it was trained on."""

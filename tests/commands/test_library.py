@@ -53,6 +53,17 @@ def test_what_is_not_said_is_as_it_was_trained(model):
     assert "Heun" in repr(model.module.sampler)
     model.sample(1)
     assert repr(model.module.sampler) == trained
+    model.trajectory(1, sampler="heun", num_steps=2)
+    assert "Heun" in repr(model.module.sampler)
+    model.score(metrics=["quick"], num_samples=4, features="pixels", sampler="ddim", num_steps=2)
+    assert "DDIM" in repr(model.module.sampler)
+
+
+def test_a_trajectory_starts_from_noise_only(lab, model):
+    code, _, err = lab("sample", "trajectory=true", "denoise.image=5", "denoise.t=12")
+    assert code == 1
+    with pytest.raises(ValueError, match=re.escape(err.strip().removeprefix("diffusion-lab sample: "))):
+        model.trajectory(4, denoise={"image": 5, "t": 12})
 
 
 @pytest.mark.parametrize(
