@@ -53,7 +53,8 @@ class Arrays(InMemoryDataModule):
         if max_bytes < 1:
             raise DataError(f"data.max_bytes={max_bytes} must be at least 1.")
         self._files = {"train": train, "test": test, "train_labels": train_labels, "test_labels": test_labels}
-        self.root, self.layout, self.num_levels = Path(root or "."), layout, num_levels
+        self.root, self.layout = Path(root or "."), layout
+        self.num_levels = self._chosen_levels = num_levels
         self.test_fraction, self.max_bytes = test_fraction, max_bytes
 
     def _read(self) -> tuple[Split, Split]:
@@ -61,8 +62,8 @@ class Arrays(InMemoryDataModule):
         test = None if self._files["test"] is None else self._split("test")
         if test is None:
             train, test = parted(train, self.test_fraction)
-        elif test.values.shape[1:] != train.values.shape[1:] or test.values.dtype != train.values.dtype:
-            shapes = [f"{split.values.dtype} {tuple(split.values.shape[1:])}" for split in (train, test)]
+        elif test.values.shape[1:] != train.values.shape[1:]:
+            shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
             raise DataError(
                 f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use equal shapes and types."
             )
@@ -79,10 +80,12 @@ class Arrays(InMemoryDataModule):
 
     def _split(self, split: str) -> Split:
         array, labels, where = self._array(split)
-        values = as_levels(channels_first(array, self.layout, where), self.num_levels, where)
+        values = as_levels(channels_first(array, self.layout, where), self._chosen_levels, where)
         if len(values) < 2:
             raise DataError(f"{where} holds one image: at least two are needed.")
-        self.num_levels = self.num_levels or own_levels(array.dtype)
+        levels = self._chosen_levels or own_levels(array.dtype)
+        check_levels(levels, self.num_levels, where)
+        self.num_levels = levels
         if self._files[f"{split}_labels"] is not None:
             labels, _, where = self._array(f"{split}_labels")
         return Split(values, None if labels is None else as_labels(labels, len(values), where))
@@ -126,6 +129,14 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
 def own_levels(dtype: np.dtype) -> int | None:
     """How many levels a type holds; None for one that does not say."""
     return {"bool": 2, "uint8": 256, "uint16": 65536}.get(dtype.name)
+
+
+def check_levels(levels: int | None, earlier: int | None, where: str) -> None:
+    """DataError where the split that was read earlier has another number of levels. None: no split was, or no number is known."""
+    if None not in (levels, earlier) and levels != earlier:
+        raise DataError(
+            f"{where} has {levels} levels, the training images have {earlier}: use equal shapes and types, or set data.num_levels."
+        )
 
 
 def as_levels(array: np.ndarray, num_levels: int | None, where: str) -> Tensor:

@@ -10,7 +10,16 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffusion_lab.data.arrays import LAYOUTS, MOST_BYTES, as_labels, as_levels, channels_first, own_levels, parted
+from diffusion_lab.data.arrays import (
+    LAYOUTS,
+    MOST_BYTES,
+    as_labels,
+    as_levels,
+    channels_first,
+    check_levels,
+    own_levels,
+    parted,
+)
 from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image
 from diffusion_lab.data.memory import InMemoryDataModule, Split
@@ -55,7 +64,8 @@ class HFDataset(InMemoryDataModule):
         if not 0 < test_fraction < 1:
             raise DataError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         self.root, self.train, self.test, self.image, self.label = Path(root), train, test, image, label
-        self.image_size, self.channels, self.layout, self.num_levels = image_size, channels, layout, num_levels
+        self.image_size, self.channels, self.layout = image_size, channels, layout
+        self.num_levels = self._chosen_levels = num_levels
         self.test_fraction, self.max_bytes, self.max_pixels = test_fraction, max_bytes, max_pixels
 
     def _read(self) -> tuple[Split, Split]:
@@ -131,7 +141,8 @@ class HFDataset(InMemoryDataModule):
 
     def _arrays(self, column: str, rows: Any, dtype: np.dtype) -> Tensor:
         where = f"{self.root}, column {column}"
-        levels = self.num_levels or own_levels(dtype)
+        levels = self._chosen_levels or own_levels(dtype)
+        check_levels(levels, self.num_levels, where)
 
         def convert(i: int, row: Any) -> Tensor:
             return as_levels(channels_first(np.asarray(row).astype(dtype)[None], self.layout, where), levels, where)[0]

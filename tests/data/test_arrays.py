@@ -69,6 +69,13 @@ def test_levels_are_those_of_the_type_unless_said(tmp_path, array, num_levels, e
     assert np.unique(levels(data)).tolist() == np.unique(array).astype(float).tolist()
 
 
+def test_splits_of_two_types_have_the_levels_that_are_said(tmp_path) -> None:
+    np.save(tmp_path / "train.npy", np.tile(np.uint16([0, 9]), (6, 4, 2)))
+    np.save(tmp_path / "test.npy", np.tile(np.uint8([0, 9]), (6, 4, 2)))
+    data = arrays(tmp_path, "train.npy", test="test.npy", num_levels=10)
+    assert levels(data, "test").max() == 9
+
+
 def test_labels_lie_beside_the_images_or_in_files_of_their_own(tmp_path: Path) -> None:
     y = np.arange(20) % 3
     np.savez(tmp_path / "a.npz", x=PIXELS, y=y)
@@ -192,6 +199,16 @@ REFUSED = {
         npz(b=GREY, c=GREY[:, :3]),
         {"train": "a.npz:b", "test": "a.npz:c"},
         "use equal shapes and types",
+    ),
+    "fewer levels to test on": (
+        npz(b=PIXELS, c=PIXELS.astype(np.uint8)),
+        {"train": "a.npz:b", "test": "a.npz:c"},
+        "data.test=.* has 256 levels, the training images have 65536: use equal shapes and types",
+    ),
+    "integers of no range to test on": (
+        npz(b=PIXELS, c=PIXELS.astype(np.int64)),
+        {"train": "a.npz:b", "test": "a.npz:c"},
+        "is int64: set data.num_levels",
     ),
     "a class that only test has": (
         npz(b=GREY, y=np.arange(6), z=np.arange(6) * 2),

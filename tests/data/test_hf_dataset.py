@@ -107,6 +107,18 @@ def test_labels_of_one_split_alone_are_refused(tmp_path: Path, having: str, lack
         data_of(tmp_path / "own")
 
 
+def test_arrays_of_other_levels_than_the_training_images_are_refused(tmp_path: Path) -> None:
+    splits = {
+        name: datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), dtype)})
+        for name, dtype in (("train", np.uint16), ("test", np.uint8))
+    }
+    for name, split in splits.items():
+        split.save_to_disk(str(tmp_path / "own" / name))
+    (tmp_path / "own" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(DataError, match="column x has 256 levels, the training images have 65536: use equal shapes"):
+        data_of(tmp_path / "own")
+
+
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder: name one that save_to_disk wrote"):
         data_of(tmp_path / "none")
