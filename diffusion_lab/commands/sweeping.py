@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.from_config.tracking import track_report
 from diffusion_lab.report.make import make_report
@@ -103,7 +103,7 @@ class _Launches:
         own = {"hydra.sweep.dir": str(directory.jobs), "hydra.sweeper.name": name}
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
-            config.hydra.overrides.hydra += [f"{key}={json.dumps(value)}" for key, value in own.items()]
+            config.hydra.overrides.hydra += [f"{key}={quoted(value)}" for key, value in own.items()]
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=_Logged(task), config=config
         )
@@ -128,7 +128,7 @@ class _Launches:
             return self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=True)
         first = self._num_launched  # numbered on from call to call
         self._num_launched += len(jobs)
-        overrides = [[*job.overrides, f"hydra.sweep.subdir={json.dumps(job.name)}"] for job in jobs]
+        overrides = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.name)}"] for job in jobs]
         return [_reason(returned) for returned in self._launcher.launch(overrides, initial_job_idx=first)]
 
 

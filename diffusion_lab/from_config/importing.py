@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.trained import quoted
+from diffusion_lab.from_config.overrides import quoted
 
 _CHECKPOINT, _PREDICTION = "checkpoint", "prediction"
 

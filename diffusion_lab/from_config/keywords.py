@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
-from diffusion_lab.from_config.trained import quoted, with_trained_choices
+from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.from_config.trained import with_trained_choices
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import ModelDirectory
 

@@ -6,7 +6,6 @@ again in each rank, a multirun too, and a rank that dies leaves the others waiti
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.overrides import quoted
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
@@ -119,7 +119,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
     )
     hydra = HydraConfig.get()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
-    options = [*hydra.overrides.task, *(f"{key}={json.dumps(value)}" for key, value in more.items())]
+    options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too

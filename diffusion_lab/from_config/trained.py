@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -23,6 +21,7 @@ from diffusion_lab.from_config.build import build_data, variance_matters
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import usual_outputs
+from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
 from diffusion_lab.options import flat
@@ -287,18 +286,6 @@ def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory
 def _set(group: str, node: DictConfig) -> list[str]:
     """Overrides that give a group every option of a node."""
     return [f"++{group}.{key}={quoted(value)}" for key, value in flat(OmegaConf.to_container(node)).items()]
-
-
-def quoted(value: Any) -> str:
-    """A value in Hydra's override grammar, where nothing in it is read as anything else."""
-    match value:
-        case None | bool():
-            return json.dumps(value)
-        case str():
-            return QuotedString(value, Quote.double).with_quotes()
-        case list():
-            return f"[{','.join(map(quoted, value))}]"
-    return str(value)
 
 
 def _names_own_folders(options: list[str]) -> bool:

@@ -6,7 +6,6 @@ that was killed on a cluster without accounting, cannot show what it would submi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -25,6 +24,8 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, se
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_lab.from_config.overrides import quoted
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.jobs import Outcome, Queue
@@ -167,7 +168,7 @@ class QueueLauncher(Launcher):
         calls = [
             Call(
                 self,
-                [*job.overrides, f"hydra.sweep.subdir={json.dumps(job.name)}"],
+                [*job.overrides, f"hydra.sweep.subdir={quoted(job.name)}"],
                 index,
                 job.name,
                 number.get(job.needs),

@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -207,6 +208,12 @@ def test_training_alone(lab):
     assert code == 0, err
     assert len(names(lab, "models")) == 2
     assert names(lab, "runs") == set()
+
+
+def test_jobs_write_below_outputs_whatever_its_name(lab):
+    code, _, err = lab("train", "-m", *TINY, *STRIDED, "score=false", 'outputs="Läufe \\ \\""')
+    assert code == 0, err
+    assert {Path(file).parts[0] for file in files(lab.folder)} == {'Läufe \\ "'}
 
 
 @pytest.mark.thorough
