@@ -21,7 +21,7 @@ from diffusion_lab.data.arrays import (
     parted,
 )
 from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image
+from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 
 _ROWS = 256  # read at a time
@@ -59,6 +59,8 @@ class HFDataset(InMemoryDataModule):
         super().__init__(batch_size, seed, flip)
         if channels not in (None, 1, 3):
             raise DataError(f"data.channels={channels} must be null, 1 (grey) or 3 (RGB).")
+        if image_size is not None:
+            sides_of(image_size)
         if layout not in (None, *LAYOUTS):
             raise DataError(f"data.layout={layout} must be null, nhwc or nchw.")
         if not 0 < test_fraction < 1:
@@ -78,7 +80,11 @@ class HFDataset(InMemoryDataModule):
         train = self._split(splits[self.train])
         train, test = parted(train, self.test_fraction) if name is None else (train, self._split(splits[name]))
         if test.values.shape[1:] != train.values.shape[1:]:
-            raise DataError(f"{self.root} has images of two sizes: set data.image_size.")
+            shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
+            raise DataError(
+                f"{self.root} has training images {shapes[0]} and test images {shapes[1]} (C, H, W): set data.image_size or "
+                "data.channels, or, for arrays, save both splits in one shape."
+            )
         if (train.labels is None) != (test.labels is None):
             having, lacking = (self.train, name) if test.labels is None else (name, self.train)
             raise DataError(
@@ -141,6 +147,9 @@ class HFDataset(InMemoryDataModule):
 
     def _arrays(self, column: str, rows: Any, dtype: np.dtype) -> Tensor:
         where = f"{self.root}, column {column}"
+        for option in ("image_size", "channels"):
+            if (value := getattr(self, option)) is not None:
+                raise DataError(f"data.{option}={value} has no effect on arrays, and {where} holds arrays: remove it.")
         levels = self._chosen_levels or own_levels(dtype)
         check_levels(levels, self.num_levels, where)
 
@@ -161,13 +170,13 @@ class HFDataset(InMemoryDataModule):
                 if size > self.max_bytes:
                     raise DataError(
                         f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise this "
-                        "limit, or choose a smaller data.image_size."
+                        "limit, or, for images that are no arrays, choose a smaller data.image_size."
                     )
                 values = torch.empty((len(rows), *value.shape), dtype=value.dtype)
             if value.shape != values.shape[1:]:
                 raise DataError(
                     f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(values.shape[1:])}: set "
-                    "data.image_size."
+                    "data.image_size, or, for arrays, save all in one shape."
                 )
             values[i] = value
         return values

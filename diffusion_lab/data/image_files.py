@@ -19,7 +19,7 @@ from diffusion_lab.data import images
 from diffusion_lab.data.base import Batch, DataModule, Pick
 from diffusion_lab.data.digests import RememberedDigests, state_of
 from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import MAX_PIXELS, check_image, read_image
+from diffusion_lab.data.images import MAX_PIXELS, check_image, read_image, sides_of
 from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
@@ -49,9 +49,7 @@ class ImageFiles(DataModule):
         super().__init__(batch_size, seed, flip)
         if channels not in (1, 3):
             raise DataError(f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
-        sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
-        if len(sides) != 2 or min(sides) < 1:
-            raise DataError(f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
+        sides = sides_of(image_size)
         if num_levels not in (256, MOST_LEVELS):
             raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
         if num_levels > 256 and channels != 1:

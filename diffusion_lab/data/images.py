@@ -26,6 +26,14 @@ MAX_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 
+def sides_of(image_size: int | Sequence[int]) -> list[int]:
+    """Height and width. DataError for a size that no image has."""
+    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
+    if len(sides) != 2 or min(sides) < 1:
+        raise DataError(f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
+    return sides
+
+
 def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
     """DataError if `read_image` could not show the file with this content; its first picture is decoded to find out."""
     with _opened(path, io.BytesIO(content), max_pixels) as image:
@@ -54,7 +62,7 @@ def read_image(
         image = _deep_grey(opened) if deep else _upright(opened).convert(_MODES[channels])
     if image_size is None:
         image_size = (image.height, image.width)
-    height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    height, width = sides_of(image_size)
     scale = min(image.height / height, image.width / width)
     kept_width, kept_height = max(round(scale * width), 1), max(round(scale * height), 1)
     left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
