@@ -19,7 +19,7 @@ from diffusion_lab.data import images
 from diffusion_lab.data.base import Batch, DataModule, Pick
 from diffusion_lab.data.digests import RememberedDigests, state_of
 from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import MAX_PIXELS, check_image, read_image, sides_of
+from diffusion_lab.data.images import MAX_PIXELS, check_image, most_bytes, read_image, sides_of
 from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
@@ -186,7 +186,14 @@ def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) 
         state = state_of(path)
         if digest := remembered.find(path, state):
             return digest
-        content = path.read_bytes()
+        size = state[0]
+        if size > most_bytes(max_pixels):
+            raise DataError(
+                f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
+                "file, or leave it out with data.on_error=skip."
+            )
+        with path.open("rb") as file:
+            content = file.read(size)  # no further, should it grow meanwhile
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): give permission to read it, or leave it out with data.on_error=skip."

@@ -26,6 +26,11 @@ MAX_PIXELS = 178_956_970
 Image.MAX_IMAGE_PIXELS = None
 
 
+def most_bytes(max_pixels: int) -> int:
+    """How large a file of so many pixels may be: twice what uncompressed 16-bit RGBA takes, and 1 MiB for what describes it."""
+    return 16 * max_pixels + 2**20
+
+
 def sides_of(image_size: int | Sequence[int]) -> list[int]:
     """Height and width. DataError for a size that no image has."""
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
