@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.from_config.overrides import quoted, unquoted
 
 _CHECKPOINT, _PREDICTION = "checkpoint", "prediction"
 
@@ -17,7 +17,7 @@ def with_described_parts(options: list[str]) -> list[str]:
     from diffusion_lab.interop.opening import OPTIONS, opened
 
     taken = (_CHECKPOINT, *OPTIONS)  # quoted anew: flags hold commas and spaces
-    given = {key: value.strip("'\"") for key, _, value in (option.partition("=") for option in options)}
+    given = {key: unquoted(value) for key, _, value in (option.partition("=") for option in options)}
     own = {key: value for key, value in given.items() if key in taken}
     if own.get(_CHECKPOINT) is None:
         raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")

@@ -21,7 +21,7 @@ from diffusion_lab.from_config.build import build_data, variance_matters
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import usual_outputs
-from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.from_config.overrides import quoted, unquoted
 from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
 from diffusion_lab.options import flat
@@ -40,12 +40,12 @@ _HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file
 def model_dir_of(options: list[str]) -> ModelDirectory | None:
     """The model directory that options name, or the newest under their `outputs`; None for a sweep over several."""
     named = {key: value for key, _, value in (option.partition("=") for option in options)}
-    wanted = named.get("model_dir", "null").strip("'\"")
+    wanted = unquoted(named.get("model_dir", "null"))
     if "," in wanted:
         return None
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(named["outputs"] if "outputs" in named else usual_outputs()))
+    return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
 
 
 def with_trained_choices(

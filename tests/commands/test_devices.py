@@ -138,7 +138,7 @@ def test_joblib_is_refused_in_a_job_too(lab, monkeypatch, started):
 
 
 def test_processes_of_one_command_share_the_cores_and_leave_no_signal_handlers(lab, monkeypatch):
-    shutil.copytree(TRAINED, lab.folder / "für")
+    shutil.copytree(TRAINED, lab.folder / "für" / "models" / "one")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(ranks, "num_cores", lambda: 6)
     seen = []
@@ -149,12 +149,12 @@ def test_processes_of_one_command_share_the_cores_and_leave_no_signal_handlers(l
 
     monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: run)
     before = signal.getsignal(signal.SIGTERM)
-    code, _, err = lab("sample", 'model_dir="für"', "devices=2", "accelerator=cpu")
+    code, _, err = lab("sample", 'outputs="für"', "devices=2", "accelerator=cpu")
     assert code == 0, err
     ((threads, command),) = seen
     assert threads == "3"
     assert command[:3] == ("-m", "diffusion_lab", "sample")
-    assert command[-1] == 'model_dir="für"'
+    assert command[-1] == 'model_dir="für/models/one"'
     assert "OMP_NUM_THREADS" not in os.environ
     assert signal.getsignal(signal.SIGTERM) is before
 

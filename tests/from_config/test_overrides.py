@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.from_config.overrides import quoted, unquoted
 
 VALUES = [
     "/für/Läufe",
@@ -35,3 +35,15 @@ VALUES = [
 def test_what_hydra_reads_is_what_was_written(value):
     read = OverridesParser.create().parse_override(f"key={quoted(value)}").value()
     assert (type(read), str(read)) == (type(value), str(value))
+
+
+@pytest.mark.parametrize("text", [value for value in VALUES if isinstance(value, str)], ids=repr)
+def test_a_text_in_quotes_is_read_as_hydra_reads_it(text):
+    assert unquoted(quoted(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "outputs/models/a", "für", "C:\\lab", "007", "a,b", '"a","b"', '"a', "'a\"", '"a"b']
+)
+def test_a_text_without_quotes_is_left_as_it_is(text):
+    assert unquoted(text) == text
