@@ -53,6 +53,9 @@ _REFUSED = {
     "barebones": "metrics.csv, checkpoints and averages are always kept",
     **dict.fromkeys(("enable_autolog_hparams", "model_registry"), "the config is recorded whole in config.yaml"),
 }
+# Validation, sample grids and scoring give the weights float32; in float16, Adam's ε is 0 and weights become NaN.
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT_PRECISIONS = ("32", "bf16", "16")
 
 
 def check_training(
@@ -86,6 +89,8 @@ def build_trainer(
         raise MistakeError("set trainer.max_steps or trainer.max_time, so that training ends")
     request = request_of(cfg.trainer)
     precision = precision_of(options["precision"], request.on_gpu)
+    if str(precision) not in (*_PRECISIONS, *_SHORT_PRECISIONS):
+        raise MistakeError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
     parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
         Precision(str(precision)),

@@ -36,6 +36,13 @@ MISTAKES = {
     "Lightning's fast_dev_run": (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=True", "use debug=fdr"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
     "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
+    **{
+        f"weights of {precision}": (
+            [f"trainer.precision={precision}"],
+            [f"trainer.precision={precision}: choose 32-true, bf16-mixed, 16-mixed or auto"],
+        )
+        for precision in ("64-true", "64", "bf16-true", "16-true", "transformer-engine")
+    },
     "seed of too many bits": (["seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
     "learned range on a straight path": (
         ["schedule=rectified"],
