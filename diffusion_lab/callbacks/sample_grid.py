@@ -28,6 +28,13 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
+        if num_images < 1:
+            raise ValueError(
+                f"callbacks.sample_grid.num_images={num_images} must be at least 1; "
+                "set callbacks.sample_grid.every_n_steps=0 for no grids"
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"callbacks.sample_grid.seed={seed} must be a whole number from 0 to 2**64 - 1")
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
 
     def on_train_batch_end(

@@ -36,6 +36,14 @@ MISTAKES = {
     "Lightning's fast_dev_run": (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=True", "use debug=fdr"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
     "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
+    "negative seed of the grids": (
+        ["callbacks.sample_grid.seed=-1"],
+        ["callbacks.sample_grid.seed=-1 must be a whole number from 0 to 2**64 - 1"],
+    ),
+    "grids without images": (
+        ["callbacks.sample_grid.num_images=0"],
+        ["callbacks.sample_grid.num_images=0 must be at least 1", "callbacks.sample_grid.every_n_steps=0"],
+    ),
     **{
         f"weights of {precision}": (
             [f"trainer.precision={precision}"],
