@@ -36,8 +36,12 @@ class Program(NamedTuple):
 def to_program(model: GenerativeModel, batch_size: int) -> Program:
     """The program that draws with the choices and the weights that the model has now.
 
-    ValueError, in one sentence, where torch.export cannot trace it.
+    ValueError, in one sentence, where torch.export cannot trace it, and for a VAE that samples draws.
     """
+    if not getattr(model, "samples_are_means", True):
+        raise ValueError(
+            "format=program: a program gives means of the decoder's likelihood, but this model samples draws; use sampling=means"
+        )
     drawer = _Chain(model) if hasattr(model, "process") else _Decoder(model)
     shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
     given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]

@@ -145,3 +145,13 @@ def test_other_models_have_no_pipeline(lab, name):
     code, _, err = lab("export", f"model_dir={name}")
     assert code == 1
     assert "format=program" in err
+
+
+def test_a_program_has_means_of_a_decoder_s_likelihood_and_no_draws(lab):
+    shutil.copytree(TRAINED / "vae", lab.folder / "vae")
+    code, _, err = lab("export", "model_dir=vae", "format=program", "sampling=draws")
+    assert code == 1
+    assert "this model samples draws" in err
+    assert "use sampling=means" in err
+    assert files(lab.folder / "vae") == files(TRAINED / "vae")
+    assert not (lab.folder / "export").exists()
