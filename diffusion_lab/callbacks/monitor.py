@@ -47,6 +47,9 @@ class Monitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         self._device = pl_module.device
         self.means.to(self._device)
+        if not trainer.is_global_zero:  # the means of a checkpoint are those of all ranks: rank 0 keeps them
+            for mean in self.means.values():
+                mean.reset()
         self._show(trainer)
         self._clock, self._logged = perf_counter(), trainer.global_step
 
@@ -77,7 +80,9 @@ class Monitor(Callback):
         pl_module.validated_weights = suited_weights(pl_module.weight_names, trainer.global_step)
 
     def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        measured = _quotients({name: float(mean.compute()) for name, mean in self.means.items() if mean.update_called})
+        # Not by `update_called`, which torchmetrics does not restore.
+        seen = {name: state for name, state in self._summed().items() if state["weight"] > 0}
+        measured = _quotients({name: float(state["mean_value"] / state["weight"]) for name, state in seen.items()})
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
@@ -102,9 +107,16 @@ class Monitor(Callback):
             self.means[name].persistent(True)
         return self.means[name]
 
+    def _summed(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The state of each mean, summed over ranks; every rank must call it."""
+        states = {}
+        for name, mean in self.means.items():
+            with mean.sync_context():
+                states[name] = mean.state_dict()
+        return states
+
     def state_dict(self) -> dict[str, Any]:
-        means = {name: mean.state_dict() for name, mean in self.means.items()}
-        return {"seconds": self.seconds, "means": means, "last": self._last}
+        return {"seconds": self.seconds, "means": self._summed(), "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self._last = state["seconds"], state.get("last", {})
