@@ -86,10 +86,8 @@ class Layout:
         )
 
     def attention(self, channels: int) -> AttentionBlock:
-        return AttentionBlock(channels, self.channels_per_head(channels), self.num_groups)
-
-    def channels_per_head(self, channels: int) -> int:
-        return self.head_channels if self.num_heads is None else channels // self.num_heads
+        head_channels = self.head_channels if self.num_heads is None else channels // self.num_heads
+        return AttentionBlock(channels, head_channels, self.num_groups)
 
     def _check_heads(self) -> None:
         attending = [width for width, attends in zip(self.widths, self.attending, strict=True) if attends]

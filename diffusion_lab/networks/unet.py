@@ -31,7 +31,7 @@ class UNet(nn.Module):
     - attention_resolutions: lengths of the longer side, in pixels, at which attention follows every block; the middle always
       attends once.
     - head_channels: channels of an attention head; must divide the channels wherever there is attention. num_heads: heads of
-      every attention, in place of that.
+      every attention but the pooling of a classifier, in place of that.
     - activation_checkpointing: recompute each block in the backward pass: slower by a forward pass, in the memory of
       one block at a time.
     - held_channels: of the output, the last ones: their gradients reach only the weights of the output convolution.
@@ -44,8 +44,7 @@ class UNet(nn.Module):
     - num_groups: of every group norm; None: up to 32, of at least four channels.
     - embedding_channels: of the sinusoids of t, a quarter of the embedding; None: base_channels.
     - timestep_scale: multiplies the timesteps. null_class=False: no row for the null class, so y is always needed.
-    - pool_positions: the classifier made of this network has learned positions in its pooling, whose output is the logits, and
-      whose heads have head_channels also where num_heads is given.
+    - pool_positions: the classifier made of this network has learned positions in its pooling, whose output is the logits.
 
     The output convolution starts at zero, so the network's first output is exactly 0. Raises ValueError where sizes do
     not fit.
@@ -138,14 +137,14 @@ class UNet(nn.Module):
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""
         layout, channels, num_logits = self.layout, self.encoder.out_channels, self.output.out_channels
+        if layout.head_channels < 1 or channels % layout.head_channels:
+            raise ValueError(
+                f"network.head_channels={layout.head_channels} must divide the {channels} channels that a classifier pools, also "
+                f"where network.num_heads is set; use {channels} or a divisor of it"
+            )
         if self.pool_positions:
-            if layout.head_channels < 1 or channels % layout.head_channels:
-                raise ValueError(
-                    f"network.head_channels={layout.head_channels} must divide the {channels} channels that a classifier with "
-                    f"network.pool_positions=true pools; use {channels} or a divisor of it"
-                )
             num_pixels = math.prod(layout.sides[-1])
             pool = AttentionPool(channels, layout.head_channels, num_logits, num_pixels, layout.num_groups)
             return EncoderClassifier(self.encoder, pool, None)
-        pool = AttentionPool(channels, layout.channels_per_head(channels), num_groups=layout.num_groups)
+        pool = AttentionPool(channels, layout.head_channels, num_groups=layout.num_groups)
         return EncoderClassifier(self.encoder, pool, nn.Linear(channels, num_logits))
