@@ -36,7 +36,7 @@ class Monitor(Callback):
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
         self._clock: float | None = None  # when the last step was over
-        self._logged = 0  # the last step that was; batches of which gradients are accumulated are of the step before
+        self._logged = 0  # the last logged step: while gradients accumulate, several batches see the same global_step
         self._device = torch.device("cpu")
 
     @property

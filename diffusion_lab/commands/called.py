@@ -44,7 +44,7 @@ def found(model_dir: str | Path | None, outputs: str | Path) -> ModelDirectory:
 
 
 class Loaded:
-    """last: the last model of a directory that was built; built again where other choices are named."""
+    """last: the model of a directory as it was last built. Other choices build it again."""
 
     def __init__(self, directory: ModelDirectory, config_dir: str | Path | None) -> None:
         self.directory = directory

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import DDIMSampler, EvenSpacing, GaussianDiffusion, SampleNoise
+from diffusion_lab.diffusion.samplers import last
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.networks.cost import count_flops
 
@@ -19,9 +20,7 @@ class DrawnDiffusion(GenerativeModel):
     """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a rounding."""
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        for x_t in self.trajectory(indices, seed, y):
-            x_0 = x_t  # only the last is kept
-        return self._finished(x_0)
+        return self._finished(last(self._walk(indices, seed, y)))
 
     def _finished(self, x_0: Tensor) -> Tensor:
         return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
@@ -53,11 +52,13 @@ class DrawnDiffusion(GenerativeModel):
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
     def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
-        noise = SampleNoise(seed, indices)
-        chain = self._chain
-        x_T = self.start.draw(chain, noise.initial(self.shape), y)
-        for _, x_t in self.sampler.walk(chain, self.guided, x_T, y, noise):
+        for _, x_t in self._walk(indices, seed, y):
             yield x_t
+
+    def _walk(self, indices: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[float, Tensor]]:
+        noise, chain = SampleNoise(seed, indices), self._chain
+        x_T = self.start.draw(chain, noise.initial(self.shape), y)
+        return self.sampler.walk(chain, self.guided, x_T, y, noise)
 
     @property
     def nfe(self) -> int:

@@ -191,7 +191,7 @@ def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
 def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
     """The largest set, of several the one that most rows have, and as large ones that share no seed with it or each other.
 
-    A difference is over the shared seeds, or over all where none is shared. Where some are, it may contradict the means.
+    A difference uses the seeds that two rows share, or all if they share none. If they share some, it may contradict the means.
     """
     count = Counter(sets)
     kept: list[frozenset[str]] = []
