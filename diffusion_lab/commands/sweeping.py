@@ -52,7 +52,7 @@ def sweep(
         raise MistakeError(
             f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
         )
-    plan, evaluation_seed = make_plan(axes, context.config_loader, config)
+    plan, evaluation_seed, notes = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     if not (wait or launches.may_be_left):
@@ -60,7 +60,7 @@ def sweep(
             "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which holds a cell back until its model is trained: "
             "remove it for other launchers"
         )
-    for line in [*plan.summary(), *launches.summary(plan.jobs), f"sweep {directory.path}"]:
+    for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
         for job in plan.jobs:

@@ -50,7 +50,8 @@ class HeunSampler(Sampler):
 class DPMSolverSampler(Sampler):
     """DPM-Solver++, multistep: the polynomial through the x̂_0 of this step and of the order − 1 before it (Lu et al. 2022).
 
-    One evaluation a step. The order rises from 1 with the first steps, and falls to 1 over the last steps, where λ goes to ∞.
+    One evaluation a step. The order rises from 1 with the first steps, and falls to 1 over the last steps, where λ goes to ∞, and
+    after a step of less than a third of this one, over which x̂_0 says too little of its slope.
 
     Parameters
     ----------
@@ -70,8 +71,9 @@ class DPMSolverSampler(Sampler):
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         seen = (past(t, look_at(reverse, process, x_t, t)), *memory)[: self.order]
-        known, rate = seen[:t], 2 if self.stochastic else 1
         at, to, h = process.numbers(t), process.numbers(s), _lambda(process, s) - _lambda(process, t)
+        short = len(seen) > 1 and 3 * (_lambda(process, t) - _lambda(process, seen[1].t)) < h
+        known, rate = seen[: 1 if short else t], 2 if self.stochastic else 1
         x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
         nodes = [(_lambda(process, look.t) - _lambda(process, t)) / h for look in known]
         for weight, look in zip(_weights(nodes, rate * h), known, strict=True):

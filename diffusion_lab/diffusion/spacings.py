@@ -92,7 +92,7 @@ class LogSNRSpacing(Spacing):
     Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
 
     log_snr_max, log_snr_min: start and end there where the schedule reaches further; None: at its own ends. Beyond them steps are
-    wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x_t is x_0 to within a level. What log_snr_min
+    wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x̂_0 is close to x_0. What log_snr_min
     leaves out of the noise is taken for noise: x there for N(0, prior_std²·I) of the shorter chain.
     """
 
@@ -183,4 +183,6 @@ def _last(process: GaussianDiffusion | int) -> int:
 
 def _check(num_steps: int, most: int) -> None:
     if not 1 <= num_steps <= most:
-        raise ValueError(f"num_steps = {num_steps} must lie in 1 … {most}, because the chain has {most} steps")
+        raise ValueError(
+            f"sampler.spacing.num_steps={num_steps} must lie in 1 … {most}, because the chain has {most} steps"
+        )

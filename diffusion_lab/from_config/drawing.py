@@ -115,6 +115,7 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
         weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
+    _check_variance(cfg, model)
     return directory, saved, model, weights
 
 
@@ -132,3 +133,11 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
         known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
         raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
     return Drawing(cfg, directory, saved, model, weights)
+
+
+def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:
+    if cfg.get("variance") is not None and not model.sampler.reads_variance:
+        raise MistakeError(
+            "variance: this sampler does not use it, so the images would be the same; add a sampler that does, such as "
+            "sampler=strided"
+        )

@@ -89,21 +89,35 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
-def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, int | None]:
-    """What is to be done, and the evaluation's seed. `master`: the config of the command without what it sweeps over."""
+def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, int | None, list[str]]:
+    """What is to be done, the evaluation's seed, and notes. `master`: the config of the command without what it sweeps over."""
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
     cells = [_cell(combination, data_of, Path(master.outputs)) for combination in found]
     if master.score:
         _check_scored(found)
     _check_devices(found, master)
-    return plan(cells, count, master.retrain, master.rescore, master.score), _evaluation_seed(found)
+    planned = plan(cells, count, master.retrain, master.rescore, master.score)
+    return planned, _evaluation_seed(found), _notes(axes, found)
 
 
 def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
     """What keys the noise that all cells are sampled and scored with, so that their differences are paired; None: they differ."""
     seeds = {combination.config.cfg.evaluation.seed for combination in found}
     return seeds.pop() if len(seeds) == 1 else None
+
+
+def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
+    """A sentence on what is swept over without any sampler that shows it."""
+    if not any(axis.swept and axis.key == "variance" for axis in axes):
+        return []
+    with users_mistakes():
+        samplers = {get_class(each.config.cfg.sampler._target_) for each in found if "sampler" in each.config.cfg}
+    if any(getattr(sampler, "reads_variance", True) for sampler in samplers):
+        return []
+    return [
+        "no sampler here draws with the variance, which changes bits/dim all the same; sampler=strided draws with it"
+    ]
 
 
 def _check_scored(found: Sequence[Combination[Composed]]) -> None:

@@ -51,7 +51,7 @@ def model_dir_of(options: list[str]) -> ModelDirectory | None:
 def with_trained_choices(
     options: list[str], groups: tuple[str, ...], directory: ModelDirectory | None = None
 ) -> list[str]:
-    """`options`, after those that give each scoring group the value it had in training, unless the user picks that group.
+    """`options`, after those that give each scoring group the value it had in training, unless the user picks that group or part.
 
     So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
     directory: of the model; None: the one that the options name.
@@ -66,7 +66,7 @@ def with_trained_choices(
     _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
-        if group in picked or any(key.startswith(f"{group}/") for key in picked):
+        if group in picked:
             continue
         if group in _HOLD_SEVERAL and group in saved:
             before += [f"{group}=[]", *_set(group, saved[group])]
@@ -75,7 +75,9 @@ def with_trained_choices(
             continue
         if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
             raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
-        before += [f"{group}={choices[group]}", *_set(group, saved[group])]
+        parts = {key.partition("/")[2] for key in picked if key.startswith(f"{group}/")}
+        kept = {name: value for name, value in saved[group].items_ex(resolve=False) if name not in parts}
+        before += [f"{group}={choices[group]}", *_set(group, OmegaConf.create(kept))]
     # After flags such as -m: Hydra needs all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]

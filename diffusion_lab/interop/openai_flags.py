@@ -110,7 +110,7 @@ _LEVELS = {
 }
 _WITH_LEVELS = {IMPROVED: (32, 64, 256), GUIDED: (64, 128, 256, 512)}
 _TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
-_STEPS = 50  # to sample in, where the flags do not say: what this package does by default
+_STEPS = 50  # to sample in, where the flags do not say
 _WIDEST = 2**13  # channels; what is larger could not be allocated, to be found too large
 _MOST = 2**16  # of a number; a network that large does not exist
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
+_NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
 
 
 def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
@@ -38,7 +39,7 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
         "_diffusers_version": _VERSION,
         "unet": ["diffusers", "UNet2DModel"],
         "scheduler": ["diffusers", "DDIMScheduler"],
-        "num_inference_steps": len(model.sampler.spacing(model.process)),
+        "num_inference_steps": _num_steps(model),
         "guidance_scale": _guidance_scale(model),
     }
     return {
@@ -48,6 +49,15 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
         "unet/config.json": _json({**unet2d_config(model.network, model.shape), "_diffusers_version": _VERSION}),
         "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(model.network), {"format": "pt"}),
     }
+
+
+def _num_steps(model: DiffusionModel) -> int:
+    """Those of the model's sampler, unless its order is higher than that of DDIM, which then needs more."""
+    return (
+        len(model.sampler.spacing(model.process))
+        if model.sampler.order == 1
+        else min(_NUM_STEPS, model.process.num_timesteps)
+    )
 
 
 def _scheduler(model: DiffusionModel) -> dict[str, Any]:

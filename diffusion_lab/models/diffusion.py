@@ -1,7 +1,7 @@
 """Denoising diffusion: the theory's five parts held by one LightningModule.
 
-Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Sampling and likelihood are those of
-the *sampler's* respaced chain.
+Training is Ho et al. 2020, algorithm 1: x_0 -> (t, w), ε -> objective -> (w·loss).mean(). Sampling is that of
+the *sampler's* respaced chain, and so is the likelihood if the sampler draws from p_θ(x_s|x_t).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class DiffusionModel(MeasuredDiffusion):
     label_dropout: the probability that training shows a sample without its label, so that the model is unconditional as well.
     clip_x_0: what becomes of x̂_0 in sampling and scoring; True clamps it to [−1, 1], for data that lie there.
     decoder: p(x_0|x_1) of the bound that scores; None: the reverse process as it is.
-    rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of that chain.
+    rounding: what becomes of the last x̂_0. start: where the sampler's chain starts, and the bound of it.
     bound_steps: of the bound where the sampler has none of its own, or T if that is fewer.
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """

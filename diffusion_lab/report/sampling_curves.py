@@ -29,7 +29,7 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
         bound = "bound" in measure.agrees
         scored = [cell for row in rows for cell in row.scored(measure.name).values()]
         kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind") for cell in scored)
-        note = [f"Each point is a bound for its own chain: {'; '.join(filter(None, kinds))}."] if bound else []
+        note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = changes(table, group, measure)
         note += [f"Where the lead changes: {'; '.join(crossings)}."] if crossings else []
         plots.append(

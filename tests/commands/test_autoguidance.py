@@ -10,7 +10,7 @@ from diffusion_lab.runs import ModelDirectory, newest_model
 from .conftest import STRIDED, TINY, files
 from .test_conf import choices
 
-SIX = [*TINY, *STRIDED, "trainer.max_steps=6"]
+SIX = [*TINY, "sampler=strided", *STRIDED, "trainer.max_steps=6"]
 AUTO = "guidance=autoguidance"
 
 

@@ -9,7 +9,7 @@ from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY, files
 
-CONDITIONAL = [*TINY, *STRIDED, "conditional=true"]
+CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "conditional=true"]
 
 
 def runs_of(lab):

@@ -58,7 +58,7 @@ def test_every_panel_names_what_our_runs_really_log(lab, sent):
         for config in configs:
             assert {config["xAxis"], *config["metrics"]} <= set(run["summary"])
     assert {config["groupBy"] for config in of_scores} == {"series.value"}
-    assert score["config"]["series"] == "learned · strided"
+    assert score["config"]["series"] == "learned · dpm_solver_sde"
     (scatter,) = shown["Distance against time"]
     assert {scatter["xAxis"], scatter["yAxis"]} <= {f"summary:{name}" for name in score["summary"]}
     ((pictures,), (bound,)) = shown["Samples"], shown["The bound by t"]

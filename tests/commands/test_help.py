@@ -41,7 +41,7 @@ def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, 
     assert "powered by Hydra" not in out
     for group in ("schedule", "sampler"):
         assert f"{group}: {', '.join(choices(group))}\n" in out
-    for words in ("num_steps: 50", "--cfg job"):
+    for words in ("num_steps: 25", "--cfg job"):
         assert words in out
     assert files(lab.folder) == []
 

@@ -67,7 +67,7 @@ def test_a_model_that_was_trained_with_it_is_scored_with_it_unless_the_user_says
 
 
 def test_a_model_with_a_learned_variance_takes_it_too(lab):
-    lab.given("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, *STRIDED, "sampler=strided")
     code, _, err = lab("evaluate", "variance=analytic", IMAGES)
     assert code == 0, err
     assert set(variances(lab)) == {"LearnedRange", "Analytic"}
@@ -96,11 +96,21 @@ def test_sample_draws_with_it(lab):
     lab.given("train", *SIMPLE, IMAGES)
     drawn = {}
     for variance in ("fixed_small", "analytic"):
-        code, _, err = lab("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
+        options = ["sampler=strided", *STRIDED, f"variance={variance}", f"to={variance}"]
+        code, _, err = lab("sample", "num_images=2", "format=png", *options)
         assert code == 0, err
         drawn[variance] = [(lab.folder / variance / name).read_bytes() for name in files(lab.folder / variance)]
     assert drawn["fixed_small"] != drawn["analytic"]
     assert len(passes(lab)) == 2  # as many images as the model was scored with
+
+
+def test_sample_refuses_a_variance_that_its_sampler_does_not_use(lab):
+    lab.given("train", *SIMPLE)
+    code, _, err = lab("sample", "num_images=2", "variance=fixed_large")
+    assert code == 1
+    assert "variance: this sampler does not use it" in err
+    assert "Traceback" not in err
+    assert not (lab.folder / "samples").exists()
 
 
 @pytest.mark.parametrize("target", ["builtins.print", "diffusion_lab.diffusion.EvenSpacing", "os.system"])
@@ -126,7 +136,7 @@ def test_a_family_without_a_variance_says_so(lab):
 
 
 def test_optimal_steps_cost_fewer_bits(lab):
-    lab.given("train", *SIMPLE)
+    lab.given("train", "sampler=strided", *SIMPLE)
     even = variances(lab)["FixedSmall"]["values"]["bits_per_dim"]
     optimal = ["sampler=strided", "sampler/spacing=optimal", *STRIDED, IMAGES]
     for variance, files_of_passes in (("fixed_small", 4), ("analytic", 4)):

@@ -8,7 +8,7 @@ from .conftest import STRIDED, TINY, files
 
 
 def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
-    lab.given("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, "sampler=strided", *STRIDED)
     assert lab("evaluate", "sampler=ddim", "sampler.spacing.num_steps=6")[0] == 0
 
     code, out, err = lab("report", "runs=outputs/runs")

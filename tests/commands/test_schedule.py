@@ -7,7 +7,7 @@ def test_schedule_prints_plots_and_shows_the_forward_chain(lab):
     assert "CosineSchedule(num_timesteps=1000" in out
     assert "L_T = " in out
     assert "4.928e-05" in out  # √ᾱ_T
-    assert "50 of 1000 steps" in out
+    assert "25 of 1000 steps" in out
     assert "warning" not in out
     for name in ("schedule.png", "forward.png"):
         with Image.open(lab.folder / "schedule" / name) as image:
@@ -29,6 +29,6 @@ def test_schedule_knows_what_is_no_alpha_bar_too(lab):
     """Signal that stays, and steps at real t."""
     code, out, err = lab("schedule", "schedule=edm", "sampler=heun", "num_images=2")
     assert code == 0, err
-    assert "20 of 1000 steps" in out
+    assert "25 of 1000 steps" in out
     assert "12.43" in out  # log SNR at t = 1: 2·log(1/0.002)
     assert "warning" not in out

@@ -78,6 +78,17 @@ def test_the_plan_can_be_looked_at(lab):
     assert files(lab.folder) == []
 
 
+def test_the_plan_says_that_no_sampler_shows_the_variance(lab):
+    asked, said = ["train", "-m", *TINY, "variance=fixed_small,learned"], "no sampler here draws with the variance"
+    for samplers, expected in (("dpm_solver_sde", True), ("ddim", True), ("ddim,strided", False)):
+        code, out, err = lab(*asked, f"sampler={samplers}", "hydra.sweeper.dry_run=true", "sampler.spacing.num_steps=3")
+        assert code == 0, err
+        assert (said in out) is expected
+    code, out, err = lab(*asked[:-1], "schedule=linear,cosine", "hydra.sweeper.dry_run=true")
+    assert code == 0, err
+    assert said not in out
+
+
 def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
     choices = ["schedule=linear,cosine", "variance=fixed_small,fixed_large,learned", "seed=1,2"]
     sampling = ["sampler=ddpm,strided,ddim", "sampler.spacing.num_steps=10,50"]

@@ -73,7 +73,7 @@ def test_a_training_and_its_score_are_runs_with_config_metrics_and_images(lab):
     (metrics,) = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
     assert score["summary"]["bits_per_dim"] == pytest.approx(metrics["values"]["bits_per_dim"])
     assert score["config"]["measures"]["bits_per_dim"] == "bits/dim"
-    assert score["summary"]["L_t_table"]["nrows"] == 3
+    assert score["summary"]["L_t_table"]["nrows"] == 24
 
 
 @pytest.mark.thorough

@@ -42,9 +42,9 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
     assert "ema_0.999 and ema_0.9999 are the same weights" in out
     assert metrics["protocol"]["data"]["identity"]
     assert metrics["protocol"]["samples"]["num_levels"] == 17
-    assert "EvenSpacing(num_steps=3)" in metrics["protocol"]["model"]["sampler"]
-    assert metrics["protocol"]["bound"]["kind"] == "bound of a strided chain"
-    assert len(metrics["curves"]["bits_per_dim"]["t"]) == 3
+    assert "LogSNRSpacing(num_steps=3, " in metrics["protocol"]["model"]["sampler"]
+    assert metrics["protocol"]["bound"]["kind"].startswith("bound of 24 ancestral steps even in log SNR")
+    assert len(metrics["curves"]["bits_per_dim"]["t"]) == 24
     with Image.open(run / "samples.png") as image:
         assert image.size[0] > 64
 

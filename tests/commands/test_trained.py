@@ -28,6 +28,26 @@ def test_evaluate_starts_from_the_choices_of_training(lab):
     assert "AncestralSampler(spacing=AllSteps())" in {run["protocol"]["model"]["sampler"] for run in runs_of(lab)}
 
 
+def test_another_spacing_keeps_the_sampler_of_training(lab):
+    lab.given("train", *TINY, "sampler=ddim", "sampler.eta=0.5", *STRIDED)
+    for options in (["sampler/spacing=quadratic", *STRIDED], ["sampler/spacing=all"]):
+        code, _, err = lab("evaluate", *options)
+        assert code == 0, err
+    assert {run["protocol"]["model"]["sampler"] for run in runs_of(lab)} == {
+        "DDIMSampler(spacing=EvenSpacing(num_steps=3), eta=0.5)",
+        "DDIMSampler(spacing=QuadraticSpacing(num_steps=3), eta=0.5)",
+        "DDIMSampler(spacing=AllSteps(), eta=0.5)",
+    }
+
+
+def test_every_step_is_a_spacing_of_the_default_sampler_too(lab):
+    code, _, err = lab("train", *TINY, "sampler/spacing=all")
+    assert code == 0, err
+    (run,) = runs_of(lab)
+    assert run["protocol"]["model"]["sampler"].startswith("DPMSolverSampler(spacing=AllSteps(), ")
+    assert run["values"]["nfe"] == 24
+
+
 def test_the_bound_kind_tells_which_chain_it_is_of(lab):
     lab.given("train", *TINY, "sampler=ddim", *STRIDED)
     lab("evaluate", "sampler=ddpm")

@@ -26,7 +26,7 @@ def models(lab, kind):
 @pytest.fixture
 def model(lab):
     """The folder of a trained model, relative to that of the test."""
-    lab.given("train", *TINY, *STRIDED)
+    lab.given("train", *TINY, "sampler=strided", *STRIDED)
     return newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
 
 

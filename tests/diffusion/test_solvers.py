@@ -55,6 +55,25 @@ def on_the_path(process, t, data=DATA):
     return row.signal * data.mean + math.sqrt((row.signal * data.std) ** 2 + row.noise**2) * Z
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
+    """As where an image is denoised from a t that lies just above one of the sampler's."""
+    looks = {}
+    for first in (610.0, 800.0):
+        chain = LINE.respace(torch.tensor([200.0, 400.0, 600.0, first]).double())
+        x_t, noise = on_the_path(chain, 3), SampleNoise(0, torch.arange(len(Z)))
+        before = past(4, exact(LINE)(chain, on_the_path(chain, 4), torch.full((len(Z),), 4)))._replace(x_0=x_t)
+        for rule in (
+            DPMSolverSampler(order=order, stochastic=stochastic),
+            DPMSolverSampler(order=1, stochastic=stochastic),
+        ):
+            x_s, _ = rule.step(chain, exact(LINE), x_t, 3, 2, lambda like, noise=noise: noise(1, like), (before,))
+            looks[first, rule.order] = x_s
+    torch.testing.assert_close(looks[610.0, order], looks[610.0, 1])
+    assert float((looks[800.0, order] - looks[800.0, 1]).abs().max()) > 0.01
+
+
 def global_error(sampler, num_steps):
     """At a finite log SNR, after num_steps steps: three exact looks come before, so orders are full, and three steps follow, so
     that none is lowered."""

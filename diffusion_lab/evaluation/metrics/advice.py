@@ -58,7 +58,7 @@ class StepAdvice(Metric):
         wasted = len(advice.times) - advice.fewest
         few = f", of which {wasted} are wasted" if wasted else ""
         scores.details["advised_steps"] = (
-            f"at the best times they reach the bound of the sampler's {len(advice.times)} steps{few}"
+            f"at the best times they reach the bound of ancestral steps at the sampler's {len(advice.times)} times{few}"
         )
         scores.curves["bits_by_num_steps"] = {
             "num_steps": advice.num_steps,
@@ -75,14 +75,13 @@ def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     import torch
 
     if advice.gain <= 0:
-        return f"no times of {len(advice.times)} steps have a lower bound than the sampler's"
+        return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"
     high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()
     early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
-    steps = f"sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
+    steps = f"sampler=strided sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
     beyond = f"; {advice.beyond} of the sampler's own steps lie outside" if advice.beyond else ""
-    return (
-        f"{steps} has {advice.bits:.4f} instead of {advice.own:.4f}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
-    )
+    own = f"the {advice.own:.4f} of ancestral steps at the sampler's own times"
+    return f"{steps} has {advice.bits:.4f} instead of {own}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
 
 
 def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
