@@ -196,7 +196,9 @@ def sampling_identity(
 
     unread: groups of `cfg` that decide none of its samples. features: the name of these features. head: of its variance.
     """
-    parts = {key: part for key, part in _scored_parts(cfg, head).items() if key not in unread}
+    read = _scored_parts(cfg, head)
+    read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # where it is held again
+    parts = {key: part for key, part in read.items() if key not in unread}
     parts["features"] = parts["features"][features]
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 

@@ -35,6 +35,29 @@ def test_five_are_behind_ten_and_fifty_by_the_second_ruler_in_every_seed():
 
 
 @pytest.mark.parametrize("other", ["ancestral_100", "ancestral_50_quadratic"])
-def test_two_rulers_do_not_agree_on_what_is_better_than_the_default(other):
+def test_two_rulers_do_not_agree_on_what_is_better_than_fifty_even_ancestral_steps(other):
     ahead = [(of_2048(other, ruler) < of_2048("ancestral_50", ruler)).all() for ruler in RULERS]
     assert not all(ahead)
+
+
+def read(name, value):
+    return np.array([json.loads((FEW / f"{name}_seed_{seed}.json").read_text())["values"][value] for seed in (1, 2, 3)])
+
+
+@pytest.mark.parametrize("ruler", ["fd_fashion_cnn", "fd_fashion_resnet"])
+def test_the_default_sampler_is_better_than_fifty_ancestral_steps_in_every_seed_of_fashion(ruler):
+    assert (read("classes_dpm_solver_sde_25", ruler) < read("classes_ancestral_50", ruler)).all()
+    assert (read("classes_dpm_solver_sde_25", "nfe") == 25).all()
+    assert (read("classes_dpm_solver_sde_25", "recall") > read("classes_ancestral_50", "recall")).all()
+
+
+def test_on_digits_the_default_sampler_is_not_behind_in_half_the_evaluations():
+    first, second = RULERS
+    names = [("dpm_solver_sde_25", "ancestral_50", f"draw_{draw}_bf16") for draw in (0, 1, 2)]
+    pairs = [read(f"digits_{new}_{draw}", first) < read(f"digits_{old}_{draw}", first) for new, old, draw in names]
+    assert np.sum(pairs) == 6
+    many = [f"digits_{sampler}_2048_samples_draw_0_bf16" for sampler in ("dpm_solver_sde_25", "ancestral_50")]
+    assert (read(many[0], first) < read(many[1], first)).all()
+    for ruler in RULERS:
+        assert stats.ttest_rel(*(read(name, ruler) for name in many)).confidence_interval(0.95).low < 0
+    assert np.sum(read(many[0], second) > read(many[1], second)) == 2

@@ -1,9 +1,12 @@
 """What README says of an hour of training, without and with labels, is what the committed scores say."""
 
+import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from diffusion_lab.report.cells import read_runs
 from diffusion_lab.report.findings import curve_findings
@@ -40,3 +43,23 @@ def findings(labels):
 )
 def test_the_sentences_follow_from_the_scores(labels, ruler, sentence):
     assert (f"{ruler} against training time", sentence) in findings(labels)
+
+
+@pytest.mark.parametrize("ruler", ["fd_fashion_cnn", "fd_fashion_resnet"])
+@pytest.mark.parametrize(("ours", "theirs"), [(1340, 1660), (2660, 3340), (5340, 6660)])
+def test_three_seeds_with_labels_are_undecided_at_every_length(ours, theirs, ruler):
+    found = [
+        np.array(
+            [
+                json.loads(
+                    (
+                        HOUR / "with_labels_three_seeds" / f"{family}_{steps}_steps_seed_{seed}" / "metrics.json"
+                    ).read_text()
+                )["values"][ruler]
+                for seed in (1, 2, 3)
+            ]
+        )
+        for family, steps in (("gan", theirs), ("diffusion", ours))
+    ]
+    interval = stats.ttest_ind(*found, equal_var=False).confidence_interval(0.95)
+    assert interval.low < 0 < interval.high

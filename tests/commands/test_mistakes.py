@@ -15,7 +15,7 @@ MISTAKES = {
     "unreadable override": (["schedule"], ["schedule", "option=value"]),
     "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
     "no steps": (["schedule.num_timesteps=0"], ["num_timesteps = 0"]),
-    "more sampling steps than the chain has": (["sampler.spacing.num_steps=500"], ["num_steps = 500", "24 steps"]),
+    "more sampling steps than the chain has": (["sampler.spacing.num_steps=500"], ["num_steps=500", "24 steps"]),
     "learned variance under L_simple": (["variance=learned", "objective=simple"], ["LearnedRange", "objective=hybrid"]),
     "impossible decay": (["ema.decays=[1.5]"], ["ema.decays", "1.5"]),
     "unknown weights": (["evaluation.weights=ema_0.5"], ["evaluation.weights=ema_0.5", "ema_0.999"]),

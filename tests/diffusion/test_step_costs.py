@@ -151,7 +151,7 @@ def test_a_variance_that_the_network_says_is_refused_in_one_sentence():
 
 def test_steps_are_even_until_something_was_measured_and_are_as_many_as_there_are():
     assert torch.equal(OptimalSpacing(7)(50), EvenSpacing(7)(50))
-    with pytest.raises(ValueError, match="num_steps = 51"):
+    with pytest.raises(ValueError, match="num_steps=51"):
         OptimalSpacing(51)(50)
     assert "bits/dim" in " ".join(OptimalSpacing.__doc__.lower().split())
 

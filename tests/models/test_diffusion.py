@@ -422,7 +422,7 @@ def test_timesteps_that_an_objective_or_a_schedule_cannot_take_are_refused_in_on
 def test_a_pair_that_cannot_work_is_refused_with_the_fix():
     with pytest.raises(ValueError, match=r"would never be trained.*objective=hybrid"):
         model(objective=Simple())
-    with pytest.raises(ValueError, match="num_steps = 31"):
+    with pytest.raises(ValueError, match="num_steps=31"):
         model(sampler=AncestralSampler(EvenSpacing(31)))
     assert model(variance=FixedLarge(), objective=Simple()).network.output.out_channels == 1
 
