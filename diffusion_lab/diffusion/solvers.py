@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+import numpy as np
 
 from .process import GaussianDiffusion
 from .samplers import Draw, Memory, Reverse, Sampler, look_at, past
@@ -114,8 +114,8 @@ def _weights(nodes: list[float], h: float) -> list[float]:
     moments = [-math.expm1(-h)]
     for k in range(1, len(nodes)):
         moments.append(1 - k / h * moments[-1])
-    powers = torch.tensor(nodes, dtype=torch.float64)[None, :] ** torch.arange(len(nodes))[:, None]
-    return torch.linalg.solve(powers, torch.tensor(moments, dtype=torch.float64)).tolist()
+    # NumPy's numbers stay numbers while torch.export traces a sampler.
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, moments).tolist()
 
 
 def _lambda(process: GaussianDiffusion, t: int) -> float:

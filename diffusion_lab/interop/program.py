@@ -126,8 +126,8 @@ class _Known(GaussianDiffusion):
     """A chain whose table has been read: while a program is traced, no value of a tensor can be looked at."""
 
     def __init__(self, chain: GaussianDiffusion) -> None:
-        super().__init__(chain.schedule, chain.timesteps + 1)
         self._rows_of_steps = [chain.numbers(t) for t in range(chain.num_timesteps + 1)]
+        super().__init__(chain.schedule, chain.timesteps + 1)
 
     def numbers(self, t: int) -> Row:
         return self._rows_of_steps[t]

@@ -61,3 +61,9 @@ def test_on_digits_the_default_sampler_is_not_behind_in_half_the_evaluations():
     for ruler in RULERS:
         assert stats.ttest_rel(*(read(name, ruler) for name in many)).confidence_interval(0.95).low < 0
     assert np.sum(read(many[0], second) > read(many[1], second)) == 2
+
+
+def test_the_default_command_reaches_what_was_asked_of_it():
+    assert read("digits_dpm_solver_sde_25_two_threads", "fd_digits_cnn").mean() <= 1.1
+    assert read("digits_dpm_solver_sde_25_two_threads", "bits_per_dim").max() <= 1.9
+    assert read("digits_dpm_solver_sde_25_two_threads", "training_seconds").max() < 180
