@@ -13,8 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from .process import GaussianDiffusion
 from .samplers import Draw, Memory, Reverse, Sampler, look_at, past
 from .shapes import Images
@@ -114,8 +112,15 @@ def _weights(nodes: list[float], h: float) -> list[float]:
     moments = [-math.expm1(-h)]
     for k in range(1, len(nodes)):
         moments.append(1 - k / h * moments[-1])
-    # NumPy's numbers stay numbers while torch.export traces a sampler.
-    return np.linalg.solve(np.vander(nodes, increasing=True).T, moments).tolist()
+    weights = []
+    for node in nodes:
+        lagrange = [1.0]  # coefficients of the polynomial that is 1 at this node and 0 at the others
+        for other in nodes:
+            if other != node:
+                pairs = zip([*lagrange, 0.0], [0.0, *lagrange], strict=True)
+                lagrange = [(lower - other * same) / (node - other) for same, lower in pairs]
+        weights.append(sum(c * moment for c, moment in zip(lagrange, moments, strict=True)))
+    return weights
 
 
 def _lambda(process: GaussianDiffusion, t: int) -> float:
