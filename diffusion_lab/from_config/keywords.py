@@ -68,7 +68,7 @@ def config_of(
     """
     choices, rest = [], {}
     if config_dir is not None:
-        choices.append(f"hydra.searchpath=[{quoted(config_dir.absolute().as_uri())}]")
+        choices.append(f"hydra.searchpath=[{quoted(f'file://{config_dir.absolute()}')}]")
     for name, value in keywords.items():
         group = _group(name)
         if group is not None and isinstance(value, str | list | tuple):

@@ -120,6 +120,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
     hydra = HydraConfig.get()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
+    options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too

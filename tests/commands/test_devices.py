@@ -13,6 +13,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
+from torch.distributed.launcher import api
 
 from diffusion_lab.commands import evaluate, sample, train
 from diffusion_lab.from_config import ranks
@@ -58,6 +59,23 @@ def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatc
     assert at_a_time == [8, 2]
     assert lab(*together.split())[0] == 0
     assert [request.size for request in started] == [8]
+
+
+def test_every_rank_searches_the_same_folders_of_choices(lab, monkeypatch):
+    """Each rank composes the config anew from what it is started with."""
+    commands = []
+    monkeypatch.setattr(api, "elastic_launch", lambda config, program: lambda *command: commands.append(command))
+    for name, choice in (("a folder", "steep"), ("another, of mine", "flat")):
+        (lab.folder / name / "schedule").mkdir(parents=True)
+        (lab.folder / name / "schedule" / f"{choice}.yaml").write_text("defaults: [cosine]\n")
+    second = f"hydra.searchpath=['file://{lab.folder}/another, of mine']"
+    for choice in ("steep", "flat"):
+        own = ["--config-dir", "a folder", second, f"schedule={choice}", "trainer=ddp_sim"]
+        code, _, err = lab("train", *own, *TINY, *STRIDED)
+        assert code == 0, err
+        module, program, *started = commands.pop()
+        assert (module, program) == ("-m", "diffusion_lab")
+        assert lab(*started, "--cfg", "job")[0] == 0
 
 
 @pytest.mark.parametrize(

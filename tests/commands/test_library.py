@@ -114,12 +114,12 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 
 def test_own_choices_are_found_in_their_folder(lab, model):
-    own = lab.folder / "mine" / "sampler" / "slow.yaml"
+    own = lab.folder / "my choices" / "sampler" / "slow.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("defaults:\n  - ddim\n  - _self_\neta: 0.5\n")
     with pytest.raises(ValueError, match="sampler=slow"):
         model.sample(1, sampler="slow")
-    own_model = load(config_dir="mine")
+    own_model = load(config_dir="my choices")
     own_model.sample(1, sampler="slow", num_steps=2)
     assert own_model.module.sampler.eta == 0.5
 
