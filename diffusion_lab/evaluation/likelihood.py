@@ -80,13 +80,15 @@ def label_bits(data: DataModule, y: Tensor) -> Tensor:
 
 
 def _with_label(likelihood: Likelihood, bits: Tensor) -> Likelihood:
-    if not bits.any():
+    """−log p(x_0, y) for −log p(x_0|y); what was stated without y stays as it is."""
+    given = " given the class"
+    if not bits.any() or given not in likelihood.kind:
         return likelihood
-    kind = likelihood.kind if likelihood.kind.startswith("bound") else f"bound: {likelihood.kind}"
+    kind = likelihood.kind.replace(given, ", for an image and its cluster")
     return replace(
         likelihood,
         bits_per_dim=likelihood.bits_per_dim.cpu() + bits,
-        kind=f"{kind} and the class itself",
+        kind=kind if kind.startswith("bound") else f"bound: {kind}",
         parts={**likelihood.parts, "label": bits},
         beside={name: statement.cpu() + bits for name, statement in likelihood.beside.items()},
     )

@@ -58,7 +58,9 @@ def test_clusters_stand_in_for_labels(lab):
     assert known["protocol"]["data"] == found["protocol"]["data"]  # the same images, so the distances can be compared
     assert known["protocol"]["reference"] == found["protocol"]["reference"]
     assert 0 < found["values"]["bits_per_dim_label"] < 3 / 64  # of four clusters, in 64 pixels
-    assert found["protocol"]["bound"]["kind"].endswith("and the class itself")
+    assert found["protocol"]["bound"]["kind"] == (
+        "bound of 24 ancestral steps even in log SNR, for an image and its cluster; this sampler has no bound of its own"
+    )
     assert any("clusters" in reason for reason in found["protocol"]["absent"].values())  # the accuracy
 
     for command in (("sample", "num_images=9", "format=npz"), ("evaluate", "start=data_moments")):

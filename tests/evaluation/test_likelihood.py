@@ -1,3 +1,6 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +101,33 @@ def test_an_unconditional_model_gets_no_labels_and_indices_run_on():
     asked.clear()
     scored(Recording(num_classes=3), num_images=5, batch_size=5)
     assert len(asked[0][0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "more"),
+    [
+        ("ELBO given the class", "bound: ELBO, for an image and its cluster", 3 / 4),
+        (
+            "bound of 2 steps given the class; not its own",
+            "bound of 2 steps, for an image and its cluster; not its own",
+            3 / 4,
+        ),
+        ("bound of 2 steps", "bound of 2 steps", 0),
+    ],
+)
+def test_what_was_stated_given_the_cluster_has_the_bits_of_the_cluster_too(kind, stated, more):
+    class OfKind(GaussianModel):
+        def likelihood(self, *arguments):
+            return replace(super().likelihood(*arguments), kind=kind)
+
+    data = TinyImages()
+    alone = score_likelihood(OfKind(num_classes=3), data, 0, lambda *_: None)
+    data.clusters = SimpleNamespace(
+        of=lambda x: torch.zeros(len(x), dtype=torch.int64), bits=lambda y: torch.full((len(y),), 3.0).double()
+    )
+    both = score_likelihood(OfKind(num_classes=3), data, 0, lambda *_: None)
+    assert both.kind == stated
+    assert both.bits_per_dim == pytest.approx(alone.bits_per_dim + more)
 
 
 def test_the_stand_in_is_keyed_by_image():
