@@ -57,12 +57,11 @@ def show(gathered: Gathered, table: Table) -> None:
     from diffusion_lab.report.exports import terminal
     from diffusion_lab.report.findings import curve_findings
     from diffusion_lab.report.layout import columns, finding
-    from diffusion_lab.report.notes import notes
 
     console = Console()
-    for group, (shown, width) in zip(table.groups, terminal(table, console.width), strict=True):
+    for group, (shown, notes, width) in zip(table.groups, terminal(table, console.width), strict=True):
         Console(width=width).print(shown)
-        console.print(Text("\n".join(notes(group)), style="dim"))
+        console.print(Text("\n".join(notes), style="dim"))
         named = {column.measure.name: column for column in columns(group)}
         for standing in filter(lambda standing: standing.measure.headline, group.standings):
             said = finding(standing, named[standing.measure.name])

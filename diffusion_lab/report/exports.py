@@ -97,7 +97,7 @@ def markdown(table: Table) -> str:
         head, *body = _lines(table, group, written, _md, lambda m: f"{_md(m.label)} {m.arrow}".strip(), brief(group))
         align = [":--" if i < len(table.axes) else "--:" for i in range(len(head))]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
-        parts.append("\n".join(f"- {_md(note)}" for note in notes(group)))
+        parts.append("\n".join(f"- {_md(note)}" for note in notes(group, brief(group))))
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,14 +125,17 @@ def latex(table: Table) -> str:
             *([r"\midrule", *rows[-floors:]] if floors else []),
             r"\bottomrule",
             r"\end{tabular}",
-            *(f"% {note}" for note in notes(group)),
+            *(f"% {note}" for note in notes(group, measures)),
             "",
         ]
     return "\n".join(parts)
 
 
-def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, int]]:
-    """Each table in the terminal's own manner, and the columns it takes: without what can be spared where `width` is not enough."""
+def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, list[str], int]]:
+    """Each table in the terminal's own manner, its notes, and the columns it takes.
+
+    Without what can be spared where `width` is not enough.
+    """
     for group in table.groups:
         for measures in (
             brief(group),
@@ -143,7 +146,7 @@ def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, int]]:
             needed = Console(width=1000).measure(shown).maximum
             if needed <= width:
                 break
-        yield shown, max(needed, width)
+        yield shown, notes(group, measures), max(needed, width)
 
 
 def brief(group: Group) -> list[Measure]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from diffusion_lab.measures import ENTROPY
+from collections.abc import Sequence
+
+from diffusion_lab.measures import ENTROPY, Measure
 from diffusion_lab.report.compare import listed
 from diffusion_lab.report.layout import columns
 from diffusion_lab.report.table import Group
@@ -12,8 +14,8 @@ def has_floor(group: Group) -> bool:
     return any(group.floor(measure) is not None for measure in group.measures)
 
 
-def notes(group: Group) -> list[str]:
-    """What has to be known to read the numbers of a group: how they were measured, what ± and marks mean, footnotes."""
+def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
+    """What has to be known to read these numbers of a group: how they were measured, what ± and marks mean, footnotes."""
     if not group.rows:
         return []
     samples, reference = group.protocol.get("samples", {}), group.protocol.get("reference", {})
@@ -28,13 +30,15 @@ def notes(group: Group) -> list[str]:
         said.append(f"{name}: {'; '.join(facts)}.")
     seeds = max(len(row.seeds) for row in group.rows)
     said.append(
-        _errors(group) + ("" if seeds > 1 else " The spread between trainings with different seeds is not known.")
+        _errors(group, measures)
+        + ("" if seeds > 1 else " The spread between trainings with different seeds is not known.")
     )
-    said.append(
-        "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
-        "from all these sources, paired over shared seeds and shared noise and images."
-        + (" With two seeds that is 12.7 standard errors wide; a third makes it 4.3." if seeds == 2 else "")
-    )
+    if len(group.rows) > 1:
+        said.append(
+            "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
+            "from all these sources, paired over shared seeds and shared noise and images."
+            + (" With two seeds that is 12.7 standard errors wide; a third makes it 4.3." if seeds == 2 else "")
+        )
     floor = next(
         (cell.protocol["floor"] for row in group.rows for cell in row.done if cell.protocol.get("floor")), None
     )
@@ -43,7 +47,7 @@ def notes(group: Group) -> list[str]:
             "" if floor.get("num_images") == samples.get("num_images") else ", a different number, so not comparable"
         )
         said.append(f"Real images: {floor.get('num_images')} of {floor.get('split')} against the same{other}.")
-    for column in columns(group):
+    for column in (column for column in columns(group) if column.measure in measures):
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
             cell = next(cell for row in group.rows for cell in row.scored("bits_per_dim").values())
@@ -56,10 +60,10 @@ def notes(group: Group) -> list[str]:
     return said
 
 
-def _errors(group: Group) -> str:
+def _errors(group: Group, measures: Sequence[Measure]) -> str:
     """What ± is over, column by column where it is not the same for all."""
     columns_by_source: dict[str, list[str]] = {}
-    for measure in group.measures:
+    for measure in measures:
         if measure.better is None:
             continue
         known = dict.fromkeys(row.values[measure.name].error_over for row in group.rows if measure.name in row.values)

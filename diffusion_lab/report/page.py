@@ -127,7 +127,7 @@ def _findings(table: Table) -> list[dict[str, Any]]:
 
 def _group(group: Group) -> dict[str, Any]:
     return {
-        "notes": notes(group) or ["Nothing has been scored yet."],
+        "notes": notes(group, group.measures) or ["Nothing has been scored yet."],
         "has_floor": has_floor(group),
         "columns": columns(group),
         "rows": [*group.rows, *group.unfinished],

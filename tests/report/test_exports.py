@@ -84,7 +84,7 @@ def test_choices_in_brackets_are_shown_as_they_are(tmp_path):
     table = build_table(read_sweep(write_sweep(tmp_path, axes={"[odd]": values})))
     console = Console(width=200)
     with console.capture() as captured:
-        for shown, _ in terminal(table, 200):
+        for shown, _, _ in terminal(table, 200):
             console.print(shown)
     assert all(value in captured.get() for value in ["[odd]", *values])
     lines = latex(table).splitlines()

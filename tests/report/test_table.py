@@ -187,12 +187,23 @@ def test_a_seed_that_was_scored_twice_counts_once(tmp_path):
     table = build_table(read_runs(sorted((tmp_path / "runs").iterdir()), "picked"))
     (group,) = table.groups
     assert [(len(row.done), seeds_of(row)) for row in group.rows] == [(1, "1"), (2, "1")]
-    said = " ".join(notes(group))
+    said = " ".join(notes(group, group.measures))
     assert "The spread between trainings with different seeds is not known." in said
     assert "With two seeds" not in said
     assert "bits/dim: bound of a strided chain." in said
     assert {line["seeds"] for line in csv.DictReader(io.StringIO(row_csv(table)))} == {"1"}
     assert standing(table, "bits_per_dim").runner_up is not None
+
+
+def test_notes_speak_of_the_columns_shown_and_of_the_best_of_several_rows(tmp_path):
+    (group,) = table_of(tmp_path / "two").groups
+    (lone,) = table_of(tmp_path / "one", {"schedule": ["cosine"]}).groups
+    recall = [measure for measure in group.measures if measure.name == "recall"]
+    everything, some = (" ".join(notes(group, measures)) for measures in (group.measures, recall))
+    assert "bits/dim" in everything
+    assert "bits/dim" not in some
+    assert "Best (bold)" in some
+    assert "Best (bold)" not in " ".join(notes(lone, lone.measures))
 
 
 def test_a_row_whose_seeds_were_measured_differently_is_ranked_with_no_other(tmp_path):
@@ -219,7 +230,7 @@ def test_the_number_of_real_images_is_said_where_a_score_states_it(tmp_path, sch
             del metrics["protocol"]["floor"]
 
     (group,) = table_of(tmp_path, change=change).groups
-    said = [note for note in notes(group) if note.startswith("Real images: ")]
+    said = [note for note in notes(group, group.measures) if note.startswith("Real images: ")]
     assert said == ["Real images: 360 of test against the same."][: 2 - len(schedules)]
 
 
@@ -228,7 +239,7 @@ def test_the_entropy_of_the_data_is_said_beside_the_bits_and_is_no_column(tmp_pa
         metrics["values"]["entropy_bits_per_dim"] = 1.0471
 
     (group,) = table_of(tmp_path, change=stated).groups
-    assert any("entropy of the data is 1.047 bits/dim" in sentence for sentence in notes(group))
+    assert any("entropy of the data is 1.047 bits/dim" in sentence for sentence in notes(group, group.measures))
     assert "entropy_bits_per_dim" not in [measure.name for measure in group.measures]
     (without,) = table_of(tmp_path / "other").groups
-    assert not any("entropy" in sentence for sentence in notes(without))
+    assert not any("entropy" in sentence for sentence in notes(without, without.measures))
