@@ -47,14 +47,16 @@ def check_kinds(cfg: DictConfig, typed: Collection[str] = ()) -> None:
 
 def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
     """(key, value, annotation) of the values below a node for which something says what they may be."""
-    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    is_object = isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
     names = list(node) if isinstance(node, DictConfig) else range(len(node))
     for name in sorted(names, key=lambda name: not any(f"{key}.".startswith(f"{prefix}{name}.") for key in typed)):
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         key, child = f"{prefix}{name}", node[name]
         if not isinstance(child, DictConfig):
-            annotation = OPTIONS[key] if key in OPTIONS else _asked(target).get(name)
+            # A class is imported only for what OPTIONS does not say.
+            said = key in OPTIONS or not is_object
+            annotation = OPTIONS.get(key) if said else _asked(node["_target_"]).get(name)
             if annotation is not None:
                 yield key, list(child) if isinstance(child, ListConfig) else child, annotation
         if isinstance(child, DictConfig | ListConfig):
@@ -62,10 +64,8 @@ def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -
 
 
 @cache
-def _asked(target: Any) -> dict[str, Any]:
-    """Name -> annotation of what a target is made with; none where it is no text, cannot be found or does not say."""
-    if not isinstance(target, str):
-        return {}
+def _asked(target: str) -> dict[str, Any]:
+    """Name -> annotation of what a target is made with; none where it cannot be found or does not say."""
     try:
         found = _locate(target)
         return get_type_hints(found.__init__ if isinstance(found, type) else found)
