@@ -62,7 +62,7 @@ def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatc
 
 
 def test_every_rank_searches_the_same_folders_of_choices(lab, monkeypatch):
-    """Each rank composes the config anew from what it is started with."""
+    """Each rank composes the config again, from the options that it is started with."""
     commands = []
     monkeypatch.setattr(api, "elastic_launch", lambda config, program: lambda *command: commands.append(command))
     for name, choice in (("a folder", "steep"), ("another, of mine", "flat")):
