@@ -37,8 +37,12 @@ def findings(labels):
             "fd_fashion_resnet",
             f"{GUIDED} is better than {UNGUIDED} and gan all the way from 1.9 to 55 minutes (one seed)",
         ),
-        ("with_labels", "fd_fashion_cnn", "gan overtakes diffusion · classifier_free after 13 minutes (one seed)"),
-        ("with_labels", "fd_fashion_resnet", "gan overtakes diffusion · classifier_free after 22 minutes (one seed)"),
+        (
+            "with_labels",
+            "fd_fashion_cnn",
+            "undecided between diffusion · classifier_free and gan: the lead changes several times (one seed)",
+        ),
+        ("with_labels", "fd_fashion_resnet", "gan overtakes diffusion · classifier_free after 29 minutes (one seed)"),
     ],
 )
 def test_the_sentences_follow_from_the_scores(labels, ruler, sentence):
@@ -47,7 +51,7 @@ def test_the_sentences_follow_from_the_scores(labels, ruler, sentence):
 
 @pytest.mark.parametrize("ruler", ["fd_fashion_cnn", "fd_fashion_resnet"])
 @pytest.mark.parametrize(("ours", "theirs"), [(1340, 1660), (2660, 3340), (5340, 6660)])
-def test_three_seeds_with_labels_are_undecided_at_every_length(ours, theirs, ruler):
+def test_three_seeds_with_labels_are_undecided_but_for_the_longest_by_the_second_ruler(ours, theirs, ruler):
     found = [
         np.array(
             [
@@ -62,4 +66,5 @@ def test_three_seeds_with_labels_are_undecided_at_every_length(ours, theirs, rul
         for family, steps in (("gan", theirs), ("diffusion", ours))
     ]
     interval = stats.ttest_ind(*found, equal_var=False).confidence_interval(0.95)
-    assert interval.low < 0 < interval.high
+    assert interval.high > 0
+    assert (interval.low > 0) == ((ours, ruler) == (5340, "fd_fashion_resnet"))
