@@ -54,9 +54,9 @@ def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -
             continue
         key, child = f"{prefix}{name}", node[name]
         if not isinstance(child, DictConfig):
-            # A class is imported only for what OPTIONS does not say.
-            said = key in OPTIONS or not is_object
-            annotation = OPTIONS.get(key) if said else _asked(node["_target_"]).get(name)
+            annotation = OPTIONS.get(key)
+            if annotation is None and is_object:  # a class is imported only for what OPTIONS does not say
+                annotation = _asked(node["_target_"]).get(name)
             if annotation is not None:
                 yield key, list(child) if isinstance(child, ListConfig) else child, annotation
         if isinstance(child, DictConfig | ListConfig):
