@@ -4,7 +4,7 @@
 install: # the package, with all that its tests and its style need
 	pip install -e '.[dev]'
 
-quick: # under a minute, while you work
+quick: # less than two minutes, while you work
 	pytest -m quick
 
 test: # before you push

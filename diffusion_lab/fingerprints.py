@@ -65,13 +65,13 @@ TRAINING_ROOTS = (  # beside the classes that the config names: what turns them 
     "diffusion_lab.from_config.trainer.build_trainer",
     "diffusion_lab.callbacks.finite.SkipNotFinite",
 )
-DRAWING_ROOTS = ("diffusion_lab.evaluation.asked.draw_asked",)
+DRAWING_ROOTS = ("diffusion_lab.evaluation.cached_samples.draw_for_score",)
 MEASURING_ROOTS = ("diffusion_lab.evaluation.measuring.measure_once",)
 SCORING_ROOTS = (
     "diffusion_lab.evaluation.score.score",
     "diffusion_lab.evaluation.trained.TrainedModel",
     "diffusion_lab.evaluation.cost.TrainingCost",
-    "diffusion_lab.callbacks.ema.suited_weights",
+    "diffusion_lab.callbacks.ema.default_weights",
 )
 GIVEN_ROOTS = ("diffusion_lab.evaluation.score.score", "diffusion_lab.evaluation.given.GivenImages")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")

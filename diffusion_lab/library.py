@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
-from diffusion_lab.commands.called import Loaded, built, drawing_from, found, scored
+from diffusion_lab.commands.called import Loaded, drawing_from, find_model, load_trained, score_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,8 @@ class Model:
     """
 
     def __init__(self, model_dir: str | Path | None, outputs: str | Path, config_dir: str | Path | None) -> None:
-        self._loaded, self._outputs = Loaded(found(model_dir, outputs), config_dir), str(outputs)
-        built(self._loaded)  # so that a mistake shows here
+        self._loaded, self._outputs = Loaded(find_model(model_dir, outputs), config_dir), str(outputs)
+        load_trained(self._loaded)  # so that a mistake shows here
 
     @property
     def module(self) -> GenerativeModel:
@@ -93,14 +93,14 @@ class Model:
         256 levels; "pil", a list of images; "grid", one image of all. ValueError, with the message of the command, for
         options that are not possible.
         """
-        if format not in _SHOWN:
-            raise ValueError(f"format={format}: choose one of {', '.join(_SHOWN)}")
+        if format not in _FORMATS:
+            raise ValueError(f"format={format}: choose one of {', '.join(_FORMATS)}")
         with self._drawing(num_images, seed, options) as (drawing, edit, indices, y):
-            x = drawing.draw(edit, indices, y, shown=False)
+            x = drawing.draw(edit, indices, y, progress_bar=False)
             if format in ("numpy", "pil") and x.ndim != 4:
                 raise ValueError(f"format={format}: the samples are points, not images; use tensor or grid")
             levels, columns = self.module.num_levels, drawing.columns(y)
-            return _SHOWN[format](drawing.in_grid(x, edit) if format == "grid" else x, levels, columns)
+            return _FORMATS[format](drawing.in_grid(x, edit) if format == "grid" else x, levels, columns)
 
     def trajectory(self, num_images: int = 1, *, seed: int = 0, **options: Any) -> Iterator[Tensor]:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
@@ -117,7 +117,7 @@ class Model:
         """
         if isinstance(data, str | Path):
             options, data = {"data.root": str(data), **options}, None
-        run = scored(self._loaded, data, {"outputs": self._outputs, **options})
+        run = score_model(self._loaded, data, {"outputs": self._outputs, **options})
         content = run.read_metrics()
         return Score(content["values"], content["protocol"], run.path)
 
@@ -152,4 +152,4 @@ def _grid(x: Tensor, num_levels: int | None, columns: int | None) -> Image.Image
     return picture(x, num_levels, columns)
 
 
-_SHOWN = {"tensor": _tensor, "numpy": _numpy, "pil": _pil, "grid": _grid}
+_FORMATS = {"tensor": _tensor, "numpy": _numpy, "pil": _pil, "grid": _grid}

@@ -113,7 +113,7 @@ class Announcement:
         if error is None:
             ended = self._status.now(DONE)
         else:
-            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=_said(error))
+            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=_reason_of(error))
         try:
             ended.write(self._folder)
         except OSError:
@@ -121,7 +121,7 @@ class Announcement:
                 raise
 
 
-def _said(error: BaseException) -> str:
+def _reason_of(error: BaseException) -> str:
     """In one sentence; a process that a signal told to end has no words, but 128 and the signal as its exit code."""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         for signum in signal.Signals:

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion_lab.definitions import Code
-from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import (
     DRAWING_ROOTS,
     GIVEN_ROOTS,
@@ -194,7 +194,7 @@ def test_dotted_names_are_found_wherever_they_stand():
 # ---- code: what a change of the package retrains and scores anew ----
 
 TRAINED = {
-    path.parent.name: in_todays_words(OmegaConf.to_container(OmegaConf.load(path)))
+    path.parent.name: upgraded(OmegaConf.to_container(OmegaConf.load(path)))
     for path in ROOT.glob("tests/trained/*/config.yaml")
 }
 DIFFUSION, GAN = TRAINED["diffusion_conditional"], TRAINED["gan"]
@@ -303,7 +303,7 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
         (AFTER, "evaluation/drawing.py", "draw_once"),
         ("scoring", "evaluation/frechet.py", "frechet_distance"),
         ("scoring", "evaluation/cost.py", "TrainingCost"),
-        ("scoring", "callbacks/ema.py", "suited_weights"),
+        ("scoring", "callbacks/ema.py", "default_weights"),
         # what neither trains nor scores this model
         ("", "diffusion/guidance.py", "ClassifierFree"),
         ("", "diffusion/variances.py", "FixedSmall"),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.commands import app
 from diffusion_lab.evaluation.sampling import labels
 from diffusion_lab.from_config.measured import use_measured
@@ -62,7 +62,7 @@ class Ours(Contender):
         weights = "auto" if moment == END else snapshot_name(moment)
         model = load_model(directory, saved, weights)
         if weights == "auto":
-            weights = suited_weights(model.weight_names, directory.read_training()["steps"])
+            weights = default_weights(model.weight_names, directory.read_training()["steps"])
         data = trained_data(saved)
         shares = None if model.num_classes is None else data.class_shares("train")
 

@@ -154,7 +154,7 @@ class AffineCoupling(Transform):
         return shift, self.bound * torch.tanh(raw / self.bound)
 
 
-class OfTheRest(Transform):
+class OnRemainingChannels(Transform):
     """z_a = x_a,  z_b = f(x_b): the first `kept` channels stay, and f does not see them."""
 
     def __init__(self, transform: Transform, kept: int) -> None:

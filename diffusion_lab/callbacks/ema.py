@@ -72,7 +72,7 @@ def average_name(decay: float) -> str:
     return f"{_PREFIX}{float(decay)!r}"
 
 
-def suited_weights(names: Sequence[str], num_steps: int | None) -> str:
+def default_weights(names: Sequence[str], num_steps: int | None) -> str:
     """Which of a model's weights to score after so many steps: the longest average that has warmed up.
 
     An average of decay d is warm once (1 + n)/(10 + n) ≥ d, after about 9/(1 − d) steps. Before that all averages are the same, and

@@ -1,4 +1,4 @@
-"""A loss that is not finite takes no optimizer step. Lightning has had no such thing since `terminate_on_nan` went."""
+"""Skips optimizer steps whose gradients are not finite. Lightning has had nothing like it since it removed `terminate_on_nan`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diffusion_lab.callbacks.taking_back import keep_state_on_device, take_back_unless
-from diffusion_lab.diffusion.waiting import at_hand
+from diffusion_lab.callbacks.taking_back import keep_state_on_device, undo_step_unless
+from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.optimization import parameters_of
 from diffusion_lab.models.trainable import TrainableModel
 
 
 class NotFiniteError(RuntimeError):
-    """Training has stopped, because its loss is not finite step after step."""
+    """Training has stopped because its gradients were not finite for too many steps in a row."""
 
 
 class _Step(NamedTuple):
@@ -64,8 +64,8 @@ class SkipNotFinite(Callback):
             return
         finite = norm.isfinite()
         self._finite.append(finite)
-        if not at_hand(finite):
-            take_back_unless(finite, optimizer)
+        if not is_on_host(finite):
+            undo_step_unless(finite, optimizer)
         elif not bool(finite):
             for parameter in parameters:
                 parameter.grad = None  # an optimizer skips what has no gradient
@@ -78,7 +78,7 @@ class SkipNotFinite(Callback):
         finite, self._finite = torch.stack(self._finite).all(), []
         where = outputs.get("t"), outputs.get("losses")
         self._unread.append(_Step(finite, trainer.global_step, pl_module.batches_trained - 1, *where))
-        if at_hand(finite) or trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_on_host(finite) or trainer.global_step % trainer.log_every_n_steps == 0:
             self._end(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: TrainableModel) -> None:
@@ -100,7 +100,7 @@ class SkipNotFinite(Callback):
             self._skipped_steps += not finite
             if self._in_a_row >= self.stop_after:
                 self._failure = (
-                    f"the loss was not finite for {self._in_a_row} steps in a row, the last one step {step.step}, batch "
+                    f"the gradients were not finite for {self._in_a_row} steps in a row, the last one step {step.step}, batch "
                     f"{step.batch}{_where(step)}; none of them changed the weights; try a lower optimizer.lr, a longer "
                     "lr_scheduler.warmup_steps, or trainer.precision=32-true"
                 )
@@ -122,5 +122,5 @@ def _where(step: _Step) -> str:
     return (
         f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
         if t
-        else ", in the gradients only"
+        else ", although the losses were finite"
     )

@@ -19,8 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 class InterruptedTraining(BaseException):
     """A signal ended training after it had saved; the message says how to resume."""
 
-    def __init__(self, signum: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
         self.signum = signum
 
 
@@ -50,10 +50,10 @@ class Interruption:
         """Install our handlers, also over those that were installed since the block began."""
         if self._previous:
             for signum in SIGNALS:
-                signal.signal(signum, self._heard)
+                signal.signal(signum, self._on_signal)
 
     @contextmanager
-    def handing_on(self) -> Iterator[None]:
+    def forwarding_signals(self) -> Iterator[None]:
         """A signal that ends the block goes on to the handler before ours: a cluster's, which may put the job back in its queue.
 
         Only when the block has left everything in order, because the cluster kills the job that it puts back.
@@ -67,7 +67,7 @@ class Interruption:
                     handler(self.signum, None)
             raise
 
-    def _heard(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a process that loads data, forked with this handler
             if signum != signal.SIGINT:  # a terminal sends it to all; the one that trains still needs its batches
                 _default(signum)

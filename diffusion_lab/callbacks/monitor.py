@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from torch import nn
 from torchmetrics import MeanMetric
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.models.budget import time_budget
 from diffusion_lab.models.trainable import TrainableModel
 
@@ -77,7 +77,7 @@ class Monitor(Callback):
             self._logged = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        pl_module.validated_weights = suited_weights(pl_module.weight_names, trainer.global_step)
+        pl_module.validated_weights = default_weights(pl_module.weight_names, trainer.global_step)
 
     def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
         # Not by `update_called`, which torchmetrics does not restore.

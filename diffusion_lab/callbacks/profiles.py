@@ -58,8 +58,8 @@ class Profile:
 def combination(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray, float]:
     """float64 coefficients whose sum of the kept profiles is nearest to the wanted one, and ‖difference‖/‖wanted‖ in L².
 
-    The coefficients sum to one, so that weights which stand still stay as they are: what the least squares lack is shared out
-    among them all.
+    The coefficients sum to one, so that weights which stand still stay as they are: the least-squares solution is divided by
+    its sum.
     """
     products = np.array([[one.overlap(other) for other in kept] for one in kept])
     aims = np.array([one.overlap(wanted) for one in kept])

@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.callbacks.tracking import SAMPLES
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
@@ -47,7 +47,7 @@ class SampleGrid(Callback):
             return
         pl_module.eval()
         try:
-            with torch.no_grad(), pl_module.use_weights(suited_weights(pl_module.weight_names, step)):
+            with torch.no_grad(), pl_module.use_weights(default_weights(pl_module.weight_names, step)):
                 indices = torch.arange(self.num_images, device=pl_module.device)
                 # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
                 z = pl_module.latents(indices, self.seed)

@@ -174,8 +174,8 @@ def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
     """If one rank decides to save, all ranks save: clocks differ, and a signal may reach only one of them."""
     if trainer.world_size == 1:
         return late, signum
-    said = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
-    late_somewhere, signum_somewhere = trainer.strategy.reduce(said, reduce_op="max").tolist()
+    flags = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
+    late_somewhere, signum_somewhere = trainer.strategy.reduce(flags, reduce_op="max").tolist()
     return bool(late_somewhere), int(signum_somewhere)
 
 

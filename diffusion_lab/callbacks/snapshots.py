@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.callbacks.monitor import seconds_trained
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import TrainableModel
@@ -55,7 +55,7 @@ class Snapshots(Callback):
             if before[moment.unit] < moment.amount <= self._used[moment.unit]:
                 facts = {STEPS: "step", SECONDS: SECONDS, IMAGES: IMAGES}
                 pl_module.save_snapshot(
-                    suited_weights(pl_module.weight_names, step),
+                    default_weights(pl_module.weight_names, step),
                     self.file_of(snapshot_name(moment)),
                     **{name: f"{self._used[unit]:.15g}" for unit, name in facts.items()},
                 )

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.diffusion.waiting import at_hand
+from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.optimization import parameters_of
 
 
-def take_back_unless(finite: Tensor, optimizer: Optimizer) -> None:
+def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
     """The optimizer's next step changes no parameter and no state where `finite`, a bool () on their device, is false.
 
     What the optimizer only remembers from its first step on is then zero. Weights and state are copied at each call.
@@ -26,18 +26,18 @@ def take_back_unless(finite: Tensor, optimizer: Optimizer) -> None:
     states = [{key: value.clone() for key, value in state.items()} for state in states]
 
     @torch.no_grad()
-    def take_back(*_: Any) -> None:
+    def undo(*_: Any) -> None:
         hook.remove()
         for parameter, weight, state in zip(parameters, weights, states, strict=True):
             parameter.copy_(torch.where(finite, parameter, weight))
             for key, value in _tensors(optimizer, parameter).items():
                 value.copy_(torch.where(finite, value, state[key] if key in state else torch.zeros_like(value)))
 
-    hook = optimizer.register_step_post_hook(take_back)
+    hook = optimizer.register_step_post_hook(undo)
 
 
 def keep_state_on_device(optimizer: Optimizer) -> None:
-    """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be taken back.
+    """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be undone.
 
     A state that was saved on the other kind of device is put right.
     """
@@ -45,7 +45,7 @@ def keep_state_on_device(optimizer: Optimizer) -> None:
         if "capturable" not in group:
             continue
         for parameter in group["params"]:
-            group["capturable"] = not at_hand(parameter)
+            group["capturable"] = not is_on_host(parameter)
             step = optimizer.state.get(parameter, {}).get("step")
             if isinstance(step, Tensor):
                 optimizer.state[parameter]["step"] = step.to(parameter.device)

@@ -120,7 +120,7 @@ class TrainingsOnly(Tracker):
 class WeightsAndBiases(Tracker):
     """One run for each training, each score and each sweep's reports; its id is in its folder, so a resumed training keeps its run.
 
-    project, entity: where runs are filed; entity None: the account's own. ValueError where W&B needs a login.
+    project, entity: where runs are filed; entity None: the account's default entity. ValueError where W&B needs a login.
     """
 
     def __init__(self, project: str, entity: str | None) -> None:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory, device: str) -> None:
     """Measure it once for a training, on `device`, write it beside the weights, and show it."""
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
     from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
 
     if not directory.accuracy.is_file():
         model.load_weights(directory.weight_files())
         model.to(device)
-        weights = suited_weights(model.weight_names, directory.read_training()["steps"])
+        weights = default_weights(model.weight_names, directory.read_training()["steps"])
         write_json(directory.accuracy, {"weights": weights} | accuracy_by_timestep(model, data, weights))
     measured = read_json(directory.accuracy)
     table = Table(title=f"{data.name}, weights {measured['weights']}", title_justify="left", box=None, pad_edge=False)
@@ -33,7 +33,8 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
     console = Console()
     console.print(table)
     console.print(
-        f"chance is {100 / model.num_classes:.1f} %; guidance=classifier guidance.classifier={directory.path} steers with it",
+        f"chance is {100 / model.num_classes:.1f} %; to guide sampling with it: "
+        f"guidance=classifier guidance.classifier={directory.path}",
         highlight=False,
         soft_wrap=True,
     )

@@ -48,10 +48,10 @@ def run(command: str, options: list[str]) -> int:
             check_kinds(cfg, [override.key_or_group for override in typed])
             return module.run(cfg)
         except Exception as error:
-            said = mistake_in_job(error)
-            if traceback_wanted or said is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+            message = mistake_in_job(error)
+            if traceback_wanted or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
-            raise SystemExit(said) from None  # not an Exception, so Hydra adds no lines of its own
+            raise SystemExit(message) from None  # not an Exception, so Hydra adds no lines of its own
 
     look_in_working_directory()
     try:
@@ -73,10 +73,10 @@ def run(command: str, options: list[str]) -> int:
         raise
     except Exception as error:
         GlobalHydra.instance().clear()  # a hint may have to compose the config again
-        said = mistake_in_job(error) or mistake_in_options(error, command, CONF)
-        if traceback_wanted or said is None:
+        message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+        if traceback_wanted or message is None:
             raise
-        print(f"diffusion-lab {command}: {said}", file=sys.stderr)
+        print(f"diffusion-lab {command}: {message}", file=sys.stderr)
         return 1
     finally:
         GlobalHydra.instance().clear()

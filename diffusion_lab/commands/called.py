@@ -15,7 +15,7 @@ from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config import drawing
 from diffusion_lab.from_config.keywords import as_value_errors, config_of
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.from_config.moments import scores_asked
+from diffusion_lab.from_config.moments import requested_scores
 from diffusion_lab.from_config.ranks import request_of
 from diffusion_lab.from_config.scores import check_scoring
 from diffusion_lab.from_config.trained import load_model, trained_config, trained_data
@@ -37,7 +37,7 @@ _ELSEWHERE = {
 }
 
 
-def found(model_dir: str | Path | None, outputs: str | Path) -> ModelDirectory:
+def find_model(model_dir: str | Path | None, outputs: str | Path) -> ModelDirectory:
     """The model directory, by default the newest under `outputs`."""
     with as_value_errors("sample"):
         return newest_model(Path(outputs)) if model_dir is None else ModelDirectory(Path(model_dir))
@@ -48,31 +48,31 @@ class Loaded:
 
     def __init__(self, directory: ModelDirectory, config_dir: str | Path | None) -> None:
         self.directory = directory
-        self._asked: tuple[DictConfig, tuple[str, ...]] | None = None
+        self._cache_key: tuple[DictConfig, tuple[str, ...]] | None = None
         self.last: GenerativeModel
         self._config_dir = None if config_dir is None else Path(config_dir)
 
     def config(self, command: str, keywords: Mapping[str, Any], of_this_call: Mapping[str, Any] = _NONE) -> DictConfig:
-        """Of a command with this model."""
+        """The config of a command for this model."""
         groups = drawing.GROUPS if command == "sample" else SCORING_GROUPS
         return config_of(command, self.directory, groups, keywords, of_this_call, self._config_dir)
 
     def model(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
         """As `load_model`."""
-        if self._asked != (saved, weights):
-            self._asked = None
+        if self._cache_key != (saved, weights):
+            self._cache_key = None
             self.last = load_model(directory, saved, *weights)
-            self._asked = (saved, weights)
+            self._cache_key = (saved, weights)
         return self.last
 
     def data(self) -> DataModule:
-        """That it was trained on."""
+        """The data that the model was trained on."""
         with as_value_errors("evaluate"):
             _, saved = trained_config(self.config("evaluate", {}))
             return trained_data(saved)
 
 
-def built(loaded: Loaded) -> GenerativeModel:
+def load_trained(loaded: Loaded) -> GenerativeModel:
     """The model as it was trained, on the CPU."""
     with as_value_errors("sample"):
         return drawing.drawing_of(loaded.config("sample", {}), loaded.model).model
@@ -96,7 +96,7 @@ def drawing_from(
             yield wanted, *ready
 
 
-def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any]) -> RunDirectory:
+def score_model(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any]) -> RunDirectory:
     """The score of `evaluate` with these options, made if it is not there. data: that of training; None: it is read."""
     with as_value_errors("evaluate"):
         _refuse(keywords)
@@ -110,14 +110,14 @@ def scored(loaded: Loaded, data: DataModule | None, keywords: Mapping[str, Any])
             device = _device(cfg)
             directory, saved = trained_config(cfg)
             data = trained_data(saved) if data is None else _same(data, saved)
-            asked = scores_asked(saved)
-            if len(asked) > 1:
+            scores = requested_scores(saved)
+            if len(scores) > 1:
                 raise MistakeError(
                     "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
                 )
-            model = loaded.model(directory, saved, asked[0].evaluation.weights)
-            check_scoring(asked[0], data, model.weight_names, f"{directory.path} has")
-        return score_once(model.to(device), data, asked[0], directory, Path(cfg.outputs), cfg.rescore, quiet=True)
+            model = loaded.model(directory, saved, scores[0].evaluation.weights)
+            check_scoring(scores[0], data, model.weight_names, f"{directory.path} has")
+        return score_once(model.to(device), data, scores[0], directory, Path(cfg.outputs), cfg.rescore, quiet=True)
 
 
 def _refuse(keywords: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ def _same(data: DataModule, saved: DictConfig) -> DataModule:
 
 
 def _device(cfg: DictConfig) -> str:
-    """ValueError where several were asked for: one process has one."""
+    """ValueError where several were requested: one process has one."""
     request = request_of(cfg, prefix="")
     if request.size > 1 and cfg.devices is not None:
         raise MistakeError(f"devices={cfg.devices}: a call from Python uses one device; use the command for several")

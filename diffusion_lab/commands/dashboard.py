@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> None:
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
     from diffusion_lab.report.cells import read_runs
-    from diffusion_lab.report.dashboard import found, workspace
+    from diffusion_lab.report.dashboard import measures_found, workspace
     from diffusion_lab.report.model_plots import losses_of
 
     folder = runs_folder(Path(cfg.outputs))
@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"there are no scores in {folder} to show; train with logger=wandb first")
     losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
     entity = cfg.entity or _own_entity()
-    made = workspace(entity, cfg.project, cfg.name, found(gathered), losses)
+    made = workspace(entity, cfg.project, cfg.name, measures_found(gathered), losses)
     with _asking_wandb():
         made.save()
         url = made.url
@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def _own_entity() -> str:
-    """The account's own."""
+    """The account's default entity."""
     import wandb
 
     with _asking_wandb():

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from diffusion_lab.commands.called import Loaded, built, drawing_from
+from diffusion_lab.commands.called import Loaded, drawing_from, load_trained
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.demo.server import HOST, DemoServer
 from diffusion_lab.demo.values import Offers, Values, checked
@@ -40,9 +40,9 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"port={cfg.port} must lie between 0 and {_PRIVATE_PORTS - 1}; 0 chooses a free port")
     directory = newest_model(Path(cfg.outputs)) if cfg.model_dir is None else ModelDirectory(Path(cfg.model_dir))
     with users_mistakes():
-        shown = Playground(directory)
+        playground = Playground(directory)
     try:
-        server = DemoServer(cfg.port, shown.offers.as_json() | {"start": shown.start}, shown.answer)
+        server = DemoServer(cfg.port, playground.offers.as_json() | {"start": playground.start}, playground.answer)
     except OSError as error:
         raise MistakeError(
             f"port={cfg.port} on {HOST}: {error.strerror}; choose another port, or port=0 for a free one"
@@ -63,7 +63,7 @@ class Playground:
 
     def __init__(self, directory: ModelDirectory) -> None:
         self._loaded, self._saved = Loaded(directory, None), load_config(directory)
-        model = built(self._loaded)
+        model = load_trained(self._loaded)
         choices = directory.read_choices()
         samplers = self._samplers() if "sampler" in self._saved else {}
         conditional = model.num_classes or 0
@@ -74,7 +74,7 @@ class Playground:
             max_steps=self._saved.schedule.num_timesteps if samplers else 0,
             guidances=self._guidances() if samplers else (),
             weighs=tuple(
-                name for name in _names(CONF / "guidance") if "scale" in _plain(CONF / "guidance" / f"{name}.yaml")
+                name for name in _names(CONF / "guidance") if "scale" in _read_yaml(CONF / "guidance" / f"{name}.yaml")
             ),
             num_classes=conditional,
             schedules=_names(CONF / "schedule") if samplers else (),
@@ -102,11 +102,11 @@ class Playground:
         values = checked(request, self.offers)
         began = time.perf_counter()
         with drawing_from(self._loaded, values.options(), values.of_the_call()) as (drawing, edit, indices, y):
-            x = drawing.draw(edit, indices, y, shown=False)
+            x = drawing.draw(edit, indices, y, progress_bar=False)
             image = png(picture(x, drawing.model.num_levels, drawing.columns(y)))
             return {
                 "png": base64.b64encode(image).decode(),
-                "said": f"{len(x)} samples · {drawing.model.nfe} network evaluations each · {time.perf_counter() - began:.1f} s",
+                "summary": f"{len(x)} samples · {drawing.model.nfe} network evaluations each · {time.perf_counter() - began:.1f} s",
                 "command": self._command(values),
                 "curves": self._curves(drawing.model, values) if self.offers.samplers else None,
             }
@@ -143,7 +143,7 @@ class Playground:
     def _samplers(self) -> dict[str, tuple[str, int]]:
         """Those that take a number of steps, with the spacing and the number that each brings."""
         spacing_of = {
-            _plain(CONF / "sampler" / "spacing" / f"{name}.yaml")["_target_"]: name
+            _read_yaml(CONF / "sampler" / "spacing" / f"{name}.yaml")["_target_"]: name
             for name in _names(CONF / "sampler" / "spacing")
         }
         found = {}
@@ -154,13 +154,13 @@ class Playground:
         return found
 
     def _with_steps(self, folder: Path) -> tuple[str, ...]:
-        return tuple(name for name in _names(folder) if "num_steps" in _plain(folder / f"{name}.yaml"))
+        return tuple(name for name in _names(folder) if "num_steps" in _read_yaml(folder / f"{name}.yaml"))
 
     def _guidances(self) -> tuple[str, ...]:
         """Those that this model can be guided with."""
         found = []
         for name in _names(CONF / "guidance"):
-            if "???" in _plain(CONF / "guidance" / f"{name}.yaml").values():
+            if "???" in _read_yaml(CONF / "guidance" / f"{name}.yaml").values():
                 continue  # needs a folder
             try:
                 with drawing_from(self._loaded, {"guidance": name}, {"num_images": 1, "seed": 0}):
@@ -185,5 +185,5 @@ def _names(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in folder.glob("*.yaml")))
 
 
-def _plain(file: Path) -> Any:
+def _read_yaml(file: Path) -> Any:
     return OmegaConf.to_container(OmegaConf.load(file))

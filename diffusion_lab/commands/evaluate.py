@@ -11,7 +11,7 @@ from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config.given import CONFIG, are_given, read_given
 from diffusion_lab.from_config.mistakes import lost_process, users_mistakes
-from diffusion_lab.from_config.moments import scores_asked
+from diffusion_lab.from_config.moments import requested_scores
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, is_scored
 from diffusion_lab.from_config.trained import (
@@ -40,11 +40,11 @@ def run(cfg: DictConfig) -> None:
         request = request_of(cfg, prefix="")
         directory, saved = trained_config(cfg)
         data = trained_data(saved)
-        asked = scores_asked(saved)
-        model = load_model(directory, saved, *(score.evaluation.weights for score in asked))
-        for score in asked:
+        scores = requested_scores(saved)
+        model = load_model(directory, saved, *(score.evaluation.weights for score in scores))
+        for score in scores:
             check_scoring(score, data, model.weight_names, f"{directory.path} has")
-    new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in asked)
+    new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in scores)
     if new and must_start_ranks(request):
         start_ranks("evaluate", request, model_dir=str(directory.path))
         return
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> None:
         if new and here.is_first:
             Console(highlight=False).print(where(here, cfg))
         model.to(here.device)
-        for score in asked:
+        for score in scores:
             score_once(model, data, score, directory, outputs, cfg.rescore)
 
 

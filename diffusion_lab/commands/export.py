@@ -50,8 +50,8 @@ def run(cfg: DictConfig) -> None:
         files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
         files["README.md"] = _card(cfg, directory, saved, model, weights, use, library).encode()
     write_folder(to, files)
-    said = f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})"
-    Console().print(said, highlight=False, markup=False, soft_wrap=True)
+    message = f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})"
+    Console().print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 def _card(
@@ -138,7 +138,7 @@ network = UNetModel(
 network.load_state_dict(torch.load("model.pt", weights_only=True))
 ```
 
-The first half of the output, or all of it where no variance is learned, is what the prediction below says."""
+The first half of the output (all of it if no variance is learned) is the quantity that "prediction" below names."""
     return {"model.pt": content}, use, "pytorch"
 
 

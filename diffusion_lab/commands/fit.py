@@ -24,9 +24,9 @@ from diffusion_lab.callbacks.saving import Saving, newest_good, previous_of
 from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
-from diffusion_lab.from_config.branching import BranchPoint, branches_asked
+from diffusion_lab.from_config.branching import BranchPoint, requested_branches
 from diffusion_lab.from_config.build import plain_config, variance_matters
-from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopped
+from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping_callbacks
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.ranks import Ranks
 from diffusion_lab.from_config.tracking import build_trackers, tracked_training
@@ -57,12 +57,12 @@ def fit(
 ) -> None:
     """Train in `directory`, a model's or the `retraining` in it, while the model's is held. branch: where it begins, if not at 0.
 
-    InterruptedTraining after a signal; MistakeError for what the user can mend.
+    InterruptedTraining after a signal; MistakeError for a mistake that the user can correct.
     """
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
     cost = model.cost()
-    with interruption.handing_on(), ExitStack() as stack:
+    with interruption.forwarding_signals(), ExitStack() as stack:
         announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         with users_mistakes():
             trackers = build_trackers(cfg, directory.logs) if here.is_first else []
@@ -70,7 +70,7 @@ def fit(
             trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
             averages = _kept_averages(cfg, directory, trainer)
             saving = next(part for part in trainer.callbacks if isinstance(part, Saving))
-            saving.keep_branches(branches_asked(cfg), directory.branch)
+            saving.keep_branches(requested_branches(cfg), directory.branch)
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
@@ -92,7 +92,7 @@ def fit(
         elif branch is not None:
             console.print(f"branching from {branch}")
         elif cfg.init_from is not None:
-            how = "trained beside" if model.needs_base else "starting from"
+            how = "training a head on" if model.needs_base else "starting from"
             console.print(f"{how} the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
             for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
@@ -107,7 +107,7 @@ def fit(
         if interruption.signum is not None:
             raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
         ended_by = _ended_by(trainer, added)
-        console.print(f"training ended by {_said(cfg, ended_by)} after {trainer.global_step:,} steps")
+        console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             for kept in averages:
                 kept.finish()
@@ -133,7 +133,10 @@ def fit(
 
 
 def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer) -> list[PowerAverages]:
-    """What keeps the averages that others are built from, put before all that saves. It changes nothing in training."""
+    """The callback that keeps the averages from which others are built, inserted before every callback that saves.
+
+    It changes nothing in training.
+    """
     if cfg.snapshots.averages == 0:
         return []
     averages = PowerAverages(cfg.snapshots.averages, directory.weights)
@@ -157,7 +160,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         ]
         if changed:
             raise MistakeError(
-                f"{directory.config} was changed since this training began ({', '.join(changed)}); "
+                f"{directory.config} has changed since this training began ({', '.join(changed)}); "
                 + (f"remove {directory.path} to start over" if cfg.retrain else "set retrain=true to train again")
             )
     tracked = len(TRACKED) if cfg.snapshots.averages else 0
@@ -197,10 +200,10 @@ def _ended_by(trainer: Trainer, added: Added) -> str:
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
     time = time_budget(trainer)
-    return "trainer.max_time" if time is not None and time.used >= 1 else stopped(added)
+    return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(added)
 
 
-def _said(cfg: DictConfig, option: str) -> str:
+def _limit_text(cfg: DictConfig, option: str) -> str:
     """A budget with its value, a callback by its name."""
     return f"{option}={OmegaConf.select(cfg, option)}" if option.startswith("trainer.") else option
 

@@ -14,8 +14,8 @@ from diffusion_lab.from_config.build import (
     build_data,
     build_model,
     choices_made,
+    fill_in_facts,
     plain_config,
-    state_facts,
     training_fingerprint,
 )
 from diffusion_lab.from_config.guiding import sha256_of
@@ -91,7 +91,7 @@ def _state_data(cfg: DictConfig) -> None:
         raise MistakeError(
             f"data: {data.name} has {data.num_classes or 'no'} classes, but this checkpoint was trained with {num_classes}"
         )
-    state_facts(cfg, data)
+    fill_in_facts(cfg, data)
 
 
 def _cost(model: TrainableModel, file: Path) -> NetworkCost:

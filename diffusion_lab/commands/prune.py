@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
     outputs, console = Path(cfg.outputs), Console(highlight=False)
-    unused, notes = _look(outputs, Path(cfg.jobs))
+    unused, notes = _find_unused(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
     for sentence in notes:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         console.print("nothing has been removed; set remove=true to remove what is listed", soft_wrap=True)
 
 
-def _look(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
+def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
     """What is not needed, by kind, and a sentence on everything that is kept because this is not known."""
     for _ in range(_TRIES):
         try:
@@ -96,13 +96,13 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
                 soft_wrap=True,
                 markup=False,
             )
-    console.print(f"removed {_said(freed)}")
+    console.print(f"removed {_readable_size(freed)}")
 
 
 def _size(unused: Sequence[Unused]) -> str:
-    return _said(sum(one.size for one in unused))
+    return _readable_size(sum(one.size for one in unused))
 
 
-def _said(size: int) -> str:
+def _readable_size(size: int) -> str:
     """1536 -> 2 KiB, 15,000,000 -> 14.3 MiB."""
     return f"{size / 2**10:.0f} KiB" if size < 2**20 else f"{size / 2**20:,.1f} MiB"

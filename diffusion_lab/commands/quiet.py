@@ -8,7 +8,7 @@ import warnings
 import lightning.pytorch  # first: importing it adds handlers of its own
 
 
-class _Said(logging.Handler):
+class _PrintHandler(logging.Handler):
     """Onto the terminal as it is, or wherever a job's output goes."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -23,7 +23,7 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     profiles = logging.getLogger("lightning.pytorch.profilers")  # the user wants these: trainer.profiler
     profiles.setLevel(logging.INFO)
-    profiles.handlers, profiles.propagate = [_Said()], False
+    profiles.handlers, profiles.propagate = [_PrintHandler()], False
     # Lightning 2.6 still uses what torch 2.13 deprecates; a user cannot change it.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     # It counts parameters in 32 bits whatever they are; their number is right.

@@ -64,8 +64,8 @@ def show(gathered: Gathered, table: Table) -> None:
         console.print(Text("\n".join(notes), style="dim"))
         named = {column.measure.name: column for column in columns(group)}
         for standing in filter(lambda standing: standing.measure.headline, group.standings):
-            said = finding(standing, named[standing.measure.name])
-            console.print(Text(f"{said.what}: {said.text}", style="green" if said.sure else ""), soft_wrap=True)
+            result = finding(standing, named[standing.measure.name])
+            console.print(Text(f"{result.what}: {result.text}", style="green" if result.sure else ""), soft_wrap=True)
         for what, sentence in curve_findings(table, group):
             console.print(Text(f"{what}: {sentence}"), soft_wrap=True)
     waiting = [cell for cell in gathered.cells if not cell.done]

@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> None:
         return
     to = Path(cfg.to)
     with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
-        x = drawing.draw(edit, indices, y, shown=True)
+        x = drawing.draw(edit, indices, y, progress_bar=True)
         if x is None:
             return  # rank 0 has them
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
@@ -64,8 +64,8 @@ def run(cfg: DictConfig) -> None:
             some = slice(0, 64)
             written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
-    said = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
-    Console().print(said, highlight=False, soft_wrap=True)
+    message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
+    Console().print(message, highlight=False, soft_wrap=True)
 
 
 def _check_format(form: str, model: GenerativeModel) -> None:

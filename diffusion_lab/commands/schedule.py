@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_lab.files import write_whole
-from diffusion_lab.from_config.build import build_data, state_facts
+from diffusion_lab.from_config.build import build_data, fill_in_facts
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
     with users_mistakes():
         data = build_data(cfg)
-        state_facts(cfg, data)  # a schedule may follow the data's levels
+        fill_in_facts(cfg, data)  # a schedule may follow the data's levels
         process = GaussianDiffusion(instantiate(cfg.schedule))
         kept = instantiate(cfg.sampler).spacing(process)
     chain = process.respace(kept)

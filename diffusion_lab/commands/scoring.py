@@ -22,7 +22,7 @@ from diffusion_lab.from_config.build import plain_config, sampling_identity
 from diffusion_lab.from_config.heads import needed_head
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.from_config.moments import read_taken
+from diffusion_lab.from_config.moments import read_training_progress
 from diffusion_lab.from_config.power_averages import profile_error
 from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
 from diffusion_lab.from_config.tracking import tracked_score
@@ -57,9 +57,9 @@ def score_once(
 ) -> RunDirectory:
     """Score `model` as `cfg` says, unless that score is there, and print its table and its folder, unless it is to be `quiet`.
 
-    Where several ranks call it, they share the drawing of samples; rank 0 holds, writes and speaks for all.
+    Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
     from diffusion_lab.evaluation.ranks import rank
     from diffusion_lab.evaluation.reference import references_of
     from diffusion_lab.evaluation.trained import TrainedModel
@@ -72,7 +72,7 @@ def score_once(
     def source() -> Source:
         if cfg.evaluation.weights == "auto":
             with open_dict(cfg):
-                cfg.evaluation.weights = suited_weights(model.weight_names, training["steps"])
+                cfg.evaluation.weights = default_weights(model.weight_names, training["steps"])
         with _progress(Console(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
             weights, cache = cfg.evaluation.weights, cache_directory(outputs)
             and_costs = any(metric.needs_step_costs for metric in build_metrics(cfg))
@@ -114,22 +114,22 @@ def _cost(
 
     if wanted_length(weights) is not None:
         error = profile_error(directory, weights)
-        said = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
-        return TrainingCost(training["steps"], training["seconds"], training["images"]), {"average": said}
+        text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
+        return TrainingCost(training["steps"], training["seconds"], training["images"]), {"average": text}
     if not is_snapshot(weights):
         return TrainingCost(training["steps"], training["seconds"], training["images"]), {}
-    moment, steps = read_taken(directory, weights), training["steps"]
+    moment, steps = read_training_progress(directory, weights), training["steps"]
     step = int(moment["step"])
     for guiding in guided_by:
-        later = int(read_taken(directory, snapshot_name(guiding))["step"])
+        later = int(read_training_progress(directory, snapshot_name(guiding))["step"])
         if later >= step:
             raise MistakeError(
                 f"guidance.moment={guiding}: the weights {weights} are from step {step:,}, but that moment is step {later:,}; "
                 "choose an earlier one, such as guidance.moment=30s or 500steps"
             )
     images = int(moment.get("images", step * training["images"] / max(steps, 1)))
-    said = f"the training as it was at step {step} of {steps}"
-    return TrainingCost(step, moment.get("seconds"), images), {"moment": said}
+    text = f"the training as it was at step {step} of {steps}"
+    return TrainingCost(step, moment.get("seconds"), images), {"moment": text}
 
 
 def score_source(
@@ -150,12 +150,12 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.evaluation.ranks import hold_together, rank, word_of_rank_zero
+    from diffusion_lab.evaluation.ranks import broadcast_from_rank_zero, hold_together, rank
 
     console = Console(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
-        return word_of_rank_zero(run.metrics.is_file()) and not again
+        return broadcast_from_rank_zero(run.metrics.is_file()) and not again
 
     if is_there():
         _say_scored(console, run)

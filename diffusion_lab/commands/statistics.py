@@ -59,18 +59,18 @@ def run(cfg: DictConfig) -> None:
         for part in chosen:
             part.check(data.shape)
     arrays = {"arr_0": _images(data, cfg.split, cfg.num_images)} if to.suffix == ".npz" else {}
-    said = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]
+    parts = [f"arr_0: {len(images)} {cfg.split} images" for images in arrays.values()]
     for part in chosen:
         with ranks(request) as here, users_mistakes():
             found = _moments(data, part, cfg.split, cache_directory(Path(cfg.outputs)), here.device)
         arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
-        said.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
+        parts.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
     content = io.BytesIO()
     _WRITERS[to.suffix](content, arrays)
     write_whole(to, content.getvalue())
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"statistics  {to}  ({'; '.join(said)})", markup=False)
+    console.print(f"statistics  {to}  ({'; '.join(parts)})", markup=False)
     if chosen and chosen[0].metric_name != "fid":
         console.print(
             f"these are moments of features={chosen[0].name}, but the evaluators of ADM and EDM and clean-fid compare moments of "

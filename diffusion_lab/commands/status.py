@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> None:
     jobs = Path(cfg.jobs)
     console = Console()
     console.print(f"sweep  {sweep.path}", highlight=False, soft_wrap=True)
-    in_queue, asked = queue_states(jobs), time.monotonic()
+    in_queue, queried = queue_states(jobs), time.monotonic()
     found = job_progress(sweep, in_queue)
     earlier = {standing.folder: standing.status for standing in found if standing.status is not None}
     if not (cfg.watch and console.is_terminal):
@@ -39,8 +39,8 @@ def run(cfg: DictConfig) -> None:
     with Live(table(found, {}), console=console, auto_refresh=False) as live:
         while not is_over(found):
             time.sleep(_REFRESH_SECONDS)
-            if time.monotonic() - asked > _ASK_SECONDS:
-                in_queue, asked = queue_states(jobs), time.monotonic()
+            if time.monotonic() - queried > _ASK_SECONDS:
+                in_queue, queried = queue_states(jobs), time.monotonic()
             found = job_progress(sweep, in_queue)
             live.update(table(found, earlier), refresh=True)
             for standing in found:

@@ -55,7 +55,7 @@ def sweep(
     plan, evaluation_seed, notes = make_plan(axes, context.config_loader, config)
     directory = sweep_directory(Path(config.outputs), name)
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
-    if not (wait or launches.may_be_left):
+    if not (wait or launches.can_detach):
         raise MistakeError(
             "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which holds a cell back until its model is trained: "
             "remove it for other launchers"
@@ -77,7 +77,7 @@ def sweep(
     with running_from_copy(directory.code, context.config_loader, launcher.get("folder")):
         if plan.jobs and not wait:
             forget_failures(plan.jobs)
-            launches.leave(plan.jobs)
+            launches.submit_only(plan.jobs)
             console.print(
                 "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
                 "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
@@ -111,15 +111,15 @@ class _Launches:
         self.keeps_order = hasattr(self._launcher, "launch_plan")
 
     @property
-    def may_be_left(self) -> bool:
+    def can_detach(self) -> bool:
         """Whether everything can be submitted at once."""
-        return self.keeps_order and self._launcher.queue().holds_back
+        return self.keeps_order and self._launcher.queue().supports_dependencies
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that the jobs request."""
         return self._launcher.summary(jobs) if self.keeps_order else []
 
-    def leave(self, jobs: Sequence[Job]) -> None:
+    def submit_only(self, jobs: Sequence[Job]) -> None:
         """Submit the jobs and wait for none."""
         self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=False)
 

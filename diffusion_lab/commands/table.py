@@ -20,12 +20,12 @@ def score_table(metrics: dict[str, Any]) -> Table:
     table.add_column("", style="dim")
     for measure in described(metrics):
         if measure.name in metrics["values"]:
-            value, said = _value(measure, metrics["values"]), measure.detail or measure.meaning
+            value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
         elif measure.name in protocol["absent"]:
-            value, said = "–", protocol["absent"][measure.name]
+            value, note = "–", protocol["absent"][measure.name]
         else:
             continue
-        table.add_row(*map(escape, (f"{measure.label} {measure.arrow}", value, said)))
+        table.add_row(*map(escape, (f"{measure.label} {measure.arrow}", value, note)))
     return table
 
 

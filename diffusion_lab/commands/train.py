@@ -20,12 +20,12 @@ from diffusion_lab.from_config.build import (
     build_data,
     build_model,
     choices_made,
+    fill_in_facts,
     settle_budget,
-    state_facts,
     training_fingerprint,
 )
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_asked
+from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, requested_scores
 from diffusion_lab.from_config.power_averages import check_buildable
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.from_config.scores import check_scoring, run_of
@@ -60,11 +60,11 @@ def run(cfg: DictConfig) -> float | None:
     num_nodes = cfg.trainer.get("num_nodes", 1)
     settle_budget(cfg)
     with users_mistakes():
-        keep_asked(cfg)
+        add_scored_moments(cfg)
         request = request_of(cfg.trainer)
         data = build_data(cfg)
         _check_shares(data.batch_size, request.size * num_nodes)
-        state_facts(cfg, data)
+        fill_in_facts(cfg, data)
         model = build_model(cfg)
         start(model, cfg)
         generative = isinstance(model, GenerativeModel)
@@ -73,11 +73,11 @@ def run(cfg: DictConfig) -> float | None:
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
-        asked = scores_asked(cfg)
+        scores = requested_scores(cfg)
         if generative:
-            for score in asked:
+            for score in scores:
                 _check_scoring(score, data, model, directory, kept_weights(cfg))
-    run = run_of(directory, fingerprint, asked[-1], Path(cfg.outputs))
+    run = run_of(directory, fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)
         return _objective(run, cfg.objective_metric)
@@ -98,7 +98,7 @@ def run(cfg: DictConfig) -> float | None:
         else:
             with hold_together(directory.path, waiting):
                 if here.is_first:
-                    directory.put_in_place()  # what a process was killed over
+                    directory.put_in_place()  # if a process was killed before doing so
                 if is_trained():  # another process has trained it
                     _say_trained(console, directory, cfg.retrain)
                 else:
@@ -108,13 +108,13 @@ def run(cfg: DictConfig) -> float | None:
                     here.agree(None)  # no rank reads the weights before they exist
         if generative and cfg.score:
             model.float()  # as it would be loaded, whatever trainer.precision
-            load_weights(model, directory, *(score.evaluation.weights for score in asked))
+            load_weights(model, directory, *(score.evaluation.weights for score in scores))
             model.to(here.device)  # Lightning leaves a trained model on the CPU
-            for score in asked:
+            for score in scores:
                 score_once(model, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif model.needs_base:
             used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
-            console.print(f"{directory.path} serves {cfg.init_from}: {used}", soft_wrap=True)
+            console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}", soft_wrap=True)
         elif not generative and here.is_first:
             report_accuracy(model, data, directory, here.device)
         if cfg.retrain and here.is_first:
@@ -158,10 +158,10 @@ def _check_scoring(
         there or ["raw", *instantiate(cfg.ema).decays, *kept],
         f"{directory.path} {'has' if there else 'will have'}",
     )
-    asked = cfg.evaluation.weights
-    if wanted_length(asked) is not None:
-        check_buildable(asked, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
-        weights = [*weights, asked]
+    chosen = cfg.evaluation.weights
+    if wanted_length(chosen) is not None:
+        check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
+        weights = [*weights, chosen]
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
         if model.needs_data_moments and model.num_classes is not None:

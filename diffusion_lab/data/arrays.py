@@ -65,7 +65,7 @@ class Arrays(InMemoryDataModule):
         elif test.values.shape[1:] != train.values.shape[1:]:
             shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
             raise DataError(
-                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use equal shapes and types."
+                f"data.test holds images {shapes[1]}, data.train {shapes[0]} (C, H, W): use the same shape and type."
             )
         if (train.labels is None) != (test.labels is None):
             raise DataError(
@@ -135,7 +135,7 @@ def check_levels(levels: int | None, earlier: int | None, where: str) -> None:
     """DataError where the split that was read earlier has another number of levels. None: no split was, or no number is known."""
     if None not in (levels, earlier) and levels != earlier:
         raise DataError(
-            f"{where} has {levels} levels, the training images have {earlier}: use equal shapes and types, or set data.num_levels."
+            f"{where} has {levels} levels, the training images have {earlier}: use the same shape and type, or set data.num_levels."
         )
 
 

@@ -137,7 +137,7 @@ class DataModule(LightningDataModule, ABC):
             return max(1, round(self._trained_on * self.num_train))
         return min(self._trained_on or self.num_train, self.num_train)
 
-    def label_by(self, clusters: Clusters | None) -> None:
+    def use_cluster_labels(self, clusters: Clusters | None) -> None:
         """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
         self.clusters = clusters
 
@@ -145,7 +145,9 @@ class DataModule(LightningDataModule, ABC):
         """The clusters of the images that training shows, or of some of them."""
         count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
         clusters.find(
-            torch.cat([x for x, _ in self._show("train", _plainly(fixed_subset(self.num_train, count), _AT_ONCE))])
+            torch.cat(
+                [x for x, _ in self._show("train", _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE))]
+            )
         )
         self.num_classes = clusters.num_clusters
 
@@ -198,7 +200,7 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        picks = [_plain(indices) for indices in chosen]
+        picks = [_unmirrored(indices) for indices in chosen]
         for indices, (x, y) in zip(chosen, self._labelled("test", picks), strict=True):
             yield x, y, SampleNoise(seed, indices)
 
@@ -223,7 +225,7 @@ class DataModule(LightningDataModule, ABC):
         if split not in ("train", "test"):
             raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
         order = fixed_subset(self.num_train if split == "train" else self.num_test, limit)
-        return self._labelled(split, _plainly(order[start:], batch_size))
+        return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
 
     @property
     def training_identity(self) -> str:
@@ -249,12 +251,12 @@ class DataModule(LightningDataModule, ABC):
         return None
 
 
-def _plainly(indices: Tensor, batch_size: int) -> Iterator[Pick]:
+def _unmirrored_batches(indices: Tensor, batch_size: int) -> Iterator[Pick]:
     """These images, in batches, none mirrored."""
-    return (_plain(batch) for batch in indices.split(batch_size) if len(batch))
+    return (_unmirrored(batch) for batch in indices.split(batch_size) if len(batch))
 
 
-def _plain(indices: Tensor) -> Pick:
+def _unmirrored(indices: Tensor) -> Pick:
     return indices, torch.zeros(len(indices), dtype=torch.bool)
 
 

@@ -71,7 +71,7 @@ class Clusters:
     def _check(self, different: int) -> None:
         if different < self.num_clusters:
             raise DataError(
-                f"labels.num_clusters={self.num_clusters}: only {different} images with different features are looked at; choose "
+                f"labels.num_clusters={self.num_clusters}: only {different} images with distinct features were found; choose "
                 "fewer clusters, or more images with train_images or labels.num_images."
             )
 

@@ -170,7 +170,7 @@ class HFDataset(InMemoryDataModule):
                 if size > self.max_bytes:
                     raise DataError(
                         f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise this "
-                        "limit, or, for images that are no arrays, choose a smaller data.image_size."
+                        "limit, or, for images that are not arrays, choose a smaller data.image_size."
                     )
                 values = torch.empty((len(rows), *value.shape), dtype=value.dtype)
             if value.shape != values.shape[1:]:

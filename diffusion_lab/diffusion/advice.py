@@ -17,7 +17,7 @@ from .spacings import EvenSpacing, Visited, whole_times
 from .step_costs import StepCosts
 
 _ENDS = 49  # log SNRs at which a chain may end, from that of T up to 0
-_SHOWN = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 250, 500, 1000)
+_COUNTS = (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 250, 500, 1000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class ScheduleAdvice:
     ----------
     own: of the sampler's own times, the nearest whole ones. beyond: how many of these lie outside the ends of `times`.
     times: of all chains with as many steps those with the least bound. bits: that bound.
-    fewest: as few steps have a bound that is not above `own`.
+    fewest: the smallest number of steps whose bound is not above `own`.
     num_steps, optimal, even: the least bound of so many steps, and that of as many even steps.
     """
 
@@ -92,14 +92,14 @@ def advise(
     if bits(advised) > now:
         advised = whole
     fewest = next(k for k in range(1, len(whole) + 1) if k == len(whole) or bits(best(k)) <= now)
-    shown = [k for k in _SHOWN if k <= min(last, max(100, len(whole)))]
+    counts = [k for k in _COUNTS if k <= min(last, max(100, len(whole)))]
     return ScheduleAdvice(
         own=now,
         beyond=int(((whole < advised[0]) | (whole > advised[-1])).sum()),
         times=advised,
         bits=bits(advised),
         fewest=fewest,
-        num_steps=shown,
-        optimal=[bits(best(k)) for k in shown],
-        even=[bits(EvenSpacing(k)(last)) for k in shown],
+        num_steps=counts,
+        optimal=[bits(best(k)) for k in counts],
+        even=[bits(EvenSpacing(k)(last)) for k in counts],
     )

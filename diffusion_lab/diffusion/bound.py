@@ -25,7 +25,7 @@ from .process import GaussianDiffusion
 from .reverse import ReverseStep
 from .shapes import Images, Labels, PerSample, Steps
 from .starts import NoiseStart, Start
-from .waiting import at_hand
+from .waiting import is_on_host
 
 NOISE = NoiseStart()
 
@@ -122,7 +122,8 @@ def bound_term(
     term = bits_per_dim(process.q_posterior(x_0, x_t, t).kl(distribution))
     first = t == 1
     log_variance = distribution.log_variance.expand(len(t), *distribution.log_variance.shape[1:])
-    if not at_hand(t):  # only the device knows which rows are last steps: every row takes one, most of them an idle one
+    # On a device the host does not know which rows are last steps: every row takes one, most of them an idle one.
+    if not is_on_host(t):
         here = first.reshape(-1, *[1] * (x_0.ndim - 1))
         last_step = Gaussian(torch.where(here, distribution.mean, x_0), torch.where(here, log_variance, 0.0))
         x_1, ones = torch.where(here, x_t, x_0), torch.ones_like(t)
@@ -154,7 +155,7 @@ def _draw_terms(
     """(t, weights, terms, x_0_mse, eps_mse) of one noise draw, every step from its own x_t ~ q(x_t|x_0)."""
     t, weights = _visits(process.num_timesteps, max_terms, noise)
     terms, x_0_mse, eps_mse = [], [], []
-    keys: Sequence[int | Tensor] = _keys(process, t, everywhere=len(weights) == process.num_timesteps)
+    keys: Sequence[int | Tensor] = _keys(process, t, every_step=len(weights) == process.num_timesteps)
     for key, t_j in zip(keys, t.unbind(dim=1), strict=True):
         eps, here = noise(key, x_0), process.at(t_j)
         x_t = here.q_sample(x_0, t_j, eps)
@@ -165,11 +166,11 @@ def _draw_terms(
     return t, weights, torch.stack(terms, 1), torch.stack(x_0_mse, 1), torch.stack(eps_mse, 1)
 
 
-def _keys(process: GaussianDiffusion, t: Int64[Tensor, "b m"], everywhere: bool) -> list[int] | tuple[Tensor, ...]:
-    """Of the noise of each column: the original t, or the number of the step where times are real. everywhere: every step is
+def _keys(process: GaussianDiffusion, t: Int64[Tensor, "b m"], every_step: bool) -> list[int] | tuple[Tensor, ...]:
+    """Of the noise of each column: the original t, or the number of the step where times are real. every_step: every step is
     visited, so that a column has one t."""
     real = process.timesteps.is_floating_point()
-    if everywhere:
+    if every_step:
         return list(range(1, process.num_timesteps + 1)) if real else (process.timesteps + 1).tolist()
     return (t if real else process.timesteps.to(t.device)[t - 1] + 1).unbind(dim=1)
 

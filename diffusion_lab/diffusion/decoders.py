@@ -71,7 +71,7 @@ class GaussianDecoder(Decoder):
 class LevelDecoder(Decoder):
     """p(x_0|x_1) ∝ q(x_1|x_0) over the levels, without parameters (Kingma et al. 2021, VDM).
 
-    Levels without end and close together leave the density N(x_0; x_1/α_1, σ_1²/α_1²), for continuous data.
+    In the limit of infinitely many, ever closer levels it is the density N(x_0; x_1/α_1, σ_1²/α_1²), for continuous data.
     """
 
     reads_reverse = False

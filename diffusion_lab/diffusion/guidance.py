@@ -65,7 +65,7 @@ class Worse:
         return earlier(self.moment) if self.own_moment is not None and earlier is not None else self.reverse
 
 
-class Asked(NamedTuple):
+class ReverseInputs(NamedTuple):
     """The arguments of a reverse process, in their order: x_t at t of a process, of class y."""
 
     process: GaussianDiffusion
@@ -92,7 +92,7 @@ class Guidance(ABC):
     log_snr_interval: Interval = None
 
     @abstractmethod
-    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
         """The guided evaluation. worse: None where it is the model itself."""
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
@@ -119,7 +119,7 @@ class GuidedReverse:
     worse: ReverseProcess | None = None
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        return self.guidance.step(self.reverse, self.worse, Asked(process.at(t), x_t, t, y))
+        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process.at(t), x_t, t, y))
 
     def without_clipping(self) -> "GuidedReverse":
         """The same without clamping x̂_0."""
@@ -132,8 +132,8 @@ class Unguided(Guidance):
 
     guides = False
 
-    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        return reverse(*asked)
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        return reverse(*inputs)
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,14 @@ class ClassifierFree(Guidance):
         if self.worse is not None and self.worse.is_itself:
             object.__setattr__(self, "worse", None)
 
-    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        process, x_t, t, y = asked
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        process, x_t, t, y = inputs
         acts = self.acts(process, t)
         if y is None or self.scale == 1 or not acts.anywhere:
-            return reverse(*asked)
+            return reverse(*inputs)
         if worse is not None:
             nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
-            return _away_from(worse, nothing, self.scale, acts.where, reverse, asked)
+            return _away_from(worse, nothing, self.scale, acts.where, reverse, inputs)
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
             return reverse(process, x_t, t, torch.where(acts.where, nothing, y))
@@ -204,11 +204,11 @@ class Autoguidance(Guidance):
         if self.worse is None or self.worse.is_itself:
             raise ValueError("autoguidance needs a worse model: set guidance.moment or guidance.model")
 
-    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        acts = self.acts(asked.process, asked.t)
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        acts = self.acts(inputs.process, inputs.t)
         if worse is None or self.scale == 1 or not acts.anywhere:
-            return reverse(*asked)
-        return _away_from(worse, asked.y, self.scale, acts.where, reverse, asked)
+            return reverse(*inputs)
+        return _away_from(worse, inputs.y, self.scale, acts.where, reverse, inputs)
 
     def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
         return 2 if self.scale != 1 and self.acts(process, t).anywhere else 1
@@ -216,17 +216,17 @@ class Autoguidance(Guidance):
 
 def _away_from(
     worse: ReverseProcess,
-    told: Labels,
+    labels: Labels,
     scale: float | int,
     acts: Bool[Tensor, " b"],
     reverse: ReverseProcess,
-    asked: Asked,
+    inputs: ReverseInputs,
 ) -> ReverseStep:
-    """`reverse`, guided away from `worse`, which is given the labels `told` if it takes labels."""
-    process, x_t, t, y = asked
+    """`reverse`, guided away from `worse`, which is given the `labels` if it takes labels."""
+    process, x_t, t, y = inputs
     output, v = reverse.evaluate(process, x_t, t, y)
-    look = worse.without_clipping()(process, x_t, t, told if worse.null_class is not None else None)
-    base = reverse.prediction.target(process, look.x_0, look.eps, t)
+    predicted = worse.without_clipping()(process, x_t, t, labels if worse.null_class is not None else None)
+    base = reverse.prediction.target(process, predicted.x_0, predicted.eps, t)
     return reverse.from_output(process, _extrapolated(base, output, scale, acts), v, x_t, t)
 
 
@@ -260,20 +260,20 @@ class ClassifierGuidance(Guidance):
     def __post_init__(self) -> None:
         _check(self.scale, self.interval, self.log_snr_interval)
 
-    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, asked: Asked) -> ReverseStep:
-        process, x_t, t, y = asked
-        look = reverse(process, x_t, t, y if reverse.null_class is not None else None)
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        process, x_t, t, y = inputs
+        predicted = reverse(process, x_t, t, y if reverse.null_class is not None else None)
         acts = self.acts(process, t)
         if y is None or self.scale == 0 or not acts.anywhere:
-            return look
-        shift = self.scale * per_sample(acts.where.double(), x_t) * self._gradient(x_t, process.shown(t), y)
-        distribution = look.distribution
+            return predicted
+        shift = self.scale * per_sample(acts.where.double(), x_t) * self._gradient(x_t, process.network_time(t), y)
+        distribution = predicted.distribution
         mean = distribution.mean + distribution.log_variance.exp() * shift
-        eps = look.eps - per_sample(process.noise(t), x_t) * shift
+        eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
         guess = x_0_from_eps(process, eps, x_t, t)
         x_0 = reverse.clip_x_0(guess)
         eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
-        return replace(look, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
+        return replace(predicted, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
 
     def _gradient(self, x_t: Images, timesteps: Steps, y: Labels) -> Float[Tensor, "b *dims"]:
         """∇ log p(y|x_t) with respect to x_t, nats."""

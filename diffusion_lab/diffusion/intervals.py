@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .process import GaussianDiffusion
 from .shapes import Times
-from .waiting import at_hand
+from .waiting import is_on_host
 
 Interval = Sequence[float | int] | None  # [lo, hi]
 
@@ -39,11 +39,11 @@ def acts(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_inter
     """Whether t of `process` lies in the interval, both ends included. `interval` counts t of the original chain."""
     if interval is None and log_snr_interval is None:
         return Acts(True, torch.ones_like(t, dtype=torch.bool))
-    if process.everywhere is not None:
-        anywhere = bool(_inside(process, torch.tensor([process.everywhere]), interval, log_snr_interval))
+    if process.shared_t is not None:
+        anywhere = bool(_inside(process, torch.tensor([process.shared_t]), interval, log_snr_interval))
         return Acts(anywhere, torch.full_like(t, anywhere, dtype=torch.bool))
     where = _inside(process, t, interval, log_snr_interval)
-    return Acts(bool(where.any()) if at_hand(where) else True, where)
+    return Acts(bool(where.any()) if is_on_host(where) else True, where)
 
 
 def _inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Bool[Tensor, " b"]:

@@ -73,7 +73,7 @@ class LearnedSchedule(LogSNRSchedule):
         k = crossed.detach().long().clamp(max=self.num_bins - 1)
         return 1 + (self.num_timesteps - 1) * (edges[k] + (crossed - k) * share[k])
 
-    def shown(self, t: Times) -> PerSample:
+    def network_time(self, t: Times) -> PerSample:
         """The t − 1 at which the line before training has this log SNR; outside [0, T − 1] where an end has moved outwards."""
         return self._where(self._log_snr(t), self.log_snr_max, self.log_snr_min) - 1
 

@@ -99,7 +99,7 @@ class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
     `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: it is defined
-    as a mean over uniform whole t, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
+    as a mean over uniform integer t, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
     `term_names`: the keys of the terms.
     """
 
@@ -158,7 +158,7 @@ class Hybrid(Objective):
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
         process = process.at(t)
-        x_t, step = _look(process, reverse, x_0, t, eps, y)
+        x_t, step = _noise_and_predict(process, reverse, x_0, t, eps, y)
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
         held = Gaussian(step.distribution.mean.detach(), step.distribution.log_variance)
         vlb = process.num_timesteps * bound_term(process, held, x_0, x_t, t, self.num_levels, self.decoder)
@@ -181,7 +181,7 @@ class VariationalBound(Objective):
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None
     ) -> Terms:
         process = process.at(t)
-        x_t, step = _look(process, reverse, x_0, t, eps, y)
+        x_t, step = _noise_and_predict(process, reverse, x_0, t, eps, y)
         term = bound_term(process, step.distribution, x_0, x_t, t, self.num_levels, self.decoder)
         vlb = process.num_timesteps * term
         mse = _mean_square_error(process, reverse, step.output, x_0, t, eps)
@@ -213,7 +213,7 @@ class ContinuousBound(Objective):
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Times, eps: Images, y: Labels = None
     ) -> Terms:
         if not t.is_floating_point():
-            raise ValueError("ContinuousBound needs real t, but these t are whole numbers")
+            raise ValueError("ContinuousBound needs continuous t, but these t are integers")
         output, _ = reverse.evaluate(process, process.q_sample(x_0, t, eps), t, y)
         mse = _mean_square_error(process, reverse, output, x_0, t, eps)
         of_x_0 = -0.5 * process.log_snr_slope(t) * process.snr(t)
@@ -235,7 +235,7 @@ class ContinuousBound(Objective):
         return -bits_per_dim(self.decoder.log_prob(process, first, last_step, x_0, x_1, self.num_levels))
 
 
-def _look(
+def _noise_and_predict(
     process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels
 ) -> tuple[Images, ReverseStep]:
     """x_t ~ q(x_t|x_0) and the unclipped p_θ(x_{t−1}|x_t)."""

@@ -26,7 +26,7 @@ class Prediction(ABC):
 
     def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
         """(image, timesteps) as the network sees them: x_t and t − 1."""
-        return x_t, process.shown(t)
+        return x_t, process.network_time(t)
 
     def target(self, process: GaussianDiffusion, x_0: Images, eps: Images, t: Times) -> Images:
         """a·x_0 + b·ε: what L_simple regresses."""
@@ -119,7 +119,7 @@ class PredictEDM(Prediction):
         return noise / (self.data_std * std), -signal * self.data_std / std
 
     def inputs(self, process: GaussianDiffusion, x_t: Images, t: Times) -> tuple[Images, Times]:
-        process.shown(t)  # refuses what has no step back
+        process.network_time(t)  # refuses what has no step back
         signal, noise = process.pair(t)
         return x_t * per_sample(1 / self._std(signal, noise), x_t), (noise / signal).log() / 4
 

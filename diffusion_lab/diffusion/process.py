@@ -20,7 +20,7 @@ from torch import Tensor
 from .gaussian import Gaussian
 from .schedules import Schedule
 from .shapes import Broadcast, Images, Number, PerSample, Steps, Times
-from .waiting import at_hand
+from .waiting import is_on_host
 
 _CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     """What is known about the step t of a chain and the step s before it: a row of its table."""
 
     time: Value  # on the clock of the schedule
-    shown: Value  # what the network sees
+    network_time: Value  # what the network sees
     signal: Value  # α_t
     noise: Value  # σ_t
     alpha: Value  # α_ts
@@ -63,11 +63,11 @@ class GaussianDiffusion:
     timesteps: (K,), times − 1: 0-based indices of the steps in the *original* chain, int64, or float64 where times are real. The
         network sees `timesteps[t − 1]` at t, so a network trained on the full chain serves every chain over its times.
     prior_std: the standard deviation of p(x_T).
-    everywhere: the step of all samples, where the host knows it (see `at`).
+    shared_t: the step of all samples, where the host knows it (see `at`).
     """
 
     def __init__(self, schedule: Schedule, times: Int64[Tensor, " K"] | Float64[Tensor, " K"] | None = None) -> None:
-        """The chain of `schedule` at its whole t, or at strictly increasing `times` in 1 … T."""
+        """The chain of `schedule` at its integer t, or at strictly increasing `times` in 1 … T."""
         self.schedule = schedule
         self._times = torch.arange(1, schedule.num_timesteps + 1) if times is None else times
         self.num_timesteps, self.timesteps = len(self._times), self._times - 1
@@ -76,7 +76,7 @@ class GaussianDiffusion:
             self._table(_CPU)
         self.prior_std = self._prior_std()
         self._here: tuple[Steps | None, Row | None] = None, None
-        self.everywhere: int | None = None
+        self.shared_t: int | None = None
 
     def _prior_std(self) -> float:
         """The schedule's; scaled with the noise where this chain ends before it."""
@@ -201,17 +201,17 @@ class GaussianDiffusion:
 
     # ---- times -------------------------------------------------------------------------------------------------------
 
-    def shown(self, t: Times) -> Times:
+    def network_time(self, t: Times) -> Times:
         """What the network sees at t: time − 1, the 0-based index of the step in the original chain, or what the schedule defines.
 
         t = 0 has no reverse step: on a CPU this is a ValueError; on a GPU, where nothing here synchronises, the posterior is NaN.
         """
         if t.is_floating_point():
-            return self.schedule.shown(t)
-        if at_hand(t) and bool((t == 0).any()):
+            return self.schedule.network_time(t)
+        if is_on_host(t) and bool((t == 0).any()):
             raise ValueError(f"t = 0 is clean data and has no reverse step: t must lie in 1 … {self.num_timesteps}")
-        shown = self._row(t).shown
-        return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
+        network_time = self._row(t).network_time
+        return network_time if self.schedule.trained is not None else network_time.to(self.timesteps.dtype)
 
     def time(self, t: Times) -> PerSample:
         """t on the clock of the original chain, which a respaced chain keeps."""
@@ -246,19 +246,21 @@ class GaussianDiffusion:
         # β̃_1 = 0, since x_0 is then known; its log is that of β̃_2 (see `log_beta_tilde`).
         first = beta_tilde[2] if self.num_timesteps > 1 else beta[1]
         log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()
-        shown = _after(-1, self.schedule.shown(self._times.double()))
+        network_time = _after(-1, self.schedule.network_time(self._times.double()))
         time = _after(0, self._times.double())
-        return Row(time, shown, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
+        return Row(
+            time, network_time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0
+        )
 
-    def at(self, t: Times, everywhere: int | None = None) -> "GaussianDiffusion":
+    def at(self, t: Times, shared_t: int | None = None) -> "GaussianDiffusion":
         """This process with its values at t looked up once: for the same tensor they are not read again. A real t has no table.
 
-        everywhere: the step of all samples as a plain number, for callers that branch on it, because t may be on a GPU.
+        shared_t: the step of all samples as a plain number, for callers that branch on it, because t may be on a GPU.
         """
         if self._here[0] is t or t.is_floating_point():
             return self
         here = object.__new__(type(self))
-        here.__dict__.update(self.__dict__, _here=(t, self._row(t)), everywhere=everywhere)
+        here.__dict__.update(self.__dict__, _here=(t, self._row(t)), shared_t=shared_t)
         return here
 
     def _row(self, t: Steps) -> Row:

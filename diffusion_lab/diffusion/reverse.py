@@ -62,7 +62,7 @@ class ReverseProcess:
         object.__setattr__(self, "clip_x_0", as_clipping(self.clip_x_0))
 
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
-        """p_θ(x_s|x_t), t in 1 … process.num_timesteps; t = 0 has no step back (see `process.shown`)."""
+        """p_θ(x_s|x_t), t in 1 … process.num_timesteps; t = 0 has no step back (see `process.network_time`)."""
         process = process.at(t)
         output, v = self.evaluate(process, x_t, t, y)
         return self.from_output(process, output, v, x_t, t)

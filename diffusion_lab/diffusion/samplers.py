@@ -40,7 +40,7 @@ class Sampler(ABC):
 
     `draws_from_reverse_process`: every step but the last, which shows the mean, is a draw from p_θ(x_s|x_t), so the variational
     bound of that chain is about this sampler. `reads_variance`: what it generates depends on Σ_θ. `order`: of its convergence, as
-    the steps of a deterministic rule get shorter. `evaluations_per_step`: looks at the reverse process that a step takes.
+    the steps of a deterministic rule get shorter. `evaluations_per_step`: evaluations of the reverse process that a step takes.
     """
 
     spacing: Spacing = field(default_factory=AllSteps)
@@ -58,7 +58,7 @@ class Sampler(ABC):
         noise: like -> the ε of this step. memory: () at first, then what the rule returned from the step before.
         """
 
-    def looks(self, num_steps: int) -> list[int]:
+    def evaluation_times(self, num_steps: int) -> list[int]:
         """The t at which the reverse process is evaluated along a chain of num_steps steps, in order."""
         return list(range(num_steps, 0, -1))
 
@@ -122,7 +122,7 @@ class AncestralSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        return look_at(reverse, process, x_t, t).distribution.sample(noise(x_t)), ()
+        return evaluate_at(reverse, process, x_t, t).distribution.sample(noise(x_t)), ()
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ class DDIMSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        look, to = look_at(reverse, process, x_t, t), process.numbers(s)
+        predicted, to = evaluate_at(reverse, process, x_t, t), process.numbers(s)
         variance = self.eta**2 * process.numbers(t).beta_tilde
-        x_s = to.signal * look.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * look.eps
+        x_s = to.signal * predicted.x_0 + max(to.noise**2 - variance, 0) ** 0.5 * predicted.eps
         return x_s + variance**0.5 * noise(x_t) if self.eta > 0 else x_s, ()
 
     def encode(
@@ -183,14 +183,14 @@ class AnalyticDDIMSampler(DDIMSampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        look, at, to = look_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
+        predicted, at, to = evaluate_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
         own = self.eta**2 * at.beta_tilde
         towards_eps = max(to.noise**2 - own, 0) ** 0.5
-        x_s = to.signal * look.x_0 + towards_eps * look.eps
+        x_s = to.signal * predicted.x_0 + towards_eps * predicted.eps
         if s == 0:
             return x_s, ()
-        log_beta_tilde = torch.full_like(look.distribution.log_variance, at.log_beta_tilde)
-        excess = at.beta_tilde * torch.expm1(look.distribution.log_variance - log_beta_tilde).clamp(min=0)
+        log_beta_tilde = torch.full_like(predicted.distribution.log_variance, at.log_beta_tilde)
+        excess = at.beta_tilde * torch.expm1(predicted.distribution.log_variance - log_beta_tilde).clamp(min=0)
         of_x_0 = to.signal - towards_eps * at.signal / at.noise
         return x_s + (own + (of_x_0 / at.of_x_0) ** 2 * excess).sqrt() * noise(x_t), ()
 
@@ -201,15 +201,15 @@ class AnalyticDDIMSampler(DDIMSampler):
         raise ValueError("only the deterministic sampler, sampler=ddim with eta = 0, can encode")
 
 
-def look_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
+def evaluate_at(reverse: Reverse, process: GaussianDiffusion, x_t: Images, t: int) -> ReverseStep:
     """p_θ(x_s|x_t), all samples at one step, which the process then knows without a copy from the device."""
     steps = full(t, x_t)
-    return reverse(process.at(steps, everywhere=t), x_t, steps)
+    return reverse(process.at(steps, shared_t=t), x_t, steps)
 
 
-def past(t: int, look: ReverseStep) -> Past:
-    """A look, to be remembered."""
-    return Past(t, look.x_0, look.eps)
+def past(t: int, predicted: ReverseStep) -> Past:
+    """A prediction, to be remembered."""
+    return Past(t, predicted.x_0, predicted.eps)
 
 
 def full(t: int, like: Images) -> Steps:

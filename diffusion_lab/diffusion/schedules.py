@@ -2,7 +2,7 @@
 
     log SNR(t) = 2·log(α_t/σ_t) falls with t; t = 0 is clean data, α_0 = 1 and σ_0 = 0, and t = T is next to pure noise.
 
-DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for whole t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Those that state it for
+DDPM states the pair as a table, ᾱ_t = ∏_{s=1}^{t} (1 − β_s) for integer t: α_t = √ᾱ_t and σ_t = √(1 − ᾱ_t). Those that state it for
 every real t are in `real_schedules`. All is float64: in float32 the first 1 − ᾱ of a cosine schedule with T = 4000 is already
 0.29 % off.
 
@@ -32,7 +32,7 @@ class Schedule(ABC):
     ----------
     num_timesteps: T ≥ 1. A ValueError says why where a schedule does not exist for a T.
 
-    `takes_real_t`: the pair is known between whole t too.
+    `takes_real_t`: the pair is known between integer t too.
     """
 
     takes_real_t: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class Schedule(ABC):
         """(α_t, σ_t), t int64 in 1 … T; where the schedule takes it, float64 in [1, T]. ValueError where it does not."""
         if t.is_floating_point():
             raise ValueError(
-                f"{type(self).__name__} is a table over whole t, so it is not defined at real t; use schedule=log_snr"
+                f"{type(self).__name__} is a table over integer t, so it is not defined between them; use schedule=log_snr"
             )
         alpha_bar = self.alpha_bar().to(t.device)[t]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -65,7 +65,7 @@ class Schedule(ABC):
         """The parameters of a schedule that is trained with the network; None for the others, which have none."""
         return None
 
-    def shown(self, t: Times) -> Times:
+    def network_time(self, t: Times) -> Times:
         """What the network sees of a real t: t − 1, as of a whole one."""
         return t - 1
 
@@ -113,7 +113,7 @@ End = Number | CleanEnd
 class CutSchedule(Schedule):
     """A table whose ends may be moved: T steps, evenly along the curve between the two.
 
-    Between whole t the signal decays at a constant rate, so log ᾱ is a straight line there, before t = 1 too.
+    Between integer t the signal decays at a constant rate, so log ᾱ is a straight line there, before t = 1 too.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .process import GaussianDiffusion
-from .samplers import Draw, Memory, Reverse, Sampler, look_at, past
+from .samplers import Draw, Memory, Reverse, Sampler, evaluate_at, past
 from .shapes import Images
 
 
@@ -33,14 +33,14 @@ class HeunSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        look, at, to = look_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
-        x_s = to.signal * look.x_0 + to.noise * look.eps
+        predicted, at, to = evaluate_at(reverse, process, x_t, t), process.numbers(t), process.numbers(s)
+        x_s = to.signal * predicted.x_0 + to.noise * predicted.eps
         if s == 0:
             return x_s, ()
         slope = to.noise - to.signal / at.signal * at.noise
-        return x_s + slope / 2 * (look_at(reverse, process, x_s, s).eps - look.eps), ()
+        return x_s + slope / 2 * (evaluate_at(reverse, process, x_s, s).eps - predicted.eps), ()
 
-    def looks(self, num_steps: int) -> list[int]:
+    def evaluation_times(self, num_steps: int) -> list[int]:
         return [t for step in range(num_steps, 0, -1) for t in (step, step - 1) if t > 0]
 
 
@@ -68,14 +68,14 @@ class DPMSolverSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        seen = (past(t, look_at(reverse, process, x_t, t)), *memory)[: self.order]
+        seen = (past(t, evaluate_at(reverse, process, x_t, t)), *memory)[: self.order]
         at, to, h = process.numbers(t), process.numbers(s), _lambda(process, s) - _lambda(process, t)
         short = len(seen) > 1 and 3 * (_lambda(process, t) - _lambda(process, seen[1].t)) < h
         known, rate = seen[: 1 if short else t], 2 if self.stochastic else 1
         x_s = to.noise / at.noise * math.exp(-h) ** (rate - 1) * x_t
-        nodes = [(_lambda(process, look.t) - _lambda(process, t)) / h for look in known]
-        for weight, look in zip(_weights(nodes, rate * h), known, strict=True):
-            x_s = x_s + to.signal * weight * look.x_0
+        nodes = [(_lambda(process, point.t) - _lambda(process, t)) / h for point in known]
+        for weight, point in zip(_weights(nodes, rate * h), known, strict=True):
+            x_s = x_s + to.signal * weight * point.x_0
         if self.stochastic:
             x_s = x_s + to.noise * math.sqrt(-math.expm1(-2 * h)) * noise(x_t)
         return x_s, seen
@@ -96,10 +96,10 @@ class IPNDMSampler(Sampler):
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
-        seen = (past(t, look_at(reverse, process, x_t, t)), *memory)[: len(_ADAMS_BASHFORTH)]
+        seen = (past(t, evaluate_at(reverse, process, x_t, t)), *memory)[: len(_ADAMS_BASHFORTH)]
         at, to = process.numbers(t), process.numbers(s)
         weights = _ADAMS_BASHFORTH[len(seen) - 1 if s > 0 else 0]
-        eps = sum(weight * look.eps for weight, look in zip(weights, seen, strict=False))
+        eps = sum(weight * point.eps for weight, point in zip(weights, seen, strict=False))
         x_0 = (x_t - at.noise * eps) / at.signal if s > 0 else seen[0].x_0
         return to.signal * x_0 + to.noise * eps, seen
 

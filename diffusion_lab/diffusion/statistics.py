@@ -61,15 +61,15 @@ def smoothed(values: Float64[Tensor, " n"], half_width: int) -> Float64[Tensor, 
 def network_statistics(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
 ) -> dict[str, Float64[Tensor, "b T"]]:
-    """`eps_square` and `x_0_mse` of each image at each whole t of a full chain, each t with the noise of its key.
+    """`eps_square` and `x_0_mse` of each image at each integer t of a full chain, each t with the noise of its key.
 
     Their means over images are the tables of `NetworkStatistics`. What ‖ε‖²/D exceeds its expectation by, which is 1, is taken off
     ‖ε̂‖²/D: the mean stays, and varies far less where the network knows the noise well.
     """
     eps_square, x_0_mse = [], []
-    for eps, look in _looks(process, reverse, x_0, y, noise):
-        eps_square.append(_mean_square(look.eps) - _mean_square(eps) + 1)
-        x_0_mse.append(_mean_square(x_0 - look.x_0))
+    for eps, predicted in _predictions(process, reverse, x_0, y, noise):
+        eps_square.append(_mean_square(predicted.eps) - _mean_square(eps) + 1)
+        x_0_mse.append(_mean_square(x_0 - predicted.x_0))
     return {"eps_square": torch.stack(eps_square, dim=1), "x_0_mse": torch.stack(x_0_mse, dim=1)}
 
 
@@ -77,19 +77,19 @@ def dimension_statistics(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
 ) -> dict[str, Float64[Tensor, "1 T *shape"]]:
     """`eps_square_by_dimension` as a sum over images, with the same noise and steadied in the same way as `network_statistics`."""
-    looks = _looks(process, reverse, x_0, y, noise)
-    sums = [(look.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, look in looks]
+    predictions = _predictions(process, reverse, x_0, y, noise)
+    sums = [(predicted.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, predicted in predictions]
     return {"eps_square_by_dimension": torch.stack(sums)[None]}
 
 
 @torch.no_grad()
-def _looks(
+def _predictions(
     process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
 ) -> Iterator[tuple[Images, ReverseStep]]:
     """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
     for t in range(1, process.num_timesteps + 1):
         steps, eps = full(t, x_0), noise(t, x_0)
-        here = process.at(steps, everywhere=t)
+        here = process.at(steps, shared_t=t)
         yield eps, reverse(here, here.q_sample(x_0, steps, eps), steps, y)
 
 

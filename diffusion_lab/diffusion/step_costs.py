@@ -37,7 +37,7 @@ _EVERY, _RATIO = 32, 1.05  # every t up to the first may be a chain's first, bey
 
 @dataclass(frozen=True, eq=False)
 class StepCosts(Costs):
-    """Bits/dim of every step of every chain over whole t, without L_T, which is the same for all that end at T.
+    """Bits/dim of every step of every chain over integer t, without L_T, which is the same for all that end at T.
 
     Attributes
     ----------

@@ -18,7 +18,7 @@ class TwoSteps(GaussianDiffusion):
     """
 
     def __init__(self, process: GaussianDiffusion, s: Steps, t: Steps) -> None:
-        self.__dict__.update(process.__dict__, num_timesteps=2, _here=(None, None), everywhere=None)
+        self.__dict__.update(process.__dict__, num_timesteps=2, _here=(None, None), shared_t=None)
         nothing = torch.zeros_like(s)
         time, signal, noise = (
             torch.stack([of(step) for step in (nothing, s, t)], dim=1).double()

@@ -3,6 +3,6 @@
 from torch import Tensor
 
 
-def at_hand(values: Tensor) -> bool:
+def is_on_host(values: Tensor) -> bool:
     """Whether the host can read them without waiting for a device, because they are in its own memory."""
     return values.device.type == "cpu"

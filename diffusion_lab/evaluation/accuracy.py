@@ -23,7 +23,7 @@ def accuracy_by_timestep(
     The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
     """
     ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
-    right, seen = torch.zeros(len(ts), dtype=torch.float64), 0
+    correct, seen = torch.zeros(len(ts), dtype=torch.float64), 0
     was_training = model.training
     model.eval()
     try:
@@ -31,8 +31,8 @@ def accuracy_by_timestep(
             for x_0, y in data.batches("test", BATCH_SIZE, limit=min(num_images, data.num_test)):
                 x_0, y = x_0.to(model.device), y.to(model.device)
                 noise = SampleNoise(0, torch.arange(seen, seen + len(y), device=model.device))
-                right += torch.tensor([float(model.right(x_0, y, t, noise(t, x_0)).sum()) for t in ts])
+                correct += torch.tensor([float(model.is_correct(x_0, y, t, noise(t, x_0)).sum()) for t in ts])
                 seen += len(y)
     finally:
         model.train(was_training)
-    return {"t": ts, "accuracy": (right / seen).tolist()}
+    return {"t": ts, "accuracy": (correct / seen).tolist()}

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte of float64
 
 
-def taken_as_asked(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
+def classified_as_label(features: Features, vectors: Tensor, y: Tensor) -> Tensor:
     """Which samples, as feature vectors (n, D), the features' classifier assigns to their class y (n,): bool (n,).
 
     Raises UnmeasurableError for features that have no classes.
     """
-    taken_for = features.classes(vectors)
-    if taken_for is None:
+    predicted = features.classes(vectors)
+    if predicted is None:
         raise UnmeasurableError(f"features={features.name} have no classes")
-    return taken_for.cpu() == y.cpu()
+    return predicted.cpu() == y.cpu()
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _below(values: Tensor, at: Tensor) -> Tensor:
     return sum(side.double() for side in sides) / (2 * len(values))
 
 
-def near_as_few(samples: Tensor, held_out: Tensor, share: float) -> Tensor:
+def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Tensor:
     """Which samples, bool (n,), are as near as the nearest `share` of held-out images.
 
     On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.

@@ -25,7 +25,7 @@ _BLOCK = 4096  # training images at a time
 def distances_by_log_snr(
     subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
 ) -> dict[str, list[float]]:
-    """Name of a distance -> its values, a log SNR each: of held-out images noised so far and drawn from there.
+    """Name of a distance -> its values, a log SNR each: of held-out images noised to that log SNR and sampled from there.
 
     At the clean end it is the floor of as many real images, at the noisy end the distance of samples.
     """
@@ -73,7 +73,7 @@ def errors_by_log_snr(
     own = [torch.cat([look.x_0 for look in row]).cpu().double().flatten(1) for row in looks]
     x_t = torch.stack([torch.cat([look.x_t for look in row]).cpu().double().flatten(1) for row in looks])
     signal, noise = (torch.tensor([getattr(row[0], name) for row in looks]).double() for name in ("signal", "noise"))
-    best = posterior_mean(x_t, signal, noise, y, lambda: _shown(data, progress))
+    best = posterior_mean(x_t, signal, noise, y, lambda: _training_images(data, progress))
     factor = (1 + (signal / noise).square()).tolist()
     errors, least = (
         [scale * float((x_0 - row).square().mean()) for scale, row in zip(factor, rows, strict=True)]
@@ -107,7 +107,7 @@ def posterior_mean(
     return (mean / total).view_as(x_t)
 
 
-def _shown(data: DataModule, progress: Progress):
+def _training_images(data: DataModule, progress: Progress):
     """Blocks of the images that training is made of."""
     done = 0
     for x, y in data.batches("train", _BLOCK, limit=data.num_trained_on):

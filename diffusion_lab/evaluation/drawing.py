@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.cost import PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
-from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.samples import Samples, num_kept
 from diffusion_lab.evaluation.sampling import Stream, labels
@@ -79,7 +79,7 @@ def draw_once(
     def waiting(holder: Holder | None) -> None:
         progress(f"waiting for {holder or 'another process'}", 0, 1)
 
-    def look() -> list[tuple[range, list[int]]]:
+    def read_missing() -> list[tuple[range, list[int]]]:
         """Read the stored parts; return the parts that some store lacks, with the numbers of these stores."""
         for store, row in zip(stores, found, strict=True):
             row[:] = [shard or store.read(part) for part, shard in zip(parts, row, strict=True)]
@@ -97,15 +97,15 @@ def draw_once(
             for store in stores:
                 store.clear()
         # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
-        missing = word_of_rank_zero(look() if rank() == 0 else None)
+        missing = broadcast_from_rank_zero(read_missing() if rank() == 0 else None)
         draw(missing[rank() :: num_ranks()], missing)
         wait_for_all()
     if rank() > 0:
         return None
     # Ranks that share no file system leave rank 0 with their work, but never with a hole.
-    unseen = look()
+    unseen = read_missing()
     draw(unseen, unseen)
-    look()
+    read_missing()
     return [_drawn(stream, row) for row in found]
 
 

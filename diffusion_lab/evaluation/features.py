@@ -67,7 +67,7 @@ class ClassifierFeatures(Features):
     """The hidden layer of a shipped classifier, 64 numbers per image. WeightsError if its weights are not its own.
 
     name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
-    Always float32, under autocast too: a ruler has one length.
+    Always float32, under autocast too: the same image must always give the same vector.
     """
 
     def __init__(self, name: str, folder: Path = FOLDER) -> None:

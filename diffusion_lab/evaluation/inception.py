@@ -57,7 +57,7 @@ class _OfInception(Features):
             )
 
     def train(self, mode: bool = True) -> "_OfInception":
-        """Batch normalisation always uses the stored moments: a ruler has no mode."""
+        """Batch normalisation always uses the stored moments: feature networks have no training mode."""
         return super().train(False)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ Wilson's kind: all d that are less than 1.96 of *their* deviations from d̃.
 Tried and rejected by simulation (in which this one covered 94 to 98 %, see docs/numbers.md):
 d̃ ± 1.96·√V covers 99 % at d = 0, where V is twice too large;
 d̃ ± 1.96·√(V − V_2) covers 66 % where tails are heavy, and 99 % where they are a little skewed.
-(A bootstrap of d̂ repeats the bias that it should tell.)
+(A bootstrap of d̂ repeats the bias that it should estimate.)
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _POOR = 0.2  # of the bias: where extrapolation moves the distance by more, the 
 
 @dataclass(frozen=True)
 class AtInfinity:
-    """distance: at n = m = ∞, and its 95 % interval; as an unbiased estimate it may be negative. bias: what that of the samples
-    has more. of_samples (n,), of_reference (m,): what each vector adds to the error, with mean 0. poor: whether n is too small for
-    the extrapolation to be trusted."""
+    """distance: at n = m = ∞, and its 95 % interval; as an unbiased estimate it may be negative. bias: the plain distance
+    of these samples minus this one. of_samples (n,), of_reference (m,): what each vector adds to the error, with mean 0. poor:
+    whether n is too small for the extrapolation to be trusted."""
 
     distance: float
     low: float

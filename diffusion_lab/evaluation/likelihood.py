@@ -70,9 +70,9 @@ def score_likelihood(
 
 
 def label_bits(data: DataModule, y: Tensor) -> Tensor:
-    """What a statement about images that were given their classes y (B,) leaves out, in bits/dim, float64 (B,).
+    """The cost of the labels y (B,), which −log p(x_0|y) leaves out, in bits/dim, float64 (B,).
 
-    Zero for classes that the data come with, which an image does not tell; −log2 p(y) / D for clusters, which it does.
+    Zero for the data's own classes, which the image does not determine; −log2 p(y) / D for clusters, which it does.
     """
     if data.clusters is None:
         return torch.zeros(len(y), dtype=torch.float64)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.evaluation.cache import digest, read_tensors, write_tensors
-from diffusion_lab.evaluation.ranks import hold_together, num_ranks, rank, wait_for_all, word_of_rank_zero
+from diffusion_lab.evaluation.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 from diffusion_lab.evaluation.reference import Progress
 from diffusion_lab.evaluation.trained import ready
 from diffusion_lab.models.base import GenerativeModel
@@ -98,7 +98,7 @@ def _measure_once(
     def waiting(holder: Holder | None) -> None:
         progress(f"waiting for {holder or 'another process'}", 0, 1)
 
-    def look() -> list[dict[str, Tensor] | None]:
+    def read_shards() -> list[dict[str, Tensor] | None]:
         found = (read_tensors(shard_file(folder, part.start), key) for part in parts)
         return [None if shard is None else shard[0] for shard in found]
 
@@ -108,17 +108,17 @@ def _measure_once(
             done += len(part)
             progress("statistics of the network", done, total)
 
-    def lacking() -> list[range]:
-        return [part for part, shard in zip(parts, look(), strict=True) if shard is None]
+    def missing_parts() -> list[range]:
+        return [part for part, shard in zip(parts, read_shards(), strict=True) if shard is None]
 
     with hold_together(folder, waiting):
         # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
-        missing = word_of_rank_zero(lacking() if rank() == 0 else None)
+        missing = broadcast_from_rank_zero(missing_parts() if rank() == 0 else None)
         done = total - sum(map(len, missing))
         go_on(missing[rank() :: num_ranks()], done)
         wait_for_all()
-        go_on(lacking(), done)  # ranks that share no file system
-    shards = look()
+        go_on(missing_parts(), done)  # ranks that share no file system
+    shards = read_shards()
     means = {name: sum(shard[name] for shard in shards) / total for name in shards[0]}
     return Measured(means, f"{total} training images, {digest(means)[:12]}")
 

@@ -52,11 +52,11 @@ class NearestImages:
 
 
 @dataclass(frozen=True)
-class Ruler:
-    """look: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
+class NearestSearch:
+    """embed: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
     is nearest. known: the vectors of all training images, where they were computed before."""
 
-    look: Callable[[Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor]
     of_samples: NearestImages
     of_held_out: NearestImages
     known: Tensor | None = None
@@ -66,48 +66,50 @@ class Ruler:
         if self.known is not None and first < len(self.known):
             vectors = self.known[first : first + len(images)].to(images.device)
         else:
-            vectors = self.look(images).float()
+            vectors = self.embed(images).float()
         self.of_samples.see(vectors, first)
         self.of_held_out.see(vectors, first)
 
 
-def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
+def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
     """By pixels, of the samples that are kept as images, and by each set of features, of all samples; by name.
 
     Training image i of N is number i, and mirrored, where training shows it so, number i + N. UnmeasurableError if a sample is not
     finite.
     """
     data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
-    rulers = _rulers(subject, num_held_out)
+    searches = _searches(subject, num_held_out)
     with torch.no_grad():
         for x, _ in data.batches("train", BATCH_SIZE, limit=total):
             shown = quantise(x.to(device), data.num_levels)
             for images, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
-                for ruler in rulers.values():
-                    ruler.see(images, first)
+                for search in searches.values():
+                    search.see(images, first)
             done += len(x)
             subject.progress("nearest training images", done, total)
-    return rulers
+    return searches
 
 
-def _rulers(subject: Subject, num_held_out: int) -> dict[str, Ruler]:
+def _searches(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
     drawn, device, total = subject.drawn, subject.views[0].device, subject.data.num_trained_on
     held_out = [x.flatten(1) for x, _ in subject.data.batches("test", BATCH_SIZE, limit=num_held_out)]
     sides = drawn.finite(drawn.images).flatten(1), torch.cat(held_out)
-    rulers = {PIXELS: Ruler(lambda x: x.flatten(1), *(NearestImages(rows.to(device)) for rows in sides))}
+    searches = {PIXELS: NearestSearch(lambda x: x.flatten(1), *(NearestImages(rows.to(device)) for rows in sides))}
     for view in subject.views:
         sides = view.drawn.vectors(), view.reference.vectors("test", num_held_out)
         limit = None if total == subject.data.num_train else total
         known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
-        rulers[view.features.name] = Ruler(view.features, *(NearestImages(rows.to(device)) for rows in sides), known)
-    return rulers
+        searches[view.features.name] = NearestSearch(
+            view.features, *(NearestImages(rows.to(device)) for rows in sides), known
+        )
+    return searches
 
 
-def nearest_picture(subject: Subject, rulers: Mapping[str, Ruler]) -> Tensor:
-    """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each ruler."""
-    images, first = subject.drawn.images, rulers[subject.views[0].features.name]
+def nearest_picture(subject: Subject, searches: Mapping[str, NearestSearch]) -> Tensor:
+    """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each search."""
+    images, first = subject.drawn.images, searches[subject.views[0].features.name]
     shown = first.of_samples.distances[: len(images)].argsort()[:SHOWN].cpu()
-    found = [int(i) for ruler in rulers.values() for i in ruler.of_samples.index.cpu()[shown]]
+    found = [int(i) for search in searches.values() for i in search.of_samples.index.cpu()[shown]]
     return torch.cat([images[shown], *(_training_image(subject, number) for number in found)])
 
 

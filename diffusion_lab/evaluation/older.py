@@ -1,4 +1,4 @@
-"""A config that older code saved, in today's words: where options and classes went, and what was measured before that."""
+"""A config that older code saved, upgraded: where options and classes went, and what was measured before that."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _CLASSES = {
 }
 
 
-def in_todays_words(config: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """Plain containers of a file with older names replaced; everything else stays the same."""
     config = dict(config)
     features, evaluation = config.get("features"), config.get("evaluation")
     if isinstance(features, Mapping) and "_target_" in features:
         config["features"] = {_name(features): features}
     if isinstance(evaluation, Mapping) and "metrics" not in config:
-        config["evaluation"], config["metrics"] = _parted(evaluation)
+        config["evaluation"], config["metrics"] = _split_evaluation(evaluation)
     if isinstance(config.get("guidance"), Mapping):
         config["guidance"] = _with_classes(config["guidance"])
     model = config.get("model")
@@ -81,7 +81,7 @@ def _name(features: Mapping[str, Any]) -> str:
     return known if isinstance(known, str) and re.fullmatch(r"[A-Za-z]\w*", known) else "mine"
 
 
-def _parted(evaluation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_evaluation(evaluation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is left to `evaluation`, and the metrics with the options that stood there."""
     measured = {name: {"_target_": f"{metrics.__name__}.{type(m).__name__}", **asdict(m)} for name, m in BEFORE.items()}
     left = dict(evaluation)

@@ -20,7 +20,7 @@ def num_ranks() -> int:
     return distributed.get_world_size() if _several() else 1
 
 
-def word_of_rank_zero(value: Any) -> Any:
+def broadcast_from_rank_zero(value: Any) -> Any:
     """What rank 0 gave here, on every rank; all must call it."""
     if not _several():
         return value
@@ -29,7 +29,7 @@ def word_of_rank_zero(value: Any) -> Any:
     return box[0]
 
 
-def gathered(value: Any) -> list[Any] | None:
+def gather_to_rank_zero(value: Any) -> list[Any] | None:
     """What every rank gave here, in the order of the ranks, on rank 0; None on the others. All must call it."""
     if not _several():
         return [value]
@@ -52,16 +52,16 @@ def hold_together(folder: Path, waiting: Callable[[Holder | None], None]) -> Ite
     """
 
     def pause(seconds: float) -> None:
-        word_of_rank_zero(False)
+        broadcast_from_rank_zero(False)
         time.sleep(seconds)
 
     if rank() > 0:
-        while not word_of_rank_zero(None):
+        while not broadcast_from_rank_zero(None):
             pass
         yield
         return
     with hold(folder, waiting, sleep=pause):
-        word_of_rank_zero(True)
+        broadcast_from_rank_zero(True)
         yield
 
 

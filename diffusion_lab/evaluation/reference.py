@@ -53,7 +53,7 @@ class Reference:
         self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
         self.progress = progress or (lambda stage, done, total: None)
         if data.clusters is not None:
-            self.lacks = {Need.LABELS: "the labels are clusters, which these features know nothing of"}
+            self.lacks = {Need.LABELS: "the labels are clusters, which these features cannot recognise"}
 
     def described(self, split: str) -> str:
         """The images of a split, in words."""

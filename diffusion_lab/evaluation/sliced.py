@@ -32,7 +32,9 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
     patches: of each image and band. Raises UnmeasurableError for images smaller than a patch.
     """
     if x.shape != y.shape:
-        raise ValueError(f"as many images of one shape are compared, got {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ValueError(
+            f"both sets must have the same number of images of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
     if min(x.shape[-2:]) < PATCH:
         raise UnmeasurableError(
             f"patches of {PATCH}×{PATCH} pixels do not fit into images of {x.shape[-1]}×{x.shape[-2]}"

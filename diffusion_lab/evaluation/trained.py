@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.evaluation.asked import draw_asked
+from diffusion_lab.evaluation.cached_samples import draw_for_score
 from diffusion_lab.evaluation.cost import TrainingCost
 from diffusion_lab.evaluation.drawing import Drawn
 from diffusion_lab.evaluation.latents import latent_pictures
@@ -76,7 +76,7 @@ class TrainedModel(Source):
             yield
 
     def samples(self, references: Sequence[Reference], settings: Evaluation, progress: Progress) -> list[Drawn] | None:
-        return draw_asked(
+        return draw_for_score(
             self.model, references, settings, self._cache_dir, self._identities, progress, anew=self._anew
         )
 

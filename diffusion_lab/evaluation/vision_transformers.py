@@ -52,7 +52,7 @@ class VisionFeatures(Features):
             )
 
     def train(self, mode: bool = True) -> "VisionFeatures":
-        """A ruler has no mode."""
+        """Feature networks have no training mode."""
         return super().train(False)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""branch_from: a training begins where another one, which differs in its length alone, has been the same so far."""
+"""branch_from: start from a checkpoint of a training that differs in its length only and is identical up to there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.foreign import inside
 from diffusion_lab.from_config.build import plain_config, training_fingerprint
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.moments import moments_of, read_taken
+from diffusion_lab.from_config.moments import moments_of, read_training_progress
 from diffusion_lab.from_config.trained import load_config
 from diffusion_lab.moments import IMAGES, SECONDS, SHARE, STEPS, Moment
 from diffusion_lab.runs import ModelDirectory
@@ -50,7 +50,7 @@ class BranchPoint:
             (_kind(file), _step(self.trunk, file)): file for file in self.trunk.snapshots + self.trunk.kept_averages
         }
         missing = []
-        for name, step in _wanted(cfg):
+        for name, step in _kept_weights(cfg):
             target = directory.weights(name)
             source = kept.get((_kind(target), step)) if step is not None else self.trunk.weights(name)
             if step is None and not (source.is_file() and _step(self.trunk, source) <= self.step):
@@ -68,7 +68,7 @@ class BranchPoint:
         )
 
 
-def branches_asked(cfg: DictConfig) -> list[Moment]:
+def requested_branches(cfg: DictConfig) -> list[Moment]:
     """The moments of snapshots.branches."""
     return moments_of("snapshots.branches", cfg.snapshots.branches)
 
@@ -121,8 +121,8 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
     if found == training_fingerprint(twin):
         return
     changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
-    said = f"it differs in {', '.join(changed)}" if changed else "its data or the code that trained it differ"
-    raise MistakeError(f"{option}: only the length may differ, but {said}")
+    difference = f"it differs in {', '.join(changed)}" if changed else "its data or the code that trained it differ"
+    raise MistakeError(f"{option}: only the length may differ, but {difference}")
 
 
 def _shared_steps(rate: object, *lengths: int) -> int:
@@ -136,7 +136,7 @@ def _shared_steps(rate: object, *lengths: int) -> int:
     return min(lengths) - 1
 
 
-def _wanted(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
+def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
     """Name of weights that a training keeps, and the step at which it does; None for a time."""
     steps, batch = cfg.trainer.max_steps, cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
     count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
@@ -161,4 +161,4 @@ def _kind(file: Path) -> str:
 
 
 def _step(directory: ModelDirectory, file: Path) -> int:
-    return int(read_taken(directory, file.stem)["step"])
+    return int(read_training_progress(directory, file.stem)["step"])

@@ -48,12 +48,12 @@ def build_data(cfg: DictConfig) -> DataModule:
     """The data set, found and checked."""
     data = instantiate(cfg.data)
     data.train_on(cfg.get("train_images"))
-    data.label_by(instantiate(cfg.get("labels")))
+    data.use_cluster_labels(instantiate(cfg.get("labels")))
     data.prepare()
     return data
 
 
-def state_facts(cfg: DictConfig, data: DataModule) -> None:
+def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to.
 
     ValueError for conditional=true without classes, and for labels=clusters with conditional=false.
@@ -86,7 +86,7 @@ def _side(shape: Sequence[int]) -> int | list[int]:
 
 
 def settle_budget(cfg: DictConfig) -> None:
-    """Fill in trainer.max_steps where it is null: no limit beside a time that the user gives, else cfg.default_steps.
+    """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
 
     A settled config states how long it trains and has no default left.
     """
@@ -191,8 +191,8 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDire
 def sampling_identity(
     model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str, head: ModelDirectory | None = None
 ) -> str:
-    """What decides a model's samples, and how one of the features sees them, beside its weights and its sampler: how it was built,
-    and the code that draws and looks.
+    """What decides a model's samples and their feature vectors, apart from its weights and sampler: how it was built,
+    and the code that draws samples and computes features.
 
     unread: groups of `cfg` that decide none of its samples. features: the name of these features. head: of its variance.
     """

@@ -57,7 +57,7 @@ def ours(cfg: DictConfig, name: str, **more: Any) -> list[Callback]:
 
 
 def check_callbacks(added: Added, cfg: DictConfig, model: TrainableModel) -> None:
-    """MistakeError, in one sentence, for a callback that could never fire: of what it waits for, or of when it looks."""
+    """MistakeError, in one sentence, for a callback that could never fire because of the value it monitors or when it checks."""
     if not added:
         return
     first_logged = _first_logged(cfg, model)
@@ -87,7 +87,7 @@ def check_callbacks(added: Added, cfg: DictConfig, model: TrainableModel) -> Non
             )
 
 
-def stopped(added: Added) -> str:
+def stopping_callbacks(added: Added) -> str:
     """Which of the added callbacks ended training, as a key of the config; all that may have, if none reports it."""
     reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
     known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]

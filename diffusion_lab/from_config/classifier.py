@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from torch import Tensor
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.diffusion import ClassifierGuidance, Schedule
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.from_config.targets import checked
@@ -53,7 +53,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
                 f"{classifier} was trained under {model.process.schedule}, but the model to be guided under {schedule}; "
                 "train a classifier with the model's schedule"
             )
-        weights = suited_weights(directory.weight_names, training["steps"])
+        weights = default_weights(directory.weight_names, training["steps"])
         model.load_weights({RAW: directory.weight_files()[weights]})  # this copy guides and is never trained
         model.requires_grad_(False).eval()
 

@@ -15,37 +15,37 @@ _NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"} 
 _ON_GPUS = ("gpu", "cuda")  # of trainer.accelerator
 
 
-def asked_of_slurm(cfg: DictConfig, family: str, families: Collection[str]) -> dict[str, Any]:
+def slurm_options(cfg: DictConfig, family: str, families: Collection[str]) -> dict[str, Any]:
     """Options of submitit's Slurm executor for a job of a model of this family."""
     if "slurm" in cfg:
         raise MistakeError(
             "slurm: set the options of hydra/launcher=slurm in hydra.launcher, such as hydra.launcher.partition"
         )
     options = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
-    asked = {
+    resources = {
         _NAMES.get(name, name): value if name == "more" else _of_family(name, value, family, families)
         for name, value in options.items()
         if name not in _OF_ALL_JOBS
     }
     for name in ("nodes", "ntasks_per_node"):
-        if not isinstance(asked[name], int) or asked[name] < 1:
-            raise MistakeError(f"{name}={asked[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
-    if asked["gpus_per_node"] == "auto":
-        on_gpus = OmegaConf.select(cfg, "trainer.accelerator") in _ON_GPUS and "gpu" not in (asked["gres"] or "")
-        asked["gpus_per_node"] = asked["ntasks_per_node"] if on_gpus else None
-    return {name: value for name, value in asked.items() if value is not None}
+        if not isinstance(resources[name], int) or resources[name] < 1:
+            raise MistakeError(f"{name}={resources[name]}: Slurm needs a number (trainer.num_nodes, trainer.devices)")
+    if resources["gpus_per_node"] == "auto":
+        on_gpus = OmegaConf.select(cfg, "trainer.accelerator") in _ON_GPUS and "gpu" not in (resources["gres"] or "")
+        resources["gpus_per_node"] = resources["ntasks_per_node"] if on_gpus else None
+    return {name: value for name, value in resources.items() if value is not None}
 
 
-def summary(asked: Mapping[str, Any]) -> str:
+def summary(resources: Mapping[str, Any]) -> str:
     """1 node, 2 tasks, 2 GPUs a node, time 240, partition gpu"""
-    gpus, gres = asked.get("gpus_per_node"), asked.get("gres")
-    words = [f"{asked['nodes']} node{'s' * (asked['nodes'] > 1)}"]
-    words += [f"{asked['ntasks_per_node']} task{'s' * (asked['ntasks_per_node'] > 1)} a node"]
+    gpus, gres = resources.get("gpus_per_node"), resources.get("gres")
+    words = [f"{resources['nodes']} node{'s' * (resources['nodes'] > 1)}"]
+    words += [f"{resources['ntasks_per_node']} task{'s' * (resources['ntasks_per_node'] > 1)} a node"]
     words += [
         f"gpus_per_node {gpus}" if gpus else "" if gres else "no GPU (trainer.accelerator=gpu requests trainer.devices)"
     ]
     named = ("gres", "cpus_per_task", "mem", "time", "partition", "qos", "account", "constraint")
-    words += [f"{name} {asked[name]}" for name in named if name in asked]
+    words += [f"{name} {resources[name]}" for name in named if name in resources]
     return ", ".join(filter(None, words))
 
 

@@ -1,4 +1,4 @@
-"""Whether the code of today makes of a saved config the training that the config lies beside."""
+"""Whether the current code would turn a saved config into the training that it was saved with."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ class Drawing:
     model: GenerativeModel
     weights: str
 
-    def check_trajectory(self, asked: str) -> None:
-        """MistakeError for a model that draws in one step. asked: what needs a trajectory."""
+    def check_trajectory(self, option: str) -> None:
+        """MistakeError for a model that draws in one step. option: what needs a trajectory."""
         import torch
 
         if self.model.trajectory(torch.arange(1), self.cfg.seed) is None:
-            raise MistakeError(f"{asked}: {self.directory.path} has no steps between noise and image to show")
+            raise MistakeError(f"{option}: {self.directory.path} has no steps between noise and image to show")
 
     @contextmanager
     def on(self, device: str) -> Iterator[tuple[Edit | None, Tensor, Tensor | None]]:
@@ -59,19 +59,19 @@ class Drawing:
             indices = torch.arange(self.cfg.num_images, device=self.model.device)
             yield edit, indices, self._labels(indices, edit)
 
-    def draw(self, edit: Edit | None, indices: Tensor, y: Tensor | None, shown: bool) -> Tensor | None:
-        """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others. shown: with a bar."""
+    def draw(self, edit: Edit | None, indices: Tensor, y: Tensor | None, progress_bar: bool) -> Tensor | None:
+        """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
         import torch
         from rich.progress import track
 
-        from diffusion_lab.evaluation.ranks import gathered, num_ranks, rank
+        from diffusion_lab.evaluation.ranks import gather_to_rank_zero, num_ranks, rank
 
         sample = self.model.sample if edit is None else edit.draw
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
         mine = batches[rank() :: num_ranks()]
-        mine = track(mine, "drawing", transient=True, disable=rank() > 0) if shown else mine
-        drawn = gathered([sample(some, self.cfg.seed, classes).cpu() for some, classes in mine])
+        mine = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
+        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in mine])
         if drawn is None:
             return None
         return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
@@ -80,7 +80,7 @@ class Drawing:
         """The samples, after the images that they were made from."""
         import torch
 
-        return x if edit is None else torch.cat([edit.given.cpu(), x])
+        return x if edit is None else torch.cat([edit.inputs.cpu(), x])
 
     def columns(self, y: Tensor | None) -> int | None:
         """Of a grid: one for each class, where the classes are drawn in turn and are few; None for a nearly square one."""
@@ -106,13 +106,13 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
 
     load: builds the model, as `load_model` does.
     """
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
 
     with users_mistakes():
         directory, saved = trained_config(cfg)
         model = load(directory, saved, cfg.weights)
         auto = cfg.weights == "auto"
-        weights = suited_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
+        weights = default_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
     _check_variance(cfg, model)

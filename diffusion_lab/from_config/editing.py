@@ -23,9 +23,9 @@ WHITE = 128  # of a mask, from here up
 
 @dataclass(frozen=True)
 class Edit:
-    """given: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`."""
+    """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`."""
 
-    given: Tensor
+    inputs: Tensor
     draw: Callable[[Tensor, int, Tensor | None], Tensor]
 
 
@@ -57,14 +57,14 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 
     from diffusion_lab.diffusion import SampleNoise, inpaint
 
-    _takes_steps(model, "inpaint.image")
+    _check_has_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if cfg.inpaint.repeats < 1:
         raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats} must be at least 1")
     if len(model.shape) != 3:
         raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
-    image = _given(cfg.inpaint.image, model, saved)
+    image = _input_image(cfg.inpaint.image, model, saved)
     known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
@@ -86,7 +86,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
-    ends = torch.cat([_given(image, model, saved) for image in cfg.interpolate.images])
+    ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
     label = None if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
     latents = model.encode(ends, label)
     if latents is None:
@@ -103,13 +103,13 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
     """Another noisy version of the image, and what the model sees in it, for every index."""
     from diffusion_lab.diffusion import SampleNoise, denoise_from
 
-    _takes_steps(model, "denoise.image")
+    _check_has_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
         raise MistakeError(
             f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
         )
-    image = _given(cfg.denoise.image, model, saved)
+    image = _input_image(cfg.denoise.image, model, saved)
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         x_0 = image.expand(len(indices), *model.shape)
@@ -119,7 +119,7 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
     return Edit(image, draw)
 
 
-def _takes_steps(model: GenerativeModel, option: str) -> None:
+def _check_has_chain(model: GenerativeModel, option: str) -> None:
     """MistakeError where there is no chain between image and noise to go along."""
     if not hasattr(model, "process"):
         raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
@@ -129,7 +129,7 @@ def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
     return model.reverse.clip_x_0.in_range(x)
 
 
-def _given(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
+def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
     from diffusion_lab.data.levels import from_levels, to_levels
 

@@ -46,10 +46,10 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
     RunError if it is not finished.
     """
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
 
     training = directory.read_training()
-    name = name or suited_weights(directory.weight_names, training["steps"])
+    name = name or default_weights(directory.weight_names, training["steps"])
     weights = directory.weight_files({name}).get(name)
     if weights is None:
         raise RunError(f"{directory.path} has no weights {name}")

@@ -31,7 +31,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
 
     The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
     """
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
 
     node = cfg.get("measured_variance")
     if node is None or not getattr(get_object(node._target_), "needs_head", False):
@@ -41,7 +41,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
             "then its head with `diffusion-lab train model=variance_head init_from=…`"
         )
-    name = suited_weights(directory.weight_names, directory.read_training()["steps"]) if weights == "auto" else weights
+    name = default_weights(directory.weight_names, directory.read_training()["steps"]) if weights == "auto" else weights
     file = directory.weight_files({name}).get(name)
     if file is None:
         raise MistakeError(
@@ -83,7 +83,7 @@ def _how(directory: ModelDirectory, weights: str) -> str:
 def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
     """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
     reads v."""
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
     from diffusion_lab.from_config.targets import checked
     from diffusion_lab.from_config.trained import build_trained, load_config
     from diffusion_lab.models.trainable import RAW
@@ -92,7 +92,7 @@ def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[...,
     if not model.needs_base:
         raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
     files = head.weight_files()
-    weights = suited_weights(head.weight_names, head.read_training()["steps"])
+    weights = default_weights(head.weight_names, head.read_training()["steps"])
     model.load_weights({RAW: files[weights]})
     model.requires_grad_(False).eval()
     name = f"{head.path.name}, {weights}, {sha256_of(files[weights])[:12]}"

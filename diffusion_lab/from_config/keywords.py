@@ -35,10 +35,10 @@ def as_value_errors(command: str) -> Iterator[None]:
         yield
     except Exception as error:
         with own_hydra():
-            said = mistake_in_job(error) or mistake_in_options(error, command, CONF)
-        if said is None:
+            message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+        if message is None:
             raise
-        raise ValueError(said) from None
+        raise ValueError(message) from None
 
 
 @contextmanager
@@ -144,5 +144,5 @@ def _plain(name: str, value: Any) -> str:
     elif hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy or torch
         value = value.item()
     if not isinstance(value, str | bool | int | float | list | None):
-        raise MistakeError(f"{name}: an option takes a number, a text, a list or None, not {type(value).__name__}")
+        raise MistakeError(f"{name}: an option takes a number, a string, a list or None, not {type(value).__name__}")
     return quoted(value)

@@ -28,7 +28,13 @@ OPTIONS = {
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,
 }
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list, such as [1,2]"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list, such as [1,2]",
+}
 _WORDS[NoneType] = "null"
 
 
@@ -37,15 +43,17 @@ def check_kinds(cfg: DictConfig, typed: Collection[str] = ()) -> None:
 
     typed: options of the command line. They are checked first, before the classes of all others, such as Lightning's, are imported.
     """
-    for key, value, annotation in _given(cfg, "", typed):
+    for key, value, annotation in _annotated_values(cfg, "", typed):
         kinds = set(_kinds(annotation))
         taken = kinds | ({int} if float in kinds else set())
         if Any not in kinds and type(value) not in taken:
-            said = " or ".join(words for kind, words in _WORDS.items() if kind in kinds)
-            raise MistakeError(f"{key}={'null' if value is None else value}: this option must be {said}")
+            expected = " or ".join(words for kind, words in _WORDS.items() if kind in kinds)
+            raise MistakeError(f"{key}={'null' if value is None else value}: this option must be {expected}")
 
 
-def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -> Iterator[tuple[str, Any, Any]]:
+def _annotated_values(
+    node: DictConfig | ListConfig, prefix: str, typed: Collection[str]
+) -> Iterator[tuple[str, Any, Any]]:
     """(key, value, annotation) of the values below a node for which something says what they may be."""
     is_object = isinstance(node, DictConfig) and isinstance(node.get("_target_"), str)
     names = list(node) if isinstance(node, DictConfig) else range(len(node))
@@ -56,16 +64,16 @@ def _given(node: DictConfig | ListConfig, prefix: str, typed: Collection[str]) -
         if not isinstance(child, DictConfig):
             annotation = OPTIONS.get(key)
             if annotation is None and is_object:  # a class is imported only for what OPTIONS does not say
-                annotation = _asked(node["_target_"]).get(name)
+                annotation = _parameter_annotations(node["_target_"]).get(name)
             if annotation is not None:
                 yield key, list(child) if isinstance(child, ListConfig) else child, annotation
         if isinstance(child, DictConfig | ListConfig):
-            yield from _given(child, f"{key}.", typed)
+            yield from _annotated_values(child, f"{key}.", typed)
 
 
 @cache
-def _asked(target: str) -> dict[str, Any]:
-    """Name -> annotation of what a target is made with; none where it cannot be found or does not say."""
+def _parameter_annotations(target: str) -> dict[str, Any]:
+    """Parameter name -> annotation of a target; empty if it cannot be imported or has no annotations."""
     try:
         found = _locate(target)
         return get_type_hints(found.__init__ if isinstance(found, type) else found)

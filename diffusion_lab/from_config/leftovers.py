@@ -40,7 +40,7 @@ def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
 
 
 def _parameters(target: object) -> set[str] | None:
-    """The names of what a target is made with; None where it takes any, or nobody can tell."""
+    """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
     try:
         parameters = inspect.signature(_locate(target)).parameters.values()
     except Exception:  # whatever an import raises: building the object raises it again

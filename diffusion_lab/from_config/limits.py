@@ -21,10 +21,10 @@ _LEAST = 64  # numbers that a parameter counts as: one of a single number takes 
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
 
 
-def check_unfolded(config: dict[str, Any], file: Path) -> None:
+def check_expansion(config: dict[str, Any], file: Path) -> None:
     """RunError if plain containers with references would hold more than 20,000 values once these are resolved."""
     try:
-        number = _Unfolded(config, file).values(config)
+        number = _ExpansionCounter(config, file).values(config)
     except RecursionError:
         raise RunError(f"{file} is not a config: its references are circular") from None
     if number > _MOST_VALUES:
@@ -103,7 +103,7 @@ class _Budget:
             )
 
 
-class _Unfolded:
+class _ExpansionCounter:
     """Counts values of plain containers without resolving anything: each container and each reference is looked at once."""
 
     def __init__(self, root: dict[str, Any], file: Path) -> None:

@@ -29,7 +29,7 @@ def use_measured(
     progress: Progress | None = None,
     and_costs: bool = False,
 ) -> None:
-    """Give `model` what `cfg` would have measured of it with these weights; nothing where it names nothing of the kind.
+    """Give `model` the statistics that `cfg` asks for with these weights, measured if need be; does nothing if it asks for none.
 
     and_costs: what each step of its chain costs too, where it has a chain.
 

@@ -17,16 +17,16 @@ from diffusion_lab.runs.contents import snapshot_name
 
 END = "end"  # the finished model
 _AUTO = "auto"
-_TAKEN = ("step", "seconds", "images")
+_PROGRESS = ("step", "seconds", "images")
 _LARGEST = 2**63
 
 
-def scores_asked(cfg: DictConfig) -> list[DictConfig]:
-    """`cfg` for each moment of evaluation.at, whose weights are evaluation.weights in it; `cfg` alone where no moment is named.
+def requested_scores(cfg: DictConfig) -> list[DictConfig]:
+    """One copy of `cfg` for each moment of evaluation.at, with its evaluation.weights; only `cfg` if no moment is named.
 
     evaluation.weights picks one of them. MistakeError for what is no moment.
     """
-    wanted, weights = weights_asked(cfg.evaluation.get("at")), cfg.evaluation.weights
+    wanted, weights = requested_weights(cfg.evaluation.get("at")), cfg.evaluation.weights
     if wanted and weights not in (_AUTO, *wanted):
         raise MistakeError(
             f"evaluation.weights={weights}: evaluation.at already chooses the weights ({', '.join(wanted)}); "
@@ -35,21 +35,21 @@ def scores_asked(cfg: DictConfig) -> list[DictConfig]:
     return [_with_weights(cfg, name) for name in ([weights] if weights != _AUTO else wanted or [_AUTO])]
 
 
-def keep_asked(cfg: DictConfig) -> None:
+def add_scored_moments(cfg: DictConfig) -> None:
     """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
     if cfg.snapshots.averages < 0:
         raise MistakeError(f"snapshots.averages={cfg.snapshots.averages} must be a number of moments, or 0 for none")
-    kept, asked = (
+    kept, scored_at = (
         moments_of("snapshots.at", cfg.snapshots.at),
         moments_of("evaluation.at", cfg.evaluation.get("at") or []),
     )
     branches = moments_of("snapshots.branches", cfg.snapshots.branches)
-    for option, moments in (("snapshots.at", kept), ("evaluation.at", asked), ("snapshots.branches", branches)):
+    for option, moments in (("snapshots.at", kept), ("evaluation.at", scored_at), ("snapshots.branches", branches)):
         for moment in moments:
             ends = _end(cfg, moment)
             if ends is not None:
                 raise MistakeError(f"{option}: training ends before {moment} ({ends}); remove it, or train for longer")
-    new = [moment for moment in dict.fromkeys(asked) if moment not in kept]
+    new = [moment for moment in dict.fromkeys(scored_at) if moment not in kept]
     with open_dict(cfg):
         cfg.snapshots.at = [*cfg.snapshots.at, *map(_written, new)]
 
@@ -59,7 +59,7 @@ def kept_weights(cfg: DictConfig) -> list[str]:
     return list(map(snapshot_name, moments_of("snapshots.at", cfg.snapshots.at)))
 
 
-def weights_asked(at: Sequence[Any] | None) -> list[str]:
+def requested_weights(at: Sequence[Any] | None) -> list[str]:
     """[1m, end] -> ["at_1m", "end"]. MistakeError for what is not a moment, and for a moment that is listed twice."""
     ends = [END] if END in (at or ()) else []
     names = [*map(snapshot_name, moments_of("evaluation.at", at or ())), *ends]
@@ -68,7 +68,7 @@ def weights_asked(at: Sequence[Any] | None) -> list[str]:
     return names
 
 
-def read_taken(directory: ModelDirectory, weights: str) -> dict[str, float]:
+def read_training_progress(directory: ModelDirectory, weights: str) -> dict[str, float]:
     """What training had taken when these weights of an earlier moment were written: "step", "seconds" and "images".
 
     Older files say "step" alone. RunError if the file is broken or says something else.
@@ -76,8 +76,8 @@ def read_taken(directory: ModelDirectory, weights: str) -> dict[str, float]:
     file = inside(directory.path, directory.weights(weights))
     try:
         with safe_open(file, "np") as content:
-            said = content.metadata() or {}
-        found = {name: float(said[name]) for name in _TAKEN if name in said}
+            metadata = content.metadata() or {}
+        found = {name: float(metadata[name]) for name in _PROGRESS if name in metadata}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None
     if "step" not in found or not all(0 <= number < _LARGEST for number in found.values()):

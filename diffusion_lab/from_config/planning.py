@@ -22,9 +22,9 @@ from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.from_config.build import (
     CODE,
     build_data,
+    fill_in_facts,
     plain_config,
     settle_budget,
-    state_facts,
     training_fingerprint,
 )
 from diffusion_lab.from_config.guiding import own_moment
@@ -32,7 +32,7 @@ from diffusion_lab.from_config.hydra_errors import could_not_override, refused_o
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.from_config.moments import keep_asked, kept_weights, scores_asked, weights_asked
+from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, requested_scores, requested_weights
 from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
 from diffusion_lab.from_config.trained import check_moments
@@ -81,7 +81,7 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
         raise MistakeError(
             f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
         )
-    wanted = weights_asked(master.evaluation.get("at"))
+    wanted = requested_weights(master.evaluation.get("at"))
     if not wanted:
         return list(axes)
     if _WEIGHTS in named:
@@ -115,9 +115,7 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
         samplers = {get_class(each.config.cfg.sampler._target_) for each in found if "sampler" in each.config.cfg}
     if any(getattr(sampler, "reads_variance", True) for sampler in samplers):
         return []
-    return [
-        "no sampler here draws with the variance, which changes bits/dim all the same; sampler=strided draws with it"
-    ]
+    return ["no sampler here uses the variance, so it changes bits/dim but not the samples; sampler=strided uses it"]
 
 
 def _check_scored(found: Sequence[Combination[Composed]]) -> None:
@@ -176,8 +174,8 @@ class _Composer:
         for value in OmegaConf.to_container(cfg.model, resolve=False).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
             if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
-                said = f"{wanted[1]}: no model of this sweep uses this choice"
-                raise MissingOptionError(wanted[1]) from MistakeError(said)
+                message = f"{wanted[1]}: no model of this sweep uses this choice"
+                raise MissingOptionError(wanted[1]) from MistakeError(message)
 
     def _is_value(self, override: Override) -> bool:
         """Not the choice of a file, nor a key that is added or deleted."""
@@ -227,14 +225,14 @@ def _cell(
     check_kinds(cfg)
     settle_budget(cfg)
     with users_mistakes():
-        keep_asked(cfg)
+        add_scored_moments(cfg)
         data = data_of(cfg)
-        state_facts(cfg, data)
+        fill_in_facts(cfg, data)
         fingerprint = training_fingerprint(cfg)
         for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
             CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
-    (score,) = scores_asked(cfg)  # the axes pick one
+    (score,) = requested_scores(cfg)  # the axes pick one
     moment = own_moment(cfg.get("guidance") or {})
     needed = [score.evaluation.weights, *([] if moment is None else [snapshot_name(moment)])]
     if directory.finished and not cfg.retrain:

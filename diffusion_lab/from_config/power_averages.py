@@ -83,10 +83,10 @@ def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarr
 
 def _step(file: Path) -> int:
     with _opened(file) as content:
-        said = (content.metadata() or {}).get("step", "")
-    if not (said.isdecimal() and 0 < int(said) < 2**63):
+        step = (content.metadata() or {}).get("step", "")
+    if not (step.isdecimal() and 0 < int(step) < 2**63):
         raise RunError(f"{file} does not say at which step of training it was written")
-    return int(said)
+    return int(step)
 
 
 def _opened(file: Path):

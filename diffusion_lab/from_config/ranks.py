@@ -54,9 +54,9 @@ class Ranks:
             return value
         import torch.distributed
 
-        said = [value]
-        torch.distributed.broadcast_object_list(said, src=0)
-        return said[0]
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
 
 def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
@@ -135,13 +135,13 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
 @contextmanager
 def _shared_cores(processes: int) -> Iterator[None]:
     """Processes that start in the block share the cores, unless the user, or who started us, has said how many threads."""
-    said = "OMP_NUM_THREADS" in os.environ
-    if not said:
+    is_set = "OMP_NUM_THREADS" in os.environ
+    if not is_set:
         os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
     try:
         yield
     finally:
-        if not said:
+        if not is_set:
             del os.environ["OMP_NUM_THREADS"]
 
 

@@ -22,7 +22,7 @@ def start(model: TrainableModel, cfg: DictConfig) -> None:
         directory = ModelDirectory(Path(cfg.init_from))
         fix = "the head; train the head with the data=… and labels=… of that model"
         started = unguided(directory, cfg.facts.identity, f"init_from={cfg.init_from}", fix)
-        model.serve(started)
+        model.attach_base(started)
     try:
         for file in files:
             started.start_from(file)

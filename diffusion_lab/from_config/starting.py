@@ -36,13 +36,13 @@ def start_files(cfg: DictConfig) -> list[Path]:
     """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
     if cfg.get("init_from") is None:
         return []
-    from diffusion_lab.callbacks.ema import suited_weights
+    from diffusion_lab.callbacks.ema import default_weights
 
     directory, name = ModelDirectory(Path(cfg.init_from)), cfg.init_weights
     there = directory.weight_names
     if name == "auto":
         averages = [weights for weights in there if not is_snapshot(weights)]
-        name = suited_weights(averages, directory.read_training()["steps"])
+        name = default_weights(averages, directory.read_training()["steps"])
     files = directory.weight_files([name])
     if name not in files:
         raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(there)}")

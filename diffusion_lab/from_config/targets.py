@@ -22,7 +22,7 @@ from hydra._internal.utils import _locate  # what Hydra itself finds a target wi
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion_lab.foreign import RunError, printable
-from diffusion_lab.from_config.limits import REFERENCE, check_sizes, check_unfolded
+from diffusion_lab.from_config.limits import REFERENCE, check_expansion, check_sizes
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 # Every part of a config that a command builds by itself, and what it has to be. The other parts are built as parts of these.
@@ -88,7 +88,7 @@ def check_values(config: DictConfig, file: Path) -> None:
     """
     plain = OmegaConf.to_container(config, resolve=False)
     _check_values(plain, "", file)
-    check_unfolded(plain, file)
+    check_expansion(plain, file)
 
 
 def _check_values(node: Any, prefix: str, file: Path) -> None:
@@ -99,7 +99,7 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
         if isinstance(child, dict | list):
             _check_values(child, f"{key}.", file)
         elif not isinstance(child, str | int | float | None):
-            raise RunError(f"{file}: {key} is not a text, a number, true, false or null")
+            raise RunError(f"{file}: {key} is not a string, a number, true, false or null")
         elif isinstance(child, int) and abs(child) >= _LARGEST:
             raise RunError(f"{file}: {key} is too large a number for any option")
         elif isinstance(child, str) and "${" in child and (name == "_target_" or not REFERENCE.fullmatch(child)):
@@ -169,7 +169,7 @@ class _Check:
 
     def _object(self, node: Mapping[str, Any], key: str, place: Wanted | None) -> None:
         target = node["_target_"]
-        found = self._found(target, key, place)
+        found = self._resolve_target(target, key, place)
         free = target in self.trusted
         for name in node:
             if name.startswith("_") and name not in ("_target_", "_partial_") and not free:
@@ -178,17 +178,21 @@ class _Check:
             raise RunError(
                 f"{self.file}: {key}._partial_={node.get('_partial_')} is not built: {_a(place)} belongs here"
             )
-        asked = _parameters(found)
+        parameters = _parameters(found)
         # Where the user's own class has no annotations.
         unsaid = Wanted((object,), deferred=None) if free or self._is_own(found) else None
         for name, child in node.items():
-            if asked.get(name) in _PATHS and child not in (None, MISSING) and not (free or self.paths_are_the_users):
+            if (
+                parameters.get(name) in _PATHS
+                and child not in (None, MISSING)
+                and not (free or self.paths_are_the_users)
+            ):
                 raise RunError(
                     f"{self.file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose"
                 )
-            self(child, f"{key}.{name}", _place(asked[name]) if name in asked else unsaid)
+            self(child, f"{key}.{name}", _place(parameters[name]) if name in parameters else unsaid)
 
-    def _found(self, target: Any, key: str, place: Wanted | None) -> Callable[..., Any]:
+    def _resolve_target(self, target: Any, key: str, place: Wanted | None) -> Callable[..., Any]:
         """What a target names. RunError unless it belongs there; nothing outside the known packages is imported to find out."""
         if isinstance(target, str) and target in self.trusted:
             try:
@@ -205,12 +209,12 @@ class _Check:
                 found = None
         if found is not None and (self._is_own(found) or _belongs(found, place)):
             return found
-        said = f"{self.file}: {key}._target_={printable(str(target))} is not built, because "
-        said += f"{_a(place)} belongs here" if place else "nothing may be built here"
+        message = f"{self.file}: {key}._target_={printable(str(target))} is not built, because "
+        message += f"{_a(place)} belongs here" if place else "nothing may be built here"
         package = str(target).partition(".")[0]
         if package.isidentifier() and package not in ("diffusion_lab", "torch", "builtins") and package not in self.own:
-            said += f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
-        raise RunError(said)
+            message += f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
+        raise RunError(message)
 
     def _is_own(self, found: Any) -> bool:
         return callable(found) and _within(getattr(found, "__module__", None) or "", self.own)
@@ -224,7 +228,7 @@ def _belongs(found: Any, place: Wanted | None) -> bool:
 
 
 def _parameters(found: Callable[..., Any]) -> dict[str, Any]:
-    """Name -> annotation of what it is made with."""
+    """Parameter name -> annotation."""
     try:
         return get_type_hints(found.__init__ if isinstance(found, type) else found)
     except (NameError, TypeError, AttributeError):

@@ -118,13 +118,13 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         from diffusion_lab.callbacks.tracking import About
         from diffusion_lab.report.written import written_files
 
-        asked = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
+        about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
-            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), asked), written_files(folder))
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), written_files(folder))
     except Exception as error:
-        said = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"warning: the report was written to {folder}, but not sent to the loggers: {said}", file=sys.stderr)
+        message = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)
 
 
 def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:

@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_data, variance_matters
@@ -124,7 +124,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
     try:
         plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
         _leave_out_models(plain)
-        config = OmegaConf.create(in_todays_words(plain) if isinstance(plain, dict) else {})
+        config = OmegaConf.create(upgraded(plain) if isinstance(plain, dict) else {})
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
@@ -160,8 +160,8 @@ def _checked(
     try:
         return checked(config, directory.config, trusted, paths_are_the_users)
     except OmegaConfBaseException as error:
-        said = mistake_in_job(error) or " ".join(str(error).split())
-        raise RunError(f"{directory.config} is not a config: {said}") from None
+        message = mistake_in_job(error) or " ".join(str(error).split())
+        raise RunError(f"{directory.config} is not a config: {message}") from None
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
@@ -236,18 +236,18 @@ def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: st
 
     An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
     """
-    asked = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
-    check_moments(asked, directory.weight_names, f"{directory.path} has")
-    model.load_weights(directory.weight_files(asked))
+    names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    check_moments(names, directory.weight_names, f"{directory.path} has")
+    model.load_weights(directory.weight_files(names))
     for name in weights:
         if wanted_length(name) is not None:
             model.averages[name] = build_average(directory, name)
 
 
-def check_moments(asked: Iterable[str], weights: Iterable[str], whose: str) -> None:
-    """MistakeError if one of the earlier moments that are `asked` for is not among `weights`. whose: "… has"."""
+def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:
+    """MistakeError if one of the earlier moments in `names` is not among `weights`. whose: "… has"."""
     kept = list(filter(is_snapshot, weights))
-    for name in sorted({*asked} - {*kept}):
+    for name in sorted({*names} - {*kept}):
         raise MistakeError(
             f"{whose} no weights {name}; the weights of earlier moments are {', '.join(kept) or 'none'}: use one of these, or "
             "train with that moment in snapshots.at (set retrain=true to train again)"

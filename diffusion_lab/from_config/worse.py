@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.from_config.trained import load_weights
@@ -37,7 +37,7 @@ class TrainedWorse(Worse):
                 f"guidance.model={model}: it was trained under {worse.schedule}, but the model to be guided under {schedule}; "
                 "train a worse model with the model's schedule"
             )
-        last = suited_weights(directory.weight_names, directory.read_training()["steps"])
+        last = default_weights(directory.weight_names, directory.read_training()["steps"])
         weights = last if moment is None else snapshot_name(moment)
         load_weights(worse, directory, weights)
         with worse.use_weights(weights):

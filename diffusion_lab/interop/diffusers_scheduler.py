@@ -42,10 +42,10 @@ def scheduler_options(name: str, config: Mapping[str, Any], doubled: bool, file:
     for option in _UNSUPPORTED:
         if config.get(option):
             raise _unsupported(file, option, config[option])
-    said = str(config.get("prediction_type", "epsilon"))
-    if said not in _PREDICTIONS:
-        raise _unsupported(file, "prediction_type", said)
-    prediction = _PREDICTIONS[said]
+    prediction_type = str(config.get("prediction_type", "epsilon"))
+    if prediction_type not in _PREDICTIONS:
+        raise _unsupported(file, "prediction_type", prediction_type)
+    prediction = _PREDICTIONS[prediction_type]
     sampler, most = _SAMPLERS[name]
     betas = _betas(config, file)
     steps = f"sampler.spacing.num_steps={min(most, len(betas))}"
@@ -117,16 +117,17 @@ def _without_terminal_signal(betas: Tensor) -> Tensor:
 def _variance(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
     """DDIM states none: with η = 1 it has β̃; our export writes it for networks with a learned variance too."""
     otherwise = {"DDPMScheduler": "fixed_small", "DDIMScheduler": "learned_range" if doubled else "fixed_small"}
-    said = str(config.get("variance_type") or otherwise.get(name, "fixed_small"))
-    if said == "learned_range" and doubled:
+    variance_type = str(config.get("variance_type") or otherwise.get(name, "fixed_small"))
+    if variance_type == "learned_range" and doubled:
         return ["variance=learned_jointly", "objective=hybrid"]
-    if said in _VARIANCES and not doubled:
-        return [f"variance={_VARIANCES[said]}", "objective=simple"]
-    if said == "learned_range" or said in _VARIANCES:
+    if variance_type in _VARIANCES and not doubled:
+        return [f"variance={_VARIANCES[variance_type]}", "objective=simple"]
+    if variance_type == "learned_range" or variance_type in _VARIANCES:
         raise CheckpointError(
-            f"{file}: variance_type={said} does not fit a network with {'two outputs' if doubled else 'one output'} a channel"
+            f"{file}: variance_type={variance_type} does not fit a network with "
+            f"{'two outputs' if doubled else 'one output'} a channel"
         )
-    raise _unsupported(file, "variance_type", said)
+    raise _unsupported(file, "variance_type", variance_type)
 
 
 def _clips(name: str, config: Mapping[str, Any], file: Path) -> bool:

@@ -42,9 +42,9 @@ def wrapped_weights(tensors: Mapping[str, Tensor], network: nn.Module, inside: s
     own = {name.removeprefix(inside): tensor for name, tensor in network.state_dict().items()}
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
-        said = [f"it has no {missing[0]}"] if missing else []
-        said += [f"it has {printable(unknown[0])}, which that network has not"] if unknown else []
-        raise CheckpointError(f"checkpoint={where} does not fit the described network: {', and '.join(said)}")
+        differences = [f"it has no {missing[0]}"] if missing else []
+        differences += [f"it has {printable(unknown[0])}, which that network does not have"] if unknown else []
+        raise CheckpointError(f"checkpoint={where} does not fit the described network: {', and '.join(differences)}")
     for name, tensor in own.items():
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(

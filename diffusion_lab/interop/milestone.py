@@ -102,17 +102,17 @@ def _of_network(tensors: Mapping[str, Tensor], file: Path, network: nn.Module) -
     return wrapped_weights(tensors, network, "unet.", file)
 
 
-def _chosen(saved: Mapping[str, Any], asked: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:
+def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:
     """(which weights, the state dict of its GaussianDiffusion): the average, unless the user asks for the others."""
-    if asked not in (None, _EMA, _MODEL):
-        raise CheckpointError(f"weights={printable(asked)}: use {_EMA} or {_MODEL}")
+    if requested not in (None, _EMA, _MODEL):
+        raise CheckpointError(f"weights={printable(requested)}: use {_EMA} or {_MODEL}")
     if not isinstance(saved.get(_MODEL), dict):
-        if asked == _EMA:
+        if requested == _EMA:
             raise CheckpointError(
                 f"checkpoint={file} has only one set of weights and no average; remove weights={_EMA}"
             )
         return _MODEL, tensors_in(saved, file)
-    which = asked or _EMA
+    which = requested or _EMA
     part = saved.get(which)
     if not isinstance(part, dict):
         raise CheckpointError(f"checkpoint={file} has no {which}: add weights={_MODEL if which == _EMA else _EMA}")

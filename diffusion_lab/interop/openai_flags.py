@@ -287,15 +287,15 @@ def _variance(values: Mapping[str, Any]) -> list[str]:
 
 
 def _sampler(values: Mapping[str, Any]) -> list[str]:
-    asked = values["timestep_respacing"]
-    if not asked:
+    respacing = values["timestep_respacing"]
+    if not respacing:
         return ["sampler=strided", f"sampler.spacing.num_steps={min(_STEPS, values['diffusion_steps'])}"]
-    steps = asked.removeprefix("ddim")
+    steps = respacing.removeprefix("ddim")
     if not steps.isdecimal():
         raise CheckpointError(
-            f"flags: --timestep_respacing {asked}: only one number of steps is supported, such as 250"
+            f"flags: --timestep_respacing {respacing}: only one number of steps is supported, such as 250"
         )
-    sampler = "ddim" if asked.startswith("ddim") else "strided"
+    sampler = "ddim" if respacing.startswith("ddim") else "strided"
     return [f"sampler={sampler}", f"sampler.spacing.num_steps={int(steps)}"]
 
 

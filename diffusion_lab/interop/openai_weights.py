@@ -74,9 +74,11 @@ def heads_last(rows: Tensor, num_heads: int) -> Tensor:
 def _check(published: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
     missing, unknown = sorted(shapes.keys() - published.keys()), sorted(published.keys() - shapes.keys())
     if missing or unknown:
-        said = [f"it has no {missing[0]}"] if missing else []
-        said += [f"it has {printable(unknown[0])}, which that network does not have"] if unknown else []
-        raise CheckpointError(f"the checkpoint does not fit the network that the flags describe: {', and '.join(said)}")
+        differences = [f"it has no {missing[0]}"] if missing else []
+        differences += [f"it has {printable(unknown[0])}, which that network does not have"] if unknown else []
+        raise CheckpointError(
+            f"the checkpoint does not fit the network that the flags describe: {', and '.join(differences)}"
+        )
     for name, shape in shapes.items():
         tensor = published[name]
         there = tuple(tensor.shape)

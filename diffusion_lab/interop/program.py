@@ -132,6 +132,6 @@ class _Known(GaussianDiffusion):
     def numbers(self, t: int) -> Row:
         return self._rows_of_steps[t]
 
-    def shown(self, t: Steps) -> Tensor:
-        shown = self._row(t).shown
-        return shown if self.schedule.trained is not None else shown.to(self.timesteps.dtype)
+    def network_time(self, t: Steps) -> Tensor:
+        network_time = self._row(t).network_time
+        return network_time if self.schedule.trained is not None else network_time.to(self.timesteps.dtype)

@@ -67,9 +67,9 @@ def _scheduler(model: DiffusionModel) -> dict[str, Any]:
         raise ValueError(
             f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {type(model.schedule).__name__} does not have: {_ELSE}"
         )
-    if not torch.equal(process.shown(t).double(), (t - 1).double()):
+    if not torch.equal(process.network_time(t).double(), (t - 1).double()):
         raise ValueError(
-            f"with schedule {type(model.schedule).__name__} the network does not get whole t, as diffusers' networks do: {_ELSE}"
+            f"with schedule {type(model.schedule).__name__} the network does not get integer t, as diffusers' networks do: {_ELSE}"
         )
     if model.start.needs_data_moments:
         raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {_ELSE}")
@@ -112,7 +112,7 @@ def _clips(model: DiffusionModel) -> bool:
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
         if torch.equal(shown, wanted):
             return clips
-    raise ValueError(f"the pipeline has no model.clip_x_0={model.reverse.clip_x_0}: {_ELSE}")
+    raise ValueError(f"the pipeline does not support model.clip_x_0={model.reverse.clip_x_0}: {_ELSE}")
 
 
 def _guidance_scale(model: DiffusionModel) -> float:
@@ -124,7 +124,7 @@ def _guidance_scale(model: DiffusionModel) -> float:
     if guidance.needs_null_class and alone:
         return float(guidance.scale)
     raise ValueError(
-        f"the pipeline has no guidance {guidance!r}: export with guidance=none, guidance=classifier_free, or {_ELSE}"
+        f"the pipeline does not support guidance {guidance!r}: export with guidance=none, guidance=classifier_free, or {_ELSE}"
     )
 
 

@@ -165,7 +165,7 @@ class GenerativeModel(TrainableModel, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
-        """Images noised to a log SNR, and drawn from there as samples are drawn from noise. For a family with `log_snrs`."""
+        """Images noised to a log SNR, and sampled from there, as samples are from noise. For a family with `log_snrs`."""
         raise NotImplementedError(f"{type(self).__name__} has no noisy chain")
 
     def denoise(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Denoised:

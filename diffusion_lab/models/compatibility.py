@@ -24,17 +24,17 @@ def check_parts(schedule: Schedule, variance: Variance, objective: Objective, ti
         )
     if objective.integrates_over_t and not schedule.takes_real_t:
         raise ValueError(
-            f"objective {type(objective).__name__} is an integral over real t, and {type(schedule).__name__} is a table over "
-            "whole t; use schedule=log_snr, rectified or edm, or objective=vlb"
+            f"objective {type(objective).__name__} is an integral over continuous t, and {type(schedule).__name__} is a table over "
+            "integer t; use schedule=log_snr, rectified or edm, or objective=vlb"
         )
     if objective.integrates_over_t and (not timesteps.real or timesteps.weighs_by_density):
         raise ValueError(
-            f"objective {type(objective).__name__} is an integral over real t, and timesteps {type(timesteps).__name__} "
-            f"{'weighs' if timesteps.weighs_by_density else 'draws whole'} t; use timesteps=low_discrepancy"
+            f"objective {type(objective).__name__} is an integral over continuous t, and timesteps {type(timesteps).__name__} "
+            f"{'weighs' if timesteps.weighs_by_density else 'draws integer'} t; use timesteps=low_discrepancy"
         )
     if timesteps.real and not schedule.takes_real_t:
         raise ValueError(
-            f"timesteps.real=true: {type(schedule).__name__} is a table over whole t; use timesteps.real=false, or "
+            f"timesteps.real=true: {type(schedule).__name__} is a table over integer t; use timesteps.real=false, or "
             "schedule=log_snr, rectified or edm"
         )
     if objective.sums_over_steps and (timesteps.real or timesteps.weighs_by_density):

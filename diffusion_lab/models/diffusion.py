@@ -39,7 +39,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
-from diffusion_lab.diffusion.waiting import at_hand
+from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.base import Likelihood
 from diffusion_lab.models.bound import as_likelihood, bound_kind
 from diffusion_lab.models.compatibility import can_hold_back, check_parts
@@ -158,8 +158,8 @@ class DiffusionModel(MeasuredDiffusion):
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one t an image, as the loss weighs t; given its class, with y."""
         t = self.timesteps.spread(noise.uniform(0)).to(x_0.device)
-        told = y if self.reverse.null_class is not None else None
-        return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
+        labels = y if self.reverse.null_class is not None else None
+        return self.objective(self.process, self.reverse, x_0, t, noise.initial(self.shape).to(x_0), labels)
 
     @property
     def process(self) -> GaussianDiffusion:
@@ -171,7 +171,7 @@ class DiffusionModel(MeasuredDiffusion):
         the decoder's levels reach, may be a few batches old on a GPU, which would have to be waited for."""
         if self.trained_schedule is None:
             return self._process
-        on_gpu, age = not at_hand(next(self.trained_schedule.parameters())), self.batches_trained - self._made_at
+        on_gpu, age = not is_on_host(next(self.trained_schedule.parameters())), self.batches_trained - self._made_at
         if not (on_gpu and 0 <= age < _KEPT_FOR):
             self._process, self._made_at = self.process, self.batches_trained
         return self._process
@@ -229,7 +229,7 @@ class DiffusionModel(MeasuredDiffusion):
         """
         own = self.sampler.draws_from_reverse_process
         chain = self._chain if own else self._even_chain
-        y = y if own else self._known(y)
+        y = y if own else self._network_labels(y)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         bound = variational_bound(
             chain,

@@ -33,14 +33,14 @@ class DrawnDiffusion(GenerativeModel):
 
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
-        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._known(y))
+        x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._network_labels(y))
         return self.reverse.clip_x_0.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""
-        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._known(y))
+        return self._deterministic.encode(self.process, self.reverse.without_clipping(), x_0, self._network_labels(y))
 
-    def _known(self, y: Tensor | None) -> Tensor | None:
+    def _network_labels(self, y: Tensor | None) -> Tensor | None:
         """The classes, for a network that takes them: those of a guiding classifier are not its own."""
         return None if self.reverse.null_class is None else y
 
@@ -62,30 +62,30 @@ class DrawnDiffusion(GenerativeModel):
 
     @property
     def nfe(self) -> int:
-        """What the sampler's looks take, both branches of a guided one counted; a guiding classifier's gradients are not."""
-        return sum(self.guided.guidance.evaluations(here, step) for here, step in self._looks())
+        """What the sampler's evaluations take, both branches of a guided one counted; a guiding classifier's gradients are not."""
+        return sum(self.guided.guidance.evaluations(here, step) for here, step in self._evaluations())
 
     def sampling_flops(self) -> int:
-        """Of all networks that the sampler's looks evaluate: also those that guide, and a head for the variance.
+        """Of all networks that the sampler evaluates: also those that guide, and a head for the variance.
 
         Counted at one t where the guidance acts and at one where it does not.
         """
-        looks: dict[bool, list[tuple[GaussianDiffusion, Tensor]]] = {}
-        for here, step in self._looks():
-            looks.setdefault(self.guided.guidance.acts(here, step).anywhere, []).append((here, step))
+        by_guidance: dict[bool, list[tuple[GaussianDiffusion, Tensor]]] = {}
+        for here, step in self._evaluations():
+            by_guidance.setdefault(self.guided.guidance.acts(here, step).anywhere, []).append((here, step))
         x_t = torch.zeros(1, *self.shape, device=self.device)
         y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
         return sum(
             (1 + len(alike)) * count_flops(partial(self.guided, here, x_t, step, y))
-            for (here, step), *alike in looks.values()
+            for (here, step), *alike in by_guidance.values()
         )
 
-    def _looks(self) -> Iterator[tuple[GaussianDiffusion, Tensor]]:
+    def _evaluations(self) -> Iterator[tuple[GaussianDiffusion, Tensor]]:
         """The chain and t (1,) of each evaluation of the reverse process, in order, t known without waiting for a GPU."""
         chain = self._chain
-        for t in self.sampler.looks(chain.num_timesteps):
+        for t in self.sampler.evaluation_times(chain.num_timesteps):
             step = torch.tensor([t], device=self.device)
-            yield chain.at(step, everywhere=t), step
+            yield chain.at(step, shared_t=t), step
 
     @property
     def _chain(self) -> GaussianDiffusion:

@@ -93,7 +93,7 @@ class GAN(GenerativeModel):
             scheduler.step()
 
         real, unreal = self.loss.accuracy(on_real.detach(), on_fake.detach())
-        said = {
+        outputs = {
             "loss": loss_generator.detach(),
             "terms": {
                 "loss": loss_generator.detach(),
@@ -104,8 +104,8 @@ class GAN(GenerativeModel):
         }
         if penalty is not None:
             total = penalty.detach().sum()
-            said["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
-        return said
+            outputs["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
+        return outputs
 
     term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
 
@@ -125,8 +125,8 @@ class GAN(GenerativeModel):
     def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
         """One step of `network` down its gradient of `loss`, the mean over all ranks.
 
-        The gradient is asked for, where `backward` would leave one in the other network and wake what shares gradients among ranks,
-        which expects one of every parameter.
+        By autograd.grad: `backward` would fill the other network's gradients too, and trigger the hooks of DDP, which expect a
+        gradient of every parameter.
         """
         parameters = list(network.parameters())
         gradients = torch.autograd.grad(loss, parameters)
@@ -141,7 +141,7 @@ class GAN(GenerativeModel):
             parameter.grad = None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Behind the callbacks, so that what they measure and skip is the gradient as it is."""
+        """Runs after the callbacks, so that they measure and skip the unclipped gradient."""
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.max_grad_norm, self.gradient_norm)
 

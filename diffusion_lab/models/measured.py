@@ -35,7 +35,7 @@ from diffusion_lab.models.base import Denoised
 from diffusion_lab.models.drawn import DrawnDiffusion
 
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB
-_LOUDEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
+_NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains nor loses anything that is seen
 
 
 class MeasuredDiffusion(DrawnDiffusion):
@@ -43,7 +43,7 @@ class MeasuredDiffusion(DrawnDiffusion):
 
     def log_snrs(self, count: int) -> list[float]:
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
-        return torch.linspace(min(clean, _CLEANEST), max(noisy, _LOUDEST), count, dtype=torch.float64).tolist()
+        return torch.linspace(min(clean, _CLEANEST), max(noisy, _NOISIEST), count, dtype=torch.float64).tolist()
 
     def redraw(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, log_snr: float) -> Tensor:
         noise, time = SampleNoise(seed, indices), self._time(log_snr)
@@ -57,7 +57,7 @@ class MeasuredDiffusion(DrawnDiffusion):
         chain = self.process.respace(self._time(log_snr))
         row, noise = chain.numbers(1), SampleNoise(derive_seed(seed, STATISTICS), indices)
         x_t = row.signal * x_0 + row.noise * noise.initial(self.shape).to(x_0)
-        known = self._known(y)
+        known = self._network_labels(y)
         return Denoised(x_t, row.signal, row.noise, self.reverse(chain, x_t, full(1, x_t), known).x_0, known)
 
     def _time(self, log_snr: float) -> Tensor:
@@ -67,7 +67,7 @@ class MeasuredDiffusion(DrawnDiffusion):
     def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Of the full chain, unguided; given the class, with y."""
         noise = _first_draw(seed, indices)
-        return network_statistics(self.process, self.reverse, x_0, self._known(y), noise)
+        return network_statistics(self.process, self.reverse, x_0, self._network_labels(y), noise)
 
     def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         size = self.process.num_timesteps * x_0[0].numel()
@@ -75,7 +75,9 @@ class MeasuredDiffusion(DrawnDiffusion):
             raise ValueError(
                 f"variance=analytic_diagonal would store {size:,} numbers for this model; use variance=analytic"
             )
-        return dimension_statistics(self.process, self.reverse, x_0, self._known(y), _first_draw(seed, indices))
+        return dimension_statistics(
+            self.process, self.reverse, x_0, self._network_labels(y), _first_draw(seed, indices)
+        )
 
     @property
     def needs_last_steps(self) -> bool:
@@ -89,7 +91,7 @@ class MeasuredDiffusion(DrawnDiffusion):
         self.start = self.start.measured(moments)
 
     def measure_last_steps(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
-        noise, known = _first_draw(seed, indices), self._known(y)
+        noise, known = _first_draw(seed, indices), self._network_labels(y)
         return {"bits": last_step_bits(self.process, self.reverse, x_0, known, noise, self.decoder, self.num_levels)}
 
     def use_measured(

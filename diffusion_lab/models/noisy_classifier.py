@@ -72,31 +72,31 @@ class NoisyClassifier(TrainableModel):
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
         t, w = t[rows], w[rows]
 
-        logits = self._look(x_0, t, eps[rows])
+        logits = self._noised_logits(x_0, t, eps[rows])
         loss = functional.cross_entropy(logits, y, reduction="none")
-        right = (logits.argmax(1) == y).double()
+        correct = (logits.argmax(1) == y).double()
         quarter = (t - 1) * 4 // self.process.num_timesteps
         return {
             "loss": (w * loss).mean(),
-            "terms": {"loss": (w * loss).mean().detach(), "accuracy": right.mean()},
+            "terms": {"loss": (w * loss).mean().detach(), "accuracy": correct.mean()},
             "sums": {
-                f"accuracy_quarter_{q + 1}": ((right * (quarter == q)).sum(), (quarter == q).sum()) for q in range(4)
+                f"accuracy_quarter_{q + 1}": ((correct * (quarter == q)).sum(), (quarter == q).sum()) for q in range(4)
             },
         }
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image."""
         t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
-        logits = self._look(x_0, t, noise.initial(self.shape).to(x_0))
+        logits = self._noised_logits(x_0, t, noise.initial(self.shape).to(x_0))
         return {
             "loss": functional.cross_entropy(logits, y, reduction="none"),
             "accuracy": (logits.argmax(1) == y).double(),
         }
 
     @torch.no_grad()
-    def right(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
+    def is_correct(self, x_0: Tensor, y: Tensor, t: int, eps: Tensor) -> Tensor:
         """Whether x_t of each image is classified correctly, bool (B,)."""
-        return self._look(x_0, torch.full_like(y, t), eps).argmax(1) == y
+        return self._noised_logits(x_0, torch.full_like(y, t), eps).argmax(1) == y
 
-    def _look(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        return self(self.process.q_sample(x_0, t, eps), self.process.shown(t))
+    def _noised_logits(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        return self(self.process.q_sample(x_0, t, eps), self.process.network_time(t))

@@ -55,7 +55,7 @@ class WarmupStableDecay(LearningRate):
     """1, and over the last `decay_share` of the budget 1 − √u, u in [0, 1] the part of that share that is used.
 
     Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations". Before the decay
-    the rate does not depend on the length of training, so with steps for a budget a longer training is the same up to there.
+    the rate does not depend on the length of training, so with a budget in steps a longer training is identical up to there.
     """
 
     decay_share: float = 0.2

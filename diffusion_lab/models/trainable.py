@@ -32,8 +32,8 @@ RAW = "raw"  # the weights that training resumes from
 class TrainableModel(LightningModule):
     """A LightningModule that a run can train and resume exactly. A subclass sets the attributes and trains."""
 
-    # What its work is done with once it is trained; the one that is compiled (a GAN's discriminator is not: its penalty is
-    # differentiated twice, which torch.compile does not do) and whose cost is stated.
+    # The network that is used after training; it is compiled (a GAN's discriminator is not: its penalty is
+    # differentiated twice, which torch.compile does not support), and its cost is reported.
     network: nn.Module
     shape: tuple[int, ...]  # of one sample of the data: (C, H, W) or (D,)
     num_classes: int | None  # None: no labels, y is None everywhere
@@ -43,7 +43,7 @@ class TrainableModel(LightningModule):
     skipped_steps: int = 0  # of this training, because something was not finite
     gradient_norm: Tensor  # () of what an optimizer is about to follow, as it was before clipping
     validated_weights: str = RAW  # those of the held-out loss
-    needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `serve`
+    needs_base: ClassVar[bool] = False  # it is trained beside a frozen model, which it is given by `attach_base`
 
     # What `training_step` says under "terms", as `held_out_terms` does, and under "sums".
     term_names: tuple[str, ...] = ("loss",)
@@ -161,9 +161,10 @@ class TrainableModel(LightningModule):
                 shapes = {key: tuple(file.get_slice(key).get_shape()) for key in names}
                 missing = [key for key in own if key not in shapes] if path.stem == RAW else []
                 for key in (*missing, *shapes):
-                    here, there = (tuple(own[key].shape) if key in own else None), shapes.get(key)
+                    here = tuple(own[key].shape) if key in own else "missing"
+                    there = shapes.get(key, "missing")
                     if here != there:
-                        raise ValueError(f"{key} is {there or 'not'} in the file and {here or 'not'} in this model")
+                        raise ValueError(f"{key} is {there} in the file and {here} in this model")
                 tensors = {key: file.get_tensor(key) for key in shapes}
             broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
             if broken:

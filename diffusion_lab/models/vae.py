@@ -82,13 +82,13 @@ class VAE(GenerativeModel):
         size, rows = self.global_batch(len(x_0))
         generator = self.generator(TRAINING, x_0.device)
         eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
-        terms = self._terms(x_0, self._told(y), eps)
+        terms = self._terms(x_0, self._labels_used(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
     term_names = ("loss", "rate", "distortion")
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
-        return self._terms(x_0, self._told(y), noise.initial((self.network.latent_dim,)).to(x_0))
+        return self._terms(x_0, self._labels_used(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
     def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
         """What is minimised, and its parts, as means of the batch."""
@@ -101,24 +101,24 @@ class VAE(GenerativeModel):
         return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        y = self._told(y)
+        y = self._labels_used(y)
         output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
         if self.samples_are_means:
             return self.decoder_likelihood.mean(output)
         return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, DECODER), indices))
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
-        """u ~ N(0, I), of which the prior makes z."""
+        """u ~ N(0, I), which the prior maps to z."""
         return SampleNoise(seed, indices).initial((self.network.latent_dim,))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """The mean of p(x_0|z) of the z that the prior makes of these latents."""
-        y = self._told(y)
+        y = self._labels_used(y)
         return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
-        """What the prior would make the mean of q(z|x_0) of."""
-        y = self._told(y)
+        """The noise u that the prior maps to the mean of q(z|x_0)."""
+        y = self._labels_used(y)
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
 
     nfe = 1  # the decoder
@@ -138,7 +138,7 @@ class VAE(GenerativeModel):
 
         One draw at a time: memory does not grow with K.
         """
-        y = self._told(y)
+        y = self._labels_used(y)
         posterior = Gaussian(*self.network.encode(x_0, y))
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         rates, distortions, weighted = [], [], ImportanceWeighted()
@@ -168,7 +168,7 @@ class VAE(GenerativeModel):
             "conditional": self.num_classes is not None,
         }
 
-    def _told(self, y: Tensor | None) -> Tensor | None:
+    def _labels_used(self, y: Tensor | None) -> Tensor | None:
         """Data with classes give them to an unconditional model too."""
         return None if self.num_classes is None else y
 

@@ -23,7 +23,7 @@ from diffusion_lab.networks.cost import NetworkCost, network_cost
 
 
 class VarianceHead(TrainableModel):
-    """v of `Regressed`, at every t of the process of the model that it `serves`.
+    """v of `Regressed`, at every t of the process of its base, see `attach_base`.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class VarianceHead(TrainableModel):
         self.seed, self.optimization = seed, optimization
         self.network = network(in_channels=2 * self.shape[0], out_channels=self.shape[0])
 
-    def serve(self, base: DiffusionModel) -> None:
+    def attach_base(self, base: DiffusionModel) -> None:
         """Train beside `base` from here on. Its weights are no part of this model: they are neither trained nor saved here."""
         base.requires_grad_(False).eval()
         self._base = (base,)  # in a tuple: a module would become a part of this one
@@ -78,8 +78,8 @@ class VarianceHead(TrainableModel):
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image; given its class, with y."""
         t = self._timesteps.spread(noise.uniform(0)).to(x_0.device)
-        told = None if self._reverse.null_class is None else y
-        return residual_terms(self._process, self._reverse, x_0, t, noise.initial(self.shape).to(x_0), told)
+        labels = None if self._reverse.null_class is None else y
+        return residual_terms(self._process, self._reverse, x_0, t, noise.initial(self.shape).to(x_0), labels)
 
     def cost(self) -> NetworkCost:
         """Of the head alone."""

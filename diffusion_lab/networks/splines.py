@@ -36,8 +36,8 @@ class SplineFlow(Flow):
         check_counts(embedding_dim=embedding_dim)
         if num_bins < 2 or bound <= 0:
             raise ValueError(f"network.num_bins={num_bins} must be at least 2, and network.bound={bound} above 0")
-        told = embedding_dim if num_classes is not None else 0
-        steps = spline_steps(in_channels, num_steps, num_bins, bound, hidden, num_layers, told)
+        label_dim = embedding_dim if num_classes is not None else 0
+        steps = spline_steps(in_channels, num_steps, num_bins, bound, hidden, num_layers, label_dim)
         super().__init__(Chain(steps), num_classes, embedding_dim)
 
 

@@ -21,7 +21,7 @@ from diffusion_lab.baselines.couplings import (
     InvertibleConv,
     Logit,
     Multiscale,
-    OfTheRest,
+    OnRemainingChannels,
 )
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
@@ -80,11 +80,13 @@ class WaveletFlow(Flow):
                 f"flow does: choose sides of at least {SMALLEST_SIDE} that are multiples of {2 ** max(num_scales, 1)}, or "
                 "set network.num_scales"
             )
-        told = embedding_dim if num_classes is not None else None
+        label_dim = embedding_dim if num_classes is not None else None
         coarse, details = in_channels, 3 * in_channels  # channels at every size
 
         def coupling(kept: int, scale: int) -> AffineCoupling:
-            network = CouplingNetwork(kept, 2 * (coarse + details - kept), hidden * 2**scale, num_blocks, dropout, told)
+            network = CouplingNetwork(
+                kept, 2 * (coarse + details - kept), hidden * 2**scale, num_blocks, dropout, label_dim
+            )
             return AffineCoupling(network, log_scale_bound, kept)
 
         scales, shapes, whole = [], [], f"{height}x{width}"
@@ -93,7 +95,7 @@ class WaveletFlow(Flow):
             steps = []
             for _ in range(num_steps):
                 mixed = Chain([ActNorm(details), InvertibleConv(details)])
-                steps += [OfTheRest(mixed, coarse), coupling(coarse + details // 2, scale)]
+                steps += [OnRemainingChannels(mixed, coarse), coupling(coarse + details // 2, scale)]
             scales.append(Chain([Haar(), ActNorm(coarse + details), *steps, coupling(coarse, scale)]))
             shapes.append((coarse + details, height, width))
         size = coarse * height * width
@@ -102,7 +104,7 @@ class WaveletFlow(Flow):
                 f"images of {whole} pixels, halved {num_scales} times, leave {coarse}x{height}x{width} numbers, and "
                 f"the coarsest flow takes at most {MOST_NUMBERS}: choose a size with more factors of two"
             )
-        splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, told or 0)
+        splines = spline_steps(size, coarse_steps, num_bins, SPLINE_BOUND, coarse_hidden, COARSE_LAYERS, label_dim or 0)
         scales.append(Chain([Flatten((coarse, height, width)), *splines]))
         shapes.append((size,))
         super().__init__(Chain([Logit(margin), Multiscale(scales, shapes, coarse)]), num_classes, embedding_dim)

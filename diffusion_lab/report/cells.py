@@ -178,17 +178,17 @@ def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
         return f"protocol.data.shape is {shape!r}"
     for part, name in (("data", "name"), ("bound", "kind"), ("model", "family")):
         if part in protocol and not isinstance(protocol[part].get(name), str):
-            return f"protocol.{part}.{name} is not a text"
+            return f"protocol.{part}.{name} is not a string"
     if not isinstance(protocol.get("weights"), str | None):
-        return "protocol.weights is not a text"
+        return "protocol.weights is not a string"
     if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
-        return "protocol.absent has values that are not text"
+        return "protocol.absent has values that are not strings"
     given = protocol.get("samples", {}).get("given", {})
     if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in ("name", "digest")):
         return "protocol.samples.given does not say which samples"
     remarks = protocol.get("remarks", [])
     if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
-        return "protocol.remarks is not a list of texts"
+        return "protocol.remarks is not a list of strings"
     model = protocol.get("model_directory", "")
     if model != "" and not is_folder_name(model):
         return f"protocol.model_directory is {model!r}, which is not the name of a folder"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
@@ -41,7 +41,7 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     options = [_options(path, unread) for path in configs]
     named = choices_of(options)
     texts = list(map(_texts, options, named))
-    told = {key: group for some in named for group, choice in some.items() for key in choice.telling}
+    group_of = {key: group for some in named for group, choice in some.items() for key in choice.distinguishing}
     keys = list(dict.fromkeys(key for config in texts for key in config))
     drawn = [config for config in texts if config.keys() - _OF_GIVEN]  # by a model
     families = {
@@ -58,7 +58,7 @@ def read_choices(configs: Sequence[Path]) -> tuple[dict[str, list[str]], list[di
     kept: dict[str, list[str | None]] = {}
     for key in sorted(varying, key=lambda key: key.count(".")):  # the shorter name of two copies
         copies = (k for k in kept if k.rpartition(".")[2] == key.rpartition(".")[2])
-        if not _follows(key, varying, options, told) and not any(kept[k] == varying[key] for k in copies):
+        if not _follows(key, varying, options, group_of) and not any(kept[k] == varying[key] for k in copies):
             kept[key] = varying[key]
     groups = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     order = sorted(kept, key=lambda key: (groups.index(key.partition(".")[0]), key.count(".")))
@@ -76,7 +76,10 @@ def natural(text: str) -> tuple[int, float, str]:
 
 
 def _follows(
-    key: str, varying: Mapping[str, Sequence[str | None]], options: Sequence[Mapping[str, Any]], told: Mapping[str, str]
+    key: str,
+    varying: Mapping[str, Sequence[str | None]],
+    options: Sequence[Mapping[str, Any]],
+    group_of: Mapping[str, str],
 ) -> bool:
     """Whether the option follows from the name of a choice, which tells it, or from a class: then it has one value wherever there
     is such an option, and the class of a group above it says where that is."""
@@ -86,7 +89,7 @@ def _follows(
 
     groups = list(above_and_itself(key))[:-1]
     classes = ([str(config.get(group + TARGET)) for config in options] for group in groups)
-    return (told.get(key) in varying and function_of(varying[told[key]])) or (
+    return (group_of.get(key) in varying and function_of(varying[group_of[key]])) or (
         len(set(varying[key]) - {None}) == 1 and any(map(function_of, classes))
     )
 
@@ -95,7 +98,7 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
     """Dotted option -> value; none, and a sentence in `unread`, where the config cannot be read."""
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
-        config = in_todays_words(config) if isinstance(config, Mapping) else {}
+        config = upgraded(config) if isinstance(config, Mapping) else {}
         options = flat(as_scored(config))
         if isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
@@ -110,13 +113,13 @@ def _texts(options: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[st
     """Dotted option -> value as text; the choice, or the class, under the group's name."""
     given = isinstance(options.get(SAMPLES), str)
     family = options.get(FAMILY + TARGET)
-    texts = {} if given or family is None else {SAMPLES: _named(FAMILY, family, choices)}
+    texts = {} if given or family is None else {SAMPLES: _choice_name(FAMILY, family, choices)}
     for name, value in options.items():
         if value is None or name.endswith("._partial_") or _IGNORED & {*above_and_itself(name)}:
             continue
         key = printable(name.removesuffix(TARGET))
         if key in _OF_GIVEN or not given:
-            texts[key] = _named(key, value, choices) if name.endswith(TARGET) else _text(value)
+            texts[key] = _choice_name(key, value, choices) if name.endswith(TARGET) else _text(value)
     return texts
 
 
@@ -128,9 +131,9 @@ def _text(value: object) -> str:
     return f"{text[: _LONGEST - 11]}… {hashlib.sha256(text.encode()).hexdigest()[:9]}"
 
 
-def _named(group: str, target: object, choices: Mapping[str, Choice]) -> str:
+def _choice_name(group: str, target: object, choices: Mapping[str, Choice]) -> str:
     """By the choice, unless machines tell it from others; a class that has the name of a choice by its whole path."""
     choice, own = choices.get(group), str(target).rpartition(".")[2]
-    if choice is not None and not any(_IGNORED & {*above_and_itself(key)} for key in choice.telling):
+    if choice is not None and not any(_IGNORED & {*above_and_itself(key)} for key in choice.distinguishing):
         return choice.name
     return printable(str(target) if is_choice(group, own) else own)

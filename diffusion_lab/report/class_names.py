@@ -24,13 +24,13 @@ TARGET = "._target_"
 class Choice:
     """A choice of a group.
 
-    options  those that it sets in its group, without those of the groups inside it
-    telling  which of these tell it from other choices that build the same class
+    options         those that it sets in its group, without those of the groups inside it
+    distinguishing  which of these tell it from other choices that build the same class
     """
 
     name: str
     options: Mapping[str, Any]
-    telling: Set[str] = frozenset()
+    distinguishing: Set[str] = frozenset()
 
 
 def as_scored(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,17 +54,19 @@ def choices_of(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Choice]]:
         {group: (target, _choice(group, target, config)) for group, target in some.items()}
         for config, some in zip(configs, classes, strict=True)
     ]
-    untold = {(group, target) for some in found for group, (target, choice) in some.items() if choice is None}
+    ambiguous = {(group, target) for some in found for group, (target, choice) in some.items() if choice is None}
     return [
-        {group: choice for group, (target, choice) in some.items() if choice and (group, target) not in untold}
+        {group: choice for group, (target, choice) in some.items() if choice and (group, target) not in ambiguous}
         for some in found
     ]
 
 
 def _choice(group: str, target: str, config: Mapping[str, Any]) -> Choice | None:
-    """The one choice that builds the class and whose telling options the config has."""
+    """The one choice that builds the class and whose distinguishing options the config has."""
     choices = choices_by_class(group).get(target, [])
-    agree = [choice for choice in choices if all(config.get(key) == choice.options[key] for key in choice.telling)]
+    agree = [
+        choice for choice in choices if all(config.get(key) == choice.options[key] for key in choice.distinguishing)
+    ]
     return agree[0] if len(agree) == 1 else None
 
 
@@ -81,7 +83,7 @@ def choices_by_class(group: str) -> Mapping[str, list[Choice]]:
         options = _options(file, group)
         if not _is_alias(file) and group + TARGET in options:
             choices[options[group + TARGET]].append(Choice(file.stem, options))
-    return {target: _told_apart(some) for target, some in choices.items()}
+    return {target: _distinguished(some) for target, some in choices.items()}
 
 
 @cache
@@ -91,11 +93,11 @@ def _folders() -> Mapping[str, Path]:
     return {".".join(folder.relative_to(CONF).parts): folder for folder in folders}
 
 
-def _told_apart(choices: Sequence[Choice]) -> list[Choice]:
-    def telling(choice: Choice) -> Set[str]:
+def _distinguished(choices: Sequence[Choice]) -> list[Choice]:
+    def distinguishing(choice: Choice) -> Set[str]:
         return {key for key, value in choice.options.items() if any(one.options.get(key) != value for one in choices)}
 
-    return [replace(choice, telling=telling(choice)) for choice in choices]
+    return [replace(choice, distinguishing=distinguishing(choice)) for choice in choices]
 
 
 def _options(file: Path, group: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Contender:
 def contenders(table: Table) -> list[Contender]:
     """The families of the largest group of rows that were measured alike, as they come; empty unless there are several.
 
-    A family is stood for by its row of the smallest distance, or by its first row where no distance was measured.
+    A family is represented by its row with the smallest distance, or by its first row where no distance was measured.
     """
     if not table.groups:
         return []
@@ -53,7 +53,7 @@ def _facts(row: Row, shown: list[Column]) -> list[tuple[str, Entry, str]]:
     for column in shown:
         entry, meaning = column.entry(row, set()), column.measure.meaning
         if column.measure.name == "bits_per_dim":
-            kinds = (cell.protocol.get("bound", {}).get("kind") for cell in row.scored("bits_per_dim").values())
+            kinds = (cell.protocol.get("bound", {}).get("kind") for cell in row.cells_with("bits_per_dim").values())
             meaning = next(kinds, None) or entry.why
         facts.append((column.measure.label, entry, meaning))
     for name, what, scale, unit in (

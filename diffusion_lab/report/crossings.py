@@ -29,26 +29,26 @@ class Cost:
 
 @dataclass(frozen=True)
 class Race:
-    """Two curves over the costs that both were measured at.
+    """Two curves over the range of costs that both cover.
 
-    leads: 0 or 1, who is better at the end; passes: at which costs the lead changes hands; low, high: the first and last cost.
+    leads: 0 or 1, who is better at the end; crossings: at which costs the lead changes hands; low, high: the first and last cost.
     """
 
     leads: int
-    passes: tuple[float, ...]
+    crossings: tuple[float, ...]
     low: float
     high: float
 
     @property
     def outcome(self) -> tuple[int | None, int]:
         """(who leads at the end, how often the lead changes), (None, 2) where the lead changes several times."""
-        return (self.leads, len(self.passes)) if len(self.passes) < 2 else (None, 2)
+        return (self.leads, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
 
 
 def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     """Between two points a curve is straight on logarithmic axes; along the values only if all of them are above 0.
 
-    None where the curves share no span of costs, or are equal.
+    None where the curves have no range of costs in common, or are equal.
     """
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
     if not 0 < low < high:
@@ -63,12 +63,12 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     ahead = [(cost, lead) for cost, lead in ahead if lead != 0]
     if not ahead:
         return None
-    passes = tuple(
+    crossings = tuple(
         math.exp(math.log(x) + (math.log(y) - math.log(x)) * a / (a - b))
         for (x, a), (y, b) in pairwise(ahead)
         if (a > 0) != (b > 0)
     )
-    return Race(0 if ahead[-1][1] > 0 else 1, passes, low, high)
+    return Race(0 if ahead[-1][1] > 0 else 1, crossings, low, high)
 
 
 def ranked_measures(group: Group) -> list[Measure]:
@@ -152,7 +152,7 @@ def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
     if changes == 0:
         low, high = min(one.low for one in races), max(one.high for one in races)
         return f"{leader} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
-    times = sorted(one.passes[0] for one in races)
+    times = sorted(one.crossings[0] for one in races)
     middle = math.exp(sum(map(math.log, times)) / len(times))
     spread = f", {_short(times[0])} to {_short(times[-1])} by seed" if len(times) > 1 else ""
     return f"{leader} overtakes {other} {cost.at} {_short(middle)} {cost.unit}{spread}"

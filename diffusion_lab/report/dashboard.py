@@ -54,7 +54,7 @@ def sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[ws.Sect
     return [ws.Section(heading, shown, is_open=True) for heading, shown in content.items() if shown]
 
 
-def found(gathered: Gathered) -> list[Measure]:
+def measures_found(gathered: Gathered) -> list[Measure]:
     """The measures that any of these runs has."""
     there = {name for cell in gathered.done for name in cell.values}
     return [m for m in merged(cell.measures for cell in gathered.done) if m.column and m.name in there]

@@ -34,7 +34,7 @@ def effects(table: Table, group: Group, measure: Measure, axis: str) -> Effect |
             "_y": cell.values[measure.name],
         }
         for row in group.rows
-        for seed, cell in row.scored(measure.name).items()
+        for seed, cell in row.cells_with(measure.name).items()
     ]
     if not cells or len({cell[axis] for cell in cells}) < 2:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion_lab.report import sampling_curves, training_curves
 from diffusion_lab.report.table import Group, Table
 
-_CURVES = (("training time", training_curves.passes), ("sampling cost", sampling_curves.changes))
+_CURVES = (("training time", training_curves.overtakings), ("sampling cost", sampling_curves.changes))
 
 
 def curve_findings(table: Table, group: Group) -> list[tuple[str, str]]:

@@ -103,5 +103,5 @@ def _write(
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
     for path in write_report(to, contents, PAGE):
-        say(f"{path} was changed since a report wrote it, so it is kept; remove it to have it written again")
+        say(f"{path} has been changed since a report wrote it, so it is kept; remove it to have it written again")
     return to / PAGE

@@ -47,10 +47,10 @@ def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tup
         path: {a: tuple(sorted({cell.choices.get(a) for cell in cells}, key=str)) for a in gathered.axes}
         for path, cells in models.items()
     }
-    telling = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
+    distinguishing = [a for a in gathered.axes if a != SEED and len({values[a] for values in chosen.values()}) > 1]
     return {
         path: (
-            " · ".join("/".join(value or "none" for value in values[axis]) for axis in telling) or path.name,
+            " · ".join("/".join(value or "none" for value in values[axis]) for axis in distinguishing) or path.name,
             seed_of(models[path][0]),
         )
         for path, values in chosen.items()
@@ -85,8 +85,8 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
 
 
 _BY_LOG_SNR = {
-    "distance_by_log_snr": "Held-out images, noised to a log SNR and drawn from there: where a curve rises, those steps make the "
-    "error.",
+    "distance_by_log_snr": "Held-out images, noised to a given log SNR and sampled from there: where a curve rises, those steps "
+    "cause the error.",
     "error_by_log_snr": "Error of the velocity at training images, and (faint) that of the best possible denoiser of these images. "
     "The gap between them can still be learned; if it closes at the clean end, the model memorises the images.",
 }

@@ -29,13 +29,13 @@ def nearest_images(table: Table) -> list[NearestImages]:
     pictures = sprites([(row.done[0].run.nearest_png, row.done[0].protocol["data"]["shape"]) for _, row in rows])
     found = []
     for (group, row), sprite in zip(rows, pictures, strict=True):
-        said = [_said(measure, row.done[0]) for measure in group.measures if "copying" in measure.agrees]
+        said = [_value_with_interval(measure, row.done[0]) for measure in group.measures if "copying" in measure.agrees]
         if sprite is not None:
             found.append(NearestImages(label(row), list(filter(None, said)), sprite))
     return found
 
 
-def _said(measure: Measure, cell: Cell) -> str:
+def _value_with_interval(measure: Measure, cell: Cell) -> str:
     """A value with its interval."""
     numbers = [cell.values.get(name) for name in (measure.name, *ends(measure.name))]
     if None in numbers:

@@ -35,9 +35,9 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     )
     if len(group.rows) > 1:
         said.append(
-            "Best (bold) only where its difference to every other row measured alike is beyond its 95 % interval, "
-            "from all these sources, paired over shared seeds and shared noise and images."
-            + (" With two seeds that is 12.7 standard errors wide; a third makes it 4.3." if seeds == 2 else "")
+            "Best (bold) only where the 95 % interval of its difference to every other row measured the same way "
+            "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."
+            + (" With two seeds that interval is ±12.7 standard errors, with three ±4.3." if seeds == 2 else "")
         )
     floor = next(
         (cell.protocol["floor"] for row in group.rows for cell in row.done if cell.protocol.get("floor")), None
@@ -50,7 +50,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     for column in (column for column in columns(group) if column.measure in measures):
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
-            cell = next(cell for row in group.rows for cell in row.scored("bits_per_dim").values())
+            cell = next(cell for row in group.rows for cell in row.cells_with("bits_per_dim").values())
             said.append(f"bits/dim: {cell.protocol.get('bound', {}).get('kind')}.")
     entropy = group.fact(ENTROPY)
     if entropy is not None:

@@ -153,7 +153,7 @@ def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[
 
 
 def _shown_first(table: Table) -> list[int]:
-    """The rows whose samples are there before anything is clicked: the best and the worst by the first distance."""
+    """The rows whose samples are there before anything is clicked: the best, the median and the worst by the first distance."""
     group = table.groups[0] if table.groups else None
     measure = next((m for m in group.measures if m.floor_of), None) if group else None
     if measure is None:

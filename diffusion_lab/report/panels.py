@@ -10,7 +10,7 @@ SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
 EFFECTS, TIME, TRADE = "Effect of each axis", "Distance against time", "Precision against recall"
 TRAINING_COST = "Quality against training time"
 BOUND, TRAINING = "The bound by t", "Training"
-DIAGNOSIS, ADVICE = "Where the error comes from", "Which steps would serve"
+DIAGNOSIS, ADVICE = "Where the error comes from", "Recommended steps"
 # Labels of abscissas.
 MINUTES_LABEL = "minutes of training"
 STEPS_LABEL, SECONDS_LABEL = "network evaluations per sample", "seconds per 1000 samples"

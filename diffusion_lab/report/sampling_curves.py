@@ -27,7 +27,7 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
             for title, part in in_panels(table, group, rows)
         ]
         bound = "bound" in measure.agrees
-        scored = [cell for row in rows for cell in row.scored(measure.name).values()]
+        scored = [cell for row in rows for cell in row.cells_with(measure.name).values()]
         kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind") for cell in scored)
         note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = changes(table, group, measure)
@@ -54,7 +54,7 @@ def changes(table: Table, group: Group, measure: Measure) -> list[str]:
     known = (
         (names, races(some, others, measure, _EVALUATIONS)) for names, some, others in _pairs(table, group, measure)
     )
-    crossing = ((names, found) for names, found in known if any(one.passes for one in found.values()))
+    crossing = ((names, found) for names, found in known if any(one.crossings for one in found.values()))
     return [in_words(names, found, _EVALUATIONS) for names, found in islice(crossing, _MOST_PAIRS)]
 
 

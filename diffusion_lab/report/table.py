@@ -42,12 +42,12 @@ class Row:
         """Those of the finished cells."""
         return list(dict.fromkeys(seed_of(cell) for cell in self.done))
 
-    def scored(self, name: str) -> dict[str, Cell]:
+    def cells_with(self, name: str) -> dict[str, Cell]:
         """By seed, the cell whose value `name` counts: the last one that has it."""
         return {seed_of(cell): cell for cell in self.done if name in cell.values}
 
     def _measured(self, name: str) -> Measured:
-        scored, error = self.scored(name), name + STANDARD_ERROR
+        scored, error = self.cells_with(name), name + STANDARD_ERROR
         return Measured(
             {seed: cell.values[name] for seed, cell in scored.items()},
             {seed: cell.values[error] for seed, cell in scored.items() if error in cell.values},
@@ -57,7 +57,7 @@ class Row:
     def ways(self, measure: Measure) -> dict[str, dict[str, Any]]:
         """How `measure` was measured in this row, by its key in the protocol; several where seeds disagree."""
         if measure.name not in self._ways:
-            protocols = [cell.protocol for cell in self.scored(measure.name).values()]
+            protocols = [cell.protocol for cell in self.cells_with(measure.name).values()]
             self._ways[measure.name] = {measure.protocol_key(protocol): measure.how(protocol) for protocol in protocols}
         return self._ways[measure.name]
 
@@ -150,7 +150,7 @@ def build_table(gathered: Gathered) -> Table:
     axes = _axes(gathered)
     place = {axis: {value: i for i, value in enumerate(gathered.axes[axis])} for axis in axes}
 
-    def as_asked(row: Row) -> list[int]:
+    def command_order(row: Row) -> list[int]:
         return [place[axis].get(value, -1) for axis, value in zip(axes, row.choice, strict=True)]
 
     finished: dict[tuple[str, Choice], list[Cell]] = {}
@@ -164,11 +164,11 @@ def build_table(gathered: Gathered) -> Table:
     by_protocol: dict[str, list[Row]] = {}
     for number, ((how, choice), cells) in enumerate(finished.items()):
         by_protocol.setdefault(how, []).append(Row(number, choice, (*cells, *waiting.pop(choice, []))))
-    groups = [_group(sorted(rows, key=as_asked)) for rows in sorted(by_protocol.values(), key=len, reverse=True)]
+    groups = [_group(sorted(rows, key=command_order)) for rows in sorted(by_protocol.values(), key=len, reverse=True)]
     left = [Row(len(finished) + i, choice, tuple(cells)) for i, (choice, cells) in enumerate(waiting.items())]
     if left and not groups:
         groups = [Group([], [], {})]
-    for row in sorted(left, key=as_asked):
+    for row in sorted(left, key=command_order):
         _where_it_belongs(row, groups).unfinished.append(row)
     return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)
 
@@ -219,7 +219,7 @@ def _group(rows: list[Row]) -> Group:
 def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:
     """The group that a row without a result would join: by the axes that tell groups apart first, then by all."""
     there = [[{other.choice[i] for other in group.rows} for i in range(len(row.choice))] for group in groups]
-    telling = {
+    distinguishing = {
         i
         for i in range(len(row.choice))
         if sum(len(values[i]) for values in there) == len(set().union(*(values[i] for values in there)))
@@ -227,6 +227,6 @@ def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:
 
     def likeness(number: int) -> tuple[int, int]:
         alike = {i for i, value in enumerate(row.choice) if value in there[number][i]}
-        return len(alike & telling), len(alike)
+        return len(alike & distinguishing), len(alike)
 
     return groups[max(range(len(groups)), key=likeness)]

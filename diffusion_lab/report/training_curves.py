@@ -17,7 +17,7 @@ _WEIGHTS = "evaluation.weights"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
 _MOST_SENTENCES = 12
 _BETWEEN = "Between two points, curves are interpolated linearly, as drawn."
-_LOOKS = (
+_BEFORE_THE_END = (
     "Points before the end are measured during one training: if its learning rate falls until the end, a training of only that "
     "length would have scored better."
 )
@@ -32,8 +32,8 @@ def training_plots(table: Table, group: Group) -> list[Plot]:
             continue
         series = [_series(name, rows, measure, number) for number, (name, rows) in enumerate(lines.items())]
         panels = [Panel("", series, levels=floor_level(group, measure))]
-        looks = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
-        sentences = [f"{said[0].upper()}{said[1:]}." for said in passes(table, group, measure)]
+        has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
+        sentences = [f"{said[0].upper()}{said[1:]}." for said in overtakings(table, group, measure)]
         plots.append(
             Plot(
                 key=f"training_cost_{measure.name}",
@@ -45,13 +45,15 @@ def training_plots(table: Table, group: Group) -> list[Plot]:
                 log_x=True,
                 log_y=measure.logs or spans_decades(panels),
                 paper=measure.headline,
-                note=" ".join([*sentences, *([_BETWEEN] if sentences else []), *([_LOOKS] if looks else [])]),
+                note=" ".join(
+                    [*sentences, *([_BETWEEN] if sentences else []), *([_BEFORE_THE_END] if has_snapshots else [])]
+                ),
             )
         )
     return plots
 
 
-def passes(table: Table, group: Group, measure: Measure) -> list[str]:
+def overtakings(table: Table, group: Group, measure: Measure) -> list[str]:
     """Who overtakes whom, and when, of the lines that were measured alike and share seeds."""
     lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
     compared = [
@@ -76,13 +78,13 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
     lines: dict[Choice, list[Row]] = {}
     for choice, trainings in alike.items():
         for length, rows in trainings.items():
-            looks, ends = _looks_and_ends(table, rows)
+            snapshots, finals = _snapshots_and_finals(table, rows)
             of_training = choice if len(trainings) == 1 else tuple(a or b for a, b in zip(choice, length, strict=True))
-            if looks:
-                lines[of_training] = [*looks, *(ends if len(ends) == 1 else [])]
-            if not looks or len(trainings) > 1 or len(ends) > 1:
-                for row in ends:
-                    own = choice if len(ends) == 1 else _without(table, row.choice, _BUDGETS)
+            if snapshots:
+                lines[of_training] = [*snapshots, *(finals if len(finals) == 1 else [])]
+            if not snapshots or len(trainings) > 1 or len(finals) > 1:
+                for row in finals:
+                    own = choice if len(finals) == 1 else _without(table, row.choice, _BUDGETS)
                     lines.setdefault(own, []).append(row)
     names = _names(list(lines))
     return {
@@ -96,23 +98,23 @@ def _names(choices: Sequence[Choice]) -> list[str]:
     True or False, which tells a reader nothing, where it follows from another choice."""
     columns = list(zip(*choices, strict=True))
     places = [i for i, values in enumerate(columns) if len(set(values)) > 1]
-    telling = [i for i in places if not set(columns[i]) <= {"True", "False"}]
+    distinguishing = [i for i in places if not set(columns[i]) <= {"True", "False"}]
 
     def follows(i: int) -> bool:
-        return any(len(set(zip(columns[j], columns[i], strict=True))) == len(set(columns[j])) for j in telling)
+        return any(len(set(zip(columns[j], columns[i], strict=True))) == len(set(columns[j])) for j in distinguishing)
 
-    places = [i for i in places if i in telling or not follows(i)]
+    places = [i for i in places if i in distinguishing or not follows(i)]
     short = [" · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all") for choice in choices]
     if len(set(short)) == len(choices):
         return short
     return [" · ".join(choice[i] or "none" for i in places) for choice in choices]
 
 
-def _looks_and_ends(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+def _snapshots_and_finals(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Of one training: its earlier moments, and its finished models, of which there are several where averages are compared."""
     weights = {row.number: dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS) for row in rows}
-    looks = [row for row in rows if is_snapshot(weights[row.number] or "")]
-    return looks, [row for row in rows if row not in looks]
+    snapshots = [row for row in rows if is_snapshot(weights[row.number] or "")]
+    return snapshots, [row for row in rows if row not in snapshots]
 
 
 def _without(table: Table, choice: Choice, axes: Sequence[str]) -> Choice:

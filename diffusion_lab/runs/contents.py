@@ -62,9 +62,9 @@ def wrong_in_training(content: Mapping[str, Any]) -> str | None:
     """Of training.json."""
     for name, kind in _TRAINING.items():
         value = content.get(name)
-        right = isinstance(value, kind) and type(value) is not bool and (kind is str or 0 <= value < _LARGEST)
-        right = right or (value is None and name in _ALWAYS and name in content)
-        if not right and (name in content or name in _ALWAYS):
+        valid = isinstance(value, kind) and type(value) is not bool and (kind is str or 0 <= value < _LARGEST)
+        valid = valid or (value is None and name in _ALWAYS and name in content)
+        if not valid and (name in content or name in _ALWAYS):
             return f"{name} is {value!r}"
     return None
 

@@ -44,7 +44,7 @@ def plain_files(paths: Iterable[Path]) -> list[Path]:
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
-def right(
+def validated(
     path: Path, content: dict[str, Any], wrong_in: Callable[[Mapping[str, Any]], str | None], writer: str
 ) -> dict[str, Any]:
     """The content of `path`. RunError if it is not what `writer` writes: the folder may come from somebody else."""

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_lab.files import check_guards, remove_staged, staged_in
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
 from diffusion_lab.runs.contents import is_kept_average, is_snapshot, is_weights, wrong_in_choices, wrong_in_training
-from diffusion_lab.runs.directory import Directory, plain_files, right, write_json
+from diffusion_lab.runs.directory import Directory, plain_files, validated, write_json
 from diffusion_lab.status import FILE as STATUS
 
 _CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
@@ -225,7 +225,7 @@ class ModelDirectory(Directory):
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
         path = inside(self.path, self.training)
-        return right(path, read_printable_json(path), wrong_in_training, "a training")
+        return validated(path, read_printable_json(path), wrong_in_training, "a training")
 
     @property
     def serves(self) -> str | None:
@@ -236,7 +236,7 @@ class ModelDirectory(Directory):
 
     def read_choices(self) -> dict[str, str | None]:
         """Which option of each group it was trained with. RunError if the file holds anything but names."""
-        return right(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")
+        return validated(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")
 
 
 class _Retraining(ModelDirectory):

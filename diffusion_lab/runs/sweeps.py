@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_lab.foreign import inside, read_printable_json
 from diffusion_lab.runs.contents import wrong_in_sweep
-from diffusion_lab.runs.directory import Directory, right, write_json
+from diffusion_lab.runs.directory import Directory, validated, write_json
 
 
 class SweepDirectory(Directory):
@@ -49,7 +49,7 @@ class SweepDirectory(Directory):
 
     def read_sweep(self) -> dict[str, Any]:
         """What `write_sweep` wrote. RunError if it is not what a sweep writes."""
-        return right(inside(self.path, self.sweep), read_printable_json(self.sweep), wrong_in_sweep, "a sweep")
+        return validated(inside(self.path, self.sweep), read_printable_json(self.sweep), wrong_in_sweep, "a sweep")
 
 
 def job_log(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from diffusion_lab.fingerprints import canonical_json
 Config = TypeVar("Config")
 
 _NAME_LENGTH = 48  # of the readable part of a sweep's name
-_ASKED_OF_THE_COMMAND = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not of the cells
+_COMMAND_OPTIONS = frozenset(("outputs", "retrain", "rescore", "score", "tags"))  # not of the cells
 
 
 class MissingOptionError(Exception):
@@ -82,11 +82,9 @@ def combinations(
 
 def sweep_name(axes: Iterable[Axis]) -> str:
     """The swept options and a hash of the whole command, whose order does not count: the same command finds its sweep again."""
-    asked = {
-        axis.key: sorted(axis.overrides.values())
-        for axis in axes
-        if axis.key.partition(".")[0] not in _ASKED_OF_THE_COMMAND
+    content = {
+        axis.key: sorted(axis.overrides.values()) for axis in axes if axis.key.partition(".")[0] not in _COMMAND_OPTIONS
     }
-    digest = hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]
     swept = "-".join(sorted(re.findall(r"\w+$", axis.key.partition("@")[0])[-1] for axis in axes if axis.swept))
     return "-".join(filter(None, (swept[:_NAME_LENGTH].rstrip("-"), digest)))

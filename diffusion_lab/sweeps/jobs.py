@@ -1,7 +1,7 @@
 """Jobs in processes of their own: hand them to a queue, wait for all of them, learn how each ended.
 
-What a job says of itself lies in files beside each other: see runs/jobs.py. Nothing is pickled on the way back, so whatever a job
-raises can be told; and a job that vanished is told from one that ended.
+Jobs report through files in one folder: see runs/jobs.py. Nothing is pickled on the way back, so any exception of a job can be
+reported, and a job that vanished can be told from one that ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …
 _ASK_SECONDS = (2.0, 30.0)  # … from the first to the second
-_LOST = "what it needs failed"
+_DEPENDENCY_FAILED = "the job that it depends on failed"
 
 
 class JobError(RunError):
@@ -43,16 +43,16 @@ class Outcome:
 class Call(ABC):
     """Something to run in each of a job's processes; can be pickled.
 
-    options: what sets it apart from other calls. directory: of its log. code: the copy that it runs from. asks: what its job
-    asks of the queue. needs: the index, among the calls that are made together, of the one that must end well before this one
-    begins.
+    options: what sets it apart from other calls. directory: of its log. code: the copy that it runs from. resources: what its job
+    requests of the queue. depends_on: the index, among the calls that are made together, of the one that must end well before this
+    one begins.
     """
 
     options: tuple[str, ...]
     directory: str = ""
     code: str = ""
-    asks: Mapping[str, Any] = MappingProxyType({})
-    needs: int | None = None
+    resources: Mapping[str, Any] = MappingProxyType({})
+    depends_on: int | None = None
 
     @abstractmethod
     def __call__(self) -> None:
@@ -62,12 +62,12 @@ class Call(ABC):
 class Queue(ABC):
     """Where jobs run. folder: of their files, on a file system that they see.
 
-    holds_back: whether the queue itself keeps a job waiting until the one that it needs has ended well, so that no command has to
-    stay for that. is_shared: whether other users use it too, as a cluster's controller, so that it is queried rarely.
+    supports_dependencies: whether the queue itself keeps a job waiting until the one that it depends on has ended well, so that no
+    command has to stay for that. is_shared: whether other users use it too, as a cluster's controller, so it is queried rarely.
     """
 
     folder: Path
-    holds_back: bool
+    supports_dependencies: bool
     is_shared: bool = True
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Queue(ABC):
     def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
         """Name -> job, in the order of the calls, for which there is room. JobError if the queue refuses.
 
-        after: the job that must end well first; only where the queue holds back.
+        after: the job that must end well first; only where the queue supports dependencies.
         """
 
     @abstractmethod
@@ -86,16 +86,16 @@ class Queue(ABC):
         """Where a job runs, if it is the queue that chooses."""
 
     @abstractmethod
-    def living(self) -> Collection[str] | None:
+    def active_jobs(self) -> Collection[str] | None:
         """Names of the jobs that wait or run; None: the queue does not answer at the moment."""
 
     @abstractmethod
-    def fate(self, job: str) -> str:
+    def failure_reason(self, job: str) -> str:
         """One sentence on a job that ended without an outcome."""
 
     @abstractmethod
     def close(self) -> None:
-        """Called when every job has told its outcome; its process may still be on its way out."""
+        """Called when every job has written its outcome; its process may still be on its way out."""
 
 
 def run_jobs(
@@ -103,28 +103,28 @@ def run_jobs(
 ) -> list[Outcome]:
     """Make every call in a job of its own and wait until all have ended; outcomes in the order of the calls.
 
-    A call begins as soon as the one that it needs has ended well. One that a job makes already (of an earlier command that died
-    or was left) is not made again: this waits for that job. cancelled: whether somebody asked that nothing more be submitted.
+    A call begins as soon as the one that it depends on has ended well. One that a job makes already (of an earlier command that
+    died or was left) is not made again: this waits for that job. cancelled: whether somebody asked that nothing more be submitted.
     """
     submission = _Submission(calls, queue, say, cancelled)
     first, longest = _ASK_SECONDS if queue.is_shared else (0.0, 0.0)
-    asked, pause, suspects = time.monotonic(), first, frozenset[str]()
+    queried, pause, suspects = time.monotonic(), first, frozenset[str]()
     while submission.submit_ready() or submission.running:
         time.sleep(_POLL_SECONDS)
         lost: frozenset[str] = frozenset()
-        if time.monotonic() - asked >= pause:
-            living = queue.living()
-            gone = frozenset() if living is None else frozenset(submission.running).difference(living)
+        if time.monotonic() - queried >= pause:
+            active = queue.active_jobs()
+            gone = frozenset() if active is None else frozenset(submission.running).difference(active)
             # Twice, because a job may have ended a moment ago and its files take a while on a network.
             suspects, lost = gone, gone & suspects
-            asked, pause = time.monotonic(), min(_ASK_AGAIN * pause, longest)
+            queried, pause = time.monotonic(), min(_ASK_AGAIN * pause, longest)
         submission.collect(lost)
     queue.close()
     return [submission.outcomes[index] for index in range(len(calls))]
 
 
 def submit_jobs(calls: Sequence[Call], queue: Queue, say: Callable[[str], None]) -> None:
-    """Submit every call that no job makes yet and wait for none; the queue must hold back."""
+    """Submit every call that no job makes yet and wait for none; the queue must support dependencies."""
     _Submission(calls, queue, say, lambda: False).submit_ready()
 
 
@@ -135,8 +135,8 @@ class _Submission:
         self, calls: Sequence[Call], queue: Queue, say: Callable[[str], None], cancelled: Callable[[], bool]
     ) -> None:
         self._calls, self._queue, self._say, self._cancelled = calls, queue, say, cancelled
-        asked = [call.asks for call in calls]
-        self._kind = [asked.index(call.asks) for call in calls]
+        resources = [call.resources for call in calls]
+        self._kind = [resources.index(call.resources) for call in calls]
         self._jobs: dict[int, str] = {}
         self._tasks: dict[str, int] = {}
         self.running: dict[str, int] = {}
@@ -145,9 +145,9 @@ class _Submission:
         self.waiting = [index for index in range(len(calls)) if index not in self._jobs]
 
     def submit_ready(self) -> bool:
-        """Submit what may begin, as far as there is room; what needs a call that failed has failed. Whether some still wait."""
-        for index in [index for index in self.waiting if self._has_lost(index)]:
-            self._drop(index, _LOST)
+        """Submit what may begin, as far as there is room; what depends on a failed call has failed. True if some still wait."""
+        for index in [index for index in self.waiting if self._dependency_failed(index)]:
+            self._drop(index, _DEPENDENCY_FAILED)
         names: list[str] = []
         while batch := self._batch():
             if self._cancelled():
@@ -164,9 +164,9 @@ class _Submission:
     def collect(self, lost: Collection[str]) -> None:
         """Take the outcomes of the jobs that have ended. lost: those that the queue does not have any more."""
         for job, index in list(self.running.items()):
-            if self._has_lost(index):  # the queue will never begin it
+            if self._dependency_failed(index):  # the queue will never begin it
                 del self.running[job]
-                self.outcomes[index] = Outcome(reason=_LOST)
+                self.outcomes[index] = Outcome(reason=_DEPENDENCY_FAILED)
                 continue
             outcome = self._outcome(job, gone=job in lost)
             if outcome is not None:
@@ -175,13 +175,13 @@ class _Submission:
                     self._say(f"job {job} failed: {outcome.reason}")
 
     def _attach(self) -> None:
-        """Find the jobs that live and make one of these calls; what needs a call that begins again begins again too."""
+        """Find the active jobs that make one of these calls; what depends on a call that begins again begins again too."""
         wanted = {call.options: index for index, call in enumerate(self._calls)}
         known = submitted(self._queue.folder)
-        living = [job for job in self._queue.living() or () if job in known]
-        found = {wanted[known[job].options]: job for job in living if known[job].options in wanted}
+        active = [job for job in self._queue.active_jobs() or () if job in known]
+        found = {wanted[known[job].options]: job for job in active if known[job].options in wanted}
         for index, job in sorted(found.items()):
-            if self._calls[index].needs is None or self._calls[index].needs in found:
+            if self._calls[index].depends_on is None or self._calls[index].depends_on in found:
                 self._jobs[index], self.running[job], self._tasks[job] = job, index, known[job].tasks
                 self._say(f"job {job} is already running; its log is {log_file(self._queue.folder, job)}")
 
@@ -189,7 +189,7 @@ class _Submission:
         """Calls to submit together: they may begin and wait for the same job. A cell goes before a model, equal ones together."""
         ready = sorted(
             filter(self._is_ready, self.waiting),
-            key=lambda index: (self._calls[index].needs is None, self._kind[index]),
+            key=lambda index: (self._calls[index].depends_on is None, self._kind[index]),
         )
         together = [index for index in ready if self._after(index) == self._after(ready[0])]
         return together[: self._queue.room([self._calls[index] for index in together])] if together else []
@@ -206,16 +206,20 @@ class _Submission:
 
     def _after(self, index: int) -> str | None:
         """The job that this call must wait for."""
-        need = self._calls[index].needs
-        return None if need is None or need in self.outcomes else self._jobs.get(need)
+        dependency = self._calls[index].depends_on
+        return None if dependency is None or dependency in self.outcomes else self._jobs.get(dependency)
 
     def _is_ready(self, index: int) -> bool:
-        need = self._calls[index].needs
-        return need is None or need in self.outcomes or (self._queue.holds_back and need in self._jobs)
+        dependency = self._calls[index].depends_on
+        return (
+            dependency is None
+            or dependency in self.outcomes
+            or (self._queue.supports_dependencies and dependency in self._jobs)
+        )
 
-    def _has_lost(self, index: int) -> bool:
-        need = self._calls[index].needs
-        return need in self.outcomes and self.outcomes[need].reason is not None
+    def _dependency_failed(self, index: int) -> bool:
+        dependency = self._calls[index].depends_on
+        return dependency in self.outcomes and self.outcomes[dependency].reason is not None
 
     def _drop(self, index: int, reason: str) -> None:
         self.waiting.remove(index)
@@ -233,4 +237,6 @@ class _Submission:
             return Outcome(**failed[0])
         if len(written) == self._tasks[job]:
             return Outcome(**written[0])
-        return Outcome(reason=f"{self._queue.fate(job)}; its log is {log_file(folder, job)}") if gone else None
+        return (
+            Outcome(reason=f"{self._queue.failure_reason(job)}; its log is {log_file(folder, job)}") if gone else None
+        )

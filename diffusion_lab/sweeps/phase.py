@@ -22,21 +22,23 @@ _POLL_SECONDS = 0.5
 def run_all(jobs: Sequence[Job], launch: Launch, keeps_order: bool) -> dict[Path, str]:
     """Folder -> reason, of the jobs that failed; status.json there says the same. Raises what `launch` raises if none began.
 
-    keeps_order: whether `launch` itself begins a job when the one that it needs is done. Otherwise it is given the jobs that
-    need no other, and when all of them have ended the others.
+    keeps_order: whether `launch` itself begins a job when the one that it depends on is done. Otherwise it is given the jobs that
+    depend on no other, and when all of them have ended the others.
     """
     forget_failures(jobs)
     stages = (
-        [jobs] if keeps_order else [[job for job in jobs if (job.needs is None) == first] for first in (True, False)]
+        [jobs]
+        if keeps_order
+        else [[job for job in jobs if (job.depends_on is None) == first] for first in (True, False)]
     )
     failures: dict[Path, str] = {}
     for stage in stages:
-        ready = [job for job in stage if job.needs not in failures]
+        ready = [job for job in stage if job.depends_on not in failures]
         if ready:
             failures |= _complete(ready, launch)
         for job in stage:
-            if job.needs in failures:
-                failures[job.folder] = fail(job.folder, f"its model failed: {failures[job.needs]}")
+            if job.depends_on in failures:
+                failures[job.folder] = fail(job.folder, f"its model failed: {failures[job.depends_on]}")
     return failures
 
 
@@ -69,7 +71,7 @@ def _complete(jobs: Sequence[Job], launch: Launch) -> dict[Path, str]:
         return _after_loss(jobs, launch, error)
     failures = {}
     for job, reason in zip(jobs, reasons, strict=True):
-        if job.needs in failures:
+        if job.depends_on in failures:
             continue
         if reason is None and not job.done:
             reason = _own_reason(job) or "it ended without a result"
@@ -107,6 +109,6 @@ def _was_killed(job: Job) -> bool:
 
 
 def _own_reason(job: Job) -> str | None:
-    """Why it failed, by its own word or by its silence."""
+    """Why it failed, from its status or from the lack of one."""
     status = read_status(job.folder)
     return None if status is None or status.state == DONE else status.reason

@@ -27,7 +27,7 @@ class PlannedCell:
 class Job:
     """A model to train or a cell to score.
 
-    folder: which it holds; result: the file there that it writes last; label: what sets it apart; needs: the folder of the
+    folder: which it holds; result: the file there that it writes last; label: what sets it apart; depends_on: the folder of the
     model that must be trained first, where that is another job of the same plan.
     """
 
@@ -36,7 +36,7 @@ class Job:
     result: Path
     overrides: tuple[str, ...]
     label: str
-    needs: Path | None = None
+    depends_on: Path | None = None
     found: int | None = field(default=None, compare=False)  # the result of an earlier job, which is to be replaced
 
     @property
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The models before the cells that need them."""
+        """The models before the cells that depend on them."""
         return (*self.to_train, *self.to_score)
 
     @property
@@ -124,7 +124,7 @@ def plan(
             # The other job has trained again what was to be trained again.
             (*cell.overrides, "retrain=false", f"rescore={str(cell.run.metrics.is_file()).lower()}"),
             _label([cell], values),
-            needs=cell.model.path if cell.model.path in to_train else None,
+            depends_on=cell.model.path if cell.model.path in to_train else None,
             found=_stamp(cell.run.metrics),
         )
         for cell in different

@@ -54,7 +54,7 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
     cancelled, stopped = sweep.cancelled.is_file(), dict[Path, JobProgress]()
     found = []
     for job in all_of_it.jobs:
-        found.append(_progress_of(job, in_queue.get(job.name), stopped.get(job.needs), cancelled))
+        found.append(_progress_of(job, in_queue.get(job.name), stopped.get(job.depends_on), cancelled))
         if found[-1].state in (FAILED, INTERRUPTED):
             stopped[job.folder] = found[-1]
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))

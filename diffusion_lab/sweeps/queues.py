@@ -36,20 +36,20 @@ _FOREVER = 60 * 24 * 365  # minutes
 
 
 class SlurmQueue(Queue):
-    """A cluster, which holds and requeues jobs itself. What a call asks is options of submitit's Slurm executor.
+    """A cluster, which holds and requeues jobs itself. The resources of a call are options of submitit's Slurm executor.
 
     max_num_timeout: how often a job may reach its time limit and be put back into the queue. python: the command that starts
     Python there; None: the one that runs this.
     """
 
-    holds_back = True
+    supports_dependencies = True
 
     def __init__(self, folder: Path, max_num_timeout: int, python: str | None) -> None:
         self.folder, self.max_num_timeout, self.python = folder, max_num_timeout, python
 
     def room(self, waiting: Sequence[Call]) -> int:
         """All that ask for the same and fit into an array: Slurm itself keeps to `array_parallelism`."""
-        alike = takewhile(lambda call: call.asks == waiting[0].asks, waiting)
+        alike = takewhile(lambda call: call.resources == waiting[0].resources, waiting)
         return sum(1 for _ in islice(alike, self._longest_array))
 
     @cached_property
@@ -67,7 +67,7 @@ class SlurmQueue(Queue):
             )
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
         executor.update_parameters(**self._parameters(calls[0], after))
-        tasks = calls[0].asks["nodes"] * calls[0].asks["ntasks_per_node"]
+        tasks = calls[0].resources["nodes"] * calls[0].resources["ntasks_per_node"]
         jobs = _submitted(executor, calls)
         return {
             job.job_id: Submitted(call.options, call.directory, call.code, tasks)
@@ -77,10 +77,10 @@ class SlurmQueue(Queue):
     def place(self, job: str) -> None:
         """Slurm decides it when the job runs."""
 
-    def living(self) -> Collection[str] | None:
+    def active_jobs(self) -> Collection[str] | None:
         return in_slurm(self.folder)
 
-    def fate(self, job: str) -> str:
+    def failure_reason(self, job: str) -> str:
         shown = ask("scontrol", "show", "job", job, "--oneliner") or ""
         found = re.search(r"JobState=(\w+).* ExitCode=(\d+):(\d+)", shown)
         if found is None:
@@ -106,7 +106,7 @@ class SlurmQueue(Queue):
     def _parameters(call: Call, after: str | None) -> dict[str, Any]:
         # One device that fails ends the job; the others would wait for it.
         own = {"job_name": f"diffusion-lab-{call.options[0]}", "stderr_to_stdout": True}
-        parameters = {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.asks}
+        parameters = {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.resources}
         if after is not None:
             more = {**parameters.get("additional_parameters", {}), "kill-on-invalid-dep": "yes"}  # or it waits for ever
             parameters |= {"dependency": f"afterok:{after}", "additional_parameters": more}
@@ -122,7 +122,7 @@ class LocalQueue(Queue):
     A file beside a job's others says which process it is and where it runs: so a later command finds it while it lives.
     """
 
-    holds_back = False
+    supports_dependencies = False
     is_shared = False
 
     def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
@@ -134,7 +134,7 @@ class LocalQueue(Queue):
             self._earlier[name], self._places[name] = process, Place(**place)
 
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
-        """What trainer.accelerator and trainer.devices request here. JobError, in one sentence, if it is not here."""
+        """What trainer.accelerator and trainer.devices request here; JobError, in one sentence, if this machine lacks it."""
         try:
             request = requested(accelerator, 1 if devices is None else devices, self.gpus)
         except ValueError as error:
@@ -169,9 +169,9 @@ class LocalQueue(Queue):
 
     def _free_places(self, calls: Sequence[Call]) -> list[Place]:
         """Where the first of these calls may run beside what runs; those behind one that has to wait wait too."""
-        taken = [self._places[name] for name in self.living()]
+        taken = [self._places[name] for name in self.active_jobs()]
         found: list[Place] = []
-        for request in [self.request(**call.asks) for call in calls]:  # all, before the first of them runs
+        for request in [self.request(**call.resources) for call in calls]:  # all, before the first of them runs
             place = self._free(request, [*taken, *found])
             if place is None:
                 break
@@ -193,22 +193,22 @@ class LocalQueue(Queue):
         threads = _users_threads() or max(1, self.num_cores // ((self.parallel or share) * request.size))
         return Place(gpus, request.size, threads)
 
-    def living(self) -> Collection[str]:
-        return [*self._own_living(), *(name for name, process in self._earlier.items() if process.lives())]
+    def active_jobs(self) -> Collection[str]:
+        return [*self._own_active_jobs(), *(name for name, process in self._earlier.items() if process.lives())]
 
-    def fate(self, job: str) -> str:
+    def failure_reason(self, job: str) -> str:
         return "its process was killed"
 
     def close(self) -> None:
         deadline = time.monotonic() + _EXIT_SECONDS
-        while self._own_living() and time.monotonic() < deadline:
+        while self._own_active_jobs() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def _own_living(self) -> list[str]:
+    def _own_active_jobs(self) -> list[str]:
         return [name for name, process in self._own.items() if process.poll() is None]
 
 
-def prepared(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
+def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, str]]:
     """Write a call into `folder`; the command that makes it, in one process anywhere that sees the folder, and its environment.
 
     To submitit it is the only task of a local job `name`, which prints into the file `log_file(folder, name)` if it is sent there.
@@ -226,7 +226,7 @@ def prepared(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, 
 
 
 def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    command, variables = prepared(folder, name, call)
+    command, variables = prepare(folder, name, call)
     with log_file(folder, name).open("ab") as log:
         return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
 

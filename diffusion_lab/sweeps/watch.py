@@ -26,18 +26,18 @@ _POLL_SECONDS = 0.5
 
 @contextmanager
 def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
-    """Tell of `jobs` while the block runs."""
+    """Report on `jobs` while the block runs."""
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     # The jobs of this process write elsewhere; the bar must not catch their output back.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
     watch = Watch(jobs, console, bars)
     stop = threading.Event()
 
-    def look_now_and_then() -> None:
+    def poll() -> None:
         while not stop.wait(_POLL_SECONDS):
-            watch.look()
+            watch.update()
 
-    thread = threading.Thread(target=look_now_and_then, daemon=True, name="watch")
+    thread = threading.Thread(target=poll, daemon=True, name="watch")
     with bars if console.is_terminal else nullcontext():
         thread.start()
         try:
@@ -45,7 +45,7 @@ def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
         finally:
             stop.set()
             thread.join()
-            watch.look(last=True)
+            watch.update(last=True)
 
 
 class Watch:
@@ -53,12 +53,12 @@ class Watch:
 
     def __init__(self, jobs: Sequence[Job], console: Console, bars: Progress) -> None:
         self._waiting, self._num_jobs = list(jobs), Counter(job.what for job in jobs)
-        self._told: Counter[str] = Counter()
+        self._reported: Counter[str] = Counter()
         self._console, self._bars = console, bars
         self._tasks: dict[Path, TaskID] = {}
 
-    def look(self, last: bool = False) -> None:
-        """Tell of every job that has ended since the last look; move the bars of those that run.
+    def update(self, last: bool = False) -> None:
+        """Report every job that has ended since the last update; move the bars of those that run.
 
         One that was killed has not ended before that is written down, because it may get another try, and one that was
         interrupted may be put back in its queue.
@@ -67,19 +67,19 @@ class Watch:
         for job in list(self._waiting):
             status = written_status(job.folder)
             if job.done:
-                self._tell(job, result_line(job))
+                self._report(job, result_line(job))
             elif status is not None and status.state == RUNNING:
                 self._move(job, status.step or 0, status.steps)
             elif status is not None and status.state in ends:
-                self._tell(job, f"[red]{status.state}[/]: {escape(str(status.reason))}")
+                self._report(job, f"[red]{status.state}[/]: {escape(str(status.reason))}")
 
-    def _tell(self, job: Job, how: str) -> None:
+    def _report(self, job: Job, how: str) -> None:
         self._waiting.remove(job)
-        self._told[job.what] += 1
+        self._reported[job.what] += 1
         if job.folder in self._tasks:
             self._bars.remove_task(self._tasks.pop(job.folder))
-        told, of = self._told[job.what], self._num_jobs[job.what]
-        place = f"{job.what} {told:>{len(str(of))}} of {of}"
+        number, of = self._reported[job.what], self._num_jobs[job.what]
+        place = f"{job.what} {number:>{len(str(of))}} of {of}"
         self._console.print(f"{place}  {escape(job.label)}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
 
     def _move(self, job: Job, step: int, steps: int | None) -> None:
@@ -97,5 +97,5 @@ def result_line(job: Job) -> str:
     values = result.get("values")
     if values is None:
         return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
-    told = [m for m in described(result) if m.name in values and (m.headline or m.name == SECONDS)]
-    return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in told)
+    main = [m for m in described(result) if m.name in values and (m.headline or m.name == SECONDS)]
+    return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in main)

@@ -46,11 +46,11 @@ class Call:
         overrides: Sequence[str],
         number: int,
         name: str | None = None,
-        needs: int | None = None,
+        depends_on: int | None = None,
     ) -> None:
         self.context, self.task, self.config = launcher.hydra_context, launcher.task_function, launcher.config
-        self.overrides, self.number, self.needs = list(overrides), number, needs
-        self.asks = launcher.asks(overrides)
+        self.overrides, self.number, self.depends_on = list(overrides), number, depends_on
+        self.resources = launcher.resources_of(overrides)
         self.code = os.environ.get("DIFFUSION_LAB_CODE", "")
         beginning = ("retrain=", "rescore=")
         shaping = [option for option in filter_overrides(overrides) if not option.lstrip("+~").startswith(beginning)]
@@ -112,9 +112,11 @@ class Call:
         returned = done._return_value  # the property raises what a failed job returned
         if done.status is JobStatus.COMPLETED:
             return Outcome(None if returned is None else float(returned))
-        said = mistake_in_job(returned)
-        print("".join(traceback.format_exception(returned)) if said is None else said, file=sys.stderr, flush=True)
-        return Outcome(reason=said or f"{type(returned).__name__}: {' '.join(str(returned).split())}")
+        message = mistake_in_job(returned)
+        print(
+            "".join(traceback.format_exception(returned)) if message is None else message, file=sys.stderr, flush=True
+        )
+        return Outcome(reason=message or f"{type(returned).__name__}: {' '.join(str(returned).split())}")
 
 
 class QueueLauncher(Launcher):
@@ -123,9 +125,9 @@ class QueueLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         _require_submitit()
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self._asked: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        self._resources: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
-    def asks(self, overrides: Sequence[str]) -> Mapping[str, Any]:
+    def resources_of(self, overrides: Sequence[str]) -> Mapping[str, Any]:
         """The resources that a job with these overrides requests."""
         loader = self.hydra_context.config_loader
         keys = {override: override.partition("=")[0].lstrip("+~") for override in overrides}
@@ -135,12 +137,12 @@ class QueueLauncher(Launcher):
             for override, key in keys.items()
             if key.startswith(("trainer.", "accelerator", "devices")) or loader.get_group_options(key.partition("@")[0])
         )
-        if deciding not in self._asked:
-            self._asked[deciding] = self.asked_in(loader.load_sweep_config(self.config, list(deciding)))
-        return self._asked[deciding]
+        if deciding not in self._resources:
+            self._resources[deciding] = self.resources_in(loader.load_sweep_config(self.config, list(deciding)))
+        return self._resources[deciding]
 
     @abstractmethod
-    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
+    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
         """The resources that a job with this config requests."""
 
     @abstractmethod
@@ -148,20 +150,20 @@ class QueueLauncher(Launcher):
         """Where the jobs go."""
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
-        """What these jobs of a plan ask of the queue, in lines for its user; an error in one sentence for what it does not have."""
+        """The resources that these jobs of a plan request, in lines for its user; an error in one sentence for what it lacks."""
         for job in jobs:
-            self.asks(job.overrides)
+            self.resources_of(job.overrides)
         return []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
         calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
-        return [_returned(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
+        return [_job_return(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
 
     def launch_plan(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
-        """Why each job of a plan failed (None: it did not); each begins when the one that it needs is done.
+        """Why each job of a plan failed (None: it did not); each begins when the one that it depends on is done.
 
-        wait=False: submit them and return; the queue must hold back.
+        wait=False: submit them and return; the queue must support dependencies.
         """
         setup_globals()
         number = {job.folder: index for index, job in enumerate(jobs)}
@@ -171,7 +173,7 @@ class QueueLauncher(Launcher):
                 [*job.overrides, f"hydra.sweep.subdir={quoted(job.name)}"],
                 index,
                 job.name,
-                number.get(job.needs),
+                number.get(job.depends_on),
             )
             for index, job in enumerate(jobs)
         ]
@@ -198,14 +200,14 @@ class LocalLauncher(QueueLauncher):
             raise ValueError(f"parallel={parallel} must be at least 1")
         self.folder, self.parallel = Path(folder).absolute(), parallel
 
-    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
+    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
         """trainer.accelerator and trainer.devices; the options themselves, where the command has no trainer."""
         trainer = config.get("trainer") or config
         devices = trainer.get("devices")
         devices = list(devices) if OmegaConf.is_list(devices) else devices
-        asked = {"accelerator": str(trainer.get("accelerator", "auto")), "devices": devices}
-        self.queue().request(**asked)  # an error for what this machine lacks, before anything runs
-        return asked
+        resources = {"accelerator": str(trainer.get("accelerator", "auto")), "devices": devices}
+        self.queue().request(**resources)  # an error for what this machine lacks, before anything runs
+        return resources
 
     def queue(self) -> LocalQueue:
         from diffusion_lab.devices import num_cores, visible_gpus
@@ -215,9 +217,9 @@ class LocalLauncher(QueueLauncher):
 
 
 class SlurmLauncher(QueueLauncher):
-    """See conf/hydra/launcher/slurm.yaml. asked: of a job, see `asked_in`: it may differ by family."""
+    """See conf/hydra/launcher/slurm.yaml. resources: of a job, see `resources_in`: they may differ by family."""
 
-    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None, **asked: Any) -> None:
+    def __init__(self, folder: str, dry_run: bool, max_num_timeout: int, python: str | None, **resources: Any) -> None:
         self.folder, self.dry_run = Path(folder).absolute(), dry_run
         self.max_num_timeout, self.python = max_num_timeout, python
 
@@ -226,17 +228,17 @@ class SlurmLauncher(QueueLauncher):
 
         return SlurmQueue(self.folder, self.max_num_timeout, self.python)
 
-    def asked_in(self, config: DictConfig) -> Mapping[str, Any]:
-        from diffusion_lab.from_config.cluster import asked_of_slurm
+    def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
+        from diffusion_lab.from_config.cluster import slurm_options
 
         families = self.hydra_context.config_loader.get_group_options("model")
-        return asked_of_slurm(config, config.hydra.runtime.choices.get("model"), families)
+        return slurm_options(config, config.hydra.runtime.choices.get("model"), families)
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         from diffusion_lab.from_config.cluster import summary
 
-        counts = Counter(summary(self.asks(job.overrides)) for job in jobs)
-        return [f"Slurm: {count} job{'s' * (count > 1)} of {asked}" for asked, count in counts.items()]
+        counts = Counter(summary(self.resources_of(job.overrides)) for job in jobs)
+        return [f"Slurm: {count} job{'s' * (count > 1)} of {resources}" for resources, count in counts.items()]
 
     def run(
         self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
@@ -248,16 +250,16 @@ class SlurmLauncher(QueueLauncher):
             print(f"  {' '.join(filter_overrides(call.overrides))}")
         left = list(calls)
         while left:  # jobs with equal requests have the same script
-            same = [call for call in left if call.asks == left[0].asks]
-            left = [call for call in left if call.asks != left[0].asks]
-            later = sum(call.needs is not None for call in same)
+            same = [call for call in left if call.resources == left[0].resources]
+            left = [call for call in left if call.resources != left[0].resources]
+            later = sum(call.depends_on is not None for call in same)
             print(f"\n{self.queue().script(same[0], max(1, len(same) - later))}")
             if later:
                 print(f"# and {later} of them, each once its model is trained: --dependency=afterok:<job of the model>")
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 
-def _returned(call: Call, outcome: Outcome) -> JobReturn:
+def _job_return(call: Call, outcome: Outcome) -> JobReturn:
     """What Hydra's sweepers expect of a job."""
     from diffusion_lab.sweeps.jobs import JobError
 

@@ -1,4 +1,4 @@
-"""The working directory's own conf/, where it has a folder local/: what is so on one machine, or for one user."""
+"""Adds ./conf to Hydra's search path if it has a folder local/: settings of one machine, or of one user."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class LocalSearchPath(SearchPathPlugin):
-    """Behind the lab's own choices: a file of the same name takes nothing's place."""
+    """Searched after the lab's own configs, so a file of the same name overrides none of them."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         folder = Path.cwd() / "conf"

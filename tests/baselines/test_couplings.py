@@ -15,7 +15,7 @@ from diffusion_lab.baselines.couplings import (
     InvertibleConv,
     Logit,
     Multiscale,
-    OfTheRest,
+    OnRemainingChannels,
     fit_actnorms,
     standard_normal_log_prob,
 )
@@ -51,7 +51,7 @@ def whole():
     """Two scales and a vector: 2 × 8 × 8, of which 2 × 4 × 4 and then 2 × 2 × 2 go on."""
 
     def details(kept):
-        mixed = [OfTheRest(Chain([ActNorm(6), InvertibleConv(6)]), kept), coupling(8, kept=5)]
+        mixed = [OnRemainingChannels(Chain([ActNorm(6), InvertibleConv(6)]), kept), coupling(8, kept=5)]
         return Chain([Haar(), *mixed, coupling(8, kept=kept)])
 
     scales = [details(2), details(2), Chain([Flatten((2, 2, 2)), *steps(8)])]
@@ -67,7 +67,7 @@ MAPS = {
     "coupling of odd channels": (lambda: coupling(5), (5, 2, 2)),
     "logit": (lambda: Logit(0.01), (CHANNELS, SIDE, SIDE)),
     "coupling that keeps one": (lambda: coupling(4, kept=1), (4, 2, 2)),
-    "of the rest": (lambda: OfTheRest(Chain(steps(4)), 2), (CHANNELS, SIDE, SIDE)),
+    "on remaining channels": (lambda: OnRemainingChannels(Chain(steps(4)), 2), (CHANNELS, SIDE, SIDE)),
     "Haar": (Haar, (CHANNELS, SIDE, SIDE)),
     "flatten": (lambda: Flatten((2, 3, 1)), (2, 3, 1)),
     "chain": (lambda: Chain([*steps(CHANNELS), *steps(CHANNELS)]), (CHANNELS, SIDE, SIDE)),
@@ -202,7 +202,7 @@ def test_haars_details_are_the_differences_along_each_direction(image, details):
 
 
 def test_what_is_kept_is_not_seen_by_what_works_on_the_rest():
-    transform, x, e = made("of the rest")
+    transform, x, e = made("on remaining channels")
     z, log_det = transform(x, e)
     changed = torch.cat([x[:, :2] + 1, x[:, 2:]], 1)
     again, log_det_again = transform(changed, e)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion_lab.callbacks.ema import EMA, average_name, same_so_far, suited_weights
+from diffusion_lab.callbacks.ema import EMA, average_name, default_weights, same_so_far
 
 
 class Trainer:
@@ -113,10 +113,10 @@ def test_a_decay_lies_between_0_and_1(decay):
 
 def test_the_weights_that_suit_the_length_of_training():
     names = ["raw", "ema_0.9999", "ema_0.999"]
-    assert suited_weights(names, 100) == "ema_0.999"  # none has warmed up: all are alike
-    assert suited_weights(names, 9_000) == "ema_0.999"
-    assert suited_weights(names, 100_000) == "ema_0.9999"
-    assert suited_weights(["raw"], 100_000) == "raw"
+    assert default_weights(names, 100) == "ema_0.999"  # none has warmed up: all are alike
+    assert default_weights(names, 9_000) == "ema_0.999"
+    assert default_weights(names, 100_000) == "ema_0.9999"
+    assert default_weights(["raw"], 100_000) == "raw"
 
 
 def test_what_serves_training_only_has_no_average():

@@ -34,7 +34,7 @@ def test_a_signal_that_ended_training_goes_on_to_the_clusters_handler_when_all_i
     interruption = Interruption()
 
     def train():
-        with interruption.handing_on():
+        with interruption.forwarding_signals():
             try:
                 with interruption.listening():
                     os.kill(os.getpid(), signal.SIGUSR2)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion_lab.callbacks.ema import suited_weights
+from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.callbacks.power_averages import PowerAverages
 from diffusion_lab.callbacks.profiles import Profile
 from diffusion_lab.from_config.mistakes import MistakeError
@@ -110,7 +110,7 @@ def test_a_checkpoint_of_older_code_goes_on_without(tmp_path):
 
 
 def test_built_averages_are_never_chosen_by_themselves():
-    assert suited_weights(["raw", "ema_0.5", "ema_rel_0.05"], 1000) == "ema_0.5"
+    assert default_weights(["raw", "ema_0.5", "ema_rel_0.05"], 1000) == "ema_0.5"
 
 
 def test_what_cannot_be_built_is_said(tmp_path, whole):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from diffusion_lab.callbacks.ema import EMA, same_so_far, suited_weights
+from diffusion_lab.callbacks.ema import EMA, default_weights, same_so_far
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.snapshots import Snapshots
-from diffusion_lab.from_config.moments import read_taken
+from diffusion_lab.from_config.moments import read_training_progress
 from diffusion_lab.models.budget import TimeBudget
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.runs import ModelDirectory
@@ -100,8 +100,8 @@ def test_it_is_read_as_an_average_and_never_chosen_by_itself(tmp_path):
     with model.use_weights("at_0.2"):
         assert model.w.tolist()[0] == kept(tmp_path)["at_0.2"][2]
     names = ["raw", "ema_0.5", "ema_0.9", "at_0.2"]
-    assert suited_weights(names, 1) == "ema_0.5"
-    assert suited_weights(names, 1000) == "ema_0.9"
+    assert default_weights(names, 1) == "ema_0.5"
+    assert default_weights(names, 1000) == "ema_0.9"
     assert same_so_far(names, 1) == ["ema_0.5", "ema_0.9"]
 
 
@@ -129,7 +129,11 @@ def test_time_without_a_budget_is_that_of_the_monitor(tmp_path):
 def test_a_file_says_what_training_had_taken(tmp_path):
     time = TimeBudget(100.0)
     trained(tmp_path, ["4steps"], steps=5, decays=(), callbacks=(time,), used=lambda step: step / 10)
-    assert read_taken(ModelDirectory(tmp_path), "at_4steps") == {"step": 4, "seconds": 40, "images": 8 * BATCH}
+    assert read_training_progress(ModelDirectory(tmp_path), "at_4steps") == {
+        "step": 4,
+        "seconds": 40,
+        "images": 8 * BATCH,
+    }
 
 
 def test_a_resumed_training_keeps_images_that_are_still_to_come(tmp_path):

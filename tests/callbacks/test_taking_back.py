@@ -8,7 +8,7 @@ from lightning import Trainer
 
 from diffusion_lab.callbacks import finite
 from diffusion_lab.callbacks.finite import NotFiniteError, SkipNotFinite
-from diffusion_lab.callbacks.taking_back import take_back_unless
+from diffusion_lab.callbacks.taking_back import undo_step_unless
 from diffusion_lab.models.muon import Muon
 
 from .test_finite import GOOD, INF, NAN, Line
@@ -37,7 +37,7 @@ def walked(optimizer, steps):
             parameter.grad = torch.full_like(parameter, torch.nan)
             if is_finite:
                 parameter.grad = torch.randn(parameter.shape, generator=random)
-        take_back_unless(torch.tensor(is_finite), optimizer)
+        undo_step_unless(torch.tensor(is_finite), optimizer)
         optimizer.step()
     return [*parameters, *(value for parameter in parameters for value in optimizer.state[parameter].values())]
 
@@ -51,7 +51,7 @@ def test_weights_moments_and_counts_are_those_of_the_steps_that_count(optimizer,
 
 
 def train(monkeypatch, batches, log_every_n_steps, stop_after=20):
-    monkeypatch.setattr(finite, "at_hand", lambda values: False)
+    monkeypatch.setattr(finite, "is_on_host", lambda values: False)
     model, skip = Line(), SkipNotFinite(stop_after)
     trainer = Trainer(
         max_steps=len(batches),

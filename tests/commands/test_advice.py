@@ -35,7 +35,7 @@ def test_the_advised_options_can_be_typed_and_the_report_repeats_them(lab):
     code, _, err = lab("report", "runs=outputs/runs", "to=report")
     assert code == 0, err
     page = (lab.folder / "report" / "report.html").read_text()
-    assert "Which steps would serve" in page
+    assert "Recommended steps" in page
     assert options[1] in page
     assert (lab.folder / "report" / "figures" / "bits_by_num_steps.pdf").is_file()
 

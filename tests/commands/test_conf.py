@@ -105,7 +105,7 @@ def test_a_sampler_turns_noise_into_an_image_in_range(name):
     assert float(x_0.abs().max()) <= 1
     assert sampler.order >= 1
     steps = process.respace(sampler.spacing(process)).num_timesteps
-    assert steps <= len(sampler.looks(steps)) <= steps * sampler.evaluations_per_step
+    assert steps <= len(sampler.evaluation_times(steps)) <= steps * sampler.evaluations_per_step
 
 
 @pytest.mark.parametrize("name", choices("sampler"))
@@ -233,7 +233,7 @@ def test_edm_samples_in_the_published_35_evaluations_from_the_published_noise():
     cfg = composed("experiment=edm_cifar10")
     process, sampler = GaussianDiffusion(instantiate(cfg.schedule)), instantiate(cfg.sampler)
     chain = process.respace(sampler.spacing(process))
-    assert len(sampler.looks(chain.num_timesteps)) == 35
+    assert len(sampler.evaluation_times(chain.num_timesteps)) == 35
     i = torch.arange(18, dtype=torch.float64)
     sigma = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # Karras et al. 2022, eq. 5
     torch.testing.assert_close(chain.noise(torch.arange(18, 0, -1)), sigma)

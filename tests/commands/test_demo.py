@@ -40,7 +40,7 @@ def test_it_offers_what_the_model_can_do_and_draws_what_the_command_draws(shown,
         "compare": "linear",
     }
     answer = shown.answer(values)
-    assert "4 samples · 4 network evaluations each" in answer["said"]
+    assert "4 samples · 4 network evaluations each" in answer["summary"]
     curves = answer["curves"]
     assert curves["visited"]["x"][-1] == curves["own"]["x"][-1] == 1
     assert len(curves["visited"]["x"]) == 2
@@ -62,7 +62,7 @@ def test_a_family_without_steps_has_fewer_controls():
     assert (gan.offers.samplers, gan.offers.guidances, gan.offers.schedules) == ({}, (), ())
     answer = gan.answer({**gan.start, "num_images": 2})
     assert answer["curves"] is None
-    assert "2 samples" in answer["said"]
+    assert "2 samples" in answer["summary"]
 
 
 def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab):

@@ -126,7 +126,7 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
         (["weights=ema_2"], "ema_2"),
         (["format=openai"], "32 groups in every norm"),
         (["to=outputs"], "to=outputs already exists and is not overwritten"),
-        (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline has no guidance"),
+        (["guidance=classifier_free", "guidance.interval=[1,9]"], "the pipeline does not support guidance"),
     ],
     ids=str,
 )

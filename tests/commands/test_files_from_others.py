@@ -342,7 +342,7 @@ SAMPLE = {
         lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
         "more is too large a number",
     ),
-    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a text, a number"),
+    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a string, a number"),
     "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), "is not the shape of an image"),
     "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
     "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
@@ -608,7 +608,7 @@ SCORE = {
     "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
     "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is not an object"),
     "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
-    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is not a text"),
+    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is not a string"),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of words": (metrics("curves", "bits_per_dim", "t", to=["x"]), "curves.bits_per_dim is not made of lists"),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
@@ -753,4 +753,4 @@ def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab
     edit(directory.path, "optimizer.lr", 0.5)
     code, _, err = lab("train", *options)
     assert code == 1
-    assert "was changed since this training began (optimizer.lr); set retrain=true to train again" in err
+    assert "has changed since this training began (optimizer.lr); set retrain=true to train again" in err

@@ -73,7 +73,7 @@ def test_a_model_of_another_network_is_one_sentence(lab):
             [*tiny("diffusion"), "network.base_channels=16"],
             "(32,) in the file and (64,) in this model; the options of its network are in",
         ),
-        (tiny("vae"), "is not in the file and "),
+        (tiny("vae"), "is missing in the file and "),
         ([*tiny("diffusion"), "init_weights=ema_0.5"], "init_weights=ema_0.5"),
         ([*tiny("diffusion"), "init_from=nowhere"], "nowhere holds no weights"),
     ):

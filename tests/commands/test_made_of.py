@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import diffusion_lab
 from diffusion_lab.definitions import Code, Node, _Walk
-from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
 from diffusion_lab.from_config import build
 from diffusion_lab.runs import newest_model
@@ -124,7 +124,7 @@ def test_the_users_own_code_counts(lab, monkeypatch, file, old, new, retrains):
 
 def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
     saved = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional" / "config.yaml"))
-    cfg = OmegaConf.create(in_todays_words(saved))
+    cfg = OmegaConf.create(upgraded(saved))
 
     def names(classifier):
         cfg.guidance = {

@@ -36,7 +36,7 @@ for name in [name for name in choices("sampler") if name not in SAMPLERS]:
     new = instantiate(composed(f"sampler={name}").sampler)
     SAMPLERS[name] = (
         STEPS,
-        len(new.looks(3)),
+        len(new.evaluation_times(3)),
         "bound of a strided chain" if new.draws_from_reverse_process else STRIDED,
     )
 # fixed is fixed_large, and learned_jointly samples as learned does. regressed needs a trained head: test_variance_head.

@@ -16,10 +16,10 @@ class Brightness(FeatureMetric):
     def __init__(self, times: float = 1.0):
         self.times = times
 
-    def of(self, naming):
+    def feature_measures(self, naming):
         yield naming.measure("brightness", better=HIGH, meaning="how bright the samples are")
 
-    def look(self, view, scores):
+    def score_view(self, view, scores):
         scores.record(view.naming("brightness"), self.times * (1 + float(view.drawn.vectors().mean())))
 """
 # Without options of metrics and features that a test leaves out.

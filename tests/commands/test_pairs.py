@@ -101,7 +101,7 @@ def test_a_pair_trains_samples_and_scores(schedule, prediction, sampler):
     assert samples.isfinite().all()
     assert likelihood.bits_per_dim.isfinite().all()
     num_steps = len(model.sampler.spacing(model.process))
-    assert model.nfe == len(model.sampler.looks(num_steps))
+    assert model.nfe == len(model.sampler.evaluation_times(num_steps))
     own = model.sampler.draws_from_reverse_process
     assert len(likelihood.curve["t"]) == (num_steps if own else min(model.bound_steps, model.process.num_timesteps))
 
@@ -119,13 +119,13 @@ def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
     if schedule == "schedule=learned" and not continuous:
         refusal = r"^schedule LearnedSchedule is trained by .*; use objective=vlb_continuous with decoder=levels$"
     elif continuous and schedule in TABLES:
-        refusal = r"^objective ContinuousBound is an integral over real t, and \w+ is a table over whole t; use .*$"
-    elif continuous and (density or not real):
         refusal = (
-            r"^objective ContinuousBound is an integral over real t, and timesteps .*; use timesteps=low_discrepancy$"
+            r"^objective ContinuousBound is an integral over continuous t, and \w+ is a table over integer t; use .*$"
         )
+    elif continuous and (density or not real):
+        refusal = r"^objective ContinuousBound is an integral over continuous t, and timesteps .*; use timesteps=low_discrepancy$"
     elif real and schedule in TABLES:
-        refusal = r"^timesteps.real=true: \w+ is a table over whole t; use .*$"
+        refusal = r"^timesteps.real=true: \w+ is a table over integer t; use .*$"
     elif objective == "objective=vlb" and (real or density):
         refusal = r"^objective VariationalBound holds a sum over the steps of the chain, and .*; use timesteps=strat.*$"
     else:

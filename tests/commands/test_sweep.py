@@ -79,7 +79,7 @@ def test_the_plan_can_be_looked_at(lab):
 
 
 def test_the_plan_says_that_no_sampler_shows_the_variance(lab):
-    asked, said = ["train", "-m", *TINY, "variance=fixed_small,learned"], "no sampler here draws with the variance"
+    asked, said = ["train", "-m", *TINY, "variance=fixed_small,learned"], "no sampler here uses the variance"
     for samplers, expected in (("dpm_solver_sde", True), ("ddim", True), ("ddim,strided", False)):
         code, out, err = lab(*asked, f"sampler={samplers}", "hydra.sweeper.dry_run=true", "sampler.spacing.num_steps=3")
         assert code == 0, err

@@ -39,7 +39,7 @@ def trained_head(lab, model, *options):
 def test_a_head_is_trained_found_and_used(lab, model):
     before = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     out = trained_head(lab, model)
-    assert f"trained beside the weights auto of {model}" in out
+    assert f"training a head on the weights auto of {model}" in out
     assert f"diffusion-lab evaluate model_dir={model} variance=regressed" in out
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
     assert newest_model(lab.folder / "outputs").path.name == model.name  # a head is not taken for a model to score

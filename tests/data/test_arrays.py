@@ -198,12 +198,12 @@ REFUSED = {
     "another shape to test on": (
         npz(b=GREY, c=GREY[:, :3]),
         {"train": "a.npz:b", "test": "a.npz:c"},
-        "use equal shapes and types",
+        "use the same shape and type",
     ),
     "fewer levels to test on": (
         npz(b=PIXELS, c=PIXELS.astype(np.uint8)),
         {"train": "a.npz:b", "test": "a.npz:c"},
-        "data.test=.* has 256 levels, the training images have 65536: use equal shapes and types",
+        "data.test=.* has 256 levels, the training images have 65536: use the same shape and type",
     ),
     "integers of no range to test on": (
         npz(b=PIXELS, c=PIXELS.astype(np.int64)),

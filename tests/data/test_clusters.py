@@ -30,7 +30,7 @@ class Groups(InMemoryDataModule):
 
 def clustered(num_clusters: int = 3, num_images: int = 1000, data: InMemoryDataModule | None = None, **options):
     data = data or Groups(batch_size=20, seed=0, **options)
-    data.label_by(Clusters(num_clusters, 50, num_images))
+    data.use_cluster_labels(Clusters(num_clusters, 50, num_images))
     data.prepare()
     return data
 
@@ -101,7 +101,7 @@ def test_impossible_numbers_are_refused(options: tuple[int, int, int]) -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     data = Digits(batch_size=1, seed=0)
     data.train_on(30)
-    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 images with different features"):
+    with pytest.raises(DataError, match=r"labels.num_clusters=40: only 30 images with distinct features"):
         clustered(40, 500, data)
 
 

@@ -76,13 +76,13 @@ def test_points_have_no_gradients():
 
 def test_every_cluster_has_an_image():
     """There are two outlines; only rounding makes more different features, which k-means cannot tell apart."""
-    with pytest.raises(DataError, match=r"only [23] images with different features"):
+    with pytest.raises(DataError, match=r"only [23] images with distinct features"):
         clustered_bars(GradientClusters(5, 50, 1000))
 
 
 def clustered_bars(clusters):
     data = Bars(batch_size=1, seed=0)
-    data.label_by(clusters)
+    data.use_cluster_labels(clusters)
     data.prepare()
     return data
 
@@ -116,7 +116,7 @@ def test_they_come_nearer_to_the_classes_of_digits_than_pixels_do():
 
     def share_of_the_largest_class(clusters):
         data = Digits(batch_size=1, seed=0)
-        data.label_by(clusters)
+        data.use_cluster_labels(clusters)
         data.prepare()
         found = torch.cat([y for _, y in data.batches("train", 2000)])
         pairs = (10 * found + labels).bincount(minlength=100).reshape(10, 10)

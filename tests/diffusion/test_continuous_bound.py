@@ -158,9 +158,9 @@ def test_only_a_decoder_with_parameters_looks_a_second_time_and_reads_the_varian
 
 def test_whole_t_and_tables_are_refused():
     reverse = ReverseProcess(unread, NOISE, FixedSmall())
-    with pytest.raises(ValueError, match="needs real t, but these t are whole"):
+    with pytest.raises(ValueError, match="needs continuous t, but these t are integers"):
         ContinuousBound()(GaussianDiffusion(REAL[0]), reverse, torch.zeros(1, 2), torch.tensor([3]), torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="table over whole t"):
+    with pytest.raises(ValueError, match="table over integer t"):
         GaussianDiffusion(CosineSchedule(10)).log_snr_slope(torch.tensor([3.0], dtype=torch.float64))
 
 

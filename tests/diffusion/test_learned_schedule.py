@@ -115,7 +115,7 @@ def second_moment(logits):
     x_0, eps = points.repeat(len(t) // 4, 1), SigmaPoints()(0, points).repeat(len(t) // 4, 1)
     x_t = process.q_sample(x_0, t, eps)
     with torch.no_grad():
-        guess = ExactNetwork(DATA, LINE, PredictNoise())(x_t, process.shown(t), None)
+        guess = ExactNetwork(DATA, LINE, PredictNoise())(x_t, process.network_time(t), None)
         loss = -0.5 * 99 * process.log_snr_slope(t) * (guess - eps).square().mean(dim=1) / math.log(2)
     return float((weights * loss.square()).sum() / 2)
 
@@ -153,9 +153,9 @@ def test_the_network_sees_log_snr_so_that_a_moved_path_is_no_other_task():
     for schedule in (before, after):
         process = GaussianDiffusion(schedule)
         t = schedule.time_at(log_snr).detach()
-        torch.testing.assert_close(process.shown(t).detach(), before.time_at(log_snr).detach() - 1)
+        torch.testing.assert_close(process.network_time(t).detach(), before.time_at(log_snr).detach() - 1)
     whole = torch.tensor([1, 50, 100])
-    torch.testing.assert_close(process.shown(whole), process.shown(whole.double()).detach())
+    torch.testing.assert_close(process.network_time(whole), process.network_time(whole.double()).detach())
 
 
 def test_an_interval_of_a_guidance_still_counts_t():
@@ -167,10 +167,10 @@ def test_an_interval_of_a_guidance_still_counts_t():
 
 
 class Seen:
-    """A network of x_t and of what it is shown: an answer that no process adapts."""
+    """A network of x_t and of the time that it is given: an answer that no process adapts."""
 
-    def __call__(self, x_t, shown, y):
-        return x_t * (shown / 99)[:, None].clamp(0, 1) ** 0.5 + 0.1
+    def __call__(self, x_t, network_time, y):
+        return x_t * (network_time / 99)[:, None].clamp(0, 1) ** 0.5 + 0.1
 
 
 def test_another_path_is_no_other_bound_for_any_network():

@@ -149,16 +149,16 @@ def test_the_bound_term_is_the_same_where_only_a_gpu_knows_which_rows_are_last_s
     x_0, t, eps = batch(30)
     found = []
     for looks in (True, False):
-        monkeypatch.setattr(bound, "at_hand", lambda values, looks=looks: looks)
+        monkeypatch.setattr(bound, "is_on_host", lambda values, looks=looks: looks)
         torch.manual_seed(0)
         network = TwoHeads()
         reverse = ReverseProcess(network, PredictNoise(), LearnedRange())
         terms = VariationalBound(17, decoder)(PROCESS, reverse, 100 * x_0, t, eps)  # far out, where masses are 0
         terms["loss"].sum().backward()
         found.append([terms["loss"].detach(), *(parameter.grad for parameter in network.parameters())])
-    for at_hand, not_at_hand in zip(*found, strict=True):
-        assert at_hand.isfinite().all()
-        torch.testing.assert_close(at_hand, not_at_hand)
+    for on_host, on_device in zip(*found, strict=True):
+        assert on_host.isfinite().all()
+        torch.testing.assert_close(on_host, on_device)
 
 
 def exhaustive(process, reverse, x_0):

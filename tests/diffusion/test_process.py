@@ -162,9 +162,9 @@ def test_real_t_lies_between_whole_t_and_a_table_has_none():
     torch.testing.assert_close(process.signal(real)[1], process.signal(torch.tensor([2, 3])).mean())
     chain = process.respace(real)
     torch.testing.assert_close(chain.noise(torch.arange(1, 4)), process.noise(real))
-    assert chain.shown(torch.arange(1, 4)).tolist() == [0.0, 1.5, 9.0] == chain.timesteps.tolist()
-    assert process.shown(torch.arange(1, 4)).tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="CosineSchedule is a table over whole t"):
+    assert chain.network_time(torch.arange(1, 4)).tolist() == [0.0, 1.5, 9.0] == chain.timesteps.tolist()
+    assert process.network_time(torch.arange(1, 4)).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="CosineSchedule is a table over integer t"):
         GaussianDiffusion(CosineSchedule(10)).signal(real)
     with pytest.raises(ValueError, match=r"strictly increasing within 1 … 10"):
         process.respace(torch.tensor([2.0, 10.5], dtype=torch.float64))
@@ -176,7 +176,15 @@ def test_a_process_at_t_does_not_look_again():
     t, other = torch.tensor([3, 50]), torch.tensor([4, 2])
     here = process.at(t)
     with CountOps() as count:
-        for ask in (here.signal, here.noise, here.beta, here.log_beta_tilde, here.beta_tilde, here.shown, here.snr):
+        for ask in (
+            here.signal,
+            here.noise,
+            here.beta,
+            here.log_beta_tilde,
+            here.beta_tilde,
+            here.network_time,
+            here.snr,
+        ):
             ask(t)
         here.q_posterior(torch.zeros(2, 1).double(), torch.zeros(2, 1).double(), t)
     assert count.gathers == 0

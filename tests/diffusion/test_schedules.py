@@ -123,7 +123,7 @@ def test_cut_ends_are_where_they_were_asked_and_the_others_stay(kind, ends):
 
 
 def test_a_cut_curve_is_a_part_of_the_whole_one():
-    """Ends that lie on whole t, at every third step: the new steps are these t."""
+    """Ends that lie on integer t, at every third step: the new steps are these t."""
     whole = log_snr(LinearSchedule(301))
     cut = LinearSchedule(301, log_snr_max=float(whole[0]), log_snr_min=float(whole[-1]))
     torch.testing.assert_close(log_snr(cut), whole)

@@ -179,7 +179,7 @@ def test_order_1_is_ddim_and_a_look_a_step_is_what_is_declared():
             look = exact(process)
             sampler(process, look, x_T)
             kept = process.respace(sampler.spacing(process)).timesteps
-            assert look.network.seen == [int(kept[t - 1]) for t in sampler.looks(7)]
+            assert look.network.seen == [int(kept[t - 1]) for t in sampler.evaluation_times(7)]
             assert len(look.network.seen) == 7 * sampler.evaluations_per_step - (sampler.evaluations_per_step - 1)
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from diffusion_lab.evaluation.conditional import class_distances, taken_as_asked
+from diffusion_lab.evaluation.conditional import class_distances, classified_as_label
 from diffusion_lab.evaluation.features import ClassifierFeatures, Pixels
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.reference import Reference
@@ -47,15 +47,15 @@ def test_a_class_without_samples_is_left_out_and_too_many_numbers_are_refused(tm
         class_distances(torch.randn(10, 4), asked, reference, "train")
 
 
-def test_accuracy_is_the_share_that_is_taken_for_what_was_asked():
+def test_accuracy_is_the_share_that_is_classified_as_its_label():
     features = ClassifierFeatures("digits_cnn")
     x = torch.randn(7, 1, 8, 8).clamp(-1, 1)
-    taken_for = features.logits(x).argmax(1)
-    assert taken_as_asked(features, features(x), taken_for).all()
-    asked = torch.where(torch.arange(7) < 3, taken_for, (taken_for + 1) % 10)
-    assert float(taken_as_asked(features, features(x), asked).double().mean()) == pytest.approx(3 / 7)
+    predicted = features.logits(x).argmax(1)
+    assert classified_as_label(features, features(x), predicted).all()
+    labels = torch.where(torch.arange(7) < 3, predicted, (predicted + 1) % 10)
+    assert float(classified_as_label(features, features(x), labels).double().mean()) == pytest.approx(3 / 7)
     with pytest.raises(UnmeasurableError, match="features=pixels have no classes"):
-        taken_as_asked(Pixels(), torch.zeros(2, 4), torch.zeros(2))
+        classified_as_label(Pixels(), torch.zeros(2, 4), torch.zeros(2))
 
 
 def test_the_classifier_of_real_digits_is_right():
@@ -64,7 +64,7 @@ def test_the_classifier_of_real_digits_is_right():
 
     features, data = ClassifierFeatures("digits_cnn"), Digits(batch_size=8, seed=0)
     x, y = next(data.batches("test", 360))
-    assert taken_as_asked(features, features(x), y).double().mean() > 0.95
+    assert classified_as_label(features, features(x), y).double().mean() > 0.95
 
 
 def test_a_score_of_a_conditional_model_tells_class_by_class(tmp_path):

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from diffusion_lab.evaluation.copying import near_as_few, nearer
+from diffusion_lab.evaluation.copying import nearer, within_held_out_quantile
 from diffusion_lab.evaluation.metrics import Copying
 from diffusion_lab.evaluation.nearest import NearestImages
 
@@ -70,7 +70,10 @@ def test_copies_are_caught_and_samples_of_the_density_are_not():
     few = nearer(*Simulation(2).distances(1000, 1000, 0.1))
     assert few.low > 0.5
     for copied, expected, tolerance in ((0.0, 0.01, 0.003), (0.1, 0.109, 0.01)):
-        hits = [near_as_few(*Simulation(i).distances(500, 500, copied), 0.01).double().mean() for i in range(20)]
+        hits = [
+            within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).double().mean()
+            for i in range(20)
+        ]
         assert float(sum(hits)) / 20 == pytest.approx(expected, abs=tolerance)
 
 

@@ -84,7 +84,7 @@ def test_those_of_other_clusters_of_the_same_name_do_not_serve(tmp_path):
 
     def means(kind):
         data = TinyImages()
-        data.label_by(kind(3, 4, 300))
+        data.use_cluster_labels(kind(3, 4, 300))
         return data_moments(data, True, tmp_path).mean, data.clusters
 
     class Numbered(Clusters):

@@ -167,5 +167,5 @@ def test_where_some_real_images_represent_all_the_plain_distance_has_the_error_o
 
 def test_the_labels_of_two_rulers_are_not_the_same():
     first, second = Naming("one", "fd_one"), Naming("two", "fd_two", first=False)
-    labels = [measure.label for naming in (first, second) for measure in FrechetInfinity().of(naming)]
+    labels = [measure.label for naming in (first, second) for measure in FrechetInfinity().feature_measures(naming)]
     assert labels == ["  at n = ∞", "  at n = ∞ (two)"]

@@ -61,10 +61,10 @@ def test_an_impossible_number_is_named(metric, option, value):
 
 
 class Shift(FeatureMetric):
-    def of(self, naming):
+    def feature_measures(self, naming):
         yield naming.measure("shift", better=LOW, meaning="distance of the means")
 
-    def look(self, view, scores):
+    def score_view(self, view, scores):
         scores.record(view.naming("shift"), float((view.drawn.vectors().mean(0) - view.some_real.mean(0)).norm()))
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from diffusion_lab.evaluation.older import in_todays_words
+from diffusion_lab.evaluation.older import upgraded
 
 DIFFUSION = {"_target_": "diffusion_lab.models.diffusion.DiffusionModel"}
 
 
 def test_a_diffusion_model_is_given_the_groups_that_it_did_not_have():
-    config = in_todays_words({"model": DIFFUSION, "facts": {"num_levels": 17}, "bound": {"num_steps": 7}})
+    config = upgraded({"model": DIFFUSION, "facts": {"num_levels": 17}, "bound": {"num_steps": 7}})
     assert config["facts"] == {"num_levels": 17, "end_shares": None}
     assert config["bound"] == {"num_steps": 7}
     assert config["rounding"] == {"_target_": "diffusion_lab.diffusion.NearestLevel"}
@@ -17,5 +17,5 @@ def test_a_diffusion_model_is_given_the_groups_that_it_did_not_have():
 
 @pytest.mark.parametrize("facts", [None, "a word", [1], 3])
 def test_facts_that_are_none_stay_what_they_are(facts):
-    assert in_todays_words({"model": DIFFUSION, "facts": facts})["facts"] == facts
-    assert "facts" not in in_todays_words({"model": DIFFUSION})
+    assert upgraded({"model": DIFFUSION, "facts": facts})["facts"] == facts
+    assert "facts" not in upgraded({"model": DIFFUSION})

@@ -256,7 +256,7 @@ def test_nothing_of_a_broken_or_hostile_folder_runs(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="is damaged"):
         opened(folder, {})
     save_file({"a": torch.ones(1)}, weights)
-    with pytest.raises(CheckpointError, match=r"it has no .*, and it has a, which that network has not"):
+    with pytest.raises(CheckpointError, match=r"it has no .*, and it has a, which that network does not have"):
         model_of(opened(folder, {}))
     weights.unlink()
     with pytest.raises(CheckpointError, match=r"there is no .*safetensors and no diffusion_pytorch_model\.bin"):

@@ -127,7 +127,7 @@ def test_its_evaluations_are_counted(files, where, nfe):
 @pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
 def test_the_operations_of_a_sample_are_those_of_both_networks(interval, guided, on_host, monkeypatch):
     if not on_host:  # on a GPU, whose values are not waited for
-        monkeypatch.setattr(intervals, "at_hand", lambda values: False)
+        monkeypatch.setattr(intervals, "is_on_host", lambda values: False)
     small = model(ClassifierFree(1.0), 3, hidden=8)
     diffusion = model(Autoguidance(Worse(reverse=small.reverse), 2.0, interval=interval), 3)
     one, other = diffusion.cost().forward_flops, small.cost().forward_flops

@@ -302,7 +302,9 @@ REAL = [
 def test_training_at_real_t_shows_the_network_real_timesteps_and_its_quarters_add_up(timesteps):
     diffusion = model(FixedLarge(), Simple(), timesteps, schedule=RectifiedSchedule(30))
     seen, network = [], diffusion.network.forward
-    diffusion.network.forward = lambda x_t, shown, y: (seen.append(shown), network(x_t, shown, y))[1]
+    diffusion.network.forward = lambda x_t, network_time, y: (seen.append(network_time), network(x_t, network_time, y))[
+        1
+    ]
     out = step(diffusion, digits(16))
     assert torch.equal(seen[0], out["t"] - 1)
     assert bool((out["t"] % 1 != 0).any())
@@ -383,18 +385,18 @@ def test_what_scores_takes_the_last_step_from_the_decoder_of_the_model():
     [
         (NormalTimesteps(CosineSchedule(30), 0.0, 1.0), Hybrid(17), None, "weighs them; use timesteps=stratified"),
         (UniformTimesteps(30, real=True), VariationalBound(17), LogSNRSchedule(30), "draws t between them; use"),
-        (StratifiedTimesteps(30, real=True), Simple(), None, "is a table over whole t; use timesteps.real=false"),
+        (StratifiedTimesteps(30, real=True), Simple(), None, "is a table over integer t; use timesteps.real=false"),
         (
             LowDiscrepancyTimesteps(30, real=True),
             ContinuousBound(17),
             None,
-            "table over whole t; use schedule=log_snr, rec",
+            "table over integer t; use schedule=log_snr, rec",
         ),
         (
             StratifiedTimesteps(30),
             ContinuousBound(17),
             LogSNRSchedule(30),
-            "draws whole t; use timesteps=low_discrepancy",
+            "draws integer t; use timesteps=low_discrepancy",
         ),
         (
             NormalTimesteps(LogSNRSchedule(30), 0.0, 1.0),

@@ -44,7 +44,7 @@ def built(family, data="digits", num_classes=None):
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     if model.needs_base:
-        model.serve(built("diffusion", data, num_classes))
+        model.attach_base(built("diffusion", data, num_classes))
     return model
 
 

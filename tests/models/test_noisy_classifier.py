@@ -51,8 +51,8 @@ def test_it_learns_and_is_surer_the_less_noise_there_is():
     assert last == pytest.approx(1 / 3, abs=0.12)
     assert measured == accuracy_by_timestep(model, data, "raw", num_timesteps=3)
     assert out["sums"].keys() == {f"accuracy_quarter_{q}" for q in range(1, 5)}
-    right = sum(float(total) for total, _ in out["sums"].values())
-    assert right / 256 == pytest.approx(float(out["terms"]["accuracy"]))
+    correct = sum(float(total) for total, _ in out["sums"].values())
+    assert correct / 256 == pytest.approx(float(out["terms"]["accuracy"]))
 
 
 def test_training_is_a_function_of_seed_and_batch_and_of_the_global_batch():

@@ -61,7 +61,7 @@ def diffusion(num_classes=None, variance=FixedSmall(), objective=Simple(), guida
 def head_for(base):
     torch.manual_seed(1)
     head = VarianceHead((2,), lambda **more: MLP(hidden=16, num_layers=1, **more), OPTIMIZATION, seed=1)
-    head.serve(base)
+    head.attach_base(base)
     return head
 
 

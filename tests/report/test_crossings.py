@@ -18,7 +18,7 @@ def test_two_power_laws_cross_where_they_are_equal():
     falling, flat = power(8, 0.7), power(2, 0.2, costs=(1, 3, 20, 60))
     found = race(falling, flat, lower_is_better=True)
     assert found.leads == 0
-    assert found.passes == pytest.approx([4 ** (1 / 0.5)])
+    assert found.crossings == pytest.approx([4 ** (1 / 0.5)])
     assert race(flat, falling, lower_is_better=True).leads == 1
     assert race(falling, flat, lower_is_better=False).leads == 1
 
@@ -26,14 +26,14 @@ def test_two_power_laws_cross_where_they_are_equal():
 def test_only_what_both_were_measured_at_counts():
     early, late = power(8, 0.7, costs=(1, 2, 5)), power(1, 0.1, costs=(4, 60))
     found = race(early, late, lower_is_better=True)
-    assert (found.leads, found.passes, found.low, found.high) == (1, (), 4, 5)
+    assert (found.leads, found.crossings, found.low, found.high) == (1, (), 4, 5)
     assert race(early, power(1, 0.1, costs=(6, 60)), lower_is_better=True) is None
     assert race(early, early, lower_is_better=True) is None
 
 
 def test_values_that_are_not_above_0_are_compared_as_they_are():
     rising, falling = [(1.0, -1.0), (100.0, 1.0)], [(1.0, 1.0), (100.0, -1.0)]
-    assert race(rising, falling, lower_is_better=True).passes == pytest.approx([10.0])
+    assert race(rising, falling, lower_is_better=True).crossings == pytest.approx([10.0])
 
 
 def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():

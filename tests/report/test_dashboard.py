@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_lab.report import panels
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.dashboard import found, workspace
+from diffusion_lab.report.dashboard import measures_found, workspace
 from diffusion_lab.report.model_plots import losses_of, model_plots
 from diffusion_lab.report.row_plots import row_plots
 from diffusion_lab.report.sampling_curves import sampling_plots
@@ -21,7 +21,7 @@ def gathered(sweep: SweepDirectory):
 
 @pytest.fixture(scope="module")
 def spec(gathered):
-    made = workspace("us", "mine", "ours", found(gathered), losses_of({c.model for c in gathered.cells}))
+    made = workspace("us", "mine", "ours", measures_found(gathered), losses_of({c.model for c in gathered.cells}))
     return json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))["section"]
 
 

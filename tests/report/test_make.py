@@ -84,7 +84,7 @@ def test_a_report_into_a_folder_of_the_users_leaves_his_figures(made, tmp_path, 
         file.write_text("mine")
     make_report(made, tmp_path / "paper")
     assert [file.read_text() for file in users] == ["mine"] * 3
-    assert f"{users[2]} was changed since a report wrote it" in capsys.readouterr().out
+    assert f"{users[2]} has been changed since a report wrote it" in capsys.readouterr().out
     assert (tmp_path / "paper" / "table.csv").is_file()
 
 

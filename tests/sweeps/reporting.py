@@ -17,7 +17,7 @@ class Report(Call):
 
     def __init__(self, folder: Path, name: str, devices=1, accelerator="auto", together: int = 1) -> None:
         self.options, self.folder, self.together = (name,), folder, together
-        self.asks = {"accelerator": accelerator, "devices": devices}
+        self.resources = {"accelerator": accelerator, "devices": devices}
 
     def __call__(self) -> None:
         environment = JobEnvironment()

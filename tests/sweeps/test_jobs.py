@@ -6,24 +6,24 @@ from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs, submit_job
 from diffusion_lab.sweeps.submitted import Submitted
 
 
-class Asked(Call):
+class StubCall(Call):
     """A call that ends as it is told."""
 
-    def __init__(self, name, *outcomes, needs=None, asks=None):
-        self.options, self.outcomes, self.needs, self.asks = (name,), outcomes, needs, asks or {}
+    def __init__(self, name, *outcomes, depends_on=None, resources=None):
+        self.options, self.outcomes, self.depends_on, self.resources = (name,), outcomes, depends_on, resources or {}
 
     def __call__(self):
         raise AssertionError("the queue below does not run calls")
 
 
-class Pretended(Queue):
-    """A queue whose jobs end when it is asked who lives: with their outcomes, or without a word.
+class StubQueue(Queue):
+    """A queue whose jobs end when it is asked which are active: with their outcomes, or without a word.
 
     batches: what was submitted together, each with the job that it waits for.
     """
 
-    def __init__(self, folder, tasks=1, room=100, holds_back=False):
-        self.folder, self.tasks, self.most, self.holds_back = folder, tasks, room, holds_back
+    def __init__(self, folder, tasks=1, room=100, supports_dependencies=False):
+        self.folder, self.tasks, self.most, self.supports_dependencies = folder, tasks, room, supports_dependencies
         self.running, self.submitted, self.batches, self.most_at_once = {}, [], [], 0
 
     def room(self, waiting):
@@ -40,7 +40,7 @@ class Pretended(Queue):
     def place(self, job):
         return f"device {job}" if self.tasks == 1 else None
 
-    def living(self):
+    def active_jobs(self):
         alive = list(self.running)
         for name, call in self.running.items():
             for rank, outcome in enumerate(call.outcomes):
@@ -48,7 +48,7 @@ class Pretended(Queue):
         self.running.clear()
         return alive
 
-    def fate(self, job):
+    def failure_reason(self, job):
         return f"{job} was killed"
 
     def close(self):
@@ -62,9 +62,9 @@ def at_once(monkeypatch):
 
 
 def test_outcomes_come_in_the_order_of_the_calls(tmp_path):
-    calls = [Asked("a", Outcome(1.5)), Asked("b", Outcome(reason="it broke")), Asked("c", Outcome())]
+    calls = [StubCall("a", Outcome(1.5)), StubCall("b", Outcome(reason="it broke")), StubCall("c", Outcome())]
     said = []
-    assert run_jobs(calls, Pretended(tmp_path), said.append) == [Outcome(1.5), Outcome(reason="it broke"), Outcome()]
+    assert run_jobs(calls, StubQueue(tmp_path), said.append) == [Outcome(1.5), Outcome(reason="it broke"), Outcome()]
     assert said == [
         f"submitted as 0 (device 0), 1 (device 1), 2 (device 2); logs in {tmp_path}",
         "job 1 failed: it broke",
@@ -72,47 +72,49 @@ def test_outcomes_come_in_the_order_of_the_calls(tmp_path):
 
 
 def test_a_job_that_vanishes_fails_alone_with_what_the_queue_knows(tmp_path):
-    lost, well = run_jobs([Asked("lost"), Asked("well", Outcome(1.0))], Pretended(tmp_path), print)
+    lost, well = run_jobs([StubCall("lost"), StubCall("well", Outcome(1.0))], StubQueue(tmp_path), print)
     assert lost == Outcome(reason=f"0 was killed; its log is {log_file(tmp_path, '0')}")
     assert well == Outcome(1.0)
 
 
 def test_a_queue_that_does_not_answer_loses_nothing(tmp_path, monkeypatch):
-    queue, answers = Pretended(tmp_path), iter([None] * 6)
-    living = queue.living
+    queue, answers = StubQueue(tmp_path), iter([None] * 6)
+    active_jobs = queue.active_jobs
     monkeypatch.setattr(
-        queue, "living", lambda: next(answers, ()) if queue.running and answers.__length_hint__() else living()
+        queue,
+        "active_jobs",
+        lambda: next(answers, ()) if queue.running and answers.__length_hint__() else active_jobs(),
     )
-    assert run_jobs([Asked("a", Outcome(2.0))], queue, print) == [Outcome(2.0)]
+    assert run_jobs([StubCall("a", Outcome(2.0))], queue, print) == [Outcome(2.0)]
 
 
 def test_one_process_that_fails_makes_a_failed_job_and_the_first_gives_the_value(tmp_path):
     calls = [
-        Asked("a", Outcome(1.0), Outcome()),
-        Asked("b", Outcome(1.0), Outcome(reason="rank 1 broke")),
-        Asked("c", Outcome(1.0)),
+        StubCall("a", Outcome(1.0), Outcome()),
+        StubCall("b", Outcome(1.0), Outcome(reason="rank 1 broke")),
+        StubCall("c", Outcome(1.0)),
     ]
-    good, broken, incomplete = run_jobs(calls, Pretended(tmp_path, tasks=2), print)
+    good, broken, incomplete = run_jobs(calls, StubQueue(tmp_path, tasks=2), print)
     assert good == Outcome(1.0)
     assert broken == Outcome(reason="rank 1 broke")
     assert "was killed" in incomplete.reason
 
 
 def test_no_more_run_at_a_time_than_there_is_room_for(tmp_path):
-    queue = Pretended(tmp_path, room=2)
-    calls = [Asked(str(number), Outcome(float(number))) for number in range(5)]
+    queue = StubQueue(tmp_path, room=2)
+    calls = [StubCall(str(number), Outcome(float(number))) for number in range(5)]
     assert [outcome.value for outcome in run_jobs(calls, queue, print)] == [0, 1, 2, 3, 4]
     assert queue.most_at_once == 2
 
 
 def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again(tmp_path):
-    queue = Pretended(tmp_path)
-    earlier = Asked("a", Outcome(7.0))
+    queue = StubQueue(tmp_path)
+    earlier = StubCall("a", Outcome(7.0))
     queue.running["0"] = earlier
     queue.submitted = [earlier]
     Submitted(("a",), "", "", 1).write(tmp_path, "0")
     said = []
-    outcomes = run_jobs([Asked("b", Outcome(8.0)), Asked("a", Outcome(9.0))], queue, said.append)
+    outcomes = run_jobs([StubCall("b", Outcome(8.0)), StubCall("a", Outcome(9.0))], queue, said.append)
     assert [outcome.value for outcome in outcomes] == [8.0, 7.0]
     assert [call.options for call in queue.submitted] == [("a",), ("b",)]
     assert said[0].startswith("job 0 is already running")
@@ -121,31 +123,37 @@ def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again
 def chain(reason=None):
     """Two models, a cell of the first and two of the second. reason: why the first fails."""
     return [
-        Asked("A", Outcome(reason=reason)),
-        Asked("B", Outcome()),
-        Asked("a", *([Outcome(1.0)] if reason is None else []), needs=0),
-        Asked("b", Outcome(2.0), needs=1),
-        Asked("c", Outcome(3.0), needs=1),
+        StubCall("A", Outcome(reason=reason)),
+        StubCall("B", Outcome()),
+        StubCall("a", *([Outcome(1.0)] if reason is None else []), depends_on=0),
+        StubCall("b", Outcome(2.0), depends_on=1),
+        StubCall("c", Outcome(3.0), depends_on=1),
     ]
 
 
 def test_a_call_begins_as_soon_as_the_one_that_it_needs_has_ended_well(tmp_path):
     """One job at a time: the first model's cell comes before the second model."""
-    queue = Pretended(tmp_path, room=1)
+    queue = StubQueue(tmp_path, room=1)
     outcomes = run_jobs(chain(), queue, print)
     assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
     assert [batch for batch, _ in queue.batches] == ["A", "a", "B", "b", "c"]
 
 
 def test_a_call_whose_model_failed_is_not_made(tmp_path):
-    queue = Pretended(tmp_path)
+    queue = StubQueue(tmp_path)
     outcomes = run_jobs(chain("it broke"), queue, print)
-    assert [outcome.reason for outcome in outcomes] == ["it broke", None, "what it needs failed", None, None]
+    assert [outcome.reason for outcome in outcomes] == [
+        "it broke",
+        None,
+        "the job that it depends on failed",
+        None,
+        None,
+    ]
     assert [batch for batch, _ in queue.batches] == ["AB", "bc"]
 
 
-def test_a_queue_that_holds_back_is_given_everything_at_once_and_may_be_left(tmp_path):
-    queue = Pretended(tmp_path, holds_back=True)
+def test_a_queue_with_dependencies_is_given_everything_at_once_and_may_be_left(tmp_path):
+    queue = StubQueue(tmp_path, supports_dependencies=True)
     submit_jobs(chain(), queue, print)
     assert queue.batches == [("AB", None), ("a", "0"), ("bc", "1")]
     assert len(queue.running) == 5
@@ -157,20 +165,28 @@ def test_a_queue_that_holds_back_is_given_everything_at_once_and_may_be_left(tmp
 
 
 def test_what_the_queue_holds_back_for_a_job_that_failed_has_failed_too(tmp_path):
-    outcomes = run_jobs(chain("it broke"), Pretended(tmp_path, holds_back=True), print)
-    assert [outcome.reason for outcome in outcomes] == ["it broke", None, "what it needs failed", None, None]
+    outcomes = run_jobs(chain("it broke"), StubQueue(tmp_path, supports_dependencies=True), print)
+    assert [outcome.reason for outcome in outcomes] == [
+        "it broke",
+        None,
+        "the job that it depends on failed",
+        None,
+        None,
+    ]
 
 
 def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
-    queue = Pretended(tmp_path)
-    queue.room = lambda waiting: min(3, sum(call.asks == waiting[0].asks for call in waiting))  # as for an array
-    run_jobs([Asked(name, Outcome(), asks={"time": 1 + (name in "cf")}) for name in "abcdefg"], queue, print)
+    queue = StubQueue(tmp_path)
+    queue.room = lambda waiting: min(
+        3, sum(call.resources == waiting[0].resources for call in waiting)
+    )  # as for an array
+    run_jobs([StubCall(name, Outcome(), resources={"time": 1 + (name in "cf")}) for name in "abcdefg"], queue, print)
     assert queue.batches == [("abd", None), ("eg", None), ("cf", None)]
 
 
 def test_after_a_cancel_nothing_more_is_submitted(tmp_path, monkeypatch):
     """Nor goes on what was submitted at that very moment."""
-    queue, ended = Pretended(tmp_path, room=1), []
+    queue, ended = StubQueue(tmp_path, room=1), []
     monkeypatch.setattr(jobs, "cancel", lambda folder, names: ended.extend(names))
     outcomes = run_jobs(chain(), queue, print, cancelled=lambda: len(queue.batches) == 2)
     assert len(queue.batches) == 2

@@ -133,7 +133,7 @@ def test_who_is_still_at_work_is_awaited(jobs):
 def needing(jobs):
     """A cell for the first of the models."""
     folder = jobs[0].folder.parent / "d"
-    return [*jobs, Job(CELL, folder, folder / "result.json", (), "x=d", needs=jobs[0].folder)]
+    return [*jobs, Job(CELL, folder, folder / "result.json", (), "x=d", depends_on=jobs[0].folder)]
 
 
 @pytest.mark.parametrize("keeps_order", [False, True])

@@ -26,7 +26,7 @@ def test_each_model_is_trained_once_with_the_options_of_one_of_its_cells(cells):
     assert [job.label for job in planned.to_train] == ["schedule=linear", "schedule=cosine"]
     assert [job.overrides for job in planned.to_train] == [(*cells[k].overrides, "score=false") for k in (0, 4)]
     assert [job.folder for job in planned.to_score] == [cell.run.path for cell in cells]
-    assert [job.needs for job in planned.to_score] == [cell.model.path for cell in cells]
+    assert [job.depends_on for job in planned.to_score] == [cell.model.path for cell in cells]
     assert planned.summary() == ["2 models: 2 to train, 0 reused", "8 cells: 8 to score, 0 scored already"]
 
 
@@ -35,7 +35,7 @@ def test_what_is_there_is_left_alone(cells):
     cells[0].run.write_metrics({})
     planned = plan(cells, len(cells))
     assert [job.label for job in planned.to_train] == ["schedule=cosine"]
-    assert [job.needs for job in planned.to_score] == [None] * 3 + [cells[4].model.path] * 4
+    assert [job.depends_on for job in planned.to_score] == [None] * 3 + [cells[4].model.path] * 4
     assert planned.summary() == ["2 models: 1 to train, 1 reused", "8 cells: 7 to score, 1 scored already"]
     unscored = plan(cells, len(cells), score=False)
     assert unscored.to_score == ()

@@ -19,7 +19,7 @@ from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 class Seven(Call):
     """Says that it runs, waits until it may end, and returns 7."""
 
-    options, asks = ("seven",), {"accelerator": "cpu", "devices": 1}
+    options, resources = ("seven",), {"accelerator": "cpu", "devices": 1}
 
     def __init__(self, folder):
         self.ran, self.may_end = folder / "ran", folder / "may_end"
@@ -63,7 +63,7 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
     sweep.kill()
     sweep.wait()
     queue, said = local(tmp_path), []
-    (name,) = queue.living()
+    (name,) = queue.active_jobs()
     assert queue.room([Seven(tmp_path)]) == 0, "it takes its place among the jobs that run at a time"
 
     def say(sentence):
@@ -76,7 +76,7 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
 
 
 @pytest.mark.parametrize(
-    ("shown", "fate"),
+    ("shown", "reason"),
     [
         (
             "JobState=FAILED Reason=NonZeroExitCode Requeue=1 ExitCode=137:0 RunTime=1",
@@ -89,9 +89,9 @@ def test_a_job_that_outlives_the_command_that_started_it_is_found_and_awaited(tm
         (None, "it left Slurm's queue without giving a reason"),
     ],
 )
-def test_the_fate_of_a_job(tmp_path, monkeypatch, shown, fate):
+def test_the_reason_of_a_job_that_failed(tmp_path, monkeypatch, shown, reason):
     monkeypatch.setattr(queues, "ask", lambda *command: shown and f"JobId=1 {shown} TimeLimit=04:00:00\n")
-    assert SlurmQueue(tmp_path, 0, None).fate("1") == fate
+    assert SlurmQueue(tmp_path, 0, None).failure_reason("1") == reason
 
 
 @pytest.mark.parametrize(("config", "length"), [("MaxArraySize            = 4\n", 4), (None, 1001)])
@@ -100,7 +100,7 @@ def test_an_array_is_of_jobs_that_ask_for_the_same_and_no_longer_than_the_cluste
 ):
     monkeypatch.setattr(queues, "ask", lambda *command: config if command == ("scontrol", "show", "config") else None)
     small, large = Seven(tmp_path), Seven(tmp_path)
-    large.asks = {"mem": "64GB"}
+    large.resources = {"mem": "64GB"}
     queue = SlurmQueue(tmp_path, 0, None)
     assert queue.room([small] * 2000) == length
     assert queue.room([small, small, large, small]) == 2

@@ -19,12 +19,12 @@ def jobs(tmp_path):
     return [Job(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
 
 
-def told(jobs, events, terminal=False):
+def lines_of(jobs, events, terminal=False):
     console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
     with watching(jobs, console) as watch:
         for event in events:
             event()
-            watch.look()
+            watch.update()
     return console.file.getvalue().splitlines()
 
 
@@ -34,7 +34,7 @@ def fails(job, state, reason):
 
 
 def test_each_job_is_told_of_once_when_it_ends(jobs):
-    lines = told(
+    lines = lines_of(
         jobs,
         [
             lambda: write_json(jobs[1].result, SCORE),
@@ -51,13 +51,13 @@ def test_each_job_is_told_of_once_when_it_ends(jobs):
 
 def test_one_that_was_interrupted_may_go_on_before_the_end(jobs):
     events = [lambda: fails(jobs[0], INTERRUPTED, "preempted"), lambda: write_json(jobs[0].result, SCORE)]
-    (line,) = told(jobs[:1], events)
+    (line,) = lines_of(jobs[:1], events)
     assert "fd_pixels" in line
-    (line,) = told(jobs[1:2], [lambda: fails(jobs[1], INTERRUPTED, "preempted")])
+    (line,) = lines_of(jobs[1:2], [lambda: fails(jobs[1], INTERRUPTED, "preempted")])
     assert line == "cell 1 of 1  x=[b]  → interrupted: preempted"
 
 
 def test_a_terminal_shows_how_far_they_are(jobs):
     jobs[0].folder.mkdir()
     with Announcement(jobs[0].folder, steps=40):
-        assert any("x=[a]" in line and "0/40" in line for line in told(jobs, [lambda: None], terminal=True))
+        assert any("x=[a]" in line and "0/40" in line for line in lines_of(jobs, [lambda: None], terminal=True))

@@ -61,7 +61,7 @@ async function draw() {
     const answer = await reply.json();
     if (mine !== asked || answer.replaced) return;
     status.classList.toggle("failed", "error" in answer);
-    status.textContent = answer.error ?? answer.said;
+    status.textContent = answer.error ?? answer.summary;
     if (!("error" in answer)) {
       document.querySelector("#samples").src = `data:image/png;base64,${answer.png}`;
       document.querySelector("#command").textContent = answer.command;

@@ -105,12 +105,12 @@ class BitsBySteps(Metric):
         kinds = dict(zip(SPACINGS, (EvenSpacing, QuadraticSpacing, LogSNRSpacing, OptimalSpacing), strict=True))
         model, data = subject.model, subject.data
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
-        asked = [kinds[name](count) for name in self.spacings for count in counts]
+        chains = [kinds[name](count) for name in self.spacings for count in counts]
         size, batches, done = min(self.num_images, data.num_test), [], 0
         for x_0, y in data.batches("test", self.batch_size, limit=size):
             indices = torch.arange(done, done + len(x_0), device=model.device)
             known = None if y is None or model.num_classes is None else y.to(model.device)
-            bits = model.chain_bits(x_0.to(model.device), known, seed, indices, asked).cpu()
+            bits = model.chain_bits(x_0.to(model.device), known, seed, indices, chains).cpu()
             batches.append(bits if known is None else bits + label_bits(data, known)[:, None])
             done += len(x_0)
             subject.progress("bits by number of steps", done, size)

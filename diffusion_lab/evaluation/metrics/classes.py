@@ -26,13 +26,13 @@ class InceptionScore(FeatureMetric):
     def __post_init__(self) -> None:
         check_at_least(1, "num_parts", self.num_parts)
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         meaning = "how sure a classifier is of each sample, and how many classes they spread over"
         yield naming.measure(
             "inception_score", "inception score", ["inception_score"], better=HIGH, meaning=meaning, brief=False
         )
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.fidelity import inception_score
 
         logits = view.features.class_logits(view.on_device)
@@ -54,13 +54,13 @@ class ClassAccuracy(FeatureMetric):
 
     needs = (Need.LABELS,)
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         name = f"accuracy_{naming.features}"
         meaning = "share of samples that the classifier assigns to their label"
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
 
-    def look(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.conditional import class_distances, taken_as_asked
+    def score_view(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.conditional import class_distances, classified_as_label
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
         y = view.drawn.y
@@ -69,8 +69,8 @@ class ClassAccuracy(FeatureMetric):
         naming = view.naming
         name = f"accuracy_{naming.features}"
         scores.attempt(
-            self.of(naming),
-            lambda: scores.share(name, SAMPLES, taken_as_asked(view.features, view.drawn.vectors(), y)),
+            self.feature_measures(naming),
+            lambda: scores.share(name, SAMPLES, classified_as_label(view.features, view.drawn.vectors(), y)),
         )
         try:
             found = class_distances(view.drawn.vectors(), y, view.reference, view.split)
@@ -91,7 +91,7 @@ class ClassCoverage(FeatureMetric):
 
     needs = (Need.REAL_IMAGES,)
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         yield naming.measure(
             "classes_present",
             "classes",
@@ -103,25 +103,25 @@ class ClassCoverage(FeatureMetric):
         meaning = "how evenly the samples spread over the classes; a collapsed model stays below the data"
         yield naming.measure("class_entropy", "class entropy", unit="bits", meaning=meaning, brief=False, decimals=2)
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.coverage import class_coverage
 
-        taken_for = view.features.classes(view.on_device)
-        if taken_for is None:
+        predicted = view.features.classes(view.on_device)
+        if predicted is None:
             return
         present, entropy = class_coverage(view.features.classes(view.some_real.to(view.device)))
         part = {"reference_present": present, "reference_entropy": entropy}
         scores.protocol[view.naming("class_coverage")] = part
         names = [view.naming("classes_present"), view.naming("class_entropy")]
-        scores.measure(names, lambda: class_coverage(view.drawn.finite(taken_for)))
+        scores.measure(names, lambda: class_coverage(view.drawn.finite(predicted)))
         if names[0] in scores.values:
-            scores.curves[view.naming("class_shares")] = _shares(taken_for)
+            scores.curves[view.naming("class_shares")] = _shares(predicted)
         scores.details |= {names[0]: f"of {present:.0f} found among real images", names[1]: f"of {entropy:.2f}"}
 
 
-def _shares(taken_for: Tensor) -> dict[str, list[float]]:
-    """The share of samples assigned to each class, with its 95 % interval; taken_for int64 (n,)."""
-    counts = taken_for.cpu().bincount().tolist()
-    low, high = zip(*(interval_of_share(count, len(taken_for)) for count in counts), strict=True)
-    shares = [count / len(taken_for) for count in counts]
+def _shares(predicted: Tensor) -> dict[str, list[float]]:
+    """The share of samples assigned to each class, with its 95 % interval; predicted int64 (n,)."""
+    counts = predicted.cpu().bincount().tolist()
+    low, high = zip(*(interval_of_share(count, len(predicted)) for count in counts), strict=True)
+    shares = [count / len(predicted) for count in counts]
     return {"class": list(range(len(counts))), "share": shares, "low": list(low), "high": list(high)}

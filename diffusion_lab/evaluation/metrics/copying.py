@@ -38,12 +38,12 @@ class Copying(Metric):
             "how often a sample is nearer to a training image than a held-out image is: 0.5 where nothing is copied"
         )
         few = f"share of samples as near to a training image as the nearest {_FEW:.0%} of held-out images"
-        for ruler, parts in agrees.items():
-            yield Measure(f"copying_{ruler}", f"copying ({ruler})", meaning=nearer, agrees=parts, brief=False)
-            yield Measure(f"copies_{ruler}", f"copies ({ruler})", meaning=few, agrees=parts, brief=False)
+        for features, parts in agrees.items():
+            yield Measure(f"copying_{features}", f"copying ({features})", meaning=nearer, agrees=parts, brief=False)
+            yield Measure(f"copies_{features}", f"copies ({features})", meaning=few, agrees=parts, brief=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.copying import near_as_few, nearer
+        from diffusion_lab.evaluation.copying import nearer, within_held_out_quantile
         from diffusion_lab.evaluation.nearest import nearest_picture, nearest_training_images
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
@@ -51,15 +51,15 @@ class Copying(Metric):
         if data.num_test < 2:
             raise UnmeasurableError(f"needs held-out images besides the training images, but {data.name} has none")
         size = min(self.num_images, data.num_test, max(2, len(subject.drawn.features)))
-        rulers = nearest_training_images(subject, size)
-        for name, ruler in rulers.items():
-            own, others = ruler.of_samples.distances, ruler.of_held_out.distances
+        searches = nearest_training_images(subject, size)
+        for name, search in searches.items():
+            own, others = search.of_samples.distances, search.of_held_out.distances
             found, which = nearer(own, others), f"copying_{name}"
             scores.record(which, found.probability)
             scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
             scores.spread(which, SAMPLES, found.of_samples)
             scores.spread(which, REAL_IMAGES, found.of_held_out)
-            scores.share(f"copies_{name}", SAMPLES, near_as_few(own, others, _FEW))
+            scores.share(f"copies_{name}", SAMPLES, within_held_out_quantile(own, others, _FEW))
             against = f"{len(own)} samples and {len(others)} test images to {data.num_trained_on} training images"
             scores.details[which] = f"P(a sample is nearer to a training image than a test image is); {against}"
             scores.details[f"copies_{name}"] = f"as near to a training image as the nearest {_FEW:.0%} of test images"
@@ -70,4 +70,4 @@ class Copying(Metric):
             "num_samples_as_pixels": len(subject.drawn.images),
         }
         if len(data.shape) == 3:
-            scores.nearest = nearest_picture(subject, rulers)
+            scores.nearest = nearest_picture(subject, searches)

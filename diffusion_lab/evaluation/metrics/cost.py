@@ -1,4 +1,4 @@
-"""What a model takes: to draw, to train, to keep. As it was written down when the samples were drawn, be it now or earlier."""
+"""What a model costs to sample, to train and to store, as recorded when its samples were drawn, now or in an earlier score."""
 
 from __future__ import annotations
 

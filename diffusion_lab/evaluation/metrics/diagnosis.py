@@ -19,7 +19,7 @@ _NO_CHAIN = "this family has no noisy chain"
 
 @dataclass(frozen=True)
 class DistanceByLogSNR(Metric):
-    """The Fréchet distance of held-out images that are noised to a log SNR and drawn from there, at num_points of them.
+    """The Fréchet distance of held-out images that are noised to a log SNR and sampled from there, at num_points of them.
 
     Between two points it rises by what the steps between add to the error of samples. num_images: of the held-out split, at most.
     """
@@ -60,7 +60,7 @@ class DistanceByLogSNR(Metric):
         for name, curve in zip(names, curves.values(), strict=True):
             scores.record(name, _share(log_snrs, curve, 0.0), "the distance does not rise along the chain")
             scores.details[name] = (
-                f"of n = {size} held-out images, noised to {self.num_points} log SNRs and drawn from there"
+                f"of n = {size} held-out images, noised to {self.num_points} log SNRs and sampled from there"
             )
         scores.protocol["distance_by_log_snr"] = {"split": subject.settings.held_out_split, "num_images": size}
 
@@ -70,7 +70,7 @@ class ErrorByLogSNR(Metric):
     """The mean square error of the velocity at num_points log SNRs, and that of the best possible denoiser of the training images.
 
     What lies between the two can be learned. At the clean end the best possible one knows the training images by heart, so no
-    excess there is memorising, not success. num_images: training images that are noised.
+    excess error there means memorisation, not success. num_images: training images that are noised.
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)

@@ -34,16 +34,16 @@ def _on(naming: Naming) -> str:
 class FrechetDistance(FeatureMetric):
     """The Fréchet distance of samples to all images of the reference, and its floor: that of as many real images."""
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         name = naming.distance
         floor, meaning = f"{name}_floor", f"Fréchet distance {_on(naming)}"
-        said = {"agrees": naming.agrees(), "better": LOW, "logs": True, "headline": True}
-        yield Measure(name, name, meaning=meaning, floor_of=floor, **said)
+        shared = {"agrees": naming.agrees(), "better": LOW, "logs": True, "headline": True}
+        yield Measure(name, name, meaning=meaning, floor_of=floor, **shared)
         yield Measure(
             floor, "  its floor", meaning="the same distance between real images", agrees=naming.agrees(), column=False
         )
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.frechet import frechet_distance
 
         name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
@@ -82,11 +82,11 @@ class KernelDistance(FeatureMetric):
             return "k" + naming.distance[1:]
         return f"kd_{naming.features}"
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         name, agrees = self._name(naming), naming.agrees("kernel_distance")
         yield Measure(name, name, "", LOW, f"kernel distance {_on(naming)}", agrees, logs=True, brief=False)
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.fidelity import kernel_distance
 
         size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
@@ -126,11 +126,11 @@ class PrecisionRecall(FeatureMetric):
     def __post_init__(self) -> None:
         check_at_least(1, "neighbours", self.neighbours)
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         for name, meaning in _MANIFOLDS.items():
             yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.data.splits import evenly_spaced
         from diffusion_lab.evaluation.fidelity import in_manifolds
 
@@ -143,4 +143,4 @@ class PrecisionRecall(FeatureMetric):
         for name, source, own in zip(names, (SAMPLES, REAL_IMAGES), hits, strict=True):
             scores.share(name, source, own)
         how = f"n = {n} vs {len(as_many)}, {self.neighbours} neighbours"
-        scores.details |= {name: f"{said} ({how})" for name, said in zip(names, _MANIFOLDS.values(), strict=True)}
+        scores.details |= {name: f"{meaning} ({how})" for name, meaning in zip(names, _MANIFOLDS.values(), strict=True)}

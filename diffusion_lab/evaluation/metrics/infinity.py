@@ -20,16 +20,16 @@ _MOST_VALUES = 2**25  # of the reference's features: beyond that some of its ima
 
 @dataclass(frozen=True)
 class FrechetInfinity(FeatureMetric):
-    """The Fréchet distance at n = ∞: without the bias of n, with its 95 % interval over samples and real images."""
+    """The Fréchet distance at n = ∞: without its finite-sample bias, with its 95 % interval over samples and real images."""
 
     needs = (Need.REAL_IMAGES,)
 
-    def of(self, naming: Naming) -> Iterable[Measure]:
-        meaning = "Fréchet distance without the bias of n, with its 95 % interval"
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
+        meaning = "Fréchet distance without its finite-sample bias, with its 95 % interval"
         label = "  at n = ∞" if naming.first else f"  at n = ∞ ({naming.features})"
         yield Measure(f"{naming.distance}_infinity", label, "", LOW, meaning, naming.agrees(), logs=True, brief=False)
 
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.infinity import frechet_at_infinity
 
         name, real = f"{view.naming.distance}_infinity", _real(view)
@@ -42,8 +42,8 @@ class FrechetInfinity(FeatureMetric):
             scores.spread(value, SAMPLES, found.of_samples)
             scores.spread(value, REAL_IMAGES, found.of_reference * scale)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
-        poor = "; poor, because the bias does not fall like 1/n yet: use more samples" if found.poor else ""
-        scores.details[name] = f"95 % interval over {of}; the bias of n is {found.bias:.3g}{poor}"
+        poor = "; unreliable, because the bias does not fall as 1/n yet: use more samples" if found.poor else ""
+        scores.details[name] = f"95 % interval over {of}; the finite-sample bias is {found.bias:.3g}{poor}"
 
 
 def _real(view: View) -> Tensor:

@@ -49,16 +49,16 @@ class FeatureMetric(Metric):
     """Something that is measured of the features of samples and of real images, once for each set of features."""
 
     @abstractmethod
-    def of(self, naming: Naming) -> Iterable[Measure]:
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         """As `measures`, for one set of features."""
 
     @abstractmethod
-    def look(self, view: View, scores: Scores) -> None:
+    def score_view(self, view: View, scores: Scores) -> None:
         """As `score`, for one set of features. `view.naming` is what its numbers are called."""
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        return [measure for naming in namings for measure in self.of(naming)]
+        return [measure for naming in namings for measure in self.feature_measures(naming)]
 
     def score(self, subject: Subject, scores: Scores) -> None:
         for view in subject.views:
-            scores.attempt(self.of(view.naming), lambda view=view: self.look(view, scores))
+            scores.attempt(self.feature_measures(view.naming), lambda view=view: self.score_view(view, scores))

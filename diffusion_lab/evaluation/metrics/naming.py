@@ -28,8 +28,8 @@ class Naming:
         """The parts of the protocol that decide a number of these features, and `more`."""
         return (*(self(part) if part == "features" else part for part in IMAGES), *more)
 
-    def measure(self, name: str, label: str = "", more: Sequence[str] = (), **said: Any) -> Measure:
+    def measure(self, name: str, label: str = "", more: Sequence[str] = (), **facts: Any) -> Measure:
         """A measure whose name does not say the features yet. more: further parts of the protocol that must agree."""
         label = label or name
         label = label if self.first else f"{label} ({self.features})"
-        return Measure(self(name), label, agrees=self.agrees(*more), **said)
+        return Measure(self(name), label, agrees=self.agrees(*more), **facts)

@@ -15,7 +15,7 @@ from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.runs import CacheDirectory
 
 
-def draw_asked(
+def draw_for_score(
     model: GenerativeModel,
     references: Sequence[Reference],
     settings: Evaluation,
