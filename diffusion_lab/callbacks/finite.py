@@ -122,5 +122,5 @@ def _where(step: _Step) -> str:
     return (
         f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
         if t
-        else ", although the losses were finite"
+        else ", although the losses on this rank were finite"
     )

@@ -135,7 +135,7 @@ def check_levels(levels: int | None, earlier: int | None, where: str) -> None:
     """DataError where the split that was read earlier has another number of levels. None: no split was, or no number is known."""
     if None not in (levels, earlier) and levels != earlier:
         raise DataError(
-            f"{where} has {levels} levels, the training images have {earlier}: use the same shape and type, or set data.num_levels."
+            f"{where} has {levels} levels, the training images have {earlier}: use the same type, or set data.num_levels."
         )
 
 

@@ -99,7 +99,7 @@ class Objective(ABC):
     """(process, reverse, x_0, t, ε, y) -> {"loss": (B,), …}, to be averaged with the weights of the timestep sampler.
 
     `reads_variance`: Σ_θ enters the loss. `trains_variance`: it gives a learned Σ_θ a gradient. `sums_over_steps`: it is defined
-    as a mean over uniform integer t, so t is whole and the weights undo p(t). `integrates_over_t`: the same for real t.
+    as a mean over uniform integer t, so t is an integer and the weights undo p(t). `integrates_over_t`: the same for continuous t.
     `term_names`: the keys of the terms.
     """
 

@@ -66,7 +66,7 @@ class Schedule(ABC):
         return None
 
     def network_time(self, t: Times) -> Times:
-        """What the network sees of a real t: t − 1, as of a whole one."""
+        """The t that the network is given: t − 1, also between integers."""
         return t - 1
 
     def own_loss(self, t: Times, loss: PerSample) -> PerSample:

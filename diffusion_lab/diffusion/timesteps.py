@@ -27,7 +27,7 @@ class TimestepSampler(nn.Module, ABC):
     Parameters
     ----------
     num_timesteps: T.
-    real: whether t is real in [1, T], for a schedule that takes real t, in place of whole in 1 … T.
+    real: whether t is continuous in [1, T], for a schedule that takes real t, in place of an integer in 1 … T.
     """
 
     learns_from_losses: ClassVar[bool] = False

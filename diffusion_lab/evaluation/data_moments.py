@@ -45,7 +45,7 @@ def data_moments(
 
 
 def check_classes(data: DataModule) -> None:
-    """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those it is found in."""
+    """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
     counts = data.class_shares("train") * data.num_train if data.clusters is None else data.clusters.counts
     fewest = int(counts.argmin())
     if counts[fewest].round() < 2:

@@ -125,7 +125,7 @@ class GAN(GenerativeModel):
     def _move(self, network: nn.Module, loss: Tensor, step: Callable[[], Any]) -> None:
         """One step of `network` down its gradient of `loss`, the mean over all ranks.
 
-        By autograd.grad: `backward` would fill the other network's gradients too, and trigger the hooks of DDP, which expect a
+        Uses autograd.grad: `backward` would fill the other network's gradients too, and trigger the hooks of DDP, which expect a
         gradient of every parameter.
         """
         parameters = list(network.parameters())

@@ -37,7 +37,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
         said.append(
             "Best (bold) only where the 95 % interval of its difference to every other row measured the same way "
             "excludes 0: an interval from all these sources, paired over shared seeds, noise and images."
-            + (" With two seeds that interval is ±12.7 standard errors, with three ±4.3." if seeds == 2 else "")
+            + (" Its part over two seeds is ±12.7 standard errors, over three ±4.3." if seeds == 2 else "")
         )
     floor = next(
         (cell.protocol["floor"] for row in group.rows for cell in row.done if cell.protocol.get("floor")), None

@@ -203,7 +203,7 @@ REFUSED = {
     "fewer levels to test on": (
         npz(b=PIXELS, c=PIXELS.astype(np.uint8)),
         {"train": "a.npz:b", "test": "a.npz:c"},
-        "data.test=.* has 256 levels, the training images have 65536: use the same shape and type",
+        "data.test=.* has 256 levels, the training images have 65536: use the same type",
     ),
     "integers of no range to test on": (
         npz(b=PIXELS, c=PIXELS.astype(np.int64)),

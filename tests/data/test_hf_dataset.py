@@ -119,7 +119,7 @@ def test_arrays_of_other_levels_than_the_training_images_are_refused(tmp_path: P
         for name, dtype in (("train", np.uint16), ("test", np.uint8))
     }
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "own"))
-    with pytest.raises(DataError, match="column x has 256 levels, the training images have 65536: use equal shapes"):
+    with pytest.raises(DataError, match="column x has 256 levels, the training images have 65536: use the same type"):
         data_of(tmp_path / "own")
 
 
