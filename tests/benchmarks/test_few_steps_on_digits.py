@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 FEW = Path(__file__).parents[2] / "benchmarks" / "results" / "few"
+DRAWS = FEW.parent / "digits_draws"
 RULERS = ("fd_digits_cnn", "fd_digits_resnet")
 
 
@@ -38,6 +39,26 @@ def test_five_are_behind_ten_and_fifty_by_the_second_ruler_in_every_seed():
 def test_two_rulers_do_not_agree_on_what_is_better_than_fifty_even_ancestral_steps(other):
     ahead = [(of_2048(other, ruler) < of_2048("ancestral_50", ruler)).all() for ruler in RULERS]
     assert not all(ahead)
+
+
+def drawn(sampler, value, draws):
+    """(3 models, draws), from one machine, the same noise for all."""
+    files = [[DRAWS / f"{sampler}_seed_{seed}_draw_{draw}.json" for draw in draws] for seed in (1, 2, 3)]
+    return np.array([[json.loads(file.read_text())["values"][value] for file in row] for row in files])
+
+
+def test_five_evaluations_on_clusters_are_closer_than_the_default_in_every_draw():
+    few, default = (
+        "clusters_30_dpmsolver_sde_5_from_moments_-3_to_4",
+        "plain_dpmsolver_sde_25_from_noise_-8.0_to_8.0",
+    )
+    assert (drawn(few, RULERS[0], range(5)).mean(axis=0) < drawn(default, RULERS[0], range(5)).mean(axis=0)).all()
+    for ruler, share in zip(RULERS, (0.25, 0.6), strict=True):
+        of_clusters, plain = (drawn(f"{name}_2048_samples", ruler, range(2)) for name in (few, default))
+        assert (of_clusters < plain).all()
+        assert of_clusters.mean() < share * plain.mean()
+    assert (drawn("fast_digits", "nfe", [0]) == 5).all()
+    assert drawn("fast_digits", "bits_per_dim", [0]).mean() < 1.85
 
 
 def read(name, value):
