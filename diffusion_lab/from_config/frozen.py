@@ -125,7 +125,7 @@ def _imported_from(copy: Path, modules: Mapping[str, Module]) -> Iterator[None]:
     packages = {
         name: [*module.__path__]
         for name, module in sys.modules.items()
-        if hasattr(module, "__path__") and (name.partition(".")[0] == LAB or name in modules)
+        if (name.partition(".")[0] == LAB or name in modules) and hasattr(module, "__path__")
     }
     os.environ |= environment
     sys.path.insert(0, str(copy))

@@ -354,7 +354,7 @@ SAMPLE = {
     "training.json with a number that is none": (file("training.json", b'{"steps": 1e999}'), "not a finite number"),
     "training.json that is nested without end": (
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
-        "is not JSON",
+        "is not JSON|is nested too deeply",
     ),
     "training.json of another version": (
         training(fingerprint="gone"),

@@ -139,16 +139,13 @@ def test_a_call_begins_as_soon_as_the_one_that_it_needs_has_ended_well(tmp_path)
     assert [batch for batch, _ in queue.batches] == ["A", "a", "B", "b", "c"]
 
 
+WHERE_ONE_BROKE = ["it broke", None, "the job that it depends on failed", None, None]
+
+
 def test_a_call_whose_model_failed_is_not_made(tmp_path):
     queue = StubQueue(tmp_path)
     outcomes = run_jobs(chain("it broke"), queue, print)
-    assert [outcome.reason for outcome in outcomes] == [
-        "it broke",
-        None,
-        "the job that it depends on failed",
-        None,
-        None,
-    ]
+    assert [outcome.reason for outcome in outcomes] == WHERE_ONE_BROKE
     assert [batch for batch, _ in queue.batches] == ["AB", "bc"]
 
 
@@ -166,13 +163,7 @@ def test_a_queue_with_dependencies_is_given_everything_at_once_and_may_be_left(t
 
 def test_what_the_queue_holds_back_for_a_job_that_failed_has_failed_too(tmp_path):
     outcomes = run_jobs(chain("it broke"), StubQueue(tmp_path, supports_dependencies=True), print)
-    assert [outcome.reason for outcome in outcomes] == [
-        "it broke",
-        None,
-        "the job that it depends on failed",
-        None,
-        None,
-    ]
+    assert [outcome.reason for outcome in outcomes] == WHERE_ONE_BROKE
 
 
 def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
