@@ -22,7 +22,7 @@ _LARGEST = 2**63
 
 
 def requested_scores(cfg: DictConfig) -> list[DictConfig]:
-    """One copy of `cfg` for each moment of evaluation.at, with its evaluation.weights; only `cfg` if no moment is named.
+    """One copy of `cfg` for each moment of evaluation.at, with its evaluation.weights; `cfg` alone if no moment is named.
 
     evaluation.weights picks one of them. MistakeError for what is no moment.
     """

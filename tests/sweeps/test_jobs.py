@@ -17,7 +17,7 @@ class StubCall(Call):
 
 
 class StubQueue(Queue):
-    """A queue whose jobs end when it is asked which are active: with their outcomes, or without a word.
+    """A queue whose jobs end when its active jobs are listed: with an outcome each, or without any.
 
     batches: what was submitted together, each with the job that it waits for.
     """
