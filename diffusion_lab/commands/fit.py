@@ -119,6 +119,7 @@ def fit(
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
+                **({} if data.clusters is None else {"cluster_shares": data.clusters.shares.tolist()}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,

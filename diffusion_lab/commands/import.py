@@ -46,6 +46,7 @@ def run(cfg: DictConfig) -> None:
 
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()
+    choices.pop("labels", None)  # nothing was trained here
     with users_mistakes():
         found = opened(path, given_options(cfg, choices))
         with no_more_numbers(sum(tensor.numel() for tensor in found.tensors.values()), found.file):
@@ -58,6 +59,7 @@ def run(cfg: DictConfig) -> None:
     with open_dict(cfg):
         cfg.setdefault("data", None)
         cfg.facts.init = content if found.which is None else f"{content} {found.which}"
+        cfg.pop("labels", None)
         for name in ("checkpoint", *OPTIONS):
             del cfg[name]
     fingerprint = training_fingerprint(cfg)

@@ -17,11 +17,12 @@ from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.from_config.branching import branch_point
 from diffusion_lab.from_config.build import (
-    build_data,
     build_model,
+    build_training_data,
     choices_made,
     fill_in_facts,
     settle_budget,
+    settle_labels,
     training_fingerprint,
 )
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
@@ -59,17 +60,18 @@ def run(cfg: DictConfig) -> float | None:
     quiet_lightning()
     num_nodes = cfg.trainer.get("num_nodes", 1)
     settle_budget(cfg)
+    settle_labels(cfg)
     with users_mistakes():
         add_scored_moments(cfg)
         request = request_of(cfg.trainer)
-        data = build_data(cfg)
+        data = build_training_data(cfg)
         _check_shares(data.batch_size, request.size * num_nodes)
         fill_in_facts(cfg, data)
         model = build_model(cfg)
         start(model, cfg)
         generative = isinstance(model, GenerativeModel)
         fingerprint = training_fingerprint(cfg)
-        choices = choices_made()
+        choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
         check_training(cfg, data, model, directory, fingerprint)
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)

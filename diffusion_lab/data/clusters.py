@@ -72,7 +72,7 @@ class Clusters:
         if different < self.num_clusters:
             raise DataError(
                 f"labels.num_clusters={self.num_clusters}: only {different} images with distinct features were found; choose "
-                "fewer clusters, or more images with train_images or labels.num_images."
+                "fewer clusters, more images with train_images or labels.num_images, or labels=own, without clusters."
             )
 
     def of(self, x: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         config["evaluation"], config["metrics"] = _split_evaluation(evaluation)
     if isinstance(config.get("guidance"), Mapping):
         config["guidance"] = _with_classes(config["guidance"])
+    if config.get("labels") is not None and config.get("conditional") is True:
+        config["conditional"] = False  # a model on clusters was called conditional
     model = config.get("model")
     if isinstance(model, Mapping) and model.get("_target_") == _DIFFUSION:
         if isinstance(config.get("facts"), Mapping):

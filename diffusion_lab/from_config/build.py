@@ -30,6 +30,7 @@ from diffusion_lab.from_config.starting import content_of_start, identity_of_bas
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.clusters import Clusters
     from diffusion_lab.models.trainable import TrainableModel
     from diffusion_lab.runs import ModelDirectory
 
@@ -45,32 +46,43 @@ def choices_made() -> dict[str, str | None]:
 
 
 def build_data(cfg: DictConfig) -> DataModule:
-    """The data set, found and checked."""
+    """The data set with its own classes, found and checked."""
+    return _prepared(cfg, None)
+
+
+def build_training_data(cfg: DictConfig) -> DataModule:
+    """The data set as a model is trained on it: where cfg.labels is set, the class of an image is its cluster."""
+    return _prepared(cfg, instantiate(cfg.get("labels")))
+
+
+def _prepared(cfg: DictConfig, clusters: Clusters | None) -> DataModule:
     data = instantiate(cfg.data)
     data.train_on(cfg.get("train_images"))
-    data.use_cluster_labels(instantiate(cfg.get("labels")))
+    data.use_cluster_labels(clusters)
     data.prepare()
     return data
 
 
-def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to.
+def settle_labels(cfg: DictConfig) -> None:
+    """Set cfg.labels to null where conditional=true: the classes are then the data's own."""
+    if cfg.conditional:
+        with open_dict(cfg):
+            cfg.labels = None
 
-    ValueError for conditional=true without classes, and for labels=clusters with conditional=false.
-    """
+
+def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
+    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError for conditional=true without classes."""
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
-            f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false, or other data "
-            "(image_folder: data.classes=subfolders), or labels=clusters"
+            f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false (also with "
+            "labels=clusters), or other data (image_folder: data.classes=subfolders)"
         )
-    if data.clusters is not None and not cfg.conditional:
-        raise ValueError("labels: only a conditional model uses clusters; use conditional=true, or labels=own")
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]
         cfg.facts.size = _side(data.shape)
         cfg.facts.num_levels = data.num_levels
-        cfg.facts.num_classes = data.num_classes if cfg.conditional else None
+        cfg.facts.num_classes = data.num_classes if cfg.conditional or data.clusters is not None else None
         cfg.facts.identity = data.training_identity
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
         cfg.facts.bounded = data.num_levels is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.editing import Edit, wanted_edit
 from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
@@ -84,21 +85,43 @@ class Drawing:
 
     def columns(self, y: Tensor | None) -> int | None:
         """Of a grid: one for each class, where the classes are drawn in turn and are few; None for a nearly square one."""
-        in_turn = self.cfg.label is None and y is not None and self.model.num_classes <= MOST_COLUMNS
-        return self.model.num_classes if in_turn else None
+        in_turn = self.cfg.label is None and y is not None and self._cluster_shares is None
+        return self.model.num_classes if in_turn and self.model.num_classes <= MOST_COLUMNS else None
+
+    @property
+    def _cluster_shares(self) -> Tensor | None:
+        """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters, or an older one."""
+        import torch
+
+        found = self.directory.read_training().get("cluster_shares")
+        if found is None:
+            return None
+        if len(found) != self.model.num_classes:
+            raise RunError(
+                f"{self.directory.training} has {len(found)} cluster_shares, but the model has {self.model.num_classes} classes"
+            )
+        return torch.tensor(found, dtype=torch.float64)
 
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
-        """The label of the options; without one each class in turn, and none for given images, whose classes are not known."""
+        """The label of the options; without one clusters as often as the data have them, or each class in turn.
+
+        None for given images, whose classes are not known.
+        """
         import torch
+
+        from diffusion_lab.evaluation.sampling import labels
 
         if self.cfg.label is not None:
             return torch.full_like(indices, self.cfg.label)
-        if edit is not None and self.model.needs_label:
+        if edit is not None and self.model.needs_label and not edit.has_labels:
             raise MistakeError(
                 f"label: {self.directory.path} was trained with a label for every image and has no output without one; set the "
                 "class of these images, such as label=0"
             )
-        return self.model.classes_in_turn(indices) if edit is None else None
+        if edit is not None:
+            return None
+        shares = self._cluster_shares
+        return self.model.classes_in_turn(indices) if shares is None else labels(indices, self.cfg.seed, shares)
 
 
 def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str]:

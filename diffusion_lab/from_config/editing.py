@@ -23,10 +23,14 @@ WHITE = 128  # of a mask, from here up
 
 @dataclass(frozen=True)
 class Edit:
-    """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`."""
+    """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`.
+
+    has_labels: `draw` knows the label of each image where y is None.
+    """
 
     inputs: Tensor
     draw: Callable[[Tensor, int, Tensor | None], Tensor]
+    has_labels: bool = False
 
 
 def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit | None:
@@ -77,7 +81,10 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 
 
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
-    """num_images images from the first to the second, both included, on the arc between their latents."""
+    """num_images images from the first to the second, both included, on the arc between their latents.
+
+    Without a label, a model that needs one and is on clusters has at each place the cluster of the nearer image.
+    """
     import torch
 
     from diffusion_lab.diffusion import slerp
@@ -87,16 +94,18 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
-    label = None if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
+    own = _clusters_of(ends, saved) if cfg.label is None and model.needs_label else None
+    label = own if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
     latents = model.encode(ends, label)
     if latents is None:
         raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot compute the latents of given images")
 
     def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         first, second = (z.expand(len(indices), *z.shape) for z in latents)
-        return model.decode(slerp(first, second, indices / (cfg.num_images - 1)), y)
+        way = indices / (cfg.num_images - 1)
+        return model.decode(slerp(first, second, way), y if own is None else own[(way > 0.5).long()])
 
-    return Edit(ends, draw)
+    return Edit(ends, draw, has_labels=own is not None)
 
 
 def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
@@ -117,6 +126,14 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
         return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
 
     return Edit(image, draw)
+
+
+def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
+    """The cluster of each image; None for a model that was not trained on clusters."""
+    if saved.get("labels") is None:
+        return None
+    clusters = trained_data(saved).clusters
+    return None if clusters is None else clusters.of(x.cpu()).to(x.device)
 
 
 def _check_has_chain(model: GenerativeModel, option: str) -> None:

@@ -21,10 +21,11 @@ from diffusion_lab.devices import visible_gpus
 from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.from_config.build import (
     CODE,
-    build_data,
+    build_training_data,
     fill_in_facts,
     plain_config,
     settle_budget,
+    settle_labels,
     training_fingerprint,
 )
 from diffusion_lab.from_config.guiding import own_moment
@@ -212,7 +213,7 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
         groups = [OmegaConf.to_container(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
         options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
         if options not in known:
-            known[options] = build_data(cfg)
+            known[options] = build_training_data(cfg)
         return known[options]
 
     return data_of
@@ -224,6 +225,7 @@ def _cell(
     cfg = combination.config.cfg
     check_kinds(cfg)
     settle_budget(cfg)
+    settle_labels(cfg)
     with users_mistakes():
         add_scored_moments(cfg)
         data = data_of(cfg)

@@ -17,7 +17,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
-from diffusion_lab.from_config.build import build_data, variance_matters
+from diffusion_lab.from_config.build import build_training_data, variance_matters
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import usual_outputs
@@ -194,7 +194,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
 def trained_data(saved: DictConfig) -> DataModule:
     """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
     _check_data_named(saved)
-    data = build_data(saved)
+    data = build_training_data(saved)
     if data.training_identity != saved.facts.get("identity"):
         where = saved.data.get("root")
         clusters = (

@@ -66,6 +66,10 @@ def wrong_in_training(content: Mapping[str, Any]) -> str | None:
         valid = valid or (value is None and name in _ALWAYS and name in content)
         if not valid and (name in content or name in _ALWAYS):
             return f"{name} is {value!r}"
+    shares = content.get("cluster_shares", [1.0])
+    probable = isinstance(shares, list) and all(type(share) is float and 0 <= share <= 1 for share in shares)
+    if not (probable and abs(sum(shares) - 1) < 1e-6):
+        return "cluster_shares are not probabilities that sum to 1"
     return None
 
 

@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
+from diffusion_lab.evaluation.sampling import labels
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY, files
@@ -40,13 +43,45 @@ def test_being_conditional_is_part_of_training(lab):
 
 def test_samples_carry_the_labels_they_were_asked_for(lab):
     lab.given("train", *CONDITIONAL)
-    for options, labels in (([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (["label=7"], [7] * 12)):
+    for options, wanted in (([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (["label=7"], [7] * 12)):
         code, _, err = lab("sample", "num_images=12", "batch_size=5", "format=npz", *options)
         assert code == 0, err
         with np.load(lab.folder / "samples" / "samples.npz") as archive:
-            assert archive["arr_1"].tolist() == labels
+            assert archive["arr_1"].tolist() == wanted
     code, _, err = lab("sample", "num_images=4", "trajectory=true", "guidance=classifier_free")
     assert code == 0, err
+
+
+def test_digits_are_learned_on_clusters_unless_their_classes_are_asked_for(lab):
+    default = [option for option in (*TINY, *STRIDED) if option != "labels=own"]
+    found = {}
+    for name, options in (("default", []), ("classes", ["conditional=true"]), ("neither", ["labels=own"])):
+        code, _, err = lab("train", *default, *options, "score=false", f"outputs={name}")
+        assert code == 0, err
+        model = newest_model(lab.folder / name)
+        config = yaml.safe_load(model.config.read_text())
+        found[name] = (config["facts"]["num_classes"], config["labels"] is None, model.read_choices()["labels"])
+    assert found == {"default": (30, False, "clusters"), "classes": (10, True, "own"), "neither": (None, True, "own")}
+
+    code, out, err = lab("train", *TINY, *STRIDED, "conditional=true", "score=false", "outputs=classes")
+    assert code == 0, err
+    assert "this model is already trained" in out  # whether clusters or none would have stood in their place
+
+
+def test_an_older_model_on_clusters_was_called_conditional(lab):
+    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
+    model = newest_model(lab.folder / "outputs")
+    config, training = yaml.safe_load(model.config.read_text()), model.read_training()
+    model.config.write_text(yaml.safe_dump({**config, "conditional": True}))
+    del training["cluster_shares"]
+    model.training.write_text(json.dumps(training))
+    for command in (("evaluate",), ("sample", "num_images=5", "format=npz")):
+        code, _, err = lab(*command)
+        assert code == 0, err
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [0, 1, 2, 3, 0]  # it does not know their shares
+    (run,) = runs_of(lab)
+    assert "and its cluster" in run["protocol"]["bound"]["kind"]
 
 
 def test_clusters_stand_in_for_labels(lab):
@@ -67,7 +102,10 @@ def test_clusters_stand_in_for_labels(lab):
         code, _, err = lab(*command)
         assert code == 0, err
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
-        assert archive["arr_1"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+        drawn = torch.from_numpy(archive["arr_1"])
+    shares = newest_model(lab.folder / "outputs").read_training()["cluster_shares"]
+    assert sum(shares) == pytest.approx(1)
+    assert (drawn == labels(torch.arange(9), 0, torch.tensor(shares).double())).all()
 
 
 @pytest.mark.parametrize(
@@ -75,9 +113,9 @@ def test_clusters_stand_in_for_labels(lab):
     [
         ("train", ["conditional=true", "data=gaussian"], "conditional=true: gaussian has no classes"),
         ("train", ["guidance=classifier_free"], "train with conditional=true"),
-        ("train", ["labels=clusters", "conditional=false"], "labels: only a conditional model uses clusters"),
         ("train", ["labels=clusters", "labels.num_clusters=1"], "labels.num_clusters=1"),
-        ("train", ["labels=clusters", "train_images=20"], "labels.num_clusters=30"),
+        ("train", ["labels=clusters", "train_images=20"], "labels.num_clusters=30: only 20 images"),
+        ("train", ["labels=clusters", "train_images=20"], "or labels=own, without clusters"),
         ("train", ["conditional=true", "model.label_dropout=2"], "model.label_dropout=2"),
         ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
     ],

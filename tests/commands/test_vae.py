@@ -19,6 +19,7 @@ TINY = [
     "evaluation.num_samples=8",
     "metrics.bits_per_dim.num_images=4",
     "features=pixels",
+    "labels=own",
 ]
 
 
@@ -73,6 +74,23 @@ def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(
         assert "a VAE has no steps to take between noise and image" in err
         assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == before
+
+
+def test_on_clusters_each_end_of_an_interpolation_has_its_own(lab):
+    """Nobody has to name clusters, so images are interpolated without a label, as without clusters."""
+    on_clusters = [option for option in TINY if option != "labels=own"]
+    lab.given("train", *on_clusters, "labels.num_clusters=3", "score=false")
+    code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
+    assert code == 0, err
+    ends = {}
+    for name, images in (("first", "[5,5]"), ("second", "[6,6]")):
+        code, _, err = lab("sample", f"interpolate.images={images}", "num_images=2", "format=npz", f"to={name}")
+        assert code == 0, err
+        with np.load(lab.folder / name / "samples.npz") as archive:
+            ends[name] = archive["arr_0"][0]
+    with np.load(lab.folder / "samples" / "samples.npz") as archive:
+        assert (archive["arr_0"][0] == ends["first"]).all()
+        assert (archive["arr_0"][-1] == ends["second"]).all()
 
 
 def test_given_the_class(lab):
