@@ -47,16 +47,24 @@ def drawn(sampler, value, draws):
     return np.array([[json.loads(file.read_text())["values"][value] for file in row] for row in files])
 
 
-def test_five_evaluations_on_clusters_are_closer_than_the_default_in_every_draw():
-    few, default = (
-        "clusters_30_dpmsolver_sde_5_from_moments_-3_to_4",
-        "plain_dpmsolver_sde_25_from_noise_-8.0_to_8.0",
-    )
-    assert (drawn(few, RULERS[0], range(5)).mean(axis=0) < drawn(default, RULERS[0], range(5)).mean(axis=0)).all()
-    for ruler, share in zip(RULERS, (0.25, 0.6), strict=True):
-        of_clusters, plain = (drawn(f"{name}_2048_samples", ruler, range(2)) for name in (few, default))
+@pytest.mark.parametrize("on_clusters", ["default_on_clusters", "clusters_30_dpmsolver_sde_5_from_moments_-3_to_4"])
+def test_on_clusters_every_draw_is_closer_than_without(on_clusters):
+    without = "plain_dpmsolver_sde_25_from_noise_-8.0_to_8.0"
+    assert (
+        drawn(on_clusters, RULERS[0], range(5)).mean(axis=0) < drawn(without, RULERS[0], range(5)).mean(axis=0)
+    ).all()
+    for ruler, share in zip(RULERS, (0.3, 0.6), strict=True):
+        of_clusters, plain = (drawn(f"{name}_2048_samples", ruler, range(2)) for name in (on_clusters, without))
         assert (of_clusters < plain).all()
         assert of_clusters.mean() < share * plain.mean()
+
+
+@pytest.mark.parametrize("ruler", ["pixels", "digits_cnn", "digits_resnet"])
+def test_the_default_draws_no_copies(ruler):
+    assert (drawn("default_on_clusters_copying", f"copying_{ruler}_low", [0]) < 0.5).all()
+
+
+def test_fast_digits_takes_five_evaluations():
     assert (drawn("fast_digits", "nfe", [0]) == 5).all()
     assert drawn("fast_digits", "bits_per_dim", [0]).mean() < 1.85
 
