@@ -5,6 +5,7 @@ anything looks into them.
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -107,7 +108,9 @@ class CLIPFeatures(VisionFeatures):
         file = Path(path) if path is not None else usual_place(f"clip-vit-b-32-{SHA256[self.name]}.pt")
         content = read_weights(file, self.name, url, self.identity, download)
         try:
-            self.network = FeatureExtractorCLIP("clip-vit-b-32", ["clip"], io.BytesIO(content))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*torch.jit", FutureWarning)  # CLIP was published as TorchScript
+                self.network = FeatureExtractorCLIP("clip-vit-b-32", ["clip"], io.BytesIO(content))
         except (RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise _not_its_weights(file, error) from error
         self.dim = self.network.model.visual.output_dim

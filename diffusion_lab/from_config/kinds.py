@@ -14,7 +14,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra._internal.utils import _locate  # what Hydra itself finds a target with
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from diffusion_lab.from_config.build import CODE
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.signatures import written_annotations
 
 OPTIONS = {
     **dict.fromkeys(("conditional", "score", "retrain", "rescore", "compile", "trajectory", "watch", "moments"), bool),
@@ -27,6 +29,10 @@ OPTIONS = {
     "snapshots.averages": int,
     **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
     "train_images": int | float | None,
+    # Of Lightning's Trainer, which takes seconds to import.
+    **dict.fromkeys(("trainer.accumulate_grad_batches", "trainer.num_nodes"), int),
+    "trainer.log_every_n_steps": int | None,
+    "trainer.gradient_clip_val": int | float | None,
 }
 _WORDS = {
     int: "a whole number",
@@ -63,12 +69,18 @@ def _annotated_values(
         key, child = f"{prefix}{name}", node[name]
         if not isinstance(child, DictConfig):
             annotation = OPTIONS.get(key)
-            if annotation is None and is_object:  # a class is imported only for what OPTIONS does not say
-                annotation = _parameter_annotations(node["_target_"]).get(name)
+            if annotation is None and is_object:  # a class is imported only for what nothing else says
+                target = node["_target_"]
+                annotation = _written(target).get(name) or _parameter_annotations(target).get(name)
             if annotation is not None:
                 yield key, list(child) if isinstance(child, ListConfig) else child, annotation
         if isinstance(child, DictConfig | ListConfig):
             yield from _annotated_values(child, f"{key}.", typed)
+
+
+@cache
+def _written(target: str) -> dict[str, Any]:
+    return written_annotations(CODE, target)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -100,7 +101,9 @@ def check_bombs(path: Path) -> None:
 def _of_torch(path: Path) -> object:
     try:
         check_bombs(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)  # we refuse them
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "Weights only" not in str(error):
             raise CheckpointError(
