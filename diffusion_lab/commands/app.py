@@ -45,6 +45,7 @@ def run(command: str, options: list[str]) -> int:
         try:
             typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
             _drop_leftovers(cfg, typed)
+            _say_ignored_labels(cfg, typed)
             check_kinds(cfg, [override.key_or_group for override in typed])
             return module.run(cfg)
         except Exception as error:
@@ -90,6 +91,13 @@ def _drop_leftovers(cfg: DictConfig, typed: Sequence[Override]) -> None:
         dropped = drop_leftovers(cfg, typed)
         if dropped:
             print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
+
+
+def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
+    wanted = [o for o in typed if o.key_or_group.partition(".")[0] == "labels" and o.value() not in ("own", None)]
+    if wanted and cfg.get("conditional"):
+        options = " ".join(f"{override.key_or_group}={override.value()}" for override in wanted)
+        print(f"ignoring {options}: conditional=true means the classes of the data; for clusters use conditional=false")
 
 
 def _read_environment(file: Path) -> None:

@@ -5,7 +5,7 @@ A new folder appears whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +76,21 @@ def _card(
         weights=weights,
         protocol=model.protocol(),
         runs=own,
-        use=use,
+        use=use + _about_clusters(training.get("cluster_shares")),
         version=__version__,
         library=library,
     )
     return card(about)
+
+
+def _about_clusters(shares: Sequence[float] | None) -> str:
+    if shares is None:
+        return ""
+    listed = ", ".join(f"{share:.4f}" for share in shares)
+    return (
+        f"\n\nThe model is conditioned on {len(shares)} clusters of its training images, not on classes of the data. Samples are like the "
+        f"data if clusters 0 … {len(shares) - 1} are drawn in these shares: {listed}."
+    )
 
 
 def _diffusers(model: GenerativeModel, batch_size: int) -> Exported:

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.files import write_whole
-from diffusion_lab.from_config.drawing import GROUPS, drawing_of
+from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
 from diffusion_lab.from_config.trained import with_trained_choices
@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> None:
         if x is None:
             return  # rank 0 has them
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
-        written = _write(shown, y, model, to, cfg.format, drawing.columns(y))
+        written = _write(shown, y, drawing, to)
         if cfg.trajectory:
             some = slice(0, 64)
             written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
@@ -78,21 +78,23 @@ def _check_format(form: str, model: GenerativeModel) -> None:
         check_images(model.shape[0], model.num_levels)
 
 
-def _write(x: Tensor, y: Tensor | None, model: GenerativeModel, to: Path, form: str, columns: int | None) -> list[Path]:
+def _write(x: Tensor, y: Tensor | None, drawing: Drawing, to: Path) -> list[Path]:
     import numpy as np
 
     from diffusion_lab.pictures import images, picture, pixels, png
 
+    model, form = drawing.model, drawing.cfg.format
     if form == "grid":
         path = to / "samples.png"
-        write_whole(path, png(picture(x, model.num_levels, columns)))
+        write_whole(path, png(picture(x, model.num_levels, drawing.columns(y))))
         return [path]
     if form == "npz":
         path = to / "samples.npz"
         buffer = io.BytesIO()
-        # arr_1 holds labels; a model without classes has none, and published evaluators read arr_0 only.
-        labels = np.zeros(len(x), np.int64) if y is None else y.cpu().numpy()
-        np.savez(buffer, arr_0=pixels(x, model.num_levels), arr_1=labels)
+        # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
+        name = "clusters" if drawing.on_clusters else "arr_1"
+        arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
+        np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
         write_whole(path, buffer.getvalue())
         return [path]
     paths = [to / f"{index:06d}.png" for index in range(len(x))]

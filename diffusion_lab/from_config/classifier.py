@@ -46,7 +46,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
             data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
             raise ValueError(
                 f"{classifier} was trained on other data or classes ({data}) than the model to be guided; train both "
-                "with the same data=… and labels=own, or import both with the same data=…"
+                "with the same data=…, the model with labels=own, or import both with the same data=…"
             )
         if model.process.schedule != schedule:
             raise ValueError(

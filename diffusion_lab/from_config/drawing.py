@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from math import ceil
 from pathlib import Path
@@ -38,6 +39,25 @@ class Drawing:
     saved: DictConfig
     model: GenerativeModel
     weights: str
+
+    @property
+    def on_clusters(self) -> bool:
+        """Whether the labels are clusters, found in the data, and not its classes."""
+        return self.saved.get("labels") is not None
+
+    @cached_property
+    def _cluster_shares(self) -> Tensor | None:
+        """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters, or an older one."""
+        import torch
+
+        shares = self.directory.read_training().get("cluster_shares") if self.on_clusters else None
+        if shares is None:
+            return None
+        if len(shares) != self.model.num_classes:
+            raise RunError(
+                f"{self.directory.training} has {len(shares)} cluster_shares, but the model has {self.model.num_classes} clusters"
+            )
+        return torch.tensor(shares, dtype=torch.float64)
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that draws in one step. option: what needs a trajectory."""
@@ -88,20 +108,6 @@ class Drawing:
         in_turn = self.cfg.label is None and y is not None and self._cluster_shares is None
         return self.model.num_classes if in_turn and self.model.num_classes <= MOST_COLUMNS else None
 
-    @property
-    def _cluster_shares(self) -> Tensor | None:
-        """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters, or an older one."""
-        import torch
-
-        found = self.directory.read_training().get("cluster_shares")
-        if found is None:
-            return None
-        if len(found) != self.model.num_classes:
-            raise RunError(
-                f"{self.directory.training} has {len(found)} cluster_shares, but the model has {self.model.num_classes} classes"
-            )
-        return torch.tensor(found, dtype=torch.float64)
-
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
         """The label of the options; without one clusters as often as the data have them, or each class in turn.
 
@@ -113,15 +119,15 @@ class Drawing:
 
         if self.cfg.label is not None:
             return torch.full_like(indices, self.cfg.label)
-        if edit is not None and self.model.needs_label and not edit.has_labels:
+        if edit is None:
+            shares = self._cluster_shares
+            return self.model.classes_in_turn(indices) if shares is None else labels(indices, self.cfg.seed, shares)
+        if self.model.needs_label and not edit.has_labels:
             raise MistakeError(
                 f"label: {self.directory.path} was trained with a label for every image and has no output without one; set the "
                 "class of these images, such as label=0"
             )
-        if edit is not None:
-            return None
-        shares = self._cluster_shares
-        return self.model.classes_in_turn(indices) if shares is None else labels(indices, self.cfg.seed, shares)
+        return None
 
 
 def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirectory, DictConfig, GenerativeModel, str]:

@@ -83,7 +83,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """num_images images from the first to the second, both included, on the arc between their latents.
 
-    Without a label, a model that needs one and is on clusters has at each place the cluster of the nearer image.
+    Without a label, a model on clusters that was not trained without one has at each place the cluster of the nearer image.
     """
     import torch
 
@@ -94,7 +94,8 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     if cfg.num_images < 2:
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
-    own = _clusters_of(ends, saved) if cfg.label is None and model.needs_label else None
+    has_null_class = getattr(model, "label_dropout", 0) > 0
+    own = None if cfg.label is not None or has_null_class else _clusters_of(ends, saved)
     label = own if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
     latents = model.encode(ends, label)
     if latents is None:

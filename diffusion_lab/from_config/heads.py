@@ -72,11 +72,15 @@ def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
 
 
 def _how(directory: ModelDirectory, weights: str) -> str:
+    from diffusion_lab.from_config.trained import load_config
+
     try:
-        data = directory.read_choices().get("data")
+        choices, conditional = directory.read_choices(), load_config(directory).get("conditional") is True
     except RunError:
-        data = None
-    command = f"train model=variance_head{f' data={data}' if data else ''} init_from={directory.path}"
+        choices, conditional = {}, False
+    classes = ["conditional=true"] if conditional else [f"labels={choices['labels']}"] if choices.get("labels") else []
+    options = [*([f"data={choices['data']}"] if choices.get("data") else []), *classes, f"init_from={directory.path}"]
+    command = f"train model=variance_head {' '.join(options)}"
     return f"train one with `diffusion-lab {command} init_weights={weights}`"
 
 

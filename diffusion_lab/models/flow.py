@@ -56,7 +56,6 @@ class FlowModel(GenerativeModel):
         if temperature <= 0:
             raise ValueError(f"sampling.temperature={temperature} must be above 0; 1 draws from the model's density")
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
-        self.needs_label = num_classes is not None
         self.seed, self.optimization, self.temperature = seed, optimization, temperature
         self.network = network(num_classes=num_classes)
 

@@ -64,7 +64,6 @@ class VAE(GenerativeModel):
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.{name}={value} must be at least 0 and finite")
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
-        self.needs_label = num_classes is not None
         self.seed, self.optimization = seed, optimization
         self.decoder_likelihood = decoder_likelihood
         self.beta, self.free_bits, self.samples_are_means = beta, free_bits, samples_are_means

@@ -36,7 +36,7 @@ class DenoisingUNet(nn.Module):
     ):
         super().__init__()
         if num_classes is not None:
-            raise ValueError("the Unet of denoising-diffusion-pytorch has no classes: use conditional=false")
+            raise ValueError("the Unet of denoising-diffusion-pytorch has no classes: use conditional=false labels=own")
         try:
             unet = network_class("denoising_diffusion_pytorch", "Unet", "denoising-diffusion-pytorch")
             self.unet = unet(

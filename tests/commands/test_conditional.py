@@ -68,6 +68,41 @@ def test_digits_are_learned_on_clusters_unless_their_classes_are_asked_for(lab):
     assert "this model is already trained" in out  # whether clusters or none would have stood in their place
 
 
+def test_clusters_beside_classes_are_said_to_have_no_effect(lab):
+    options = [*TINY, *STRIDED, "score=false", "conditional=true"]
+    code, out, err = lab("train", *(option for option in options if option != "labels=own"))
+    assert code == 0, err
+    assert "ignoring" not in out  # those of the data set, which nobody asked for
+    code, out, err = lab("train", *options, "labels=clusters")
+    assert code == 0, err
+    assert "ignoring labels=clusters: conditional=true means the classes of the data" in out
+    assert "this model is already trained" in out
+
+
+def test_samples_on_clusters_can_be_scored_as_files(lab):
+    """Their numbers are no classes of the data, so a file of samples must not pass them off as such."""
+    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4")
+    code, _, err = lab("sample", "num_images=8", "format=npz")
+    assert code == 0, err
+    code, _, err = lab("evaluate", "samples=samples/samples.npz", "data=digits", "features=pixels")
+    assert code == 0, err
+    (own,), (given,) = (
+        [run["values"] for run in runs_of(lab) if ("given" in str(run["protocol"]["model"])) is was_given]
+        for was_given in (False, True)
+    )
+    assert given["fd_pixels"] == pytest.approx(own["fd_pixels"], rel=1e-5)  # the same clusters are drawn
+
+
+def test_weights_of_a_model_with_other_labels_are_refused_with_the_fix(lab):
+    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
+    model = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
+    code, _, err = lab("train", *TINY, *STRIDED, f"init_from={model}")
+    assert code == 1
+    assert (
+        "is conditioned on 4 classes or clusters, but this one on nothing; use its labels=… (own: no clusters)" in err
+    )
+
+
 def test_an_older_model_on_clusters_was_called_conditional(lab):
     lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
     model = newest_model(lab.folder / "outputs")
@@ -79,7 +114,7 @@ def test_an_older_model_on_clusters_was_called_conditional(lab):
         code, _, err = lab(*command)
         assert code == 0, err
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
-        assert archive["arr_1"].tolist() == [0, 1, 2, 3, 0]  # it does not know their shares
+        assert archive["clusters"].tolist() == [0, 1, 2, 3, 0]  # it does not know their shares
     (run,) = runs_of(lab)
     assert "and its cluster" in run["protocol"]["bound"]["kind"]
 
@@ -102,7 +137,8 @@ def test_clusters_stand_in_for_labels(lab):
         code, _, err = lab(*command)
         assert code == 0, err
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
-        drawn = torch.from_numpy(archive["arr_1"])
+        assert "arr_1" not in archive  # which holds classes of the data, where there are any
+        drawn = torch.from_numpy(archive["clusters"])
     shares = newest_model(lab.folder / "outputs").read_training()["cluster_shares"]
     assert sum(shares) == pytest.approx(1)
     assert (drawn == labels(torch.arange(9), 0, torch.tensor(shares).double())).all()

@@ -84,6 +84,17 @@ def test_the_program_draws_what_our_sampler_draws(lab, small, sampler):
     assert torch.allclose(draw(x_T, *noise, y), ours, atol=1e-3)
 
 
+def test_the_card_says_how_often_clusters_occur(lab, small, monkeypatch):
+    training = json.loads((small / "training.json").read_text())
+    (small / "training.json").write_text(json.dumps({**training, "cluster_shares": [0.25, 0.75]}))
+    monkeypatch.setattr("diffusion_lab.commands.export._FORMATS", {"diffusers": lambda *_: ({}, "Run it.", "x")})
+    code, _, err = lab("export", "to=card")
+    assert code == 0, err
+    said = " ".join((lab.folder / "card" / "README.md").read_text().split())
+    assert "conditioned on 2 clusters of its training images" in said
+    assert "if clusters 0 … 1 are drawn in these shares: 0.2500, 0.7500." in said
+
+
 def test_the_card_says_what_it_is(lab, small, monkeypatch):
     run = lab.folder / "outputs" / "runs" / "one" / "metrics.json"
     training = json.loads((small / "training.json").read_text())

@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
     (flow,) = (path.relative_to(lab.folder) for path in models(lab, "flow"))
     before = files(lab.folder)
     regressed, points = ["variance=regressed", f"model_dir={model}"], ["data=two_moons", "network=variance_head/points"]
-    how = f"`diffusion-lab train model=variance_head data=digits init_from={model} init_weights=ema_0.999`"
+    how = f"`diffusion-lab train model=variance_head data=digits labels=own init_from={model} init_weights=ema_0.999`"
     for command, options, said in (
         (
             "evaluate",
@@ -117,7 +117,11 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
             ["model=variance_head", *points, f"init_from={model}"],
             "it was trained on other data or classes (Digits, by content)",
         ),
-        ("train", [*HEAD, f"init_from={model}", "labels=clusters"], "with the data=… and labels=… of that model"),
+        (
+            "train",
+            [*HEAD, f"init_from={model}", "labels=clusters"],
+            "with the data=…, labels=… and conditional=… of that model",
+        ),
         ("train", [*TINY, *STRIDED, "variance=regressed"], "needs a head, which is trained on a finished model"),
     ):
         code, _, err = lab(command, *options)
