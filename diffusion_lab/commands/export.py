@@ -88,8 +88,8 @@ def _about_clusters(shares: Sequence[float] | None) -> str:
         return ""
     listed = ", ".join(f"{share:.4f}" for share in shares)
     return (
-        f"\n\nThe model is conditioned on {len(shares)} clusters of its training images, not on classes of the data. Samples are like "
-        f"the data if clusters 0 … {len(shares) - 1} are drawn in these shares: {listed}."
+        f"\n\nThe model is conditioned on {len(shares)} clusters of its training images, not on classes of the data. Samples are "
+        f"like the data if clusters 0 … {len(shares) - 1} are drawn in these shares: {listed}."
     )
 
 
