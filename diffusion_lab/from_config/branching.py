@@ -121,10 +121,10 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
     if found == training_fingerprint(twin):
         return
     changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
-    changed = [
-        key for key in changed if not key.startswith("facts.")
-    ] or changed  # what the user chose, not what follows
-    difference = f"it differs in {', '.join(changed)}" if changed else "its data or the code that trained it differ"
+    chosen = [key for key in changed if not key.startswith("facts.")]
+    difference = (
+        f"it differs in {', '.join(chosen or changed)}" if changed else "its data or the code that trained it differ"
+    )
     raise MistakeError(f"{option}: only the length may differ, but {difference}")
 
 

@@ -83,7 +83,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """num_images images from the first to the second, both included, on the arc between their latents.
 
-    Without a label, a model on clusters that was not trained without one has at each place the cluster of the nearer image.
+    Without a label, a model on clusters that always had one in training takes the cluster of the nearer image.
     """
     import torch
 
