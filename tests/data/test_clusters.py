@@ -2,13 +2,16 @@ import math
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.memory import InMemoryDataModule, Split
 from diffusion_lab.evaluation.data_moments import check_classes
+from diffusion_lab.from_config.build import build_training_data
 
 GROUPS, EACH = 4, 50
 
@@ -138,3 +141,12 @@ def test_two_images_of_each_cluster_are_needed_for_their_moments() -> None:
     with pytest.raises(ValueError, match=r"class \d+ has fewer: use start=noise, or a smaller labels.num_clusters"):
         check_classes(clustered(25, 500, data))
     check_classes(clustered(2, 500, Digits(1, 0)))
+
+
+def test_the_clusters_of_digits_are_the_same_everywhere() -> None:
+    """The default command's model is found again on another machine: so far on five versions of scikit-learn, four kernels of BLAS."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train")
+    data = build_training_data(cfg)
+    assert data.num_classes == 30
+    assert data.clusters.identity.startswith("f7602535b0d3")
