@@ -144,7 +144,7 @@ def test_two_images_of_each_cluster_are_needed_for_their_moments() -> None:
 
 
 def test_the_clusters_of_digits_are_the_same_everywhere() -> None:
-    """The default command's model is found again on another machine: so far on five versions of scikit-learn, four kernels of BLAS."""
+    """The default model is found again on another machine: so far with scikit-learn 1.5 to 1.9, four kernels of BLAS."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train")
     data = build_training_data(cfg)
