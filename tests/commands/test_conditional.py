@@ -118,6 +118,11 @@ def test_an_older_model_on_clusters_was_called_conditional(lab):
     (run,) = runs_of(lab)
     assert "and its cluster" in run["protocol"]["bound"]["kind"]
 
+    model.training.write_text(json.dumps({**training, "cluster_shares": [0.5, 0.5]}))
+    code, _, err = lab("sample")
+    assert code == 1
+    assert "has 2 cluster_shares, but the model has 4 clusters" in err
+
 
 def test_clusters_stand_in_for_labels(lab):
     clusters = [*TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4"]
