@@ -20,8 +20,11 @@ def written_annotations(code: Code, target: str) -> dict[str, Any]:
     return {name: plain for name, annotation in parameters if (plain := _plain(annotation)) is not None}
 
 
-def _parameters(code: Code, node: Node) -> Iterator[tuple[str, ast.expr | None]]:
-    """Of a function; of the __init__ of a class, or of the class that it has it from; or the fields of a dataclass."""
+def _parameters(code: Code, node: Node, below: frozenset[Node] = frozenset()) -> Iterator[tuple[str, ast.expr | None]]:
+    """Of a function; of the __init__ of a class, or of the class that it has it from; or the fields of a dataclass.
+
+    below: classes on the way here; one named as its own base, as in class Unet(Unet), leads on to what was imported.
+    """
     module = code.module(node.module)
     for statement in module.definitions.get(node.name, []) if module is not None else []:
         if isinstance(statement, FUNCTIONS):
@@ -37,8 +40,8 @@ def _parameters(code: Code, node: Node) -> Iterator[tuple[str, ast.expr | None]]
             else:
                 for base in statement.bases:
                     if isinstance(base, ast.Name):
-                        for above in code.lead(module, (base.id,), {}):
-                            yield from _parameters(code, above)
+                        for above in {*code.lead(module, (base.id,), {})} - below - {node}:
+                            yield from _parameters(code, above, below | {node})
 
 
 def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, ast.expr | None]]:

@@ -54,6 +54,12 @@ def test_most_options_need_no_import():
     assert sum(len(written_annotations(CODE, target)) for target in OURS) > 300
 
 
+def test_a_class_may_be_named_as_the_one_that_it_extends(tmp_path):
+    (tmp_path / "theirs.py").write_text("class Net:\n    def __init__(self, width: int, name: str | None): ...\n")
+    (tmp_path / "mine.py").write_text("from theirs import Net\n\n\nclass Net(Net):\n    pass\n")
+    assert written_annotations(Code([str(tmp_path)]), "mine.Net") == {"width": int, "name": str | None}
+
+
 def test_what_is_not_plain_is_left_to_an_import():
     found = written_annotations(CODE, "diffusion_lab.from_config.worse.TrainedAutoguidance")
     assert "scale" in found
