@@ -131,9 +131,7 @@ def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit
 
 def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
     """The cluster of each image; None for a model that was not trained on clusters."""
-    if saved.get("labels") is None:
-        return None
-    clusters = trained_data(saved).clusters
+    clusters = None if saved.get("labels") is None else trained_data(saved).clusters
     return None if clusters is None else clusters.of(x.cpu()).to(x.device)
 
 

@@ -195,6 +195,6 @@ def _known_options(command: str, conf: Path) -> list[str]:
 
 def _hint(word: str, known: list[str], otherwise: str = "") -> str:
     if word in known:
-        return ", because another choice of its group has no such option"
+        return f" with your choice of {word.partition('.')[0]}"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else otherwise
