@@ -8,6 +8,11 @@ A score also states blocks of what its samples, or its images, add to the error 
 the same noise and the same images, so they are paired: the interval of their differences, averaged over seeds. Seeds do not tell
 what they all share, such as the real images, so the half-widths of all sources are added in quadrature. What a source adds anew
 with every seed is thereby counted twice: the interval is too wide rather than too narrow.
+
+Blocks say nothing about another training of the same recipe, so two trainings with one seed each have no interval: of pairs of
+trainings that differ in the seed alone, blocks would call a third to a half different. Several samplers of one training have one.
+
+A table that compares many things finds some difference by chance. `holm` keeps the probability that it claims any at 5 %.
 """
 
 from __future__ import annotations
@@ -15,14 +20,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from diffusion_lab.measures import SEEDS, TEST_IMAGES
 
 CONFIDENCE = 0.95
-_UPPER = (1 + CONFIDENCE) / 2
+LEVEL = 1 - CONFIDENCE
+FEWEST_SEEDS = 3  # of a claim about curves
 
 Blocks = Mapping[str, Sequence[float]]  # by source
 
@@ -33,11 +40,13 @@ class Measured:
 
     image_error  for each seed, the standard error over test images that the score states; absent where it states none
     sources      for each seed, the blocks of each source of uncertainty; empty where the score states none
+    trainings    for each seed, the name of the training that it is a number of
     """
 
     by_seed: Mapping[str, float]
     image_error: Mapping[str, float]
     sources: Mapping[str, Blocks] = field(default_factory=dict)
+    trainings: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def mean(self) -> float:
@@ -78,15 +87,55 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """a − b. margin: half the width of its 95 % interval. how: what the interval is over, in words."""
+    """a − b. parts: (standard error, degrees of freedom) of each source of uncertainty. how: what the interval is over."""
 
     mean: float
-    margin: float
+    parts: Sequence[tuple[float, float]]
     how: str
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95 % interval."""
+        return self._margin(LEVEL)
 
     @property
     def beyond_its_uncertainty(self) -> bool:
         return abs(self.mean) > self.margin
+
+    @cached_property
+    def p(self) -> float:
+        """The level at which the interval ends at 0."""
+        if self._margin(_SMALLEST) <= abs(self.mean):
+            return _SMALLEST if self.mean else 1.0
+        low, high = float(np.log(_SMALLEST)), 0.0
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._margin(float(np.exp(middle))) > abs(self.mean) else (low, middle)
+        return float(np.exp(high))
+
+    def _margin(self, level: float) -> float:
+        return float(np.sqrt(sum((stdtrit(freedom, 1 - level / 2) * error) ** 2 for error, freedom in self.parts)))
+
+
+_SMALLEST = 1e-12  # of p
+
+
+def holm(ps: Sequence[float], level: float = LEVEL) -> list[bool]:
+    """Which of several hypotheses are rejected, so that the probability of any wrong rejection is at most `level` (Holm 1979)."""
+    rejected = [False] * len(ps)
+    for rank, i in enumerate(np.argsort(ps, kind="stable")):
+        if ps[i] > level / (len(ps) - rank):
+            break
+        rejected[i] = True
+    return rejected
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Student's two-sided p of differences by seed; 1 for fewer than three seeds."""
+    d = np.asarray(differences, dtype=np.float64)
+    if len(d) < FEWEST_SEEDS or not d.any():
+        return 1.0
+    return Difference(float(d.mean()), [(_error(d), len(d) - 1)], "").p
 
 
 def same(a: Measured, b: Measured) -> bool:
@@ -95,20 +144,19 @@ def same(a: Measured, b: Measured) -> bool:
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:
-    """a − b with its uncertainty; None where the uncertainty is not known.
+    """a − b with its uncertainty; None where the uncertainty is not known, as of two trainings with one seed each.
 
-    With one seed each it says nothing of another training with another seed. Where a score states its error over test images and
-    no blocks, as older code did, the errors are added as if independent: too wide, as the images are shared.
+    Where a score states its error over test images and no blocks, the errors are added as if independent: too wide, as the images
+    are shared.
     """
     shared = [seed for seed in a.by_seed if seed in b.by_seed]
     if a.n == b.n == 1:
-        return _of_one_seed(a, b)
+        return _of_one_training(a, b) if list(a.trainings.values()) == list(b.trainings.values()) else None
     if len(shared) > 1:
         d = np.array([a.by_seed[seed] - b.by_seed[seed] for seed in shared])
-        seeds = stdtrit(len(d) - 1, _UPPER) * d.std(ddof=1) / np.sqrt(len(d))
         paired = _paired(a.blocks(shared), b.blocks(shared))
         over = listed([f"{len(d)} seeds", *paired])
-        return Difference(float(d.mean()), float(np.hypot(seeds, _total(paired))), f"paired over {over}")
+        return Difference(float(d.mean()), [(_error(d), len(d) - 1), *paired.values()], f"paired over {over}")
     return _welch(a, b) if a.n > 1 and b.n > 1 else None
 
 
@@ -116,13 +164,14 @@ def listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _of_one_seed(a: Measured, b: Measured) -> Difference | None:
+def _of_one_training(a: Measured, b: Measured) -> Difference | None:
     paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
     if paired:
-        return Difference(a.mean - b.mean, _total(paired), f"paired over {listed(list(paired))}, one seed each")
+        return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
     if a.image_error and b.image_error:
-        margin = ndtri(_UPPER) * np.hypot(a.error, b.error)
-        return Difference(a.mean - b.mean, float(margin), f"over {TEST_IMAGES}, one seed each")
+        return Difference(
+            a.mean - b.mean, [(float(np.hypot(a.error, b.error)), inf)], f"over {TEST_IMAGES}, one training"
+        )
     return None
 
 
@@ -131,24 +180,19 @@ def _welch(a: Measured, b: Measured) -> Difference:
     square_a, square_b = a.parts[SEEDS] ** 2, b.parts[SEEDS] ** 2
     total = square_a + square_b
     freedom = total**2 / (square_a**2 / (a.n - 1) + square_b**2 / (b.n - 1)) if total else 1.0
-    seeds = stdtrit(freedom, _UPPER) * np.sqrt(total)
     paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
     over = listed([f"{a.n} and {b.n} other seeds", *paired])
-    return Difference(a.mean - b.mean, float(np.hypot(seeds, _total(paired))), f"over {over}")
+    return Difference(a.mean - b.mean, [(total**0.5, freedom), *paired.values()], f"over {over}")
 
 
 def _error(blocks: np.ndarray) -> float:
     return float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
 
 
-def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Half the width of the 95 % interval of a − b from each source that both know, block by block."""
+def _paired(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """(standard error, degrees of freedom) of a − b from each source that both know, block by block."""
     return {
-        name: float(stdtrit(len(blocks) - 1, _UPPER)) * _error(blocks - b[name])
+        name: (_error(blocks - b[name]), len(blocks) - 1)
         for name, blocks in a.items()
         if len(b.get(name, ())) == len(blocks)
     }
-
-
-def _total(margins: Mapping[str, float]) -> float:
-    return float(np.sqrt(sum(margin**2 for margin in margins.values())))

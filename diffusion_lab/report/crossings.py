@@ -1,4 +1,9 @@
-"""Where one curve crosses another, seed by seed, and the sentence that describes it."""
+"""Where one curve crosses another, seed by seed, and the sentence that describes it.
+
+"a is better than b all the way" claims a difference at every cost; "a overtakes b" claims one at the first and one at the last
+cost, of the other sign. Each needs three seeds of one outcome and a paired t-test at those costs, at a level divided by the number
+of pairs of curves and of measures (Bonferroni). So of reports on equal curves at most 5 % have such a sentence.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from diffusion_lab.measures import LOW, SECONDS, Measure
-from diffusion_lab.report.compare import listed
+from diffusion_lab.report.compare import LEVEL, listed, paired_p
 from diffusion_lab.report.table import Group, Row
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
+_PLACES = 9  # at which curves are compared, evenly on a logarithmic axis
+_MOST_UNDECIDED = 4  # pairs that a sentence names
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,15 @@ class Cost:
 class Race:
     """Two curves over the range of costs that both cover.
 
-    leads: 0 or 1, who is better at the end; crossings: at which costs the lead changes hands; low, high: the first and last cost.
+    leads: 0 or 1, who is better at the end; crossings: at which costs the lead changes hands; low, high: the first and last cost;
+    ahead: by how much the first is better, at costs that divide the range evenly.
     """
 
     leads: int
     crossings: tuple[float, ...]
     low: float
     high: float
+    ahead: tuple[float, ...] = ()
 
     @property
     def outcome(self) -> tuple[int | None, int]:
@@ -57,10 +66,12 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
         first, second = ([(cost, math.log(value)) for cost, value in curve] for curve in (first, second))
     costs = sorted({cost for cost, _ in (*first, *second) if low <= cost <= high} | {low, high})
     sign = 1 if lower_is_better else -1
-    ahead = [
-        (cost, sign * (_at(second, cost) - _at(first, cost))) for cost in costs
-    ]  # above 0 where the first is better
-    ahead = [(cost, lead) for cost, lead in ahead if lead != 0]
+
+    def lead(cost: float) -> float:
+        """Above 0 where the first is better."""
+        return sign * (_at(second, cost) - _at(first, cost))
+
+    ahead = [(cost, by) for cost in costs if (by := lead(cost)) != 0]
     if not ahead:
         return None
     crossings = tuple(
@@ -68,7 +79,8 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
         for (x, a), (y, b) in pairwise(ahead)
         if (a > 0) != (b > 0)
     )
-    return Race(0 if ahead[-1][1] > 0 else 1, crossings, low, high)
+    between = (low * (high / low) ** (place / (_PLACES - 1)) for place in range(1, _PLACES - 1))
+    return Race(0 if ahead[-1][1] > 0 else 1, crossings, low, high, tuple(map(lead, (low, *between, high))))
 
 
 def ranked_measures(group: Group) -> list[Measure]:
@@ -85,20 +97,39 @@ def races(some: Sequence[Row], others: Sequence[Row], measure: Measure, cost: Co
     return {seed: one for seed, one in found.items() if one is not None}
 
 
-def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost) -> list[str]:
-    """First a sentence for each pair of curves whose lead changes, or on which seeds disagree. Then one for each curve that is
-    better than others all the way: it names all that were compared with it over about the same costs and with the same seeds.
+def is_certain(races: Mapping[str, Race], level: float) -> bool:
+    """Whether one sentence holds for two curves, at this level. races: by seed."""
+    outcomes = {one.outcome for one in races.values()}
+    if len(outcomes) > 1 or None in next(iter(outcomes)):
+        return False
+    by_cost = list(zip(*(one.ahead for one in races.values()), strict=True))
+    if next(iter(outcomes))[1] == 1:
+        by_cost = [by_cost[0], by_cost[-1]]
+    return max(map(paired_p, by_cost)) <= level
 
-    compared: (the names of two curves, their races by seed).
+
+def in_sentences(
+    compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost, num_measures: int
+) -> list[str]:
+    """First a sentence for each pair of curves whose lead changes. Then one for each curve that is better than others all the way:
+    it names all that were compared with it over about the same costs and with the same seeds. Last, what is undecided.
+
+    compared: (the names of two curves, their races by seed), all of one measure of `num_measures`.
     """
-    said = []
+    said, undecided = [], []
     behind: list[tuple[str, list[str], list[Mapping[str, Race]]]] = []  # (the better curve, the others, their races)
     for names, found in compared:
-        outcomes = {one.outcome for one in found.values()}
-        if outcomes not in ({(0, 0)}, {(1, 0)}):
-            said.append(in_words(names, found, cost))
+        if not is_certain(found, LEVEL / (len(compared) * num_measures)):
+            crosses = any(one.crossings for one in found.values())
+            if crosses:
+                said.append(in_words(names, found, cost, sure=False))
+            else:
+                undecided.append(f"{names[0]} and {names[1]}")
             continue
-        ((leads, _),) = outcomes
+        ((leads, changes),) = {one.outcome for one in found.values()}
+        if changes:
+            said.append(in_words(names, found, cost, sure=True))
+            continue
         better, other = names[leads], names[1 - leads]
         for leader, others, with_others in behind:
             if leader == better and _over_the_same(found, with_others[0]):
@@ -112,7 +143,10 @@ def in_sentences(compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]],
             seed: Race(0, (), max(one[seed].low for one in with_others), min(one[seed].high for one in with_others))
             for seed in with_others[0]
         }
-        said.append(in_words((better, listed(others)), shared, cost))
+        said.append(in_words((better, listed(others)), shared, cost, sure=True))
+    if undecided:
+        more = f" and {len(undecided) - _MOST_UNDECIDED} more pairs" if len(undecided) > _MOST_UNDECIDED else ""
+        said.append(f"undecided between {'; between '.join(undecided[:_MOST_UNDECIDED])}{more}")
     return said
 
 
@@ -130,8 +164,8 @@ def _span(one: Race) -> tuple[float, float]:
     return one.low, one.high
 
 
-def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost) -> str:
-    """One sentence on two curves. races: by seed; at least one."""
+def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure: bool) -> str:
+    """One sentence on two curves. races: by seed; at least one. sure: `is_certain`."""
     by_outcome: dict[tuple[int | None, int], list[Race]] = {}
     for one in races.values():
         by_outcome.setdefault(one.outcome, []).append(one)
@@ -139,7 +173,6 @@ def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost) -> s
     for some in sorted(by_outcome.values(), key=len, reverse=True):
         seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
         parts.append(f"{_alike(names, some, cost)} ({seeds})")
-    sure = len(by_outcome) == 1 and None not in next(iter(by_outcome))
     return parts[0] if sure else f"undecided between {names[0]} and {names[1]}: {'; '.join(parts)}"
 
 
@@ -154,7 +187,8 @@ def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
         return f"{leader} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
     times = sorted(one.crossings[0] for one in races)
     middle = math.exp(sum(map(math.log, times)) / len(times))
-    spread = f", {_short(times[0])} to {_short(times[-1])} by seed" if len(times) > 1 else ""
+    first, last = _short(times[0]), _short(times[-1])
+    spread = f", {first} to {last} by seed" if first != last else ""
     return f"{leader} overtakes {other} {cost.at} {_short(middle)} {cost.unit}{spread}"
 
 

@@ -109,17 +109,13 @@ def finding(standing: Standing, column: Column) -> Finding:
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
     if standing.lead is None:
-        few = "one seed gives no interval; run seed=1,2,3 for one"
+        few = "one seed does not tell two models apart; run seed=1,2,3"
         return Finding(what, f"{best} is {standing.measure.better[:-2]}est, but {few}", False)
     lead = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
     ahead = f"{label(standing.runner_up)} by {lead} (95 % interval, {standing.lead.how})"
     if standing.marked:
         return Finding(what, f"{best} is best, ahead of {ahead}", True)
-    certain = (
-        ", but not ahead of every other row by more than the uncertainty"
-        if standing.lead.beyond_its_uncertainty
-        else ""
-    )
+    certain = ", but over all rows and columns this is not certain" if standing.lead.beyond_its_uncertainty else ""
     return Finding(what, f"undecided; {best} leads {ahead}{certain}", False)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, combinations, islice
+from itertools import chain, combinations
 
 from diffusion_lab.measures import Measure
-from diffusion_lab.report.crossings import Cost, in_words, races, ranked_measures
+from diffusion_lab.report.compare import LEVEL
+from diffusion_lab.report.crossings import Cost, in_words, is_certain, races, ranked_measures
 from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel, Plot
 from diffusion_lab.report.row_plots import by_look, floor_level, in_panels, sets_steps, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
@@ -51,11 +52,13 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
 
 def changes(table: Table, group: Group, measure: Measure) -> list[str]:
     """Where the better of two choices depends on the evaluations; a sentence for each two lines that differ in one axis."""
-    known = (
+    compared = [
         (names, races(some, others, measure, _EVALUATIONS)) for names, some, others in _pairs(table, group, measure)
-    )
-    crossing = ((names, found) for names, found in known if any(one.crossings for one in found.values()))
-    return [in_words(names, found, _EVALUATIONS) for names, found in islice(crossing, _MOST_PAIRS)]
+    ]
+    compared = [(names, found) for names, found in compared if found]
+    level = LEVEL / max(1, len(compared) * len(ranked_measures(group)))
+    crossing = [(names, found) for names, found in compared if any(one.crossings for one in found.values())]
+    return [in_words(names, found, _EVALUATIONS, is_certain(found, level)) for names, found in crossing[:_MOST_PAIRS]]
 
 
 def _pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[tuple[str, str], list[Row], list[Row]]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from diffusion_lab.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
 from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.compare import Difference, Measured, difference, same
+from diffusion_lab.report.compare import Difference, Measured, difference, holm, same
 
 SEED = "seed"  # the axis that is folded
 NO_SEED = ""  # the seed of a row where seed is no axis
@@ -52,6 +52,7 @@ class Row:
             {seed: cell.values[name] for seed, cell in scored.items()},
             {seed: cell.values[error] for seed, cell in scored.items() if error in cell.values},
             {seed: cell.sources.get(name, {}) for seed, cell in scored.items()},
+            {seed: cell.model.path.name for seed, cell in scored.items()},
         )
 
     def ways(self, measure: Measure) -> dict[str, dict[str, Any]]:
@@ -80,7 +81,8 @@ class Standing:
     """Who leads a column among rows that were measured alike.
 
     best       rows with the best mean (several only where their values are equal)
-    marked     whether the best is better than every other row by more than the uncertainty of that difference
+    p          the largest p of the differences between the best and the other rows; None where some of these are uncertain
+    marked     whether the best is better than every other row, among all claims of the table (Holm)
     runner_up  the next row, and `lead` the difference to it; None where all rows are equal, or its uncertainty is unknown
     left_out   rows that take no part, because their seeds are others
     """
@@ -89,8 +91,9 @@ class Standing:
     best: list[Row]
     runner_up: Row | None
     lead: Difference | None
-    marked: bool
+    p: float | None
     left_out: list[Row]
+    marked: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,9 @@ class Group:
                 alike = [row for row in rows if row.protocol_key(measure) == key]
                 if len(alike) > 1:
                     found.append(standing(measure, alike))
-        return found
+        tested = [one for one in found if one.p is not None]
+        certain = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True))
+        return [replace(one, marked=certain.get(id(one), False)) for one in found]
 
     @cached_property
     def marked(self) -> set[tuple[int, str]]:
@@ -183,9 +188,10 @@ def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
     best = [row for row in whole if same(value[row.number], value[whole[0].number])]
     others = [row for row in whole if row not in best]
     leads = [difference(value[best[0].number], value[row.number]) for row in others]
-    marked = bool(leads) and all(lead is not None and sign * lead.mean < -lead.margin for lead in leads)
+    known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
+    p = max(known) if leads and len(known) == len(leads) else None
     runner_up, lead = (others[0], leads[0]) if others else (None, None)
-    return Standing(measure, best, runner_up, lead, marked, [row for row in rows if row not in whole])
+    return Standing(measure, best, runner_up, lead, p, [row for row in rows if row not in whole])
 
 
 def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:

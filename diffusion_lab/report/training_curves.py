@@ -60,7 +60,8 @@ def overtakings(table: Table, group: Group, measure: Measure) -> list[str]:
         ((first, second), races(some, others, measure, _MINUTES))
         for (first, some), (second, others) in combinations(lines.items(), 2)
     ]
-    return in_sentences([(names, found) for names, found in compared if found], _MINUTES)[:_MOST_SENTENCES]
+    compared = [(names, found) for names, found in compared if found]
+    return in_sentences(compared, _MINUTES, len(ranked_measures(group)))[:_MOST_SENTENCES]
 
 
 def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_lab.report.compare import Measured, difference, same
+from diffusion_lab.report.compare import Measured, difference, holm, same
 
 
 def seeds(values, first=1, errors=None):
@@ -64,6 +64,25 @@ def test_the_error_of_a_row():
     assert seeds([1.0], errors=[0.2]).error == 0.2
 
 
+def test_one_seed_each_of_two_trainings_is_unknown():
+    blocks = {"samples": list(np.random.default_rng(0).standard_normal(50))}
+    a, b, c = (
+        Measured({"1": value}, {"1": 0.01}, {"1": blocks}, {"1": training})
+        for value, training in ((1.0, "first"), (9.0, "second"), (9.0, "first"))
+    )
+    assert difference(a, b) is None
+    assert difference(a, c).beyond_its_uncertainty
+
+
+def test_p_is_students_and_holm_stops_at_the_first():
+    found = difference(seeds(A), seeds(B))
+    assert found.p == pytest.approx(stats.ttest_rel(A, B).pvalue, rel=1e-4)
+    assert difference(seeds([1.0, 2.0, 4.0]), seeds([1.0, 2.0, 4.0])).p == 1.0
+    assert holm([0.04, 0.001, 0.03, 0.02]) == [False, True, False, False]
+    assert holm([0.04, 0.001, 0.02, 0.015]) == [True, True, True, True]
+    assert holm([]) == []
+
+
 def test_equal_for_every_seed_is_the_same():
     assert same(seeds([1.0, 2.0]), seeds([1.0, 2.0]))
     assert not same(seeds([1.0, 2.0]), seeds([2.0, 1.0]))
@@ -86,7 +105,7 @@ def test_what_the_same_noise_and_the_same_images_do_to_both_cancels():
     a, b = (of_blocks(value, list(each), list(shared)) for value, each in ((3.0, shared), (3.1, shared + own)))
     found = difference(a, b)
     assert found.margin == pytest.approx(stats.t.ppf(0.975, 49) * stats.sem(own), rel=1e-6)
-    assert found.how == "paired over samples and real images, one seed each"
+    assert found.how == "paired over samples and real images, one training"
     assert found.beyond_its_uncertainty
     unlike = of_blocks(3.1, list(np.random.default_rng(2).standard_normal(50)), list(shared))
     assert not difference(a, unlike).beyond_its_uncertainty
@@ -122,4 +141,4 @@ def test_blocks_cover_the_truth_as_often_as_they_say():
 def test_old_scores_without_blocks_are_compared_as_before():
     assert difference(of_blocks(3.0, [1.0, -1.0]), seeds([2.0])) is None
     both = difference(of_blocks(3.0, [1.0, -1.0]), of_blocks(2.0, [1.0, 0.0, -1.0]))
-    assert both.how == "paired over real images, one seed each", "another number of blocks is another number of samples"
+    assert both.how == "paired over real images, one training", "another number of blocks is another number of samples"

@@ -3,8 +3,9 @@
 import math
 
 import pytest
+from scipy import stats
 
-from diffusion_lab.report.crossings import Cost, Race, in_sentences, in_words, race
+from diffusion_lab.report.crossings import Cost, Race, in_sentences, in_words, is_certain, race
 
 MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 
@@ -40,37 +41,51 @@ def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():
     races = {str(seed): Race(0, (time,), 1, 60) for seed, time in enumerate((12.0, 14.0, 17.0))}
     middle = math.exp(sum(map(math.log, (12, 14, 17))) / 3)
     assert round(middle) == 14
-    said = in_words(("diffusion", "GAN"), races, MINUTES)
+    said = in_words(("diffusion", "GAN"), races, MINUTES, sure=True)
     assert said == "diffusion overtakes GAN after 14 minutes, 12 to 17 by seed (3 of 3 seeds)"
-    assert in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, MINUTES) == "b overtakes a after 14 minutes (one seed)"
-    through = in_words(("a", "b"), {"": Race(1, (), 0.999, 60.1)}, MINUTES)
-    assert through == "b is better than a all the way from 1 to 60 minutes (one seed)"
+    one = in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, MINUTES, sure=False)
+    assert one == "undecided between a and b: b overtakes a after 14 minutes (one seed)"
 
 
 def test_what_one_curve_is_better_than_all_the_way_is_one_sentence():
     compared = [
-        (("gan", "vae"), {"1": Race(0, (), 2, 55)}),
-        (("diffusion", "gan"), {"1": Race(0, (19.0,), 2, 55)}),
-        (("flow", "gan"), {"1": Race(1, (), 2.4, 50)}),
-        (("late", "gan"), {"1": Race(1, (), 30, 50)}),
-        (("gan", "noise"), {"1": Race(0, (), 1, 60), "2": Race(0, (), 1, 60)}),  # of other seeds
+        (("gan", "vae"), by_seeds(0, (), 2, 55)),
+        (("diffusion", "gan"), by_seeds(0, (19.0,), 2, 55)),
+        (("flow", "gan"), by_seeds(1, (), 2.4, 50)),
+        (("late", "gan"), by_seeds(1, (), 30, 50)),
+        (("gan", "noise"), by_seeds(0, (), 1, 60, seeds="12")),
+        (("gan", "kernel"), {**by_seeds(0, (), 1, 60), "4": Race(1, (), 1, 60, (-1.0, -1.0))}),
     ]
-    assert in_sentences(compared, MINUTES) == [
-        "diffusion overtakes gan after 19 minutes (one seed)",
-        "gan is better than vae and flow all the way from 2.4 to 50 minutes (one seed)",
-        "gan is better than late all the way from 30 to 50 minutes (one seed)",
-        "gan is better than noise all the way from 1 to 60 minutes (2 of 2 seeds)",
+    assert in_sentences(compared, MINUTES, 1) == [
+        "diffusion overtakes gan after 19 minutes (3 of 3 seeds)",
+        "gan is better than vae and flow all the way from 2.4 to 50 minutes (3 of 3 seeds)",
+        "gan is better than late all the way from 30 to 50 minutes (3 of 3 seeds)",
+        "undecided between gan and noise; between gan and kernel",
     ]
+
+
+def by_seeds(leads, crossings, low, high, seeds="123"):
+    """Races whose leads hardly differ between seeds."""
+    first = (1 if leads == 0 else -1) * (-1) ** len(crossings)
+    ahead = (first, first * (-1) ** len(crossings))
+    return {s: Race(leads, crossings, low, high, tuple(a * (1 + 1e-3 * int(s)) for a in ahead)) for s in seeds}
+
+
+def test_a_lead_is_certain_at_every_cost_or_not():
+    leads = [(1.0, 0.1), (1.1, 0.9), (0.9, 0.2)]
+    races = {str(seed): Race(0, (), 1, 60, ahead) for seed, ahead in enumerate(leads)}
+    assert not is_certain(races, 0.05)
+    assert is_certain(races, stats.ttest_1samp([0.1, 0.9, 0.2], 0).pvalue * 1.001)
 
 
 def test_what_seeds_do_not_agree_on_is_undecided():
     races = {"1": Race(0, (12.0,), 1, 60), "2": Race(1, (), 1, 60), "3": Race(0, (20.0,), 1, 60)}
-    said = in_words(("diffusion", "GAN"), races, MINUTES)
+    said = in_words(("diffusion", "GAN"), races, MINUTES, sure=False)
     assert said == (
         "undecided between diffusion and GAN: diffusion overtakes GAN after 15 minutes, 12 to 20 by seed (2 of 3 seeds); "
         "GAN is better than diffusion all the way from 1 to 60 minutes (1 of 3 seeds)"
     )
     to_and_fro = {"1": Race(0, (2.0, 3.0), 1, 60), "2": Race(1, (2.0, 3.0, 4.0), 1, 60)}
-    assert in_words(("a", "b"), to_and_fro, MINUTES) == (
+    assert in_words(("a", "b"), to_and_fro, MINUTES, sure=False) == (
         "undecided between a and b: the lead changes several times (2 of 2 seeds)"
     )

@@ -1,0 +1,141 @@
+"""Of reports on equal cells at most 5 % claim anything, whatever the number of cells, seeds and columns: by simulation."""
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusion_lab.measures import LOW, SAMPLES, Measure
+from diffusion_lab.report.cells import Cell, Gathered
+from diffusion_lab.report.compare import Measured, difference
+from diffusion_lab.report.findings import curve_findings
+from diffusion_lab.report.layout import columns, finding
+from diffusion_lab.report.table import build_table
+from diffusion_lab.runs import ModelDirectory, RunDirectory
+
+BLOCKS = 20
+
+
+MEASURES = [Measure(f"m{i}", f"m{i}", better=LOW, headline=True) for i in range(5)]
+
+
+def cell(choices, values, of, sources=None):
+    measures = [measure for measure in MEASURES if measure.name in values]
+    run, model = RunDirectory(Path("-".join(choices.values()))), ModelDirectory(Path(of))
+    return Cell(choices, run, model, "done", "", values, {}, {}, measures, sources or {})
+
+
+def equal_cells(random, rows, seeds, columns):
+    """Every training is drawn from one distribution, and so are its samples, whose noise is a third of that of trainings."""
+    cells = []
+    for row in range(rows):
+        for seed in range(seeds):
+            blocks = random.standard_normal((columns, BLOCKS)) * BLOCKS**0.5 / 3
+            values = 10 + random.standard_normal(columns) + blocks.mean(1)
+            named = {f"m{i}": float(value) for i, value in enumerate(values)}
+            sources = {f"m{i}": {SAMPLES: list(block - block.mean())} for i, block in enumerate(blocks)}
+            cells.append(cell({"row": str(row), "seed": str(seed)}, named, f"{row}-{seed}", sources))
+    return Gathered("equal", {"row": [*map(str, range(rows))], "seed": [*map(str, range(seeds))]}, cells)
+
+
+def at_most_a_twentieth(claims):
+    """Three standard errors of the share are allowed for."""
+    return np.mean(claims) <= 0.05 + 3 * (0.05 * 0.95 / len(claims)) ** 0.5
+
+
+@pytest.mark.parametrize(("rows", "seeds"), [(2, 1), (20, 1), (2, 2), (2, 3), (2, 5), (5, 3), (20, 3)])
+def test_equal_cells_have_no_best(rows, seeds):
+    random, claims = np.random.default_rng(rows + 100 * seeds), []
+    for _ in range(200 if rows < 20 else 60):
+        group = build_table(equal_cells(random, rows, seeds, 5)).groups[0]
+        named = {column.measure.name: column for column in columns(group)}
+        sure = [finding(standing, named[standing.measure.name]).sure for standing in group.standings]
+        assert any(sure) == bool(group.marked)
+        claims.append(any(sure))
+    assert at_most_a_twentieth(claims)
+    assert seeds > 1 or not any(claims), "one seed decides nothing between trainings"
+
+
+def test_samplers_of_one_training_are_told_apart():
+    random = np.random.default_rng(0)
+    cells = []
+    for row in range(2):
+        blocks = random.standard_normal(BLOCKS)
+        values, sources = {"m0": 10.0 + 3 * row}, {"m0": {SAMPLES: list(blocks - blocks.mean())}}
+        cells.append(cell({"row": str(row)}, values, "one", sources))
+    (standing,) = build_table(Gathered("samplers", {"row": ["0", "1"]}, cells)).groups[0].standings
+    assert standing.marked
+
+
+def curves(random, lines, seeds, axis, cost, difference=0.0):
+    """Every line is one number a seed and a little noise at every point, as the moments of one training are; line 0 is ahead."""
+    cells = []
+    for line in range(lines):
+        for seed in range(seeds):
+            of_seed = random.standard_normal(2) + difference * line
+            for label in ("5", "10", "20", "40"):
+                values = of_seed + 0.3 * random.standard_normal(2) + 10
+                named = {"m0": float(values[0]), "m1": float(values[1]), cost: float(label)}
+                choices = {"line": str(line), axis: label, "seed": str(seed)}
+                cells.append(cell(choices, named, f"{line}-{seed}"))
+    axes = {"line": [*map(str, range(lines))], axis: ["5", "10", "20", "40"], "seed": [*map(str, range(seeds))]}
+    return Gathered("curves", axes, cells)
+
+
+def sentences_on(gathered):
+    table = build_table(gathered)
+    return [said for group in table.groups for _, said in curve_findings(table, group)]
+
+
+def claims_of(gathered):
+    return [said for said in sentences_on(gathered) if "undecided" not in said]
+
+
+BY_COST = [("trainer.max_steps", "training_seconds"), ("sampler.spacing.num_steps", "nfe")]
+
+
+@pytest.mark.parametrize(("axis", "cost"), BY_COST)
+@pytest.mark.parametrize(("lines", "seeds"), [(2, 1), (4, 2), (2, 3), (4, 3), (2, 6)])
+def test_equal_curves_have_no_leader(axis, cost, lines, seeds):
+    random = np.random.default_rng(lines + 100 * seeds)
+    reports = [curves(random, lines, seeds, axis, cost) for _ in range(150)]
+    claims = [bool(claims_of(report)) for report in reports]
+    assert any(sentences_on(report) for report in reports)
+    assert at_most_a_twentieth(claims)
+    assert seeds > 2 or not any(claims), "a sentence on curves needs three seeds"
+
+
+def test_a_leader_by_far_is_named():
+    axis, cost = BY_COST[0]
+    assert claims_of(curves(np.random.default_rng(0), 2, 5, axis, cost, difference=50.0))
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", ["fd_fashion_cnn", "fd_fashion_resnet", "fd_digits_cnn", "bits_per_dim"])
+@pytest.mark.parametrize("num_seeds", [1, 2, 3])
+def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds):
+    """All pairs of rows of one recipe with other seeds, in our own results. By their samples a third to a half differ."""
+    recipes: dict[str, list[dict]] = {}
+    for file in sorted(RESULTS.rglob("*_seed_*/metrics.json")):
+        run = json.loads(file.read_text())
+        if name in run["values"]:
+            recipes.setdefault(re.sub(r"_seed_\d+", "", str(file)), []).append(run)
+
+    def row(runs, label):
+        values = {str(i): run["values"][name] for i, run in enumerate(runs)}
+        sources = {str(i): run.get("sources", {}).get(name, {}) for i, run in enumerate(runs)}
+        return Measured(values, {}, sources, {seed: f"{label} {seed}" for seed in values})
+
+    called = []
+    for runs in recipes.values():
+        for a, b in combinations(combinations(range(len(runs)), num_seeds), 2):
+            if not {*a} & {*b}:
+                found = difference(row([runs[i] for i in a], "a"), row([runs[i] for i in b], "b"))
+                called.append(found is not None and found.beyond_its_uncertainty)
+    assert num_seeds > 1 or called
+    assert sum(called) <= 0.05 * len(called)
