@@ -30,7 +30,10 @@ def score_table(metrics: dict[str, Any]) -> Table:
 
 
 def _value(measure: Measure, values: dict[str, float]) -> str:
-    """The value, with its standard error or with the interval that the score states."""
+    """The value, with its standard error or with the interval that the score states.
+
+    An estimate without bias of what cannot be negative may be below 0: then only its interval is shown, from 0 on.
+    """
 
     def written(number: float) -> str:
         return f"{number:.{measure.decimals}f}"
@@ -38,7 +41,12 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
     name, error = measure.name, values.get(measure.name + STANDARD_ERROR)
     interval = [values[end] for end in ends(name) if end in values]
     text = written(values[name]) + (f" ± {written(error)}" if error is not None else "")
-    text += f" [{', '.join(map(written, interval))}]" if len(interval) == 2 else ""
+    if len(interval) == 2:
+        text = (
+            f"0 to {written(max(0, interval[1]))}"
+            if values[name] < 0
+            else f"{text} [{', '.join(map(written, interval))}]"
+        )
     return text + (f" {measure.unit}" if measure.unit else "")
 
 

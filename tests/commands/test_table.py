@@ -65,3 +65,5 @@ def test_a_stated_interval_stands_behind_its_value():
     measures = [{"name": "fid_infinity", "label": "  at n = ∞", "better": "lower"}]
     said = shown({"fid_infinity": 11.5, "fid_infinity_low": 10.25, "fid_infinity_high": 12.75}, {}, measures=measures)
     assert "at n = ∞ ↓ 11.500 [10.250, 12.750]" in " ".join(said.split())
+    said = shown({"fid_infinity": -0.3, "fid_infinity_low": -0.5, "fid_infinity_high": 1.124}, {}, measures=measures)
+    assert "at n = ∞ ↓ 0 to 1.124" in " ".join(said.split())

@@ -159,7 +159,10 @@ def test_where_some_real_images_represent_all_the_plain_distance_has_the_error_o
         scores = scored(tmp_path, metrics=[FrechetInfinity()], num_samples=100, **settings)
         return float(torch.tensor(scores.sources[name]["real images"]).std())
 
+    with pytest.raises(KeyError):  # of a hundred samples it is left out
+        error("fd_raw_infinity")
     of_all = error("fd_raw")
+    monkeypatch.setattr("diffusion_lab.evaluation.metrics.infinity.FEWEST_SAMPLES", 100)
     monkeypatch.setattr("diffusion_lab.evaluation.metrics.infinity._MOST_VALUES", 0)
     assert error("fd_raw", reference_features=75) == pytest.approx(of_all, rel=0.3)
     assert error("fd_raw_infinity", reference_features=75) == pytest.approx(2 * of_all, rel=0.3)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
+FEWEST_SAMPLES = 1000  # of fewer the estimate is too uncertain to be stated
 _MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all
 
 
@@ -35,12 +36,15 @@ class FrechetInfinity(FeatureMetric):
         name, real = f"{view.naming.distance}_infinity", _real(view)
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         low, high = ends(name)
-        scores.values |= {name: found.distance, low: found.low, high: found.high}
         # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
         fewer = (len(real) / _size(view)) ** 0.5
-        for value, scale in ((name, 1.0), (view.naming.distance, fewer)):
-            scores.spread(value, SAMPLES, found.of_samples)
-            scores.spread(value, REAL_IMAGES, found.of_reference * scale)
+        scores.spread(view.naming.distance, SAMPLES, found.of_samples)
+        scores.spread(view.naming.distance, REAL_IMAGES, found.of_reference * fewer)
+        if len(view.drawn.features) < FEWEST_SAMPLES:
+            return
+        scores.values |= {name: found.distance, low: found.low, high: found.high}
+        scores.spread(name, SAMPLES, found.of_samples)
+        scores.spread(name, REAL_IMAGES, found.of_reference)
         of = f"{len(view.drawn.features)} samples and {len(real)} real images"
         poor = "; unreliable, because the bias does not fall as 1/n yet: use more samples" if found.poor else ""
         scores.details[name] = f"95 % interval over {of}; the finite-sample bias is {found.bias:.3g}{poor}"
