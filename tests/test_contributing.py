@@ -196,7 +196,7 @@ def family(user: User, said: list[str]) -> None:
 
 
 def network(user: User, said: list[str]) -> None:
-    assert "diffusion with 66,210 parameters" in said[0]
+    assert "diffusion with 65,218 parameters" in said[0]
     assert "networks.plain.PlainNetwork" in user.one("models/*/config.yaml").read_text()
 
 

@@ -33,7 +33,6 @@ TINY = [
     "evaluation.num_samples=8",
     "metrics.bits_per_dim.num_images=4",
     "features=pixels",
-    "labels=own",
 ]
 ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]

@@ -52,27 +52,21 @@ def test_samples_carry_the_labels_they_were_asked_for(lab):
     assert code == 0, err
 
 
-def test_digits_are_learned_on_clusters_unless_their_classes_are_asked_for(lab):
-    default = [option for option in (*TINY, *STRIDED) if option != "labels=own"]
+def test_digits_are_learned_without_a_condition_unless_one_is_chosen(lab):
     found = {}
-    for name, options in (("default", []), ("classes", ["conditional=true"]), ("neither", ["labels=own"])):
-        code, _, err = lab("train", *default, *options, "score=false", f"outputs={name}")
+    clusters = ["labels=clusters", "labels.num_clusters=30"]
+    for name, options in (("default", []), ("classes", ["conditional=true"]), ("clusters", clusters)):
+        code, _, err = lab("train", *TINY, *STRIDED, *options, "score=false", f"outputs={name}")
         assert code == 0, err
         model = newest_model(lab.folder / name)
         config = yaml.safe_load(model.config.read_text())
         found[name] = (config["facts"]["num_classes"], config["labels"] is None, model.read_choices()["labels"])
-    assert found == {"default": (30, False, "clusters"), "classes": (10, True, "own"), "neither": (None, True, "own")}
-
-    code, out, err = lab("train", *TINY, *STRIDED, "conditional=true", "score=false", "outputs=classes")
-    assert code == 0, err
-    assert "this model is already trained" in out  # whether clusters or none would have stood in their place
+    assert found == {"default": (None, True, "own"), "classes": (10, True, "own"), "clusters": (30, False, "clusters")}
 
 
 def test_clusters_beside_classes_are_said_to_have_no_effect(lab):
     options = [*TINY, *STRIDED, "score=false", "conditional=true"]
-    code, out, err = lab("train", *(option for option in options if option != "labels=own"))
-    assert code == 0, err
-    assert "ignoring" not in out  # those of the data set, which nobody asked for
+    lab.given("train", *options)
     code, out, err = lab("train", *options, "labels=clusters")
     assert code == 0, err
     assert "ignoring labels=clusters: conditional=true means the classes of the data" in out

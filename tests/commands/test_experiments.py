@@ -22,7 +22,7 @@ EXPERIMENTS = [
 def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices
-    options = [*(option for option in TINY if option != "labels=own"), "score=false"]
+    options = [*TINY, "score=false"]
     if write := SMALL.get(chosen.data):
         options.append(f"data.root={write(lab.folder / 'data', monkeypatch)}")
     if chosen.sampler != "ddpm":

@@ -19,7 +19,6 @@ TINY = [
     "evaluation.num_samples=8",
     "metrics.bits_per_dim.num_images=4",
     "features=pixels",
-    "labels=own",
 ]
 
 
@@ -78,8 +77,7 @@ def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(
 
 def test_on_clusters_each_end_of_an_interpolation_has_its_own(lab):
     """Nobody has to name clusters, so images are interpolated without a label, as without clusters."""
-    on_clusters = [option for option in TINY if option != "labels=own"]
-    lab.given("train", *on_clusters, "labels.num_clusters=3", "score=false")
+    lab.given("train", *TINY, "labels=clusters", "labels.num_clusters=3", "score=false")
     code, _, err = lab("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
     assert code == 0, err
     ends = {}
