@@ -120,6 +120,7 @@ def fit(
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
                 **({} if data.clusters is None else {"cluster_shares": data.clusters.shares.tolist()}),
+                **({} if data.class_names is None else {"class_names": [*data.class_names]}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
