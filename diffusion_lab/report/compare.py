@@ -17,11 +17,10 @@ A table that compares many things finds some difference by chance. `holm` keeps 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
+from math import inf, isclose
 
 import numpy as np
 from scipy.special import stdtrit
@@ -143,7 +142,7 @@ def paired_p(differences: Sequence[float]) -> float:
 def same(a: Measured, b: Measured) -> bool:
     """Equal for every seed up to rounding, as where the same images were scored twice: no difference to be uncertain about."""
     return a.by_seed.keys() == b.by_seed.keys() and all(
-        math.isclose(value, b.by_seed[seed], rel_tol=_ROUNDING) for seed, value in a.by_seed.items()
+        isclose(value, b.by_seed[seed], rel_tol=_ROUNDING) for seed, value in a.by_seed.items()
     )
 
 
