@@ -90,8 +90,9 @@ class Model:
         """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
 
         format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points; "numpy", uint8 (B, H, W, C), uint16 beyond
-        256 levels; "pil", a list of images; "grid", one image of all. ValueError, with the message of the command, for
-        options that are not possible.
+        256 levels; "pil", a list of images; "grid", one image of all. label: the number or the name of a class, or a list of them,
+        drawn in turn. x_T: what the chains start from, (num_images, *shape), in place of noise. ValueError, with the message of
+        the command, for options that are not possible.
         """
         if format not in _FORMATS:
             raise ValueError(f"format={format}: choose one of {', '.join(_FORMATS)}")
@@ -106,7 +107,7 @@ class Model:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
         with self._drawing(num_images, seed, options, trajectory=True) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
-            states = [x.cpu() for x in drawing.model.trajectory(indices, seed, y)]
+            states = [x.cpu() for x in drawing.trajectory(indices, y)]
         return iter(states)
 
     def score(self, data: DataModule | str | Path | None = None, **options: Any) -> Score:
@@ -122,12 +123,18 @@ class Model:
         return Score(content["values"], content["protocol"], run.path)
 
     def _drawing(self, num_images: int, seed: int, options: dict[str, Any], trajectory: bool = False) -> Any:
-        label = {"label": options.pop("label")} if "label" in options else {}
+        x_T = options.pop("x_T", None)
+        label = {"label": _listed(options.pop("label"))} if "label" in options else {}
         of_this_call = {"num_images": num_images, "seed": seed, "trajectory": trajectory, **label}
-        return drawing_from(self._loaded, {"outputs": self._outputs, **options}, of_this_call)
+        return drawing_from(self._loaded, {"outputs": self._outputs, **options}, of_this_call, x_T)
 
     def __repr__(self) -> str:
         return f"Model({str(self.path)!r})"
+
+
+def _listed(label: Any) -> Any:
+    """Arrays of numpy and torch as lists."""
+    return label.tolist() if hasattr(label, "tolist") else label
 
 
 def _tensor(x: Tensor, num_levels: int | None, columns: int | None) -> Tensor:

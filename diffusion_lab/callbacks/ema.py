@@ -83,12 +83,6 @@ def default_weights(names: Sequence[str], num_steps: int | None) -> str:
     return warm[-1] if warm else averages[0] if averages else RAW
 
 
-def same_so_far(names: Sequence[str], num_steps: int) -> list[str]:
-    """The averages that are bit for bit the same after so many steps, because none of them has left its warm-up."""
-    alike = [name for name in _averages(names) if _warm_up(num_steps) <= _decay(name)]
-    return alike if len(alike) > 1 else []
-
-
 def _averages(names: Sequence[str]) -> list[str]:
     """The shortest first."""
     return sorted((name for name in names if name.startswith(_PREFIX) and wanted_length(name) is None), key=_decay)

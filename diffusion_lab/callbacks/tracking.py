@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +201,13 @@ class WeightsAndBiases(Tracker):
             run.finish(exit_code=code)
             if run.offline:
                 print(f"W&B is offline; to upload this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+
+
+def how_to_upload(folders: Iterable[Path]) -> str | None:
+    """The command that uploads the offline runs in these folders of trackers, but for those that are uploaded; None without any."""
+    runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
+    left = [str(run) for run in runs if not any(run.glob("*.synced"))]
+    return f"W&B is offline; to upload {len(left)} runs: wandb sync {shlex.join(left)}" if left else None
 
 
 def read_id(file: Path) -> str:

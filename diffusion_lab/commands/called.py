@@ -80,18 +80,18 @@ def load_trained(loaded: Loaded) -> GenerativeModel:
 
 @contextmanager
 def drawing_from(
-    loaded: Loaded, keywords: Mapping[str, Any], of_this_call: Mapping[str, Any]
+    loaded: Loaded, keywords: Mapping[str, Any], of_this_call: Mapping[str, Any], x_T: Tensor | None = None
 ) -> Iterator[tuple[drawing.Drawing, Any, Tensor, Any]]:
     """(what is drawn, the edit, the indices, their labels) of `sample` with these options, as `Drawing.on` says.
 
-    of_this_call: as `config_of` has it.
+    of_this_call: as `config_of` has it. x_T: as `drawing_of` has it.
     """
     with as_value_errors("sample"):
         _refuse(keywords)
         cfg = loaded.config("sample", keywords, of_this_call)
         with users_mistakes():
             device = _device(cfg)
-        wanted = drawing.drawing_of(cfg, loaded.model)
+        wanted = drawing.drawing_of(cfg, loaded.model, x_T)
         with wanted.on(device) as ready:
             yield wanted, *ready
 

@@ -77,6 +77,7 @@ class Playground:
                 name for name in _names(CONF / "guidance") if "scale" in _read_yaml(CONF / "guidance" / f"{name}.yaml")
             ),
             num_classes=conditional,
+            class_names=tuple(directory.read_training().get("class_names", ())) if conditional else (),
             schedules=_names(CONF / "schedule") if samplers else (),
         )
         sampler = choices.get("sampler") if choices.get("sampler") in samplers else next(iter(samplers), None)

@@ -48,15 +48,17 @@ def checks(outputs: Path) -> list[Check]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Print one line a finding, and below it what to do. MistakeError where the default command would fail."""
+    """Print one line a finding, and below it what to do, in columns. MistakeError where the default command would fail."""
     console = Console(highlight=False, soft_wrap=True)
     broken = []
-    for finding in run_checks(checks(Path(cfg.outputs))):
+    findings = list(run_checks(checks(Path(cfg.outputs))))
+    width = 1 + max(len(finding.name) for finding in findings)
+    for finding in findings:
         console.print(
-            Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.name:<20}", finding.found)
+            Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.name:<{width}}", finding.found)
         )
         if finding.to_do:
-            console.print(Text(f"{'':<28}→ {finding.to_do}", style="dim"))
+            console.print(Text(f"{'':<{8 + width}}→ {finding.to_do}", style="dim"))
         if finding.state == BROKEN:
             broken.append(finding.name)
     if broken:

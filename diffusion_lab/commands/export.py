@@ -104,7 +104,7 @@ pipeline = DiffusionPipeline.from_pretrained("FOLDER", trust_remote_code=True)  
 images = pipeline(batch_size=4, {labels}num_inference_steps=50).images
 ```
 
-The pipeline samples with DDIM. The network alone: `UNet2DModel.from_pretrained("FOLDER", subfolder="unet")`."""
+The pipeline samples with DDIM. The network alone is `pipeline.unet`."""
     return to_diffusers(model), use, "diffusers"
 
 

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from diffusion_lab.callbacks.ema import same_so_far
 from diffusion_lab.callbacks.finite import NotFiniteError
 from diffusion_lab.callbacks.interruption import InterruptedTraining, Interruption
 from diffusion_lab.callbacks.monitor import Monitor
@@ -120,6 +119,7 @@ def fit(
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
                 **({"serves": cfg.facts.base.weights} if "base" in cfg.facts else {}),
                 **({} if data.clusters is None else {"cluster_shares": data.clusters.shares.tolist()}),
+                **({} if data.class_names is None else {"class_names": [*data.class_names]}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
                 parameters=cost.parameters,
@@ -127,9 +127,6 @@ def fit(
                 versions=versions(),
             )
             previous_of(directory.resume).unlink(missing_ok=True)
-            alike = same_so_far(model.weight_names, trainer.global_step)
-            if alike:
-                console.print(f"{' and '.join(alike)} are the same weights: averages differ only after their warm-up")
         here.agree(None)  # no rank reads the weights before they exist
 
 

@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
-    model, directory = drawing.model, drawing.directory
+    directory = drawing.directory
     if must_start_ranks(request):
         start_ranks("sample", request, model_dir=str(directory.path))
         return
@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> None:
         written = _write(shown, y, drawing, to)
         if cfg.trajectory:
             some = slice(0, 64)
-            written = [*written, _animate(model.trajectory(indices[some], cfg.seed, y if y is None else y[some]), to)]
+            written = [*written, _animate(drawing.trajectory(indices[some], y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Console().print(message, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
@@ -28,7 +29,7 @@ from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.from_config.tracking import track_report
 from diffusion_lab.report.make import make_report
-from diffusion_lab.runs import RunError, SweepDirectory, job_log, sweep_directory
+from diffusion_lab.runs import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import forget_failures, run_all
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
@@ -85,6 +86,9 @@ def sweep(
             return
         with watching(plan.jobs, console):
             failures = run_all(plan.jobs, launches, launches.keeps_order)
+        how = how_to_upload(Directory(job.folder).logs for job in plan.jobs)
+        if how:  # each job has said it in its log
+            console.print(how, markup=False)
         if config.score:
             console.print(f"report {make_report(directory, show=show)}")
             track_report(config, directory, directory.report)

@@ -41,6 +41,13 @@ def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
+def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that an array of an npz claims to have. Nothing else of it is read."""
+    with archive.open(f"{name}.npy") as stream:
+        shape, _, dtype = _header(stream)
+    return shape, dtype
+
+
 def members(archive: zipfile.ZipFile) -> list[str]:
     """The names of the arrays of an npz."""
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -60,11 +67,7 @@ def check_member(path: Path, info: zipfile.ZipInfo, most: int) -> None:
 
 def _check_header(stream: IO[bytes], name: str, there: int, most: int) -> None:
     """there: bytes that the file has, header included."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"its npy format has version {version}")
-    shape, _, dtype = readers[version](stream)
+    shape, _, dtype = _header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise DataError(f"{name} holds {dtype}, not numbers; objects are not unpickled.")
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -72,6 +75,14 @@ def _check_header(stream: IO[bytes], name: str, there: int, most: int) -> None:
         raise DataError(f"{name} claims to have {wanted:,} bytes, but has {there:,} at most.")
     if wanted > most:
         raise DataError(f"{name} has {wanted / 2**20:,.0f} MiB, more than {most / 2**20:,.0f} MiB.")
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in readers:
+        raise ValueError(f"its npy format has version {version}")
+    return readers[version](stream)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import tee
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -45,6 +45,7 @@ class DataModule(LightningDataModule, ABC):
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
 
+    `class_names`: a name for each class, where the data have them.
     `clusters`: what the classes are, where they are not the data's own.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
@@ -54,6 +55,7 @@ class DataModule(LightningDataModule, ABC):
     name: str
     shape: tuple[int, ...]
     num_classes: int | None
+    class_names: Sequence[str] | None = None
     num_levels: int | None
     num_train: int
     num_test: int
@@ -149,7 +151,7 @@ class DataModule(LightningDataModule, ABC):
                 [x for x, _ in self._show("train", _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE))]
             )
         )
-        self.num_classes = clusters.num_clusters
+        self.num_classes, self.class_names = clusters.num_clusters, None
 
     def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         """As `_show`, but labelled by clusters where they were asked for: by that of the image before it is mirrored."""

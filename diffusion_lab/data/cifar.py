@@ -47,7 +47,9 @@ class CIFAR(InMemoryDataModule):
             missing = self.missing()
         if missing:
             raise DataError(missing)
-        return _split(source(str(folder), train=True)), _split(source(str(folder), train=False))
+        train, test = (source(str(folder), train=is_train) for is_train in (True, False))
+        self.class_names = train.classes
+        return _split(train), _split(test)
 
     @property
     def _folder(self) -> Path:

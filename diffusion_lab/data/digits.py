@@ -18,6 +18,7 @@ class Digits(InMemoryDataModule):
 
     name = "digits"
     num_classes = 10
+    class_names = tuple("0123456789")
     num_levels = 17
 
     def _read(self) -> tuple[Split, Split]:

@@ -8,6 +8,9 @@ class FashionMNIST(IdxImages):
 
     name = "fashion_mnist"
     title = "Fashion-MNIST"
+    class_names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
     raw = "FashionMNIST/raw"
     package = "dataset-fashion-mnist"
 

@@ -93,6 +93,7 @@ class HFDataset(InMemoryDataModule):
             )
         highest = -1 if train.labels is None else max(int(split.labels.max()) for split in (train, test))
         self.num_classes = highest + 1 or None
+        self.class_names = self.class_names and self.class_names[: self.num_classes]
         return train, test
 
     def _splits_on_disk(self) -> dict[str, Any]:
@@ -121,6 +122,8 @@ class HFDataset(InMemoryDataModule):
         image = _the_only("image", self.image, [*pictures, *arrays], self.root)
         classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         label = _the_only("label", self.label, rows.column_names if self.label else classes, self.root, needed=False)
+        if label in classes:
+            self.class_names = self.class_names or rows.features[label].names  # the training split comes first
         if image in pictures:
             rows = rows.cast_column(image, datasets.Image(decode=False))
             values = self._pictures(image, rows)

@@ -24,6 +24,8 @@ from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
 
+_MOST_NAMED = 10  # files that are left out
+
 
 class ImageFiles(DataModule):
     """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
@@ -100,9 +102,12 @@ class ImageFiles(DataModule):
         if broken and not digests:
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
-            what, _, _ = str(broken[0]).rpartition(": ")  # without the remedy, which is to skip it
+            named = [
+                str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]
+            ]  # without the remedy, which is to skip it
+            named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
             _warn(
-                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out; the first: {what}."
+                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}."
             )
         return digests
 

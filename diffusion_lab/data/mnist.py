@@ -8,6 +8,7 @@ class MNIST(IdxImages):
 
     name = "mnist"
     title = "MNIST"
+    class_names = tuple("0123456789")
     raw = "MNIST/raw"
 
     def _fetch(self, root: str) -> object:

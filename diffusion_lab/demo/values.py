@@ -16,8 +16,8 @@ MOST_SEED = 2**31 - 1
 class Offers:
     """What the controls show. An empty group is not shown.
 
-    samplers: name -> (spacing, number of steps) that it brings. max_steps: T. num_classes: 0 without classes. guidances, spacings,
-    schedules: names. weighs: those of the guidances that have a scale.
+    samplers: name -> (spacing, number of steps) that it brings. max_steps: T. num_classes: 0 without classes. class_names: empty
+    where the classes have none. guidances, spacings, schedules: names. weighs: those of the guidances that have a scale.
     """
 
     model: str
@@ -27,6 +27,7 @@ class Offers:
     guidances: tuple[str, ...]
     weighs: tuple[str, ...]
     num_classes: int
+    class_names: tuple[str, ...]
     schedules: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # test images, each beside its reconstruction
+_LOG_SNR = 0.0  # as much noise as image
 
 
 @torch.no_grad()
@@ -22,12 +23,17 @@ def latent_pictures(model: GenerativeModel, data: DataModule, seed: int) -> tupl
 
     interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS test images, each followed by the image of its
-    latent; None for a family that cannot look back.
+    latent, or, by a family with a noisy chain, by what is sampled from it at log SNR 0: its latent is the image itself, only
+    scaled, where the network has learned nothing. None for a family that cannot look back.
     """
     paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
     x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
     y = None if y is None or model.num_classes is None else y.to(model.device)
     ways = model.interpolate(2 * paths, 2 * paths + 1, weight, seed, model.classes_in_turn(paths)).cpu()
-    again = model.reconstruct(x_0.to(model.device), y)
+    given = x_0.to(model.device)
+    if model.log_snrs(2) is None:
+        again = model.reconstruct(given, y)
+    else:
+        again = model.redraw(given, y, seed, torch.arange(len(x_0), device=model.device), _LOG_SNR)
     return ways, None if again is None else torch.stack([x_0, again.cpu().clamp(-1, 1)], dim=1).flatten(0, 1)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.editing import Edit, wanted_edit
@@ -32,13 +33,17 @@ Load = Callable[..., "GenerativeModel"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """The model in `directory`, built with the choices in `saved`, and the options in `cfg`. weights: never "auto"."""
+    """The model in `directory`, built with the choices in `saved`, and the options in `cfg`. weights: never "auto".
+
+    cfg.label: the numbers of classes, or None. x_T: what sample i starts from, in row i; None: noise.
+    """
 
     cfg: DictConfig
     directory: ModelDirectory
     saved: DictConfig
     model: GenerativeModel
     weights: str
+    x_T: Tensor | None = None
 
     @property
     def on_clusters(self) -> bool:
@@ -77,6 +82,8 @@ class Drawing:
                 saved = self.saved
                 use_measured(self.model, lambda: trained_data(saved), saved, self.directory, self.weights, cache)
                 edit = wanted_edit(self.cfg, self.model, saved)
+            if edit is not None and self.x_T is not None:
+                raise MistakeError("x_T: an edit starts from an image; remove one of them")
             indices = torch.arange(self.cfg.num_images, device=self.model.device)
             yield edit, indices, self._labels(indices, edit)
 
@@ -87,7 +94,7 @@ class Drawing:
 
         from diffusion_lab.evaluation.ranks import gather_to_rank_zero, num_ranks, rank
 
-        sample = self.model.sample if edit is None else edit.draw
+        sample = edit.draw if edit else self.model.sample if self.x_T is None else partial(self._sample_from, self.x_T)
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
         mine = batches[rank() :: num_ranks()]
@@ -97,6 +104,14 @@ class Drawing:
             return None
         return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
 
+    def trajectory(self, indices: Tensor, y: Tensor | None) -> Iterator[Tensor]:
+        """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
+        own = {} if self.x_T is None else {"x_T": self.x_T[indices.cpu()].to(indices.device)}
+        return self.model.trajectory(indices, self.cfg.seed, y, **own)
+
+    def _sample_from(self, x_T: Tensor, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        return self.model.sample(indices, seed, y, x_T=x_T[indices.cpu()].to(indices.device))
+
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
         """The samples, after the images that they were made from."""
         import torch
@@ -104,12 +119,13 @@ class Drawing:
         return x if edit is None else torch.cat([edit.inputs.cpu(), x])
 
     def columns(self, y: Tensor | None) -> int | None:
-        """Of a grid: one for each class, where the classes are drawn in turn and are few; None for a nearly square one."""
-        in_turn = self.cfg.label is None and y is not None and self._cluster_shares is None
-        return self.model.num_classes if in_turn and self.model.num_classes <= MOST_COLUMNS else None
+        """Of a grid: one for each class, where several are drawn in turn and are few; None for a nearly square one."""
+        in_turn = y is not None and (self.cfg.label is not None or self._cluster_shares is None)
+        count = self.model.num_classes if self.cfg.label is None else len(self.cfg.label)
+        return count if in_turn and 1 < count <= MOST_COLUMNS else None
 
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
-        """The label of the options; without one clusters as often as the data have them, or each class in turn.
+        """The labels of the options in turn; without any, clusters as often as the data have them, or each class in turn.
 
         None for given images, whose classes are not known.
         """
@@ -118,7 +134,7 @@ class Drawing:
         from diffusion_lab.evaluation.sampling import labels
 
         if self.cfg.label is not None:
-            return torch.full_like(indices, self.cfg.label)
+            return torch.tensor(list(self.cfg.label), device=indices.device)[indices % len(self.cfg.label)]
         if edit is None:
             shares = self._cluster_shares
             return self.model.classes_in_turn(indices) if shares is None else labels(indices, self.cfg.seed, shares)
@@ -148,8 +164,11 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
     return directory, saved, model, weights
 
 
-def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
-    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done."""
+def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = None) -> Drawing:
+    """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done.
+
+    x_T: own starts in place of noise, (num_images, *shape).
+    """
     from diffusion_lab.diffusion.noise import check_seed
 
     for name in ("num_images", "batch_size"):
@@ -158,10 +177,51 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
     with users_mistakes():
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
-    if cfg.label is not None and not 0 <= cfg.label < (model.num_classes or 0):
-        known = f"the classes 0 … {model.num_classes - 1}" if model.num_classes else "no classes to choose from"
-        raise MistakeError(f"label={cfg.label}: {directory.path} has {known}")
-    return Drawing(cfg, directory, saved, model, weights)
+    if cfg.label is not None:
+        names = [] if saved.get("labels") is not None else directory.read_training().get("class_names", [])
+        cfg = OmegaConf.merge(cfg, {"label": _classes(cfg, model.num_classes or 0, names, directory)})
+    if x_T is not None:
+        _check_start(x_T, cfg, directory, model)
+    return Drawing(cfg, directory, saved, model, weights, x_T)
+
+
+def _classes(cfg: DictConfig, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> list[int]:
+    """The numbers of the classes in cfg.label: a number or a name, or a list of them. names: of the classes, or none."""
+    given = list(cfg.label) if isinstance(cfg.label, ListConfig) else [cfg.label]
+    names = names if len(names) == num_classes else []
+    if not num_classes:
+        raise MistakeError(f"label={cfg.label}: {directory.path} has no classes to choose from")
+    if not 1 <= len(given) <= cfg.num_images:
+        raise MistakeError(f"label={cfg.label}: give from one to num_images={cfg.num_images} classes")
+    return [_class(one, num_classes, names, directory) for one in given]
+
+
+def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
+    """A whole number is a number of a class; a string is a name, with any capitals where only one class is called so."""
+    if type(given) is int and 0 <= given < num_classes:
+        return given
+    folded = [name.casefold() for name in names]
+    if isinstance(given, str) and given in names:
+        return names.index(given)
+    if isinstance(given, str) and folded.count(given.casefold()) == 1:
+        return folded.index(given.casefold())
+    known = f"the classes 0 … {num_classes - 1}"
+    if names:
+        near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
+        nearest = [names[folded.index(name)] for name in near] or names[:10]
+        more = "" if near or len(names) <= len(nearest) else ", …"
+        known += f", {'the nearest names are ' if near else 'named '}{', '.join(nearest)}{more}"
+    elif isinstance(given, str):
+        known += " without names"
+    raise MistakeError(f"label={given}: {directory.path} has {known}")
+
+
+def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
+    shape = (cfg.num_images, *model.shape)
+    if not hasattr(model, "process"):
+        raise MistakeError(f"x_T: {directory.path} has no steps from noise to image")
+    if tuple(x_T.shape) != shape:
+        raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}, but {cfg.num_images} images need {shape}")
 
 
 def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:

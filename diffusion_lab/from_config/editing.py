@@ -83,7 +83,8 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """num_images images from the first to the second, both included, on the arc between their latents.
 
-    Without a label, a model on clusters that always had one in training takes the cluster of the nearer image.
+    Of two labels each image has its own, and what lies between them that of the nearer one. Without a label, a model on clusters
+    that always had one in training takes the clusters of the images.
     """
     import torch
 
@@ -95,9 +96,13 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
         raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
     ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
     has_null_class = getattr(model, "label_dropout", 0) > 0
-    own = None if cfg.label is not None or has_null_class else _clusters_of(ends, saved)
-    label = own if cfg.label is None else torch.full((2,), cfg.label, device=model.device)
-    latents = model.encode(ends, label)
+    if cfg.label is not None and len(cfg.label) > 2:
+        raise MistakeError(f"label={cfg.label}: give one class, or the classes of the two interpolate.images")
+    if cfg.label is not None:
+        own = torch.tensor([cfg.label[0], cfg.label[-1]], device=model.device)
+    else:
+        own = None if has_null_class else _clusters_of(ends, saved)
+    latents = model.encode(ends, own)
     if latents is None:
         raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot compute the latents of given images")
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ _LONGEST_NAME = 60
 @dataclass(frozen=True)
 class Given:
     """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics by the
-    suffix of their names, where somebody published them.
+    suffix of their names, where somebody published them. read_as: how an array of samples was read, in words.
     """
 
     cfg: DictConfig
@@ -62,6 +63,7 @@ class Given:
     data: DataModule
     run: RunDirectory
     published: Mapping[str, Moments]
+    read_as: str
 
     def references(
         self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
@@ -107,10 +109,12 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     with users_mistakes():
         features: dict[str, Features] = build_features(kept)
         published: Mapping[str, Moments] = {}
-        images = read_images(Path(cfg.samples))
         if "data" in kept:
-            data = build_data(kept)
+            built = cache(lambda: build_data(kept))  # after the samples have been found
+            images = read_images(Path(cfg.samples), lambda: built().shape)
+            data = built()
         else:
+            images = read_images(Path(cfg.samples))
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
@@ -123,7 +127,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
         said = differences(images, fitted, data.num_levels, data.name)
         source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said)
         source.check(data)
-    return Given(kept, source, data, _run(kept, data, images, outputs), published)
+    return Given(kept, source, data, _run(kept, data, images, outputs), published, images.read_as)
 
 
 def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:

@@ -27,7 +27,8 @@ OPTIONS = {
     **dict.fromkeys(("objective_metric", "init_from", "branch_from", "samples", "reference", "to"), str | None),
     **dict.fromkeys(("tags", "snapshots.at", "snapshots.branches"), list[Any]),
     "snapshots.averages": int,
-    **dict.fromkeys(("default_steps", "trainer.max_steps", "label"), int | None),
+    **dict.fromkeys(("default_steps", "trainer.max_steps"), int | None),
+    "label": int | str | list[Any] | None,
     "train_images": int | float | None,
     # Of Lightning's Trainer, which takes seconds to import.
     **dict.fromkeys(("trainer.accumulate_grad_batches", "trainer.num_nodes"), int),

@@ -20,6 +20,7 @@ from diffusion_lab.foreign import LARGEST_CONFIG, LARGEST_NUMBER, RunError, prin
 from diffusion_lab.interop.checkpoints import CheckpointError, read_tensors
 from diffusion_lab.interop.diffusers_scheduler import scheduler_options
 from diffusion_lab.interop.imported import Imported, image_size_of, wrapped_weights, written
+from diffusion_lab.networks.diffusers_unet import GROUPED
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
@@ -111,12 +112,12 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
             "more than its UNet to generate images; only pipelines of a UNet2DModel and a scheduler are imported"
         )
     for name, entry in modules.items():
-        if len(entry) != 2 or entry[0] != "diffusers":
+        if len(entry) != 2 or (entry[0] != "diffusers" and entry != ["grouped_unet", GROUPED]):
             raise CheckpointError(f"checkpoint={folder}: its {name} is a custom class, which is not run")
 
 
 def _check_class(name: Any, file: Path) -> None:
-    if name != _UNET:
+    if name not in (_UNET, GROUPED):
         raise CheckpointError(
             f"{file}: a {printable(str(name))} cannot be imported; only a {_UNET} can, with an image, a time and a class as input"
         )

@@ -1,7 +1,7 @@
 """Images that somebody else made: a folder of them, a zip of them, or an npz as published evaluators read it.
 
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
-Ours may also be uint16, and have any number of channels.
+Ours may also be uint16, have any number of channels or none, channels first, and another name, if it is the only array of images.
 Nothing is unpickled, nothing is written to the disk, and no more is decoded than the limits below allow.
 """
 
@@ -20,7 +20,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffusion_lab.data.array_files import MOST_CLASSES, check_member, members, one_sentence, read_array
+from diffusion_lab.data.array_files import MOST_CLASSES, check_member, header, members, one_sentence, read_array
 from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import SUFFIXES, read_as_it_is
 from diffusion_lab.data.levels import from_levels, to_levels
@@ -38,13 +38,14 @@ class Images:
     """pixels: uint8 or uint16 (N, C, H, W), C = 1 where all are grey.
 
     labels: int64 (N,), the class of each; None where nothing says so. name: of the file or folder. lossy: whether a format that
-    changes pixels holds some of them.
+    changes pixels holds some of them. read_as: in words, how an array was read.
     """
 
     name: str
     pixels: Tensor
     labels: Tensor | None = None
     lossy: bool = False
+    read_as: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -66,14 +67,15 @@ class Images:
         return content.hexdigest()
 
 
-def read_images(path: Path) -> Images:
+def read_images(path: Path, data_shape: Callable[[], Sequence[int]] | None = None) -> Images:
     """The images of a folder (however deep) or of a zip, in the order of their names, or of an npz.
 
-    DataError, in one sentence, for whatever else `path` is.
+    data_shape: (C, H, W) of what they are compared with, from which the channels of an array are known. DataError, in one sentence,
+    for whatever else `path` is.
     """
     if path.is_dir():
         return _of_folder(path)
-    readers: dict[str, Callable[[Path], Images]] = {".npz": _of_npz, ".zip": _of_zip}
+    readers: dict[str, Callable[[Path], Images]] = {".npz": lambda path: _of_npz(path, data_shape), ".zip": _of_zip}
     if path.suffix.lower() not in readers:
         raise DataError(f"{path} is not a folder, an .npz or a .zip: give the images in one of these forms.")
     if not path.is_file():  # nor a pipe, which may have no writer
@@ -171,24 +173,61 @@ def _check_size(path: Path, count: int, numbers: int, itemsize: int) -> None:
         )
 
 
-def _of_npz(path: Path) -> Images:
+def _of_npz(path: Path, data_shape: Callable[[], Sequence[int]] | None) -> Images:
     with one_sentence(path, "npz of images"), zipfile.ZipFile(path) as archive:
-        pixels = read_array(path, archive, "arr_0", MOST_BYTES)
-        labels = read_array(path, archive, "arr_1", 2**27) if "arr_1" in members(archive) else None
-    if pixels.ndim != 4:
-        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: it must be (N, H, W, C).")
+        there = members(archive)
+        array = "arr_0" if "arr_0" in there else _only_images(path, archive)
+        pixels = read_array(path, archive, array, MOST_BYTES)
+        known = ("arr_1",) if array == "arr_0" else ("arr_1", "labels", "y")
+        beside = next((name for name in known if name in there), None)
+        labels = None if beside is None else read_array(path, archive, beside, 2**27)
+    name = printable(array)
+    if pixels.ndim not in (3, 4):
+        raise DataError(
+            f"{name} of {path} has the shape {pixels.shape}: it must be (N, H, W, C), (N, C, H, W) or (N, H, W)."
+        )
     if pixels.dtype not in (np.uint8, np.uint16):
         raise DataError(
-            f"arr_0 of {path} is {pixels.dtype}: save it as uint8, as published evaluators read it; for images in 0 … 255: "
+            f"{name} of {path} is {pixels.dtype}: save it as uint8, as published evaluators read it; for images in 0 … 255: "
             "x.round().clip(0, 255).astype(np.uint8)."
         )
     if len(pixels) < 2 or 0 in pixels.shape:
-        raise DataError(f"arr_0 of {path} has the shape {pixels.shape}: a score needs at least two images.")
+        raise DataError(f"{name} of {path} has the shape {pixels.shape}: a score needs at least two images.")
     _check_size(path, len(pixels), pixels[0].size, pixels.itemsize)
-    return Images(path.name, _grey(torch.from_numpy(pixels).permute(0, 3, 1, 2)), _labels(path, labels, len(pixels)))
+    axes = _axes(path, name, pixels.shape, data_shape)
+    read_as = f"{name}, {pixels.dtype} {pixels.shape}, read as ({', '.join(axes)})"
+    images = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None])
+    images = images if axes == "NCHW" else images.permute(0, 3, 1, 2)
+    return Images(path.name, _grey(images), _labels(path, beside, labels, len(pixels)), read_as=read_as)
 
 
-def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
+def _only_images(path: Path, archive: zipfile.ZipFile) -> str:
+    """The name of the one array that may hold images; arr_0 where none does."""
+    headers = {name: header(archive, name) for name in members(archive)}
+    shaped = [name for name, (shape, _) in headers.items() if len(shape) in (3, 4)]
+    found = [name for name in shaped if headers[name][1] in (np.uint8, np.uint16)] or shaped
+    if len(found) > 1:
+        raise DataError(
+            f"{path} has several arrays of images ({', '.join(map(printable, found[:8]))}): save the samples as arr_0."
+        )
+    return found[0] if found else "arr_0"
+
+
+def _axes(path: Path, name: str, shape: tuple[int, ...], data_shape: Callable[[], Sequence[int]] | None) -> str:
+    """NHW, NHWC or NCHW: that which has the sides of the data, or else fewer than five channels first."""
+    if len(shape) == 3:
+        return "NHW"
+    sides = None if data_shape is None else tuple(data_shape())[1:]
+    if sides == shape[1:3] == shape[2:4] and name != "arr_0":
+        raise DataError(
+            f"{name} of {path} has the shape {shape}, in which any axis may be the channels: save it as (N, H, W, C) named arr_0."
+        )
+    if sides in (shape[1:3], shape[2:4]):
+        return "NHWC" if sides == shape[1:3] else "NCHW"
+    return "NCHW" if shape[1] <= 4 < shape[3] else "NHWC"
+
+
+def _labels(path: Path, name: str | None, labels: np.ndarray | None, count: int) -> Tensor | None:
     """None as well where all are 0, which is what is written for a model without classes."""
     if labels is None or not labels.any():
         return None
@@ -198,8 +237,8 @@ def _labels(path: Path, labels: np.ndarray | None, count: int) -> Tensor | None:
         or not 0 <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES
     ):
         raise DataError(
-            f"arr_1 of {path} is {labels.dtype} of shape {labels.shape}: it must be the class of each image, whole numbers from 0, "
-            f"of shape ({count},)."
+            f"{name} of {path} is {labels.dtype} of shape {labels.shape}: it must be the class of each image, whole numbers from "
+            f"0, of shape ({count},)."
         )
     return torch.from_numpy(labels.astype(np.int64))
 

@@ -1,6 +1,7 @@
 """A diffusion model as the files of a diffusers pipeline: model_index.json, pipeline.py, scheduler/ and unet/.
 
-Where the network has learned no variance and has no classes, diffusers' own pipelines read the folder too.
+Where the network has learned no variance and has no classes, and all its norms have as many groups, diffusers' own pipelines read
+the folder too. Where the groups differ, unet/ also has the class of the network, grouped_unet.py.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusion_lab.interop.unet2d import unet2d_config, unet2d_weights
+from diffusion_lab.networks import diffusers_unet
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.diffusion import DiffusionModel
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
+_GROUPED_UNET = Path(diffusers_unet.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
@@ -34,10 +37,12 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
         raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
     if len(model.shape) != 3:
         raise ValueError(f"diffusers' pipelines draw images, and this model draws points: {_ELSE}")
+    unet = unet2d_config(model.network, model.shape)
+    is_grouped = unet["_class_name"] == diffusers_unet.GROUPED
     index = {
         "_class_name": [_PIPELINE.stem, "DiffusionLabPipeline"],
         "_diffusers_version": _VERSION,
-        "unet": ["diffusers", "UNet2DModel"],
+        "unet": [_GROUPED_UNET.stem if is_grouped else "diffusers", unet["_class_name"]],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "num_inference_steps": _num_steps(model),
         "guidance_scale": _guidance_scale(model),
@@ -46,8 +51,9 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
         "model_index.json": _json(index),
         _PIPELINE.name: _PIPELINE.read_bytes(),
         "scheduler/scheduler_config.json": _json(_scheduler(model)),
-        "unet/config.json": _json({**unet2d_config(model.network, model.shape), "_diffusers_version": _VERSION}),
+        "unet/config.json": _json({**unet, "_diffusers_version": _VERSION}),
         "unet/diffusion_pytorch_model.safetensors": save(unet2d_weights(model.network), {"format": "pt"}),
+        **({f"unet/{_GROUPED_UNET.name}": _GROUPED_UNET.read_bytes()} if is_grouped else {}),
     }
 
 

@@ -52,7 +52,7 @@ def _settings(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     if groups:
         raise ValueError(
             f"openai's UNetModel has {_GROUPS} groups in every norm, but this network has {groups[0]} in some: "
-            "train with network.num_groups=32, or with network.base_channels=128 or a multiple of it"
+            "train with +network.num_groups=32, or with network.base_channels=128 or a multiple of it"
         )
     if network.encoder.features.frequencies:
         raise ValueError("openai's UNetModel has no network.fourier_periods: export with format=program")

@@ -1,7 +1,8 @@
 """Our U-Net as the config and the weights of diffusers' UNet2DModel, which computes the same function.
 
-That class has one number of groups for all its norms, one number of channels a head, and halves sides that are even: a network
-that differs is refused. Writing needs no diffusers.
+That class has one number of groups for all its norms; a network whose groups follow the channels is written as its subclass
+GroupedUNet2DModel. It has one number of channels a head, and halves sides that are even: a network that differs is refused.
+Writing needs no diffusers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
+from diffusion_lab.networks.diffusers_unet import GROUPED
 from diffusion_lab.networks.norm import EPS, GroupNorm
 
 _INSIDE = {  # kind of a module -> the names of its layers: ours, theirs
@@ -39,12 +41,9 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     encoder = network.encoder
     if encoder.features.frequencies:
         raise ValueError("diffusers' UNet2DModel has no network.fourier_periods: use format=program")
-    groups = sorted({part.num_groups for part in network.modules() if isinstance(part, GroupNorm)})
-    if len(groups) > 1:
-        raise ValueError(
-            f"diffusers' UNet2DModel has one number of groups in all norms, but this network has {' and '.join(map(str, groups))}: "
-            "use format=program, or train with network.num_groups=8 or another number that divides all channels"
-        )
+    groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
+    is_uniform = len({*groups.values()}) == 1
+    all_groups = next(iter(groups.values())) if is_uniform else None
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
     if len(heads) > 1:
@@ -67,7 +66,7 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         )
     attends = [len(blocks[0]) > 1 for blocks in encoder.down]
     return {
-        "_class_name": "UNet2DModel",
+        "_class_name": "UNet2DModel" if is_uniform else GROUPED,
         "sample_size": shape[1] if shape[1] == shape[2] else list(shape[1:]),
         "in_channels": encoder.input.in_channels,
         "out_channels": network.output.out_channels,
@@ -81,8 +80,8 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         "downsample_padding": 1,
         "act_fn": "silu",
         "attention_head_dim": heads[0],
-        "norm_num_groups": groups[0],
-        "attn_norm_num_groups": groups[0],
+        "norm_num_groups": all_groups or [list(pair) for pair in sorted(groups.items())],
+        "attn_norm_num_groups": all_groups,
         "norm_eps": EPS,
         "resnet_time_scale_shift": "default" if layout.additive_embedding else "scale_shift",
         "num_class_embeds": None

@@ -19,8 +19,9 @@ _MOST_LATENT_STEPS = 50  # between an image and its latent
 class DrawnDiffusion(GenerativeModel):
     """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a rounding."""
 
-    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
-        return self._finished(last(self._walk(indices, seed, y)))
+    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None) -> Tensor:
+        """x_T: (B, *shape), what each sample starts from, in place of noise of its own."""
+        return self._finished(last(self._walk(indices, seed, y, x_T)))
 
     def _finished(self, x_0: Tensor) -> Tensor:
         return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
@@ -51,13 +52,15 @@ class DrawnDiffusion(GenerativeModel):
         few = len(own(self.process)) <= _MOST_LATENT_STEPS
         return DDIMSampler(own if few else EvenSpacing(_MOST_LATENT_STEPS))
 
-    def trajectory(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Iterator[Tensor]:
-        for _, x_t in self._walk(indices, seed, y):
+    def trajectory(
+        self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        for _, x_t in self._walk(indices, seed, y, x_T):
             yield x_t
 
-    def _walk(self, indices: Tensor, seed: int, y: Tensor | None) -> Iterator[tuple[float, Tensor]]:
+    def _walk(self, indices: Tensor, seed: int, y: Tensor | None, x_T: Tensor | None) -> Iterator[tuple[float, Tensor]]:
         noise, chain = SampleNoise(seed, indices), self._chain
-        x_T = self.start.draw(chain, noise.initial(self.shape), y)
+        x_T = self.start.draw(chain, noise.initial(self.shape), y) if x_T is None else x_T
         return self.sampler.walk(chain, self.guided, x_T, y, noise)
 
     @property

@@ -14,6 +14,8 @@ from diffusion_lab.networks.extras import NotInstalledError, network_class
 # Options of UNet2DModel that follow from what every network here is given.
 STATED = frozenset(("sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"))
 
+GROUPED = "GroupedUNet2DModel"
+
 
 class DiffusersUNet(nn.Module):
     """network(x_t (B, in_channels, H, W), timesteps (B,), y int64 (B,) | None) -> (B, out_channels, H, W) float32.
@@ -38,7 +40,8 @@ class DiffusersUNet(nn.Module):
         if stated:
             raise ValueError(f"network.options.{stated[0]} follows from the data and the model: remove it")
         try:
-            self.unet = unet_2d_model()(
+            grouped = isinstance(given.get("norm_num_groups"), tuple)
+            self.unet = (_grouped_unet() if grouped else unet_2d_model())(
                 in_channels=in_channels,
                 out_channels=out_channels,
                 num_class_embeds=None if num_classes is None else num_classes + null_class,
@@ -62,6 +65,11 @@ class DiffusersUNet(nn.Module):
 def unet_2d_model() -> type[nn.Module]:
     """diffusers' class."""
     return network_class("diffusers", "UNet2DModel", "diffusers")
+
+
+def _grouped_unet() -> type[nn.Module]:
+    """The class of which `diffusion-lab export` writes networks whose norms have different numbers of groups."""
+    return network_class("diffusion_lab.networks.grouped_unet", GROUPED, "diffusers")
 
 
 def _plain(value: Any) -> Any:

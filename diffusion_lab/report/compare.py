@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
+from math import inf, isclose
 
 import numpy as np
 from scipy.special import stdtrit
@@ -30,6 +30,7 @@ from diffusion_lab.measures import SEEDS, TEST_IMAGES
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
 FEWEST_SEEDS = 3  # of a claim about curves
+_ROUNDING = 1e-6  # of a value: sums in another order differ by less
 
 Blocks = Mapping[str, Sequence[float]]  # by source
 
@@ -139,8 +140,10 @@ def paired_p(differences: Sequence[float]) -> float:
 
 
 def same(a: Measured, b: Measured) -> bool:
-    """Equal for every seed, as where the same images were scored twice: no difference to be uncertain about."""
-    return dict(a.by_seed) == dict(b.by_seed)
+    """Equal for every seed up to rounding, as where the same images were scored twice: no difference to be uncertain about."""
+    return a.by_seed.keys() == b.by_seed.keys() and all(
+        isclose(value, b.by_seed[seed], rel_tol=_ROUNDING) for seed, value in a.by_seed.items()
+    )
 
 
 def difference(a: Measured, b: Measured) -> Difference | None:

@@ -16,6 +16,8 @@ from diffusion_lab.measures import LOW, SECONDS, Measure
 from diffusion_lab.report.compare import LEVEL, listed, paired_p
 from diffusion_lab.report.table import Group, Row
 
+_ROUNDING = 1e-6  # of a value, where they are compared on a logarithmic axis
+
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
 _PLACES = 9  # at which curves are compared, evenly on a logarithmic axis
 _MOST_UNDECIDED = 4  # pairs that a sentence names
@@ -57,7 +59,7 @@ class Race:
 def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     """Between two points a curve is straight on logarithmic axes; along the values only if all of them are above 0.
 
-    None where the curves have no range of costs in common, or are equal.
+    None where the curves have no range of costs in common, or are equal up to rounding.
     """
     low, high = max(first[0][0], second[0][0]), min(first[-1][0], second[-1][0])
     if not 0 < low < high:
@@ -71,7 +73,7 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
         """Above 0 where the first is better."""
         return sign * (_at(second, cost) - _at(first, cost))
 
-    ahead = [(cost, by) for cost in costs if (by := lead(cost)) != 0]
+    ahead = [(cost, by) for cost in costs if abs(by := lead(cost)) > _ROUNDING]
     if not ahead:
         return None
     crossings = tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from diffusion_lab.report.compare import listed
 from diffusion_lab.report.table import Group, Row, Standing, Table, seed_of
 
 NONE = "–"  # no such option, no such value
-_MOST_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def finding(standing: Standing, column: Column) -> Finding:
     if len(standing.best) > 3:
         best += f" and {len(standing.best) - 3} more of the same value"
     best += f" ({column.entry(standing.best[0], set()).text})"
-    if standing.runner_up is None and standing.left_out:
+    if standing.runner_up is None and standing.left_out and len(standing.best) == 1:
         return Finding(what, f"not ranked: no other row has the same seeds as {best}", False)
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
@@ -128,9 +126,7 @@ def _column(group: Group, measure: Measure) -> Column:
     texts = ["; for other seeds ".join(differences[way] for way in first[key].ways(measure)) for key in keys]
     letters = {key: "abcdefghijklmnopqrstuvwxyz"[i % 26] for i, key in enumerate(keys)} if len(ways) > 1 else {}
     floor = group.floor(measure)
-    decimals = _decimals(
-        [row.values[measure.name].mean for row in rows], [row.values[measure.name].error for row in rows]
-    )
+    decimals = group.decimals(measure)
     return Column(
         measure,
         decimals,
@@ -138,16 +134,6 @@ def _column(group: Group, measure: Measure) -> Column:
         dict(zip(letters.values(), texts, strict=True)) if letters else {},
         "" if floor is None else f"{floor:.{decimals}f}",
     )
-
-
-def _decimals(values: list[float], errors: list[float | None]) -> int:
-    """So many that a typical error has two significant digits, or, without errors, a small value three."""
-    if all(value.is_integer() for value in values):
-        return 0
-    known = sorted(error for error in errors if error)
-    sizes = sorted(abs(value) for value in values if value)
-    size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
-    return max(0, min(_MOST_DECIMALS, digits - 1 - math.floor(math.log10(size))))
 
 
 def _differences(hows: list[dict[str, Any]]) -> list[str]:

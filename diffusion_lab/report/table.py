@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.compare import Difference, Measured, difference, holm, same
 
 SEED = "seed"  # the axis that is folded
+_MOST_DECIMALS = 6
 NO_SEED = ""  # the seed of a row where seed is no axis
 
 Choice = tuple[str | None, ...]
@@ -80,7 +82,7 @@ class Row:
 class Standing:
     """Who leads a column among rows that were measured alike.
 
-    best       rows with the best mean (several only where their values are equal)
+    best       rows with the best mean: several where their values are equal, or are written as equal and their order is uncertain
     p          the largest p of the differences between the best and the other rows; None where some of these are uncertain
     marked     whether the best is better than every other row, among all claims of the table (Holm)
     runner_up  the next row, and `lead` the difference to it; None where all rows are equal, or its uncertainty is unknown
@@ -116,7 +118,7 @@ class Group:
             for key in dict.fromkeys(row.protocol_key(measure) for row in rows):
                 alike = [row for row in rows if row.protocol_key(measure) == key]
                 if len(alike) > 1:
-                    found.append(standing(measure, alike))
+                    found.append(standing(measure, alike, self.decimals(measure)))
         tested = [one for one in found if one.p is not None]
         certain = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True))
         return [replace(one, marked=certain.get(id(one), False)) for one in found]
@@ -125,6 +127,16 @@ class Group:
     def marked(self) -> set[tuple[int, str]]:
         """(row number, measure name) of everything that is marked as best."""
         return {(row.number, s.measure.name) for s in self.standings if s.marked for row in s.best}
+
+    def decimals(self, measure: Measure) -> int:
+        """So many that a typical error has two significant digits, or, without errors, a small value three."""
+        measured = [row.values[measure.name] for row in self.rows if measure.name in row.values]
+        if all(one.mean.is_integer() for one in measured):
+            return 0
+        known = sorted(one.error for one in measured if one.error)
+        sizes = sorted(abs(one.mean) for one in measured if one.mean)
+        size, digits = (known[len(known) // 2], 2) if known else (sizes[len(sizes) // 4] if sizes else 1.0, 3)
+        return max(0, min(_MOST_DECIMALS, digits - 1 - math.floor(math.log10(size))))
 
     def floor(self, measure: Measure) -> float | None:
         """What real images get in the place of samples; the same for all rows, which share reference and number."""
@@ -178,20 +190,30 @@ def build_table(gathered: Gathered) -> Table:
     return Table(axes, {axis: gathered.axes[axis] for axis in axes}, tuple(gathered.axes.get(SEED, ())), groups)
 
 
-def standing(measure: Measure, rows: Sequence[Row]) -> Standing:
-    """Rows with fewer seeds than others, or with other seeds in part, take no part: their means are over another set."""
+def standing(measure: Measure, rows: Sequence[Row], decimals: int) -> Standing:
+    """Rows with fewer seeds than others, or with other seeds in part, take no part: their means are over another set.
+
+    decimals: with which the values are written.
+    """
     value = {row.number: row.values[measure.name] for row in rows}
     kept = _kept_seeds([frozenset(v.by_seed) for v in value.values()])
     whole = [row for row in rows if frozenset(value[row.number].by_seed) in kept]
     sign = 1 if measure.better == LOW else -1
     whole.sort(key=lambda row: sign * value[row.number].mean)
-    best = [row for row in whole if same(value[row.number], value[whole[0].number])]
+    best = [row for row in whole if _no_lead(value[whole[0].number], value[row.number], decimals)]
     others = [row for row in whole if row not in best]
-    leads = [difference(value[best[0].number], value[row.number]) for row in others]
+    leads = [difference(value[one.number], value[row.number]) for one in best for row in others]
     known = [lead.p for lead in leads if lead is not None and sign * lead.mean < 0]
     p = max(known) if leads and len(known) == len(leads) else None
     runner_up, lead = (others[0], leads[0]) if others else (None, None)
     return Standing(measure, best, runner_up, lead, p, [row for row in rows if row not in whole])
+
+
+def _no_lead(best: Measured, other: Measured, decimals: int) -> bool:
+    """Whether the two are equal, or are written as equal and the sign of their difference is uncertain."""
+    found = difference(best, other)
+    certain = found is not None and found.beyond_its_uncertainty
+    return same(best, other) or (not certain and round(best.mean - other.mean, decimals) == 0)
 
 
 def _kept_seeds(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:

@@ -70,6 +70,8 @@ def wrong_in_training(content: Mapping[str, Any]) -> str | None:
     probable = isinstance(shares, list) and all(type(share) is float and 0 <= share <= 1 for share in shares)
     if not (probable and abs(sum(shares) - 1) < 1e-6):
         return "cluster_shares are not probabilities that sum to 1"
+    if not _is_texts(content.get("class_names", [])):
+        return "class_names are not a list of names"
     return None
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from diffusion_lab.callbacks.ema import EMA, default_weights, same_so_far
+from diffusion_lab.callbacks.ema import EMA, default_weights
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.from_config.moments import read_training_progress
@@ -102,7 +102,6 @@ def test_it_is_read_as_an_average_and_never_chosen_by_itself(tmp_path):
     names = ["raw", "ema_0.5", "ema_0.9", "at_0.2"]
     assert default_weights(names, 1) == "ema_0.5"
     assert default_weights(names, 1000) == "ema_0.9"
-    assert same_so_far(names, 1) == ["ema_0.5", "ema_0.9"]
 
 
 def test_a_moment_of_steps_of_images_and_of_time_is_the_first_step_that_reaches_it(tmp_path):

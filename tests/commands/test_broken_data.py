@@ -39,7 +39,7 @@ def test_what_is_skipped_is_said_once(tmp_path, zygote):
     assert "18 training images" in out
     said = [line for line in (out + err).splitlines() if "left out" in line]
     first = f"{root}/ants/broken.jpg is empty (0 bytes)"
-    assert said == [f"data.on_error=skip: 1 of 21 files in {root} are left out; the first: {first}."]
+    assert said == [f"data.on_error=skip: 1 of 21 files in {root} are left out: {first}."]
 
 
 def test_where_the_files_lie_and_how_they_came_there_is_not_another_training(lab):

@@ -43,13 +43,25 @@ def test_being_conditional_is_part_of_training(lab):
 
 def test_samples_carry_the_labels_they_were_asked_for(lab):
     lab.given("train", *CONDITIONAL)
-    for options, wanted in (([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (["label=7"], [7] * 12)):
+    for options, wanted in (
+        ([], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]),
+        (["label=7"], [7] * 12),
+        (["label=[3,'5']"], [3, 5] * 6),
+    ):
         code, _, err = lab("sample", "num_images=12", "batch_size=5", "format=npz", *options)
         assert code == 0, err
         with np.load(lab.folder / "samples" / "samples.npz") as archive:
             assert archive["arr_1"].tolist() == wanted
     code, _, err = lab("sample", "num_images=4", "trajectory=true", "guidance=classifier_free")
     assert code == 0, err
+
+
+def test_a_model_has_the_names_of_its_classes(lab):
+    lab.given("train", *CONDITIONAL)
+    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
+    found = [json.loads(file.read_text()) for file in lab.folder.glob("outputs/models/*/training.json")]
+    named = {"cluster_shares" in training: training.get("class_names") for training in found}
+    assert named == {False: list("0123456789"), True: None}
 
 
 def test_digits_are_learned_without_a_condition_unless_one_is_chosen(lab):

@@ -1,5 +1,8 @@
 from itertools import pairwise
 
+from diffusion_lab.commands import doctor
+from diffusion_lab.doctor.finding import Check, Finding
+
 from .conftest import files
 
 
@@ -13,6 +16,16 @@ def test_each_finding_says_what_to_do_and_a_machine_that_can_train_is_fine(lab, 
     for line, following in pairwise(lines):
         assert following.strip().startswith("→") == line.startswith("missing")
     assert files(lab.folder) == []
+
+
+def test_what_was_found_is_one_column(lab, monkeypatch):
+    names = ["short", "extra denoising-diffusion-pytorch", "a name that is even longer than that"]
+    found = [Finding(name, "missing", "@", "#") for name in names]
+    monkeypatch.setattr(doctor, "checks", lambda outputs: [Check("all", lambda: found)])
+    _, out, _ = lab("doctor")
+    lines = [line for line in out.splitlines() if "@" in line or "#" in line]
+    assert len({line.index("@") for line in lines if "@" in line}) == 1
+    assert {line.index("→") for line in lines if "#" in line} == {lines[0].index("@")}
 
 
 def test_what_the_default_command_needs_ends_in_an_error(lab, monkeypatch):

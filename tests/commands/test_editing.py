@@ -58,6 +58,10 @@ def test_an_interpolation_has_as_many_images_as_asked_and_a_picture_begins_with_
     code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
     assert code == 0, err
     assert images(lab).shape == (5, 8, 8)
+    one_class = images(lab)
+    code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=5", "format=npz", "label=[3,3]")
+    assert code == 0, err
+    assert (images(lab) == one_class).all()
     code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=2", "to=grid")
     assert code == 0, err
     with Image.open(lab.folder / "grid" / "samples.png") as picture:

@@ -43,6 +43,27 @@ def card_of(folder: Path) -> tuple[dict, str]:
     return yaml.safe_load(head), text
 
 
+@pytest.mark.needs("diffusers")
+@pytest.mark.parametrize(("options", "label"), [([], None), (["labels=clusters"], 29)], ids=["default", "clusters"])
+def test_the_default_model_draws_the_same(lab, options, label):
+    """README's model, whose norms have different numbers of groups."""
+    diffusers = pytest.importorskip("diffusers")
+    lab.given("train", *options, "trainer.max_steps=2", "score=false", "val.every_n_steps=0")
+    (folder,) = (lab.folder / "outputs" / "models").iterdir()
+    randomised(folder)
+    code, _, err = lab("export", "weights=raw", "to=pipe", *DDIM)
+    assert code == 0, err
+    *_, ours = load(folder).trajectory(4, seed=3, sampler="ddim", num_steps=5, label=label, weights="raw")
+    pipeline = diffusers.DiffusionPipeline.from_pretrained("pipe", trust_remote_code=True)
+    pipeline.set_progress_bar_config(disable=True)
+    x_T = SampleNoise(3, torch.arange(4)).initial((1, 8, 8))
+    theirs = pipeline(latents=x_T, class_labels=label, output_type="pt").images * 2 - 1
+    assert ours.std() > 0.1
+    assert torch.allclose(theirs, ours.clamp(-1, 1), atol=1e-3)
+    with pytest.raises(TypeError):  # never another function without a word
+        diffusers.UNet2DModel.from_pretrained("pipe", subfolder="unet")
+
+
 @pytest.mark.thorough
 @pytest.mark.needs("diffusers")
 @pytest.mark.parametrize("guidance", [[], ["guidance=classifier_free", "guidance.scale=2.5"]], ids=["plain", "guided"])
@@ -133,7 +154,6 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
     ("options", "said"),
     [
         (["format=onnx"], "format=onnx: unknown format; choose one of diffusers, program, openai"),
-        ([], "one number of groups in all norms"),
         (["weights=ema_2"], "ema_2"),
         (["format=openai"], "32 groups in every norm"),
         (["to=outputs"], "to=outputs already exists and is not overwritten"),

@@ -66,6 +66,56 @@ def test_a_trajectory_starts_from_noise_only(lab, model):
         model.trajectory(4, denoise={"image": 5, "t": 12})
 
 
+NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+@pytest.fixture
+def named(lab, model):
+    """The folder of a model whose data have names for their classes."""
+    file = model.path / "training.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "class_names": NAMES}))
+    return model.path
+
+
+def test_a_class_is_a_number_or_a_name(lab, named):
+    model = load(named)
+    numbers = model.sample(4, label=[3, 5, 7])
+    assert torch.equal(model.sample(4, label=["Dress", 5, "sneaker"]), numbers)
+    assert torch.equal(model.sample(4, label=torch.tensor([3, 5, 7, 3])), numbers)
+    assert torch.equal(model.sample(4, label="ankle boot"), model.sample(4, label=9))
+    code, _, err = lab("sample", "num_images=4", "format=npz", "label=[3,5,sneaker]")
+    assert code == 0, err
+    with np.load("samples/samples.npz") as archive:
+        assert archive["arr_1"].tolist() == [3, 5, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("snaeker", "label=snaeker: outputs/models/small has the classes 0 … 9, the nearest names are Sneaker"),
+        ("1999", "named T-shirt/top, Trouser"),
+        ("[]", "give from one to num_images=2 classes"),
+        ("[0,1,2]", "give from one to num_images=2 classes"),
+        ("1.5", "must be a whole number"),
+    ],
+)
+def test_a_class_that_is_not_there_is_refused(lab, named, label, said):
+    code, _, err = lab("sample", "model_dir=outputs/models/small", "num_images=2", f"label={label}")
+    assert (code, len(err.strip().splitlines())) == (1, 1)
+    assert said in err
+    assert not (lab.folder / "samples").exists()
+
+
+def test_chains_start_from_a_given_x_T(model):
+    x_T, ddim = next(model.trajectory(3, seed=7)), {"sampler": "ddim", "num_steps": 3}
+    assert torch.equal(model.sample(3, seed=7, x_T=x_T, **ddim), model.sample(3, seed=7, **ddim))
+    assert torch.equal(next(model.trajectory(3, x_T=x_T)), x_T)
+    other = model.sample(3, seed=7, x_T=x_T.flip(0), batch_size=2, label=4, **ddim)
+    assert torch.allclose(other.flip(0), model.sample(3, seed=7, label=4, **ddim), atol=1e-5)
+    with pytest.raises(ValueError, match=re.escape("x_T has the shape (3, 1, 8, 8), but 4 images need (4, 1, 8, 8)")):
+        model.sample(4, x_T=x_T)
+
+
 @pytest.mark.parametrize(
     ("options", "keywords"),
     [

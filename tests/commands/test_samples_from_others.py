@@ -4,6 +4,7 @@
 """
 
 import io
+import json
 import pickle
 import struct
 import subprocess
@@ -151,7 +152,12 @@ SAMPLES = {
     "objects in arr_0": ("bad.npz", objects("arr_0"), "holds object, not numbers; objects are not unpickled"),
     "objects in arr_1": ("bad.npz", objects("arr_1"), "holds object, not numbers; objects are not unpickled"),
     "half an npz": ("bad.npz", half("bad.npz", npz(arr_0=PIXELS)), "is not a readable npz of images"),
-    "an npz of other names": ("bad.npz", npz(images=PIXELS), "has no arr_0: it holds images"),
+    "an npz of two sets": (
+        "bad.npz",
+        npz(real=PIXELS, generated=PIXELS),
+        "several arrays of images (real, generated): save the samples as arr_0",
+    ),
+    "an npz without images": ("bad.npz", npz(z=PIXELS[:, 0, 0]), "has no arr_0: it holds z"),
     "floats from 0 to 255": (
         "bad.npz",
         npz(arr_0=PIXELS.astype(np.float32)),
@@ -163,7 +169,11 @@ SAMPLES = {
         "is float64: save it as uint8",
     ),
     "whole numbers of 64 bits": ("bad.npz", npz(arr_0=PIXELS.astype(np.int64)), "is int64: save it as uint8"),
-    "no channels": ("bad.npz", npz(arr_0=PIXELS[..., 0]), "has the shape (6, 8, 8): it must be (N, H, W, C)"),
+    "channels anywhere": (
+        "bad.npz",
+        npz(x=np.repeat(PIXELS, 8, 3)),
+        "any axis may be the channels: save it as (N, H, W, C) named arr_0",
+    ),
     "one number": ("bad.npz", npz(arr_0=np.uint8(3)), "has the shape (): it must be (N, H, W, C)"),
     "8 bits kept as 16": (
         "bad.npz",
@@ -172,7 +182,6 @@ SAMPLES = {
     ),
     "levels kept as they are": ("bad.npz", npz(arr_0=PIXELS // 16), "has no pixel above 16: its pixels must go"),
     "floats from 0 to 1, cut to bytes": ("bad.npz", npz(arr_0=PIXELS // 255), "has no pixel above 1"),
-    "channels first": ("bad.npz", npz(arr_0=PIXELS.transpose(0, 3, 1, 2)), "images of 8×1 pixels, digits of 8×8"),
     "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
     "no image": ("bad.npz", npz(arr_0=PIXELS[:0]), "a score needs at least two images"),
     "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "it must be the class of each image"),
@@ -304,6 +313,38 @@ def test_bad_samples_are_refused_in_one_sentence_and_run_nothing(lab, door):
     assert said in err
     assert len(err.strip().splitlines()) == 1
     assert files(lab.folder) == before, "something was written, or ran"
+
+
+FORMS = {
+    "(N, C, H, W)": {"arr_0": PIXELS.transpose(0, 3, 1, 2)},
+    "(N, H, W)": {"arr_0": PIXELS[..., 0]},
+    "(N, H, W, C)": {"pictures": PIXELS, "z": np.zeros((6, 3))},
+}
+
+
+@pytest.mark.parametrize("read_as", FORMS)
+def test_other_forms_of_arrays_are_read(lab, read_as):
+    npz("usual.npz", arr_0=PIXELS)(lab.folder)
+    npz("other.npz", **FORMS[read_as])(lab.folder)
+    usual, other = (
+        lab("evaluate", f"samples={name}.npz", "data=digits", "features=pixels", "metrics=[frechet_distance]")
+        for name in ("usual", "other")
+    )
+    assert (usual[0], other[0]) == (0, 0), other[2]
+    assert f"read as {read_as}" in other[1]
+    runs = [json.loads(file.read_text()) for file in lab.folder.glob("outputs/runs/*/metrics.json")]
+    assert len({run["values"]["fd_pixels"] for run in runs}) == 1
+    assert len({run["protocol"]["samples"]["given"]["digest"] for run in runs}) == 1
+
+
+def test_channels_are_where_the_sides_of_the_data_are_not(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (5, 2, 6, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", x=values, y=np.arange(5))
+    first = read_images(tmp_path / "a.npz", lambda: (2, 6, 3))
+    last = read_images(tmp_path / "a.npz", lambda: (3, 2, 6))
+    assert np.array_equal(first.pixels, values)
+    assert np.array_equal(last.pixels, values.transpose(0, 3, 1, 2))
+    assert first.labels.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["__etc__harm_dot_png", "..__..__harm_dot_png", "a__..__..__harm_dot_txt", "..\\harm_dot_png"])

@@ -33,6 +33,7 @@ def test_a_hundred_classes_are_the_fine_ones(tmp_path: Path, monkeypatch: pytest
     data = CIFAR100(4, 0, root=str(write_cifar100(tmp_path, monkeypatch)))
     _, y = next(data.batches("test", 100))
     assert y.tolist() == list(range(100))
+    assert len(data.class_names) == 100
 
 
 class Hostile:

@@ -103,6 +103,14 @@ def test_what_is_no_set_of_images_is_refused_in_one_sentence(
     assert "\n" not in str(refusal.value)
 
 
+def test_classes_have_the_names_of_the_column(tmp_path: Path) -> None:
+    images = datasets.Dataset.from_dict({"x": np.zeros((4, 2, 2), np.uint8)})
+    named = images.add_column("y", [0, 1, 0, 1]).cast_column("y", datasets.ClassLabel(names=["even", "odd", "none"]))
+    datasets.DatasetDict({"train": named, "test": named}).save_to_disk(str(tmp_path / "own"))
+    data = data_of(tmp_path / "own")
+    assert (data.num_classes, data.class_names) == (2, ["even", "odd"])
+
+
 @pytest.mark.parametrize(("having", "lacking"), [("train", "test"), ("test", "train")])
 def test_labels_of_one_split_alone_are_refused(tmp_path: Path, having: str, lacking: str) -> None:
     images = datasets.Dataset.from_dict({"x": np.zeros((3, 2, 2), np.uint8)})

@@ -215,10 +215,19 @@ def test_what_is_skipped_counts_neither_in_the_number_nor_in_the_identity(
     assert (data.num_train, data.num_test) == (18, 2)
     assert data.identity == identity(tmp_path / "clean", classes="subfolders")
     (said,) = [record.message for record in caplog.records]
-    assert said.startswith(f"data.on_error=skip: 2 of 22 files in {image_root} are left out; the first: ")
-    assert said.endswith(
-        "aa.png is not an image that can be read (its content is not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP)."
-    )
+    assert said.startswith(f"data.on_error=skip: 2 of 22 files in {image_root} are left out: ")
+    assert said.count("is not an image that can be read") == 2
+    assert "ants/aa.png" in said
+    assert "bees/zz.jpg" in said
+
+
+def test_ten_files_that_are_skipped_are_named(image_root: Path, caplog) -> None:
+    for number in range(13):
+        (image_root / "ants" / f"broken{number:02}.png").touch()
+    folder(image_root, on_error="skip").prepare()
+    (said,) = [record.message for record in caplog.records]
+    assert [f"broken{number:02}.png" in said for number in range(13)] == [True] * 10 + [False] * 3
+    assert "3 more" in said
 
 
 def test_a_file_that_is_too_large_for_an_image_is_not_read(image_root: Path) -> None:

@@ -14,6 +14,7 @@ OFFERS = Offers(
     guidances=("none", "classifier_free"),
     weighs=("classifier_free",),
     num_classes=10,
+    class_names=(),
     schedules=("cosine",),
 )
 SENT = {
@@ -37,7 +38,7 @@ def test_what_the_page_sends_becomes_options_of_sample():
 
 
 def test_a_model_without_steps_has_seed_and_number_only():
-    offers = Offers("m", {}, (), 0, (), ("classifier_free",), 0, ())
+    offers = Offers("m", {}, (), 0, (), ("classifier_free",), 0, (), ())
     values = checked({**dict.fromkeys(SENT), "seed": 0, "num_images": 1}, offers)
     assert values.options() == {}
 

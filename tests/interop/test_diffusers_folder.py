@@ -122,7 +122,8 @@ def test_the_variance_is_that_of_their_ddpm(tmp_path, kind):
         assert torch.allclose(log_variance, variance.log().expand_as(log_variance), atol=1e-3)
 
 
-def test_the_model_that_we_export_comes_back(tmp_path):
+@pytest.mark.parametrize("groups", [8, "null"])
+def test_the_model_that_we_export_comes_back(tmp_path, groups):
     """Wrapped in diffusers' network it is the same function, with its classes, its chain and its clipping."""
     _, _ = diffusers_folder(tmp_path / "any", unet={"num_class_embeds": 4})
     (tmp_path / "any" / "model_index.json").write_text(
@@ -130,7 +131,7 @@ def test_the_model_that_we_export_comes_back(tmp_path):
     )
     wrapped = opened(tmp_path / "any", {})
     assert (wrapped.num_classes, "network.null_class=True" in wrapped.options) == (3, False)
-    ours = _of_ours()
+    ours = _of_ours(groups)
     for name, content in to_diffusers(ours).items():
         (tmp_path / "ours" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "ours" / name).write_bytes(content)
@@ -147,13 +148,19 @@ def test_the_model_that_we_export_comes_back(tmp_path):
         assert torch.allclose(theirs.distribution.log_variance, own.distribution.log_variance, atol=1e-4)
 
 
-def _of_ours():
+def _of_ours(groups):
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
     from diffusion_lab.conf_dir import CONF
 
-    small = ["base_channels=32", "num_groups=8", "channel_multipliers=[1,2]", "head_channels=32", "num_res_blocks=1"]
+    small = [
+        "base_channels=32",
+        f"num_groups={groups}",
+        "channel_multipliers=[1,2]",
+        "head_channels=32",
+        "num_res_blocks=1",
+    ]
     options = ["network=diffusion/published", *(f"network.{option}" for option in small), "schedule.num_timesteps=24"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[*options, "sampler.spacing.num_steps=5"])
@@ -203,6 +210,10 @@ REFUSED = {
         "a UNet1DModel cannot be imported",
     ),
     "own code": ({INDEX: {"unet": ["my_unet", "UNet2DModel"]}}, "its unet is a custom class, which is not run"),
+    "other groups": (
+        {INDEX: {"unet": ["grouped_unet", "Another"]}},
+        "its unet is a custom class, which is not run",
+    ),
     "own scheduler": ({INDEX: {"scheduler": ["mine", "DDPMScheduler"]}}, "its scheduler is a custom class"),
     "another scheduler": ({INDEX: {"scheduler": ["diffusers", "PNDMScheduler"]}}, "PNDMScheduler cannot be imported"),
     "flow": ({PROCESS: {"prediction_type": "flow_prediction"}}, "prediction_type=flow_prediction is not supported"),

@@ -43,7 +43,6 @@ def test_both_networks_say_the_same(num_classes, more):
 @pytest.mark.parametrize(
     ("network", "size", "said"),
     [
-        (UNet(1, 1, 8, base_channels=32, channel_multipliers=(1, 2), attention_resolutions=()), 8, "8 and 16"),
         (UNet(1, 1, 7, **{**WIDE, "attention_resolutions": ()}), 7, "7×7 pixels cannot be halved 1 times"),
         (UNet(1, 1, 8, num_levels=16, fourier_periods=(1,), **WIDE), 8, "fourier_periods"),
         (MLP(2, 2), 8, "not a MLP"),
@@ -51,7 +50,7 @@ def test_both_networks_say_the_same(num_classes, more):
         (UNet(1, 1, 8, timestep_scale=2.0, **WIDE), 8, "timestep_scale"),
         (UNet(1, 1, 8, num_classes=3, null_class=False, **WIDE), 8, "null_class"),
     ],
-    ids=["groups", "odd", "fourier", "points", "resampling", "scale", "null_class"],
+    ids=["odd", "fourier", "points", "resampling", "scale", "null_class"],
 )
 def test_another_network_is_refused_with_the_reason(network, size, said):
     with pytest.raises(ValueError, match=said):

@@ -85,6 +85,7 @@ def test_p_is_students_and_holm_stops_at_the_first():
 
 def test_equal_for_every_seed_is_the_same():
     assert same(seeds([1.0, 2.0]), seeds([1.0, 2.0]))
+    assert same(seeds([1.0, 2.0]), seeds([1.0 + 1e-9, 2.0]))
     assert not same(seeds([1.0, 2.0]), seeds([2.0, 1.0]))
 
 

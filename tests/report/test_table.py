@@ -78,6 +78,31 @@ def test_equal_rows_are_best_together(tmp_path):
     assert found.marked
 
 
+@pytest.mark.parametrize("other", [{"1": 4.00001, "2": 4.00001}, {"1": 4.03, "2": 3.97}], ids=["rounding", "written"])
+@pytest.mark.parametrize("variances", [2, 3])
+def test_equal_rows_have_no_leader(tmp_path, other, variances):
+    """Two variances of a sampler that uses none: the difference is rounding, or is written as 0 and uncertain."""
+    axes = {"variance": ["fixed_small", "learned", "fixed_large"][:variances], "seed": ["1", "2"]}
+    seeds = {"fixed_small": {"1": 4.00001, "2": 4.00001}, "learned": other, "fixed_large": {"1": 12.4, "2": 12.6}}
+    if other == seeds["fixed_small"]:
+        seeds["fixed_small"] = {"1": 4.000011, "2": 4.000011}
+
+    def change(choices, metrics):
+        metrics["values"]["fd_digits_cnn"] = seeds[choices["variance"]][choices["seed"]]
+
+    table = table_of(tmp_path, axes, change)
+    found = standing(table, "fd_digits_cnn")
+    assert {row.choice for row in found.best} == {("fixed_small",), ("learned",)}
+    assert (found.runner_up is None) == (variances == 2)
+    assert len([1 for _, name in table.groups[0].marked if name == "fd_digits_cnn"]) in (0, 2)
+    assert "leads fixed_small" not in (said := finding(found, _column(table, found.measure)).text)
+    assert "leads learned" not in said
+
+
+def _column(table, measure):
+    return next(column for column in columns(table.groups[0]) if column.measure == measure)
+
+
 def test_one_seed_leaves_two_trainings_unmarked(tmp_path):
     def change(choices, metrics):
         far = choices["schedule"] == "linear"

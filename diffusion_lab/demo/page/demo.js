@@ -21,7 +21,7 @@ function start(found) {
   fill("sampler", samplers);
   fill("spacing", offers.spacings);
   fill("guidance", offers.guidances);
-  fill("label", [null, ...Array(offers.num_classes).keys()], value => value ?? "any");
+  fill("label", [null, ...Array(offers.num_classes).keys()], value => value === null ? "any" : offers.class_names[value] ?? value);
   fill("compare", [null, ...offers.schedules], value => value ?? "none");
   field("num_steps").max = Math.min(offers.max_steps, 100) || 1;
   field("num_images").max = offers.max_images;
