@@ -11,6 +11,7 @@ from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.outputs import usual_outputs
+from diffusion_lab.processes import end_with_parent
 from diffusion_lab.versions import __version__
 
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
@@ -54,6 +55,7 @@ def main() -> None:
 
     141 where its output is no longer read, as after `diffusion-lab train --help | head`.
     """
+    end_with_parent()
     try:
         try:
             _main()
