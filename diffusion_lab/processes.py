@@ -20,15 +20,16 @@ PARENT = "DIFFUSION_LAB_PARENT"  # the variable of a rank that holds the id of t
 _LOOK_SECONDS = 0.5
 
 
-def end_with_parent() -> None:
+def end_with_parent() -> bool:
     """Where PARENT is set: kill this process and those that it starts soon after its parent died, whatever killed it.
 
-    A thread sees to that, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG), which only Linux has,
-    and which leaves the processes that load data.
+    Returns whether it is set. A thread does it, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
+    which only Linux has, and which leaves the processes that load data.
     """
     parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
     if parent is not None:
         threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
+    return parent is not None
 
 
 def _outlast(parent: int) -> None:

@@ -7,8 +7,10 @@ import os
 import select
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from diffusion_lab.callbacks.interruption import Interrupted, ending
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.processes import end_with_parent
@@ -53,14 +55,22 @@ first steps
 def main() -> None:
     """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command).
 
-    141 where its output is no longer read, as after `diffusion-lab train --help | head`.
+    141 where its output is no longer read, as after `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
-    end_with_parent()
+    if end_with_parent():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the command that started this rank says that a signal ended it
+        signals = nullcontext()
+    else:
+        signals = ending()
     try:
         try:
-            _main()
+            with signals:
+                _main()
         finally:
             sys.stdout.flush()
+    except Interrupted as stop:
+        print(f"diffusion-lab: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except BrokenPipeError:
         if not _nobody_reads():
             raise

@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.overrides import quoted
@@ -106,6 +107,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
 
     more: options that only this process can know.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -124,7 +126,8 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         signals_to_handle=",".join(_HANDLED),
     )
     hydra = HydraConfig.get()
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
+    log = logging.getLogger("torch.distributed.elastic")  # we say it ourselves, shorter
+    log.propagate, log.handlers = False, [logging.NullHandler()]
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
     for source in hydra.runtime.config_sources:
@@ -133,6 +136,8 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
     try:
         with _variables_of_ranks(request.size), _own_signal_handlers():
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
+    except SignalException as error:
+        raise Interrupted(error.sigval, f"ended by {error.sigval.name}") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; its message is above") from None

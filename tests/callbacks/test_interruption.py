@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from diffusion_lab.callbacks.interruption import SIGNALS, InterruptedTraining, Interruption
+from diffusion_lab.callbacks.interruption import SIGNALS, Interrupted, Interruption
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -39,12 +39,12 @@ def test_a_signal_that_ended_training_goes_on_to_the_clusters_handler_when_all_i
                 with interruption.listening():
                     os.kill(os.getpid(), signal.SIGUSR2)
                 assert heard == []
-                raise InterruptedTraining(signal.SIGUSR2, "saved")
+                raise Interrupted(signal.SIGUSR2, "saved")
             finally:
                 order.append("left in order")
 
     try:
-        with pytest.raises(InterruptedTraining, match="saved"):
+        with pytest.raises(Interrupted, match="saved"):
             train()
         assert heard == [(signal.SIGUSR2, ["left in order"])]
     finally:
