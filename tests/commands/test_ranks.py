@@ -99,6 +99,15 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
+def test_dropout_is_that_of_one_process(zygote, tmp_path):
+    options = [*TINY, *STRIDED, *ROUNDS_LITTLE, "network.dropout=0.3", "trainer.max_steps=8", "score=false"]
+    (one, _), (two, _) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
+    a, b = (list(csv.DictReader(m.metrics_csv.read_text().splitlines())) for m in (one, two))
+    losses = [[float(row["train/loss"]) for row in rows] for rows in (a, b)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 8
+
+
 @pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]
@@ -143,6 +152,17 @@ def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, command, at_wo
     while any(map(_command_line, started)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(_command_line, started))
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum):
+    process = zygote.start(tmp_path, "train", *ENDLESS["train"])
+    while len(ranks_of(process)) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + signum, f"diffusion-lab train: ended by {signum.name}\n")
 
 
 def wait_for_threads(pids: list[int]) -> None:
