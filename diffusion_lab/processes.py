@@ -28,6 +28,7 @@ def end_with_parent() -> bool:
     """
     parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
     if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that a signal ended it
         threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
     return parent is not None
 

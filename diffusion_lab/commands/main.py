@@ -57,14 +57,10 @@ def main() -> None:
 
     141 where its output is no longer read, as after `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
-    if end_with_parent():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the command that started this rank says that a signal ended it
-        signals = nullcontext()
-    else:
-        signals = ending()
+    is_rank = end_with_parent()
     try:
         try:
-            with signals:
+            with nullcontext() if is_rank else ending():
                 _main()
         finally:
             sys.stdout.flush()

@@ -16,14 +16,15 @@ _LEVELS = 2**16  # of the uniform number that is compared with p
 class KeyedDropout(nn.Dropout):
     """x·m/(1 − p) with m = 0 where a uniform number of 16 bits is below p, else 1; x in evaluation.
 
-    keys (2, B) int32 of this step, layer and samples. x: the elements of each sample follow one another, (B·n, C, …).
+    keys (2, B) int32 of this step, layer and samples. x: the elements of each sample follow one another, (B·n, C, …). Where its
+    rows belong to no samples, as those of a table, the mask is torch's.
     """
 
     keys: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
+        if not self.training or len(x) % self.keys.shape[1]:
+            return super().forward(x)
         dropped = round(self.p * _LEVELS)
         by_pixel = x.movedim(1, -1)  # as a channels-last image lies in memory
         kept = (_uniform(self.keys, by_pixel.numel()) >= dropped - _LEVELS // 2).view(by_pixel.shape).movedim(-1, 1)

@@ -77,6 +77,13 @@ def test_evaluation_and_no_dropout_change_nothing():
     assert layers(0.0) == []
 
 
+def test_rows_that_are_no_samples_are_dropped_too():
+    (layer,) = layers(0.5)
+    set_keys([layer], 1, torch.arange(4))
+    assert set(layer(torch.ones(10, 30)).unique().tolist()) == {0, 2}
+    assert layer(torch.ones(8, 30)).shape == (8, 30)
+
+
 def test_a_repeated_forward_pass_has_the_same_mask():
     """As under activation checkpointing, which computes it again in the backward pass."""
     network = nn.Sequential(nn.Linear(8, 64), nn.Dropout(0.5), nn.Linear(64, 1))
