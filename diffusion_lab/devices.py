@@ -72,12 +72,17 @@ class Request:
 
 
 def requested(
-    accelerator: str, devices: int | str | Sequence[int] | None, gpus: Sequence[str], prefix: str = "trainer."
+    accelerator: str,
+    devices: int | str | Sequence[int] | None,
+    gpus: Sequence[str],
+    cores: int | None = None,
+    prefix: str = "trainer.",
 ) -> Request:
     """What the two options request on a machine with these GPUs. ValueError, in one sentence, for what it does not have.
 
     accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None, which are all GPUs
-    and on a CPU one process; or a list of indices. `prefix` stands before both names on the command line.
+    and on a CPU one process; or a list of indices. cores: the most processes on a CPU; None: any number. `prefix` stands before
+    both names on the command line.
     """
     if accelerator not in ("auto", "gpu", "cuda", "cpu"):
         raise ValueError(f"{prefix}accelerator={accelerator}: choose auto, gpu or cpu")
@@ -95,6 +100,11 @@ def requested(
     if on_gpu and max(indices or (size - 1,)) >= len(gpus):
         visible = "1 GPU is" if len(gpus) == 1 else f"{len(gpus)} GPUs are"
         raise ValueError(f"{prefix}devices={devices}: {visible} visible here{_restriction()}")
+    if not on_gpu and cores is not None and size > cores:
+        available = "1 CPU core is" if cores == 1 else f"{cores} CPU cores are"
+        raise ValueError(
+            f"{prefix}devices={devices}: each process needs a core of its own, and {available} available here"
+        )
     return Request(on_gpu, size, indices)
 
 

@@ -1,4 +1,4 @@
-"""Which process is that, and does it still live? Imports nothing of this package.
+"""Which process is that, and does it still live? What must end with its parent? Imports nothing of this package.
 
 A process id alone does not say: ids are used again, and a container gives out the same ones each time it starts.
 """
@@ -6,11 +6,39 @@ A process id alone does not say: ids are used again, and a container gives out t
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+PARENT = "DIFFUSION_LAB_PARENT"  # the variable of a rank that holds the id of the command that started it
+_LOOK_SECONDS = 0.5
+
+
+def end_with_parent() -> bool:
+    """Where PARENT is set: kill this process and those that it starts soon after its parent died, whatever killed it.
+
+    Returns whether it is set. A thread does it, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
+    which only Linux has, and which leaves the processes that load data.
+    """
+    parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
+    if parent is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that a signal ended it
+        threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
+    return parent is not None
+
+
+def _outlast(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(os.getpid(), signal.SIGKILL)  # torchrun makes each rank the leader of a group
+    os._exit(1)
 
 
 @dataclass(frozen=True)

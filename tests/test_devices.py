@@ -121,6 +121,13 @@ def test_what_there_is_not_is_refused(monkeypatch, accelerator, devices, num_gpu
     assert str(error.value) == said
 
 
+def test_more_processes_than_cores_are_refused():
+    assert requested("cpu", 2, [], cores=2).size == 2
+    assert requested("auto", 8, list("01234567"), cores=2).size == 8, "a process of a GPU shares the cores"
+    with pytest.raises(ValueError, match=r"^devices=99: each process needs a core of its own, and 2 CPU cores are av"):
+        requested("cpu", 99, [], cores=2, prefix="")
+
+
 def test_a_place_is_said_as_its_user_would_say_it():
     assert str(Place(("5",), 1, 2)) == "GPU 5"
     assert str(Place(("4", "6"), 2, 2)) == "GPUs 4, 6"

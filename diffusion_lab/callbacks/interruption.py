@@ -1,23 +1,26 @@
-"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it at once.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it at once. Elsewhere SIGINT and
+SIGTERM end a command with one line.
 
-Our own, because Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock in its handler when ranks talk
-there, and under Slurm takes no signal that already has a handler, as submitit's do. Here a handler only sets a flag.
+Not Lightning's handlers for training: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock in its
+handler when ranks talk there, and under Slurm takes no signal that already has a handler, as submitit's do. Ours only set a flag.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class InterruptedTraining(BaseException):
-    """A signal ended training after it had saved; the message says how to resume."""
+class Interrupted(BaseException):
+    """A signal ended the work; the message, empty on all ranks but the first, says what is saved and how to resume."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
@@ -60,7 +63,7 @@ class Interruption:
         """
         try:
             yield
-        except InterruptedTraining:
+        except Interrupted:
             handler = self._previous.get(self.signum)
             if callable(handler) and handler is not signal.default_int_handler:
                 with suppress(SystemExit):  # we end too, and say why
@@ -68,13 +71,66 @@ class Interruption:
             raise
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a process that loads data, forked with this handler
-            if signum != signal.SIGINT:  # a terminal sends it to all; the one that trains still needs its batches
-                _default(signum)
+        if os.getpid() != self._pid:
+            _end_fork(signum)
         elif self.signum is not None:
             _default(signum)
         else:
             self.signum = signum
+
+
+@contextmanager
+def ending(say: Callable[[str], str] = "ended by {}".format) -> Iterator[None]:
+    """SIGINT and SIGTERM, unless they are ignored, raise Interrupted in the block. say: name of the signal -> message.
+
+    Where Python or a library would swallow the exception, they print the line and end the process at once: while a module is
+    imported, and in the finalizer of an object.
+    """
+    pid, hook = os.getpid(), sys.unraisablehook
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != pid:
+            _end_fork(signum)
+            return
+        stop = Interrupted(signum, say(signal.Signals(signum).name))
+        if _is_importing(frame):
+            _exit(stop)
+        raise stop
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: handler for signum, handler in handlers.items() if handler != signal.SIG_IGN}
+    for signum in before:
+        signal.signal(signum, end)
+    sys.unraisablehook = lambda lost: _exit(lost.exc_value) if isinstance(lost.exc_value, Interrupted) else hook(lost)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _exit(stop: Interrupted) -> NoReturn:
+    os.write(2, f"diffusion-lab: {stop}\n".encode() if str(stop) else b"")
+    os._exit(128 + stop.signum)
+
+
+def _end_fork(signum: int) -> None:
+    """A process that loads data, forked with a handler of its parent, dies of the signal.
+
+    Not of SIGINT: a terminal sends it to all, and the parent, which may still need its batches, ends it.
+    """
+    if signum != signal.SIGINT:
+        _default(signum)
 
 
 def _default(signum: int) -> None:

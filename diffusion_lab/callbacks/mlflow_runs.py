@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import About, Score, Tracker, read_id
 from diffusion_lab.files import write_whole
 from diffusion_lab.options import flat
@@ -96,7 +96,7 @@ class MLflow(Tracker):
         try:
             yield client, run_id
             status = "FINISHED"
-        except InterruptedTraining:
+        except Interrupted:
             status = "KILLED"
             raise
         finally:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.files import write_whole
 from diffusion_lab.foreign import inside
 from diffusion_lab.options import flat
@@ -194,7 +194,7 @@ class WeightsAndBiases(Tracker):
         try:
             yield run
             code = 0
-        except InterruptedTraining:
+        except Interrupted:
             run.mark_preempting()
             raise
         finally:

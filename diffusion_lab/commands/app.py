@@ -19,7 +19,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
@@ -59,8 +59,9 @@ def run(command: str, options: list[str]) -> int:
         # Options of a Slurm cluster once stood in a group of their own.
         options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
         _start(command, module.completed(options), task)
-    except InterruptedTraining as stop:
-        print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
+    except Interrupted as stop:
+        if str(stop):
+            print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
         print(f"diffusion-lab {command}: interrupted", file=sys.stderr)

@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.commands.called import Loaded, drawing_from, load_trained
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.demo.server import HOST, DemoServer
@@ -54,7 +55,7 @@ def run(cfg: DictConfig) -> None:
     with server:
         try:
             server.serve_forever(poll_interval=0.1)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             console.print("stopped")
 
 

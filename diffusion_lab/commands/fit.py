@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffusion_lab.callbacks.finite import NotFiniteError
-from diffusion_lab.callbacks.interruption import InterruptedTraining, Interruption
+from diffusion_lab.callbacks.interruption import Interrupted, Interruption
 from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.callbacks.power_averages import PowerAverages
 from diffusion_lab.callbacks.precision import PrecisionError
@@ -56,7 +56,7 @@ def fit(
 ) -> None:
     """Train in `directory`, a model's or the `retraining` in it, while the model's is held. branch: where it begins, if not at 0.
 
-    InterruptedTraining after a signal; MistakeError for a mistake that the user can correct.
+    Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """
     console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
     interruption = Interruption()
@@ -104,7 +104,8 @@ def fit(
         with interruption.listening(), _mistakes_while_training(cfg):
             trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
         if interruption.signum is not None:
-            raise InterruptedTraining(interruption.signum, _how_to_go_on(interruption.signum, trainer, directory))
+            said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
+            raise Interrupted(interruption.signum, said)
         ended_by = _ended_by(trainer, added)
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:

@@ -7,10 +7,13 @@ import os
 import select
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from diffusion_lab.callbacks.interruption import Interrupted, ending
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.outputs import usual_outputs
+from diffusion_lab.processes import end_with_parent
 from diffusion_lab.versions import __version__
 
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
@@ -52,13 +55,18 @@ first steps
 def main() -> None:
     """The entry point of the installed command; exits with 0, 1 (the command failed) or 2 (no such command).
 
-    141 where its output is no longer read, as after `diffusion-lab train --help | head`.
+    141 where its output is no longer read, as after `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
+    is_rank = end_with_parent()
     try:
         try:
-            _main()
+            with nullcontext() if is_rank else ending():
+                _main()
         finally:
             sys.stdout.flush()
+    except Interrupted as stop:
+        print(f"diffusion-lab: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
     except BrokenPipeError:
         if not _nobody_reads():
             raise

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
+from diffusion_lab.callbacks.interruption import ending
 from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.files import remove_staged, write_whole
@@ -157,10 +158,17 @@ def score_source(
     def is_there() -> bool:
         return broadcast_from_rank_zero(run.metrics.is_file()) and not again
 
+    def how_to_go_on(name: str) -> str:
+        kept = f"finished batches of samples are kept in {cache}"
+        return f"{name} while scoring {run.path}; {kept}; run the same command again to go on from there"
+
     if is_there():
         _say_scored(console, run)
     else:
-        with hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")):
+        with (
+            ending(lambda name: how_to_go_on(name) if rank() == 0 else ""),
+            hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")),
+        ):
             if is_there():  # another process has scored it
                 _say_scored(console, run)
             else:

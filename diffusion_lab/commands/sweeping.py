@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from diffusion_lab.callbacks.interruption import InterruptedTraining
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
@@ -147,7 +147,7 @@ class _Logged:
         with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 return self.task(cfg)
-            except InterruptedTraining as stop:
+            except Interrupted as stop:
                 print(stop, file=file)
                 raise
             except BaseException:

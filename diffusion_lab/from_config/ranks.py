@@ -1,7 +1,8 @@
 """Several processes that train one model together, or draw from it: who starts them, on which devices, and how they agree.
 
-torchrun starts them on one machine, and ends all when one dies. Not Lightning's own launcher: it runs the whole command line
-again in each rank, a multirun too, and a rank that dies leaves the others waiting for ever.
+torchrun starts them on one machine, and ends all when one dies; each ends by itself when this command dies (processes.py).
+Not Lightning's own launcher: it runs the whole command line again in each rank, a multirun too, and a rank that dies leaves
+the others waiting for ever.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.processes import PARENT
 
 if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
@@ -60,8 +63,12 @@ class Ranks:
 
 
 def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
-    """What the options accelerator and devices request on this machine. ValueError, in one sentence, for what it does not have."""
-    request = requested(options.accelerator, _devices(options), usable_gpus(), prefix)
+    """What the options accelerator and devices request on this machine. ValueError, in one sentence, for what it does not have.
+
+    Slurm or torchrun may have started more processes than there are cores: that is for whoever called them.
+    """
+    cores = num_cores() if _environment() is None else None
+    request = requested(options.accelerator, _devices(options), usable_gpus(), cores, prefix)
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         _refuse_shared_gpu(request, HydraConfig.get().launcher)
     return request
@@ -73,7 +80,7 @@ def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str
     A cluster has devices of its own.
     """
     if not launcher._target_.endswith(".SlurmLauncher"):
-        _refuse_shared_gpu(requested(trainer.accelerator, _devices(trainer), gpus), launcher)
+        _refuse_shared_gpu(requested(trainer.accelerator, _devices(trainer), gpus, num_cores()), launcher)
 
 
 def _refuse_shared_gpu(request: Request, launcher: DictConfig) -> None:
@@ -100,6 +107,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
 
     more: options that only this process can know.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -118,31 +126,35 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         signals_to_handle=",".join(_HANDLED),
     )
     hydra = HydraConfig.get()
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves, shorter
+    log = logging.getLogger("torch.distributed.elastic")  # we say it ourselves, shorter
+    log.propagate, log.handlers = False, [logging.NullHandler()]
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
     for source in hydra.runtime.config_sources:
         options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
-        with _shared_cores(request.size), _own_signal_handlers():
+        with _variables_of_ranks(request.size), _own_signal_handlers():
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
+    except SignalException as error:
+        raise Interrupted(error.sigval, f"ended by {error.sigval.name}") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; its message is above") from None
 
 
 @contextmanager
-def _shared_cores(processes: int) -> Iterator[None]:
-    """Processes that start in the block share the cores, unless the user, or who started us, has said how many threads."""
-    is_set = "OMP_NUM_THREADS" in os.environ
-    if not is_set:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
+def _variables_of_ranks(processes: int) -> Iterator[None]:
+    """Processes that start in the block end with this one, and share the cores, unless OMP_NUM_THREADS is set already."""
+    variables = {PARENT: str(os.getpid())}
+    if "OMP_NUM_THREADS" not in os.environ:
+        variables["OMP_NUM_THREADS"] = str(max(1, num_cores() // processes))
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if not is_set:
-            del os.environ["OMP_NUM_THREADS"]
+        for name in variables:
+            del os.environ[name]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, network_cost
+from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
 RAW = "raw"  # the weights that training resumes from
@@ -54,6 +55,7 @@ class TrainableModel(LightningModule):
         # name -> {parameter name -> averaged tensor}; filled in by the EMA callback. A plain attribute: the state_dict
         # holds the raw weights only.
         self.averages: dict[str, dict[str, Tensor]] = {}
+        self._dropouts: list[KeyedDropout] | None = None  # None: not trained in this process
 
     @property
     def batches_trained(self) -> int:
@@ -76,8 +78,15 @@ class TrainableModel(LightningModule):
         return y.masked_fill(coins[rows] < probability, null_class)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout is keyed by (seed, k, rank), so that nothing random has to be saved."""
-        torch.manual_seed(derive_seed(self.seed, DROPOUT, self.batches_trained, self.trainer.global_rank))
+        """Dropout is keyed by (seed, k, sample of the global batch, layer). A network that draws otherwise: by (seed, k, rank)."""
+        k = self.batches_trained
+        torch.manual_seed(derive_seed(self.seed, DROPOUT, k, self.trainer.global_rank))
+        if self._dropouts is None:
+            self._dropouts = keyed(self)
+        if self._dropouts:
+            _, rows = self.global_batch(len(batch[0]))
+            samples = torch.arange(rows.start, rows.stop, device=self.device)
+            set_keys(self._dropouts, derive_seed(self.seed, DROPOUT, k), samples)
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """The terms of `training_step` for images that are not trained on, each (B,) or a mean; what is random is of `noise`."""

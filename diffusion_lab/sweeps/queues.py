@@ -136,7 +136,7 @@ class LocalQueue(Queue):
     def request(self, accelerator: str = "auto", devices: int | str | Sequence[int] | None = None) -> Request:
         """What trainer.accelerator and trainer.devices request here; JobError, in one sentence, if this machine lacks it."""
         try:
-            request = requested(accelerator, 1 if devices is None else devices, self.gpus)
+            request = requested(accelerator, 1 if devices is None else devices, self.gpus, self.num_cores)
         except ValueError as error:
             raise JobError(str(error)) from None
         if request.indices is not None:
@@ -186,7 +186,7 @@ class LocalQueue(Queue):
             share, full = len(self.gpus) // request.size, any(jobs[gpu] for gpu in gpus)
         else:
             busy = sum(place.processes * place.threads for place in taken if not place.gpus)
-            cores = self.num_cores if request.everything else min(request.size, self.num_cores)
+            cores = self.num_cores if request.everything else request.size
             gpus, share, full = (), self.num_cores // cores, busy + cores > self.num_cores
         if full if self.parallel is None else len(taken) >= self.parallel:
             return None

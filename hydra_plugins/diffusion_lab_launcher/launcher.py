@@ -66,7 +66,7 @@ class Call:
         """
         from submitit import JobEnvironment
 
-        from diffusion_lab.callbacks.interruption import InterruptedTraining
+        from diffusion_lab.callbacks.interruption import Interrupted
         from diffusion_lab.runs.jobs import outcome_file
 
         environment = JobEnvironment()
@@ -79,7 +79,7 @@ class Call:
                 signal.signal(signum, partial(_end_after, handler))
         try:
             outcome = self._run(job)
-        except InterruptedTraining as stop:
+        except Interrupted as stop:
             print(stop, flush=True)
             # Slurm kills what still runs when one process fails; the first may be putting the job back into the queue.
             sys.exit(0 if rank else 128 + stop.signum)

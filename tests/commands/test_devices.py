@@ -13,6 +13,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.distributed.launcher import api
 
 from diffusion_lab.commands import evaluate, sample, train
@@ -95,6 +96,23 @@ def test_a_sweep_that_asks_for_more_than_there_is_writes_nothing(lab, monkeypatc
     assert err.startswith(f"diffusion-lab train: {said}")
     assert err.count("\n") == 1
     assert files(lab.folder) == before
+
+
+@pytest.mark.parametrize("command", [["train"], ["train", "-m", "hydra/launcher=local"], ["evaluate"], ["sample"]])
+def test_more_processes_than_cores_start_none(lab, monkeypatch, command):
+    """What torchrun or Slurm starts is for whoever called them."""
+    monkeypatch.setattr(ranks, "num_cores", lambda: 2)
+    shutil.copytree(TRAINED, lab.folder / "outputs" / "models" / "one")
+    before = files(lab.folder)
+    at = "trainer." if command[0] == "train" else ""
+    options = [f"{at}devices=3", f"{at}accelerator=cpu", *([*TINY, *STRIDED] if at else [])]
+    code, _, err = lab(*command, *options)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert err.startswith(f"diffusion-lab {command[0]}: {at}devices=3: each process needs a core of its own, and 2 CPU")
+    assert files(lab.folder) == before
+    for name, value in {"TORCHELASTIC_RUN_ID": "theirs", "WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.request_of(OmegaConf.create({"accelerator": "cpu", "devices": 3})).size == 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,19 +14,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from diffusion_lab.devices import num_cores
+from diffusion_lab.from_config import ranks
 from diffusion_lab.runs import ModelDirectory, newest_model
 
 from .conftest import ROUNDS_LITTLE, STRIDED, TINY
 from .test_resume import EVERYTHING, Training, assert_same_bits, installed
 
+ROOT = Path(__file__).parent.parent.parent
 TOGETHER = ["trainer=ddp_sim"]
 
 
 def ranks_of(process: subprocess.Popen) -> list[int]:
-    """The processes that train, by their rank."""
+    """The processes that work together, by their rank."""
     listed = subprocess.run(["ps", "-o", "pid=,ppid=", "-A"], capture_output=True, text=True, check=True).stdout
     parents = {int(pid): int(parent) for pid, parent in (line.split() for line in listed.splitlines())}
-    return sorted(pid for pid, parent in parents.items() if parent == process.pid and "train" in _command_line(pid))
+    return sorted(
+        pid for pid, parent in parents.items() if parent == process.pid and "diffusion_lab" in _command_line(pid)
+    )
 
 
 def _command_line(pid: int) -> str:
@@ -93,6 +99,15 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
+def test_dropout_is_that_of_one_process(zygote, tmp_path):
+    options = [*TINY, *STRIDED, *ROUNDS_LITTLE, "network.dropout=0.3", "trainer.max_steps=8", "score=false"]
+    (one, _), (two, _) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
+    a, b = (list(csv.DictReader(m.metrics_csv.read_text().splitlines())) for m in (one, two))
+    losses = [[float(row["train/loss"]) for row in rows] for rows in (a, b)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 8
+
+
 @pytest.mark.thorough
 def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     options = [*EVERYTHING, "trainer.max_steps=8"]
@@ -109,7 +124,56 @@ def test_two_ranks_resume_exactly_and_die_together(zygote, tmp_path):
     assert_same_bits(whole, torn)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(lab):
+TWO = ["devices=2", "accelerator=cpu"]
+ENDLESS = {  # each works for minutes
+    "train": [*TINY, *STRIDED, *TOGETHER, "trainer.max_steps=1000000", "callbacks.checkpoint.every_n_steps=0"],
+    "sample": [*TWO, "num_images=10000000"],
+    "evaluate": [*TWO, "evaluation.num_samples=10000000"],
+}
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
+@pytest.mark.parametrize("at_work", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("command", ENDLESS)
+def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, command, at_work):
+    """While they import, and while they compute and wait for each other."""
+    if command != "train":
+        shutil.copytree(ROOT / "tests" / "trained" / "diffusion_fixed", tmp_path / "outputs" / "models" / "one")
+    process = zygote.start(tmp_path, command, *ENDLESS[command])
+    started = []
+    while len(started) < 2 and process.poll() is None:
+        time.sleep(0.01)
+        started = ranks_of(process)
+    if at_work:
+        wait_for_threads(started)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while any(map(_command_line, started)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(_command_line, started))
+
+
+@pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum):
+    process = zygote.start(tmp_path, "train", *ENDLESS["train"])
+    while len(ranks_of(process)) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + signum, f"diffusion-lab train: ended by {signum.name}\n")
+
+
+def wait_for_threads(pids: list[int]) -> None:
+    """Until each of these has been connected with the others, which adds threads, for a second."""
+    while any(len(os.listdir(f"/proc/{pid}/task")) < 4 for pid in pids):
+        time.sleep(0.05)
+    time.sleep(1)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(lab, monkeypatch):
+    monkeypatch.setattr(ranks, "num_cores", lambda: 2)
     code, _, err = lab("train", *TINY, *STRIDED, *TOGETHER, "data.batch_size=7")
     assert code == 1
     assert err.strip() == (

@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import INTERRUPTED, read_status
 
 from .conftest import STRIDED, TINY
-from .zygote import Fork
+from .zygote import ROOT, Fork
 
 Process = Fork | subprocess.Popen
 
@@ -191,6 +192,33 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, zygote, signum):
     assert "run the same command again to resume" in err
     assert "Traceback" not in err
     assert read_status(training.directory.path).state == INTERRUPTED
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_first_second_is_one_line(tmp_path, signum):
+    process = installed(tmp_path, "train", *TINY, *STRIDED)
+    time.sleep(0.5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert err.endswith(f": ended by {signum.name}\n")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_scoring_says_what_is_kept(tmp_path, zygote, signum):
+    shutil.copytree(ROOT / "tests" / "trained" / "diffusion_fixed", tmp_path / "outputs" / "models" / "one")
+    process = zygote.start(tmp_path, "evaluate", "evaluation.num_samples=10000000")
+    while not list(tmp_path.glob("outputs/cache/samples/*/*.safetensors")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    (run,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert err.startswith(f"diffusion-lab evaluate: {signum.name} while scoring {run.relative_to(tmp_path)}; finished")
+    assert err.count("\n") == 1
+    assert read_status(run).state == INTERRUPTED
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path, zygote):

@@ -80,7 +80,7 @@ def test_on_a_cpu_jobs_share_the_cores(tmp_path):
         ("", 4, None, [1] * 20, 4),
         ("", 4, None, [2] * 20, 2),
         ("", 4, None, [3] * 20, 1),
-        ("", 4, None, [9] * 20, 1),  # processes of a CPU are as many as one likes
+        ("", 4, None, [4] * 20, 1),
         ("", 4, None, ["auto"] * 20, 1),
         ("", 4, 7, [1] * 20, 7),
     ],
