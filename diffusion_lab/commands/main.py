@@ -93,7 +93,11 @@ def _main() -> None:
 
         complete(arguments[1:], COMMANDS)
         return
-    command, *options = arguments
+    leading: list[str] = []
+    while len(arguments) > 1 and arguments[0].startswith("-"):
+        count = 2 if arguments[0] in ("--config-dir", "-cd", "--cfg", "-c") else 1
+        leading, arguments = [*leading, *arguments[:count]], arguments[count:]
+    command, *options = *arguments[:1], *leading, *arguments[1:]
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}."
@@ -102,4 +106,7 @@ def _main() -> None:
 
     from diffusion_lab.commands.app import run
 
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # ranks and jobs, started by `python -m`, import nothing from the working directory
+    )
     sys.exit(run(command, options))

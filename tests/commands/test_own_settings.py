@@ -36,20 +36,19 @@ def test_local_settings_hold_for_every_command_and_the_experiment_and_the_comman
     assert (code, OmegaConf.create(out).seed) == (0, 8)
 
 
-def test_local_settings_may_choose_groups_and_bring_choices_of_their_own(lab, local):
-    local("defaults:\n  - override /optimizer: mine\n")
-    (lab.folder / "conf" / "optimizer").mkdir()
-    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+def test_local_settings_may_choose_groups_of_the_lab(lab, local):
+    local("defaults:\n  - override /optimizer: adamw\noptimizer: {lr: 1e-7}\n")
     code, out, err = lab("train", "--cfg", "job")
     assert code == 0, err
     assert OmegaConf.create(out).optimizer.lr == 1e-7
+    assert "adamw" in OmegaConf.create(out).optimizer._target_.lower()
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
-        ("outputs: [a\n", 'conf/local/default.yaml", line 2'),
+        ("outputs: [a\n", "conf/local/default.yaml is not a config"),
         ("seed: x\n", "seed=x: this option must be a whole number"),
     ],
 )
@@ -60,12 +59,17 @@ def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings,
     assert said in err
 
 
-def test_a_folder_called_conf_without_local_is_nobodys(lab):
-    (lab.folder / "conf" / "optimizer").mkdir(parents=True)
-    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("lr: 1e-7\n")
-    code, _, err = lab("train", "optimizer=mine", "--cfg", "job")
-    assert code == 1
-    assert "optimizer=mine: there is no such choice" in err
+@pytest.mark.parametrize("beside", [True, False])
+def test_choices_beside_local_are_found_where_typed(lab, local, beside):
+    local("seed: 7\n")
+    (lab.folder / "conf" / "optimizer").mkdir()
+    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+    if not beside:
+        (lab.folder / "conf" / "local" / "default.yaml").unlink()
+    code, out, err = lab("train", "optimizer=mine", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).optimizer.lr == 1e-7
+    assert OmegaConf.create(out).seed == (7 if beside else 1)
 
 
 def test_a_password_of_dotenv_reaches_its_logger_and_no_file(lab, monkeypatch):
