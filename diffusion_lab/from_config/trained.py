@@ -241,7 +241,7 @@ def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: st
     model.load_weights(directory.weight_files(names))
     for name in weights:
         if wanted_length(name) is not None:
-            model.averages[name] = build_average(directory, name)
+            model.averages[name] = build_average(directory, name, model.averaged_parameters())
 
 
 def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:

@@ -321,7 +321,7 @@ SAMPLE = {
     "truncated weights": (truncated, NO_WEIGHTS),
     "weights of another model": (foreign, NO_WEIGHTS),
     "weights of other shapes": (misshapen, NO_WEIGHTS),
-    "weights that are no numbers": (all_weights(float("nan")), "is not a number"),
+    "weights that are no numbers": (all_weights(float("nan")), "are not finite"),
     "weights that are a pipe": (weights_as_pipe, "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- sizes
