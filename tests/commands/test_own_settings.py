@@ -2,12 +2,15 @@
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from diffusion_lab.runs import newest_model
 
+from ..test_contributing import sections
 from .conftest import STRIDED, TINY, files
 
 PASSWORD = "s3cret-of-dotenv"
@@ -110,3 +113,25 @@ def test_tags_are_recorded_and_change_nothing(lab):
     assert "this model is already trained" in out
     assert "already scored" in out
     assert json.loads((run / "metrics.json").read_text())
+
+
+def test_the_page_on_your_own_parts_works_as_written(lab, monkeypatch):
+    monkeypatch.setenv("LAB_GROUP", "x")
+    monkeypatch.delenv("LAB_GROUP")
+    page = Path(__file__).parents[2] / "docs" / "own.md"
+    for section in sections(page.read_text()).values():
+        section.write(lab.folder)
+        for line in section.commands:
+            program, command, *options = shlex.split(line)
+            assert program == "diffusion-lab"
+            code, _, err = lab(command, *options)
+            assert code == 0, err
+    (first,) = lab.folder.glob("outputs/debug/runs/*/metrics.json")
+    assert -1 < json.loads(first.read_text())["values"]["brightness"] < 1
+    assert (lab.folder / "schedule" / "schedule.png").is_file()
+    assert OmegaConf.load(newest_model(lab.folder / "results").config).tags == ["vision"]
+    model = f"model_dir={newest_model(lab.folder / 'outputs' / 'debug').path}"
+    assert "DIFFUSION_LAB_TARGETS=mine" in lab("sample", model, "num_images=1")[2]
+    monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "mine")
+    code, _, err = lab("sample", model, "num_images=1", "sampler.spacing.num_steps=2")
+    assert code == 0, err
