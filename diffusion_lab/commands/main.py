@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.versions import __version__
 
@@ -78,7 +79,10 @@ def _main() -> None:
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
 
-        print("\n".join(next_steps(Path(usual_outputs()))))
+        try:
+            print("\n".join(next_steps(Path(usual_outputs()))))
+        except RunError as error:
+            sys.exit(f"diffusion-lab: {error}")
         return
     if arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

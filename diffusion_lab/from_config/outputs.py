@@ -15,11 +15,13 @@ def working_directory() -> Path | None:
 
 
 def usual_outputs() -> str:
-    """`outputs`, unless the user's own conf/local/default.yaml names another folder."""
+    """`outputs`, unless the user's own conf/local/default.yaml names another folder. RunError where that file is wrong."""
     files = [folder / LOCAL for folder in (CONF.parent, working_directory()) if folder is not None]
-    files = [file for file in files if file.is_file()]
-    if not files:
+    if not any(file.is_file() for file in files):
         return "outputs"
-    from omegaconf import OmegaConf  # main.py imports this file and must answer at once
+    from diffusion_lab.from_config.working_directory import (
+        local_settings,
+    )  # main.py imports this file and must answer at once
 
-    return next(filter(None, (OmegaConf.load(file).get("outputs") for file in files)), "outputs")
+    found = (local_settings(file) for file in files if file.is_file())
+    return next(filter(None, (settings.get("outputs") for settings in found)), "outputs")

@@ -55,9 +55,12 @@ def use_configs(options: Sequence[str]) -> None:
     Plugins.instance().register(OwnChoices)
     OwnChoices.folder = _own_choices(options)
     ConfigStore.instance().repo.pop("local", None)
-    settings = _local_settings()
-    searched = any((folder / LOCAL.relative_to("conf")).is_file() for folder in _own_folders(options))
-    if settings is not None and not searched:  # Hydra finds that one
+    folder = working_directory()
+    if folder is None or not (folder / LOCAL).is_file():
+        return
+    settings = local_settings(folder / LOCAL)
+    found = any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *_own_folders(options)))  # by Hydra
+    if not found:
         ConfigStore.instance().store(group="local", name="default", node=settings)
 
 
@@ -96,6 +99,10 @@ def typed_modules(options: Sequence[str]) -> frozenset[str]:
 def importing(modules: frozenset[str]) -> Iterator[None]:
     """In the block these modules, and what they import, are found in the working directory if they are nowhere else."""
     folder = working_directory()
+    if Path("matplotlibrc").is_file():  # matplotlib reads it when it is imported; it may name programs
+        import matplotlib
+
+        matplotlib.rcdefaults()
     finder = _Finder(folder, {*modules}) if folder is not None else None
     sys.meta_path += [finder] if finder is not None else []
     try:
@@ -171,16 +178,9 @@ def _own_files(options: Sequence[str]) -> Iterator[str]:
             yield file.read_text(encoding="utf-8", errors="replace")
 
 
-def _local_settings() -> Any:
-    """conf/local/default.yaml of the working directory; None where it is missing. RunError for more than plain options."""
-    folder = working_directory()
-    if (
-        folder is None
-        or not (folder / LOCAL).is_file()
-        or (folder / LOCAL).resolve() == (CONF.parent / LOCAL).resolve()
-    ):
-        return None
-    content = read_bytes(folder / LOCAL, LARGEST_CONFIG)
+def local_settings(file: Path) -> Any:
+    """The config in conf/local/default.yaml. RunError for more than plain options."""
+    content = read_bytes(file, LARGEST_CONFIG)
     try:
         read_yaml(content)  # refuses what OmegaConf would unfold
         settings = OmegaConf.create(content.decode())
