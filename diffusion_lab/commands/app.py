@@ -24,7 +24,7 @@ from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
-from diffusion_lab.from_config.working_directory import importing, read_environment, typed_modules, use_configs
+from diffusion_lab.from_config.working_directory import importing, own_configs, read_environment, typed_modules
 
 
 def run(command: str, options: list[str]) -> int:
@@ -61,10 +61,9 @@ def run(command: str, options: list[str]) -> int:
         if ignored and "LOCAL_RANK" not in os.environ:
             print(f"ignoring {ignored}", file=sys.stderr)
         modules = typed_modules(options)
-        use_configs(options)
         # Options of a Slurm cluster once stood in a group of their own.
         options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
-        with importing(modules):
+        with own_configs(options), importing(modules):
             _start(command, module.completed(options), task)
     except InterruptedTraining as stop:
         print(f"diffusion-lab {command}: {stop}", file=sys.stderr)

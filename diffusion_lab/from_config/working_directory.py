@@ -50,18 +50,21 @@ class OwnChoices(SearchPathPlugin):
             search_path.append("working-directory", f"file://{self.folder}")
 
 
-def use_configs(options: Sequence[str]) -> None:
-    """From here on Hydra finds the choices that the options name, and the settings of conf/local."""
-    Plugins.instance().register(OwnChoices)
-    OwnChoices.folder = _own_choices(options)
-    ConfigStore.instance().repo.pop("local", None)
+@contextmanager
+def own_configs(options: Sequence[str]) -> Iterator[None]:
+    """In the block Hydra finds the choices that the options name, and the settings of conf/local."""
     folder = working_directory()
-    if folder is None or not (folder / LOCAL).is_file():
-        return
-    settings = local_settings(folder / LOCAL)
+    settings = local_settings(folder / LOCAL) if folder is not None and (folder / LOCAL).is_file() else None
     found = any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *_own_folders(options)))  # by Hydra
-    if not found:
-        ConfigStore.instance().store(group="local", name="default", node=settings)
+    Plugins.instance().register(OwnChoices)
+    try:
+        OwnChoices.folder = _own_choices(options)
+        if settings is not None and not found:
+            ConfigStore.instance().store(group="local", name="default", node=settings)
+        yield
+    finally:
+        OwnChoices.folder = None
+        ConfigStore.instance().repo.pop("local", None)
 
 
 def read_environment(options: Sequence[str]) -> str | None:

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffusion_lab import load
 from diffusion_lab.commands import main
+from diffusion_lab.from_config.keywords import own_hydra
 from diffusion_lab.runs.places import is_in_outputs
 
 from .conftest import STRIDED, TINY
@@ -177,3 +181,36 @@ def test_options_before_the_command(lab, write, monkeypatch, capfd, leading):
         main.main()
     assert end.value.code == 0
     assert OmegaConf.create(capfd.readouterr().out).schedule.log_snr_max == 3.0
+
+
+def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
+    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "m")
+    write(LOCAL, "outputs: there\n")
+    write("conf/sampler/mine.yaml", "defaults: [ddim]\neta: 0.5\nspacing: {num_steps: 3}\n")
+    model = load("m")
+    model.sample(1, sampler="mine")
+    assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
+    (lab.folder / "own").mkdir()
+    (lab.folder / "own" / "app.yaml").write_text("defaults: [optional local: default]\nx: 1\n")
+    with own_hydra(), initialize_config_dir(str(lab.folder / "own"), version_base="1.3"):
+        assert compose("app") == {"x": 1}
+
+
+def test_settings_of_a_drawing_style_here_are_left_out(lab, write):
+    write("matplotlibrc", "text.usetex: True\nlines.linewidth: 30\n")
+    matplotlib.rcParams["lines.linewidth"] = 30.0
+    code, _, err = lab("schedule", "sampler.spacing.num_steps=10")
+    assert code == 0, err
+    assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+
+
+@pytest.mark.parametrize("text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n"])
+def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd, text):
+    write(LOCAL, text)
+    monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+    if "!!" in text:
+        with pytest.raises(SystemExit, match="conf/local/default.yaml is not a config"):
+            main.main()
+    else:
+        main.main()
+        assert "no trained model in there" in capfd.readouterr().out
