@@ -191,7 +191,7 @@ def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
     model.sample(1, sampler="mine")
     assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
     (lab.folder / "own").mkdir()
-    (lab.folder / "own" / "app.yaml").write_text("defaults: [optional local: default]\nx: 1\n")
+    (lab.folder / "own" / "app.yaml").write_text("defaults: [_self_, optional local: default]\nx: 1\n")
     with own_hydra(), initialize_config_dir(str(lab.folder / "own"), version_base="1.3"):
         assert compose("app") == {"x": 1}
 
@@ -209,7 +209,7 @@ def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd,
     write(LOCAL, text)
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
     if "!!" in text:
-        with pytest.raises(SystemExit, match="conf/local/default.yaml is not a config"):
+        with pytest.raises(SystemExit, match=r"conf/local/default\.yaml is not a config"):
             main.main()
     else:
         main.main()
