@@ -46,16 +46,15 @@ def check_sizes(config: dict[str, Any], file: Path, of_file: dict[str, Any]) -> 
     if wrong:
         raise RunError(f"{file}: {wrong}")
     numbers, written = _numbers_of(config), _numbers_of(of_file)
+    memory = f"more memory than this machine has, {_memory_here() / 2**30:.0f} GiB"
+    time = "more than a week at 1,000 network evaluations a second"
     for needed, there, what in (
-        (
-            _memory(config, numbers),
-            _memory_here(),
-            f"more memory than this machine has, {_memory_here() / 2**30:.0f} GiB",
-        ),
-        (_evaluations(numbers), _MOST_EVALUATIONS, "more than a week at 1,000 network evaluations a second"),
+        (_memory(config, numbers), _memory_here(), memory),
+        (_evaluations(numbers), _MOST_EVALUATIONS, time),
     ):
-        key = max(needed, key=needed.__getitem__, default="")
-        if sum(needed.values()) > there and numbers[key] == written.get(key):
+        needed = {key: amount for key, amount in needed.items() if numbers[key] == written.get(key)}
+        if sum(needed.values()) > there:
+            key = max(needed, key=lambda name: (needed[name], numbers[name]))
             how = f"; add +{key}=… with a smaller number" if key.startswith("data.") else ""
             raise RunError(f"{file}: {key}={numbers[key]:.15g} is too large, because it needs {what}{how}")
 
@@ -66,7 +65,8 @@ def _numbers_of(config: dict[str, Any]) -> dict[str, float]:
     return {
         key: abs(value)
         for key, value in found
-        if not key.endswith("seed")
+        if math.isfinite(value)
+        and not key.endswith("seed")
         and not key.rpartition(".")[2].startswith("max_")
         and not key.startswith(_ONLY_TRAINED)
     }
@@ -74,7 +74,7 @@ def _numbers_of(config: dict[str, Any]) -> dict[str, float]:
 
 def _memory(config: dict[str, Any], numbers: dict[str, float]) -> dict[str, float]:
     """Option -> bytes, roughly: of a process, of an image in a batch and what a network makes of it, of a row of a table."""
-    image = math.prod(config.get("facts", {}).get("shape") or [1])
+    image = math.prod((config.get("facts") or {}).get("shape") or [1])
     row = min(max(4 * image, 256), 1024)
     data = {key: number for key, number in numbers.items() if key.startswith("data.")}
     sides = [number for key, number in data.items() if key.startswith("data.image_size")]
