@@ -159,6 +159,8 @@ def _own_choices(options: Sequence[str]) -> Path | None:
     for own in here if copy is None else sorted((Path(copy) / MORE_CONFIGS).glob("*")):
         for key, _, value in (option.partition("=") for option in options):
             group = key.lstrip("+").partition("@")[0]
+            if group.startswith("hydra"):
+                continue  # choices that installed plugins bring
             for choice in re.findall(r"[\w/.-]+", value):
                 if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
                     return own

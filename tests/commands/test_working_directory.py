@@ -42,7 +42,8 @@ def harmed(folder: Path) -> bool:
 @pytest.mark.parametrize("command", ["status", "train schedule=none", "doctor"])
 def test_nothing_here_runs_by_itself(process, as_module, command):
     """Plugins of Hydra, and files called like packages that others try to import."""
-    for name in ("hydra_plugins/evil/__init__.py", "hydra_plugins/evil.py", "pynvml.py", "pytz.py", "submitit.py"):
+    names = ("pynvml.py", "pytz.py", "submitit.py", "json.py", "csv.py", "typing.py", "__future__.py", "omegaconf.py")
+    for name in ("hydra_plugins/evil/__init__.py", "hydra_plugins/evil.py", *names):
         file = process.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(HARM)
@@ -93,6 +94,13 @@ def test_conf_local_holds_plain_options(lab, write, text, command):
     assert (code, err.count("\n")) == (1, 1), err
     assert LOCAL in err
     assert sorted(os.listdir(lab.folder)) == ["conf", "harmful.py"]
+
+
+def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
+    write("conf/hydra/launcher/joblib.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
+    write("harmful.py")
+    lab("train", "-m", *TINY, *STRIDED, "hydra/launcher=joblib", "hydra.sweeper.dry_run=true", "seed=1,2")
+    assert not harmed(lab.folder)
 
 
 def test_conf_local_may_read_the_environment_and_options(lab, write, monkeypatch):
