@@ -1,6 +1,11 @@
 """diffusion_lab: train, sample and compare diffusion models. The theory is in `diffusion_lab.diffusion`; `load` loads a model."""
 
-from __future__ import annotations
+import os
+import sys
+
+# `python -m diffusion_lab` would look for every module in the working directory first. Not where this package lies there.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
+    del sys.path[0]
 
 from typing import TYPE_CHECKING, Any
 

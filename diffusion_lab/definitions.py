@@ -198,9 +198,10 @@ class _Walk:
                 digests[node] = ""
                 continue
             pieces, more = self._pieces(module, node)
-            if not pieces:
+            beside = "" if node.name or is_lab(module.name) else module.files_beside
+            if not (pieces or beside):
                 continue
-            digests[node] = hashlib.sha256("".join(map(module.digest, pieces)).encode()).hexdigest()
+            digests[node] = hashlib.sha256("".join([*map(module.digest, pieces), beside]).encode()).hexdigest()
             queue += more
             for piece in pieces:
                 uses = module.uses(piece)

@@ -60,20 +60,37 @@ TRAINING_EXCLUDED = frozenset((
 _THEORY = ("diffusion", "baselines", "networks", "data", "models")
 _TRAINING = Scope(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
 _SCORING = Scope(frozenset((*_THEORY, "evaluation")))
-TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, and what trains it
+_DATA = "diffusion_lab.from_config.build._prepared"
+_KEPT = tuple(f"diffusion_lab.callbacks.profiles.{name}" for name in ("Profile", "TRACKED"))
+_LOADED = (  # the weights that are scored, as they are read and built
+    *_KEPT,
+    "diffusion_lab.callbacks.profiles.combination",
+    "diffusion_lab.from_config.trained.load_weights",
+    "diffusion_lab.from_config.power_averages.build_average",
+)
+TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, what trains it, and what it keeps
+    _DATA,
+    *_KEPT,
     "diffusion_lab.from_config.build.build_model",
     "diffusion_lab.from_config.trainer.build_trainer",
     "diffusion_lab.callbacks.finite.SkipNotFinite",
+    "diffusion_lab.callbacks.power_averages.PowerAverages",
+    "diffusion_lab.callbacks.snapshots.Snapshots",
+    "diffusion_lab.callbacks.snapshots.used_by",
+    "diffusion_lab.commands.fit.fit",
+    "diffusion_lab.commands.train.run",
 )
-DRAWING_ROOTS = ("diffusion_lab.evaluation.cached_samples.draw_for_score",)
-MEASURING_ROOTS = ("diffusion_lab.evaluation.measuring.measure_once",)
+DRAWING_ROOTS = (*_LOADED, "diffusion_lab.evaluation.cached_samples.draw_for_score")
+MEASURING_ROOTS = (*_LOADED, "diffusion_lab.evaluation.measuring.measure_once")
 SCORING_ROOTS = (
+    _DATA,
+    *_LOADED,
     "diffusion_lab.evaluation.score.score",
     "diffusion_lab.evaluation.trained.TrainedModel",
     "diffusion_lab.evaluation.cost.TrainingCost",
     "diffusion_lab.callbacks.ema.default_weights",
 )
-GIVEN_ROOTS = ("diffusion_lab.evaluation.score.score", "diffusion_lab.evaluation.given.GivenImages")
+GIVEN_ROOTS = (_DATA, "diffusion_lab.evaluation.score.score", "diffusion_lab.evaluation.given.GivenImages")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Callbacks that watch and keep; others are the user's, and may do anything to a training.
 OUR_CALLBACKS = frozenset(("finite", "monitor", "progress", "sample_grid", "checkpoint"))

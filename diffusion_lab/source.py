@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ Chain = tuple[str, ...]  # a dotted name: ("functional", "relu")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 DEFINITIONS = FUNCTIONS | ast.ClassDef
 _IMPORTS = ast.Import | ast.ImportFrom
+_FILE_NAME = re.compile(r"[\w-][\w.-]{0,100}\.\w{1,20}")
+_LARGE = 2**26  # bytes
 _STATEMENTS = ast.stmt | ast.ExceptHandler
 
 
@@ -69,6 +72,15 @@ class Module:
         """`imported`, and what its functions import when they are called."""
         statements = [node for node in ast.walk(self._tree) if isinstance(node, _IMPORTS)]
         return set().union(*(_names(alias) for node in statements for _, alias in _bindings(node, self._package)))
+
+    @cached_property
+    def files_beside(self) -> str:
+        """SHA-256 of the files beside this one that it names, such as a table; empty where there are none."""
+        strings = {node.value for node in ast.walk(self._tree) if isinstance(node, ast.Constant)}
+        named = sorted(name for name in strings if isinstance(name, str) and _FILE_NAME.fullmatch(name))
+        files = [self.path.with_name(name) for name in named if self.path is not None]
+        content = [f"{file.name} {_content(file)}" for file in files if file.is_file() and file.suffix != ".py"]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest() if content else ""
 
     def uses(self, code: ast.AST) -> Uses:
         """Of a piece of this module."""
@@ -194,6 +206,12 @@ class _Reader(ast.NodeVisitor):
     def visit_Raise(self, node: ast.Raise) -> None:
         if node.exc is not None:
             self.visit(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+
+
+def _content(file: Path) -> str:
+    """SHA-256 of a file; of a very large one, its size, because reading it at each command would take seconds."""
+    size = file.stat().st_size
+    return hashlib.sha256(file.read_bytes()).hexdigest() if size <= _LARGE else str(size)
 
 
 def members(statement: ast.ClassDef) -> dict[str, list[ast.stmt]]:

@@ -51,10 +51,10 @@ class Section:
                 path.write_text(content)
 
 
-def sections() -> dict[str, Section]:
+def sections(page: str = PAGE) -> dict[str, Section]:
     """The sections on a change."""
     found = {}
-    for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL):
+    for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL):
         files = re.findall(r"^`([^`\n]+)`:\n\n```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         commands = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         found[title] = Section(

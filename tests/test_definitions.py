@@ -309,3 +309,17 @@ def runs(python: str) -> bool:
         bool(shutil.which(python))
         and not subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode
     )
+
+
+@pytest.mark.parametrize("name", ["table.json", "table.npy"])
+def test_a_file_beside_a_module_of_the_user_counts(code, name):
+    reading = (
+        f"from pathlib import Path\n\n\ndef scale(t):\n    return Path(__file__).with_name({name!r}).read_bytes()\n"
+    )
+    digests = [code(helper=reading)]
+    for content in ("[1]", "[2]"):
+        (code.folder / name).write_text(content)
+        digests.append(code(helper=reading))
+    (code.folder / "other.json").write_text("[3]")
+    assert code(helper=reading) == digests[-1]
+    assert len({*digests}) == 3

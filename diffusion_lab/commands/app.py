@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -24,16 +23,15 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
-from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_options
+from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
+from diffusion_lab.from_config.working_directory import importing, own_configs, read_environment, typed_modules
 
 
 def run(command: str, options: list[str]) -> int:
     """Run `diffusion-lab <command>` with Hydra's overrides; the exit code. Mistakes end in one sentence on stderr.
 
-    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too. Variables that the file .env of the working directory names are set, unless
-    they are set already: credentials, where data lie.
+    HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too.
     """
-    _read_environment(Path(".env"))
     module = import_module(f"diffusion_lab.commands.{command}")
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
@@ -41,8 +39,12 @@ def run(command: str, options: list[str]) -> int:
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
-        look_in_working_directory()  # again, because a launcher may start the job in a process of its own
+        with importing(modules):  # again, because a launcher may start the job in a process of its own
+            return job(cfg)
+
+    def job(cfg: DictConfig) -> Any:
         try:
+            _refuse_launcher()
             typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
             _drop_leftovers(cfg, typed)
             _say_ignored_labels(cfg, typed)
@@ -54,11 +56,15 @@ def run(command: str, options: list[str]) -> int:
                 raise
             raise SystemExit(message) from None  # not an Exception, so Hydra adds no lines of its own
 
-    look_in_working_directory()
     try:
+        ignored = read_environment(options)
+        if ignored and "LOCAL_RANK" not in os.environ:
+            print(f"ignoring {ignored}", file=sys.stderr)
+        modules = typed_modules(options)
         # Options of a Slurm cluster once stood in a group of their own.
         options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
-        _start(command, module.completed(options), task)
+        with own_configs(options), importing(modules):
+            _start(command, module.completed(options), task)
     except Interrupted as stop:
         if str(stop):
             print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
@@ -101,11 +107,12 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
         print(f"ignoring {options}: conditional=true means the classes of the data; for clusters use conditional=false")
 
 
-def _read_environment(file: Path) -> None:
-    if file.is_file():
-        from dotenv import load_dotenv
-
-        load_dotenv(file, override=False)
+def _refuse_launcher() -> None:
+    """MistakeError for options of sweeps where there is none: this machine would train what was meant for a cluster."""
+    hydra = HydraConfig.get()
+    for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
+        if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
+            raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
 
 
 def _start(command: str, options: list[str], task: Callable[[DictConfig], Any]) -> None:
@@ -135,12 +142,3 @@ def _left_to_cells(options: list[str], error: ConfigCompositionException) -> lis
         if not OverridesParser.create().parse_override(option).is_sweep_override():
             return [*options[:place], f"{key}=choice({value})", *options[place + 1 :]]
     return None
-
-
-def look_in_working_directory() -> None:
-    """A `_target_` may name a module in the folder that the command is called from, as after `python -m`.
-
-    Last in the search path, unlike there: a file that happens to be called like an installed module takes nothing's place.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())

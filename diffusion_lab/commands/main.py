@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffusion_lab.callbacks.interruption import Interrupted, ending
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.processes import end_with_parent
 from diffusion_lab.versions import __version__
@@ -86,7 +87,10 @@ def _main() -> None:
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
 
-        print("\n".join(next_steps(Path(usual_outputs()))))
+        try:
+            print("\n".join(next_steps(Path(usual_outputs()))))
+        except RunError as error:
+            sys.exit(f"diffusion-lab: {error}")
         return
     if arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -101,7 +105,11 @@ def _main() -> None:
 
         complete(arguments[1:], COMMANDS)
         return
-    command, *options = arguments
+    leading: list[str] = []
+    while len(arguments) > 1 and arguments[0].startswith("-"):
+        count = 2 if arguments[0] in ("--config-dir", "-cd", "--cfg", "-c") else 1
+        leading, arguments = [*leading, *arguments[:count]], arguments[count:]
+    command, *options = *arguments[:1], *leading, *arguments[1:]
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}."
@@ -110,4 +118,7 @@ def _main() -> None:
 
     from diffusion_lab.commands.app import run
 
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # ranks and jobs, started by `python -m`, import nothing from the working directory
+    )
     sys.exit(run(command, options))

@@ -25,7 +25,7 @@ from diffusion_lab.sweeps.copies import copy_in_use
 VARIABLE = "DIFFUSION_LAB_CODE"  # in the environment: the copy that this process runs from
 _PACKAGE = Path(__file__).parent.parent
 _PLUGINS = "hydra_plugins"
-_CONFIGS, _MORE_CONFIGS = Path(LAB) / "conf", Path("config_dirs")  # in a copy
+_CONFIGS, MORE_CONFIGS = Path(LAB) / "conf", Path("config_dirs")  # in a copy
 _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds files that lie beside it
 
 
@@ -89,7 +89,7 @@ def _config_folders(loader: ConfigLoader) -> dict[Path, Path]:
     for element in loader.config_search_path.get_path():
         folder = _folder(element)
         if folder is not None:
-            found.setdefault(folder, _CONFIGS if folder == CONF else _MORE_CONFIGS / str(len(found)))
+            found.setdefault(folder, _CONFIGS if folder == CONF else MORE_CONFIGS / str(len(found)))
     return found
 
 

@@ -24,6 +24,7 @@ from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
 from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.trained import with_trained_choices
+from diffusion_lab.from_config.working_directory import own_configs
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import ModelDirectory
 
@@ -97,7 +98,7 @@ def _composed(
     def completed(options: Iterable[str]) -> list[str]:
         return with_trained_choices([*options], groups, ModelDirectory(where[0]))
 
-    with own_hydra(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with own_hydra(), own_configs(choices), initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(command, completed(choices))
         if not rest:
             return cfg

@@ -1,23 +1,29 @@
 """How large what is read from a folder may become: a small file can request more than any memory holds.
 
-Checked before it is made: references before they are resolved, numbers that become tables and images before they are used, and a
-model's parameters, as they are registered, against the file of its weights.
+Checked before it is made: references before they are resolved, what the numbers of a config need of memory and time before they are
+used, and a model's parameters, as they are registered, against the file of its weights.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.foreign import LARGEST_NUMBER, RunError
+from diffusion_lab.foreign import RunError
 from diffusion_lab.runs.contents import wrong_in_facts
 
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
 _LEAST = 64  # numbers that a parameter counts as: one of a single number takes memory too
+_MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
+_USUAL_IMAGES = 2048  # are drawn where the file names no number
+_PROCESS = 2**28  # bytes of one that reads images
+_COUNTED = ("model", "evaluation", "metrics", "features", "data", "labels")
+_ONLY_TRAINED = ("model.optimization.", "data.batch_size")
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
 
 
@@ -31,16 +37,74 @@ def check_expansion(config: dict[str, Any], file: Path) -> None:
         raise RunError(f"{file} is not a config: its references expand to more than {_MOST_VALUES:,} values")
 
 
-def check_sizes(config: dict[str, Any], file: Path) -> None:
-    """RunError for facts that no data set has, and for an option of a model or a score that is too large to use; all resolved."""
+def check_sizes(config: dict[str, Any], file: Path, of_file: dict[str, Any]) -> None:
+    """RunError, naming the option, for facts that no data set has, and for what needs more memory or time than there is.
+
+    All resolved. of_file: the config as it is in the file; options that the user changed are not refused.
+    """
     wrong = wrong_in_facts(config.get("facts") or {})
     if wrong:
         raise RunError(f"{file}: {wrong}")
-    for key, value in (
-        found for part in ("model", "evaluation", "metrics") for found in _integers(config.get(part), part)
+    numbers, written = _numbers_of(config), _numbers_of(of_file)
+    memory = f"more memory than this machine has, {_memory_here() / 2**30:.0f} GiB"
+    time = "more than a week at 1,000 network evaluations a second"
+    for needed, there, what in (
+        (_memory(config, numbers), _memory_here(), memory),
+        (_evaluations(numbers), _MOST_EVALUATIONS, time),
     ):
-        if abs(value) > LARGEST_NUMBER and not key.endswith("seed"):
-            raise RunError(f"{file}: {key}={value} is too large: at most {LARGEST_NUMBER:,} is allowed")
+        needed = {key: amount for key, amount in needed.items() if numbers[key] == written.get(key)}
+        if sum(needed.values()) > there:
+            key = max(needed, key=lambda name: (needed[name], numbers[name]))
+            how = f"; add +{key}=… with a smaller number" if key.startswith("data.") else ""
+            raise RunError(f"{file}: {key}={numbers[key]:.15g} is too large, because it needs {what}{how}")
+
+
+def _numbers_of(config: dict[str, Any]) -> dict[str, float]:
+    """Key -> number, of all that decide how much is computed when a trained model is used; neither seeds nor limits."""
+    found = (pair for part in _COUNTED for pair in _numbers(config.get(part), part))
+    return {
+        key: abs(value)
+        for key, value in found
+        if math.isfinite(value)
+        and not key.endswith("seed")
+        and not key.rpartition(".")[2].startswith("max_")
+        and not key.startswith(_ONLY_TRAINED)
+    }
+
+
+def _memory(config: dict[str, Any], numbers: dict[str, float]) -> dict[str, float]:
+    """Option -> bytes, roughly: of a process, of an image in a batch and what a network makes of it, of a row of a table."""
+    image = math.prod((config.get("facts") or {}).get("shape") or [1])
+    row = min(max(4 * image, 256), 1024)
+    data = {key: number for key, number in numbers.items() if key.startswith("data.")}
+    sides = [number for key, number in data.items() if key.startswith("data.image_size")]
+    shown = math.prod(sides * 2 if len(sides) == 1 else sides) * data.get("data.channels", 1) * data.get("data.dim", 1)
+
+    def bytes_of(key: str, number: float) -> float:
+        if key.startswith(("data.image_size", "data.channels", "data.dim")):
+            return 64 * shown
+        if key == "data.num_workers":
+            return number * _PROCESS
+        if key.startswith("data.num_"):  # points, which are drawn all at once
+            return number * max(16 * shown, row)
+        return number * (64 * image if key.endswith("batch_size") and not key.startswith("data.") else row)
+
+    return {key: bytes_of(key, number) for key, number in numbers.items()}
+
+
+def _evaluations(numbers: dict[str, float]) -> dict[str, float]:
+    """Option -> network evaluations, roughly: each image that is scored takes the steps of the longest chain."""
+    chains = {key: number for key, number in numbers.items() if key.startswith("model.") and key.endswith("num_steps")}
+    chains = chains or {key: number for key, number in numbers.items() if key.endswith("num_timesteps")}
+    images = {key: number for key, number in numbers.items() if key.startswith(("evaluation.", "metrics."))}
+    longest = max(chains, key=chains.__getitem__, default="")
+    total = chains.get(longest, 1) * (_USUAL_IMAGES + sum(images.values()))
+    most = max(images, key=images.__getitem__, default=longest)
+    return {longest if chains.get(longest, 1) > images.get(most, 0) else most: total} if longest or most else {}
+
+
+def _memory_here() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager
@@ -135,9 +199,9 @@ class _ExpansionCounter:
         return node
 
 
-def _integers(node: Any, key: str) -> Iterator[tuple[str, int]]:
+def _numbers(node: Any, key: str) -> Iterator[tuple[str, float]]:
     if isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _integers(child, f"{key}.{name}")
-    elif isinstance(node, int):
+            yield from _numbers(child, f"{key}.{name}")
+    elif isinstance(node, int | float) and not isinstance(node, bool):
         yield key, node

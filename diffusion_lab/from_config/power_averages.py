@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,12 @@ def profile_error(directory: ModelDirectory, weights: str) -> float:
     return _plan(directory, weights)[2]
 
 
-def build_average(directory: ModelDirectory, weights: str) -> dict[str, Tensor]:
-    """The average called so, float32 on the CPU. MistakeError where it is too far from what can be built."""
-    import torch
+def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The average called so, float32 on the CPU. own: the tensors of the model that have averages.
+
+    MistakeError where it is too far from what can be built; RunError for files of other weights.
+    """
+    from diffusion_lab.models.trainable import check_weights
 
     files, coefficients, error = _plan(directory, weights)
     if error > _LARGEST_ERROR:
@@ -57,15 +61,14 @@ def build_average(directory: ModelDirectory, weights: str) -> dict[str, Tensor]:
             for place, sigma in enumerate(map(str, TRACKED)):
                 factor = float(coefficients[len(TRACKED) * number + place])
                 names = [key for key in content.keys() if key.startswith(f"{sigma}/")]  # noqa: SIM118
-                for key in names:
-                    part = torch.from_numpy(content.get_tensor(key).astype(np.float32)) * factor
-                    name = key.partition("/")[2]
-                    if name in built and built[name].shape != part.shape:
-                        raise RunError(f"{file} does not match the other files in its folder: {name}")
-                    built[name] = built[name] + part if name in built else part
-    broken = [name for name, tensor in built.items() if not tensor.isfinite().all()]
-    if broken or not built:
-        raise RunError(f"{directory.path} kept averages that are damaged: {broken[0] if broken else 'they are empty'}")
+                parts = {key.partition("/")[2]: content.get_tensor(key) for key in names}
+                try:
+                    check_weights(parts, own)
+                except ValueError as error:
+                    raise RunError(f"{file} does not hold the weights of this model: {sigma}/{error}") from None
+                for name, part in parts.items():
+                    scaled = part.float() * factor
+                    built[name] = built[name] + scaled if name in built else scaled
     return built
 
 
@@ -91,6 +94,6 @@ def _step(file: Path) -> int:
 
 def _opened(file: Path):
     try:
-        return safe_open(file, "np")
+        return safe_open(file, "pt")
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None

@@ -109,19 +109,23 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
 
 
 def checked(
-    config: DictConfig, file: Path, trusted: frozenset[str] = frozenset(), paths_are_the_users: bool = False
+    config: DictConfig,
+    file: Path,
+    trusted: frozenset[str] = frozenset(),
+    paths_are_the_users: bool = False,
+    of_file: dict[str, Any] | None = None,
 ) -> DictConfig:
     """`config` with every reference resolved, when all that can be built of it is what its place asks for.
 
     file: where it came from, if only in part. trusted: targets that the user named on the command line. paths_are_the_users: the
-    file's own were refused before. RunError, naming the key and the fix, for anything else. What is returned holds no
-    interpolation, so it is what `instantiate` sees.
+    file's own were refused before. of_file: the resolved config of the file, where the user changed options of it. RunError,
+    naming the key and the fix, for anything else. What is returned holds no interpolation, so it is what `instantiate` sees.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except RecursionError:
         raise RunError(f"{file} is not a config: its references are circular") from None
-    check_sizes(plain, file)
+    check_sizes(plain, file, plain if of_file is None else of_file)
     own = tuple(filter(None, (name.strip() for name in os.environ.get(VARIABLE, "").split(","))))
     check = _Check(file, own, trusted, paths_are_the_users)
     for group, kind in (BUILT | BUILT_LATER).items():

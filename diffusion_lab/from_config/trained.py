@@ -102,7 +102,7 @@ def load_config(directory: ModelDirectory) -> DictConfig:
     if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
         raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
     config = read_config(directory)
-    loaded = _checked(config, directory)
+    loaded = _checked(config, directory, of_file={})  # sizes are checked where something is built
     # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
     if loaded.data is not None and "download" in loaded.data:
         loaded.data.download = False
@@ -156,9 +156,10 @@ def _checked(
     directory: ModelDirectory,
     trusted: frozenset[str] = frozenset(),
     paths_are_the_users: bool = False,
+    of_file: dict[str, Any] | None = None,
 ) -> DictConfig:
     try:
-        return checked(config, directory.config, trusted, paths_are_the_users)
+        return checked(config, directory.config, trusted, paths_are_the_users, of_file)
     except OmegaConfBaseException as error:
         message = mistake_in_job(error) or " ".join(str(error).split())
         raise RunError(f"{directory.config} is not a config: {message}") from None
@@ -173,7 +174,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
-    of_the_file = frozenset(targets(OmegaConf.to_container(saved)))
+    of_the_file = OmegaConf.to_container(saved, resolve=True)
     if cfg.get("variance") is not None:
         _swap_variance(saved, cfg, directory)
     for group in SCORING_GROUPS:
@@ -188,7 +189,8 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     of_the_user = targets(
         [OmegaConf.to_container(cfg[group]) for group in (*SCORING_GROUPS, "variance") if cfg.get(group)]
     )
-    return directory, _checked(saved, directory, frozenset(of_the_user) - of_the_file, paths_are_the_users=True)
+    trusted = frozenset(of_the_user) - frozenset(targets(of_the_file))
+    return directory, _checked(saved, directory, trusted, paths_are_the_users=True, of_file=of_the_file)
 
 
 def trained_data(saved: DictConfig) -> DataModule:
@@ -241,7 +243,7 @@ def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: st
     model.load_weights(directory.weight_files(names))
     for name in weights:
         if wanted_length(name) is not None:
-            model.averages[name] = build_average(directory, name)
+            model.averages[name] = build_average(directory, name, model.averaged_parameters())
 
 
 def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:

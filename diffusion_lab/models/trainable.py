@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,6 +27,7 @@ from diffusion_lab.networks.cost import NetworkCost, network_cost
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
+_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 RAW = "raw"  # the weights that training resumes from
 
 
@@ -143,44 +144,19 @@ class TrainableModel(LightningModule):
     def load_weights(self, files: Mapping[str, Path]) -> None:
         """Read what `save_weights` wrote. Raises ValueError, naming the file, if it is broken or of another model."""
         for name, path in files.items():
-            try:
-                tensors = load_file(path)
-                broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
-                if broken:
-                    raise ValueError(f"{broken[0]} is not a number")
-                if name == RAW:
-                    self.load_state_dict(tensors)
-                else:
-                    self.averages[name] = tensors
-                    self._averaged(name)
-            except (SafetensorError, RuntimeError, ValueError) as error:
-                raise ValueError(
-                    f"{path} does not hold the weights of this model: {' '.join(str(error).split())}"
-                ) from error
+            tensors = read_weights(path, self.state_dict() if name == RAW else self.averaged_parameters())
+            if name == RAW:
+                self.load_state_dict(tensors)
+            else:
+                self.averages[name] = tensors
 
     def start_from(self, path: Path) -> None:
         """Take over the weights of a file that `save_weights` wrote for this network: the raw ones, or an average over these.
 
         ValueError, naming the file and the first difference, where it is broken or of another network; then nothing has changed.
         """
-        own = {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(_OF_ONE_TRAINING)}
-        try:
-            with safe_open(path, "pt") as file:
-                names = [key for key in file.keys() if not key.startswith(_OF_ONE_TRAINING)]  # noqa: SIM118
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in names}
-                missing = [key for key in own if key not in shapes] if path.stem == RAW else []
-                for key in (*missing, *shapes):
-                    here = tuple(own[key].shape) if key in own else "missing"
-                    there = shapes.get(key, "missing")
-                    if here != there:
-                        raise ValueError(f"{key} is {there} in the file and {here} in this model")
-                tensors = {key: file.get_tensor(key) for key in shapes}
-            broken = [key for key, tensor in tensors.items() if tensor.isnan().any()]
-            if broken:
-                raise ValueError(f"{broken[0]} is not a number")
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} does not fit this model: {' '.join(str(error).split())}") from error
-        self.load_state_dict(tensors, strict=False)
+        own = self.state_dict() if path.stem == RAW else self.averaged_parameters()
+        self.load_state_dict(read_weights(path, own, without=_OF_ONE_TRAINING), strict=False)
 
     @contextmanager
     def use_weights(self, name: str) -> Iterator[None]:
@@ -215,6 +191,36 @@ class TrainableModel(LightningModule):
                 raise ValueError(f"the averaged weights {name!r} do not fit this model: {key} {tuple(average.shape)}")
             pairs.append((parameters[key], average.to(parameters[key])))
         return pairs
+
+
+def read_weights(path: Path, own: Mapping[str, Tensor], without: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, as `check_weights` has them. without: begins the names of those that are not read.
+
+    ValueError, naming the file and the tensor, where the file is broken or holds others.
+    """
+
+    def wanted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in tensors.items() if without is None or not key.startswith(without)}
+
+    try:
+        tensors = wanted(load_file(path))
+        check_weights(tensors, wanted(own))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the weights of this model: {' '.join(str(error).split())}") from error
+    return tensors
+
+
+def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """ValueError, naming the tensor, unless there is one for each of `own`, of its shape and kind, and all values are finite."""
+    for key in (*(key for key in own if key not in tensors), *tensors):
+        here, there = (tuple(part[key].shape) if key in part else "missing" for part in (own, tensors))
+        if here != there:
+            raise ValueError(f"{key} is {there} in the file and {here} in this model")
+        kinds = _FLOATING if own[key].is_floating_point() else (own[key].dtype,)
+        if tensors[key].dtype not in kinds:
+            raise ValueError(f"{key} holds values of type {tensors[key].dtype}, not {own[key].dtype}")
+        if not tensors[key].isfinite().all():
+            raise ValueError(f"{key} holds values that are not finite")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:

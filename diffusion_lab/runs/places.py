@@ -85,6 +85,25 @@ def cache_directory(outputs: Path) -> Path:
     return outputs / _CACHE
 
 
+def is_in_outputs(folder: Path) -> bool:
+    """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
+
+    def holds_results(above: Path) -> bool:
+        return ModelDirectory(above).config.is_file() and any(
+            file.is_file()
+            for file in (above / "choices.json", ModelDirectory(above).training, RunDirectory(above).metrics)
+        )
+
+    for above in (folder, *folder.parents):
+        if holds_results(above) or SweepDirectory(above).sweep.is_file():
+            return True
+        places = folders_of(above)
+        inside = folder == above or any(folder.is_relative_to(place) for place in places)
+        if inside and any(holds_results(path) for place in places for path in place.glob("*")):
+            return True
+    return False
+
+
 def newest_model(outputs: Path) -> ModelDirectory:
     """The model whose training finished last, and not a head that serves another one. RunError if there is none."""
     models = [model for model in models_in(outputs) if model.serves is None]

@@ -1,10 +1,12 @@
 """The averages that others are built from: what is kept, that it is bounded, and that a resumed training keeps the same."""
 
 import copy
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.callbacks.power_averages import PowerAverages
@@ -15,6 +17,7 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.runs import ModelDirectory, RunError
 
 STEPS = 400
+OWN = {"w": torch.zeros(64)}
 
 
 class Model(TrainableModel):
@@ -68,7 +71,7 @@ def whole(tmp_path_factory):
 def test_an_average_that_was_never_tracked_is_built_after_training(whole, sigma_rel):
     """Files are of float16, and its rounding is all that is wrong with an average that was tracked."""
     name = f"ema_rel_{sigma_rel}"
-    found, expected = build_average(ModelDirectory(whole), name)["w"].double(), direct(sigma_rel)
+    found, expected = build_average(ModelDirectory(whole), name, OWN)["w"].double(), direct(sigma_rel)
     tracked = sigma_rel in (0.05, 0.10)
     allowed = 1e-3 * expected.norm() if tracked else 0.1 * (expected - direct(2 * sigma_rel)).norm()
     assert (found - expected).norm() < allowed
@@ -118,9 +121,20 @@ def test_what_cannot_be_built_is_said(tmp_path, whole):
         MistakeError,
         match=r"^ema_rel_0.02: the averages in .* with an error of \d+% of its profile; choose a length from",
     ):
-        build_average(ModelDirectory(whole), "ema_rel_0.02")
+        build_average(ModelDirectory(whole), "ema_rel_0.02", OWN)
     with pytest.raises(MistakeError, match=r"has no averages to build it from; train with snapshots.averages=8"):
-        build_average(ModelDirectory(tmp_path), "ema_rel_0.07")
+        build_average(ModelDirectory(tmp_path), "ema_rel_0.07", OWN)
     (tmp_path / "power_0.5.safetensors").write_bytes(b"not one")
     with pytest.raises(RunError, match=r"power_0.5.safetensors is not a file of weights"):
-        build_average(ModelDirectory(tmp_path), "ema_rel_0.07")
+        build_average(ModelDirectory(tmp_path), "ema_rel_0.07", OWN)
+
+
+@pytest.mark.parametrize("place", ["0.05/w", "0.1/w"])
+@pytest.mark.parametrize("wrong", [None, torch.zeros(3), torch.zeros(64).bool(), torch.full((64,), torch.inf)])
+def test_each_kept_file_must_be_whole(tmp_path, whole, place, wrong):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "power_0.5.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(file).items() if name != place}
+    save_file(tensors if wrong is None else tensors | {place: wrong}, file, {"step": "200"})
+    with pytest.raises(RunError, match=rf"power_0.5.safetensors .*{place}"):
+        build_average(ModelDirectory(tmp_path), "ema_rel_0.07", OWN)

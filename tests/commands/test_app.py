@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from diffusion_lab.commands.app import look_in_working_directory
 from diffusion_lab.commands.main import COMMANDS
 
 
@@ -22,15 +21,6 @@ def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_impo
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert told.stdout == "False\n", told
     assert told.stderr.startswith(f"diffusion-lab train: {option}=abc: this option must be a "), told
-
-
-def test_modules_in_the_working_directory_are_found_last(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = [*sys.path]
-    look_in_working_directory()
-    look_in_working_directory()
-    assert sys.path == [*before, str(tmp_path)]
 
 
 def test_a_module_in_the_working_directory_can_be_a_target(lab):

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.claims import FOLDER
+from diffusion_lab.from_config import limits
 from diffusion_lab.runs import newest_model
 
 from ..report.synthetic import write_sweep
@@ -70,6 +71,10 @@ def measured(metrics: object):
         edit(folder, "metrics", metrics)
 
     return write
+
+
+def measured_with(**options: object):
+    return config("evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation", **options})
 
 
 def target(name: str, **arguments: object):
@@ -137,10 +142,19 @@ def weights_as_pipe(folder: Path) -> None:
     os.mkfifo(folder / "raw.safetensors")
 
 
-def all_weights(number: float):
+def all_weights(number: float, kind: torch.dtype | None = None):
     def write(folder: Path) -> None:
         for path in folder.glob("*.safetensors"):
-            save_file({name: torch.full_like(tensor, number) for name, tensor in load_file(path).items()}, path)
+            tensors = load_file(path).items()
+            save_file({name: torch.full_like(tensor, number, dtype=kind) for name, tensor in tensors}, path)
+
+    return write
+
+
+def halved(name: str):
+    def write(folder: Path) -> None:
+        tensors = load_file(folder / f"{name}.safetensors")
+        save_file({key: tensors[key] for key in list(tensors)[::2]}, folder / f"{name}.safetensors")
 
     return write
 
@@ -181,6 +195,8 @@ RESOLVED, ELSEWHERE = "may refer only to its own values", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
+POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
+CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_clusters": 9, "num_components": 2, "num_images": 9}
 
 # door -> (how it is opened, what is said); with `sample`, which reads everything but data, features and evaluation
 SAMPLE = {
@@ -321,7 +337,13 @@ SAMPLE = {
     "truncated weights": (truncated, NO_WEIGHTS),
     "weights of another model": (foreign, NO_WEIGHTS),
     "weights of other shapes": (misshapen, NO_WEIGHTS),
-    "weights that are no numbers": (all_weights(float("nan")), "is not a number"),
+    "weights that are no numbers": (all_weights(float("nan")), "are not finite"),
+    "weights that lack half of the average": (halved("ema_0.9"), "is missing in the file"),
+    "weights that lack half": (halved("raw"), "is missing in the file"),
+    "weights that are infinite": (all_weights(float("inf")), "are not finite"),
+    "weights of whole numbers": (all_weights(1, torch.int32), "torch.int32"),
+    "weights of truth values": (all_weights(1, torch.bool), "torch.bool"),
+    "weights of complex numbers": (all_weights(1, torch.complex64), "torch.complex64"),
     "weights that are a pipe": (weights_as_pipe, "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- sizes
@@ -331,12 +353,18 @@ SAMPLE = {
     ),
     "a network of layers without end": (
         config("network", NETWORK | {"num_res_blocks": 2**26}),
-        "the model has many more parameters than stranger/raw.safetensors",
+        "num_res_blocks=67108864 is too large|the model has many more parameters",
     ),
     "a process of steps without end": (
         config("schedule.num_timesteps", 10**12),
         "model.schedule.num_timesteps=1000000000000 is too large",
     ),
+    "steps of a sampler without end": (
+        config("sampler.spacing.num_steps", 10**8),
+        "spacing.num_steps=100000000 is too",
+    ),
+    "steps of a chain without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too large"),
+    "a sequence of timesteps without end": (config("timesteps.num_timesteps", 1e12), "num_timesteps=1000000000000 is"),
     "an image of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not the shape of an image"),
     "a number that cannot be written": (
         lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
@@ -435,6 +463,21 @@ EVALUATE = {
         "num_images=1000000000000 is too large",
     ),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
+    "images read by hundreds of processes": (
+        config("data", IMAGES | {"num_workers": 400}),
+        "data.num_workers=400 is too",
+    ),
+    "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
+    "images of unequal sides": (
+        config("data", IMAGES | {"image_size": [10**6, 10**6]}),
+        "data.image_size.0=1000000 is",
+    ),
+    "images of channels without end": (config("data", IMAGES | {"channels": 10**9}), "data.channels=1000000000 is too"),
+    "points without end": (config("data", POINTS | {"num_train": 10**10}), "data.num_train=10000000000 is too large"),
+    "points of dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.num_train=50000 is too large"),
+    "batches without end": (measured_with(batch_size=10**8), "evaluation.batch_size=100000000 is too large"),
+    "samples for weeks": (measured_with(num_samples=10**7 * 9), "evaluation.num_samples=90000000 is too large"),
+    "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
     "weights with a path for a name": (
         config("evaluation.weights", "../secret/raw"),
         "../secret/raw: choose one of",
@@ -447,7 +490,8 @@ EVALUATE = {
     [*(("sample", door) for door in SAMPLE), *(("evaluate", door) for door in EVALUATE)],
     ids=lambda text: text.replace(" ", "-"),
 )
-def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, command, door):
+def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch, command, door):
+    monkeypatch.setattr(limits, "_memory_here", lambda: 2**34)
     tamper, expected = {"sample": SAMPLE, "evaluate": EVALUATE}[command][door]
     tamper(stranger)
     before = files(lab.folder)
@@ -492,6 +536,15 @@ def test_the_command_line_may_name_what_the_file_may_not(lab, stranger, monkeypa
     steps = "sampler.spacing.num_steps='${oc.decode:${oc.env:STEPS}}'"
     code, _, err = lab("sample", "model_dir=stranger", "sampler._target_=given.Theirs", steps, "num_images=2")
     assert code == 0, err
+
+
+def test_the_users_own_numbers_are_not_bounded(lab, stranger):
+    """What a file asks for is refused, and the option that the user sets instead is taken."""
+    edit(stranger, "sampler.spacing.num_steps", 10**8)
+    code, _, err = lab("sample", "model_dir=stranger", "sampler.spacing.num_steps=3", "num_images=2")
+    assert code == 0, err
+    code, _, err = lab("sample", "model_dir=stranger", "sampler.spacing.num_steps=200000000", "num_images=2")
+    assert "must lie in 1 … 24" in err
 
 
 def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, stranger, monkeypatch):

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from diffusion_lab.runs import newest_model
 
+from ..test_contributing import sections
 from .conftest import STRIDED, TINY, files
 
 PASSWORD = "s3cret-of-dotenv"
@@ -36,20 +39,19 @@ def test_local_settings_hold_for_every_command_and_the_experiment_and_the_comman
     assert (code, OmegaConf.create(out).seed) == (0, 8)
 
 
-def test_local_settings_may_choose_groups_and_bring_choices_of_their_own(lab, local):
-    local("defaults:\n  - override /optimizer: mine\n")
-    (lab.folder / "conf" / "optimizer").mkdir()
-    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+def test_local_settings_may_choose_groups_of_the_lab(lab, local):
+    local("defaults:\n  - override /optimizer: adamw\noptimizer: {lr: 1e-7}\n")
     code, out, err = lab("train", "--cfg", "job")
     assert code == 0, err
     assert OmegaConf.create(out).optimizer.lr == 1e-7
+    assert "adamw" in OmegaConf.create(out).optimizer._target_.lower()
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
-        ("outputs: [a\n", 'conf/local/default.yaml", line 2'),
+        ("outputs: [a\n", "conf/local/default.yaml is not a config"),
         ("seed: x\n", "seed=x: this option must be a whole number"),
     ],
 )
@@ -60,12 +62,17 @@ def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings,
     assert said in err
 
 
-def test_a_folder_called_conf_without_local_is_nobodys(lab):
-    (lab.folder / "conf" / "optimizer").mkdir(parents=True)
-    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("lr: 1e-7\n")
-    code, _, err = lab("train", "optimizer=mine", "--cfg", "job")
-    assert code == 1
-    assert "optimizer=mine: there is no such choice" in err
+@pytest.mark.parametrize("beside", [True, False])
+def test_choices_beside_local_are_found_where_typed(lab, local, beside):
+    local("seed: 7\n")
+    (lab.folder / "conf" / "optimizer").mkdir()
+    (lab.folder / "conf" / "optimizer" / "mine.yaml").write_text("# Slow.\ndefaults: [adamw]\nlr: 1e-7\n")
+    if not beside:
+        (lab.folder / "conf" / "local" / "default.yaml").unlink()
+    code, out, err = lab("train", "optimizer=mine", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).optimizer.lr == 1e-7
+    assert OmegaConf.create(out).seed == (7 if beside else 1)
 
 
 def test_a_password_of_dotenv_reaches_its_logger_and_no_file(lab, monkeypatch):
@@ -106,3 +113,25 @@ def test_tags_are_recorded_and_change_nothing(lab):
     assert "this model is already trained" in out
     assert "already scored" in out
     assert json.loads((run / "metrics.json").read_text())
+
+
+def test_the_page_on_your_own_parts_works_as_written(lab, monkeypatch):
+    monkeypatch.setenv("LAB_GROUP", "x")
+    monkeypatch.delenv("LAB_GROUP")
+    page = Path(__file__).parents[2] / "docs" / "own.md"
+    for section in sections(page.read_text()).values():
+        section.write(lab.folder)
+        for line in section.commands:
+            program, command, *options = shlex.split(line)
+            assert program == "diffusion-lab"
+            code, _, err = lab(command, *options)
+            assert code == 0, err
+    (first,) = lab.folder.glob("outputs/debug/runs/*/metrics.json")
+    assert -1 < json.loads(first.read_text())["values"]["brightness"] < 1
+    assert (lab.folder / "schedule" / "schedule.png").is_file()
+    assert OmegaConf.load(newest_model(lab.folder / "results").config).tags == ["vision"]
+    model = f"model_dir={newest_model(lab.folder / 'outputs' / 'debug').path}"
+    assert "DIFFUSION_LAB_TARGETS=mine" in lab("sample", model, "num_images=1")[2]
+    monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "mine")
+    code, _, err = lab("sample", model, "num_images=1", "sampler.spacing.num_steps=2")
+    assert code == 0, err

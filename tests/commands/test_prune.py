@@ -228,7 +228,7 @@ def test_two_at_once_remove_everything_once_and_neither_fails(process):
     assert list((process.folder / "outputs" / "models").iterdir()) == []
 
 
-def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab):
+def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch):
     (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
     gone = old_model("vae", data={"_target_": "gone.Data"})
     there = old_model("flow", data={"_target_": "sentinel.Data"})
@@ -239,7 +239,11 @@ def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab):
     assert f"{gone.path} is kept, because the code that trained it is not known: {gone.config} names gone.Data" in out
     assert f"{foreign.path} is kept" in out
     assert f"{broken.path} is kept" in out
-    assert [model.finished for model in (gone, there, foreign, broken)] == [True, False, True, True]
+    assert all(model.finished for model in (gone, there, foreign, broken))
+    shutil.rmtree(foreign.path)
+    monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "sentinel")
+    pruned(lab, "remove=true")
+    assert [model.finished for model in (gone, there, broken)] == [True, False, True]
     assert not (lab.folder / "ran").exists()
     assert "sentinel" not in sys.modules
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from diffusion_lab.models.base import GenerativeModel
@@ -95,6 +96,37 @@ def test_weights_of_another_model_are_refused_before_anything_is_swapped(model, 
     with pytest.raises(ValueError, match="do not fit"), model.use_weights("other"):
         pass
     assert value(model) == 1.0
+
+
+WRONG = {
+    "half": lambda tensors: {"net.bias": tensors["net.bias"]},
+    "more": lambda tensors: tensors | {"net.more": torch.zeros(1)},
+    "inf": lambda tensors: tensors | {"net.bias": torch.full((1,), torch.inf)},
+    "nan": lambda tensors: tensors | {"net.bias": torch.full((1,), torch.nan)},
+    **{
+        str(kind): lambda tensors, kind=kind: tensors | {"net.bias": torch.zeros(1).to(kind)}
+        for kind in (torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn)
+    },
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", ["raw", "ema_0.9", "at_0.2"])
+def test_weights_must_be_complete_and_numbers(model, tmp_path, name, wrong):
+    file = tmp_path / f"{name}.safetensors"
+    save_file(WRONG[wrong](dict(model.averages["ema_0.9"])), file)
+    for read in (lambda: model.load_weights({name: file}), lambda: model.start_from(file)):
+        with pytest.raises(ValueError, match=rf"{name}.safetensors .*net\.(bias|weight|more)"):
+            read()
+    assert value(model) == 1.0
+    assert model.weight_names == ["raw", "ema_0.9"]
+
+
+def test_weights_of_half_precision_are_taken(model, tmp_path):
+    file = tmp_path / "raw.safetensors"
+    save_file({key: tensor.half() for key, tensor in model.averages["ema_0.9"].items()}, file)
+    model.load_weights({"raw": file})
+    assert value(model) == 2.5
 
 
 def test_a_family_without_likelihood_says_none(model):

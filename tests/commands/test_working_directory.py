@@ -1,0 +1,224 @@
+"""The working directory may be a folder from somebody else: nothing in it runs or counts but what its user names."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diffusion_lab import load
+from diffusion_lab.commands import main
+from diffusion_lab.from_config.keywords import own_hydra
+from diffusion_lab.runs.places import is_in_outputs
+
+from .conftest import STRIDED, TINY
+from .test_old_models import TRAINED
+
+HARM = "from pathlib import Path\nPath(__file__).with_name('harm').touch()\n"
+LOCAL = "conf/local/default.yaml"
+PYTHON = [sys.executable, "-m", "diffusion_lab"]
+
+
+@pytest.fixture
+def write(lab):
+    def write(name, text=HARM):
+        file = lab.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    return write
+
+
+def harmed(folder: Path) -> bool:
+    return any(folder.rglob("harm"))
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+@pytest.mark.parametrize("command", ["status", "train schedule=none", "doctor"])
+def test_nothing_here_runs_by_itself(process, as_module, command):
+    """Plugins of Hydra, and files called like packages that others try to import."""
+    names = ("pynvml.py", "pytz.py", "submitit.py", "json.py", "csv.py", "typing.py", "__future__.py", "omegaconf.py")
+    for name in ("hydra_plugins/evil/__init__.py", "hydra_plugins/evil.py", *names):
+        file = process.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(HARM)
+    if as_module:
+        subprocess.run([*PYTHON, *command.split()], cwd=process.folder, capture_output=True, check=False)
+    else:
+        process(*command.split())
+    assert not harmed(process.folder)
+
+
+@pytest.mark.parametrize("option", ["schedule=mine", "schedule._target_=mine.Mine", "+callbacks.own._target_=mine.Own"])
+def test_what_the_user_types_is_found_here(lab, write, option):
+    write(
+        "mine.py",
+        "import helped\nfrom lightning import Callback\nfrom diffusion_lab.diffusion import CosineSchedule as Mine\n",
+    )
+    with (lab.folder / "mine.py").open("a") as file:
+        file.write("class Own(Callback):\n    def on_fit_start(self, *_):\n        helped.late()\n")
+    write("helped.py", "def late():\n    import later\n")
+    write("later.py", "")
+    write("conf/schedule/mine.yaml", "defaults: [cosine]\n_target_: mine.Mine\n")
+    code, _, err = lab("train", *TINY, *STRIDED, option, "score=false")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "optimizer: {_target_: harmful.X}\n",
+        "hydra: {callbacks: {evil: {_target_: harmful.X}}}\n",
+        "defaults:\n  - override /optimizer: mine\n",
+        "defaults:\n  - /evil@hydra.callbacks: evil\n",
+        "defaults:\n  - override /hydra/launcher: slurm\n",
+        "outputs: ${oc.create:{_target_:harmful.X}}\n",
+        "outputs: '${oc.decode:${oc.env:EVIL}}'\n",
+        "'optimizer._target_': harmful.X\n",
+        "a: &a [1]\nb: *a\n",
+        "[1]\n",
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "train"])
+def test_conf_local_holds_plain_options(lab, write, text, command):
+    write(LOCAL, text)
+    write("harmful.py")
+    write("conf/optimizer/mine.yaml", "_target_: harmful.X\n")
+    write("conf/evil/evil.yaml", "evil: {_target_: harmful.X}\n")
+    code, _, err = lab(command)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert LOCAL in err
+    assert sorted(os.listdir(lab.folder)) == ["conf", "harmful.py"]
+
+
+def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
+    write("conf/hydra/launcher/joblib.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
+    write("harmful.py")
+    lab("train", "-m", *TINY, *STRIDED, "hydra/launcher=joblib", "hydra.sweeper.dry_run=true", "seed=1,2")
+    assert not harmed(lab.folder)
+
+
+def test_conf_local_may_read_the_environment_and_options(lab, write, monkeypatch):
+    monkeypatch.setenv("LAB_SCRATCH", "there")
+    write(LOCAL, "outputs: ${oc.env:LAB_SCRATCH}/out\ntags: ['${seed}', 1e-3]\n")
+    code, out, err = lab("train", "--cfg", "job", "--resolve")
+    assert code == 0, err
+    assert OmegaConf.create(out).outputs == "there/out"
+
+
+NAMES = ("DIFFUSION_LAB_TARGETS", "PYTHONPATH", "LD_PRELOAD", "HYDRA_FULL_ERROR", "CXX", "WANDB_BASE_URL", "MPLBACKEND")
+
+
+def test_dotenv_sets_credentials_and_what_is_read(lab, write, monkeypatch):
+    for name in (*NAMES[:3], *NAMES[4:], "LAB_SCRATCH", "LAB_API_KEY"):
+        monkeypatch.setenv(name, "before")
+        monkeypatch.delenv(name)
+    write(".env", "".join(f"{name}=harm\n" for name in (*NAMES, "LAB_SCRATCH", "LAB_API_KEY")))
+    code, out, err = lab("train", "outputs='${oc.env:LAB_SCRATCH}'", "--cfg", "job", "--resolve")
+    assert code == 0, err
+    assert OmegaConf.create(out).outputs == "harm"
+    assert os.environ["LAB_API_KEY"] == "harm"
+    assert not {*NAMES} & {name for name, value in os.environ.items() if value == "harm"}
+    assert err.count("\n") == 1
+    assert all(name in err for name in NAMES if name != "HYDRA_FULL_ERROR")  # which `lab` sets
+
+
+@pytest.mark.parametrize("place", ["model", "model/deeper", "", "models", "sweeps/s"])
+def test_in_outputs_nothing_is_read(lab, write, monkeypatch, place):
+    outputs = lab.folder / "theirs"
+    shutil.copytree(TRAINED / "diffusion_conditional", outputs / "models" / "m")
+    folder = outputs / place.replace("model", "models/m", 1) if place != "models" else outputs / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    assert is_in_outputs(folder)
+    assert not is_in_outputs(lab.folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LAB_TOKEN", "x")
+    monkeypatch.delenv("LAB_TOKEN")
+    here = str(folder.relative_to(lab.folder))
+    write(f"{here}/.env", "LAB_TOKEN=harm\n")
+    write(f"{here}/conf/local/default.yaml", "outputs: harm\n")
+    write(f"{here}/conf/schedule/mine.yaml", "_target_: harmful.X\n")
+    write(f"{here}/harmful.py")
+    code, out, err = lab("train", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).outputs == "outputs"
+    assert "LAB_TOKEN" not in os.environ
+    for option in ("schedule=mine", "schedule._target_=harmful.X"):
+        assert lab("train", option)[0] == 1
+    assert not harmed(lab.folder)
+
+
+def test_ranks_and_jobs_find_what_the_user_typed(process):
+    """The yaml and the module of the working directory, in two ranks, and as jobs of a queue."""
+    (process.folder / "conf/schedule").mkdir(parents=True)
+    (process.folder / "conf/schedule/mine.yaml").write_text("defaults: [cosine]\n_target_: mine.Mine\n")
+    (process.folder / "mine.py").write_text("from helped import CosineSchedule as Mine\n")
+    (process.folder / "helped.py").write_text("from diffusion_lab.diffusion import CosineSchedule\n")
+    (process.folder / "pytz.py").write_text(HARM)
+    options = [*TINY, *STRIDED, "schedule=mine", "score=false"]
+    for more in (
+        ["trainer.devices=2", "trainer.accelerator=cpu"],
+        ["-m", "hydra/launcher=local", "seed=2"],
+    ):
+        done = process("train", *more, *options)
+        assert done.returncode == 0, done.stderr + done.stdout
+    assert len(list((process.folder / "outputs" / "models").glob("*/training.json"))) == 2
+    assert not harmed(process.folder)
+
+
+@pytest.mark.parametrize("option", ["hydra/launcher=slurm", "hydra.launcher.time=3", "hydra.sweeper.name=x"])
+def test_a_launcher_without_a_sweep_is_refused(lab, option):
+    launcher = [] if option == "hydra.sweeper.name=x" else ["hydra/launcher=slurm"]
+    code, _, err = lab("train", *TINY, *launcher, option)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert "-m" in err
+    assert not list(lab.folder.iterdir())
+
+
+@pytest.mark.parametrize("leading", [["--config-dir", "train"], ["--config-dir=train"], ["-cd", "train"]])
+def test_options_before_the_command(lab, write, monkeypatch, capfd, leading):
+    write("train/schedule/mine.yaml", "defaults: [cosine]\nlog_snr_max: 3.0\n")
+    monkeypatch.setattr(sys, "argv", ["diffusion-lab", *leading, "train", "schedule=mine", "--cfg", "job"])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with pytest.raises(SystemExit) as end:
+        main.main()
+    assert end.value.code == 0
+    assert OmegaConf.create(capfd.readouterr().out).schedule.log_snr_max == 3.0
+
+
+def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
+    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "m")
+    write(LOCAL, "outputs: there\n")
+    write("conf/sampler/mine.yaml", "defaults: [ddim]\neta: 0.5\nspacing: {num_steps: 3}\n")
+    model = load("m")
+    model.sample(1, sampler="mine")
+    assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
+    (lab.folder / "own").mkdir()
+    (lab.folder / "own" / "app.yaml").write_text("defaults: [_self_, optional local: default]\nx: 1\n")
+    with own_hydra(), initialize_config_dir(str(lab.folder / "own"), version_base="1.3"):
+        assert compose("app") == {"x": 1}
+
+
+def test_settings_of_a_drawing_style_here_are_left_out(lab, write):
+    write("matplotlibrc", "text.usetex: True\nlines.linewidth: 30\n")
+    matplotlib.rcParams["lines.linewidth"] = 30.0
+    code, _, err = lab("schedule", "sampler.spacing.num_steps=10")
+    assert code == 0, err
+    assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+
+
+@pytest.mark.parametrize("text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n"])
+def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd, text):
+    write(LOCAL, text)
+    monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+    if "!!" in text:
+        with pytest.raises(SystemExit, match=r"conf/local/default\.yaml is not a config"):
+            main.main()
+    else:
+        main.main()
+        assert "no trained model in there" in capfd.readouterr().out
