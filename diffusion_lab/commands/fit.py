@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from diffusion_lab.callbacks.ema import same_so_far
 from diffusion_lab.callbacks.finite import NotFiniteError
@@ -35,6 +34,7 @@ from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
+from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def fit(
 
     InterruptedTraining after a signal; MistakeError for a mistake that the user can correct.
     """
-    console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
+    console = Terminal(quiet=not here.is_first)
     interruption = Interruption()
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:

@@ -152,9 +152,6 @@ def drawing_of(cfg: DictConfig, load: Load = load_model) -> Drawing:
     """What a config of `sample` draws, with its model on the CPU. MistakeError, in one sentence, for what cannot be done."""
     from diffusion_lab.diffusion.noise import check_seed
 
-    for name in ("num_images", "batch_size"):
-        if cfg[name] < 1:
-            raise MistakeError(f"{name}={cfg[name]} must be at least 1")
     with users_mistakes():
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
