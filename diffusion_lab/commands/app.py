@@ -24,7 +24,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
-from diffusion_lab.from_config.mistakes import mistake_in_job, mistake_in_options
+from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
 
 
 def run(command: str, options: list[str]) -> int:
@@ -56,6 +56,9 @@ def run(command: str, options: list[str]) -> int:
 
     look_in_working_directory()
     try:
+        empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
+        if empty is not None:
+            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # of a variable that is not set
         # Options of a Slurm cluster once stood in a group of their own.
         options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
         _start(command, module.completed(options), task)

@@ -85,8 +85,8 @@ def fit(
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        if notice:
-            console.print(notice)
+        for note in [*data.notes(), *filter(None, [notice])]:
+            console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:

@@ -22,6 +22,7 @@ from diffusion_lab.callbacks.interruption import InterruptedTraining
 from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
+from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
@@ -45,6 +46,7 @@ def sweep(
     wait: bool,
 ) -> None:
     """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
+    check_kinds(config)
     console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)

@@ -25,17 +25,27 @@ _ELEMENTS = {int: " of whole numbers", float: " of numbers", str: " of strings"}
 _LISTS = (list, tuple, Sequence)
 _NAMED = {kind.__name__: kind for kind in (int, float, bool, str, list)}
 _TAGS = _NAMED | {"null": NoneType, "seq": list}
-_REMARK = re.compile(r"# (\w+(?: \| \w+)*)(?: from (\d+))?(?: to (\d+))?(?:[:;]|$)")
+_REMARK = re.compile(r"# (\w+(?: \| \w+)*)(?: (from|above) (\d+))?(?: to (\d+))?(?:[:;]|$)")
 _REFERENCE = re.compile(r"\$\{[^}]+\}|\?\?\?")
 _TOO_LARGE = 2**64  # a seed is smaller
 
 
 class Taken(NamedTuple):
-    """An annotation, and the least and the largest number."""
+    """An annotation, and for numbers what they must reach or exceed, and the largest."""
 
     annotation: Any
     least: float = -math.inf
     most: float = math.inf
+    above: bool = False
+
+    def has(self, number: float) -> bool:
+        """Whether a number is in range."""
+        return self.least <= number <= self.most and not (self.above and number == self.least)
+
+    def __str__(self) -> str:
+        """ "above 0", "at least 0 and at most 65535"."""
+        most = "" if self.most == math.inf else f" and at most {self.most:.0f}"
+        return f"{'above' if self.above else 'at least'} {self.least:.0f}{most}"
 
 
 def check_kinds(cfg: DictConfig, command: str = "train") -> None:
@@ -61,40 +71,42 @@ def _check_value(key: str, value: Any, taken: Taken | None, command: str) -> Non
     if type(value) in (int, float) and not abs(value) < _TOO_LARGE:
         raise MistakeError(f"{shown}: this option must be finite and at most 2**64 - 1")
     if taken is None:
-        below = next((option for option in _declared(command) if option.startswith(f"{key}.")), None)
-        if below and not isinstance(value, dict):
+        below = next((option for option in _known(key, command) if option.startswith(f"{key}.")), None)
+        may_be_null = below not in _declared(command)  # callbacks.progress=null leaves it out
+        if below and not isinstance(value, dict) and not (value is None and may_be_null):
             raise MistakeError(f"{shown}: {key} is a group of options: set one of them, such as {below}=…")
-        return
-    if not _takes(taken.annotation, value):
+    elif not _takes(taken.annotation, value):
         raise MistakeError(f"{shown}: this option must be {_in_words(taken.annotation)}")
-    if type(value) in (int, float) and not taken.least <= value <= taken.most:
-        most = "" if taken.most == math.inf else f" and at most {taken.most:.0f}"
-        raise MistakeError(f"{shown}: this option must be at least {taken.least:.0f}{most}")
+    elif type(value) in (int, float) and not taken.has(value):
+        raise MistakeError(f"{shown}: this option must be {taken}")
 
 
 def _taken(node: DictConfig | ListConfig, name: Any, key: str, value: Any, command: str) -> Taken | None:
     """What an option takes; None where nothing says it."""
     target = node.get("_target_") if isinstance(node, DictConfig) else None
-    of_conf = _of_conf(key, command)
+    of_conf = _known(key, command).get(key)
     if not isinstance(target, str):
         return None if of_conf is None or of_conf.annotation is NoneType else of_conf
-    annotation = _parameter_annotations(target).get(name)
-    if annotation is None or (value is None and of_conf is not None and _takes(of_conf.annotation, None)):
-        return None  # a default of ours may be null where Lightning's is not
-    return Taken(annotation)
+    annotation = _parameter_annotations(target).get(name, Any)
+    if value is None and of_conf is not None and _takes(of_conf.annotation, None):
+        annotation = Any  # a default of ours may be null where Lightning's is not
+    return Taken(annotation) if of_conf is None else of_conf._replace(annotation=annotation)
 
 
-def _of_conf(key: str, command: str) -> Taken | None:
-    """As the yaml of the command says it, or those of the group."""
-    if key in _declared(command):
-        return _declared(command)[key]
-    group, _, rest = key.partition(".")
-    files = (f"{group}/{file.stem}" for file in (CONF / group).glob("*.yaml"))
-    found = [_declared(file)[rest] for file in files if rest in _declared(file)]
-    if not found:
-        return None
-    kinds, least, most = zip(*found, strict=True)
-    return Taken(Union[kinds], min(least), max(most))  # noqa: UP007
+def _known(key: str, command: str) -> dict[str, Taken]:
+    """Option -> what it takes, of the yaml of the command and of the choices of the group that the key is in."""
+    return _of_group(key.partition(".")[0]) | _declared(command)
+
+
+@cache
+def _of_group(group: str) -> dict[str, Taken]:
+    found: dict[str, Taken] = {}
+    for file in (CONF / group).glob("*.yaml"):
+        for name, taken in _declared(f"{group}/{file.stem}").items():
+            other = found.get(f"{group}.{name}", taken)
+            either = Union[taken.annotation, other.annotation]  # noqa: UP007
+            found[f"{group}.{name}"] = min(taken, other, key=lambda one: one.least)._replace(annotation=either)
+    return found
 
 
 @cache
@@ -118,8 +130,9 @@ def _declared(config: str) -> dict[str, Taken]:
         if isinstance(node, yaml.SequenceNode) or not _REFERENCE.fullmatch(node.value):
             kinds.append(_TAGS[node.tag.rpartition(":")[2]])
         if kinds:
-            least, most = (remark[2], remark[3]) if remark else (None, None)
-            found[key] = Taken(Union[tuple(kinds)], float(least or "-inf"), float(most or "inf"))  # noqa: UP007
+            how, least, most = remark.groups()[1:] if remark else (None, None, None)
+            limits = float(least or "-inf"), float(most or "inf")
+            found[key] = Taken(Union[tuple(kinds)], *limits, above=how == "above")  # noqa: UP007
     return found
 
 
@@ -151,6 +164,12 @@ def _elements(annotation: Any) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(found)) or (Any,)
 
 
+def _length(annotation: Any) -> int | None:
+    """Of a tuple that states it."""
+    arguments = get_args(annotation)
+    return None if get_origin(annotation) is not tuple or Ellipsis in arguments else len(arguments)
+
+
 def _takes(annotation: Any, value: Any) -> bool:
     """Whether an annotation suits a value of a config; any that names what the value may become suits."""
     if len(parts := _parts(annotation)) > 1:
@@ -158,19 +177,26 @@ def _takes(annotation: Any, value: Any) -> bool:
     if annotation in _WORDS:
         return type(value) is annotation or (annotation is float and type(value) is int)
     if annotation in _LISTS or get_origin(annotation) in _LISTS:
-        elements = _elements(annotation)
-        # A dict with a target, or a reference, becomes something else.
-        return isinstance(value, list) and all(
-            isinstance(each, dict) or any(_takes(element, each) for element in elements) for each in value
+        return (
+            isinstance(value, list)
+            and len(value) == (_length(annotation) or len(value))
+            and all(isinstance(each, dict) or any(_takes(one, each) for one in _elements(annotation)) for each in value)
         )
-    return not (isinstance(annotation, type) and annotation.__module__ == "torch")  # no value becomes a Tensor
+    # Only a dict with a target becomes an object of ours, or a Tensor.
+    return isinstance(value, dict) or getattr(annotation, "__module__", "").partition(".")[0] not in (
+        "torch",
+        "diffusion_lab",
+    )
 
 
 def _in_words(annotation: Any) -> str:
     parts = _parts(annotation)
-    words = [word for kind, word in _WORDS.items() if kind in parts]
+    words = [word for kind, word in _WORDS.items() if kind in parts and not (kind is int and float in parts)]
     for part in parts:
         if part in _LISTS or get_origin(part) in _LISTS:
             elements = _elements(part)
-            words.append(f"a list{_ELEMENTS.get(elements[0], '') if len(elements) == 1 else ''}, such as [1,2]")
+            number, of = _length(part), _ELEMENTS.get(elements[0], "") if len(elements) == 1 else ""
+            words.append(
+                f"a list of {number}{of.removeprefix(' of')} values" if number else f"a list{of}, such as [1,2]"
+            )
     return " or ".join(words)
