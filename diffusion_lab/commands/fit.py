@@ -29,6 +29,7 @@ from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.ranks import Ranks
 from diffusion_lab.from_config.tracking import build_trackers, tracked_training
+from diffusion_lab.from_config.trained import read_config
 from diffusion_lab.from_config.trainer import build_trainer
 from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
@@ -152,7 +153,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
     remove_staged(directory.path)
     config = plain_config(cfg)
     if directory.config.is_file():
-        before = OmegaConf.to_container(OmegaConf.load(directory.config))
+        before = OmegaConf.to_container(read_config(directory))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
             key
