@@ -116,11 +116,9 @@ def _declared(config: str) -> dict[str, Taken]:
     found: dict[str, Taken] = {}
     for key, node in _leaves(yaml.compose(text, yaml.SafeLoader), ""):
         if key == "defaults":
-            for above in {part.value for part in node.value if isinstance(part.value, str)} - {
-                "_self_",
-                "hydra_settings",
-            }:
-                found |= _declared(above) if (CONF / f"{above}.yaml").is_file() else {}
+            for part in node.value:
+                if isinstance(part.value, str) and (CONF / f"{part.value}.yaml").is_file():
+                    found |= _declared(part.value)
             continue
         remark = _REMARK.search(text.splitlines()[node.start_mark.line])
         named = remark[1].split(" | ") if remark else []
@@ -182,11 +180,8 @@ def _takes(annotation: Any, value: Any) -> bool:
             and len(value) == (_length(annotation) or len(value))
             and all(isinstance(each, dict) or any(_takes(one, each) for one in _elements(annotation)) for each in value)
         )
-    # Only a dict with a target becomes an object of ours, or a Tensor.
-    return isinstance(value, dict) or getattr(annotation, "__module__", "").partition(".")[0] not in (
-        "torch",
-        "diffusion_lab",
-    )
+    package = getattr(annotation, "__module__", "").partition(".")[0]
+    return isinstance(value, dict) or package not in ("torch", "diffusion_lab")  # only a dict becomes such an object
 
 
 def _in_words(annotation: Any) -> str:
@@ -199,4 +194,4 @@ def _in_words(annotation: Any) -> str:
             words.append(
                 f"a list of {number}{of.removeprefix(' of')} values" if number else f"a list{of}, such as [1,2]"
             )
-    return " or ".join(words)
+    return " or ".join(words) or "a group of options with a _target_"
