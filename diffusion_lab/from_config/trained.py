@@ -69,7 +69,9 @@ def with_trained_choices(
     _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
-        if f"{group}=[]" in options:
+        if f"{group}=[]" in options and not any(
+            option.startswith(f"++{group}.") for option in options
+        ):  # as ranks have it
             raise MistakeError(f"{group}: choose at least one")
         if group in picked:
             continue
@@ -134,7 +136,11 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
         raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
-    wrong = [group for group in ("facts", "model", "data", "labels", *SCORING_GROUPS) if not _is_dict(config, group)]
+    groups = ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
+    wrong = [group for group in groups if not _is_dict(config, group)]
+    wrong = wrong or [
+        f"callbacks.{name}" for name in config.get("callbacks") or () if not _is_dict(config.callbacks, name)
+    ]
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is not a group of options")
     check_values(config, directory.config)
