@@ -7,10 +7,10 @@ from time import perf_counter
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from diffusion_lab.models.budget import budget_used
+from diffusion_lab.terminal import Terminal
 
 _MILLI = 1000  # the bar counts thousandths of the budget, which may be steps or time
 
@@ -22,7 +22,7 @@ class ProgressBar(Callback):
     """
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Terminal()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._loss: float | None = None
@@ -60,7 +60,7 @@ class ProgressBar(Callback):
             self._progress.update(self._task, completed=_MILLI * used, description=line)
         else:
             self._tenths = tenths
-            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s", highlight=False)
+            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion_lab.files import check_guards, write_whole
 
+_DIGITS = 18  # of a step
+
 
 class CSVRecord(Logger):
     """One row a logged step, in order, one column a metric, "step" first. What is logged again at a step replaces its values.
@@ -44,7 +46,7 @@ class CSVRecord(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        columns, rows, whole = self._read()
+        columns, rows, whole = _read(self.path)
         last = int(rows[-1]["step"]) if rows else -1
         later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
         self._begun = True
@@ -56,28 +58,37 @@ class CSVRecord(Logger):
         earlier = [kept for kept in rows if int(kept["step"]) < step]
         same = next((kept for kept in rows if int(kept["step"]) == step), {})
         columns = list(dict.fromkeys([*columns, *row]))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows([*earlier, same | row, *later])
-        write_whole(self.path, text.getvalue().encode())
-
-    def _read(self) -> tuple[list[str], list[dict[str, str]], bool]:
-        """Columns, rows, and whether the file ends with a whole row: a crash may have cut the last one, which is dropped."""
-        text = self.path.read_text() if self.path.exists() else ""
-        lines = text.splitlines(keepends=True)
-        whole = bool(lines) and lines[-1].endswith("\n")
-        reader = csv.DictReader(lines if whole else lines[:-1])
-        return list(reader.fieldnames or []), list(reader), whole
+        write_whole(self.path, _written(columns, [*earlier, same | row, *later]))
 
 
 def copy_rows(source: Path, target: Path, last: int) -> None:
     """Copy a record, without the rows of steps after `last`."""
-    with source.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if int(row["step"]) <= last]
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, reader.fieldnames or [])
-        writer.writeheader()
-        writer.writerows(rows)
-    write_whole(target, text.getvalue().encode())
+    columns, rows, _ = _read(source)
+    write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
+    """Columns, rows, and whether all of the file is these. A row that a crash cut, or that is damaged, is left out."""
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
+    parsed = [_cells(line) for line in lines if line.endswith("\n")]
+    columns = parsed[0] if parsed else []
+    if "step" not in columns or len({*columns}) < len(columns):
+        return [], [], False
+    rows = [dict(zip(columns, cells, strict=True)) for cells in parsed[1:] if len(cells) == len(columns)]
+    rows = [row for row in rows if row["step"].isdecimal() and len(row["step"]) < _DIGITS]
+    return columns, rows, len(rows) == len(lines) - 1
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def _written(columns: list[str], rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

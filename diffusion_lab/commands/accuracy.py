@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from diffusion_lab.runs import ModelDirectory, read_json, write_json
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -30,11 +30,9 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
     table.add_column("accuracy on test images", justify="right")
     for t, accuracy in zip(measured["t"], measured["accuracy"], strict=True):
         table.add_row(str(t), f"{100 * accuracy:.1f} %")
-    console = Console()
-    console.print(table)
+    console = Terminal()
+    console.print(table, soft_wrap=False)
     console.print(
         f"chance is {100 / model.num_classes:.1f} %; to guide sampling with it: "
         f"guidance=classifier guidance.classifier={directory.path}",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -48,7 +48,7 @@ def run(command: str, options: list[str]) -> int:
             typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
             _drop_leftovers(cfg, typed)
             _say_ignored_labels(cfg, typed)
-            check_kinds(cfg, [override.key_or_group for override in typed])
+            check_kinds(cfg, HydraConfig.get().job.config_name)
             return module.run(cfg)
         except Exception as error:
             message = mistake_in_job(error)
@@ -57,6 +57,9 @@ def run(command: str, options: list[str]) -> int:
             raise SystemExit(message) from None  # not an Exception, so Hydra adds no lines of its own
 
     try:
+        empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
+        if empty is not None:
+            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # of a variable that is not set
         ignored = read_environment(options)
         if ignored and "LOCAL_RANK" not in os.environ:
             print(f"ignoring {ignored}", file=sys.stderr)

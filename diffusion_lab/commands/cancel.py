@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from diffusion_lab.commands.status import completed
 from diffusion_lab.files import write_whole
 from diffusion_lab.runs import named_sweep
 from diffusion_lab.runs.jobs import outcome_file
 from diffusion_lab.sweeps.submitted import cancel, submitted
+from diffusion_lab.terminal import Terminal
 
 __all__ = ["completed", "run"]
 
@@ -28,11 +28,11 @@ def run(cfg: DictConfig) -> None:
         for name, job in submitted(folder).items()
         if Path(job.directory).parent.resolve() == logs and not outcome_file(folder, name, rank=0).is_file()
     }
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     console.print(f"sweep  {sweep.path}")
     write_whole(sweep.cancelled, b"")
     ended = cancel(folder, own)
     for name in ended:
-        console.print(f"cancelled  {name}  {Path(own[name].directory).name}", markup=False)
+        console.print(f"cancelled  {name}  {Path(own[name].directory).name}")
     if not ended:
         console.print("this sweep has no jobs in a queue")

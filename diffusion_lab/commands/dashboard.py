@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.runs import runs_folder, scored_runs
+from diffusion_lab.terminal import Terminal
 
 _PATIENCE_SECONDS = 30
 
@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
     with _asking_wandb():
         made.save()
         url = made.url
-    Console().print(f"dashboard  {url}", highlight=False, soft_wrap=True)
+    Terminal().print(f"dashboard  {url}")
 
 
 def _own_entity() -> str:

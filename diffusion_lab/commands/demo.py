@@ -15,7 +15,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.commands.called import Loaded, drawing_from, load_trained
@@ -25,9 +24,9 @@ from diffusion_lab.demo.values import Offers, Values, checked
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.trained import load_config
 from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.terminal import Terminal
 
 _CURVE_POINTS = 120
-_PRIVATE_PORTS = 2**16
 
 
 def completed(options: list[str]) -> list[str]:
@@ -37,8 +36,6 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
-    if not 0 <= cfg.port < _PRIVATE_PORTS:
-        raise MistakeError(f"port={cfg.port} must lie between 0 and {_PRIVATE_PORTS - 1}; 0 chooses a free port")
     directory = newest_model(Path(cfg.outputs)) if cfg.model_dir is None else ModelDirectory(Path(cfg.model_dir))
     with users_mistakes():
         playground = Playground(directory)
@@ -48,8 +45,8 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(
             f"port={cfg.port} on {HOST}: {error.strerror}; choose another port, or port=0 for a free one"
         ) from None
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"demo of {directory.path}: {server.address}  (Ctrl-C stops it)", markup=False)
+    console = Terminal()
+    console.print(f"demo of {directory.path}: {server.address}  (Ctrl-C stops it)")
     if cfg.open:
         webbrowser.open(server.address)
     with server:

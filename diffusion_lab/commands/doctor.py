@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
@@ -20,6 +19,7 @@ from diffusion_lab.doctor.hardware import bf16, devices, disk, memory
 from diffusion_lab.doctor.services import slurm, weights_and_biases
 from diffusion_lab.doctor.software import compiler, extras, python_and_packages, torch_build
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.terminal import Terminal
 
 _STYLES = {OK: "green", LACKS: "yellow", BROKEN: "red"}
 
@@ -49,7 +49,7 @@ def checks(outputs: Path) -> list[Check]:
 
 def run(cfg: DictConfig) -> None:
     """Print one line a finding, and below it what to do, in columns. MistakeError where the default command would fail."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     broken = []
     findings = list(run_checks(checks(Path(cfg.outputs))))
     width = 1 + max(len(finding.name) for finding in findings)

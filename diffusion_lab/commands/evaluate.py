@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.fingerprints import SCORING_GROUPS
@@ -21,6 +20,7 @@ from diffusion_lab.from_config.trained import (
     with_trained_choices,
 )
 from diffusion_lab.runs import cache_directory
+from diffusion_lab.terminal import Terminal
 
 
 def completed(options: list[str]) -> list[str]:
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
         return
     with ranks(request) as here, lost_process():
         if new and here.is_first:
-            Console(highlight=False).print(where(here, cfg))
+            Terminal().print(where(here, cfg))
         model.to(here.device)
         for score in scores:
             score_once(model, data, score, directory, outputs, cfg.rescore)
@@ -63,7 +63,7 @@ def _score_given(cfg: DictConfig, outputs: Path) -> None:
     with ranks(request) as here:
         given = read_given(cfg, outputs, here.device)
         if cfg.rescore or not given.run.metrics.is_file():
-            Console(highlight=False).print(where(here, cfg))
+            Terminal().print(where(here, cfg))
         score_source(
             lambda: given.source,
             given.data,

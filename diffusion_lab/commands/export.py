@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from diffusion_lab.files import write_folder
 from diffusion_lab.from_config.drawing import GROUPS, chosen_model
@@ -18,6 +17,7 @@ from diffusion_lab.from_config.measured import use_measured
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.trained import trained_data, with_trained_choices
 from diffusion_lab.runs import ModelDirectory, cache_directory, runs_folder, scored_runs
+from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import __version__
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ def run(cfg: DictConfig) -> None:
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
-    if cfg.batch_size < 1:
-        raise MistakeError(f"batch_size={cfg.batch_size} must be at least 1")
     directory, saved, model, weights = chosen_model(cfg)
     with torch.no_grad(), model.use_weights(weights), users_mistakes():
         cache = cache_directory(Path(cfg.outputs))
@@ -51,7 +49,7 @@ def run(cfg: DictConfig) -> None:
         files["README.md"] = _card(cfg, directory, saved, model, weights, use, library).encode()
     write_folder(to, files)
     message = f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})"
-    Console().print(message, highlight=False, markup=False, soft_wrap=True)
+    Terminal().print(message)
 
 
 def _card(

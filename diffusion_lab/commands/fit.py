@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from diffusion_lab.callbacks.finite import NotFiniteError
 from diffusion_lab.callbacks.interruption import Interrupted, Interruption
@@ -29,11 +28,13 @@ from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.ranks import Ranks
 from diffusion_lab.from_config.tracking import build_trackers, tracked_training
+from diffusion_lab.from_config.trained import read_config
 from diffusion_lab.from_config.trainer import build_trainer
 from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
+from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def fit(
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """
-    console = Console(quiet=not here.is_first, highlight=False, soft_wrap=True)
+    console = Terminal(quiet=not here.is_first)
     interruption = Interruption()
     cost = model.cost()
     with interruption.forwarding_signals(), ExitStack() as stack:
@@ -84,8 +85,8 @@ def fit(
             f"{cost.forward_flops / 1e6:.1f} MFLOP per image and evaluation; into {directory.path}"
         )
         notice = compile_network(model.network) if cfg.compile else None
-        if notice:
-            console.print(notice)
+        for note in [*data.notes(), *filter(None, [notice])]:
+            console.print(note)
         if resumed:
             console.print(f"resuming from {resumed}")
         elif branch is not None:
@@ -150,7 +151,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
     remove_staged(directory.path)
     config = plain_config(cfg)
     if directory.config.is_file():
-        before = OmegaConf.to_container(OmegaConf.load(directory.config))
+        before = OmegaConf.to_container(read_config(directory))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
             key

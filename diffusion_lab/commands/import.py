@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
 
 from diffusion_lab.files import remove_staged, write_whole
 from diffusion_lab.from_config.build import (
@@ -23,6 +22,7 @@ from diffusion_lab.from_config.importing import given_options, with_described_pa
 from diffusion_lab.from_config.limits import no_more_numbers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.runs import ModelDirectory, model_directory, write_json
+from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> None:
     fingerprint = training_fingerprint(cfg)
     name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
     directory = model_directory(Path(cfg.outputs), name, choices["model"], fingerprint)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal()
     with hold_together(directory.path, lambda holder: console.print(f"{directory.path} is being written; waiting")):
         if directory.finished:
             console.print(f"this checkpoint is already imported: {directory.path}")

@@ -18,6 +18,7 @@ from diffusion_lab.pruning.models import find
 from diffusion_lab.pruning.snapshots import unused_snapshots
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import CacheDirectory, cache_directory
+from diffusion_lab.terminal import Terminal
 
 _TRIES, _PAUSE_SECONDS = 20, 0.5
 KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
@@ -34,21 +35,21 @@ def run(cfg: DictConfig) -> None:
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
-    outputs, console = Path(cfg.outputs), Console(highlight=False)
+    outputs, console = Path(cfg.outputs), Terminal()
     unused, notes = _find_unused(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]
     for sentence in notes:
-        console.print(Text(sentence, style="yellow"), soft_wrap=True)
+        console.print(Text(sentence, style="yellow"))
     for line in _lines(chosen, outputs) if chosen else [f"nothing to prune in {outputs}"]:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line)
     for kind in KINDS:
         if kind not in wanted and unused[kind]:
             left_out = f"{len(unused[kind])} {kind}, {_size(unused[kind])} (what=[{kind}])"
-            console.print(f"not listed: {left_out}", soft_wrap=True, markup=False)
+            console.print(f"not listed: {left_out}")
     if chosen and cfg.remove:
         _remove(chosen, console)
     elif chosen:
-        console.print("nothing has been removed; set remove=true to remove what is listed", soft_wrap=True)
+        console.print("nothing has been removed; set remove=true to remove what is listed")
 
 
 def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
@@ -86,15 +87,13 @@ def _remove(unused: Sequence[Unused], console: Console) -> None:
     for one in unused:
         size, why_not = one.size, one.remove()
         if why_not is not None:
-            console.print(Text(f"kept: {one.path}: {why_not}", style="yellow"), soft_wrap=True)
+            console.print(Text(f"kept: {one.path}: {why_not}", style="yellow"))
             continue
         freed += size
         others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
         if others:
             console.print(
                 f"{one.path} is kept, because it holds files that the lab did not write: {others}",
-                soft_wrap=True,
-                markup=False,
             )
     console.print(f"removed {_readable_size(freed)}")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig
-from rich.console import Console
 
 from diffusion_lab.commands.status import completed
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.runs import RunDirectory, named_sweep, runs_folder, scored_runs
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from diffusion_lab.report.cells import Gathered
@@ -43,10 +43,8 @@ def run(cfg: DictConfig) -> None:
         sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
         page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
         track_report(cfg, sweep, page.parent)
-    Console().print(
+    Terminal().print(
         f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -58,22 +56,22 @@ def show(gathered: Gathered, table: Table) -> None:
     from diffusion_lab.report.findings import curve_findings
     from diffusion_lab.report.layout import columns, finding
 
-    console = Console()
+    console = Terminal()
     for group, (shown, notes, width) in zip(table.groups, terminal(table, console.width), strict=True):
-        Console(width=width).print(shown)
+        Terminal(width=width).print(shown, soft_wrap=False)
         console.print(Text("\n".join(notes), style="dim"))
         named = {column.measure.name: column for column in columns(group)}
         for standing in filter(lambda standing: standing.measure.headline, group.standings):
             result = finding(standing, named[standing.measure.name])
-            console.print(Text(f"{result.what}: {result.text}", style="green" if result.sure else ""), soft_wrap=True)
+            console.print(Text(f"{result.what}: {result.text}", style="green" if result.sure else ""))
         for what, sentence in curve_findings(table, group):
-            console.print(Text(f"{what}: {sentence}"), soft_wrap=True)
+            console.print(Text(f"{what}: {sentence}"))
     waiting = [cell for cell in gathered.cells if not cell.done]
     for cell in waiting:
         choices = " · ".join(filter(None, cell.choices.values()))
-        console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"))
     for sentence in gathered.skipped:
-        console.print(Text(f"left out: {sentence}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"left out: {sentence}", style="yellow"))
 
 
 def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:

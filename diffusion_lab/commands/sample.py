@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
 from diffusion_lab.from_config.trained import with_trained_choices
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> None:
             written = [*written, _animate(drawing.trajectory(indices[some], y if y is None else y[some]), to)]
     names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
-    Console().print(message, highlight=False, soft_wrap=True)
+    Terminal().print(message)
 
 
 def _check_format(form: str, model: GenerativeModel) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.from_config.build import build_data, fill_in_facts
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,21 +46,20 @@ def run(cfg: DictConfig) -> None:
         kept = instantiate(cfg.sampler).spacing(process)
     chain = process.respace(kept)
     x_0, _ = next(data.batches("train", max(cfg.num_images, 256), limit=max(cfg.num_images, 256)))
-    console = Console()
+    console = Terminal()
     shown = torch.linspace(1, process.num_timesteps, min(ROWS, process.num_timesteps)).round().long()
-    console.print(_table(process, shown, str(process.schedule)))
+    console.print(_table(process, shown, str(process.schedule)), soft_wrap=False)
     console.print(
         f"L_T = {prior_bits(process, x_0):.3g} bits/dim on these data; the sampler visits {chain.num_timesteps} of "
         f"{process.num_timesteps} steps, β̃/β from {float(_ratio(chain)[1:].min() if len(kept) > 1 else 0):.2g} to "
         f"{float(_ratio(chain).max()):.2g}",
-        highlight=False,
     )
     for warning in warnings(process):
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow")
     to = Path(cfg.to)
     write_whole(to / "schedule.png", _plot(process, chain))
     write_whole(to / "forward.png", png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
-    console.print(f"{to / 'schedule.png'}  {to / 'forward.png'}", highlight=False, soft_wrap=True)
+    console.print(f"{to / 'schedule.png'}  {to / 'forward.png'}")
 
 
 def warnings(process: GaussianDiffusion) -> list[str]:

@@ -34,6 +34,7 @@ from diffusion_lab.runs import (
 )
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 from diffusion_lab.status import Announcement
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -74,7 +75,7 @@ def score_once(
         if cfg.evaluation.weights == "auto":
             with open_dict(cfg):
                 cfg.evaluation.weights = default_weights(model.weight_names, training["steps"])
-        with _progress(Console(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
+        with _progress(Terminal(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
             weights, cache = cfg.evaluation.weights, cache_directory(outputs)
             and_costs = any(metric.needs_step_costs for metric in build_metrics(cfg))
             use_measured(model, lambda: data, cfg, directory, weights, cache, progress, and_costs)
@@ -153,7 +154,7 @@ def score_source(
     """
     from diffusion_lab.evaluation.ranks import broadcast_from_rank_zero, hold_together, rank
 
-    console = Console(quiet=quiet or rank() > 0)
+    console = Terminal(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
         return broadcast_from_rank_zero(run.metrics.is_file()) and not again
@@ -185,13 +186,13 @@ def score_source(
                         show(run.read_metrics())
     if console.quiet:
         return
-    console.print(score_table(run.read_metrics()))
+    console.print(score_table(run.read_metrics()), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _say_scored(console: Console, run: RunDirectory) -> None:
-    console.print(f"already scored: {run.path} (rescore=true scores again)", highlight=False)
+    console.print(f"already scored: {run.path} (rescore=true scores again)")
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:

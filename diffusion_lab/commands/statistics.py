@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.files import write_whole
@@ -16,6 +15,7 @@ from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.ranks import ranks, request_of
 from diffusion_lab.from_config.scores import build_features
 from diffusion_lab.runs import cache_directory
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +35,6 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
         raise MistakeError(f"split={cfg.split}: choose train or test")
-    if cfg.num_images < 1:
-        raise MistakeError(f"num_images={cfg.num_images} must be at least 1")
     to = Path(cfg.to)
     if to.suffix not in _WRITERS:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
@@ -69,8 +67,8 @@ def run(cfg: DictConfig) -> None:
     content = io.BytesIO()
     _WRITERS[to.suffix](content, arrays)
     write_whole(to, content.getvalue())
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"statistics  {to}  ({'; '.join(parts)})", markup=False)
+    console = Terminal()
+    console.print(f"statistics  {to}  ({'; '.join(parts)})")
     if chosen and chosen[0].metric_name != "fid":
         console.print(
             f"these are moments of features={chosen[0].name}, but the evaluators of ADM and EDM and clean-fid compare moments of "

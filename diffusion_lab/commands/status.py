@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.live import Live
 
 from diffusion_lab.runs import named_sweep
 from diffusion_lab.sweeps.progress import is_over, job_progress, table
 from diffusion_lab.sweeps.submitted import queue_states
+from diffusion_lab.terminal import Terminal
 
 _REFRESH_SECONDS = 2.0
 _ASK_SECONDS = 15.0  # a cluster's controller serves everybody
@@ -28,13 +28,13 @@ def run(cfg: DictConfig) -> None:
     """Show the table, on a terminal until everything is done or failed."""
     sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
     jobs = Path(cfg.jobs)
-    console = Console()
-    console.print(f"sweep  {sweep.path}", highlight=False, soft_wrap=True)
+    console = Terminal()
+    console.print(f"sweep  {sweep.path}")
     in_queue, queried = queue_states(jobs), time.monotonic()
     found = job_progress(sweep, in_queue)
     earlier = {standing.folder: standing.status for standing in found if standing.status is not None}
     if not (cfg.watch and console.is_terminal):
-        console.print(table(found, {}))
+        console.print(table(found, {}), soft_wrap=False)
         return
     with Live(table(found, {}), console=console, auto_refresh=False) as live:
         while not is_over(found):

@@ -17,13 +17,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
-from rich.console import Console
 
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
+from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
@@ -34,6 +34,7 @@ from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.phase import forget_failures, run_all
 from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
 from diffusion_lab.sweeps.watch import watching
+from diffusion_lab.terminal import Terminal
 
 
 def sweep(
@@ -46,7 +47,8 @@ def sweep(
     wait: bool,
 ) -> None:
     """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)  # jobs of this process write elsewhere
+    check_kinds(config)
+    console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
@@ -65,7 +67,7 @@ def sweep(
         console.print(line)
     if dry_run:
         for job in plan.jobs:
-            console.print(f"{job.verb}  {job.label}", markup=False)
+            console.print(f"{job.verb}  {job.label}")
         return
     launcher = config.hydra.launcher
     if launcher.get("dry_run", False):

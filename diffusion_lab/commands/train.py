@@ -34,6 +34,7 @@ from diffusion_lab.from_config.started import start
 from diffusion_lab.from_config.trained import check_moments, load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.runs.contents import snapshot_name
+from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     from diffusion_lab.claims import Holder
@@ -84,12 +85,12 @@ def run(cfg: DictConfig) -> float | None:
         start_ranks("train", request, num_nodes)
         return _objective(run, cfg.objective_metric)
     with ranks(request) as here, lost_process():
-        console = Console(quiet=not here.is_first, highlight=False)
+        console = Terminal(quiet=not here.is_first)
         console.print(where(here, cfg.trainer))
 
         def waiting(holder: Holder | None) -> None:
             who = holder or "another process"
-            console.print(f"{directory.path} is being trained by {who}; waiting until it has finished", soft_wrap=True)
+            console.print(f"{directory.path} is being trained by {who}; waiting until it has finished")
 
         def is_trained() -> bool:
             return here.agree(directory.retrained if cfg.retrain else directory.finished)
@@ -116,7 +117,7 @@ def run(cfg: DictConfig) -> float | None:
                 score_once(model, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif model.needs_base:
             used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
-            console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}", soft_wrap=True)
+            console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}")
         elif not generative and here.is_first:
             report_accuracy(model, data, directory, here.device)
         if cfg.retrain and here.is_first:

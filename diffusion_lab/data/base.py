@@ -79,6 +79,10 @@ class DataModule(LightningDataModule, ABC):
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
         if not self._prepared:
             self._load()
+            if isinstance(self._trained_on, int) and self._trained_on > self.num_train:
+                raise DataError(
+                    f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all."
+                )
             if self.clusters is not None:
                 self._cluster(self.clusters)
             self._prepared = True
@@ -132,12 +136,25 @@ class DataModule(LightningDataModule, ABC):
             )
         self._trained_on = images
 
+    def notes(self) -> list[str]:
+        """A sentence on each number that is larger than what there is."""
+        found = []
+        if self.batch_size > self.num_trained_on:
+            found.append(
+                f"data.batch_size={self.batch_size}: there are {self.num_trained_on} training images, so a batch repeats some"
+            )
+        if self._held_out is not None and self._held_out[0] > self.num_test:
+            found.append(
+                f"val.num_images={self._held_out[0]}: the test split has {self.num_test} images, and all of them are used"
+            )
+        return found
+
     @property
     def num_trained_on(self) -> int:
         """How many images training is shown."""
         if isinstance(self._trained_on, float):
             return max(1, round(self._trained_on * self.num_train))
-        return min(self._trained_on or self.num_train, self.num_train)
+        return self._trained_on or self.num_train
 
     def use_cluster_labels(self, clusters: Clusters | None) -> None:
         """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""

@@ -6,6 +6,7 @@ Other sites that the browser has open cannot use it: a request must name this ho
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
-_LARGEST_REQUEST = 4096  # bytes
+_LARGEST_REQUEST, _DIGITS = 4096, 9  # bytes; digits of their number
 _PAGE = Path(__file__).with_name("page")
 _FILES = {
     "/": ("demo.html", "text/html; charset=utf-8"),
@@ -47,6 +48,12 @@ class DemoServer(ThreadingHTTPServer):
     def hosts(self) -> tuple[str, ...]:
         return tuple(f"{name}:{self.server_port}" for name in (HOST, "localhost"))
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """One line; nothing where the browser has left."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            print(f"diffusion-lab demo: {type(error).__name__}: {error}", file=sys.stderr)
+
     def answer(self, request: Any) -> dict[str, Any] | None:
         """None for a request that a newer one has replaced while it waited."""
         number = self._newest = self._newest + 1
@@ -74,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.path != "/sample" or self.headers.get("Content-Type") != "application/json":
             self.send_error(HTTPStatus.NOT_FOUND)
-        elif not length.isdecimal() or int(length) > _LARGEST_REQUEST:
+        elif not (length.isdecimal() and len(length) < _DIGITS and int(length) <= _LARGEST_REQUEST):
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
             self._answer(self.rfile.read(int(length)))
@@ -84,6 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.server.answer(json.loads(body))
         except (ValueError, RecursionError) as error:
             self._send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        except Exception as error:
+            sentence = f"this cannot be drawn: {type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"diffusion-lab demo: {sentence}", file=sys.stderr)
+            self._send_json({"error": sentence}, HTTPStatus.INTERNAL_SERVER_ERROR)
         else:
             self._send_json({"replaced": True} if answer is None else answer)
 

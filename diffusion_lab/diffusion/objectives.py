@@ -62,6 +62,10 @@ class MinSNR(WeightedStart):
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ValueError(f"weighting.gamma={self.gamma} must be above 0")
+
     def of_x_0(self, process: GaussianDiffusion, t: Times) -> PerSample:
         return process.snr(t).clamp(max=self.gamma)
 
@@ -153,6 +157,10 @@ class Hybrid(Objective):
     reads_variance = True
     trains_variance = True
     term_names = ("mse", "vlb", "loss")
+
+    def __post_init__(self) -> None:
+        if not self.vlb_weight > 0:
+            raise ValueError(f"objective.vlb_weight={self.vlb_weight} must be above 0")
 
     def __call__(
         self, process: GaussianDiffusion, reverse: ReverseProcess, x_0: Images, t: Steps, eps: Images, y: Labels = None

@@ -203,6 +203,11 @@ class CosineSchedule(CutSchedule):
     s: float = 0.008
     max_beta: float = 0.999
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.s >= 0 and 0 < self.max_beta < 1):
+            raise ValueError(f"s = {self.s}, max_beta = {self.max_beta}: need s ≥ 0 and 0 < max_beta < 1")
+
     def uncut(self) -> Table:
         time = torch.arange(self.num_timesteps + 1, dtype=torch.float64) / self.num_timesteps
         f = torch.cos((time + self.s) / (1 + self.s) * math.pi / 2).square()

@@ -131,6 +131,10 @@ class LossAwareTimesteps(TimestepSampler):
 
     def __init__(self, num_timesteps: int, history_per_timestep: int = 10, uniform_probability: float = 0.001) -> None:
         super().__init__(num_timesteps)
+        if history_per_timestep < 1:
+            raise ValueError(f"timesteps.history_per_timestep={history_per_timestep} must be at least 1")
+        if not 0 <= uniform_probability <= 1:
+            raise ValueError(f"timesteps.uniform_probability={uniform_probability} must be a share, from 0 to 1")
         self.uniform_probability = uniform_probability
         self.history: Float64[Tensor, "T H"]
         self.counts: Int64[Tensor, " T"]

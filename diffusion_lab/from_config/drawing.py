@@ -171,9 +171,6 @@ def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = No
     """
     from diffusion_lab.diffusion.noise import check_seed
 
-    for name in ("num_images", "batch_size"):
-        if cfg[name] < 1:
-            raise MistakeError(f"{name}={cfg[name]} must be at least 1")
     with users_mistakes():
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)

@@ -64,8 +64,6 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
     _check_has_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
-    if cfg.inpaint.repeats < 1:
-        raise MistakeError(f"inpaint.repeats={cfg.inpaint.repeats} must be at least 1")
     if len(model.shape) != 3:
         raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
     image = _input_image(cfg.inpaint.image, model, saved)

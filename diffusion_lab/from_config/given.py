@@ -81,12 +81,10 @@ class Given:
 
 
 def are_given(options: Sequence[str]) -> bool:
-    """Whether options name samples. MistakeError for options that need a model, and for a name that is empty."""
+    """Whether options name samples. MistakeError for options that need a model."""
     named = {option.partition("=")[0].lstrip("+~"): option.partition("=")[2].strip("'\"") for option in options}
     if named.get("samples", "null") == "null":
         return False
-    if not named["samples"]:
-        raise MistakeError("samples= is empty: name a folder, a .zip or an .npz of images")
     for key in named:
         for refused in _OF_A_MODEL:
             if key.partition("@")[0] == refused or key.startswith((f"{refused}.", f"{refused}/")):

@@ -81,7 +81,7 @@ def config_of(
     cfg = copy.deepcopy(_composed(command, where, groups, tuple(choices), tuple(rest.items())))
     for name, value in {**of_this_call, "model_dir": str(directory.path)}.items():
         cfg[name] = value
-    check_kinds(cfg)
+    check_kinds(cfg, command)
     return cfg
 
 

@@ -53,11 +53,20 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch's class for accelerators, and what its allocator says on the processor
-        short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        if not short and "not enough memory" not in str(error):
+        if not _is_out_of_memory(error):
             raise
         raise MistakeError(f"out of memory at {at}: {fix}") from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Also where the error of a part is the cause: torch's class for accelerators, and what its allocator says on the processor."""
+    said = "not enough memory|an't allocate memory|annot allocate memory|bad_alloc|failed to map segment|Storage size calculation"
+    return error is not None and (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or re.search(said, str(error)) is not None
+        or _is_out_of_memory(error.__cause__)
+    )
 
 
 @contextmanager
@@ -76,6 +85,9 @@ def mistake_in_job(error: BaseException) -> str | None:
     match error:
         case MistakeError() | RunError() | OvertakenError():
             return str(error)
+        case _ if _is_out_of_memory(error):
+            place = hydra_errors.place(error)
+            return f"{f'{place}: ' if place else ''}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
             return _of_another_family(error)
         case InstantiationException():
@@ -94,6 +106,10 @@ def mistake_in_job(error: BaseException) -> str | None:
             return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} is on a read-only disk; choose a folder on another one"
+        case OSError(errno=errno.EFBIG):
+            return (
+                f"{error.filename} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes"
+            )
     return None
 
 
@@ -133,6 +149,8 @@ def _instantiation(error: InstantiationException) -> str | None:
         or type(cause).__name__ == "MisconfigurationException"
     ):
         return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
+    if isinstance(cause, ArithmeticError | RuntimeError):
+        return f"{place}these values do not work ({' '.join(str(cause).split())})"
     if isinstance(cause, TypeError):
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
         what = (
@@ -180,7 +198,11 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     wrong = hydra_errors.wrong_kind(error)
     if wrong is not None:
         return f"{key}: {wrong}"
-    if command != "train" and key not in SCORING_GROUPS and (conf / key).is_dir():
+    if command in ("train", "schedule") and (conf / key).is_dir():
+        models = sorted(file.stem for file in (conf / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
+        others = f", or choose model={' or '.join(models)}" if models else ""
+        return f"{key} is not a part of the model that you chose: remove {key}=…{others}"
+    if key not in SCORING_GROUPS and (conf / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
     return f"there is no option {key!r}{hint}"

@@ -37,8 +37,6 @@ def requested_scores(cfg: DictConfig) -> list[DictConfig]:
 
 def add_scored_moments(cfg: DictConfig) -> None:
     """Put the moments of evaluation.at into snapshots.at. MistakeError for what training cannot keep: a moment after its end."""
-    if cfg.snapshots.averages < 0:
-        raise MistakeError(f"snapshots.averages={cfg.snapshots.averages} must be a number of moments, or 0 for none")
     kept, scored_at = (
         moments_of("snapshots.at", cfg.snapshots.at),
         moments_of("evaluation.at", cfg.evaluation.get("at") or []),

@@ -70,7 +70,10 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if key in ASKED_ONCE:
             raise MistakeError(f"{override.input_line}: {key} cannot differ between the cells of a sweep")
         element = override.get_key_element()
-        values = {value: f"{element}={value}" for value in override.sweep_string_iterator()}
+        listed = list(override.sweep_string_iterator())
+        values = {value: f"{element}={value}" for value in listed}
+        if len(values) < len(listed):
+            raise MistakeError(f"{override.input_line}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)
     return list(axes.values())
 

@@ -10,6 +10,7 @@ Only the environment allows more, never the file: DIFFUSION_LAB_TARGETS names th
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +101,8 @@ def _check_values(node: Any, prefix: str, file: Path) -> None:
             _check_values(child, f"{key}.", file)
         elif not isinstance(child, str | int | float | None):
             raise RunError(f"{file}: {key} is not a string, a number, true, false or null")
+        elif isinstance(child, float) and not math.isfinite(child):
+            raise RunError(f"{file}: {key}={child} is not a finite number")
         elif isinstance(child, int) and abs(child) >= _LARGEST:
             raise RunError(f"{file}: {key} is too large a number for any option")
         elif isinstance(child, str) and "${" in child and (name == "_target_" or not REFERENCE.fullmatch(child)):

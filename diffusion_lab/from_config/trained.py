@@ -37,12 +37,15 @@ _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of 
 _HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
 
 
-def model_dir_of(options: list[str]) -> ModelDirectory | None:
-    """The model directory that options name, or the newest under their `outputs`; None for a sweep over several."""
+def model_dir_of(options: list[str]) -> ModelDirectory:
+    """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
     named = {key: value for key, _, value in (option.partition("=") for option in options)}
-    wanted = unquoted(named.get("model_dir", "null"))
-    if "," in wanted:
-        return None
+    written = named.get("model_dir", "null")
+    wanted = unquoted(written)
+    if wanted == written and "," in wanted:
+        raise MistakeError(
+            f"model_dir={wanted}: give one model, and run the command once for each; put quotes around a comma in a name"
+        )
     if wanted != "null":
         return ModelDirectory(Path(wanted))
     return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
@@ -57,15 +60,19 @@ def with_trained_choices(
     directory: of the model; None: the one that the options name.
     """
     if directory is None:
-        directory = None if "--help" in options or "-h" in options else model_dir_of(options)
-    if directory is None:
-        return options
+        if "--help" in options or "-h" in options:
+            return options
+        directory = model_dir_of(options)
     saved = load_config(directory)
     choices = directory.read_choices()
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
     _refuse_unknown_groups(directory, saved, picked, groups)
     before = []
     for group in groups:
+        if f"{group}=[]" in options and not any(
+            option.startswith(f"++{group}.") for option in options
+        ):  # as ranks have it
+            raise MistakeError(f"{group}: choose at least one")
         if group in picked:
             continue
         if group in _HOLD_SEVERAL and group in saved:
@@ -129,7 +136,11 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):
         raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
-    wrong = [group for group in ("facts", "model", "data", "labels", *SCORING_GROUPS) if not _is_dict(config, group)]
+    groups = ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
+    wrong = [group for group in groups if not _is_dict(config, group)]
+    wrong = wrong or [
+        f"callbacks.{name}" for name in config.get("callbacks") or () if not _is_dict(config.callbacks, name)
+    ]
     if wrong:
         raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is not a group of options")
     check_values(config, directory.config)

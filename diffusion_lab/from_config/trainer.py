@@ -91,6 +91,8 @@ def build_trainer(
     precision = precision_of(options["precision"], request.on_gpu)
     if str(precision) not in (*_PRECISIONS, *_SHORT_PRECISIONS):
         raise MistakeError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
+    if str(precision).startswith("16") and not request.on_gpu:
+        raise MistakeError(f"trainer.precision={precision} needs a GPU: use bf16-mixed, 32-true or auto")
     parts: list[Callback] = [  # in this order: see the classes that say what they must come before or after
         *([] if max_time is None else [TimeBudget(seconds_of(max_time))]),
         Precision(str(precision)),

@@ -47,7 +47,7 @@ class Muon(Optimizer):
             raise ValueError(f"optimizer.momentum={momentum} must lie in [0, 1)")
         if isinstance(adamw_modules, str) or adamw_modules is None:
             raise ValueError(f"optimizer.adamw_modules={adamw_modules} must be a list, such as [input,output]")
-        if len(betas) != 2:
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"optimizer.betas={list(betas)} must be two numbers in [0, 1)")
         matrices, others = [], []
         for name, parameter in parameters:

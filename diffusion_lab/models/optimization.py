@@ -93,8 +93,9 @@ class Optimization:
         """ValueError where the optimizer does not take its options."""
         try:
             self.optimizer(parameters)
-        except (TypeError, IndexError) as error:
-            raise ValueError(f"optimizer: {error}") from error
+        except (TypeError, IndexError, ValueError) as error:
+            named = "" if "optimizer." in str(error) else "optimizer: "
+            raise ValueError(f"{named}{' '.join(str(error).split())}") from error
 
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> dict:
         """What LightningModule.configure_optimizers returns."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from diffusion_lab.report.layout import NONE, Column, Entry, columns, seeds_of
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.row_plots import reads_as_number
 from diffusion_lab.report.table import Group, Table
+from diffusion_lab.terminal import Terminal
 
 _TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -143,7 +143,7 @@ def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, list[str
             [m for m in group.measures if m.headline],
         ):
             shown = _terminal_table(table, group, measures)
-            needed = Console(width=1000).measure(shown).maximum
+            needed = Terminal(width=1000).measure(shown).maximum
             if needed <= width:
                 break
         yield shown, notes(group, measures), max(needed, width)

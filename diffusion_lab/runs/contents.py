@@ -116,6 +116,8 @@ def wrong_in_sweep(content: Mapping[str, Any]) -> str | None:
             return f"the choices of cell {number} are not values"
         if choices.keys() != axes.keys():
             return f"the choices of cell {number} are not those of the axes"
+        if any(value not in (None, *axes[axis]) for axis, value in choices.items()):
+            return f"the choices of cell {number} are not among the values of the axes"
         for part in ("model", "run"):
             if not is_folder_name(cell.get(part)):
                 return f"{part} of cell {number} is {cell.get(part)!r}, which is not the name of a folder"

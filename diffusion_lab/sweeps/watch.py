@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from diffusion_lab.evaluation.described import described
 from diffusion_lab.measures import SECONDS
@@ -71,7 +71,7 @@ class Watch:
             elif status is not None and status.state == RUNNING:
                 self._move(job, status.step or 0, status.steps)
             elif status is not None and status.state in ends:
-                self._report(job, f"[red]{status.state}[/]: {escape(str(status.reason))}")
+                self._report(job, f"{status.state}: {status.reason}")
 
     def _report(self, job: Job, how: str) -> None:
         self._waiting.remove(job)
@@ -80,7 +80,7 @@ class Watch:
             self._bars.remove_task(self._tasks.pop(job.folder))
         number, of = self._reported[job.what], self._num_jobs[job.what]
         place = f"{job.what} {number:>{len(str(of))}} of {of}"
-        self._console.print(f"{place}  {escape(job.label)}  [dim]→[/] {how}", highlight=False, soft_wrap=True)
+        self._console.print(Text(f"{place}  {job.label}  → {how}"), soft_wrap=True)
 
     def _move(self, job: Job, step: int, steps: int | None) -> None:
         if job.folder not in self._tasks:

@@ -1,5 +1,7 @@
 import csv
 
+import pytest
+
 from diffusion_lab.callbacks.record import CSVRecord
 
 
@@ -41,3 +43,23 @@ def test_a_row_that_a_crash_cut_short_is_dropped(tmp_path):
         file.write("20,0.")
     CSVRecord(record.path).log_metrics({"loss": 0.5, "lr": 0.1}, step=20)
     assert [row["loss"] for row in rows(record.path)] == ["1.0", "0.5"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"\xff\xfe", b"20,0.5\n", b"x,1.0,2.0\n", b"20,1,2,3,4\n", b"\0\n", b'"20,1\n', b",,\n", b"9" * 5000 + b",1,2\n"],
+)
+def test_a_damaged_row_is_left_out(tmp_path, damaged):
+    record = CSVRecord(tmp_path / "metrics.csv")
+    record.log_metrics({"loss": 1.0, "lr": 0.1}, step=10)
+    with record.path.open("ab") as file:
+        file.write(damaged)
+    CSVRecord(record.path).log_metrics({"loss": 0.5, "lr": 0.1}, step=30)
+    assert [row["step"] for row in rows(record.path)] == ["10", "30"]
+
+
+def test_a_record_without_its_header_begins_again(tmp_path):
+    record = CSVRecord(tmp_path / "metrics.csv")
+    record.path.write_bytes(b"\0\xff,\n1,2\n")
+    record.log_metrics({"loss": 1.0}, step=10)
+    assert rows(record.path) == [{"step": "10", "loss": "1.0"}]

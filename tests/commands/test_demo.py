@@ -1,10 +1,12 @@
 """The demo of a trained model: it draws what `diffusion-lab sample` draws, and works in a browser on a desk and on a phone."""
 
 import base64
+import http.client
 import json
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -74,6 +76,44 @@ def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab):
         code, _, err = lab("demo", f"model_dir={TRAINED / 'gan'}", f"port={port}", "open=false")
     assert code == 1
     assert f"port={port} on 127.0.0.1: " in err
+
+
+def test_an_unforeseen_error_is_a_sentence_and_a_line(capsys):
+    def fail(request):
+        raise KeyError("lost")
+
+    with DemoServer(0, {}, fail) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("POST", "/sample", "{}", {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = json.loads(answer.read())["error"]
+        connection.close()
+        left = socket.create_connection(("127.0.0.1", server.server_port))  # a browser that leaves
+        left.sendall(b"POST /sample HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n" % server.server_port)
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        left.close()
+        server.shutdown()
+    assert answer.status == 500
+    assert "KeyError" in said
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    "sent", ["", "{}", "[]", "[" * 4000, '{"seed": 1e999}', "\x00", '{"label": "\\ud800"}', "null"]
+)
+def test_a_malformed_request_is_a_sentence(shown, sent):
+    with DemoServer(0, {}, shown.answer) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection.request("POST", "/sample", sent, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 400
+        assert json.loads(answer.read())["error"]
+        connection.close()
+        server.shutdown()
 
 
 @pytest.mark.needs("chromium")

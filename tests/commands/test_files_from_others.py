@@ -244,6 +244,8 @@ SAMPLE = {
         "a Clusters belongs here|is not built",
     ),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
+    "a callback that is a list": (config("callbacks.monitor", []), "callbacks.monitor is not a group of options"),
+    "a number that is not finite": (config("sampler.eta", float("nan")), "sampler.eta=nan is not a finite number"),
     "features that download as the network": (
         config("network", {"_target_": "diffusion_lab.evaluation.inception.InceptionFeatures", "_partial_": True}),
         "a Module with _partial_ belongs here",

@@ -150,7 +150,7 @@ def test_loggers_are_told_of_their_scores(lab, monkeypatch, logger):
 def test_no_name_is_not_this_folder(lab, option):
     code, _, err = lab("evaluate", option)
     assert code == 1
-    assert err.strip() == "diffusion-lab evaluate: samples= is empty: name a folder, a .zip or an .npz of images"
+    assert err.strip() == f"diffusion-lab evaluate: {option} is empty: give a value, or remove it"
 
 
 def test_prune_leaves_their_scores_and_has_nothing_to_say_of_them(lab):
@@ -166,7 +166,7 @@ def test_prune_leaves_their_scores_and_has_nothing_to_say_of_them(lab):
 def test_samples_and_reference_are_texts(lab, option):
     code, _, err = lab("evaluate", "samples=a.npz", "data=digits", option)
     assert code == 1
-    assert "this option must be a string or null" in err
+    assert "this option must be a string" in err
 
 
 def test_grey_images_in_three_equal_channels_are_grey(lab):

@@ -43,6 +43,15 @@ def test_a_broken_sweep_is_one_sentence(tmp_path):
         read_sweep(sweep)
 
 
+def test_a_choice_outside_of_its_axis_is_one_sentence(tmp_path):
+    sweep = write_sweep(tmp_path, axes=AXES)
+    content = json.loads(sweep.sweep.read_text())
+    content["cells"][1]["choices"]["schedule"] = "sigmoid"
+    sweep.sweep.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="the choices of cell 1 are not among the values"):
+        read_sweep(sweep)
+
+
 def test_runs_without_a_sweep_find_their_axes(sweep):
     gathered = read_runs(sorted((sweep.outputs / "runs").iterdir()), "picked")
     assert set(gathered.axes) == {
