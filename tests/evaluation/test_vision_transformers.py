@@ -70,9 +70,9 @@ def test_the_distance_is_that_of_torch_fidelity(clip_file):
     sets = [pictures(1, 1.5, 0.3, n=40), pictures(2, 1.0, 0.0, n=40)]
     moments = []
     for x in sets:
-        statistics = FeatureStatistics(features.dim, sync_on_compute=False)
+        statistics = FeatureStatistics(features.dim)
         statistics.update(features(x))
-        moments.append(Moments(*statistics.compute()))
+        moments.append(statistics.compute())
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(sets[0]), input2=AsBytes(sets[1]), fid=True,
         feature_extractor="clip-vit-b-32", feature_extractor_weights_path=str(path),
