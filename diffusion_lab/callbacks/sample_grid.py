@@ -48,7 +48,11 @@ class SampleGrid(Callback):
         pl_module.eval()
         image = None
         try:
-            with may_fail(path.name), torch.no_grad(), pl_module.use_weights(default_weights(pl_module.weight_names, step)):
+            with (
+                may_fail(path.name),
+                torch.no_grad(),
+                pl_module.use_weights(default_weights(pl_module.weight_names, step)),
+            ):
                 indices = torch.arange(self.num_images, device=pl_module.device)
                 # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
                 z = pl_module.latents(indices, self.seed)

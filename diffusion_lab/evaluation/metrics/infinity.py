@@ -52,4 +52,8 @@ class FrechetInfinity(FeatureMetric):
 
 def _real(view: View) -> Tensor:
     """The features of all images of the reference or, where they are too many to keep, of some."""
-    return view.reference.vectors(view.split) if view.reference.size(view.split) * view.features.dim <= _MOST_VALUES else view.some_real
+    return (
+        view.reference.vectors(view.split)
+        if view.reference.size(view.split) * view.features.dim <= _MOST_VALUES
+        else view.some_real
+    )
