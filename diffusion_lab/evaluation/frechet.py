@@ -17,9 +17,10 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """The squared Fréchet distance, ≥ 0, float64 throughout, for singular covariances too.
 
     With Σ_1 = L_1 L_1^T and Σ_2 = L_2 L_2^T, (Σ_1^½ Σ_2 Σ_1^½)^½ has the singular values of L_1^T L_2 as eigenvalues:
-    real and non-negative by construction. Of fewer vectors than features, L is those vectors, and nothing D × D is formed. Taking them instead of roots of eigenvalues of the product keeps the small
+    real and non-negative by construction. Taking them instead of roots of eigenvalues of the product keeps the small
     ones, which a root of a rounding error would drown, and makes the distance of a covariance to itself zero to
     rounding. Traces are those of the factors, so the three terms cannot disagree about what is null space.
+    Of fewer vectors than features L is those vectors, centred, and nothing D × D is formed.
 
     Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
     """

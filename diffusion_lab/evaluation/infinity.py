@@ -147,7 +147,7 @@ def _beyond_rounding(values: Tensor) -> Tensor:
 
 
 def _expand(x: Tensor, y: Tensor) -> _Expansion:
-    n, m = len(x), len(y)
+    n = len(x)
     shift = x.mean(0) - y.mean(0)
     x, y = x - x.mean(0), y - y.mean(0)
     values, vectors = _spectrum(y)

@@ -63,7 +63,7 @@ def test_clip_looks_as_torch_fidelity_does(clip_file):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_distance_is_that_of_torch_fidelity(clip_file):
     from diffusion_lab.evaluation.frechet import frechet_distance
-    from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
+    from diffusion_lab.evaluation.statistics import FeatureStatistics
 
     path, sha256 = clip_file
     features = CLIPFeatures(path, sha256=sha256)

@@ -52,8 +52,5 @@ class FrechetInfinity(FeatureMetric):
 
 def _real(view: View) -> Tensor:
     """The features of all images of the reference or, where they are too many to keep, of some."""
-    return (
-        view.reference.vectors(view.split)
-        if view.reference.size(view.split) * view.features.dim <= _MOST_VALUES
-        else view.some_real
-    )
+    few = view.reference.size(view.split) * view.features.dim <= _MOST_VALUES
+    return view.reference.vectors(view.split) if few else view.some_real
