@@ -59,7 +59,7 @@ def score(
         for metric in metrics:
             scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
         scores.samples = subject.drawn.images
-        with may_fail("interpolation.png"):
+        with may_fail("the picture of its latents"):
             scores.interpolation, scores.reconstructions = source.pictures(data, settings.seed)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:

@@ -71,5 +71,5 @@ class Copying(Metric):
             "num_samples_as_pixels": len(subject.drawn.images),
         }
         if len(data.shape) == 3:
-            with may_fail("nearest.png"):
+            with may_fail("the picture of the nearest images"):
                 scores.nearest = nearest_picture(subject, searches)
