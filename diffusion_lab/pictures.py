@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +19,16 @@ from diffusion_lab.data.levels import to_pixels, to_uint8
 _SMALLEST_SIDE = (
     48  # pixels on the screen of the longer side; smaller images are enlarged by whole factors, without smoothing
 )
+
+
+@contextmanager
+def may_fail(name: str) -> Iterator[None]:
+    """A picture that cannot be drawn inside the block costs a sentence, and not the work that it shows."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        logging.getLogger(__name__).warning(f"{name} could not be drawn ({reason}); nothing else is lost")
 
 
 def picture(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image.Image:

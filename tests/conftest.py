@@ -42,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """A test that is skipped without `needs`, which says what it needs, fails: nobody would notice that it never runs."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("needs") is None:
+        report.outcome, report.longrepr = "failed", f"skipped, but no pytest.mark.needs says why: {report.longrepr}"
+    return report
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
     """Nothing in a test finds, or leaves, a file in the user's own cache folder."""

@@ -31,7 +31,7 @@ class Rulers:
 
     def distances(self, batches: Iterable[Tensor]) -> dict[str, float]:
         """fd_… of samples, float32 (B, 1, 28, 28) in [−1, 1], rounded to the data's levels first."""
-        statistics = [FeatureStatistics(ref.features.dim, sync_on_compute=False) for ref in self._references]
+        statistics = [FeatureStatistics(ref.features.dim) for ref in self._references]
         for x in batches:
             for reference, seen in zip(self._references, statistics, strict=True):
                 seen.update(reference.features(quantise(x, self._data.num_levels)))

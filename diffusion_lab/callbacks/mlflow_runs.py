@@ -59,7 +59,8 @@ class MLflow(Tracker):
                 for name, value in score.values.items():
                     if value is not None:
                         client.log_metric(run_id, name, value)
-                client.log_artifact(run_id, str(score.samples_png))
+                if score.samples_png.is_file():
+                    client.log_artifact(run_id, str(score.samples_png))
 
             yield show
 

@@ -14,7 +14,7 @@ from diffusion_lab.callbacks.tracking import SAMPLES
 from diffusion_lab.files import write_whole
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.pictures import picture, png
+from diffusion_lab.pictures import may_fail, picture, png
 from diffusion_lab.runs.models import grid_file
 
 
@@ -46,8 +46,13 @@ class SampleGrid(Callback):
         if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
             return
         pl_module.eval()
+        image = None
         try:
-            with torch.no_grad(), pl_module.use_weights(default_weights(pl_module.weight_names, step)):
+            with (
+                may_fail(path.name),
+                torch.no_grad(),
+                pl_module.use_weights(default_weights(pl_module.weight_names, step)),
+            ):
                 indices = torch.arange(self.num_images, device=pl_module.device)
                 # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
                 z = pl_module.latents(indices, self.seed)
@@ -55,6 +60,8 @@ class SampleGrid(Callback):
                 image = picture(x.cpu(), pl_module.num_levels)
         finally:
             pl_module.train()
+        if image is None:
+            return
         write_whole(path, png(image))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -229,9 +229,8 @@ def _show(run: Run, score: Score) -> None:
 
     run.config.update({"measures": dict(score.labels)}, allow_val_change=True)
     values = {name: value for name, value in score.values.items() if value is not None}
-    run.log(
-        {**values, SAMPLES: wandb.Image(str(score.samples_png))}
-    )  # one row, so that a plot may set value against value
+    picture = {SAMPLES: wandb.Image(str(score.samples_png))} if score.samples_png.is_file() else {}
+    run.log({**values, **picture})  # one row, so that a plot may set value against value
     if score.bound:
         table = wandb.Table(
             columns=list(score.bound), data=[list(row) for row in zip(*score.bound.values(), strict=True)]

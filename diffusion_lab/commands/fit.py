@@ -79,6 +79,8 @@ def fit(
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
+        if data.how_read is not None:
+            console.print(data.how_read, markup=False)
         console.print(
             f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
             f"{choices['model']} with {cost.parameters:,} parameters, "

@@ -228,7 +228,7 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
     from diffusion_lab.evaluation.latents import PATH_IMAGES
     from diffusion_lab.evaluation.nearest import SHOWN
-    from diffusion_lab.pictures import picture, png
+    from diffusion_lab.pictures import may_fail, picture, png
 
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
@@ -238,15 +238,16 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
             f"{scores.protocol['model_directory']} cannot be scored, because {lost[0]} is not finite: did its training diverge? "
             "Train it with a smaller optimizer.lr"
         )
-    write_whole(run.samples_png, png(picture(scores.samples[:64], data.num_levels)))
-    if scores.interpolation is not None:
-        ways = picture(scores.interpolation, data.num_levels, columns=PATH_IMAGES)
-        write_whole(run.interpolation_png, png(ways))
-    if scores.reconstructions is not None:
-        write_whole(run.reconstructions_png, png(picture(scores.reconstructions, data.num_levels, columns=8)))
-    if scores.nearest is not None:
-        write_whole(
-            run.nearest_png, png(picture(scores.nearest, data.num_levels, columns=min(SHOWN, len(scores.samples))))
-        )
+    for path, x, columns_of_grid in (
+        (run.samples_png, scores.samples[:64], None),
+        (run.interpolation_png, scores.interpolation, PATH_IMAGES),
+        (run.reconstructions_png, scores.reconstructions, 8),
+        (run.nearest_png, scores.nearest, min(SHOWN, len(scores.samples))),
+    ):
+        drawn = None
+        with may_fail(path.name):
+            drawn = None if x is None else png(picture(x, data.num_levels, columns_of_grid))
+        if drawn is not None:
+            write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(scores.content())

@@ -89,7 +89,7 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
         (reference,) = references_of(data, [features], cache, device, progress)
         moments = reference.moments(split)
     suffix = features.moments_suffix
-    return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.covariance.numpy()}
+    return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.dense().numpy()}
 
 
 def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """Your own images as arrays: .npy or .npz files, with any number of channels, any height and width, up to 65,536 levels."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,8 @@ class Arrays(InMemoryDataModule):
         levels = self._chosen_levels or own_levels(array.dtype)
         check_levels(levels, self.num_levels, where)
         self.num_levels = levels
+        if split == "train":
+            self.how_read = how_read(where, array.shape, array.dtype, values, levels)
         if self._files[f"{split}_labels"] is not None:
             labels, _, where = self._array(f"{split}_labels")
         return Split(values, None if labels is None else as_labels(labels, len(values), where))
@@ -124,6 +127,14 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(f"{where} has the shape {array.shape}: images must be (N, H, W), (N, H, W, C) or (N, C, H, W).")
     return array.transpose(0, 3, 1, 2)
+
+
+def how_read(where: str, shape: Sequence[int], dtype: np.dtype, values: Tensor, levels: int) -> str:
+    """What an array was taken for: a sentence, so that a user sees where it was meant otherwise. values (N, C, H, W)."""
+    count, channels, height, width = values.shape
+    kind = "grey images" if channels == 1 else f"images of {channels} channels"
+    size = f"{height} × {width} pixels (height × width), {levels:,} levels"
+    return f"{where}: {dtype} {tuple(shape)} is read as {count:,} {kind}, {size}"
 
 
 def own_levels(dtype: np.dtype) -> int | None:

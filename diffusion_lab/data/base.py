@@ -45,8 +45,8 @@ class DataModule(LightningDataModule, ABC):
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
 
-    `class_names`: a name for each class, where the data have them.
-    `clusters`: what the classes are, where they are not the data's own.
+    `class_names`: a name for each class, where the data have them. `clusters`: what the classes are, where they are not the data's
+    own. `how_read`: what arrays were taken for, in a sentence.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -60,6 +60,7 @@ class DataModule(LightningDataModule, ABC):
     num_train: int
     num_test: int
     identity: str
+    how_read: str | None = None
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from diffusion_lab.data.arrays import (
     as_levels,
     channels_first,
     check_levels,
+    how_read,
     own_levels,
     parted,
 )
@@ -159,8 +160,10 @@ class HFDataset(InMemoryDataModule):
         def convert(i: int, row: Any) -> Tensor:
             return as_levels(channels_first(np.asarray(row).astype(dtype)[None], self.layout, where), levels, where)[0]
 
-        values = self._stacked(convert, rows.with_format("numpy"), column)
-        self.num_levels = levels
+        arrays = rows.with_format("numpy")
+        values = self._stacked(convert, arrays, column)
+        shape = (len(rows), *np.shape(arrays[0][column]))
+        self.num_levels, self.how_read = levels, self.how_read or how_read(where, shape, dtype, values, levels)
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from diffusion_lab.evaluation.duration import say_if_long
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.statistics import FeatureStatistics, UnmeasurableError
@@ -47,14 +48,16 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
     num_classes, dim = reference.data.num_classes, vectors.shape[1]
     if num_classes is None:
         raise UnmeasurableError(f"{reference.data.name} has no class labels")
-    if num_classes * dim**2 > MAX_VALUES:
+    if dim * min(num_classes * dim, reference.size(split)) > MAX_VALUES:
         raise UnmeasurableError(f"{num_classes} covariances of {dim} features each do not fit into memory")
+    each = min(dim, reference.size(split) // num_classes)
+    say_if_long(f"the distances of {num_classes} classes, of {dim:,} features,", 15.0 * num_classes * each**3)
     rows = []
     for label, real in reference.class_moments(split).items():
         mine = vectors[y.cpu() == label]
         if len(mine) < 2:
             continue
-        statistics = FeatureStatistics(dim, sync_on_compute=False)
+        statistics = FeatureStatistics(dim)
         statistics.update(mine)
         rows.append((label, frechet_distance(statistics.compute(), real), len(mine), int(real.n)))
     return (

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion import DataMoments
+from diffusion_lab.evaluation.duration import say_if_long
 from diffusion_lab.evaluation.features import Pixels
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.evaluation.statistics import UnmeasurableError
@@ -35,12 +36,12 @@ def data_moments(
     images = Reference(data, pixels, cache, progress=progress)
     about = f"{data.num_train} training images, {data.identity[:12]}"
     whole = images.moments("train")
-    # torchmetrics drops the axes of one value.
-    mean, covariance = whole.mean.reshape(1, pixels.dim), whole.covariance.reshape(pixels.dim, pixels.dim)
+    mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)
     if by_class:
         counts, means = images.class_means("train")
         covariance = _within(whole.n, covariance, counts, means - mean)
         mean, about = means, f"{about}, by class"
+    say_if_long(f"start=data_moments, of {pixels.dim:,} values an image,", 6.0 * pixels.dim**3)
     return DataMoments.from_covariance(mean, covariance, about)
 
 

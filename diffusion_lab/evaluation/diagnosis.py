@@ -32,9 +32,7 @@ def distances_by_log_snr(
     model, split = subject.model, subject.settings.held_out_split
     curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
     for place, log_snr in enumerate(log_snrs):
-        statistics = [
-            FeatureStatistics(view.features.dim, sync_on_compute=False).to(view.device) for view in subject.views
-        ]
+        statistics = [FeatureStatistics(view.features.dim) for view in subject.views]
         for x_0, y, indices in _batches(model, subject.data, split, num_images, batch_size):
             x = model.redraw(x_0, y, subject.settings.seed, indices, log_snr).float()
             for view, sums in zip(subject.views, statistics, strict=True):

@@ -31,6 +31,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from diffusion_lab.evaluation.duration import say_if_long
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 
 _PER_FEATURE = 4  # vectors for each feature that varies: halves of fewer have covariances without an inverse
@@ -65,13 +66,17 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
         raise UnmeasurableError(f"needs at least two samples and two real images, got {len(x)} and {len(y)}")
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
-    whole = _expand(x, y)
-    needed = _PER_FEATURE * whole.rank
+    what, (long, side) = f"the Fréchet distance of {x.shape[1]:,} features at n = ∞", sorted(y.shape, reverse=True)
+    say_if_long(f"whether there are enough images for {what}", float(side) ** 2 * (long + 2 * side), x.device)
+    rank = _rank(y - y.mean(0))
+    needed = _PER_FEATURE * rank
     if min(len(x), len(y)) < needed:
         raise UnmeasurableError(
-            f"needs {needed} samples and as many real images, four for each of {whole.rank} features that vary, "
+            f"needs {needed} samples and as many real images, four for each of {rank} features that vary, "
             f"got {len(x)} and {len(y)}"
         )
+    say_if_long(what, 60.0 * side**3, x.device)  # ten eigendecompositions
+    whole = _expand(x, y)
     if whole.distance < _SAME * abs(whole.distance - whole.corrected):
         raise UnmeasurableError("samples and real images are the same, but they must be independent")
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +112,6 @@ class _Expansion:
     distance: float
     corrected: float
     sides: tuple[_Side, _Side]
-    rank: int
 
     def variance(self) -> float:
         """V: of the first derivative, half with what a vector adds by itself and half without."""
@@ -119,24 +123,50 @@ class _Expansion:
         return 2 * sum(side.square_of_pairs() ** 0.5 / len(side.own) for side in self.sides) ** 2
 
 
+def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues (rank,) and eigenvectors (D, rank) of the covariance of centred vectors (m, D), without its null space."""
+    m, dim = y.shape
+    if m >= dim:
+        values, vectors = torch.linalg.eigh(y.T @ y / (m - 1))
+    else:  # the same from the smaller side
+        _, singular, rows = torch.linalg.svd(y / (m - 1) ** 0.5, full_matrices=False)
+        values, vectors = singular.square().flip(0), rows.T.flip(1)
+    kept = _beyond_rounding(values)
+    return values[kept], vectors[:, kept]
+
+
+def _rank(y: Tensor) -> int:
+    """Of the covariance of centred vectors (m, D): how many features vary."""
+    products = y.T @ y if len(y) >= y.shape[1] else y @ y.T
+    return int(_beyond_rounding(torch.linalg.eigvalsh(products)).sum())
+
+
+def _beyond_rounding(values: Tensor) -> Tensor:
+    """Which eigenvalues, the largest last, are not rounding, bool."""
+    return values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
+
+
 def _expand(x: Tensor, y: Tensor) -> _Expansion:
-    n, m = len(x), len(y)
+    n = len(x)
     shift = x.mean(0) - y.mean(0)
     x, y = x - x.mean(0), y - y.mean(0)
-    covariance = x.T @ x / (n - 1)
-    values, vectors = torch.linalg.eigh(y.T @ y / (m - 1))
-    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
-    values, vectors = values[kept], vectors[:, kept]
+    values, vectors = _spectrum(y)
     root = vectors * values.sqrt()
-    squares, rotation = torch.linalg.eigh(root.T @ covariance @ root)
+    if n >= x.shape[1]:
+        covariance = x.T @ x / (n - 1)
+        spread, along = covariance.trace(), root.T @ covariance @ root
+    else:  # the same without forming it
+        seen = x @ root
+        spread, along = x.square().sum() / (n - 1), seen.T @ seen / (n - 1)
+    squares, rotation = torch.linalg.eigh(along)
     s = squares.clamp(min=0).sqrt()
     there = s > len(s) * torch.finfo(s.dtype).eps * s.sum()
     s, rotation = s[there], rotation[:, there]
-    distance = float(shift.square().sum() + covariance.trace() + values.sum() - 2 * s.sum())
+    distance = float(shift.square().sum() + spread + values.sum() - 2 * s.sum())
     frames = root @ rotation, vectors / values.sqrt() @ rotation * s
     sides = _Side(x, x @ frames[0], s, shift), _Side(y, y @ frames[1], s, -shift)
     bias = sum(float(side.own.mean()) / len(side.own) for side in sides)
-    return _Expansion(distance, distance - bias, sides, rank=len(values))
+    return _Expansion(distance, distance - bias, sides)
 
 
 class _Side:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffusion_lab.evaluation.duration import say_if_long
 from diffusion_lab.evaluation.reference import BATCH_SIZE
 from diffusion_lab.evaluation.sampling import quantise
 
@@ -79,6 +80,9 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
     """
     data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
     searches = _searches(subject, num_held_out)
+    compared = sum(search.of_samples.rows.numel() + search.of_held_out.rows.numel() for search in searches.values())
+    # float32, in half the time
+    say_if_long(f"the nearest of {total:,} training images", float(total) * (1 + data.flip) * compared / 2, device)
     with torch.no_grad():
         for x, _ in data.batches("train", BATCH_SIZE, limit=total):
             shown = quantise(x.to(device), data.num_levels)

@@ -57,23 +57,22 @@ class Reference:
 
     def described(self, split: str) -> str:
         """The images of a split, in words."""
-        return f"{self._size(split)} {split} images"
+        return f"{self.size(split)} {split} images"
 
     def protocol(self, split: str) -> dict[str, Any]:
         """The images of a split, as plain JSON."""
-        return {"split": split, "num_images": self._size(split)}
+        return {"split": split, "num_images": self.size(split)}
 
     def moments(self, split: str, num_images: int | None = None) -> Moments:
         """Moments of `num_images` images of the split (its fixed subset), or of all."""
 
         def compute() -> dict[str, Tensor]:
-            statistics = FeatureStatistics(self.features.dim, sync_on_compute=False).to(self.device)
+            statistics = FeatureStatistics(self.features.dim)
             for vectors, _ in self._encode(split, num_images):
                 statistics.update(vectors)
-            return {name: value.cpu() for name, value in statistics.compute()._asdict().items()}
+            return statistics.compute().tensors()
 
-        tensors = self._cached("moments", split, num_images, compute)
-        return Moments(*(tensors[name] for name in Moments._fields))
+        return Moments.of(self._cached("moments", split, num_images, compute))
 
     def class_moments(self, split: str) -> dict[int, Moments]:
         """Moments of all images of the split, class by class; classes with fewer than two images are left out.
@@ -82,21 +81,20 @@ class Reference:
         """
 
         def compute() -> dict[str, Tensor]:
-            statistics = [
-                FeatureStatistics(self.features.dim, sync_on_compute=False) for _ in range(self.data.num_classes)
-            ]
+            statistics = [FeatureStatistics(self.features.dim) for _ in range(self.data.num_classes)]
             for vectors, y in self._encode(split, None):
                 for label in y.unique().tolist():
                     statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
-            found = {label: s.compute() for label, s in enumerate(statistics) if s.state[0, 0] >= 2}
+            found = {label: s.compute().tensors() for label, s in enumerate(statistics) if s.n >= 2}
             if not found:
                 raise UnmeasurableError(f"no class has two images in {split}")
-            moments = {name: torch.stack([getattr(m, name) for m in found.values()]) for name in Moments._fields}
-            return {"label": torch.tensor(list(found)), **moments}
+            return {f"{label}.{name}": value for label, tensors in found.items() for name, value in tensors.items()}
 
-        tensors = self._cached(f"{self._labels}-moments", split, None, compute)
-        columns = (tensors[name] for name in Moments._fields)
-        return {label: Moments(*row) for label, *row in zip(tensors["label"].tolist(), *columns, strict=True)}
+        parts: dict[int, dict[str, Tensor]] = {}
+        for key, value in self._cached(f"moments-by-{self._labels}", split, None, compute).items():
+            label, _, name = key.partition(".")
+            parts.setdefault(int(label), {})[name] = value
+        return {label: Moments.of(parts[label]) for label in sorted(parts)}
 
     def class_means(self, split: str) -> tuple[Tensor, Tensor]:
         """How many images of the split each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
@@ -121,7 +119,7 @@ class Reference:
         return self._cached("features", split, num_images, compute)["features"]
 
     def _encode(self, split: str, num_images: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        size = self._size(split)
+        size = self.size(split)
         total = size if num_images is None else min(num_images, size)
         done = 0
         for x, y in self.data.batches(split, BATCH_SIZE, limit=num_images):
@@ -134,7 +132,8 @@ class Reference:
     def _labels(self) -> str:
         return "class" if self.data.clusters is None else f"cluster-{self.data.clusters.identity}"
 
-    def _size(self, split: str) -> int:
+    def size(self, split: str) -> int:
+        """How many images a split has."""
         return self.data.num_train if split == "train" else self.data.num_test
 
     def _cached(

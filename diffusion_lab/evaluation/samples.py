@@ -44,7 +44,7 @@ class Samples:
 
     def moments(self, device: torch.device) -> Moments:
         """Of the features, computed on `device`; UnmeasurableError if a sample is not finite."""
-        statistics = FeatureStatistics(self.features.shape[1], sync_on_compute=False).to(device)
+        statistics = FeatureStatistics(self.features.shape[1])
         for rows in self.vectors().split(1024):
             statistics.update(rows.to(device))
-        return Moments(*(moment.cpu() for moment in statistics.compute()))
+        return Moments.of(statistics.compute().tensors())

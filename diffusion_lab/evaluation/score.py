@@ -20,6 +20,7 @@ from diffusion_lab.evaluation.source import Source
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.evaluation.subject import Subject, View
 from diffusion_lab.measures import Measure
+from diffusion_lab.pictures import may_fail
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def score(
         for metric in metrics:
             scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
         scores.samples = subject.drawn.images
-        scores.interpolation, scores.reconstructions = source.pictures(data, settings.seed)
+        with may_fail("the picture of its latents"):
+            scores.interpolation, scores.reconstructions = source.pictures(data, settings.seed)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks

@@ -1,10 +1,10 @@
-"""Mean and covariance of features, in one pass over any number of batches and ranks.
+"""Mean and covariance of features, in one pass over any number of batches.
 
     n = Σ_r n_r,   m = Σ_r n_r m_r / n,   M = Σ_r [M_r + n_r (m_r − m)(m_r − m)^T],   Σ = M / (n − 1)
 
-with M_r = Σ_i (x_i − m_r)(x_i − m_r)^T over part r (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
+with M_r = Σ_i (x_i − m_r)(x_i − m_r)^T over batch r (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
 variance", in the form for any number of parts). Plain sums of x x^T lose as many digits as the mean is larger than the
-spread; centred sums lose none, and batches and ranks are merged by the same formula.
+spread; centred sums lose none. Of fewer vectors than features Σ is never formed: the centred vectors are a factor of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 
 class UnmeasurableError(ValueError):
@@ -21,11 +20,28 @@ class UnmeasurableError(ValueError):
 
 
 class Moments(NamedTuple):
-    """n, the mean (D,) and the unbiased covariance (D, D) of n feature vectors, float64."""
+    """n, the mean (D,) and the unbiased covariance Σ of n feature vectors, float64.
+
+    Σ is `covariance` (D, D) where n ≥ D. Where n < D, that is None, and L·L^T = Σ with L = `factor` (D, n).
+    """
 
     n: Tensor
     mean: Tensor
-    covariance: Tensor
+    covariance: Tensor | None
+    factor: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        """Σ (D, D), whatever n is."""
+        return self.factor @ self.factor.T if self.covariance is None else self.covariance
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is, on the CPU, by name."""
+        return {name: value.cpu() for name, value in self._asdict().items() if value is not None}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Moments:
+        """The inverse of `tensors`."""
+        return cls(**{"covariance": None, **tensors})
 
 
 def merge(parts: Tensor) -> Tensor:
@@ -40,37 +56,45 @@ def merge(parts: Tensor) -> Tensor:
     return merged
 
 
-class FeatureStatistics(Metric):
-    """Mean and unbiased covariance of all feature vectors seen, float64; synced over ranks by torchmetrics.
+class FeatureStatistics:
+    """Mean and unbiased covariance of all feature vectors seen, float64, on their device.
 
-    sync_on_compute: False where one rank sees everything by itself, without the others.
-
-    The three sufficient statistics must be merged together, so they live in one (D + 1, D + 1) state: n at [0, 0],
-    the mean in the rest of row 0, the centred products M below it.
+    Up to D − 1 vectors are kept as they are. From then on there is one state (D + 1, D + 1): n at [0, 0], the mean in the rest
+    of row 0, the centred products M below it.
     """
 
-    full_state_update = False
-    is_differentiable = False
-    state: Tensor
-
-    def __init__(self, dim: int, sync_on_compute: bool = True) -> None:
-        super().__init__(sync_on_compute=sync_on_compute)
-        self.add_state("state", torch.zeros(dim + 1, dim + 1, dtype=torch.float64), dist_reduce_fx=merge)
+    def __init__(self, dim: int) -> None:
+        self.dim, self.n = dim, 0
+        self._rows: list[Tensor] = []
+        self._state: Tensor | None = None
 
     def update(self, features: Tensor) -> None:
         """features: (B, D) of any floating type."""
-        x = features.to(self.state)
-        batch = torch.zeros_like(self.state)
+        if len(features) == 0:
+            return
+        self.n += len(features)
+        self._rows.append(features)
+        if self.n < self.dim:
+            return
+        for rows in self._rows:
+            self._add(rows.double())
+        self._rows = []
+
+    def _add(self, x: Tensor) -> None:
+        batch = x.new_zeros(self.dim + 1, self.dim + 1)
         batch[0, 0] = len(x)
-        if len(x) > 0:
-            batch[0, 1:] = x.mean(0)
-            x = x - x.mean(0)
-            batch[1:, 1:] = x.T @ x
-        self.state = merge(torch.stack([self.state, batch]))
+        batch[0, 1:] = x.mean(0)
+        x = x - x.mean(0)
+        batch[1:, 1:] = x.T @ x
+        before = torch.zeros_like(batch) if self._state is None else self._state
+        self._state = merge(torch.stack([before, batch]))
 
     def compute(self) -> Moments:
-        """Raises UnmeasurableError below two vectors: one has no covariance. (torchmetrics drops the axes when D = 1.)"""
-        n = self.state[0, 0]
-        if n < 2:
-            raise UnmeasurableError(f"a covariance needs at least 2 feature vectors, got {int(n)}")
-        return Moments(n, self.state[0, 1:], self.state[1:, 1:] / (n - 1))
+        """Raises UnmeasurableError below two vectors: one has no covariance."""
+        if self.n < 2:
+            raise UnmeasurableError(f"a covariance needs at least 2 feature vectors, got {self.n}")
+        if self._state is not None:
+            return Moments(self._state[0, 0], self._state[0, 1:], self._state[1:, 1:] / (self._state[0, 0] - 1))
+        x = torch.cat(self._rows).double()
+        mean = x.mean(0)
+        return Moments(torch.tensor(float(self.n)).double(), mean, None, (x - mean).T / (self.n - 1) ** 0.5)

@@ -27,6 +27,7 @@ from diffusion_lab.from_config.guiding import by_content, identity_of
 from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.starting import content_of_start, identity_of_base
+from diffusion_lab.runs.contents import wrong_in_facts
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -71,12 +72,19 @@ def settle_labels(cfg: DictConfig) -> None:
 
 
 def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
-    """Fill in cfg.facts, which networks, objectives and models refer to. ValueError for conditional=true without classes."""
+    """Fill in cfg.facts, which networks, objectives and models refer to.
+
+    ValueError for conditional=true without classes, and for data of which no model could be read again.
+    """
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
             f"conditional=true: {data.name} has no classes to condition a model on; use conditional=false (also with "
             "labels=clusters), or other data (image_folder: data.classes=subfolders)"
         )
+    facts = {"shape": list(data.shape), "num_levels": data.num_levels, "num_classes": data.num_classes}
+    wrong = wrong_in_facts(facts)
+    if wrong:
+        raise ValueError(f"{data.name}: {wrong}")
     with open_dict(cfg):
         cfg.facts.shape = list(data.shape)
         cfg.facts.channels = data.shape[0]

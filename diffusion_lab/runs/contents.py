@@ -85,11 +85,11 @@ def wrong_in_choices(content: Mapping[str, Any]) -> str | None:
 
 
 def wrong_in_facts(content: Mapping[str, Any]) -> str | None:
-    """Of the data set, as the facts in config.yaml state it. What they do not say is not wrong."""
+    """Of the data set, as the facts of a config state it. What they do not say is not wrong."""
     shape = content.get("shape", [1])
     sides = isinstance(shape, list) and len(shape) in (1, 3) and all(type(side) is int and side > 0 for side in shape)
     if not sides or math.prod(shape) > _MOST_NUMBERS:
-        return f"facts.shape={shape} is not the shape of an image of at most {_MOST_NUMBERS:,} numbers"
+        return f"facts.shape={shape}: data must be images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"
     for name, least, most in (("num_levels", 2, _MOST_LEVELS), ("num_classes", 1, _MOST_NUMBERS)):
         value = content.get(name)
         if value is not None and not (type(value) is int and least <= value <= most):

@@ -193,6 +193,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
     assert "training images" not in out
 
 
+@pytest.mark.needs("Linux")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is of Linux")
 def test_a_folder_that_nobody_may_make_is_found_before_training(lab):
     code, out, err = lab("train", *OPTIONS, "outputs=/proc/outputs")

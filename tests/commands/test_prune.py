@@ -276,7 +276,7 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
     data.prepare()
     pixels.check(data.shape)
     Reference(data, pixels, cache).class_moments("train")
-    assert "digits-pixels-class-moments-train" in pruned(lab), "earlier code started chains from them"
+    assert "digits-pixels-moments-by-class-train" in pruned(lab), "earlier code started chains from them"
     shutil.rmtree(OUTPUTS / "runs")
     assert "nothing to prune" in pruned(lab), "its model may be scored again"
     shutil.rmtree(mine.path)

@@ -95,6 +95,7 @@ def test_the_images_of_the_floor_have_its_distance_in_every_form(lab, data, coun
 
 
 @pytest.mark.thorough
+@pytest.mark.needs("clean-fid")
 @pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
 def test_clean_fid_reads_what_is_written(lab, monkeypatch):
     cleanfid = pytest.importorskip("cleanfid")

@@ -29,6 +29,7 @@ def test_a_stopwatch_times_its_blocks_and_nothing_between_them(monkeypatch):
     assert stopwatch.laps == [Lap(3, 2.0, first=True), Lap(5, 0.5, first=False)]
 
 
+@pytest.mark.needs("Unix")
 def test_peak_memory_is_that_of_the_kernel_in_mib():
     pytest.importorskip("resource")
     peak, what = PeakMemory(CPU).mib

@@ -183,6 +183,7 @@ def test_the_distance_grows_with_the_damage(digits: Digits) -> None:
         assert frechet_distance(moments(features, damaged), reference) > 3 * floor
 
 
+@pytest.mark.needs("dataset-fashion-mnist")
 def test_mirrored_clothes_are_not_in_the_data(fashion: FashionMNIST) -> None:
     """Why data=fashion_mnist does not mirror: half the real images mirrored are far from the real images."""
     features = ClassifierFeatures("fashion_resnet")

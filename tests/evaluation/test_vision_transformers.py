@@ -63,16 +63,16 @@ def test_clip_looks_as_torch_fidelity_does(clip_file):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_distance_is_that_of_torch_fidelity(clip_file):
     from diffusion_lab.evaluation.frechet import frechet_distance
-    from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
+    from diffusion_lab.evaluation.statistics import FeatureStatistics
 
     path, sha256 = clip_file
     features = CLIPFeatures(path, sha256=sha256)
     sets = [pictures(1, 1.5, 0.3, n=40), pictures(2, 1.0, 0.0, n=40)]
     moments = []
     for x in sets:
-        statistics = FeatureStatistics(features.dim, sync_on_compute=False)
+        statistics = FeatureStatistics(features.dim)
         statistics.update(features(x))
-        moments.append(Moments(*statistics.compute()))
+        moments.append(statistics.compute())
     theirs = torch_fidelity.calculate_metrics(
         input1=AsBytes(sets[0]), input2=AsBytes(sets[1]), fid=True,
         feature_extractor="clip-vit-b-32", feature_extractor_weights_path=str(path),

@@ -25,6 +25,7 @@ def test_without_pythons_headers_there_is_one_line_of_notice(monkeypatch, tmp_pa
 
 
 @pytest.mark.thorough
+@pytest.mark.needs("g++")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_network_has_the_same_keys_values_and_gradients():
     def build():

@@ -87,6 +87,7 @@ class KernelDistance(FeatureMetric):
         yield Measure(name, name, "", LOW, f"kernel distance {_on(naming)}", agrees, logs=True, brief=False)
 
     def score_view(self, view: View, scores: Scores) -> None:
+        from diffusion_lab.evaluation.duration import say_if_long
         from diffusion_lab.evaluation.fidelity import kernel_distance
 
         size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
@@ -96,6 +97,8 @@ class KernelDistance(FeatureMetric):
             "subset_size": size,
             "num_reference": len(view.some_real),
         }
+        dim, pairs = view.features.dim, 3 * self.num_subsets * size**2 + (2 * _MOST_ROWS) ** 2
+        say_if_long(f"the kernel distance of {dim:,} features", float(pairs) * dim)
         found = kernel_distance(view.drawn.vectors(), view.some_real, self.num_subsets, size, view.settings.seed)
         scores.record(self._name(view.naming), found)
         self._spread(view, scores)
@@ -132,6 +135,7 @@ class PrecisionRecall(FeatureMetric):
 
     def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.data.splits import evenly_spaced
+        from diffusion_lab.evaluation.duration import say_if_long
         from diffusion_lab.evaluation.fidelity import in_manifolds
 
         # As many real images as samples: a manifold of more points is larger, and would favour one side.
@@ -139,6 +143,8 @@ class PrecisionRecall(FeatureMetric):
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
         names = [view.naming(name) for name in _MANIFOLDS]
+        dim = view.features.dim
+        say_if_long(f"precision and recall of {dim:,} features", float(n + len(as_many)) ** 2 * dim)
         hits = in_manifolds(view.drawn.vectors(), as_many, self.neighbours)
         for name, source, own in zip(names, (SAMPLES, REAL_IMAGES), hits, strict=True):
             scores.share(name, source, own)

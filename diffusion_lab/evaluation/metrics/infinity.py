@@ -37,7 +37,7 @@ class FrechetInfinity(FeatureMetric):
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         low, high = ends(name)
         # The errors of both distances differ by that of the bias, which is small, and the plain one is to all real images.
-        fewer = (len(real) / _size(view)) ** 0.5
+        fewer = (len(real) / view.reference.size(view.split)) ** 0.5
         scores.spread(view.naming.distance, SAMPLES, found.of_samples)
         scores.spread(view.naming.distance, REAL_IMAGES, found.of_reference * fewer)
         if len(view.drawn.features) < FEWEST_SAMPLES:
@@ -52,10 +52,5 @@ class FrechetInfinity(FeatureMetric):
 
 def _real(view: View) -> Tensor:
     """The features of all images of the reference or, where they are too many to keep, of some."""
-    return view.reference.vectors(view.split) if _size(view) * view.features.dim <= _MOST_VALUES else view.some_real
-
-
-def _size(view: View) -> int:
-    """How many images the reference has."""
-    data = view.reference.data
-    return data.num_train if view.split == "train" else data.num_test
+    few = view.reference.size(view.split) * view.features.dim <= _MOST_VALUES
+    return view.reference.vectors(view.split) if few else view.some_real

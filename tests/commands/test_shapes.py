@@ -1,0 +1,91 @@
+"""Data of every shape: what cannot be sampled is not trained, what was read is said, a picture that fails costs a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from .conftest import STRIDED, TINY
+
+OWN = """
+import torch
+from diffusion_lab.data.memory import InMemoryDataModule, Split
+
+class Own(InMemoryDataModule):
+    name, num_classes, num_levels = "own", None, None
+
+    def __init__(self, batch_size, seed, shape):
+        super().__init__(batch_size, seed)
+        self._of = tuple(shape)
+
+    def _read(self):
+        return Split(torch.rand(20, *self._of), None), Split(torch.rand(10, *self._of), None)
+"""
+YAML = """# @package _global_
+# Data of my own.
+data: {_target_: own.Own, batch_size: 8, seed: 1, shape: [8]}
+"""
+
+
+@pytest.mark.parametrize("shape", ["[2,128]", "[1,6,6,6]"])
+def test_series_and_volumes_are_refused_before_training(lab, shape):
+    (lab.folder / "own.py").write_text(OWN)
+    (lab.folder / "mine" / "data").mkdir(parents=True)
+    (lab.folder / "mine" / "data" / "own.yaml").write_text(YAML)
+    code, _, err = lab("train", "--config-dir", "mine", "data=own", f"data.shape={shape}")
+    assert code == 1
+    assert "must be images (C, H, W) or points (D,)" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (lab.folder / "outputs").exists()
+
+
+def test_it_is_said_how_an_array_was_read(lab):
+    np.save(lab.folder / "a.npy", np.random.default_rng(0).integers(256, size=(20, 4, 12), dtype=np.uint8))
+    code, out, err = lab("train", "data=arrays", "data.train=a.npy", *TINY, *STRIDED, "score=false")
+    assert code == 0, err
+    (said,) = [line for line in out.splitlines() if line.startswith("data.train=a.npy")]
+    assert all(part in said for part in ("(20, 4, 12)", "uint8", "20 grey images", "4 × 12 pixels", "256 levels"))
+
+
+@pytest.mark.parametrize(
+    "where", ["diffusion_lab.pictures.picture", "diffusion_lab.evaluation.trained.latent_pictures"]
+)
+def test_a_picture_that_fails_costs_a_sentence(lab, monkeypatch, caplog, where):
+    def fail(*_, **__):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(where, fail)
+    code, _, err = lab("train", *TINY, *STRIDED, "metrics=quick")
+    assert code == 0, err
+    assert "could not be drawn (no ink)" in caplog.text
+    (run,) = (lab.folder / "outputs" / "runs").iterdir()
+    assert "fd_pixels" in json.loads((run / "metrics.json").read_text())["values"]
+
+
+def drawn_images(folder, count, side):
+    random = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        first, last = random.integers(256, size=(2, 3))
+        slope = first + (last - first) * np.linspace(0, 1, side)[:, None] * np.ones((side, 1, 1))
+        image = Image.fromarray(slope.round().astype(np.uint8))
+        x, y, radius = random.integers(side // 4, 3 * side // 4, 3)
+        ImageDraw.Draw(image).ellipse([x - radius // 2, y - radius // 2, x + radius // 2, y + radius // 2], fill="red")
+        image.save(folder / f"{i:03}.png")
+
+
+@pytest.mark.thorough
+def test_300_images_of_64_pixels_take_minutes_and_little_memory(process, tmp_path):
+    """Train, sample and evaluate with default options: 3 minutes on two cores, doubled here as CI runs two tests at a time."""
+    import resource
+    import time
+
+    drawn_images(tmp_path / "images", 300, 64)
+    start = time.monotonic()
+    own = ("data=image_folder", "data.root=images", "data.image_size=64", "trainer.max_steps=20")
+    for command in (("train", *own), ("sample",), ("evaluate",)):
+        done = process(*command)
+        assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 360
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 * 2**20  # KiB
