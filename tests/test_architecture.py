@@ -13,6 +13,7 @@ PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     "versions",
     "conf_dir",
+    "written",
     "files",
     "foreign",
     "options",

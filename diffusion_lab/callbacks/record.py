@@ -8,13 +8,15 @@ from __future__ import annotations
 import csv
 import io
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion_lab.files import check_guards, write_whole
+from diffusion_lab.files import extend, write_whole
+from diffusion_lab.written import is_ours
 
 
 class CSVRecord(Logger):
@@ -44,14 +46,14 @@ class CSVRecord(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        columns, rows, whole = self._read()
+        content, columns, rows = self._read()
         last = int(rows[-1]["step"]) if rows else -1
         later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
         self._begun = True
-        if whole and set(row) <= set(columns) and last < step:
-            check_guards(self.path)
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, columns).writerow(row)
+        if content.endswith(b"\n") and set(row) <= set(columns) and last < step and is_ours(self.path):
+            text = io.StringIO(newline="")
+            csv.DictWriter(text, columns).writerow(row)
+            extend(self.path, content, text.getvalue().encode())
             return
         earlier = [kept for kept in rows if int(kept["step"]) < step]
         same = next((kept for kept in rows if int(kept["step"]) == step), {})
@@ -62,13 +64,15 @@ class CSVRecord(Logger):
         writer.writerows([*earlier, same | row, *later])
         write_whole(self.path, text.getvalue().encode())
 
-    def _read(self) -> tuple[list[str], list[dict[str, str]], bool]:
-        """Columns, rows, and whether the file ends with a whole row: a crash may have cut the last one, which is dropped."""
-        text = self.path.read_text() if self.path.exists() else ""
-        lines = text.splitlines(keepends=True)
-        whole = bool(lines) and lines[-1].endswith("\n")
-        reader = csv.DictReader(lines if whole else lines[:-1])
-        return list(reader.fieldnames or []), list(reader), whole
+    def _read(self) -> tuple[bytes, list[str], list[dict[str, str]]]:
+        """Content, columns and rows, without those that cannot be read: a crash may have cut the last, a user changed any."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        lines = content.decode(errors="replace").splitlines(keepends=True)
+        reader = csv.DictReader(lines if content.endswith(b"\n") else lines[:-1])
+        rows = []
+        with suppress(csv.Error):
+            rows = [row for row in reader if str(row.get("step")).isdecimal() and None not in (*row, *row.values())]
+        return content, list(reader.fieldnames or []) if rows else [], rows
 
 
 def copy_rows(source: Path, target: Path, last: int) -> None:

@@ -118,7 +118,6 @@ def _write(
     origin: dict[str, str],
 ) -> None:
     """Weights, config and choices; training.json comes last, and says that nobody recorded how long training took."""
-    directory.path.mkdir(parents=True, exist_ok=True)
     remove_staged(directory.path)
     model.save_weights({"raw": directory.weights("raw")})
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())

@@ -1,8 +1,13 @@
-"""The `outputs` of commands without that option."""
+"""The `outputs` of commands without that option, and the folders that the options of a command name."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.files import name_root
 
 
 def usual_outputs() -> str:
@@ -13,3 +18,10 @@ def usual_outputs() -> str:
     from omegaconf import OmegaConf  # main.py imports this file and must answer at once
 
     return next(filter(None, (OmegaConf.load(file).get("outputs") for file in files)), "outputs")
+
+
+def name_folders(cfg: Mapping[str, Any]) -> None:
+    """Below the folders that a command writes to, no link is followed out of them."""
+    for option in ("outputs", "to", "jobs"):
+        if cfg.get(option):
+            name_root(Path(str(cfg[option])))
