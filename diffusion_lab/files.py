@@ -208,7 +208,8 @@ def remove_staged(folder: Path) -> None:
 def remove_written(folder: Path) -> None:
     """Remove what we wrote in `folder` and below it and nobody has changed, and the folders in it that are empty then.
 
-    The record of `folder` stays, for `lock.give_up`. The file that was written last goes first, so what is left when this is killed does not look finished.
+    The record of `folder` stays, for `lock.give_up`. The file that was written last goes first, so what a kill leaves does not look
+    finished.
     """
     check_links(folder)
     folders = written.recorded_folders(folder)

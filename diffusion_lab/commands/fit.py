@@ -24,7 +24,7 @@ from diffusion_lab.callbacks.snapshots import Snapshots
 from diffusion_lab.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.from_config.branching import BranchPoint, requested_branches
-from diffusion_lab.from_config.build import plain_config, variance_matters
+from diffusion_lab.from_config.build import code_of_training, plain_config, variance_matters
 from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping_callbacks
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.ranks import Ranks
@@ -125,6 +125,7 @@ def fit(
                 **({} if data.class_names is None else {"class_names": [*data.class_names]}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
+                code=code_of_training(cfg),
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
                 versions=versions(),
