@@ -86,6 +86,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     staged = None
     try:
         make_folders(path.parent)
+        check_guards(path)
         staged = written.stage(path)
         with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
             written.claim(file)

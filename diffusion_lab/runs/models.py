@@ -127,6 +127,11 @@ class ModelDirectory(Directory):
         return sorted(file for file in self.path.glob("*.safetensors") if is_kept_average(file.stem))
 
     @property
+    def grids(self) -> list[Path]:
+        """The grids that were drawn while training in this very folder."""
+        return list(self.samples.glob("step_*.png"))
+
+    @property
     def finished(self) -> bool:
         return self.training.is_file()
 
