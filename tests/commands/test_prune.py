@@ -151,6 +151,16 @@ def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab):
     assert f"models/{guide.path.name}" in pruned(lab)
 
 
+def test_other_code_is_known_by_the_digest_of_a_training(lab):
+    lab.given("train", *TINY, *STRIDED, "score=false")
+    mine = newest_model(OUTPUTS)
+    training = mine.read_training()
+    mine.finish(**training | {"code": training["code"] | {"digest": "0" * 64}})
+    assert f"models/{mine.path.name}  trained with other code" in pruned(lab)
+    mine.finish(**training)
+    assert "nothing to prune" in pruned(lab)
+
+
 def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab):
     lab.given("train", *TINY, *STRIDED)
     mine, old = newest_model(OUTPUTS), old_model()
