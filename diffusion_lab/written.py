@@ -20,6 +20,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +40,7 @@ def append(path: Path, size: int, sha256: str, mtime_ns: int | None = None) -> N
     _append(path.parent, {"name": path.name, "size": size, "mtime_ns": mtime_ns, "sha256": sha256})
 
 
-def append_content(path: Path, file: BinaryIO) -> None:
+def append_content(path: Path, file: BufferedIOBase) -> None:
     """Record that an open file, on the disk already, is to become `path`."""
     file.seek(0)
     state = os.fstat(file.fileno())

@@ -40,7 +40,8 @@ def unused_snapshots(found: Found) -> list[Unused]:
 
 def _naming(found: Found) -> dict[str, list[str]]:
     """Name of a model -> configs that name it."""
-    names, naming = Names(model.path.name for model in found.models), {}
+    names = Names(model.path.name for model in found.models)
+    naming: dict[str, list[str]] = {}
     everything: list[Place] = [*found.models, *found.runs]
     for text in map(found.config, everything):
         for name in names.within([text]):
