@@ -1,18 +1,26 @@
-"""A file appears whole or not at all. Imports neither torch nor anything of this package."""
+"""A file appears whole or not at all, and no file of the user's is overwritten or removed. Imports no torch.
+
+What is ours is known from the record of each folder (`written`). A file of the user's that is in the way is kept under another
+name. Below a folder that the user named, nothing is written or removed behind a link that leads out of it.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_STAGED = ".{name}.{unique}.staged"
+from diffusion_lab import written
+from diffusion_lab.written import PlaceError
+
 _guards: dict[Path, Callable[[], None]] = {}
+_roots: dict[Path, Path] = {}  # folders that the user named, and where they really are
 
 
 @contextmanager
@@ -32,18 +40,36 @@ def check_guards(path: Path) -> None:
             check()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all: see `whole_file`."""
-    with whole_file(path) as file:
-        file.write(content)
+def name_root(folder: Path) -> None:
+    """The user named `folder`: it may be a link, but no link below leads out of it. Inside another such folder, that one counts."""
+    place = Path(os.path.abspath(folder))
+    if not any(place.is_relative_to(root) for root in _roots if root != place):
+        _roots[place] = place.resolve()
+
+
+def check_links(path: Path) -> None:
+    """PlaceError if a link makes `path` lie outside of the folder that the user named."""
+    place = Path(os.path.abspath(path))
+    for root, there in _roots.items():
+        if place.is_relative_to(root) and not Path(os.path.realpath(place)).is_relative_to(there):
+            raise PlaceError(
+                f"{path} lies behind a link that leads out of {root}, where nothing is written or removed: replace the link"
+            )
 
 
 def make_folders(path: Path) -> None:
-    """Make `path` and the folders above it that are missing. OSError with a folder in it if that cannot be."""
+    """Make `path` and the folders above it that are missing. OSError with a folder in it if that cannot be; see `check_links`."""
+    check_links(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # in /proc, where no folder can be made
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), error.filename) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all: see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 @contextmanager
@@ -53,34 +79,82 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     A reader, also after a crash, sees the old file or the new one, never a part. Beside the target and not
     in a temporary folder, because a move across file systems is a copy. Folders above `path` are made. On any error
     (OSError with `path` in it: disk full, no permission; what a guard of the folder raises) the old file stays and nothing
-    else is left.
+    else is left. A file of the user's at `path` is kept under another name.
 
     previous: where the old file goes; a crash between the two moves leaves it there and nothing at `path`.
     """
-    staged = path.with_name(_STAGED.format(name=path.name, unique=uuid.uuid4().hex[:8]))
+    staged = None
     try:
         make_folders(path.parent)
-        with open(staged, "xb") as file:  # not tempfile: its files are readable by their owner only
+        check_guards(path)
+        staged = written.stage(path)
+        with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
+            written.claim(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        check_guards(path)
-        if previous is not None and path.exists():
-            os.replace(path, previous)
-        os.replace(staged, path)
+            check_guards(path)
+            _make_room(path)
+            if previous is not None and path.exists():
+                move(path, previous)
+            written.append_content(path, file)
+            os.replace(staged, path)
     except OSError as error:
-        if error.errno and error.filename in (None, str(staged)):
+        if error.errno and error.filename in (None, str(staged), str(path.with_name(written.FILE))):
             error.filename = str(path)  # a full disk does not say which file it was
         raise
     finally:
-        with suppress(OSError):  # a folder that cannot be written has nothing to remove, and must not hide why
-            staged.unlink(missing_ok=True)
+        if staged is not None:
+            with suppress(OSError):  # a folder that cannot be written has nothing to remove, and must not hide why
+                staged.unlink(missing_ok=True)
     with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+    if any(path.absolute().is_relative_to(folder) for folder in list(_guards)) and written.is_long(path.parent):
+        written.shorten(path.parent)  # while we hold it, nobody else writes there
+
+
+def extend(path: Path, content: bytes, more: bytes) -> None:
+    """Append `more` to a file of ours that holds `content`."""
+    check_links(path)
+    check_guards(path)
+    whole = content + more
+    written.append(path, len(whole), hashlib.sha256(whole).hexdigest())
+    with path.open("ab") as file:
+        file.write(more)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file to a place of the same file system. A file of the user's that lies there is kept under another name."""
+    make_folders(target.parent)
+    check_guards(target)
+    _make_room(target)
+    written.carry(source, target)
+    os.replace(source, target)
+
+
+def clear(path: Path) -> None:
+    """Remove a file of ours, if it is there. One that the user put there or changed is kept under another name."""
+    check_links(path.parent)
+    check_guards(path)
+    _make_room(path)
+    path.unlink(missing_ok=True)
+
+
+def check_free(paths: Collection[Path]) -> None:
+    """PlaceError if a file of the user's lies at one of these places, which `to` names. For before the work starts."""
+    for folder in {path.parent for path in paths}:
+        check_links(folder)
+        remove_staged(folder)
+        known = set(written.ours(folder))
+        for path in paths:
+            if path.parent == folder and path not in known and os.path.lexists(path):
+                raise PlaceError(
+                    f"{path} was changed, or not written by diffusion-lab, and is not overwritten: choose another to=…, or move it"
+                )
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -92,25 +166,72 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         folder.rmdir()
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(errno.EEXIST, "it already exists", str(folder))
-    staged = folder.with_name(_STAGED.format(name=folder.name, unique=uuid.uuid4().hex[:8]))
     try:
-        for name, content in files.items():
-            write_whole(staged / name, content)
-        os.rename(staged, folder)
+        make_folders(folder.parent)
+        remove_staged(folder.parent)
+        with staged_folder(folder) as staged:
+            for name, content in files.items():
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                with (staged / name).open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.rename(staged, folder)
     except OSError as error:
-        if error.errno and (not error.filename or Path(error.filename).is_relative_to(staged)):
+        if error.errno:
             error.filename = str(folder)
         raise
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which the block moves to its place. What is left of it after the block is removed."""
+    staged = written.stage(folder)
+    staged.mkdir()
+    descriptor = os.open(staged, os.O_RDONLY)
+    written.claim(descriptor)
+    try:
+        yield staged
     finally:
+        os.close(descriptor)
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_staged(folder: Path) -> None:
-    """Clear away what processes that were killed while writing left behind. Call it only while you hold the folder."""
-    for staged in staged_in(folder):
-        staged.unlink(missing_ok=True)
+    """Clear away what processes that were killed while writing left behind."""
+    for staged in written.abandoned(folder):
+        if staged.is_dir():
+            shutil.rmtree(staged, ignore_errors=True)
+        else:
+            staged.unlink(missing_ok=True)
 
 
-def staged_in(folder: Path) -> list[Path]:
-    """What is being written there, or was when its process was killed."""
-    return list(folder.glob(_STAGED.format(name="*", unique="*")))
+def remove_written(folder: Path) -> None:
+    """Remove what we wrote in `folder` and below it and nobody has changed, and the folders in it that are empty then.
+
+    The record of `folder` stays, for `lock.give_up`. The file that was written last goes first, so what a kill leaves does not look
+    finished.
+    """
+    check_links(folder)
+    folders = written.recorded_folders(folder)
+    for each in folders:
+        for path in written.ours(each):
+            check_guards(path)
+            path.unlink(missing_ok=True)
+    for each in reversed(folders):
+        check_guards(each)
+        remove_staged(each)
+        if each != folder:
+            (each / written.FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # the user put something there
+                each.rmdir()
+
+
+def _make_room(path: Path) -> None:
+    """Keep a file at `path` that is not ours under a free name, and say so."""
+    if not os.path.lexists(path) or written.is_ours(path):
+        return
+    names = (f"yours{number}-{path.name}" for number in ("", *map(str, range(2, 10**6))))
+    kept = next(free for name in names if not os.path.lexists(free := path.with_name(name)))
+    os.rename(path, kept)
+    print(f"{path} was changed, or not written by diffusion-lab: it is kept as {kept.name}", file=sys.stderr)

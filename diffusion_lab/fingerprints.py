@@ -151,8 +151,8 @@ def canonical_json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
 
 
-def training_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code of a training, of which `config` is the training part. An edit of what only draws or scores is none."""
+def training_code(code: Code, config: Mapping[str, Any] | list[str]) -> str:
+    """Digest of the code of a training; `config` is its training part, or the names in that. An edit of what only draws is none."""
     return code.digest((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 from diffusion_lab.commands.called import Loaded, drawing_from, find_model, load_trained, score_model
+from diffusion_lab.files import name_root
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ class Model:
     """
 
     def __init__(self, model_dir: str | Path | None, outputs: str | Path, config_dir: str | Path | None) -> None:
+        name_root(Path(outputs))
         self._loaded, self._outputs = Loaded(find_model(model_dir, outputs), config_dir), str(outputs)
         load_trained(self._loaded)  # so that a mistake shows here
 

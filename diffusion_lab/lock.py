@@ -19,9 +19,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from diffusion_lab import claims
+from diffusion_lab import claims, written
 from diffusion_lab.claims import Claim, Holder, newest
 from diffusion_lab.files import guarded, make_folders
+from diffusion_lab.written import PlaceError
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 120.0  # a holder on another machine that was silent for so long while we watched is dead
@@ -46,12 +47,15 @@ def hold(
     """The block runs while no other process holds `folder`, which is made if it is missing.
 
     Where somebody does, `waiting` is called once with the holder (None: it has not said yet who it is), then this waits until
-    it lets go or is dead; `waiting` may raise instead. OSError if the folder cannot be written.
+    it lets go or is dead; `waiting` may raise instead. OSError if the folder cannot be written, PlaceError for a link.
 
     Yields a function that raises OvertakenError if another process has taken the folder over. `files` calls it before it puts
     a file in place there.
     """
     make_folders(folder)
+    for own in (folder / _FILE, folder / claims.FOLDER):
+        if own.is_symlink():
+            raise PlaceError(f"{own} is a link, and it shows which process works in {folder}: remove it")
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.
     # fallback_to_soft=False: a lock file left behind by a dead process would hold the folder for ever.
     lock = FileLock(folder / _FILE, fallback_to_soft=False, preserve_lock_file=True, thread_local=False)
@@ -85,6 +89,7 @@ def give_up(folder: Path) -> None:
     """
     claims.clear(folder)
     (folder / _FILE).unlink(missing_ok=True)
+    (folder / written.FILE).unlink(missing_ok=True)
     with suppress(OSError):  # a user has put something there, or another process has just taken it
         folder.rmdir()
 
@@ -140,6 +145,8 @@ def _try(lock: FileLock, folder: Path, me: Holder, silence: Silence) -> int | No
     number = None
     try:
         claim = newest(folder)
+        if claim.number >= claims.MOST:
+            raise PlaceError(f"{folder / claims.FOLDER} was not written by diffusion-lab: remove it")
         if (claim.released or _is_dead(folder, claim, silence)) and claims.succeed(folder, claim, me):
             number = claim.number + 1
     finally:

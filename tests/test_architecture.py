@@ -14,6 +14,7 @@ ORDER = [
     "versions",
     "conf_dir",
     "terminal",
+    "written",
     "files",
     "foreign",
     "options",

@@ -4,7 +4,29 @@ import stat
 
 import pytest
 
-from diffusion_lab.files import check_guards, guarded, write_folder, write_whole
+from diffusion_lab import written
+from diffusion_lab.files import (
+    check_free,
+    check_guards,
+    clear,
+    extend,
+    guarded,
+    make_folders,
+    move,
+    name_root,
+    remove_staged,
+    remove_written,
+    whole_file,
+    write_folder,
+    write_whole,
+)
+from diffusion_lab.written import PlaceError
+
+
+def in_folder(folder):
+    """Files in it, without our record."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in found if not name.endswith(written.FILE)]
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path):
@@ -12,7 +34,7 @@ def test_writes_and_replaces_and_makes_folders(tmp_path):
     write_whole(path, b"old")
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
-    assert list(path.parent.iterdir()) == [path]
+    assert in_folder(path.parent) == ["file"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -27,7 +49,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, st
     with pytest.raises(OSError, match="disk full"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert in_folder(tmp_path) == ["file"]
 
 
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
@@ -36,7 +58,7 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), replace(*names)))
     write_whole(tmp_path / "file", b"content")
-    assert order[:2] == ["fsync", "replace"]
+    assert order[:3] == ["fsync", "fsync", "replace"], "the content, the record, the name"
 
 
 def test_others_may_read_it_as_the_umask_says(tmp_path):
@@ -62,7 +84,7 @@ def test_a_guard_sees_every_file_before_it_appears_in_its_folder_and_may_refuse(
                 check_guards(path)
         write_whole(theirs / "file", b"new")
     assert (ours / "file").read_bytes() == b"old"
-    assert [path for path in ours.rglob("*") if path.is_file()] == [ours / "file"]
+    assert in_folder(ours) == ["file"]
     write_whole(ours / "file", b"new")
 
 
@@ -72,10 +94,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         patch.setattr(os, "rename", fails)
         with pytest.raises(OSError, match="new"):
             write_folder(tmp_path / "new", files)
-    assert list(tmp_path.iterdir()) == []
+    assert in_folder(tmp_path) == []
     (tmp_path / "new").mkdir()  # an empty one may be there
     write_folder(tmp_path / "new", files)
-    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {"a": b"1", "b": b"2"}
+    assert in_folder(tmp_path) == ["new/a", "new/inner/b"]
+    assert (tmp_path / "new" / "inner" / "b").read_bytes() == b"2"
     with pytest.raises(FileExistsError, match="it already exists"):
         write_folder(tmp_path / "new", {"c": b"3"})
     assert not (tmp_path / "new" / "c").exists()
@@ -83,3 +106,136 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def fails(*_: object) -> None:
     raise OSError(errno.ENOSPC, "no space")
+
+
+def test_what_we_wrote_is_replaced_and_what_was_changed_is_kept(tmp_path, capfd):
+    path = tmp_path / "metrics.csv"
+    write_whole(path, b"1")
+    write_whole(path, b"2")
+    assert in_folder(tmp_path) == ["metrics.csv"]
+    path.write_bytes(b"mine")
+    write_whole(path, b"3")
+    assert (tmp_path / "yours-metrics.csv").read_bytes() == b"mine"
+    assert "yours-metrics.csv" in capfd.readouterr().err
+    path.write_bytes(b"too")
+    clear(path)
+    assert in_folder(tmp_path) == ["yours-metrics.csv", "yours2-metrics.csv"]
+    clear(path)
+    assert in_folder(tmp_path) == ["yours-metrics.csv", "yours2-metrics.csv"]
+
+
+@pytest.mark.parametrize("step", ["append_content", "replace"])
+def test_killed_between_record_and_file_both_are_ours(tmp_path, monkeypatch, step):
+    class _KilledError(BaseException):
+        pass
+
+    def killed(*_):
+        raise _KilledError
+
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(os if step == "replace" else written, step, killed)
+            with pytest.raises(_KilledError):
+                write_whole(path, b"new")
+    assert written.is_ours(path)
+    write_whole(path, b"new")
+    assert in_folder(tmp_path) == ["file"]
+
+
+def test_what_a_killed_process_left_is_known_by_the_record(tmp_path):
+    for name in (".thesis.final.staged", ".file.0123abcd.staged"):
+        (tmp_path / name).write_text("mine")
+    left = written.stage(tmp_path / "file")
+    left.write_text("half")
+    folder = written.stage(tmp_path / "folder")
+    (folder / "inner").mkdir(parents=True)
+    with whole_file(tmp_path / "other"):
+        remove_staged(tmp_path)
+        assert len(list(tmp_path.glob(".other.*"))) == 1, "it is being written"
+    assert in_folder(tmp_path) == [".file.0123abcd.staged", ".thesis.final.staged", "other"]
+    assert not folder.exists()
+
+
+def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(written, "LONG", 2000)
+    write_whole(tmp_path / "first", b"first")
+    with guarded(tmp_path, lambda: None):
+        for number in range(50):
+            write_whole(tmp_path / "file", b"%d" % number)
+    assert (tmp_path / written.FILE).stat().st_size < 3000
+    assert written.ours(tmp_path) == [tmp_path / "file", tmp_path / "first"]
+    assert in_folder(tmp_path) == ["file", "first"]
+    for number in range(50):
+        write_whole(tmp_path / "file", b"%d" % number)
+    assert (tmp_path / written.FILE).stat().st_size > 3000, "somebody else may write there"
+
+
+def test_a_file_that_grows_and_one_that_moves_stay_ours(tmp_path):
+    path, target = tmp_path / "a" / "log", tmp_path / "b" / "log"
+    write_whole(path, b"1")
+    extend(path, b"1", b"2")
+    assert path.read_bytes() == b"12"
+    assert written.is_ours(path)
+    move(path, target)
+    assert written.ours(target.parent) == [target]
+    target.write_bytes(b"13")
+    assert not written.is_ours(target)
+
+
+def test_only_what_we_wrote_and_nobody_changed_is_removed(tmp_path):
+    for name in ("a", "b", "inner/c", "inner/d"):
+        write_whole(tmp_path / name, b"ours")
+    write_whole(tmp_path / "empty" / "e", b"ours")
+    (tmp_path / "b").write_bytes(b"mine")
+    (tmp_path / "inner" / "mine").write_bytes(b"ours")
+    remove_written(tmp_path)
+    assert in_folder(tmp_path) == ["b", "inner/mine"]
+    assert not (tmp_path / "empty").exists()
+    assert list(tmp_path.rglob(written.FILE)) == [tmp_path / written.FILE]
+
+
+def test_a_users_file_is_refused_before_the_work(tmp_path):
+    write_whole(tmp_path / "ours", b"")
+    check_free([tmp_path / "ours", tmp_path / "missing"])
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(PlaceError, match=r"mine was .* another to="):
+        check_free([tmp_path / "ours", tmp_path / "mine"])
+
+
+def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
+    there, elsewhere, named = (tmp_path / name for name in ("there", "elsewhere", "named"))
+    write_whole(elsewhere / "deep" / "file", b"precious")
+    there.mkdir()
+    named.symlink_to(there)
+    name_root(named)
+    write_whole(named / "a" / "file", b"ours")
+    assert (there / "a" / "file").read_bytes() == b"ours"
+    (named / "inside").symlink_to("a")
+    write_whole(named / "inside" / "file", b"new")
+    (named / "out").symlink_to(elsewhere)
+    name_root(named / "out")  # as a default below another folder
+    for act in (
+        lambda: write_whole(named / "out" / "deep" / "file", b"x"),
+        lambda: write_whole(named / "out" / "new", b"x"),
+        lambda: make_folders(named / "out" / "new"),
+        lambda: clear(named / "out" / "deep" / "file"),
+        lambda: remove_written(named / "out"),
+        lambda: move(named / "a" / "file", named / "out" / "file"),
+        lambda: check_free([named / "out" / "new"]),
+        lambda: write_folder(named / "out" / "new", {}),
+    ):
+        with pytest.raises(PlaceError, match="link"):
+            act()
+    assert in_folder(elsewhere) == ["deep/file"]
+    write_whole(elsewhere / "deep" / "file", b"x")
+
+
+@pytest.mark.parametrize("made", [lambda path: path.symlink_to("precious"), os.mkfifo, os.mkdir])
+def test_a_record_that_is_no_file_is_refused(tmp_path, made):
+    (tmp_path / "precious").write_bytes(b"precious")
+    made(tmp_path / written.FILE)
+    with pytest.raises(PlaceError, match=r"\.written"):
+        write_whole(tmp_path / "file", b"")
+    assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -20,6 +20,7 @@ from diffusion_lab.files import write_whole
 from diffusion_lab.lock import OvertakenError, Silence, give_up, hold, is_held
 from diffusion_lab.processes import Process
 from diffusion_lab.status import DONE, FAILED, RUNNING, Status, read_status
+from diffusion_lab.written import PlaceError
 
 HOLD = """
 import sys, time
@@ -388,3 +389,12 @@ def test_a_folder_that_is_given_up_keeps_what_a_user_put_there(tmp_path):
     with hold(tmp_path, print):
         give_up(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("number", [10**12, 10**18 - 1])
+def test_a_claim_that_nobody_counted_to_is_refused_at_once(tmp_path, number):
+    """No process could make the next one."""
+    (tmp_path / ".holder").mkdir()
+    (tmp_path / ".holder" / f"{number}.json").write_text("null")
+    with pytest.raises(PlaceError, match=r"\.holder was not written by diffusion-lab"), hold(tmp_path, refuse):
+        pass

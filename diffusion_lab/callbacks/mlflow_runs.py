@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import About, Score, Tracker, read_id
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import make_folders, write_whole
 from diffusion_lab.options import flat
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class MLflow(Tracker):
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folders(self._folder)
         client, id_file = MlflowClient(self._uri), about.folder / _ID
         if goes_on and id_file.is_file():
             run_id = read_id(id_file)
@@ -91,7 +91,7 @@ class MLflow(Tracker):
             for first in range(0, len(params), _MOST_PARAMS):
                 client.log_batch(run_id, params=params[first : first + _MOST_PARAMS])
         if goes_on:
-            about.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(about.folder)
             write_whole(id_file, run_id.encode())
         status = "FAILED"
         try:

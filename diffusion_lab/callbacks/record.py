@@ -14,7 +14,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion_lab.files import check_guards, write_whole
+from diffusion_lab.files import extend, write_whole
+from diffusion_lab.written import is_ours
 
 _DIGITS = 18  # of a step
 
@@ -46,14 +47,15 @@ class CSVRecord(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
-        columns, rows, whole = _read(self.path)
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        columns, rows, whole = _read(content)
         last = int(rows[-1]["step"]) if rows else -1
         later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
         self._begun = True
-        if whole and set(row) <= set(columns) and last < step:
-            check_guards(self.path)
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, columns).writerow(row)
+        if whole and set(row) <= set(columns) and last < step and is_ours(self.path):
+            text = io.StringIO(newline="")
+            csv.DictWriter(text, columns).writerow(row)
+            extend(self.path, content, text.getvalue().encode())
             return
         earlier = [kept for kept in rows if int(kept["step"]) < step]
         same = next((kept for kept in rows if int(kept["step"]) == step), {})
@@ -63,13 +65,13 @@ class CSVRecord(Logger):
 
 def copy_rows(source: Path, target: Path, last: int) -> None:
     """Copy a record, without the rows of steps after `last`."""
-    columns, rows, _ = _read(source)
+    columns, rows, _ = _read(source.read_bytes())
     write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]], bool]:
+def _read(content: bytes) -> tuple[list[str], list[dict[str, str]], bool]:
     """Columns, rows, and whether all of the file is these. A row that a crash cut, or that is damaged, is left out."""
-    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
+    lines = content.decode(errors="replace").splitlines(keepends=True)
     parsed = [_cells(line) for line in lines if line.endswith("\n")]
     columns = parsed[0] if parsed else []
     if "step" not in columns or len({*columns}) < len(columns):

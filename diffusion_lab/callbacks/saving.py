@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffusion_lab.callbacks.interruption import Interruption
 from diffusion_lab.callbacks.snapshots import used_by
-from diffusion_lab.files import whole_file
+from diffusion_lab.files import clear, whole_file
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.moments import SECONDS, Moment
 from diffusion_lab.runs.models import previous_of
@@ -113,7 +113,7 @@ class Saving(Checkpoint):
             branch = self._branch_file(trainer.global_step)
             trainer.save_checkpoint(branch)
             if trainer.is_global_zero:  # where the training came to this step a second time
-                previous_of(branch).unlink(missing_ok=True)
+                clear(previous_of(branch))
         trainer.save_checkpoint(self.path)
         self._saved_at = monotonic()
         trainer.should_stop = trainer.should_stop or self._asked_to_stop

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.callbacks.interruption import Interrupted
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import make_folders, write_whole
 from diffusion_lab.foreign import inside
 from diffusion_lab.options import flat
 
@@ -87,7 +87,7 @@ class TensorBoard(Tracker):
     def training(self, about: About) -> Iterator[Logger]:
         from lightning.pytorch.loggers import TensorBoardLogger
 
-        about.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(about.folder)
         yield TensorBoardLogger(save_dir=about.folder, name="", version="")
 
     @contextmanager
@@ -106,7 +106,7 @@ class TrainingsOnly(Tracker):
 
     @contextmanager
     def training(self, about: About) -> Iterator[Logger]:
-        about.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(about.folder)
         self._logger.log_hyperparams(flat(about.config))
         yield self._logger
 
@@ -168,7 +168,7 @@ class WeightsAndBiases(Tracker):
         """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued."""
         import wandb
 
-        about.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(about.folder)
         if not about.id_file.is_file():
             write_whole(about.id_file, secrets.token_hex(8).encode())
         options = {

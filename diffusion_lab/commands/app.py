@@ -24,6 +24,7 @@ from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
+from diffusion_lab.from_config.outputs import name_folders
 from diffusion_lab.from_config.working_directory import importing, own_configs, read_environment, typed_modules
 
 
@@ -49,6 +50,7 @@ def run(command: str, options: list[str]) -> int:
             _drop_leftovers(cfg, typed)
             _say_ignored_labels(cfg, typed)
             check_kinds(cfg, HydraConfig.get().job.config_name)
+            name_folders(cfg)
             return module.run(cfg)
         except Exception as error:
             message = mistake_in_job(error)

@@ -20,10 +20,10 @@ from diffusion_lab.callbacks.precision import PrecisionError
 from diffusion_lab.callbacks.profiles import TRACKED
 from diffusion_lab.callbacks.saving import Saving, newest_good, previous_of
 from diffusion_lab.callbacks.snapshots import Snapshots
-from diffusion_lab.files import remove_staged, write_whole
+from diffusion_lab.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.fingerprints import changed_keys, training_part
 from diffusion_lab.from_config.branching import BranchPoint, requested_branches
-from diffusion_lab.from_config.build import plain_config, variance_matters
+from diffusion_lab.from_config.build import code_of_training, plain_config, variance_matters
 from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping_callbacks
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.from_config.ranks import Ranks
@@ -36,6 +36,7 @@ from diffusion_lab.runs import ModelDirectory, write_json
 from diffusion_lab.status import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
+from diffusion_lab.written import names
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
@@ -97,8 +98,10 @@ def fit(
             how = "training a head on" if model.needs_base else "starting from"
             console.print(f"{how} the weights {cfg.init_weights} of {cfg.init_from}")
         if not resumed and here.is_first:
+            recorded = names(directory.path)
             for old in (*directory.snapshots, *directory.kept_averages, *directory.branches.values()):
-                old.unlink()
+                if old.name in recorded:
+                    clear(old)
             missing = branch and branch.bring(directory, cfg)
             if missing:
                 console.print(missing)
@@ -126,11 +129,12 @@ def fit(
                 **({} if data.class_names is None else {"class_names": [*data.class_names]}),
                 precision=str(trainer.precision),
                 fingerprint=fingerprint,
+                code=code_of_training(cfg),
                 parameters=cost.parameters,
                 flops=cost.forward_flops,
                 versions=versions(),
             )
-            previous_of(directory.resume).unlink(missing_ok=True)
+            clear(previous_of(directory.resume))
         here.agree(None)  # no rank reads the weights before they exist
 
 
@@ -149,7 +153,7 @@ def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer)
 
 def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
-    directory.path.mkdir(exist_ok=True)
+    make_folders(directory.path)
     remove_staged(directory.path)
     config = plain_config(cfg)
     if directory.config.is_file():

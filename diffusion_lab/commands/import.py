@@ -13,6 +13,7 @@ from diffusion_lab.from_config.build import (
     build_data,
     build_model,
     choices_made,
+    code_of_training,
     fill_in_facts,
     plain_config,
     training_fingerprint,
@@ -118,7 +119,6 @@ def _write(
     origin: dict[str, str],
 ) -> None:
     """Weights, config and choices; training.json comes last, and says that nobody recorded how long training took."""
-    directory.path.mkdir(parents=True, exist_ok=True)
     remove_staged(directory.path)
     model.save_weights({"raw": directory.weights("raw")})
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
@@ -128,6 +128,7 @@ def _write(
         seconds=None,
         images=None,
         fingerprint=fingerprint,
+        code=code_of_training(cfg),
         parameters=cost.parameters,
         flops=cost.forward_flops,
         versions=versions(),

@@ -114,5 +114,5 @@ def _sweep(outputs: Path) -> tuple[list[str], list[Command], Collection[str]]:
 
 
 def _report(sweep: SweepDirectory) -> list[str]:
-    pages = sorted(sweep.report.glob("*.html"))
+    pages = sorted(sweep.report.glob("*.html"), key=lambda page: -page.stat().st_mtime_ns)
     return [f"Report: {pages[0]}"] if pages else []

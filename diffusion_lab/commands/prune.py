@@ -35,6 +35,8 @@ def run(cfg: DictConfig) -> None:
     unknown = [kind for kind in wanted if kind not in KINDS]
     if unknown:
         raise MistakeError(f"what={unknown[0]}: choose from {', '.join(KINDS)}")
+    if not isinstance(cfg.remove, bool):
+        raise MistakeError(f"remove={cfg.remove}: choose true or false")
     outputs, console = Path(cfg.outputs), Terminal()
     unused, notes = _find_unused(outputs, Path(cfg.jobs))
     chosen = [one for kind in KINDS if kind in wanted for one in unused[kind]]

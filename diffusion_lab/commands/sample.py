@@ -8,6 +8,7 @@ They come out of noise, or out of images that the user gives: `editing` says how
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_free, clear, write_whole
 from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
 from diffusion_lab.from_config.trained import with_trained_choices
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.written import ours
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz")
+_NUMBERED = "{:06d}.png"
 FRAMES = 60  # of an animation, about; the last is x_0
 
 
@@ -49,21 +52,22 @@ def run(cfg: DictConfig) -> None:
             request = replace(request, size=min(request.size, ceil(cfg.num_images / cfg.batch_size)))
     if cfg.trajectory:
         drawing.check_trajectory("trajectory=true")
+    places = _places(cfg)
+    check_free(places)
     directory = drawing.directory
     if must_start_ranks(request):
         start_ranks("sample", request, model_dir=str(directory.path))
         return
-    to = Path(cfg.to)
     with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
         x = drawing.draw(edit, indices, y, progress_bar=True)
         if x is None:
             return  # rank 0 has them
         shown = drawing.in_grid(x, edit) if cfg.format == "grid" else x
-        written = _write(shown, y, drawing, to)
+        _write(shown, y, drawing, places)
         if cfg.trajectory:
             some = slice(0, 64)
-            written = [*written, _animate(drawing.trajectory(indices[some], y if y is None else y[some]), to)]
-    names = f"{written[0]} … {written[-1].name}" if len(written) > 2 else "  ".join(map(str, written))
+            _animate(drawing.trajectory(indices[some], y if y is None else y[some]), places[-1])
+    names = f"{places[0]} … {places[-1].name}" if len(places) > 2 else "  ".join(map(str, places))
     message = f"{len(x)} samples of {directory.path} ({drawing.weights}), drawn on {here.place}: {names}"
     Terminal().print(message)
 
@@ -78,32 +82,38 @@ def _check_format(form: str, model: GenerativeModel) -> None:
         check_images(model.shape[0], model.num_levels)
 
 
-def _write(x: Tensor, y: Tensor | None, drawing: Drawing, to: Path) -> list[Path]:
+def _places(cfg: DictConfig) -> list[Path]:
+    """The files that are written, the animation last."""
+    names = {"grid": ["samples.png"], "npz": ["samples.npz"]}.get(cfg.format) or map(
+        _NUMBERED.format, range(cfg.num_images)
+    )
+    return [Path(cfg.to) / name for name in (*names, *(["trajectory.gif"] if cfg.trajectory else []))]
+
+
+def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
     import numpy as np
 
     from diffusion_lab.pictures import images, picture, pixels, png
 
     model, form = drawing.model, drawing.cfg.format
     if form == "grid":
-        path = to / "samples.png"
-        write_whole(path, png(picture(x, model.num_levels, drawing.columns(y))))
-        return [path]
-    if form == "npz":
-        path = to / "samples.npz"
+        write_whole(places[0], png(picture(x, model.num_levels, drawing.columns(y))))
+    elif form == "npz":
         buffer = io.BytesIO()
         # Published evaluators read arr_0 only. Ours takes arr_1 for classes of the data, which clusters are not.
         name = "clusters" if drawing.on_clusters else "arr_1"
         arrays: dict[str, Any] = {} if y is None else {name: y.cpu().numpy()}
         np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
-        write_whole(path, buffer.getvalue())
-        return [path]
-    paths = [to / f"{index:06d}.png" for index in range(len(x))]
-    for path, image in zip(paths, images(x, model.num_levels), strict=True):
-        write_whole(path, png(image))
-    return paths
+        write_whole(places[0], buffer.getvalue())
+    else:
+        for earlier in ours(places[0].parent):  # images of two calls are not one set
+            if re.fullmatch(r"\d{6,}\.png", earlier.name):
+                clear(earlier)
+        for path, image in zip(places, images(x, model.num_levels), strict=False):
+            write_whole(path, png(image))
 
 
-def _animate(trajectory: Iterator[Tensor], to: Path) -> Path:
+def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
     from diffusion_lab.pictures import animation, picture
 
@@ -112,6 +122,4 @@ def _animate(trajectory: Iterator[Tensor], to: Path) -> Path:
     shown = states[(len(states) - 1) % stride :: stride]
     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
     frames = [picture(x.clamp(-1, 1) if x.ndim == 4 else x, 256) for x in shown]
-    path = to / "trajectory.gif"
     write_whole(path, animation(frames))
-    return path

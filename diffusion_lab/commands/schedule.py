@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_free, write_whole
 from diffusion_lab.from_config.build import build_data, fill_in_facts
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.terminal import Terminal
@@ -39,6 +39,8 @@ def run(cfg: DictConfig) -> None:
 
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
+    places = [Path(cfg.to) / name for name in ("schedule.png", "forward.png")]
+    check_free(places)
     with users_mistakes():
         data = build_data(cfg)
         fill_in_facts(cfg, data)  # a schedule may follow the data's levels
@@ -56,10 +58,9 @@ def run(cfg: DictConfig) -> None:
     )
     for warning in warnings(process):
         console.print(f"warning: {warning}", style="yellow")
-    to = Path(cfg.to)
-    write_whole(to / "schedule.png", _plot(process, chain))
-    write_whole(to / "forward.png", png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
-    console.print(f"{to / 'schedule.png'}  {to / 'forward.png'}")
+    write_whole(places[0], _plot(process, chain))
+    write_whole(places[1], png(_forward(process, x_0[: cfg.num_images], shown, data.num_levels)))
+    console.print(f"{places[0]}  {places[1]}")
 
 
 def warnings(process: GaussianDiffusion) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_free, write_whole
 from diffusion_lab.from_config.build import build_data
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.ranks import ranks, request_of
@@ -40,6 +40,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
+    check_free([to])
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
         data = build_data(cfg)

@@ -21,10 +21,12 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
+from diffusion_lab.files import check_links, clear
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.from_config.frozen import running_from_copy
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.from_config.outputs import name_folders
 from diffusion_lab.from_config.overrides import quoted
 from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.from_config.tracking import track_report
@@ -49,6 +51,7 @@ def sweep(
     """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
     check_kinds(config)
     console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
+    name_folders(config)
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
@@ -76,7 +79,7 @@ def sweep(
     swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
     created = datetime.now().isoformat(timespec="seconds")
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
-    directory.cancelled.unlink(missing_ok=True)
+    clear(directory.cancelled)
     with running_from_copy(directory.code, context.config_loader, launcher.get("folder")):
         if plan.jobs and not wait:
             forget_failures(plan.jobs)
@@ -146,6 +149,7 @@ class _Logged:
 
     def __call__(self, cfg: DictConfig) -> Any:
         log = job_log(Path(HydraConfig.get().runtime.output_dir))
+        check_links(log)
         with log.open("a", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
             try:
                 return self.task(cfg)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.cache import read_tensors, write_tensors
 from diffusion_lab.evaluation.cost import Lap
+from diffusion_lab.files import clear
 from diffusion_lab.runs.cache import shard_file, shard_files, stream
 
 SHARD_IMAGES = 128  # about as many as may be lost
@@ -79,4 +80,4 @@ class SampleStore:
     def clear(self) -> None:
         """Everything is to be drawn again."""
         for path in shard_files(self.folder):
-            path.unlink(missing_ok=True)
+            clear(path)

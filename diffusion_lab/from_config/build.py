@@ -18,6 +18,7 @@ from diffusion_lab.fingerprints import (
     drawing_code,
     fingerprint,
     measuring_code,
+    named_in,
     scored_part,
     scoring_code,
     training_code,
@@ -190,10 +191,21 @@ def training_fingerprint(cfg: DictConfig) -> str:
 
     A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
     """
+    config = _shaping(cfg)
+    return fingerprint(config, cfg.facts.identity, training_code(CODE, config))
+
+
+def code_of_training(cfg: DictConfig) -> dict[str, Any]:
+    """What a training keeps of its code: the names that its config leads to, and the digest of what they lead to."""
+    names = sorted(set(named_in(_shaping(cfg))))
+    return {"names": names, "digest": training_code(CODE, names)}
+
+
+def _shaping(cfg: DictConfig) -> dict[str, Any]:
     config = training_part(plain_config(cfg))
     if not variance_matters(cfg):
         config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return fingerprint(config, cfg.facts.identity, training_code(CODE, config))
+    return config
 
 
 def variance_matters(cfg: DictConfig) -> bool:

@@ -8,8 +8,8 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.fingerprints import training_part
-from diffusion_lab.from_config.build import training_fingerprint
+from diffusion_lab.fingerprints import training_code, training_part
+from diffusion_lab.from_config.build import CODE, training_fingerprint
 from diffusion_lab.from_config.targets import checked, targets
 from diffusion_lab.from_config.trained import read_config
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError
@@ -22,15 +22,22 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
 
     RunError, in one sentence, where it cannot be computed: it names a module that is not here, or what a file may not hold.
     """
+    code = place.read_training().get("code") if isinstance(place, ModelDirectory) and place.finished else None
+    if code is not None and all(map(_is_found, {name.partition(".")[0] for name in code["names"]})):
+        return training_code(CODE, code["names"]) == code["digest"]  # as recorded: nothing has to be composed again
     cfg = read_config(place)
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
     try:
         for target in targets(training_part(OmegaConf.to_container(cfg))):
             package = target.partition(".")[0]
-            if not package.isidentifier() or find_spec(package) is None:
+            if not _is_found(package):
                 raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
         built = checked(OmegaConf.create({group: cfg[group] for group in _BUILT if cfg.get(group)}), place.config)
         return training_fingerprint(OmegaConf.merge(cfg, built)).startswith(fingerprint)
     except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None
+
+
+def _is_found(package: str) -> bool:
+    return package.isidentifier() and find_spec(package) is not None

@@ -26,6 +26,7 @@ from diffusion_lab.from_config import hydra_errors
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import RunError
+from diffusion_lab.written import PlaceError
 
 _MOVED = {f"logger.{name}": f"logger.wandb.{name} with logger=wandb" for name in ("project", "entity")} | MOVED
 
@@ -83,7 +84,7 @@ def lost_process() -> Iterator[None]:
 def mistake_in_job(error: BaseException) -> str | None:
     """One sentence for what a job found wrong with its options, or None."""
     match error:
-        case MistakeError() | RunError() | OvertakenError():
+        case MistakeError() | RunError() | OvertakenError() | PlaceError():
             return str(error)
         case _ if _is_out_of_memory(error):
             place = hydra_errors.place(error)

@@ -1,8 +1,13 @@
-"""The `outputs` of commands without that option, and the folder whose own settings count."""
+"""The `outputs` of commands without that option, the folder whose own settings count, and the folders that options name."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.files import name_root
 from diffusion_lab.runs.places import is_in_outputs
 
 LOCAL = Path("conf", "local", "default.yaml")  # the user's own settings, below the working directory
@@ -25,3 +30,10 @@ def usual_outputs() -> str:
 
     found = (local_settings(file) for file in files if file.is_file())
     return next(filter(None, (settings.get("outputs") for settings in found)), "outputs")
+
+
+def name_folders(cfg: Mapping[str, Any]) -> None:
+    """Below the folders that a command writes to, no link is followed out of them."""
+    for option in ("outputs", "to", "jobs"):
+        if cfg.get(option):
+            name_root(Path(str(cfg[option])))

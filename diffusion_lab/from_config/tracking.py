@@ -116,12 +116,12 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         if not trackers:
             return
         from diffusion_lab.callbacks.tracking import About
-        from diffusion_lab.report.written import written_files
+        from diffusion_lab.report.written import report_files
 
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
-            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), written_files(folder))
+            tracker.report(About(name, sweep.logs, sweep.tracked_as, name, (), about), report_files(folder))
     except Exception as error:
         message = mistake_in_job(error) or " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)

@@ -12,6 +12,7 @@ from diffusion_lab.pruning.unused import InUseError, Unused, refuse
 from diffusion_lab.runs.places import run_directory, sweeps_in
 from diffusion_lab.runs.sweeps import SweepDirectory
 from diffusion_lab.sweeps.copies import remove_copy, unused_copies
+from diffusion_lab.written import PlaceError
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class _UnusedCopy(Unused):
     def remove(self) -> str | None:
         try:
             return None if remove_copy(self.path, self.jobs, refuse) else "a process is using it"
-        except (InUseError, OvertakenError, OSError) as error:
+        except (InUseError, OvertakenError, PlaceError, OSError) as error:
             return str(error)
 
 

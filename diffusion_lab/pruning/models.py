@@ -7,22 +7,32 @@ reason. So the models that guide others count too, whatever option names them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError, inside, read_bytes
 from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
-from diffusion_lab.runs.places import folders_of, models_in, runs_in, sweeps_in
+from diffusion_lab.runs.places import (
+    folders_of,
+    models_in,
+    named_model,
+    names_of_runs,
+    run_directory,
+    runs_in,
+    sweeps_in,
+)
+from diffusion_lab.written import names
 
 Place = ModelDirectory | RunDirectory
 # Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
 # one sentence, where it is not known.
 IsCurrent = Callable[[Place, str], bool]
 _NAME = re.compile(rf"(.+)-([0-9a-f]{{{FINGERPRINT_LENGTH}}})")
+_END = re.compile(rf"(?=-[0-9a-f]{{{FINGERPRINT_LENGTH}}})")  # of a name in a text
 _LARGEST = 2**26  # bytes
 
 
@@ -45,25 +55,39 @@ class Found:
         """The text of a cell's score; empty where there is none."""
         return _text_of(run, run.metrics)
 
+    def runs_of(self, model: ModelDirectory) -> list[RunDirectory]:
+        """Its cells that stay."""
+        return self._runs_of.get(model.path.name, [])
+
     def scores(self, model: ModelDirectory) -> list[str]:
         """The texts of the scores of a model, of those that stay."""
-        own = [self.score(run) for run in self.runs if model_of(run.path.name) == model.path.name]
-        return [text for text in own if text]
+        return [text for run in self.runs_of(model) if (text := self.score(run))]
+
+    @cached_property
+    def _runs_of(self) -> dict[str, list[RunDirectory]]:
+        found: dict[str, list[RunDirectory]] = {}
+        for run in self.runs:
+            found.setdefault(model_of(run.path.name), []).append(run)
+        return found
 
 
 def find(outputs: Path, is_current: IsCurrent) -> Found:
     """Look at every model and every cell. RunError if a sweep cannot be read, because then it is not known what it uses."""
     models = {model.path.name: model for model in models_in(outputs)}
     runs = {run.path.name: run for run in runs_in(outputs)}
-    texts = _sweep_texts(outputs)
+    known = Names([*models, *runs])
+    named = known.within(_sweep_texts(outputs))
     notes = [
         f"{folder} is a link, which prune does not follow" for folder in folders_of(outputs) if folder.is_symlink()
     ]
     everything: list[Place] = [*models.values(), *runs.values()]
-    busy = {name for place in everything if is_held(place.path) for name in _names(place)}
+    named |= {name for place in everything if is_held(place.path) for name in _names(place)}
+    runs_of: dict[str, list[str]] = {}
+    for name in runs:
+        runs_of.setdefault(model_of(name), []).append(name)
 
     def needed(place: Place) -> bool:
-        return _is_none_of_ours(place) or place.path.name in busy or _is_named(place.path.name, texts)
+        return _is_none_of_ours(place) or place.path.name in named
 
     kept = {name for name, model in models.items() if needed(model) or _stays(model, is_current, notes)}
     kept_runs = {
@@ -71,27 +95,46 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
         for name, run in runs.items()
         if needed(run) or (model_of(name) not in models and _stays(run, is_current, notes))
     }
-    while True:  # what stays may name more that stays
-        kept_runs |= {name for name in runs if model_of(name) in kept}
-        places: list[Place] = [*(models[name] for name in kept), *(runs[name] for name in kept_runs)]
-        texts = [_text_of(place, place.config) for place in places]
-        named = {name for name in models.keys() - kept if _is_named(name, texts)}
-        if not named:
-            break
-        kept |= named
-    still = partial(_is_unused_now, outputs=outputs)
+    more, own = set(kept), set(kept_runs)
+    while more or own:  # what stays may name more that stays
+        own |= {run for name in more for run in runs_of.get(name, ())} - kept_runs
+        kept_runs |= own
+        new: list[Place] = [*(models[name] for name in more), *(runs[name] for name in own)]
+        more = (known.within(_text_of(place, place.config) for place in new) & models.keys()) - kept
+        kept |= more
+        own = set()
     return Found(
         outputs=outputs,
         models=[model for name, model in models.items() if name in kept],
         runs=[run for name, run in runs.items() if name in kept_runs],
-        unused_models=[_unused(model, _about(model), still) for name, model in models.items() if name not in kept],
+        unused_models=[_unused(model, _about(model), outputs) for name, model in models.items() if name not in kept],
         unused_runs=[
-            _unused(run, "its model is listed too" if model_of(name) in models else "its model is gone", still)
+            _unused(run, "its model is listed too" if model_of(name) in models else "its model is gone", outputs)
             for name, run in runs.items()
             if name not in kept_runs
         ],
         notes=notes,
     )
+
+
+class Names:
+    """Names of folders that end in a fingerprint, found in texts in one pass."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_end: dict[str, list[str]] = {}
+        for name in names:
+            self._by_end.setdefault(name[-FINGERPRINT_LENGTH - 1 :], []).append(name)
+
+    def within(self, texts: Iterable[str]) -> set[str]:
+        """Those that are in one of the texts."""
+        return {name for text in texts for name in self._in(text)}
+
+    def _in(self, text: str) -> Iterator[str]:
+        for place in _END.finditer(text):
+            end = place.start() + FINGERPRINT_LENGTH + 1
+            for name in self._by_end.get(text[place.start() : end], ()):
+                if text.endswith(name, 0, end):
+                    yield name
 
 
 def model_of(run: str) -> str:
@@ -109,7 +152,7 @@ def fingerprint_of(model: ModelDirectory) -> str:
 def _is_none_of_ours(place: Place) -> bool:
     """Whether a folder is called otherwise, is a link or lies behind one, or has nothing in it that we wrote."""
     linked = place.path.is_symlink() or place.path.parent.is_symlink()
-    return _NAME.fullmatch(place.path.name) is None or linked or not place.files
+    return _NAME.fullmatch(place.path.name) is None or linked or (any(place.path.iterdir()) and not names(place.path))
 
 
 def _stays(place: Place, is_current: IsCurrent, notes: list[str]) -> bool:
@@ -157,17 +200,17 @@ def _about(model: ModelDirectory) -> str:
     return "an unfinished training with other code" if model.begun else "no training has begun here"
 
 
-def _unused(place: Place, why: str, still: Callable[[str], bool]) -> Unused:
+def _unused(place: Place, why: str, outputs: Path) -> Unused:
     name = place.path.name
-    return Unused(place.path, why, place.files, place.folders, home=place.path, still=partial(still, name))
+    return Unused(place.path, why, place.files, home=place.path, still=partial(_is_unused_now, name, outputs))
 
 
 def _is_unused_now(name: str, outputs: Path) -> bool:
-    """Asked by who holds the folder itself."""
-    everything: list[Place] = [*models_in(outputs), *runs_in(outputs)]
-    others = [place for place in everything if place.path.name != name]
-    busy = any(name in _names(place) and is_held(place.path) for place in others)
-    return not busy and not _is_named(name, _sweep_texts(outputs))
+    """Checked by the process that holds the folder."""
+    related = [run_directory(outputs, run) for run in names_of_runs(outputs) if run.startswith(f"{name}-")]
+    model = named_model(outputs, model_of(name))
+    others: list[Place] = [*related, *([model] if model.path.name != name else [])]
+    return not any(is_held(place.path) for place in others) and not any(name in text for text in _sweep_texts(outputs))
 
 
 def _sweep_texts(outputs: Path) -> list[str]:
@@ -187,10 +230,6 @@ def _text_of(place: Place, file: Path) -> str:
         return _text(inside(place.path, file), file.stat().st_mtime_ns)
     except (RunError, OSError):
         return ""
-
-
-def _is_named(name: str, texts: Iterable[str]) -> bool:
-    return any(name in text for text in texts)
 
 
 def _names(place: Place) -> tuple[str, str]:

@@ -8,26 +8,28 @@ from functools import partial
 
 from diffusion_lab.foreign import RunError
 from diffusion_lab.lock import is_held
-from diffusion_lab.pruning.models import Found, Place, fingerprint_of, model_of
+from diffusion_lab.pruning.models import Found, Names, Place, fingerprint_of
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
-from diffusion_lab.runs.directory import plain_files
 from diffusion_lab.runs.places import run_directory, sweeps_in
+from diffusion_lab.written import is_ours
 
 _MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)
+_ANY = ""  # no folder is called so
 _USUAL = "Autoguidance"  # in the name of a class that has a moment of its own where the config says none
 
 
 def unused_snapshots(found: Found) -> list[Unused]:
     """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
     unused = []
+    cells, naming = _cells(found), _naming(found)
     for model in found.models:
         ours = fingerprint_of(model) and not any(path.is_symlink() for path in (model.path, model.path.parent))
-        if not (ours and model.finished) or model.retraining.path.exists() or not _may_go(model, found):
+        if not (ours and model.finished) or model.retraining.path.exists() or not _may_go(model, found, cells):
             continue
-        used = _used(model, found)
-        files = [] if used is None else [file for file in plain_files(model.snapshots) if file.stem not in used]
+        used = _used(model, found, naming.get(model.path.name, []))
+        files = [] if used is None else [file for file in model.snapshots if file.stem not in used and is_ours(file)]
         still = partial(_may_go, model, found)
         unused += [
             Unused(file, "no score, guidance or training used it", [file], home=model.path, still=still)
@@ -36,11 +38,20 @@ def unused_snapshots(found: Found) -> list[Unused]:
     return unused
 
 
-def _used(model: ModelDirectory, found: Found) -> set[str] | None:
-    """Names of the weights that scores of this model, guidances by it and trainings from it name; None: any of them may be."""
-    configs = [found.config(run) for run in found.runs if model_of(run.path.name) == model.path.name]
+def _naming(found: Found) -> dict[str, list[str]]:
+    """Name of a model -> configs that name it."""
+    names = Names(model.path.name for model in found.models)
+    naming: dict[str, list[str]] = {}
     everything: list[Place] = [*found.models, *found.runs]
-    configs += [text for text in map(found.config, everything) if model.path.name in text]
+    for text in map(found.config, everything):
+        for name in names.within([text]):
+            naming.setdefault(name, []).append(text)
+    return naming
+
+
+def _used(model: ModelDirectory, found: Found, naming: list[str]) -> set[str] | None:
+    """Names of the weights that scores of this model, guidances by it and trainings from it name; None: any of them may be."""
+    configs = [*map(found.config, found.runs_of(model)), *naming]
     moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
     if any(moment == "null" and _USUAL in text for moment, text in moments):
         return None
@@ -57,14 +68,20 @@ def _weights_at(moment: str) -> list[str]:
     return []
 
 
-def _may_go(model: ModelDirectory, found: Found) -> bool:
-    """Whether no process works on the model, and each of its cells in a sweep has its score."""
-    cells = []
+def _may_go(model: ModelDirectory, found: Found, cells: dict[str, set[str]] | None = None) -> bool:
+    """Whether no process works on the model, and each of its cells in a sweep has its score. cells: `_cells`, if known already."""
+    cells = _cells(found) if cells is None else cells
+    runs = [run_directory(found.outputs, run) for name in (model.path.name, _ANY) for run in cells.get(name, ())]
+    return all(run.metrics.is_file() for run in runs) and not any(is_held(run.path) for run in found.runs_of(model))
+
+
+def _cells(found: Found) -> dict[str, set[str]]:
+    """Name of a model -> names of its cells in sweeps; where a sweep cannot be read, any model may have one that is not there."""
+    cells: dict[str, set[str]] = {}
     for sweep in sweeps_in(found.outputs):
         try:
-            cells += sweep.read_sweep()["cells"]
-        except RunError:  # it is not known which cells it has
-            return False
-    runs = [run_directory(found.outputs, cell["run"]) for cell in cells if cell["model"] == model.path.name]
-    own = [run for run in found.runs if model_of(run.path.name) == model.path.name]
-    return all(run.metrics.is_file() for run in runs) and not any(is_held(run.path) for run in own)
+            for cell in sweep.read_sweep()["cells"]:
+                cells.setdefault(cell["model"], set()).add(cell["run"])
+        except RunError:
+            cells.setdefault(_ANY, set()).add(_ANY)
+    return cells

@@ -1,16 +1,17 @@
-"""Something in outputs/ that nothing refers to, and how it is removed: our own files by their names, and nothing else."""
+"""Something in outputs/ that nothing refers to, and how it is removed: what we wrote and nobody has changed, and nothing else."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from diffusion_lab.claims import Holder
-from diffusion_lab.files import check_guards
+from diffusion_lab.files import clear, remove_written
 from diffusion_lab.lock import OvertakenError, give_up, hold
+from diffusion_lab.written import PlaceError, is_ours
 
 
 class InUseError(Exception):
@@ -21,16 +22,14 @@ class InUseError(Exception):
 class Unused:
     """path: a folder or a file, for who reads the list. why: half a sentence.
 
-    files: what is removed, in this order. folders: which of our own in `path` may be empty then, the inner ones first. home: the
-    folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a thing, and
-    it is computed again when it is needed.
+    files: what is removed, for its size. home: the folder that a process holds while it works with them, which goes too if it is
+    `path`; None: no process holds such a thing, and it is computed again when it is needed.
     still: whether nothing refers to it, checked again while its folder is held.
     """
 
     path: Path
     why: str
     files: Sequence[Path]
-    folders: Sequence[Path] = ()
     home: Path | None = None
     still: Callable[[], bool] = lambda: True
 
@@ -41,32 +40,27 @@ class Unused:
 
     def remove(self) -> str | None:
         """None, or why it was left as it is. A process that is killed here leaves nothing that looks finished."""
-        if self.home is None:
-            self._remove_files()
-            return None
-        if not self.home.is_dir():
-            return None
         try:
-            with hold(self.home, refuse):
-                if not self.still():
-                    return "it is needed again"
+            if self.home is None:
                 self._remove_files()
-                if self.path == self.home:
-                    check_guards(self.home)
-                    give_up(self.home)
-        except (InUseError, OvertakenError) as error:
+            elif self.home.is_dir():
+                with hold(self.home, refuse):
+                    if not self.still():
+                        return "it is needed again"
+                    if self.path == self.home:
+                        remove_written(self.home)
+                        give_up(self.home)
+                    else:
+                        self._remove_files()
+        except (InUseError, OvertakenError, PlaceError) as error:
             return str(error)
         except OSError as error:
             return f"{error.filename or self.home}: {error.strerror or error}"
         return None
 
     def _remove_files(self) -> None:
-        for file in self.files:
-            check_guards(file)
-            file.unlink(missing_ok=True)
-        for folder in self.folders:
-            with suppress(OSError):  # it is not there, or a user put something there
-                folder.rmdir()
+        for file in filter(is_ours, self.files):
+            clear(file)
 
 
 def refuse(holder: Holder | None) -> NoReturn:
@@ -76,6 +70,6 @@ def refuse(holder: Holder | None) -> NoReturn:
 
 def _size(file: Path) -> int:
     try:
-        return file.lstat().st_size
+        return os.lstat(file).st_size
     except OSError:
         return 0

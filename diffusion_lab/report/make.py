@@ -27,7 +27,7 @@ def make_report(
     """The report on a sweep, finished or not, in its folder `report` or in `to`; the path of its page.
 
     `show` is given what was found before anything is drawn; `say`: a sentence on each file of the user's that has a name of
-    ours, which is left as it is. RunError if the sweep cannot be read.
+    ours: it stays, and ours goes beside it. RunError if the sweep cannot be read.
     """
     from diffusion_lab.report.cells import read_sweep
 
@@ -102,6 +102,8 @@ def _write(
         for plot in some:
             if plot.paper:
                 contents |= {f"{folder}/{name}": content for name, content in figure_files(plot)}
-    for path in write_report(to, contents, PAGE):
-        say(f"{path} has been changed since a report wrote it, so it is kept; remove it to have it written again")
-    return to / PAGE
+    places = write_report(to, contents)
+    for name, path in places.items():
+        if path != to / name:
+            say(f"{to / name} was changed, or not written by a report: it is kept, and the new one is {path.name}")
+    return places[PAGE]

@@ -1,77 +1,47 @@
-"""What a report wrote, so that the next one in the same folder replaces that and nothing else.
-
-`.report.json` beside it holds the digest of each file. What is not in it, or is not as it says, is the user's.
-"""
+"""What a report writes in a folder, so that the next one there replaces it and nothing else."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+import os
+from collections.abc import Iterator, Mapping
+from itertools import chain, count, takewhile
+from pathlib import Path
 
-from diffusion_lab.files import write_whole
-from diffusion_lab.runs import RunError, read_json, write_json
+from diffusion_lab.files import check_links, clear, name_root, write_whole
+from diffusion_lab.written import is_ours, ours_below
 
-_RECORD = ".report.json"
-_SUFFIXES = (".html", ".csv", ".md", ".tex", ".png", ".pdf")  # of what a report writes
+_FIGURES = "figures"
 
 
-def write_report(folder: Path, contents: Mapping[str, bytes], page: str) -> list[Path]:
+def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
     """Write files by their names in `folder`, and remove what an earlier report wrote and this one does not.
 
-    page: the file without which there is no report. Returns the user's files that have a name of ours: they stay as they are.
+    Returns where each went: a file of the user's with its name stays, and the new one gets a name beside it.
     """
-    earlier = _read(folder)
-    if earlier is None:  # reports had no record once: where there was one, it wrote what has our names
-        was_there = (folder / page).is_file()
-        earlier = {name: [_digest(folder / name)] for name in contents if was_there and (folder / name).is_file()}
-    users = [name for name in contents if _is_users(folder / name, earlier.get(name, ()))]
-    ours = {name: content for name, content in contents.items() if name not in users}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in ours.items()}
-    # Before the files, and with both digests: after a crash both the old files and the new ones must be known.
-    _write(folder, {**earlier, **{name: [*earlier.get(name, ()), digest] for name, digest in digests.items()}})
-    for name, content in ours.items():
-        write_whole(folder / name, content)
-    for name in earlier.keys() - contents.keys():
-        path = folder / name
-        linked = any(part.is_symlink() for part in (path, *path.parents) if folder in part.parents)
-        if path.is_file() and not linked and not _is_users(path, earlier[name]):
-            path.unlink()
-    _write(folder, {name: [digest] for name, digest in digests.items()})
-    return [folder / name for name in users]
+    name_root(folder)
+    places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
+    for path in places.values():
+        check_links(path.parent)
+    beside = (takewhile(os.path.lexists, _names(folder / name)) for name in contents)
+    earlier = {*ours_below(folder / _FIGURES), *filter(is_ours, chain(*beside))}
+    for name, path in places.items():
+        write_whole(path, contents[name])
+    for path in earlier.difference(places.values()):
+        clear(path)
+    return places
 
 
-def written_files(folder: Path) -> dict[str, Path]:
-    """The files of the report in this folder, and its record, by their names there."""
-    return {name: folder / name for name in (*(_read(folder) or ()), _RECORD) if (folder / name).is_file()}
+def report_files(folder: Path) -> dict[str, Path]:
+    """Our unchanged files in the folder of a report, by their names there."""
+    return {path.relative_to(folder).as_posix(): path for path in ours_below(folder)}
 
 
-def _is_users(path: Path, digests: Sequence[str]) -> bool:
-    if path.is_symlink():
-        return True
-    return path.exists() and (not path.is_file() or _digest(path) not in digests)
+def _names(path: Path) -> Iterator[Path]:
+    """report.html, report.new.html, report.new2.html, …"""
+    yield path
+    for number in count(1):
+        yield path.with_name(f"{path.stem}.new{number if number > 1 else ''}{path.suffix}")
 
 
-def _read(folder: Path) -> dict[str, list[str]] | None:
-    """Name -> digests that its file may have; None if no report kept a record here, or it is broken."""
-    try:
-        files = read_json(folder / _RECORD).get("files")
-    except RunError:
-        return None
-    if not isinstance(files, dict):
-        return None
-    # It may be a stranger's: nothing that it says leads out of the folder.
-    return {name: digests for name, digests in files.items() if _is_a_name(name) and isinstance(digests, list)}
-
-
-def _is_a_name(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and path.suffix in _SUFFIXES
-
-
-def _write(folder: Path, files: Mapping[str, Sequence[str]]) -> None:
-    write_json(folder / _RECORD, {"files": files})
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _is_free(path: Path) -> bool:
+    return not os.path.lexists(path) or is_ours(path)

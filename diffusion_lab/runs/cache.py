@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.runs.directory import plain_files
+from diffusion_lab.written import ours
 
 _LONGEST_HEAD = 2**20
 _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
@@ -45,24 +44,15 @@ class CacheDirectory:
 
     @property
     def references(self) -> list[Path]:
-        """Files of real images that lie here, as far as their name is that of their key. Links lead nowhere."""
-        if self.path.is_symlink():
-            return []
-        return [
-            file for file in _plain(self.path.glob("*.safetensors")) if _is_named_by(file.stem.rpartition("-")[2], file)
-        ]
+        """Our files of real images that lie here."""
+        return sorted(ours(self.path))
 
     @property
     def streams(self) -> dict[Path, list[Path]]:
-        """Folder -> its shards, of samples and of statistics that lie here, as far as the folder's name is that of their key."""
+        """Folder -> our shards there, of samples and of statistics."""
         above = [] if self.path.is_symlink() else [self.samples, self._statistics]
         folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
-        found = {folder: _plain(shard_files(folder)) for folder in folders if not folder.is_symlink()}
-        return {
-            folder: files
-            for folder, files in found.items()
-            if files and all(_is_named_by(folder.name.rpartition("-")[2], f) for f in files)
-        }
+        return {folder: files for folder in folders if (files := ours(folder))}
 
 
 def stream(samples: Path, key: str) -> Path:
@@ -100,15 +90,6 @@ def _key(file: Path) -> str | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return key if isinstance(key, str) else None
-
-
-def _is_named_by(name: str, file: Path) -> bool:
-    key = _key(file)
-    return key is not None and len(name) in (_REFERENCE_DIGITS, _STREAM_DIGITS) and _digest(key).startswith(name)
-
-
-def _plain(files: Iterable[Path]) -> list[Path]:
-    return sorted(plain_files(files))
 
 
 def _digest(key: str) -> str:

@@ -66,6 +66,9 @@ def wrong_in_training(content: Mapping[str, Any]) -> str | None:
         valid = valid or (value is None and name in _ALWAYS and name in content)
         if not valid and (name in content or name in _ALWAYS):
             return f"{name} is {value!r}"
+    code = content.get("code", {"names": [], "digest": ""})
+    if not (isinstance(code, dict) and _is_texts(code.get("names")) and isinstance(code.get("digest"), str)):
+        return "code is not a list of names with a digest"
     shares = content.get("cluster_shares", [1.0])
     probable = isinstance(shares, list) and all(type(share) is float and 0 <= share <= 1 for share in shares)
     if not (probable and abs(sum(shares) - 1) < 1e-6):

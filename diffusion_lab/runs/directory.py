@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.foreign import RunError
+from diffusion_lab.written import ours_below
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -29,6 +30,11 @@ class Directory:
         return self.path
 
     @property
+    def files(self) -> list[Path]:
+        """What we wrote here and nobody has changed, the last written first. Neither links nor what loggers keep in `logs`."""
+        return ours_below(self.path)
+
+    @property
     def logs(self) -> Path:
         """Folder of TensorBoard's and W&B's own files."""
         return self.path / "logs"
@@ -37,11 +43,6 @@ class Directory:
     def tracked_as(self) -> Path:
         """The id of its run at W&B."""
         return self.path / "wandb_id"
-
-
-def plain_files(paths: Iterable[Path]) -> list[Path]:
-    """Those that are files. A link, or a folder, that has a name of ours is the user's."""
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def validated(

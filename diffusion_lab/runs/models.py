@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.files import check_guards, remove_staged, staged_in
+from diffusion_lab import written
+from diffusion_lab.files import check_links, clear, move, remove_staged
 from diffusion_lab.foreign import RunError, inside, read_json, read_printable_json
 from diffusion_lab.runs.contents import is_kept_average, is_snapshot, is_weights, wrong_in_choices, wrong_in_training
-from diffusion_lab.runs.directory import Directory, plain_files, validated, write_json
+from diffusion_lab.runs.directory import Directory, validated, write_json
 from diffusion_lab.status import FILE as STATUS
 
 _CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
 _RETRAINING = "retraining"
-_GRID = re.compile(r"step_\d+\.png")
 _BRANCH = re.compile(r"branch_(\d+)\.ckpt")
 
 
@@ -130,29 +129,7 @@ class ModelDirectory(Directory):
     @property
     def grids(self) -> list[Path]:
         """The grids that were drawn while training in this very folder."""
-        return [file for file in self.samples.glob("step_*.png") if _GRID.fullmatch(file.name)]
-
-    @property
-    def files(self) -> list[Path]:
-        """Our own files here and in `retraining`, those first without which no training counts as finished.
-
-        Neither links, nor what loggers keep in `logs`, nor anything that a user put here.
-        """
-        if self.path.is_symlink():
-            return []
-        named = [self.path / name for name in (_TRAINING, _CONFIG, _CHOICES, _CSV, STATUS)]
-        named += [self.resume, self.previous_resume, self.accuracy, self.tracked_as, self._mark]
-        named += [file for file in self.path.glob("*.safetensors") if is_weights(file.stem)]
-        named += [*self.kept_averages, *self.branches.values()]
-        named += [] if self.samples.is_symlink() else self.grids
-        anew = self.retraining.files if self.retraining.path.is_dir() else []
-        return sorted(plain_files([*named, *staged_in(self.path)]) + anew, key=lambda file: file.name != _TRAINING)
-
-    @property
-    def folders(self) -> list[Path]:
-        """Folders that we make for these files, the inner ones first."""
-        new = self.path / _RETRAINING
-        return [self.samples, new / self.samples.name, new]
+        return list(self.samples.glob("step_*.png"))
 
     @property
     def finished(self) -> bool:
@@ -170,7 +147,7 @@ class ModelDirectory(Directory):
     def put_in_place(self) -> None:
         """Move a new training that has finished to the place of the old one. It may be called again after it was killed.
 
-        Only for who holds the folder. Only our own files of the old training are removed.
+        Only for who holds the folder. Our files of the old training are removed; the user's stay.
         """
         new = self.retraining
         remove_staged(new.path)
@@ -178,16 +155,16 @@ class ModelDirectory(Directory):
             return
         first, last = new.path / _CHOICES, new.path / _TRAINING
         if first.exists():  # nothing has been moved yet: what the new training lacks must go before
-            old = (self.resume, self.previous_resume, self.path / _CSV, self.tracked_as, self.accuracy)
-            for file in (*old, *self.snapshots, *self.kept_averages, *self.branches.values(), *self.grids):
-                file.unlink(missing_ok=True)
+            for folder in (self.path, self.samples):
+                old = [folder / name for name in written.names(folder) if name != STATUS]
+                for file in old:
+                    if not (new.path / file.relative_to(self.path)).exists():
+                        clear(file)
         new._mark.touch()
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
-        for file in [*({first} & {*files}), *(f for f in files if f not in (first, last, new._mark)), last]:
-            target = self.path / file.relative_to(new.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            check_guards(target)
-            os.replace(file, target)
+        kept = (first, last, new._mark)
+        for file in [*({first} & {*files}), *(f for f in files if f not in kept and f.name != written.FILE), last]:
+            move(file, self.path / file.relative_to(new.path))
 
     @property
     def retrained(self) -> bool:
@@ -202,8 +179,12 @@ class ModelDirectory(Directory):
     def end_retraining(self) -> None:
         """The command with retrain=true is done; the next one begins another training."""
         folder = self.retraining.path
+        check_links(folder)
+        folders = sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True)
+        for each in folders:  # of files that have been moved; no other training begins while the mark is there
+            (each / written.FILE).unlink(missing_ok=True)
         self.retraining._mark.unlink(missing_ok=True)
-        for empty in sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True):
+        for empty in folders:
             with suppress(OSError):  # it is not: another command has begun another training
                 empty.rmdir()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError
@@ -49,6 +50,11 @@ def runs_folder(outputs: Path) -> Path:
 def runs_in(outputs: Path) -> list[RunDirectory]:
     """Every folder that a cell is or will be scored in, by name."""
     return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
+
+
+def names_of_runs(outputs: Path) -> list[str]:
+    """Of all folders of cells."""
+    return os.listdir(outputs / _RUNS) if (outputs / _RUNS).is_dir() else []
 
 
 def scored_runs(folder: Path) -> list[RunDirectory]:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.files import staged_in
 from diffusion_lab.foreign import inside, read_printable_json
-from diffusion_lab.runs.directory import Directory, plain_files, write_json
-from diffusion_lab.status import FILE as STATUS
+from diffusion_lab.runs.directory import Directory, write_json
 
 
 class RunDirectory(Directory):
@@ -48,20 +46,6 @@ class RunDirectory(Directory):
     def outputs(self) -> Path:
         """The outputs/ that this cell and its model lie in."""
         return self.path.parent.parent
-
-    @property
-    def files(self) -> list[Path]:
-        """Our own files here, that first without which the cell has no score; see `ModelDirectory.files`."""
-        if self.path.is_symlink():
-            return []
-        pictures = (self.samples_png, self.interpolation_png, self.reconstructions_png, self.nearest_png)
-        named = (self.metrics, *pictures, self.config, self.tracked_as, self.path / STATUS)
-        return plain_files([*named, *staged_in(self.path)])
-
-    @property
-    def folders(self) -> list[Path]:
-        """Folders that we make for these files: none."""
-        return []
 
     def write_metrics(self, content: Mapping[str, Any]) -> None:
         write_json(self.metrics, content)

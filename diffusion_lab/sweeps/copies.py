@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from diffusion_lab.claims import Holder
+from diffusion_lab.files import clear, remove_staged, staged_folder
 from diffusion_lab.lock import give_up, hold
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
@@ -23,7 +23,6 @@ from diffusion_lab.sweeps.submitted import Submitted, submitted
 
 _LENGTH = 12  # hex digits in a copy's name
 _IN_USE = ".in_use"
-_STAGED = ".staged"  # a copy that is being written or removed
 
 
 @contextmanager
@@ -38,19 +37,19 @@ def copy_in_use(
     copy = folder.absolute() / _name(files)
     mark = copy / _IN_USE / f"{uuid.uuid4().hex}.json"
     with hold(folder, waiting=lambda holder: None):
+        remove_staged(folder)
         if not copy.is_dir():
             _write(copy, files)
         for place, target in links.items():
             if not (copy / place).exists():
                 (copy / place).symlink_to(target)
         write_json(mark, asdict(Process.current()))
-        for other in folder.iterdir():
-            if not other.name.startswith(".") and other.name != copy.name and not _used(other.absolute(), jobs):
-                _remove(other)
+        for other in unused_copies(folder, jobs):
+            _remove(other)
     try:
         yield copy
     finally:
-        mark.unlink(missing_ok=True)
+        clear(mark)
 
 
 def unused_copies(folder: Path, jobs: Path) -> list[Path]:
@@ -87,23 +86,18 @@ def _files(copy: Path) -> dict[Path, bytes]:
 
 
 def _remove(copy: Path) -> None:
-    """Its name goes first: what is left of one that is half removed is no copy."""
-    staged = copy.with_name(_STAGED)
-    if staged.exists():
-        shutil.rmtree(staged)
-    copy.rename(staged)
-    shutil.rmtree(staged)
+    """Its name goes first: half a copy is none."""
+    with staged_folder(copy) as staged:
+        copy.rename(staged)
 
 
 def _write(copy: Path, files: Mapping[Path, bytes]) -> None:
     """All files or no copy at all. Called while the folder is held."""
-    staged = copy.with_name(_STAGED)
-    if staged.exists():
-        shutil.rmtree(staged)  # of a process that was killed
-    for path, content in files.items():
-        (staged / path).parent.mkdir(parents=True, exist_ok=True)
-        (staged / path).write_bytes(content)
-    staged.rename(copy)
+    with staged_folder(copy) as staged:
+        for path, content in files.items():
+            (staged / path).parent.mkdir(parents=True, exist_ok=True)
+            (staged / path).write_bytes(content)
+        staged.rename(copy)
 
 
 def _used(copy: Path, jobs: Path | None) -> bool:

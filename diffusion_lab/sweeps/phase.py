@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from diffusion_lab.files import clear
 from diffusion_lab.lock import is_held
 from diffusion_lab.status import DONE, FAILED, FILE, INTERRUPTED, RUNNING, Status, read_status, written_status
 from diffusion_lab.sweeps.plan import Job
@@ -47,7 +48,7 @@ def forget_failures(jobs: Sequence[Job]) -> None:
     for job in jobs:
         status = written_status(job.folder)
         if status is not None and status.state != INTERRUPTED and not is_held(job.folder):
-            (job.folder / FILE).unlink(missing_ok=True)
+            clear(job.folder / FILE)
 
 
 def fail(folder: Path, reason: str) -> str:

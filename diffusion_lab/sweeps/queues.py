@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.devices import Place, Request, requested
+from diffusion_lab.files import make_folders
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import write_json
 from diffusion_lab.runs.jobs import log_file, process_file
@@ -218,7 +219,7 @@ def prepare(folder: Path, name: str, call: Call) -> tuple[list[str], dict[str, s
 
     job = DelayedSubmission(call)
     job.set_timeout(_FOREVER, max_num_timeout=0)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     job.dump(JobPaths(folder, name).submitted_pickle)
     task = {"JOB_ID": name, "NTASKS": "1", "JOB_NUM_NODES": "1", "NODEID": "0", "LOCALID": "0", "GLOBALID": "0"}
     variables = {"SUBMITIT_EXECUTOR": "local", **{f"SUBMITIT_LOCAL_{key}": value for key, value in task.items()}}
@@ -234,7 +235,7 @@ def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]
 def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor.folder.mkdir(parents=True, exist_ok=True)
+    make_folders(executor.folder)
     try:
         return executor.submit_array(calls)
     except (FailedJobError, FailedSubmissionError) as error:

@@ -25,6 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from diffusion_lab.files import clear, make_folders
 from diffusion_lab.from_config.overrides import quoted
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Call:
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
-        outcome_file(folder, job, rank).unlink(missing_ok=True)  # of the same job before it was requeued
+        clear(outcome_file(folder, job, rank))  # of the same job before it was requeued
         signal.signal(signal.SIGTERM, _end)  # submitit ignores it, and is then killed
         for signum in (signal.SIGUSR1, signal.SIGUSR2):
             handler = signal.getsignal(signum)
@@ -185,7 +186,7 @@ class QueueLauncher(Launcher):
         """The outcomes of the calls; none where no command waits for them."""
         from diffusion_lab.sweeps.jobs import run_jobs, submit_jobs
 
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        make_folders(Path(str(self.config.hydra.sweep.dir)))
         if wait:
             return run_jobs(calls, self.queue(), print, cancelled)
         submit_jobs(calls, self.queue(), print)

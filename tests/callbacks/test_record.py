@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from diffusion_lab.callbacks.record import CSVRecord
+from diffusion_lab.written import append, is_ours
 
 
 def rows(path):
@@ -63,3 +64,29 @@ def test_a_record_without_its_header_begins_again(tmp_path):
     record.path.write_bytes(b"\0\xff,\n1,2\n")
     record.log_metrics({"loss": 1.0}, step=10)
     assert rows(record.path) == [{"step": "10", "loss": "1.0"}]
+
+
+@pytest.mark.parametrize(
+    "edit", ["step;loss\n10;1,0\n", "\ufeffstep,loss\n10,1.0\n", "step,loss\n10,1.0\n20,9.0\nmine\n", "\0"]
+)
+def test_a_record_that_the_user_edits_is_kept_and_goes_on(tmp_path, edit):
+    """As a spreadsheet program may do while a model trains."""
+    record = CSVRecord(tmp_path / "metrics.csv")
+    record.log_metrics({"loss": 1.0}, step=10)
+    record.path.write_bytes(edit.encode("utf-16" if edit == "\0" else "utf-8"))
+    record.log_metrics({"loss": 0.5}, step=20)
+    record.log_metrics({"loss": 0.25}, step=30)
+    assert [(row["step"], row["loss"]) for row in rows(record.path)][-2:] == [("20", "0.5"), ("30", "0.25")]
+    assert is_ours(record.path)
+    assert (tmp_path / "yours-metrics.csv").is_file()
+
+
+def test_a_row_whose_record_came_first_is_still_ours(tmp_path):
+    """Killed after the line in the record and before the row."""
+    record = CSVRecord(tmp_path / "metrics.csv")
+    for step in (10, 20):
+        record.log_metrics({"loss": 1.0}, step=step)
+    append(record.path, size=99, sha256="")
+    CSVRecord(record.path).log_metrics({"loss": 0.5}, step=30)
+    assert [row["step"] for row in rows(record.path)] == ["10", "20", "30"]
+    assert not (tmp_path / "yours-metrics.csv").exists()

@@ -13,6 +13,7 @@ import pytest
 from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
+from diffusion_lab import written
 from diffusion_lab.commands import app
 from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.frozen import CODE
@@ -136,4 +137,7 @@ def cluster():
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Every file there but our records of what we wrote."""
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != written.FILE
+    )

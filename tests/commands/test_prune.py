@@ -12,6 +12,7 @@ import yaml
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.evaluation.features import Pixels
 from diffusion_lab.evaluation.reference import Reference
+from diffusion_lab.files import write_whole
 from diffusion_lab.lock import hold
 from diffusion_lab.pruning.copies import unused_code
 from diffusion_lab.runs import ModelDirectory, RunDirectory, named_model, newest_model, run_directory, sweep_directory
@@ -19,6 +20,7 @@ from diffusion_lab.runs.places import models_in
 from diffusion_lab.sweeps.copies import copy_in_use
 from diffusion_lab.sweeps.submitted import Submitted
 
+from ..recorded import record
 from .conftest import STRIDED, TINY, files
 
 TRAINED = Path(__file__).parent.parent / "trained"
@@ -35,6 +37,7 @@ def old_model(kind: str = "gan", outputs: Path = OUTPUTS, **changed: object) -> 
         for key, value in changed.items():
             config[key] |= value
         model.config.write_text(yaml.safe_dump(config))
+    record(model.path)
     return model
 
 
@@ -42,7 +45,7 @@ def scored(model: ModelDirectory, **more: object) -> RunDirectory:
     """A score of a model, as far as it is looked at."""
     run = run_directory(model.path.parent.parent, f"{model.path.name}-0123456789ab")
     run.write_metrics({"protocol": {"fingerprint": model.read_training()["fingerprint"], **more}})
-    shutil.copy(model.config, run.config)
+    write_whole(run.config, model.config.read_bytes())
     return run
 
 
@@ -63,7 +66,7 @@ def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab)
     mine = files(lab.folder)
     assert "nothing to prune in outputs" in pruned(lab), "today's code finds what it has just made"
     old = old_model()
-    old.weights("ema_0.9").write_bytes(bytes(3 * 2**20))
+    write_whole(old.weights("ema_0.9"), bytes(3 * 2**20))
     run = scored(old)
     before = files(lab.folder)
     out = pruned(lab)
@@ -146,6 +149,16 @@ def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab):
     assert "nothing to prune" in pruned(lab)
     run.config.write_text("")
     assert f"models/{guide.path.name}" in pruned(lab)
+
+
+def test_other_code_is_known_by_the_digest_of_a_training(lab):
+    lab.given("train", *TINY, *STRIDED, "score=false")
+    mine = newest_model(OUTPUTS)
+    training = mine.read_training()
+    mine.finish(**training | {"code": training["code"] | {"digest": "0" * 64}})
+    assert f"models/{mine.path.name}  trained with other code" in pruned(lab)
+    mine.finish(**training)
+    assert "nothing to prune" in pruned(lab)
 
 
 def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab):
@@ -366,7 +379,7 @@ def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(la
                 one.remove()
             except _KilledError:
                 assert model.finished == (number == 0)
-                assert number == 0 or "other code" in find(OUTPUTS, lambda *_: False).unused_models[0].why
+                assert len(find(OUTPUTS, lambda *_: False).unused_models) == 1
             else:
                 break
         (again,) = find(OUTPUTS, lambda place, fingerprint: False).unused_models

@@ -16,7 +16,7 @@ def reference(tmp_path):
 
 
 def files(reference):
-    return sorted(reference.cache.glob("*"))
+    return sorted(reference.cache.glob("[!.]*"))
 
 
 def same(a, b):

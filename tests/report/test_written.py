@@ -1,12 +1,17 @@
 """A report replaces and removes what a report wrote, and nothing that the user put or changed there."""
 
+import hashlib
 import json
+import os
+import shutil
 from contextlib import suppress
 
 import pytest
 
+from diffusion_lab import written as record
 from diffusion_lab.report import written
-from diffusion_lab.report.written import write_report, written_files
+from diffusion_lab.report.written import report_files, write_report
+from diffusion_lab.written import PlaceError
 
 PAGE = "report.html"
 FIRST = {PAGE: b"first", "table.tex": b"first", "figures/a.png": b"first", "figures/b.pdf": b"first"}
@@ -15,15 +20,20 @@ SECOND = {PAGE: b"second", "table.tex": b"second", "figures/a.png": b"second"}
 
 def there(folder):
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in files.items() if name != ".report.json"}
+    return {name: content for name, content in files.items() if not name.endswith(record.FILE)}
+
+
+def moved(folder, contents):
+    """Which files of a report went beside the user's."""
+    return {name: path.name for name, path in write_report(folder, contents).items() if path != folder / name}
 
 
 def test_the_next_report_replaces_all_of_the_one_before(tmp_path):
-    assert write_report(tmp_path, FIRST, PAGE) == []
+    assert moved(tmp_path, FIRST) == {}
     assert there(tmp_path) == FIRST
-    assert write_report(tmp_path, SECOND, PAGE) == []
+    assert moved(tmp_path, SECOND) == {}
     assert there(tmp_path) == SECOND
-    assert list(written_files(tmp_path)) == [*SECOND, ".report.json"]
+    assert report_files(tmp_path).keys() == SECOND.keys()
 
 
 def test_what_the_user_added_or_changed_stays(tmp_path):
@@ -31,50 +41,80 @@ def test_what_the_user_added_or_changed_stays(tmp_path):
     for name, content in users.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    assert write_report(tmp_path, FIRST, PAGE) == [tmp_path / "table.tex"]
-    assert there(tmp_path) == FIRST | users
+    assert moved(tmp_path, FIRST) == {"table.tex": "table.new.tex"}
+    assert there(tmp_path) == FIRST | users | {"table.new.tex": b"first"}
     (tmp_path / "figures" / "a.png").write_bytes(b"changed")
     (tmp_path / "figures" / "b.pdf").write_bytes(b"changed")
-    assert write_report(tmp_path, SECOND, PAGE) == [tmp_path / "table.tex", tmp_path / "figures" / "a.png"]
-    assert there(tmp_path) == {PAGE: b"second", "figures/a.png": b"changed", "figures/b.pdf": b"changed"} | users
-    assert list(written_files(tmp_path)) == [PAGE, ".report.json"]
+    (tmp_path / "table.new.tex").write_bytes(b"changed")
+    assert moved(tmp_path, SECOND) == {"table.tex": "table.new2.tex", "figures/a.png": "a.new.png"}
+    changed = dict.fromkeys(("figures/a.png", "figures/b.pdf", "table.new.tex"), b"changed")
+    ours = {PAGE: b"second", "figures/a.new.png": b"second", "table.new2.tex": b"second"}
+    assert there(tmp_path) == ours | changed | users
+    assert report_files(tmp_path).keys() == ours.keys()
     (tmp_path / "table.tex").unlink()
-    write_report(tmp_path, SECOND, PAGE)
-    assert (tmp_path / "table.tex").read_bytes() == b"second"
+    assert moved(tmp_path, SECOND) == {"figures/a.png": "a.new.png"}
+    assert there(tmp_path)["table.tex"] == b"second"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_report_without_our_record_is_the_users(tmp_path, content):
+    write_report(tmp_path, FIRST)
+    for folder in (tmp_path, tmp_path / "figures"):
+        (folder / record.FILE).unlink()
+        if content is not None:
+            (folder / record.FILE).write_bytes(content)
+    assert moved(tmp_path, SECOND)[PAGE] == "report.new.html"
+    assert FIRST.items() <= there(tmp_path).items()
+
+
+def test_a_report_that_was_copied_is_ours(tmp_path):
+    """Its times of change are others, its content is not."""
+    write_report(tmp_path / "a", FIRST)
+    shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copy)
+    for path in (tmp_path / "b").rglob("*"):
+        os.utime(path, (1, 1))
+    assert moved(tmp_path / "b", SECOND) == {}
+    assert there(tmp_path / "b") == SECOND
 
 
 def test_nothing_is_removed_or_overwritten_at_the_end_of_a_link(tmp_path):
     to, elsewhere = tmp_path / "to", tmp_path / "elsewhere"
-    write_report(to, FIRST, PAGE)
+    write_report(to, FIRST)
+    (to / "table.tex").rename(tmp_path / "table.tex")
+    (to / "table.tex").symlink_to(tmp_path / "table.tex")
+    assert moved(to, {PAGE: b"second", "table.tex": b"second"}) == {"table.tex": "table.new.tex"}
+    assert (tmp_path / "table.tex").read_bytes() == b"first"
+    write_report(to, FIRST)
     (to / "figures").rename(elsewhere)
     (to / "figures").symlink_to(elsewhere)
-    (to / "table.tex").rename(elsewhere / "table.tex")
-    (to / "table.tex").symlink_to(elsewhere / "table.tex")
-    assert write_report(to, {PAGE: b"second", "table.tex": b"second"}, PAGE) == [to / "table.tex"]
-    assert there(elsewhere) == {"a.png": b"first", "b.pdf": b"first", "table.tex": b"first"}
+    write_report(to, {PAGE: b"third"})
+    before = there(tmp_path)
+    with pytest.raises(PlaceError, match="figures lies behind a link"):
+        write_report(to, SECOND)
+    assert there(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.png", "/outside.png", "figures/../../outside.png", ".ssh", "linked/x.png"]
-)
+@pytest.mark.parametrize("name", ["../outside.png", "outside.png", "figures/../../outside.png", ".", "linked"])
 def test_a_record_from_a_stranger_removes_nothing_else(tmp_path, name):
-    outside = tmp_path / "outside.png"
-    (tmp_path / "to" / "figures").mkdir(parents=True)
-    for file in (outside, tmp_path / "to" / ".ssh", tmp_path / "x.png"):
+    outside, to = tmp_path / "outside.png", tmp_path / "to"
+    (to / "figures").mkdir(parents=True)
+    for file in (outside, to / ".ssh", to / "figures" / ".thesis.final.staged"):
         file.write_bytes(b"precious")
-    (tmp_path / "to" / "linked").symlink_to(tmp_path)
-    name = str(outside) if name.startswith("/") else name
-    record = {"files": {name: [written._digest(outside)], 7: "x", "a.png": "x"}}
-    (tmp_path / "to" / ".report.json").write_text(json.dumps(record))
-    write_report(tmp_path / "to", SECOND, PAGE)
-    assert [file.read_bytes() for file in (outside, tmp_path / "to" / ".ssh", tmp_path / "x.png")] == [b"precious"] * 3
+    (to / "figures" / "linked").symlink_to(outside)
+    name = str(outside) if name == "outside.png" else name
+    digest = hashlib.sha256(b"precious").hexdigest()
+    lines = [{"name": name, "size": 8, "sha256": digest}, {"staged": name}, {"staged": ".thesis.final.staged"}, 7, {}]
+    (to / "figures" / record.FILE).write_text("\n".join(map(json.dumps, lines)))
+    write_report(to, SECOND)
+    for file in (outside, to / ".ssh", to / "figures" / ".thesis.final.staged", to / "figures" / "linked"):
+        assert file.read_bytes() == b"precious"
 
 
 def test_a_report_that_was_killed_is_made_again(tmp_path, monkeypatch):
     """After any file: the one that follows knows the files of the last report and those of the one that was cut short."""
     for number in range(len(SECOND) + 1):
         folder, left = tmp_path / str(number), number
-        write_report(folder, FIRST, PAGE)
+        write_report(folder, FIRST)
         write = written.write_whole
 
         def until_killed(path, content, write=write):
@@ -86,13 +126,6 @@ def test_a_report_that_was_killed_is_made_again(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(written, "write_whole", until_killed)
-            write_report(folder, SECOND, PAGE)
-        assert write_report(folder, SECOND, PAGE) == []
+            write_report(folder, SECOND)
+        assert moved(folder, SECOND) == {}
         assert there(folder) == SECOND
-
-
-def test_a_report_of_a_version_that_kept_no_record_is_replaced_and_strangers_to_it_stay(tmp_path):
-    write_report(tmp_path, FIRST, PAGE)
-    (tmp_path / ".report.json").unlink()
-    assert write_report(tmp_path, SECOND, PAGE) == []
-    assert there(tmp_path) == FIRST | SECOND

@@ -1,0 +1,245 @@
+"""No command overwrites or removes a file of the user's, or anything behind a link that leads out of outputs/."""
+
+import os
+import re
+import shutil
+import signal
+import time
+
+import pytest
+
+from diffusion_lab import written
+from diffusion_lab.claims import FOLDER
+from diffusion_lab.lock import hold
+from diffusion_lab.runs import newest_model, sweep_directory
+from diffusion_lab.written import PlaceError
+from tests.report.synthetic import write_sweep
+
+from .conftest import STRIDED, TINY, files
+from .test_export import WIDE
+from .test_prune import TRAINED, old_model
+
+GAN = f"model_dir={TRAINED / 'gan'}"
+SMALL = {"seed": ["1", "2"]}
+COMMANDS = {
+    "samples/samples.png": ["sample", GAN, "num_images=4"],
+    "samples/000003.png": ["sample", GAN, "num_images=4", "format=png"],
+    "samples/samples.npz": ["sample", GAN, "num_images=4", "format=npz"],
+    "schedule/forward.png": ["schedule", "num_images=2"],
+    "digits.npz": ["statistics", "data=digits", "moments=false", "to=digits.npz"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_users_file_is_refused_and_ours_replaced(lab, name):
+    file = lab.folder / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"mine")
+    for _ in range(2):
+        before = files(lab.folder)
+        code, _, err = lab(*COMMANDS[name])
+        assert code == 1
+        assert len(err.splitlines()) == 1
+        assert f"{name} was changed, or not written by diffusion-lab, and is not overwritten: choose another to=" in err
+        assert file.read_bytes() == b"mine"
+        assert files(lab.folder) == before
+        file.unlink()
+        for _ in range(2):
+            code, _, err = lab(*COMMANDS[name])
+            assert code == 0, err
+        file.write_bytes(b"mine")  # an edit
+
+
+def test_fewer_samples_leave_none_of_the_earlier_ones(lab):
+    mine = lab.folder / "samples" / "000017.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    for number in (4, 2):
+        code, _, err = lab("sample", GAN, "format=png", f"num_images={number}", f"seed={number}")
+        assert code == 0, err
+    assert files(mine.parent) == ["000000.png", "000001.png", "000017.png"]
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_users_report_stays_and_the_new_one_goes_beside(lab):
+    write_sweep(lab.folder / "outputs", axes=SMALL)
+    (lab.folder / "mine").mkdir()
+    page = lab.folder / "mine" / "report.html"
+    page.write_text("mine")
+    code, out, err = lab("report", "to=mine")
+    assert code == 0, err
+    assert (
+        "mine/report.html was changed, or not written by a report: it is kept, and the new one is report.new.html"
+        in out
+    )
+    assert page.read_text() == "mine"
+    assert (page.parent / "report.new.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["report", "report/figures"])
+def test_a_report_behind_a_strangers_link_is_refused(lab, name):
+    sweep, elsewhere = write_sweep(lab.folder / "outputs", axes=SMALL), lab.folder / "elsewhere"
+    code, _, err = lab("report", f"to={elsewhere}")
+    assert code == 0, err
+    if name == "report":
+        sweep.report.symlink_to(elsewhere)
+    else:
+        sweep.report.mkdir()
+        (sweep.path / name).symlink_to(elsewhere / "figures")
+    before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}
+    code, _, err = lab("report")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert f"{name} lies behind a link that leads out of " in err
+    assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "cancel"])
+def test_nothing_is_scored_or_marked_behind_a_link(lab, command):
+    elsewhere = lab.folder / "elsewhere"
+    elsewhere.mkdir()
+    if command == "cancel":
+        write_sweep(elsewhere, name="s", axes=SMALL)
+        (lab.folder / "outputs" / "sweeps").mkdir(parents=True)
+        (lab.folder / "outputs" / "sweeps" / "s").symlink_to(elsewhere / "sweeps" / "s")
+        options = []
+    else:
+        (lab.folder / "outputs").mkdir()
+        (lab.folder / "outputs" / "runs").symlink_to(elsewhere)
+        options = [GAN, "evaluation.num_samples=8", "features=pixels"]
+    before = files(elsewhere)
+    code, _, err = lab(command, *options)
+    assert code == 1
+    assert "lies behind a link that leads out of " in err
+    assert files(elsewhere) == before
+
+
+def test_a_holder_or_lock_that_is_a_link_is_refused(lab):
+    precious = lab.folder / "precious"
+    (precious / "3.json").parent.mkdir()
+    (precious / "3.json").write_text("null")
+    for name in (FOLDER, ".lock"):
+        model = old_model()
+        (model.path / name).symlink_to(precious if name == FOLDER else precious / "3.json")
+        with pytest.raises(PlaceError, match="is a link"), hold(model.path, print):
+            pass
+        _, out, _ = lab("prune", "remove=true")
+        assert f"{name} is a link" in out
+        assert model.finished
+        shutil.rmtree(model.path)
+    assert files(precious) == ["3.json"]
+    assert (precious / "3.json").read_text() == "null"
+
+
+@pytest.mark.parametrize("word", ["no", "off", "maybe", "'false'", "1", "null"])
+def test_prune_removes_for_true_alone(lab, word):
+    old_model()
+    before = files(lab.folder)
+    code, _, err = lab("prune", f"remove={word}")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert files(lab.folder) == before
+
+
+def test_prune_leaves_files_that_are_called_like_ours(lab):
+    model = old_model()
+    names = ["ema_0.999_backup_before_finetune.safetensors", "at_2m_my_copy.safetensors", "samples/step_000123.png"]
+    names += ["branch_7.ckpt", ".thesis.final.staged", "resume.ckpt", "retraining/raw.safetensors"]
+    for name in names:
+        (model.path / name).parent.mkdir(exist_ok=True)
+        (model.path / name).write_text("mine")
+    model.choices.write_text("edited")
+    without = old_model("vae")
+    (without.path / written.FILE).unlink()
+    code, _, err = lab("prune", "remove=true")
+    assert code == 0, err
+    assert files(model.path) == sorted([*names, "choices.json"])
+    assert without.finished
+    assert "nothing to prune" in lab("prune", "remove=true")[1]
+
+
+def test_a_users_folder_among_copies_of_code_stays(lab):
+    from diffusion_lab.sweeps.copies import copy_in_use
+
+    code = sweep_directory(lab.folder / "outputs", "s").code
+    (code / "notes").mkdir(parents=True)
+    (code / "notes" / "a.txt").write_text("mine")
+    (code / ".staged").mkdir()
+    (code / ".staged" / "a.txt").write_text("mine")
+    for number in "12":
+        with copy_in_use(code, {code.__class__("a.py"): number.encode()}, {}, None) as copy:
+            assert (copy / "a.py").is_file()
+    assert (code / "notes" / "a.txt").is_file()
+    assert (code / ".staged" / "a.txt").is_file()
+    assert len([path for path in code.iterdir() if not path.name.startswith(".")]) == 2
+
+
+def fill(folder):
+    """What each command works on, and files of the user's beside it; the user's files by their paths."""
+    write_sweep(folder / "outputs", axes=SMALL)
+    old_model("vae", folder / "outputs")
+    users = {}
+    for place in ("samples", "outputs/sweeps/test/report/figures", f"{old_model('gan', folder / 'outputs').path}"):
+        for name in ("mine.png", "000099.png", ".mine.final.staged", "yours.txt"):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / name).write_text("mine")
+            users[folder / place / name] = "mine"
+    return users
+
+
+KILLED = {
+    "sample": ["sample", GAN, "num_images=12", "format=png"],
+    "report": ["report"],
+    "prune": ["prune", "remove=true"],
+    "export": ["export", "model_dir=../trained", "format=openai"],
+}
+STAGED = r"\.[0-9a-f]{8}\.staged(/|$)"
+TIMES = int(os.environ.get("KILLS", "3"))
+
+
+@pytest.mark.parametrize("command", KILLED)
+def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command):
+    """kill -9 at moments all over the command's time; then the same command does what it does undisturbed."""
+
+    def run(folder, delay=None):
+        process = zygote.start(folder, *KILLED[command])
+        began = time.monotonic()
+        while process.poll() is None and (delay is None or time.monotonic() < began + delay):
+            time.sleep(0.001)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return time.monotonic() - began, process.returncode, (folder / "err").read_text()
+
+    def content(folder):
+        """Of all but records, claims, status and the terminal."""
+        left = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        own = (written.FILE, ".lock", "out", "err")
+        return {n: p.read_bytes() for n, p in left.items() if p.name not in own and FOLDER not in p.parts}
+
+    def without_dates(found):
+        return {name: content for name, content in found.items() if not name.endswith((".pdf", ".html"))}
+
+    whole = tmp_path / "whole"
+    fill(whole)
+    if command == "export":
+        training = zygote.start(whole, "train", *TINY, *STRIDED, *WIDE, "score=false", "outputs=../outputs")
+        assert training.communicate()[1] == ""
+        shutil.copytree(newest_model(tmp_path / "outputs").path, tmp_path / "trained")
+    took, code, err = run(whole)
+    assert code == 0, err
+    expected = content(whole)
+    for number in range(TIMES):
+        folder = tmp_path / str(number)
+        users = fill(folder)
+        before = content(folder)
+        run(folder, took * (number + 1) / (TIMES + 1))
+        for name, there in content(folder).items():
+            if not re.search(STAGED, name) and there != before.get(name):
+                assert written.is_ours(folder / name) or there == expected[name], name
+        _, code, err = run(folder)
+        assert code == 0 or (command == "export" and "already exists" in err), err
+        found = content(folder)
+        assert found.keys() == expected.keys()
+        assert without_dates(found) == without_dates(expected)
+        assert {path: path.read_text() for path in users} == users
