@@ -85,6 +85,11 @@ def cache_directory(outputs: Path) -> Path:
     return outputs / _CACHE
 
 
+def features_folder(outputs: Path) -> Path:
+    """The folder of features that `diffusion-lab features` trains."""
+    return outputs / "features"
+
+
 def newest_model(outputs: Path) -> ModelDirectory:
     """The model whose training finished last, and not a head that serves another one. RunError if there is none."""
     models = [model for model in models_in(outputs) if model.serves is None]
