@@ -20,6 +20,7 @@ from functools import partial
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -27,7 +28,6 @@ from torch.nn import functional as F  # noqa: N812
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.evaluation.classifiers import WeightsError
 from diffusion_lab.evaluation.features import Features
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.sliced import sliced_wasserstein
@@ -123,8 +123,8 @@ def distances_of(names: Sequence[str], data: DataModule, train: Tensor) -> dict[
         try:
             features = instantiate(next(iter(options.values())), **({"weights": file} if file else {}))
             features.check(data.shape)
-        except (WeightsError, ValueError) as error:
-            print(f"without {name}: {error}")
+        except (InstantiationException, ValueError) as error:
+            print(f"without {name}: {error.__cause__ or error}")
             continue
         found[name] = frechet(features.eval(), train)
     return {**found, "sliced Wasserstein": partial(sliced, train)}
