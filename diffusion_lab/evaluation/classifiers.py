@@ -1,8 +1,8 @@
-"""Small image classifiers that ship with the package: a ruler that is the same on every machine.
+"""Small image classifiers, trained with labels, that ship with the package: their features are the same on every machine.
 
 Each is two files in `weights/`: NAME.safetensors, and NAME.json, its card, which says what it is, how it was made,
-how well it does, and the SHA-256 of the weights. `scripts/train_feature_classifiers.py` makes both. A distance
-measured with other weights is another distance, so weights that do not match their card are refused.
+how well it does, and the SHA-256 of the weights. `scripts/train_features.py` makes both. A distance measured with other weights
+is another distance, so weights that do not match their card are refused.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load
@@ -20,7 +21,7 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 class WeightsError(ValueError):
-    """A classifier's weights are missing, or are not those that its card describes."""
+    """The weights of features are missing, or are not those that their card describes."""
 
 
 class ShippedClassifier(nn.Module, ABC):
@@ -129,19 +130,22 @@ NETWORKS = {"convolutional": Classifier, "residual": ResidualClassifier}  # what
 
 def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier, str]:
     """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
+    weights, card = read_shipped(name, folder)
+    classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
+    classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
+    return classifier.requires_grad_(False).eval().to(memory_format=torch.channels_last), card["sha256"]
+
+
+def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any]]:
+    """The weights of shipped features and their card; WeightsError if these are not the card's weights."""
     shipped = sorted(path.stem for path in folder.glob("*.json"))
     if name not in shipped:  # so it is no path either
-        raise WeightsError(f"There is no classifier {name!r}: choose one of {', '.join(shipped)}.")
+        raise WeightsError(f"There are no features {name!r}: choose one of {', '.join(shipped)}.")
     path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
         weights, card = path.read_bytes(), json.loads(card_path.read_text())
     except OSError as error:
-        raise WeightsError(
-            f"{error.filename} of the classifier {name} is missing: install the package again."
-        ) from error
-    identity = hashlib.sha256(weights).hexdigest()
-    if identity != card["sha256"]:
+        raise WeightsError(f"{error.filename} of the features {name} is missing: install the package again.") from error
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
         raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
-    classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
-    classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
-    return classifier.requires_grad_(False).eval().to(memory_format=torch.channels_last), identity
+    return weights, card

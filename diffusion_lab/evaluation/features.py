@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.evaluation.classifiers import FOLDER, load_classifier
+from diffusion_lab.evaluation.classifiers import FOLDER, WeightsError, load_classifier, read_shipped
+from diffusion_lab.evaluation.self_supervised import Encoder, read_encoder
 
 
 class Features(nn.Module, ABC):
@@ -22,6 +23,7 @@ class Features(nn.Module, ABC):
     name: str
     identity: str
     dim: int
+    kind = ""  # what they are and how they were trained, in words
     moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property
@@ -64,11 +66,14 @@ class Pixels(Features):
 
 
 class ClassifierFeatures(Features):
-    """The hidden layer of a shipped classifier, 64 numbers per image. WeightsError if its weights are not its own.
+    """The hidden layer of a shipped classifier trained with labels, 64 numbers per image.
 
+    WeightsError if its weights are not its own.
     name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
     Always float32, under autocast too: the same image must always give the same vector.
     """
+
+    kind = "features of a classifier trained with labels"
 
     def __init__(self, name: str, folder: Path = FOLDER) -> None:
         super().__init__()
@@ -98,3 +103,40 @@ class ClassifierFeatures(Features):
     def classes(self, vectors: Tensor) -> Tensor:
         with torch.autocast(vectors.device.type, enabled=False):
             return self.classifier.logits_of(vectors.to(self.classifier.output.weight)).argmax(1)
+
+
+class SelfSupervisedFeatures(Features):
+    """Features that no label taught, of images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
+
+    name: those that ship; "own": those of `weights`, a file that `diffusion-lab features` wrote. WeightsError if it is not one.
+    Always float32, under autocast too.
+    """
+
+    kind = "features trained on images without labels"
+    encoder: Encoder
+
+    def __init__(self, name: str, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.name = name
+        path = FOLDER / f"{name}.safetensors" if weights is None else Path(weights)
+        try:
+            content = read_shipped(name)[0] if weights is None else path.read_bytes()
+        except OSError as error:
+            raise WeightsError(
+                f"features.{name}.weights={path} cannot be read: set a file that `diffusion-lab features data=…` wrote"
+            ) from error
+        self.encoder, self.identity = read_encoder(content, path)
+        self.dim = self.encoder.hidden.out_features
+
+    def check(self, shape: Sequence[int]) -> None:
+        trained = self.encoder.image_shape
+        if tuple(shape) != trained:
+            raise ValueError(
+                f"features={self.name} work for images of shape {trained}, but the data have shape {tuple(shape)}: choose "
+                "features=pixels, or train features on these data with `diffusion-lab features`."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.encoder(x.float().contiguous(memory_format=torch.channels_last))

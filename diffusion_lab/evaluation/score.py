@@ -85,7 +85,7 @@ def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data
 
 
 def _namings(features: Sequence[Features]) -> list[Naming]:
-    return [Naming(part.name, part.metric_name, first=part is features[0]) for part in features]
+    return [Naming(part.name, part.metric_name, part is features[0], part.kind) for part in features]
 
 
 def _score(metric: Metric, subject: Subject, scores: Scores) -> None:

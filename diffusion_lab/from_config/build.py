@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -235,6 +237,17 @@ def sampling_identity(
     return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
 
 
+def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of features, with each file of a user's own weights replaced by its digest."""
+    found = dict(features)
+    for name, options in found.items():
+        weights = options.get("weights") if isinstance(options, Mapping) else None
+        if weights is not None and Path(weights).is_file():
+            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+            found[name] = {**options, "weights": digest}
+    return found
+
+
 def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
     model = OmegaConf.to_container(cfg.model, resolve=True)
@@ -248,6 +261,8 @@ def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any
     guidance = parts.get("guidance")
     if guidance is not None:
         parts["guidance"] = by_content(guidance)
+    if parts.get("features") is not None:
+        parts["features"] = features_by_content(parts["features"])
     if head is not None:
         parts["measured_variance"] = {**parts["measured_variance"], "head": identity_of(head)}
     return parts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.fingerprints import fingerprint, given_code
-from diffusion_lab.from_config.build import CODE, build_data, plain_config
+from diffusion_lab.from_config.build import CODE, build_data, features_by_content, plain_config
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.scores import build_features, build_metrics
 from diffusion_lab.runs import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
@@ -164,6 +164,7 @@ def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, 
 def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> RunDirectory:
     plain = plain_config(cfg)
     parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
+    parts["features"] = features_by_content(parts["features"])
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
     made_of = f"{images.digest} {labels} {data.identity}"
     run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, given_code(CODE, parts))

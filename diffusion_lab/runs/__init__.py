@@ -5,6 +5,7 @@
     outputs/sweeps/<name>/                         many of them        (SweepDirectory)
     outputs/jobs/                                  files of jobs in a queue   (`jobs`)
     outputs/cache/                                 reference statistics; samples/, statistics/   (CacheDirectory)
+    outputs/features/                              features trained on a user's own images
 
 The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.
 Nothing here makes a folder until something is written into it.
@@ -17,6 +18,7 @@ from diffusion_lab.runs.models import ModelDirectory
 from diffusion_lab.runs.places import (
     FINGERPRINT_LENGTH,
     cache_directory,
+    features_folder,
     model_directory,
     named_model,
     named_sweep,
@@ -40,4 +42,5 @@ __all__ = [
     "newest_sweep",
 ]
 __all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
-__all__ += ["cache_directory", "job_log", "named_model", "read_json", "runs_folder", "scored_runs", "write_json"]
+__all__ += ["cache_directory", "features_folder", "job_log", "named_model", "read_json", "runs_folder", "scored_runs"]
+__all__ += ["write_json"]

@@ -91,6 +91,11 @@ def cache_directory(outputs: Path) -> Path:
     return outputs / _CACHE
 
 
+def features_folder(outputs: Path) -> Path:
+    """The folder of features that `diffusion-lab features` trains."""
+    return outputs / "features"
+
+
 def is_in_outputs(folder: Path) -> bool:
     """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
 

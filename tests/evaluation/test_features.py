@@ -12,13 +12,14 @@ from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.fashion_mnist import FashionMNIST
 from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.evaluation.classifiers import FOLDER, WeightsError
-from diffusion_lab.evaluation.features import ClassifierFeatures, Features, Pixels
+from diffusion_lab.evaluation.features import ClassifierFeatures, Features, Pixels, SelfSupervisedFeatures
 from diffusion_lab.evaluation.frechet import frechet_distance
+from diffusion_lab.evaluation.self_supervised import Encoder, written
 from diffusion_lab.evaluation.statistics import FeatureStatistics
 from tests.evaluation.random_vision import write_clip, write_dinov2
 
 CONF = Path(__file__).parents[2] / "conf" / "features"
-CLASSIFIERS = sorted(path.stem for path in FOLDER.glob("*.json"))
+CLASSIFIERS = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.endswith("_ssl"))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,19 @@ def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path
     if path.stem.startswith(("dinov2", "clip")):
         write = write_dinov2 if path.stem.startswith("dinov2") else write_clip
         weights = {"path": tmp_path / "weights", "sha256": write(tmp_path / "weights")}
+    if path.stem == "own":
+        (tmp_path / "weights").write_bytes(written(Encoder((3, 4, 4))))
+        weights = {"weights": tmp_path / "weights"}
     features = instantiate(OmegaConf.load(path)[path.stem], **weights)
     assert isinstance(features, Features)
     assert features.name == path.stem
     assert features.metric_name.removesuffix("_bilinear224") == f"fd_{path.stem}"  # random weights make no FID
     assert len(features.identity) == 64
-    shape = features.classifier.shape if isinstance(features, ClassifierFeatures) else (3, 4, 4)
+    shape = (3, 4, 4)
+    if isinstance(features, ClassifierFeatures):
+        shape = features.classifier.shape
+    elif isinstance(features, SelfSupervisedFeatures):
+        shape = features.encoder.image_shape
     features.check(shape)
     x = torch.rand(5, *shape) * 2 - 1
     vectors = features(x)
@@ -144,7 +152,7 @@ def test_a_changed_ruler_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_ruler_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"no classifier 'nonesuch': .*digits_cnn"):
+    with pytest.raises(WeightsError, match=r"no features 'nonesuch': .*digits_cnn"):
         ClassifierFeatures("nonesuch")
 
 

@@ -27,7 +27,8 @@ _MANIFOLDS = {
 
 
 def _on(naming: Naming) -> str:
-    return _ORIGINAL.get(naming.distance, "between the features of samples and of real images")
+    usual = f"by {naming.kind}" if naming.kind else "between the features of samples and of real images"
+    return _ORIGINAL.get(naming.distance, usual)
 
 
 @dataclass(frozen=True)

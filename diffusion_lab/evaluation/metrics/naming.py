@@ -13,12 +13,13 @@ from diffusion_lab.measures import IMAGES, Measure
 class Naming:
     """What the numbers of one set of features are called: without its name for the first set, with its name for the others.
 
-    features: its name. distance: the name of a Fréchet distance of these features, which is unique.
+    features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, in words.
     """
 
     features: str
     distance: str
     first: bool = True
+    kind: str = ""
 
     def __call__(self, name: str) -> str:
         """`name`, or `name`_<features>."""

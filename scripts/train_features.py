@@ -1,11 +1,12 @@
-"""Train the classifiers whose hidden layers serve as features, and write their weights and cards into the package.
+"""Train the features that ship with the package, and write their weights and cards into it.
 
-    python scripts/train_feature_classifiers.py [digits_cnn] [fashion_cnn] [digits_resnet] [fashion_resnet]
+    python scripts/train_features.py [digits_ssl] [fashion_ssl] [digits_cnn] [fashion_cnn] [digits_resnet] [fashion_resnet]
         [--folder FOLDER] [--threads N]
 
-Only training images are seen; the accuracy is that of the stored half-precision weights on the test split. The same
-seed, machine and number of threads give the same file. New weights are a new ruler: distances measured with the old
-ones can't be compared with theirs.
+The first two are trained without labels, as `diffusion-lab features` trains a user's own; the others are hidden layers of
+classifiers trained with labels. Only training images are seen; the accuracy is that of the stored half-precision weights on the
+test split. The same seed, machine and number of threads give the same file. Distances measured with different weights cannot be
+compared.
 """
 
 import argparse
@@ -18,18 +19,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffusion_lab.data import DataModule
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.fashion_mnist import FashionMNIST
 from diffusion_lab.evaluation.classifiers import FOLDER, NETWORKS, ShippedClassifier, load_classifier
+from diffusion_lab.evaluation.self_supervised import (
+    add_batch_norms,
+    fold_batch_norms,
+    shifted,
+    train_encoder,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,7 @@ class Shift:
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """x (B, C, H, W) -> the same shape; −1, the background, comes in."""
-        size, (height, width) = 2 * self.max_shift + 1, x.shape[2:]
-        padded = F.pad(x, (self.max_shift,) * 4, value=-1.0).permute(0, 2, 3, 1)
-        down, right = torch.randint(size, (2, len(x), 1), generator=generator)
-        rows, columns = down + torch.arange(height), right + torch.arange(width)
-        image = torch.arange(len(x))
-        return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return shifted(x, self.max_shift, generator, fill=-1.0)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class Recipe:
     weight_decay: float = 2e-2
     label_smoothing: float = 0.1
 
+
+# Without labels: the data set, whose batch size is that of training, and the number of steps.
+LABEL_FREE = {
+    "digits_ssl": (Digits(256, seed=0), 1500),
+    "fashion_ssl": (FashionMNIST(256, seed=0), 1000),
+}
 
 # The resnets are second rulers, with nothing in common with the first but the training images: no search and no choice
 # of a recipe may read them, so that what was chosen by the first can be checked by the second.
@@ -126,8 +135,7 @@ def train(recipe: Recipe) -> ShippedClassifier:
     classifier = network(recipe.data.shape, recipe.data.num_classes, recipe.stages, recipe.num_features)
     convolutions = classifier.stages if recipe.batch_norms else []
     for stage in convolutions:
-        for i, convolution in enumerate(stage):
-            stage[i] = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
+        add_batch_norms(stage)
     classifier.train().to(memory_format=torch.channels_last)
 
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=recipe.weight_decay)
@@ -145,8 +153,7 @@ def train(recipe: Recipe) -> ShippedClassifier:
 
     classifier.eval()
     for stage in convolutions:
-        for i, (convolution, batch_norm) in enumerate(stage):
-            stage[i] = fuse_conv_bn_eval(convolution, batch_norm)
+        fold_batch_norms(stage)
     return classifier
 
 
@@ -156,8 +163,32 @@ def accuracy(classifier: ShippedClassifier, data: DataModule, split: str) -> flo
     return torch.cat([classifier(x).argmax(1) == y for x, y in data.batches(split, 500)]).double().mean().item()
 
 
-def make(name: str, folder: Path) -> None:
-    """Train `name`, write its weights and its card."""
+def card_of(data: DataModule, weights: bytes, network: str, training: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What the weights are and how they were made."""
+    return {
+        "network": network,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "data": {"name": data.name, "identity": data.identity, "split": "train"},
+        "training": {
+            **training,
+            "batch_size": data.batch_size,
+            "flip": data.flip,
+            "seconds": round(seconds),
+            "threads": torch.get_num_threads(),
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def write(name: str, folder: Path, weights: bytes, card: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.safetensors").write_bytes(weights)
+    (folder / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def make_classifier(name: str, folder: Path) -> None:
+    """Train the classifier `name`, write its weights and its card."""
     recipe = RECIPES[name]
     recipe.data.prepare()
     start = time.perf_counter()
@@ -165,55 +196,57 @@ def make(name: str, folder: Path) -> None:
     seconds = time.perf_counter() - start
 
     weights = save({key: value.half().contiguous() for key, value in classifier.state_dict().items()})
-    card = {
-        "network": recipe.network,
-        "architecture": {
-            "shape": recipe.data.shape,
-            "num_classes": recipe.data.num_classes,
-            "stages": recipe.stages,
-            "num_features": recipe.num_features,
-        },
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "data": {"name": recipe.data.name, "identity": recipe.data.identity, "split": "train"},
-        "training": {
-            "seed": recipe.seed,
-            "num_steps": recipe.num_steps,
-            "batch_size": recipe.data.batch_size,
-            "flip": recipe.data.flip,
-            **asdict(recipe.augment),
-            "peak_lr": recipe.peak_lr,
-            "weight_decay": recipe.weight_decay,
-            "label_smoothing": recipe.label_smoothing,
-            "seconds": round(seconds),
-            "threads": torch.get_num_threads(),
-            "date": datetime.now(UTC).date().isoformat(),
-        },
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    training = {
+        "seed": recipe.seed,
+        "num_steps": recipe.num_steps,
+        **asdict(recipe.augment),
+        "peak_lr": recipe.peak_lr,
+        "weight_decay": recipe.weight_decay,
+        "label_smoothing": recipe.label_smoothing,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.safetensors").write_bytes(weights)
-    (folder / f"{name}.json").write_text(json.dumps(card))
-
+    card = card_of(recipe.data, weights, recipe.network, training, seconds)
+    card["architecture"] = {
+        "shape": recipe.data.shape,
+        "num_classes": recipe.data.num_classes,
+        "stages": recipe.stages,
+        "num_features": recipe.num_features,
+    }
+    write(name, folder, weights, card)
     stored, _ = load_classifier(name, folder)
     card["accuracy"] = {split: round(accuracy(stored, recipe.data, split), 4) for split in ("train", "test")}
-    (folder / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
+    write(name, folder, weights, card)
     print(
         f"{name}: accuracy {card['accuracy']}, {len(weights) / 1e3:.0f} kB, {seconds:.0f} s, SHA-256 {card['sha256']}"
     )
 
 
+def make_label_free(name: str, folder: Path) -> None:
+    """Train the features `name` without labels, write their weights and their card."""
+    data, num_steps = LABEL_FREE[name]
+    start = time.perf_counter()
+
+    def progress(step: int, loss: float) -> None:
+        if step % 100 == 0:
+            print(f"  step {step}/{num_steps}  loss {loss:.3f}  {time.perf_counter() - start:.0f} s", flush=True)
+
+    weights = written(train_encoder(data, num_steps, seed=0, progress=progress))
+    card = card_of(data, weights, "encoder", {"seed": 0, "num_steps": num_steps}, time.perf_counter() - start)
+    write(name, folder, weights, card)
+    print(f"{name}: {len(weights) / 1e3:.0f} kB, {card['training']['seconds']} s, SHA-256 {card['sha256']}")
+
+
 if __name__ == "__main__":
+    known = [*LABEL_FREE, *RECIPES]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "names", nargs="*", default=list(RECIPES), metavar="name", help=f"from {list(RECIPES)}; default: all"
-    )
+    parser.add_argument("names", nargs="*", default=known, metavar="name", help=f"from {known}; default: all")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(RECIPES):
-        parser.error(f"there is no recipe for {sorted(unknown)}; there are {list(RECIPES)}")
+    if unknown := set(arguments.names) - set(known):
+        parser.error(f"there is no recipe for {sorted(unknown)}; there are {known}")
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
     for name in arguments.names:
         print(name)
+        make = make_label_free if name in LABEL_FREE else make_classifier
         make(name, arguments.folder)

@@ -1,0 +1,84 @@
+"""`diffusion-lab features`: features of a user's own images, trained without labels, and scores by them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from .conftest import STRIDED, TINY, files
+
+
+@pytest.fixture
+def pictures(lab):
+    """Two dozen colour pictures of 64×64 pixels."""
+    (lab.folder / "pictures").mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(24):
+        pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(lab.folder / "pictures" / f"{number}.png")
+    return ["data=image_folder", "data.root=pictures", "data.image_size=64", "data.num_workers=0"]
+
+
+def test_features_of_ones_own_images_score_them(lab, pictures):
+    code, out, err = lab("features", *pictures, "num_steps=2", "batch_size=8")
+    assert code == 0, err
+    (weights,) = (lab.folder / "outputs" / "features").iterdir()
+    assert files(lab.folder / "outputs") == [f"features/{weights.name}"]
+    assert f"features.own.weights=outputs/features/{weights.name}" in out
+
+    samples = torch.randint(0, 256, (8, 64, 64, 3), generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez("samples.npz", samples.astype(np.uint8))
+    own = ["features=own", f"features.own.weights={weights}", "metrics=frechet_distance"]
+    code, _, err = lab("evaluate", "samples=samples.npz", *pictures, *own)
+    assert code == 0, err
+    (metrics,) = (lab.folder / "outputs").glob("runs/*/metrics.json")
+    score = json.loads(metrics.read_text())
+    assert score["values"]["fd_own"] > 0
+    assert weights.stem.endswith(score["protocol"]["features"]["identity"][:12])
+
+
+def test_other_weights_under_one_name_are_another_score(lab):
+    """A score is known by the content of the weights, not by where they lie."""
+    lab.given("train", "data=digits", *TINY, *STRIDED)
+    own = ["features=own", "features.own.weights=own.safetensors", "metrics=frechet_distance"]
+    for seed in (0, 1):
+        options = ["data=digits", "num_steps=1", "batch_size=8", "to=own.safetensors", f"seed={seed}"]
+        assert lab("features", *options)[0] == 0
+        code, _, err = lab("evaluate", *own)
+        assert code == 0, err
+    found = [json.loads(path.read_text()) for path in (lab.folder / "outputs").glob("runs/*/metrics.json")]
+    scores = [score for score in found if "fd_own" in score["values"]]
+    assert len({score["protocol"]["features"]["identity"] for score in scores}) == 2
+    assert len({score["values"]["fd_own"] for score in scores}) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "set the data set, such as data=image_folder"),
+        (["data=mixture"], "has points, and features are trained on images"),
+        (["data=digits", "num_steps=0"], "num_steps=0 must be at least 1"),
+        (["data=digits", "batch_size=1"], "batch_size=1 must be at least 2"),
+        (["data=digits", "to=own.npz"], "to=own.npz: the name must end in .safetensors"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_writes_nothing(lab, options, message):
+    code, _, err = lab("features", *options)
+    assert code == 1
+    assert message in err
+    assert not files(lab.folder)
+
+
+@pytest.mark.parametrize("weights", ["missing.safetensors", "junk.safetensors"])
+def test_weights_that_cannot_be_used_are_named(lab, weights):
+    (lab.folder / "junk.safetensors").write_bytes(b"no weights")
+    np.savez("samples.npz", np.zeros((4, 8, 8, 1), np.uint8))
+    code, _, err = lab(
+        "evaluate", "samples=samples.npz", "data=digits", "features=own", f"features.own.weights={weights}"
+    )
+    assert code == 1
+    assert weights in err
+    assert len(err.strip().splitlines()) == 1
