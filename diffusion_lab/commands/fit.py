@@ -154,7 +154,8 @@ def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer)
 def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
     make_folders(directory.path)
-    remove_staged(directory.path)
+    for folder in (directory.path, directory.samples):
+        remove_staged(folder)
     config = plain_config(cfg)
     if directory.config.is_file():
         before = OmegaConf.to_container(read_config(directory))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, count, takewhile
 from pathlib import Path
 
-from diffusion_lab.files import check_links, clear, name_root, write_whole
+from diffusion_lab.files import check_links, clear, name_root, remove_staged, write_whole
 from diffusion_lab.written import is_ours, ours_below
 
 _FIGURES = "figures"
@@ -20,8 +20,9 @@ def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]
     """
     name_root(folder)
     places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
-    for path in places.values():
-        check_links(path.parent)
+    for parent in {path.parent for path in places.values()}:
+        check_links(parent)
+        remove_staged(parent)
     beside = (takewhile(os.path.lexists, _names(folder / name)) for name in contents)
     earlier = {*ours_below(folder / _FIGURES), *filter(is_ours, chain(*beside))}
     for name, path in places.items():

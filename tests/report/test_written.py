@@ -127,5 +127,6 @@ def test_a_report_that_was_killed_is_made_again(tmp_path, monkeypatch):
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(written, "write_whole", until_killed)
             write_report(folder, SECOND)
+        record.stage(folder / "figures" / "a.png").write_bytes(b"half")
         assert moved(folder, SECOND) == {}
         assert there(folder) == SECOND
