@@ -47,6 +47,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
     return found
 
 
+def projections(shape: Sequence[int]) -> int:
+    """How many directions a patch of images of this shape, (C, H, W), is projected on, over all bands."""
+    return _REPEATS * _DIRECTIONS * len(laplacian_pyramid(torch.zeros(1, *shape)))
+
+
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:
     """Bands of x (n, C, H, W), the finest first; their sum, each brought up to the size of the one before, is x again."""
     bands = []

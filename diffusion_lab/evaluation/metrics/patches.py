@@ -45,6 +45,8 @@ class SlicedWasserstein(Metric):
         )
 
     def score(self, subject: Subject, scores: Scores) -> None:
+        from diffusion_lab.evaluation.duration import say_if_long
+        from diffusion_lab.evaluation.sliced import projections
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
         if len(subject.data.shape) != 3:
@@ -56,6 +58,9 @@ class SlicedWasserstein(Metric):
         real = _images(subject, settings.reference_split, size)
         held_out = _images(subject, settings.held_out_split, min(size, view.num_held_out))
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
+        sorted_numbers = 2.0 * (size + len(held_out)) * self.patches * projections(subject.data.shape)
+        # sorting one takes as long as about 1,800 multiplications, and the matrix products much less
+        say_if_long("the sliced Wasserstein distance", 1800 * sorted_numbers)
         bands = self._compare(samples[:size], real, settings.seed)
         scores.record(names[0], _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
