@@ -6,13 +6,13 @@ import hashlib
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.from_config.build import build_data
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.runs import FINGERPRINT_LENGTH, features_folder
+from diffusion_lab.terminal import Terminal
 
 
 def completed(options: list[str]) -> list[str]:
@@ -24,8 +24,6 @@ def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    if cfg.num_steps < 1:
-        raise MistakeError(f"num_steps={cfg.num_steps} must be at least 1")
     if cfg.to is not None and Path(cfg.to).suffix != ".safetensors":
         raise MistakeError(f"to={cfg.to}: the name must end in .safetensors")
     from diffusion_lab.evaluation.self_supervised import train_encoder, written
@@ -41,9 +39,7 @@ def run(cfg: DictConfig) -> None:
     name = f"{data.name}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
     to = features_folder(Path(cfg.outputs)) / name if cfg.to is None else Path(cfg.to)
     write_whole(to, content)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
+    Terminal().print(
         f"features  {to}  ({data.num_trained_on} training images, no labels; SHA-256 {digest})\n"
-        f"use them  diffusion-lab evaluate features=own features.own.weights={to}",
-        markup=False,
+        f"use them  diffusion-lab evaluate features=own features.own.weights={to}"
     )

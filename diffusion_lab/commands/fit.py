@@ -81,7 +81,7 @@ def fit(
         for sentence in wrong:
             console.print(f"{sentence}; skipping it")
         if data.how_read is not None:
-            console.print(data.how_read, markup=False)
+            console.print(data.how_read)
         console.print(
             f"{data.name}: {data.num_trained_on} training images {tuple(data.shape)}; "
             f"{choices['model']} with {cost.parameters:,} parameters, "

@@ -93,7 +93,7 @@ def sweep(
             failures = run_all(plan.jobs, launches, launches.keeps_order)
         how = how_to_upload(Directory(job.folder).logs for job in plan.jobs)
         if how:  # each job has said it in its log
-            console.print(how, markup=False)
+            console.print(how)
         if config.score:
             console.print(f"report {make_report(directory, show=show)}")
             track_report(config, directory, directory.report)
