@@ -181,7 +181,7 @@ def not_growing(name: str, multiples: dict[tuple[str, str], dict[str, list[float
 def shown(values: list[float]) -> str:
     """Mean ± standard error, to three digits."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3g} ± {error:.1g}"
+    return f"{statistics.fmean(values):.3g} ± {error:.2g}"
 
 
 if __name__ == "__main__":
