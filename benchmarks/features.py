@@ -1,7 +1,7 @@
 """Which faults do features see? Distances of real test images with one fault each, as multiples of the distance without it.
 
     python benchmarks/features.py --data digits --images 180
-    python benchmarks/features.py --data fashion_mnist --images 2000
+    python benchmarks/features.py --data fashion_mnist --images 1000
 
 Every set of features and the sliced Wasserstein distance are shown the same images: test images that are blurred, noisy, paler,
 with thicker or thinner strokes, moved, without one class, in wrong proportions, or copies of a part of them. The reference is all
@@ -181,7 +181,7 @@ def not_growing(name: str, multiples: dict[tuple[str, str], dict[str, list[float
 def shown(values: list[float]) -> str:
     """Mean ± standard error, to three digits."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3g} ± {error:.1g}"
+    return f"{statistics.fmean(values):.3g} ± {error:.2g}"
 
 
 if __name__ == "__main__":

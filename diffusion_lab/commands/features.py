@@ -11,7 +11,7 @@ from rich.progress import Progress
 from diffusion_lab.files import write_whole
 from diffusion_lab.from_config.build import build_data
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.runs import FINGERPRINT_LENGTH, features_folder
+from diffusion_lab.runs import features_file
 from diffusion_lab.terminal import Terminal
 
 
@@ -24,8 +24,6 @@ def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    if cfg.to is not None and Path(cfg.to).suffix != ".safetensors":
-        raise MistakeError(f"to={cfg.to}: the name must end in .safetensors")
     from diffusion_lab.evaluation.self_supervised import train_encoder, written
 
     with users_mistakes(), Progress(transient=True) as bar:
@@ -36,8 +34,7 @@ def run(cfg: DictConfig) -> None:
             train_encoder(data, cfg.num_steps, cfg.seed, progress=lambda step, _: bar.update(task, completed=step))
         )
     digest = hashlib.sha256(content).hexdigest()
-    name = f"{data.name}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
-    to = features_folder(Path(cfg.outputs)) / name if cfg.to is None else Path(cfg.to)
+    to = features_file(Path(cfg.outputs), data.name, digest) if cfg.to is None else Path(cfg.to)
     write_whole(to, content)
     Terminal().print(
         f"features  {to}  ({data.num_trained_on} training images, no labels; SHA-256 {digest})\n"

@@ -118,7 +118,7 @@ class SelfSupervisedFeatures(Features):
     def __init__(self, name: str, weights: str | Path | None = None) -> None:
         super().__init__()
         self.name = name
-        path = FOLDER / f"{name}.safetensors" if weights is None else Path(weights)
+        path = FOLDER / name if weights is None else Path(weights)
         try:
             content = read_shipped(name)[0] if weights is None else path.read_bytes()
         except OSError as error:

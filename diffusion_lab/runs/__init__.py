@@ -18,7 +18,7 @@ from diffusion_lab.runs.models import ModelDirectory
 from diffusion_lab.runs.places import (
     FINGERPRINT_LENGTH,
     cache_directory,
-    features_folder,
+    features_file,
     model_directory,
     named_model,
     named_sweep,
@@ -42,5 +42,5 @@ __all__ = [
     "newest_sweep",
 ]
 __all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
-__all__ += ["cache_directory", "features_folder", "job_log", "named_model", "read_json", "runs_folder", "scored_runs"]
+__all__ += ["cache_directory", "features_file", "job_log", "named_model", "read_json", "runs_folder", "scored_runs"]
 __all__ += ["write_json"]

@@ -91,9 +91,9 @@ def cache_directory(outputs: Path) -> Path:
     return outputs / _CACHE
 
 
-def features_folder(outputs: Path) -> Path:
-    """The folder of features that `diffusion-lab features` trains."""
-    return outputs / "features"
+def features_file(outputs: Path, data: str, digest: str) -> Path:
+    """Where features trained on these data lie that have this SHA-256."""
+    return outputs / "features" / f"{data}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
 
 
 def is_in_outputs(folder: Path) -> bool:
