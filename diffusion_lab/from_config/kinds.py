@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -48,13 +48,17 @@ class Taken(NamedTuple):
         return f"{'above' if self.above else 'at least'} {self.least:.0f}{most}"
 
 
-def check_kinds(cfg: DictConfig, command: str = "train") -> None:
-    """MistakeError for the first value that its option does not take. command: the name of its yaml in conf/."""
-    _check(cfg, "", command)
+def check_kinds(cfg: DictConfig, command: str = "train", typed: Collection[str] = ()) -> None:
+    """MistakeError for the first value that its option does not take. command: the name of its yaml in conf/.
+
+    typed: options of the command line. They are checked first, before the classes of all others, such as Lightning's, are imported.
+    """
+    _check(cfg, "", command, typed)
 
 
-def _check(node: DictConfig | ListConfig, prefix: str, command: str) -> None:
-    for name in node if isinstance(node, DictConfig) else range(len(node)):
+def _check(node: DictConfig | ListConfig, prefix: str, command: str, typed: Collection[str]) -> None:
+    names = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for name in sorted(names, key=lambda name: not any(f"{key}.".startswith(f"{prefix}{name}.") for key in typed)):
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         key, child = f"{prefix}{name}", node[name]
@@ -63,7 +67,7 @@ def _check(node: DictConfig | ListConfig, prefix: str, command: str) -> None:
         if not is_object:
             _check_value(key, plain, _taken(node, name, key, plain, command), command)
         if OmegaConf.is_config(child):
-            _check(child, f"{key}.", command)
+            _check(child, f"{key}.", command, typed)
 
 
 def _check_value(key: str, value: Any, taken: Taken | None, command: str) -> None:
