@@ -46,8 +46,8 @@ TRAINING_EXCLUDED = frozenset((
     "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
     "data.download", "trainer.default_root_dir",
-    # which files are let in: the identity counts those that were
-    "data.on_error", "data.max_pixels", "data.max_bytes",
+    # which files are let in, which images are for validation: the identity counts those that are left
+    "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only

@@ -19,11 +19,12 @@ LOW, HIGH = "lower", "higher"
 
 STANDARD_ERROR = "_standard_error"  # the value that states another's standard error over test images
 _LOW_END, _HIGH_END = "_low", "_high"  # the values that state the ends of another's interval
-SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES = (
+SEEDS, SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES = (
     "seeds",
     "samples",
     "real images",
     "test images",
+    "validation images",
 )  # what makes a value uncertain
 ENTROPY = "entropy_bits_per_dim"  # of data whose density is known, beside which bits/dim is seen
 SECONDS = "seconds_per_1000_samples"

@@ -392,3 +392,9 @@ def test_a_second_digest_reads_nothing(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", None)
     monkeypatch.setattr(ast, "parse", None)
     assert training_code(code, DIFFUSION) == first, "a plan makes one for each cell"
+
+
+def test_no_validation_is_the_training_without_that_option():
+    """With some, the identity of the data tells the trainings apart."""
+    none = {**CONFIG, "data": {**CONFIG["data"], "validation": 0}}
+    assert training_part(none) == training_part(CONFIG)

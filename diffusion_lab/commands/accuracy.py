@@ -23,11 +23,12 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
         model.load_weights(directory.weight_files())
         model.to(device)
         weights = default_weights(model.weight_names, directory.read_training()["steps"])
-        write_json(directory.accuracy, {"weights": weights} | accuracy_by_timestep(model, data, weights))
+        about = {"weights": weights, "split": data.validation_split}
+        write_json(directory.accuracy, about | accuracy_by_timestep(model, data, weights))
     measured = read_json(directory.accuracy)
     table = Table(title=f"{data.name}, weights {measured['weights']}", title_justify="left", box=None, pad_edge=False)
     table.add_column("t", justify="right")
-    table.add_column("accuracy on test images", justify="right")
+    table.add_column(f"accuracy on {measured.get('split', 'test')} images", justify="right")
     for t, accuracy in zip(measured["t"], measured["accuracy"], strict=True):
         table.add_row(str(t), f"{100 * accuracy:.1f} %")
     console = Terminal()

@@ -53,4 +53,6 @@ def _value(measure: Measure, values: dict[str, float]) -> str:
 def _title(protocol: dict[str, Any]) -> str:
     given = protocol["samples"].get("given")
     drawn = f"weights {protocol['weights']}" if given is None else given["name"]
-    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}"
+    reference = protocol["reference"]
+    real = reference.get("given") or f"{reference['num_images']} {reference['split']} images"
+    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}, against {real}"

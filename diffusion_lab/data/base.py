@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion_lab.data.error import DataError
 from diffusion_lab.data.order import BatchOrder, batches_trained
-from diffusion_lab.data.splits import fixed_rest, fixed_subset
+from diffusion_lab.data.splits import fixed_rest, fixed_subset, without_validation
 from diffusion_lab.diffusion import SampleNoise
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class DataModule(LightningDataModule, ABC):
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
 
+    Where `hold_back` sets `num_validation` above 0, so many training images are the split "validation" and no part of "train",
+    and `num_train` is the number of the others. A subclass knows the splits "train" and "test" only.
+
     `class_names`: a name for each class, where the data have them. `clusters`: what the classes are, where they are not the data's
     own. `how_read`: what arrays were taken for, in a sentence.
 
@@ -59,6 +62,7 @@ class DataModule(LightningDataModule, ABC):
     num_levels: int | None
     num_train: int
     num_test: int
+    num_validation: int = 0
     identity: str
     how_read: str | None = None
 
@@ -74,12 +78,14 @@ class DataModule(LightningDataModule, ABC):
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
+        self._places: dict[str, Tensor] = {}  # split -> its images among the training images of the subclass
         self.clusters: Clusters | None = None
 
     def prepare(self) -> None:
         """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
         if not self._prepared:
             self._load()
+            self._divide()
             if isinstance(self._trained_on, int) and self._trained_on > self.num_train:
                 raise DataError(
                     f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all."
@@ -161,23 +167,65 @@ class DataModule(LightningDataModule, ABC):
         """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
         self.clusters = clusters
 
+    def hold_back(self, num_images: int) -> None:
+        """Before `prepare`: so many training images are for validation, a fixed random choice; a larger one holds a smaller."""
+        if not isinstance(num_images, int) or num_images < 0:
+            raise DataError(f"data.validation={num_images} must be a number of training images, or 0 for none.")
+        self.num_validation = num_images
+
+    def _divide(self) -> None:
+        if not self.num_validation:
+            return
+        if self.num_validation >= self.num_train:
+            raise DataError(
+                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images, of which some must be "
+                "left to train on; choose fewer."
+            )
+        train, validation = without_validation(self.num_train, self.num_validation)
+        self._places, self.num_train = {"train": train, "validation": validation}, len(train)
+
+    @property
+    def validation_split(self) -> str:
+        """Which images a training is watched on: "validation", or "test" where there are none for validation."""
+        return "validation" if self.num_validation else "test"
+
+    @property
+    def choosing_split(self) -> str:
+        """Which images steps are chosen on: "validation", or "train" where there are none for validation."""
+        return "validation" if self.num_validation else "train"
+
+    def size(self, split: str) -> int:
+        """How many images "train", "validation" or "test" has."""
+        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
+
+    def named(self, split: str) -> str:
+        """Names the images of a split in the key of what is kept of them: with other validation images, others are to train on."""
+        return f"{split}, {self.num_validation} for validation" if split in self._places else split
+
     def _cluster(self, clusters: Clusters) -> None:
         """The clusters of the images that training shows, or of some of them."""
         count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
         clusters.find(
             torch.cat(
-                [x for x, _ in self._show("train", _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE))]
+                [x for x, _ in self._of("train", _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE))]
             )
         )
         self.num_classes, self.class_names = clusters.num_clusters, None
 
+    def _of(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """As `_show`; also of "validation"."""
+        places = self._places.get(split)
+        if places is None:
+            return self._show(split, picks)
+        return self._show("train", ((places[indices], mirrored) for indices, mirrored in picks))
+
     def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """As `_show`, but labelled by clusters where they were asked for: by that of the image before it is mirrored."""
+        """As `_of`, but labelled by clusters where they were asked for: by that of the image before it is mirrored."""
         if self.clusters is None:
-            yield from self._show(split, picks)
+            yield from self._of(split, picks)
             return
         picks, again = tee(picks)
-        for (x, _), (_, mirrored) in zip(self._show(split, picks), again, strict=True):
+        for (x, _), (_, mirrored) in zip(self._of(split, picks), again, strict=True):
             upright = x
             if mirrored.any():
                 upright = x.clone()
@@ -204,7 +252,7 @@ class DataModule(LightningDataModule, ABC):
         self._held_out = (num_images, batch_size, seed)
 
     def val_dataloader(self) -> Batches[HeldOutBatch]:
-        """(x, y, noise) of test images, never mirrored; of each batch a rank takes its rows.
+        """(x, y, noise) of images of `validation_split`, never mirrored; of each batch a rank takes its rows.
 
         The noise of an image depends on its index and the seed. Of a batch that cannot be divided evenly the last images are
         left out, so that every rank has as many batches and as many rows.
@@ -214,14 +262,14 @@ class DataModule(LightningDataModule, ABC):
             return Batches(lambda: iter(()))
         num_images, batch_size, seed = self._held_out
         rank, world_size = self._ranks
-        chosen = fixed_rest(self.num_test, num_images).split(batch_size)
+        chosen = fixed_rest(self.size(self.validation_split), num_images).split(batch_size)
         shares = [batch[: len(batch) // world_size * world_size].chunk(world_size) for batch in chosen]
         mine = [share[rank] for share in shares if len(share[0])]
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
         picks = [_unmirrored(indices) for indices in chosen]
-        for indices, (x, y) in zip(chosen, self._labelled("test", picks), strict=True):
+        for indices, (x, y) in zip(chosen, self._labelled(self.validation_split, picks), strict=True):
             yield x, y, SampleNoise(seed, indices)
 
     @property
@@ -236,30 +284,37 @@ class DataModule(LightningDataModule, ABC):
         return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
 
     def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
-        """(x, y) of "train" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
+        """(x, y) of "train", "validation" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
 
         `limit` below the size of the split takes a fixed random subset of it, the same on every machine;
         the subset of a smaller limit is its beginning. `start` skips that many images of this sequence.
         """
         self.prepare()
-        if split not in ("train", "test"):
-            raise DataError(f"There is no split {split!r}: the splits are 'train' and 'test'.")
-        order = fixed_subset(self.num_train if split == "train" else self.num_test, limit)
+        if split not in ("train", "test", *self._places):
+            raise DataError(
+                f"There is no split {split!r}: the splits are {', '.join(('train', 'test', *self._places))}."
+            )
+        order = fixed_subset(self.size(split), limit)
         return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
 
     @property
     def training_identity(self) -> str:
-        """The SHA-256 of what a model is trained on: the images, and their clusters where these are the classes."""
-        if self.clusters is None:
+        """The SHA-256 of what a model is trained on: the images but for those for validation, and their clusters where these are
+        the classes."""
+        held_back = [f"without {self.num_validation}"] if self.num_validation else []
+        clusters = [] if self.clusters is None else [self.clusters.identity]
+        if not held_back and not clusters:
             return self.identity
-        return hashlib.sha256(f"{self.identity} {self.clusters.identity}".encode()).hexdigest()
+        return hashlib.sha256(" ".join([self.identity, *held_back, *clusters]).encode()).hexdigest()
 
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
         self.prepare()
         if self.clusters is not None:
             return self.clusters.shares
-        labels = self._classes(split)
+        labels = self._classes("train" if split in self._places else split)
+        if labels is not None and split in self._places:
+            labels = labels[self._places[split]]
         return None if labels is None else labels.bincount(minlength=self.num_classes).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Which images are held out for testing, and which few represent a whole split."""
+"""Which images are held out for testing and for validation, and which few represent a whole split."""
 
 import numpy as np
 import torch
@@ -37,6 +37,13 @@ def held_out(size: int, share: float) -> Tensor:
 def fixed_rest(size: int, count: int) -> Tensor:
     """`count` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
     return _sequence(size).flip(0)[:count]
+
+
+def without_validation(size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Which of `size` training images train, and which `count` are for validation, int64, both in order."""
+    chosen = torch.zeros(size, dtype=torch.bool)
+    chosen[fixed_rest(size, count)] = True
+    return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
 def _sequence(size: int) -> Tensor:

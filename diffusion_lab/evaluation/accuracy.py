@@ -1,4 +1,4 @@
-"""How noisy may an image be before its class is lost? Accuracy of a classifier of x_t on test images, by t."""
+"""How noisy may an image be before its class is lost? Accuracy of a classifier of x_t on unseen images, by t."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ BATCH_SIZE = 256
 def accuracy_by_timestep(
     model: NoisyClassifier, data: DataModule, weights: str, num_timesteps: int = 9, num_images: int = 1000
 ) -> dict[str, list[float]]:
-    """{"t", "accuracy"} at evenly spaced t from 1 to T, over (at most) num_images test images, with the averaged `weights`.
+    """{"t", "accuracy"} at evenly spaced t from 1 to T, over (at most) num_images images of `data.validation_split`, with the
+    averaged `weights`.
 
     The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
     """
@@ -28,7 +29,7 @@ def accuracy_by_timestep(
     model.eval()
     try:
         with model.use_weights(weights):
-            for x_0, y in data.batches("test", BATCH_SIZE, limit=min(num_images, data.num_test)):
+            for x_0, y in data.batches(data.validation_split, BATCH_SIZE, limit=num_images):
                 x_0, y = x_0.to(model.device), y.to(model.device)
                 noise = SampleNoise(0, torch.arange(seen, seen + len(y), device=model.device))
                 correct += torch.tensor([float(model.is_correct(x_0, y, t, noise(t, x_0)).sum()) for t in ts])

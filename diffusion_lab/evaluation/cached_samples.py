@@ -26,7 +26,7 @@ def draw_for_score(
 ) -> list[Drawn] | None:
     """The samples of these settings, from the current weights of the model, for each set of features."""
     data = references[0].data
-    prior = data.class_shares(settings.reference_split) if model.num_classes is not None else None
+    prior = data.class_shares(settings.reference) if model.num_classes is not None else None
     stream = Stream(settings.seed, settings.batch_size, data.num_levels, prior, settings.precision)
     decisive = {
         "weights": digest(model.state_dict()),
@@ -42,4 +42,4 @@ def draw_for_score(
         SampleStore(CacheDirectory(cache_dir).samples, {**decisive, "model": identity, "features": part.identity})
         for identity, part in zip(identities, features, strict=True)
     ]
-    return draw_once(model, features, stream, settings.resolve_num_samples(data.num_test), stores, progress, anew)
+    return draw_once(model, features, stream, settings.resolve_num_samples(data), stores, progress, anew)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +65,9 @@ class GivenImages(Source):
             raise ValueError(f"{self._images.name} has classes up to {highest}, but {data.name} has {data.num_classes}")
 
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
-        usual = Evaluation().resolve_num_samples(data.num_test)
+        usual = replace(settings, num_samples=None).resolve_num_samples(data)
         found = list(self._differences)
-        if data.num_test and settings.num_samples is None and self.count != usual:
+        if usual and settings.num_samples is None and self.count != usual:
             found.append(f"models are scored on {usual} samples by default, and the distance falls with n")
         return found
 

@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
-PAIRS = 32  # test images, each beside its reconstruction
+PAIRS = 32  # real images, each beside its reconstruction
 _LOG_SNR = 0.0  # as much noise as image
 
 
 @torch.no_grad()
-def latent_pictures(model: GenerativeModel, data: DataModule, seed: int) -> tuple[Tensor, Tensor | None]:
+def latent_pictures(
+    model: GenerativeModel, data: DataModule, seed: int, split: str = "test"
+) -> tuple[Tensor, Tensor | None]:
     """(interpolation, reconstructions), float32 on the CPU. A conditional model is given the classes.
 
     interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
-    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS test images, each followed by the image of its
-    latent, or, by a family with a noisy chain, by what is sampled from it at log SNR 0: its latent is the image itself, only
+    the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by the image of
+    its latent, or, by a family with a noisy chain, by what is sampled from it at log SNR 0: its latent is the image itself, only
     scaled, where the network has learned nothing. None for a family that cannot look back.
     """
     paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)
-    x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
+    x_0, y = next(data.batches(split, PAIRS, limit=PAIRS))
     y = None if y is None or model.num_classes is None else y.to(model.device)
     ways = model.interpolate(2 * paths, 2 * paths + 1, weight, seed, model.classes_in_turn(paths)).cpu()
     given = x_0.to(model.device)

@@ -1,4 +1,4 @@
-"""Bits per dimension of test images, averaged from a model's own statement about each."""
+"""Bits per dimension of images, averaged from a model's own statement about each."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ def score_likelihood(
     data: DataModule,
     seed: int,
     progress: Callable[[str, int, int], None],
+    split: str = "test",
     num_images: int = 256,
     batch_size: int = 128,
     max_terms: int | None = 100,
     num_draws: int = 1,
 ) -> LikelihoodScore | None:
-    """The mean likelihood of the first num_images test images; None for a family that has none."""
-    size = min(num_images, data.num_test)
+    """The mean likelihood of the first num_images images of the split; None for a family that has none."""
+    size = min(num_images, data.size(split))
     rows: list[list[Likelihood]] = [[] for _ in range(num_draws)]
     done = 0
-    for x_0, y in data.batches("test", batch_size, limit=size):
+    for x_0, y in data.batches(split, batch_size, limit=size):
         indices = torch.arange(done, done + len(x_0), device=model.device)
         x_0 = x_0.to(model.device)
         y = y.to(model.device) if y is not None and model.num_classes is not None else None
@@ -65,7 +66,7 @@ def score_likelihood(
                 return None
             batches.append(likelihood if y is None else _with_label(likelihood, label_bits(data, y)))
         done += len(x_0)
-        progress("likelihood of test images", done, size)
+        progress(f"likelihood of {split} images", done, size)
     return aggregate(rows)
 
 

@@ -1,4 +1,4 @@
-"""One pass over training images: a network's output and its error at each t, measured once and stored.
+"""One pass over training or validation images: a network's output and its error at each t, measured once and stored.
 
 A shard, which is a fixed range of images, does not depend on the process that measures it. So a pass that was stopped resumes at
 the first shard that is missing, ranks divide the shards, and a process that finds another one at the same pass waits for it.
@@ -54,8 +54,9 @@ def measure_once(
     identity: str,
     about: str,
     progress: Progress | None = None,
+    split: str = "train",
 ) -> Measured:
-    """The mean over training images of `measure`, a method of the model, with the weights of this name.
+    """The mean over images of `split` of `measure`, a method of the model, with the weights of this name.
 
     num_images: so many, or as many as there are. identity: what decides the numbers beside weights and images: how the model was
     built, and the code; facts: what else does, as plain JSON. about: of model and weights, in words. Where several ranks call it,
@@ -64,7 +65,7 @@ def measure_once(
     data.prepare()
     with ready(model, weights):
         return _measure_once(
-            model, measure, facts, data, min(num_images, data.num_train), cache, identity, about, progress
+            model, measure, facts, data, split, min(num_images, data.size(split)), cache, identity, about, progress
         )
 
 
@@ -73,6 +74,7 @@ def _measure_once(
     measure: Measure,
     facts: Mapping[str, Any],
     data: DataModule,
+    split: str,
     total: int,
     cache: Path,
     identity: str,
@@ -83,6 +85,7 @@ def _measure_once(
     key = json.dumps(
         {
             **facts,
+            **({} if data.named(split) == "train" else {"split": data.named(split)}),
             "model": identity,
             "weights": digest(model.state_dict()),
             "data": data.identity,
@@ -104,7 +107,7 @@ def _measure_once(
 
     def go_on(wanted: list[range], done: int) -> None:
         for part in wanted:
-            write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, part, total))
+            write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, split, part, total))
             done += len(part)
             progress("statistics of the network", done, total)
 
@@ -120,13 +123,15 @@ def _measure_once(
         go_on(missing_parts(), done)  # ranks that share no file system
     shards = read_shards()
     means = {name: sum(shard[name] for shard in shards) / total for name in shards[0]}
-    return Measured(means, f"{total} training images, {digest(means)[:12]}")
+    return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
 
 
 @torch.no_grad()
-def _sums(model: GenerativeModel, measure: Measure, data: DataModule, part: range, total: int) -> dict[str, Tensor]:
+def _sums(
+    model: GenerativeModel, measure: Measure, data: DataModule, split: str, part: range, total: int
+) -> dict[str, Tensor]:
     """Over the images of a shard."""
-    x_0, y = next(data.batches("train", len(part), limit=total, start=part.start))
+    x_0, y = next(data.batches(split, len(part), limit=total, start=part.start))
     indices = torch.arange(part.start, part.stop, device=model.device)
     y = y.to(model.device) if y is not None and model.num_classes is not None else None
     rows = measure(x_0.to(model.device), y, SEED, indices)

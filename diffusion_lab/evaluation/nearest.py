@@ -96,11 +96,12 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
 
 def _searches(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
     drawn, device, total = subject.drawn, subject.views[0].device, subject.data.num_trained_on
-    held_out = [x.flatten(1) for x, _ in subject.data.batches("test", BATCH_SIZE, limit=num_held_out)]
+    split = subject.settings.unseen_split
+    held_out = [x.flatten(1) for x, _ in subject.data.batches(split, BATCH_SIZE, limit=num_held_out)]
     sides = drawn.finite(drawn.images).flatten(1), torch.cat(held_out)
     searches = {PIXELS: NearestSearch(lambda x: x.flatten(1), *(NearestImages(rows.to(device)) for rows in sides))}
     for view in subject.views:
-        sides = view.drawn.vectors(), view.reference.vectors("test", num_held_out)
+        sides = view.drawn.vectors(), view.reference.vectors(split, num_held_out)
         limit = None if total == subject.data.num_train else total
         known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
         searches[view.features.name] = NearestSearch(

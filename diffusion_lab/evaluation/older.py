@@ -19,6 +19,7 @@ _OF_METRICS = {
 }
 # Dotted option -> where it is now.
 MOVED = {
+    "evaluation.reference_split": "evaluation.reference",
     **{f"evaluation.{old}": f"metrics.{metric}.{new}" for old, (metric, new) in _OF_METRICS.items()},
     **{f"evaluation.bound.{name}": f"metrics.bits_per_dim.{name}" for name in _OF_BOUND},
     **{f"features.{name}": f"features.inception.{name}" for name in ("path", "download", "sha256")},
@@ -51,6 +52,10 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         config["features"] = {_name(features): features}
     if isinstance(evaluation, Mapping) and "metrics" not in config:
         config["evaluation"], config["metrics"] = _split_evaluation(evaluation)
+    evaluation = config.get("evaluation")
+    if isinstance(evaluation, Mapping) and "reference_split" in evaluation:
+        left = {name: value for name, value in evaluation.items() if name != "reference_split"}
+        config["evaluation"] = {**left, "reference": evaluation["reference_split"]}
     if isinstance(config.get("guidance"), Mapping):
         config["guidance"] = _with_classes(config["guidance"])
     if config.get("labels") is not None and config.get("conditional") is True:

@@ -134,7 +134,7 @@ class Reference:
 
     def size(self, split: str) -> int:
         """How many images a split has."""
-        return self.data.num_train if split == "train" else self.data.num_test
+        return self.data.size(split)
 
     def _cached(
         self, kind: str, split: str, num_images: int | None, compute: Callable[[], dict[str, Tensor]]
@@ -146,7 +146,7 @@ class Reference:
             "num_images": num_images,
             "num_levels": self.data.num_levels,
             "recipe": RECIPE,
-            "split": split,
+            "split": self.data.named(split),
         }
         text = json.dumps(key, sort_keys=True)
         subset = "all" if num_images is None else str(num_images)

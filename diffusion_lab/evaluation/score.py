@@ -48,7 +48,7 @@ def score(
     progress = progress or (lambda stage, done, total: None)
     scores = Scores()
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
-        settings = replace(settings, num_samples=min(settings.resolve_num_samples(data.num_test), KEPT_IMAGES))
+        settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
     with source.ready(settings):
         found = source.samples(references, settings, progress)
         if found is None:
@@ -60,7 +60,7 @@ def score(
             scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
         scores.samples = subject.drawn.images
         with may_fail("the picture of its latents"):
-            scores.interpolation, scores.reconstructions = source.pictures(data, settings.seed)
+            scores.interpolation, scores.reconstructions = source.pictures(data, settings)
     remarks = [*source.remarks(data, settings), *references[0].remarks]
     if remarks:
         scores.protocol["remarks"] = remarks

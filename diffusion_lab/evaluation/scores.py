@@ -23,7 +23,7 @@ class Scores:
     value's error: the standard error of their mean is the error, and blocks of two scores with the same images are paired.
     measures: what the values mean; details: what has to be known of one of them besides, by name.
     interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
-    reconstructions: test images, each before its reconstruction (`latents`); of images only, and where the family has encoders.
+    reconstructions: real images, each before its reconstruction (`latents`); of images only, and where the family has encoders.
     nearest: as `nearest.nearest_picture` makes it; of images only, and where it was measured."""
 
     values: dict[str, float] = field(default_factory=dict)

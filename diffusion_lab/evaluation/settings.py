@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")
+REFERENCES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Evaluation:
     precision: str = "32-true"
     seed: int = 0
     weights: str = "auto"
-    reference_split: str = "train"
+    reference: str = "train"
     reference_features: int = 10_000
     statistics_images: int = 128
     at: list[Any] | None = None
@@ -36,17 +40,34 @@ class Evaluation:
             check_at_least(1, f"evaluation.{name}", getattr(self, name))
         if self.precision not in PRECISIONS:
             raise ValueError(f"evaluation.precision must be {' or '.join(PRECISIONS)}, got {self.precision}")
-        if self.reference_split not in ("train", "test"):
-            raise ValueError(f"evaluation.reference_split must be train or test, got {self.reference_split}")
+        if self.reference not in REFERENCES:
+            raise ValueError(f"evaluation.reference must be train, validation or test, got {self.reference}")
+
+    def check(self, data: DataModule) -> None:
+        """ValueError for a reference that the data do not have."""
+        if self.reference == "validation" and not data.num_validation:
+            raise ValueError(
+                f"evaluation.reference=validation: no images of {data.name} were held out of training; train with "
+                "data.validation=N, a number of training images (Fashion-MNIST: 5000)"
+            )
 
     @property
     def held_out_split(self) -> str:
-        """The split that the floor's images come from: the one that is not the reference."""
-        return "test" if self.reference_split == "train" else "train"
+        """The split that the floor's images come from: training images, or test images where these are the reference."""
+        return "test" if self.reference == "train" else "train"
 
-    def resolve_num_samples(self, num_test: int) -> int:
-        """num_samples, or as many as there are test images (so that the floor exists at the same n), at most 2048."""
-        return self.num_samples if self.num_samples is not None else min(num_test, MAX_DEFAULT_SAMPLES)
+    @property
+    def unseen_split(self) -> str:
+        """The split of images whose likelihood is measured, and beside which copies are counted: training has not seen them.
+
+        A score against validation images is there to choose by, so it uses no test image.
+        """
+        return "validation" if self.reference == "validation" else "test"
+
+    def resolve_num_samples(self, data: DataModule) -> int:
+        """num_samples, or as many as there are images of `unseen_split`, at most 2048, so that the floor exists at the same n."""
+        most = min(data.size(self.unseen_split), MAX_DEFAULT_SAMPLES)
+        return self.num_samples if self.num_samples is not None else most
 
 
 def check_at_least(least: int, option: str, value: int) -> None:

@@ -60,6 +60,6 @@ class Source(ABC):
         """Inside the block samples are drawn with these settings."""
         yield
 
-    def pictures(self, data: DataModule, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    def pictures(self, data: DataModule, settings: Evaluation) -> tuple[Tensor | None, Tensor | None]:
         """(interpolation, reconstructions), as `latents.latent_pictures` makes them; None where there are none."""
         return None, None

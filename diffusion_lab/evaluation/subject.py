@@ -43,12 +43,12 @@ class View:
     @property
     def split(self) -> str:
         """Which real images are the reference."""
-        return self.settings.reference_split
+        return self.settings.reference
 
     @property
     def num_held_out(self) -> int:
         """How many images the other split has."""
-        return getattr(self.reference.data, f"num_{self.settings.held_out_split}")
+        return self.reference.data.size(self.settings.held_out_split)
 
     @property
     def compared(self) -> str:

@@ -81,12 +81,14 @@ class TrainedModel(Source):
         )
 
     def protocol(self, settings: Evaluation) -> dict[str, Any]:
-        labels = f"drawn from the shares of the classes in {settings.reference_split}"
+        labels = f"drawn from the shares of the classes in {settings.reference}"
         return {
             "samples": {"labels": "none" if self.model.num_classes is None else labels},
             "weights": settings.weights,
             "model": self.model.protocol(),
         }
 
-    def pictures(self, data: DataModule, seed: int) -> tuple[Tensor | None, Tensor | None]:
-        return latent_pictures(self.model, data, seed) if len(data.shape) == 3 else (None, None)
+    def pictures(self, data: DataModule, settings: Evaluation) -> tuple[Tensor | None, Tensor | None]:
+        if len(data.shape) != 3:
+            return None, None
+        return latent_pictures(self.model, data, settings.seed, settings.unseen_split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
@@ -60,7 +61,11 @@ def build_training_data(cfg: DictConfig) -> DataModule:
 
 
 def _prepared(cfg: DictConfig, clusters: Clusters | None) -> DataModule:
-    data = instantiate(cfg.data)
+    options = copy.deepcopy(cfg.data)
+    with open_dict(options):
+        num_validation = options.pop("validation", 0)  # of every data set, and no parameter of its class
+    data = instantiate(options)
+    data.hold_back(num_validation)
     data.train_on(cfg.get("train_images"))
     data.use_cluster_labels(clusters)
     data.prepare()

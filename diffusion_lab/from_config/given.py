@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.fingerprints import fingerprint, given_code
@@ -100,6 +101,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     from diffusion_lab.interop.images import differences, levels, read_images
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
+    if "_target_" not in kept.data:
+        del kept["data"]
     if ("data" in kept) == ("reference" in kept):
         raise MistakeError(
             "samples=…: set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)"
@@ -116,6 +119,7 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
             data, published = _reference(kept, images)
         if len(data.shape) != 3 or data.num_levels is None:
             raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
+        instantiate(kept.evaluation).check(data)
         check_measures(list(features.values()), build_metrics(kept), data)
         if published:
             _check_dimensions(features, published, kept.reference)
@@ -136,8 +140,8 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     from diffusion_lab.interop.images import levels
     from diffusion_lab.interop.statistics import read_reference
 
-    if cfg.evaluation.reference_split != "train":
-        raise MistakeError("evaluation.reference_split has no effect with reference=…, which has no splits: remove it")
+    if cfg.evaluation.reference != "train":
+        raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
     found = read_reference(Path(cfg.reference))
     images = found.images
     shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
@@ -166,7 +170,7 @@ def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> Ru
     parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
     parts["features"] = features_by_content(parts["features"])
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
-    made_of = f"{images.digest} {labels} {data.identity}"
+    made_of = f"{images.digest} {labels} {data.training_identity}"
     run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, given_code(CODE, parts))
     short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
     return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))

@@ -31,12 +31,13 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 
 class Taken(NamedTuple):
-    """An annotation, and for numbers what they must reach or exceed, and the largest."""
+    """An annotation, and for numbers what they must reach or exceed, and the largest. remarked: a remark says it."""
 
     annotation: Any
     least: float = -math.inf
     most: float = math.inf
     above: bool = False
+    remarked: bool = False
 
     def has(self, number: float) -> bool:
         """Whether a number is in range."""
@@ -89,6 +90,8 @@ def _taken(node: DictConfig | ListConfig, name: Any, key: str, value: Any, comma
     """What an option takes; None where nothing says it."""
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     of_conf = _known(key, command).get(key)
+    if of_conf is not None and of_conf.remarked:
+        return of_conf  # its class need not be imported
     if not isinstance(target, str):
         return None if of_conf is None or of_conf.annotation is NoneType else of_conf
     annotation = _parameter_annotations(target).get(name, Any)
@@ -134,7 +137,7 @@ def _declared(config: str) -> dict[str, Taken]:
         if kinds:
             how, least, most = remark.groups()[1:] if remark else (None, None, None)
             limits = float(least or "-inf"), float(most or "inf")
-            found[key] = Taken(Union[tuple(kinds)], *limits, above=how == "above")  # noqa: UP007
+            found[key] = Taken(Union[tuple(kinds)], *limits, how == "above", remark is not None)  # noqa: UP007
     return found
 
 

@@ -9,6 +9,8 @@ from hydra._internal.utils import _locate  # what Hydra itself finds a target wi
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+_OF_EVERY_CLASS = ("data.validation",)  # a parameter of none
+
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
     """Delete what the objects of the groups that `overrides` choose do not take, unless an override gives it; their keys.
@@ -22,7 +24,7 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
     for place in places.values():
         node = OmegaConf.select(cfg, place, throw_on_missing=False)
         if isinstance(node, DictConfig):
-            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in places)
+            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in {*places, *_OF_EVERY_CLASS})
     for key in dropped:
         place, _, name = key.rpartition(".")
         with open_dict(cfg):

@@ -14,7 +14,10 @@ from diffusion_lab.from_config.heads import load_head, needed_head
 from diffusion_lab.runs import ModelDirectory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.diffusion import Variance
     from diffusion_lab.evaluation.reference import Progress
     from diffusion_lab.models.base import GenerativeModel
 
@@ -52,12 +55,19 @@ def use_measured(
     about = f"{directory.path.name}-{weights}"
     num_images = instantiate(cfg.evaluation).statistics_images  # a config of older code does not say it
     rest = (data(), num_images, weights, cache, identity, about, progress)
-    measured = measure_once(model, model.measure, {"of": "network"}, *rest)
-    last_steps = None
-    if and_costs:
+    found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
+    if variance is not None:
+        chosen = instantiate(variance)
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest)
+        means = dict(measured.means)
+        if chosen.func.needs_dimensions:
+            means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
+        found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
+    if and_costs:  # by which steps are chosen
+        split = data().choosing_split
         facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
-        last_steps = measure_once(model, model.measure_last_steps, facts, *rest).means["bits"]
-    chosen, means = None if variance is None else instantiate(variance), dict(measured.means)
-    if chosen is not None and chosen.func.needs_dimensions:
-        means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
-    model.use_measured(NetworkStatistics(**means, of=measured.about), last_steps, chosen)
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest, split)
+        last_steps = measure_once(model, model.measure_last_steps, facts, *rest, split).means["bits"]
+        found.append((NetworkStatistics(**measured.means, of=measured.about), last_steps, None))
+    for each in found:
+        model.use_measured(*each)

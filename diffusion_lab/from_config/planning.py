@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -238,6 +238,9 @@ def _cell(
             CODE.named(name)
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
     (score,) = requested_scores(cfg)  # the axes pick one
+    if cfg.score:
+        with users_mistakes():
+            instantiate(score.evaluation).check(data)
     moment = own_moment(cfg.get("guidance") or {})
     needed = [score.evaluation.weights, *([] if moment is None else [snapshot_name(moment)])]
     if directory.finished and not cfg.retrain:

@@ -39,7 +39,9 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
     from diffusion_lab.evaluation.score import check_measures
 
     check_measures(list(build_features(cfg).values()), build_metrics(cfg), data)
-    chosen, known = instantiate(cfg.evaluation).weights, ["auto", *weights]
+    settings = instantiate(cfg.evaluation)
+    settings.check(data)
+    chosen, known = settings.weights, ["auto", *weights]
     if chosen not in known:
         if is_snapshot(chosen):
             check_moments([chosen], weights, whose)

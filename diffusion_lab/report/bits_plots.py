@@ -7,7 +7,7 @@ from diffusion_lab.report.row_plots import in_lines, in_panels, spans_decades
 from diffusion_lab.report.table import Group, Row, Table
 
 _CURVE, _COUNTS = "bits_by_steps", "num_steps"
-_NOTE = "The bound of ancestral steps on test images, without guidance; all chains share their noise."
+_NOTE = "The bound of ancestral steps on held-out images, without guidance; all chains share their noise."
 
 
 def bits_plots(table: Table, group: Group) -> list[Plot]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
-from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, Measure, samples_key
+from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, VALIDATION_IMAGES, Measure, samples_key
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, read_status
@@ -212,7 +212,7 @@ def _wrong_in_sources(sources: Any) -> str | None:
     if not isinstance(sources, dict) or len(sources) > _MOST_VALUES:
         return "sources is not an object"
     for name, found in sources.items():
-        if not isinstance(found, dict) or not found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES}:
+        if not isinstance(found, dict) or not found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}:
             return f"sources.{name} does not say what makes it uncertain"
         if not all(isinstance(b, list) and len(b) <= _MOST_VALUES and all(map(_is_number, b)) for b in found.values()):
             return f"sources.{name} is not made of lists of numbers"

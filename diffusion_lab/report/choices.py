@@ -16,7 +16,7 @@ from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.report.class_names import TARGET, Choice, as_scored, choices_of, is_choice
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
-_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS}) | {"model", "facts", "evaluation.batch_size"}
+_IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}
 _LONGEST = 80  # characters of a list
 FAMILY = "model"  # the axis of the families of models
 SAMPLES = "samples"  # the axis of what the samples are of, where some were given: a family of models, or a file

@@ -45,6 +45,7 @@ def cell_csv(gathered: Gathered) -> str:
             "bits_per_dim_kind": cell.protocol.get("bound", {}).get("kind"),
             "num_samples": cell.protocol.get("samples", {}).get("num_images"),
             "data": cell.protocol.get("data", {}).get("name"),
+            "reference": cell.protocol.get("reference", {}).get("split"),
             "weights": cell.protocol.get("weights"),
             "run": cell.run.path.name,
         }

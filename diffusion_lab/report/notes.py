@@ -51,7 +51,8 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
         said += [f"{column.measure.label} [{letter}]: {text}." for letter, text in column.notes.items()]
         if not column.letters and column.measure.name == "bits_per_dim":
             cell = next(cell for row in group.rows for cell in row.cells_with("bits_per_dim").values())
-            said.append(f"bits/dim: {cell.protocol.get('bound', {}).get('kind')}.")
+            bound = cell.protocol.get("bound", {})
+            said.append(f"bits/dim: {bound.get('kind')}, of {bound.get('num_images')} {bound.get('split')} images.")
     entropy = group.fact(ENTROPY)
     if entropy is not None:
         said.append(

@@ -355,6 +355,8 @@ def test_a_search_has_a_space_a_goal_and_needs_no_multirun_flag(name):
     assert cfg.hydra.mode is RunMode.MULTIRUN
     assert cfg.hydra.runtime.choices["hydra/sweeper"] == "optuna"
     assert cfg.objective_metric
+    assert cfg.data.validation > 0
+    assert cfg.evaluation.reference == "validation"
     for option in cfg.hydra.sweeper.params:
         assert OmegaConf.select(cfg, option) is not None, option
 

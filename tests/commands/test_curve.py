@@ -62,7 +62,7 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
         ),
         (["evaluation.at=[2minutes]"], "evaluation.at=['2minutes']: 2minutes is not a moment of a training; write 0.1"),
         (["evaluation.at=[60s,1m]"], "remove the repeated moment"),
-        (["evaluation.at=2m"], "evaluation.at=2m: this option must be a list"),
+        (["evaluation.at=2m"], "evaluation.at=2m: this option must be null or a list"),
         ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at already chooses the weights"),
     ],
 )

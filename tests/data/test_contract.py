@@ -1,6 +1,7 @@
 """Every data set that conf/data offers keeps the promises of a DataModule: a new one is tested the moment its yaml exists."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,24 +10,36 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataModule
+from diffusion_lab.data.base import Batch, Pick
 from diffusion_lab.data.levels import from_levels, to_levels
 from tests.data.small_sets import SMALL
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 FILES = sorted(CONF.glob("*.yaml"))
+VALIDATION = 3
 
 
 @pytest.fixture(scope="module", params=[pytest.param(path, id=path.stem) for path in FILES])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataModule]:
+def whole_and_divided(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[DataModule, DataModule]]:
+    """The data set, and again with VALIDATION of its training images held back."""
     root = OmegaConf.create({"seed": 3, "data": OmegaConf.load(request.param).data})
     with pytest.MonkeyPatch.context() as patch:
         if write := SMALL.get(request.param.stem):
             root.data.root = str(write(tmp_path_factory.mktemp(request.param.stem) / "own", patch))
             if OmegaConf.is_missing(root.data, "train"):
                 root.data.train = "train.npz"
-        data = instantiate(root.data)
-        data.prepare()
-        yield data
+        whole, divided = instantiate(root.data), instantiate(root.data)
+        divided.hold_back(VALIDATION)
+        whole.prepare()
+        divided.prepare()
+        yield whole, divided
+
+
+@pytest.fixture(scope="module")
+def data(whole_and_divided: tuple[DataModule, DataModule]) -> DataModule:
+    return whole_and_divided[0]
 
 
 def test_there_are_data_sets() -> None:
@@ -39,7 +52,7 @@ def test_nothing_is_missing_of_what_was_prepared(data: DataModule) -> None:
 
 
 def test_the_yaml_is_the_name_and_the_options_arrive(data: DataModule, request: pytest.FixtureRequest) -> None:
-    assert data.name == request.node.callspec.params["data"].stem
+    assert data.name == request.node.callspec.params["whole_and_divided"].stem
     assert data.seed == 3
     assert len(data.identity) == 64
     assert int(data.identity, 16) > 0
@@ -83,6 +96,60 @@ def check_batch(data: DataModule, x: torch.Tensor, y: torch.Tensor | None) -> No
         assert y.shape == (len(x),)
         assert y.min() >= 0
         assert y.max() < data.num_classes
+
+
+def images(data: DataModule, split: str) -> Counter[tuple[bytes, bytes]]:
+    """How often each image of a split occurs, with its class."""
+    return Counter(
+        (image.numpy().tobytes(), b"" if y is None else y[i].numpy().tobytes())
+        for x, y in data.batches(split, 1024)
+        for i, image in enumerate(x)
+    )
+
+
+def test_validation_images_are_no_longer_training_images(whole_and_divided: tuple[DataModule, DataModule]) -> None:
+    whole, divided = whole_and_divided
+    assert (divided.num_validation, divided.num_train) == (VALIDATION, whole.num_train - VALIDATION)
+    train, validation = images(divided, "train"), images(divided, "validation")
+    assert validation.total() == VALIDATION
+    assert train + validation == images(whole, "train")
+    assert images(divided, "test") == images(whole, "test")
+    if whole.num_classes is not None:
+        assert divided.class_shares("validation").sum() == pytest.approx(1)
+
+
+def test_training_never_shows_a_validation_image(
+    whole_and_divided: tuple[DataModule, DataModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, data = whole_and_divided
+    shown, show = [], data._show
+
+    def recorded(split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        assert split == "train"
+        return show(split, (shown.append(pick[0]) or pick for pick in picks))
+
+    monkeypatch.setattr(data, "_show", recorded)
+    for _ in data.batches("validation", 1):
+        pass
+    held_back = {*torch.cat(shown).tolist()}
+    shown.clear()
+    stream = iter(data.train_dataloader())
+    for _ in range(2 * data.num_train // data.batch_size + 2):
+        next(stream)
+    trained_on = {*torch.cat(shown).tolist()}
+    assert len(held_back) == VALIDATION
+    assert trained_on | held_back == {*range(data.num_train + VALIDATION)}
+    assert not trained_on & held_back
+
+
+def test_the_identity_is_that_of_the_whole(whole_and_divided: tuple[DataModule, DataModule]) -> None:
+    """Images are found again in the cache whatever is held back; a model of fewer images is another model."""
+    whole, divided = whole_and_divided
+    assert whole.identity == whole.training_identity == divided.identity
+    assert divided.training_identity != whole.training_identity
+    assert [whole.named(split) for split in ("train", "test")] == ["train", "test"]
+    assert divided.named("test") == "test"
+    assert divided.named("train") != "train"
 
 
 def test_the_density_is_known_as_a_whole_or_not_at_all(data: DataModule) -> None:

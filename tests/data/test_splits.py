@@ -1,6 +1,6 @@
 import torch
 
-from diffusion_lab.data.splits import evenly_spaced, fixed_subset
+from diffusion_lab.data.splits import evenly_spaced, fixed_subset, without_validation
 
 
 def test_a_subset_holds_different_indices_and_begins_with_the_smaller_one() -> None:
@@ -26,3 +26,11 @@ def test_evenly_spaced_takes_the_same_share_of_each_class() -> None:
     chosen = labels[evenly_spaced(len(labels), 30)].bincount()
     assert (chosen - torch.tensor([2, 4, 6, 8, 10])).abs().max() <= 1
     assert torch.equal(evenly_spaced(7, 7), torch.arange(7))
+
+
+def test_a_larger_validation_set_holds_a_smaller() -> None:
+    (train, small), (_, large) = without_validation(1000, 30), without_validation(1000, 400)
+    assert torch.equal(torch.cat([train, small]).sort().values, torch.arange(1000))
+    assert {*small.tolist()} < {*large.tolist()}
+    # Of a set sorted by class it is no part alone: 200 ± 5·8.
+    assert abs((large < 500).sum() - 200) < 40

@@ -102,3 +102,16 @@ def test_a_crash_while_writing_leaves_nothing_behind(reference, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         reference.moments("train")
     assert files(reference) == []
+
+
+def test_the_same_images_are_found_whatever_is_held_back(reference):
+    """Test images are; training images are others, and of another number for validation others again."""
+    reference.moments("test"), reference.moments("train")
+    for held_back, new in ((20, 2), (30, 2)):
+        data, before = TinyImages(), len(files(reference))
+        data.hold_back(held_back)
+        data.prepare()
+        divided = Reference(data, RawPixels(), reference.cache)
+        assert same(divided.moments("test"), reference.moments("test"))
+        assert (divided.moments("train").n, divided.moments("validation").n) == (300 - held_back, held_back)
+        assert len(files(reference)) - before == new

@@ -4,11 +4,12 @@ import math
 import pytest
 import torch
 
+from diffusion_lab.data.levels import from_levels
 from diffusion_lab.evaluation.cost import TrainingCost
 from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.latents import PAIRS
-from diffusion_lab.evaluation.metrics import BitsPerDim
+from diffusion_lab.evaluation.metrics import BitsPerDim, Copying, Cost, SlicedWasserstein
 from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.samples import KEPT_IMAGES
 from diffusion_lab.evaluation.score import score
@@ -80,7 +81,7 @@ def test_the_floor_is_at_the_same_number_of_images_or_says_at_which(tmp_path):
 
 
 def test_a_test_split_as_reference_is_not_its_own_floor(tmp_path):
-    scores = scored(tmp_path, reference_split="test")
+    scores = scored(tmp_path, reference="test")
     assert scores.protocol["reference"] == {"split": "test", "num_images": 40}
     assert scores.protocol["floor"]["split"] == "train"
     assert scores.values["fd_raw_floor"] > 0
@@ -226,3 +227,44 @@ def test_the_cache_is_used_for_the_next_model(tmp_path):
     reads = data.reads
     scored(tmp_path, Silent(), data=data)
     assert data.reads - reads == 40 + PAIRS  # test images whose likelihood and whose reconstruction was asked for
+
+
+class NoiseToTest(TinyImages):
+    """The same training images, and noise as test images."""
+
+    def _load(self):
+        super()._load()
+        x, y = self.splits["test"]
+        levels = torch.randint(0, 17, x.shape, generator=torch.Generator().manual_seed(7))
+        self.splits["test"] = from_levels(levels, 17), y.flip(0)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_no_test_image_counts_where_validation_is_the_reference(tmp_path, num_classes):
+    metrics = [m for m in METRICS if not isinstance(m, Cost)] + [Copying(), SlicedWasserstein(num_images=30, patches=4)]
+    found = {}
+    for reference in ("validation", "train"):
+        for kind in (TinyImages, NoiseToTest):
+            data, cache = kind(), tmp_path / f"{reference}-{kind.__name__}"
+            data.hold_back(60)
+            scores = scored(cache, GaussianModel(num_classes), data, metrics=metrics, reference=reference)
+            found[reference, kind] = scores.content() | {"shown": (scores.samples, scores.reconstructions)}
+    one, other = (found["validation", kind] for kind in (TinyImages, NoiseToTest))
+    assert all(torch.equal(a, b) for a, b in zip(one.pop("shown"), other.pop("shown"), strict=True) if a is not None)
+    assert one == other
+    assert found["train", TinyImages]["values"] != found["train", NoiseToTest]["values"]
+    protocol = one["protocol"]
+    assert protocol["reference"] == {"split": "validation", "num_images": 60}
+    assert protocol["bound"]["split"] == protocol["copying"]["split"] == "validation"
+    assert protocol["floor"] == {"split": "train", "num_images": 60}
+    assert protocol["samples"]["num_images"] == 60
+    assert "validation images" in one["sources"]["bits_per_dim"]
+    assert found["train", TinyImages]["protocol"]["reference"] == {"split": "train", "num_images": 240}
+
+
+def test_a_reference_that_was_not_held_out_is_refused():
+    with pytest.raises(ValueError, match=r"evaluation\.reference=validation.*data\.validation=N"):
+        Evaluation(reference="validation").check(TinyImages())
+    data = TinyImages()
+    data.hold_back(5)
+    Evaluation(reference="validation").check(data)

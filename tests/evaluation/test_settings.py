@@ -5,6 +5,7 @@ import pytest
 import yaml
 
 from diffusion_lab.evaluation.settings import MAX_DEFAULT_SAMPLES, Evaluation
+from tests.evaluation.stand_ins import TinyImages
 
 CONF = Path(__file__).parents[2] / "conf" / "evaluation" / "default.yaml"
 
@@ -22,7 +23,7 @@ def test_the_yaml_names_every_setting_with_its_default():
         ("batch_size", 0),
         ("seed", -1),
         ("seed", 2**64),
-        ("reference_split", "validation"),
+        ("reference", "held_out"),
         ("precision", "bf16"),
         ("reference_features", 0),
     ],
@@ -33,11 +34,16 @@ def test_an_impossible_number_is_named(setting, value):
 
 
 def test_by_default_as_many_samples_as_the_floor_can_have():
-    assert Evaluation().resolve_num_samples(360) == 360
-    assert Evaluation().resolve_num_samples(10_000) == MAX_DEFAULT_SAMPLES == 2048
-    assert Evaluation(num_samples=500).resolve_num_samples(360) == 500
+    data = TinyImages()
+    assert Evaluation().resolve_num_samples(data) == 40
+    data.num_test = 10_000
+    assert Evaluation().resolve_num_samples(data) == MAX_DEFAULT_SAMPLES == 2048
+    assert Evaluation(num_samples=500).resolve_num_samples(data) == 500
+    data.hold_back(30)
+    assert Evaluation(reference="validation").resolve_num_samples(data) == 30
 
 
 def test_the_floor_comes_from_the_other_split():
     assert Evaluation().held_out_split == "test"
-    assert Evaluation(reference_split="test").held_out_split == "train"
+    assert Evaluation(reference="test").held_out_split == "train"
+    assert Evaluation(reference="validation").held_out_split == "train"

@@ -215,7 +215,7 @@ def test_a_seed_that_was_scored_twice_counts_once(tmp_path):
     said = " ".join(notes(group, group.measures))
     assert "The spread between trainings with different seeds is not known." in said
     assert "With two seeds" not in said
-    assert "bits/dim: bound of a strided chain." in said
+    assert "bits/dim: bound of a strided chain, of 256 test images." in said
     assert {line["seeds"] for line in csv.DictReader(io.StringIO(row_csv(table)))} == {"1"}
     assert standing(table, "bits_per_dim").runner_up is not None
 

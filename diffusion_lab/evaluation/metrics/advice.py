@@ -21,7 +21,8 @@ _LITTLE = 0.05  # of the distance: what may arise beyond either end of the range
 class StepAdvice(Metric):
     """What the best times of as many steps gain in bits/dim, and how few have the bound of the sampler's own.
 
-    All of it is of the unguided chain, on the training images that it was measured on (evaluation.statistics_images).
+    All of it is of the unguided chain, on the images that it was measured on (evaluation.statistics_images): those for validation
+    or, where training held none out, training images.
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)
@@ -41,9 +42,10 @@ class StepAdvice(Metric):
         from diffusion_lab.evaluation.statistics import UnmeasurableError
 
         model, data, size = subject.model, subject.data, subject.settings.statistics_images
+        split = data.choosing_split
         if model.log_snrs(2) is None:
             raise UnmeasurableError("this family has no noisy chain")
-        x_0, y = next(data.batches("train", size, limit=size))
+        x_0, y = next(data.batches(split, size, limit=size))
         known = None if y is None or model.num_classes is None else y.to(model.device)
         try:
             with torch.no_grad():
@@ -60,6 +62,7 @@ class StepAdvice(Metric):
         scores.details["advised_steps"] = (
             f"at the best times they reach the bound of ancestral steps at the sampler's {len(advice.times)} times{few}"
         )
+        scores.protocol["advice"] = {"split": split, "num_images": len(x_0)}
         scores.curves["bits_by_num_steps"] = {
             "num_steps": advice.num_steps,
             "bits_per_dim": advice.optimal,

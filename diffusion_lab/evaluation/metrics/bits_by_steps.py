@@ -1,4 +1,4 @@
-"""How many bits does a diffusion model need with every number of steps, by every spacing? All from one pass over test images."""
+"""How many bits does a diffusion model need with every number of steps, by every spacing? All from one pass over images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import LOW, TEST_IMAGES, Measure
+from diffusion_lab.measures import LOW, Measure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,8 @@ _COLUMNS = 8  # a table has no room for more; plots and files show all
 
 @dataclass(frozen=True)
 class BitsBySteps(Metric):
-    """The bound of the unguided ancestral chain on the first num_images test images, in bits per dimension, with each of num_steps
-    and each of the spacings, all with the same noise.
+    """The bound of the unguided ancestral chain on the first num_images test or validation images, in bits per dimension, with each
+    of num_steps and each of the spacings, all with the same noise.
 
     A number of steps that the chain does not have is left out. batch_size: images at a time.
     """
@@ -59,7 +59,7 @@ class BitsBySteps(Metric):
         shown = {self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)}
         for spacing in self.spacings:
             for count in self.num_steps:
-                meaning = f"bound of {count} ancestral steps, spacing {spacing}, on test images"
+                meaning = f"bound of {count} ancestral steps, spacing {spacing}, on held-out images"
                 name, label = self._name(spacing, count), f"bits/dim, {spacing} {count}"
                 how = ("data", "bits_by_steps")
                 column = spacing == self.spacings[0] and count in shown
@@ -78,20 +78,20 @@ class BitsBySteps(Metric):
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")
-        per_image = self._per_image(subject, counts)
+        split, per_image = subject.settings.unseen_split, self._per_image(subject, counts)
         curve: dict[str, Any] = {"num_steps": counts}
         for spacing, columns in per_image.items():
             curve[spacing] = columns.mean(dim=0).tolist()
             for count, bits in zip(counts, columns.unbind(dim=1), strict=True):
                 scores.record(self._name(spacing, count), float(bits.mean()))
-                scores.spread(self._name(spacing, count), TEST_IMAGES, bits)
+                scores.spread(self._name(spacing, count), f"{split} images", bits)
         for spacing in self.spacings:
             for count in set(self.num_steps) - set(counts):
                 scores.record(self._name(spacing, count), None, f"the chain has {longest} steps")
         scores.curves["bits_by_steps"] = curve
         scores.protocol["bits_by_steps"] = {
-            "split": "test",
-            "num_images": min(self.num_images, subject.data.num_test),
+            "split": split,
+            "num_images": min(self.num_images, subject.data.size(split)),
             "seed": subject.settings.seed,
         }
 
@@ -106,8 +106,9 @@ class BitsBySteps(Metric):
         model, data = subject.model, subject.data
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
         chains = [kinds[name](count) for name in self.spacings for count in counts]
-        size, batches, done = min(self.num_images, data.num_test), [], 0
-        for x_0, y in data.batches("test", self.batch_size, limit=size):
+        split = subject.settings.unseen_split
+        size, batches, done = min(self.num_images, data.size(split)), [], 0
+        for x_0, y in data.batches(split, self.batch_size, limit=size):
             indices = torch.arange(done, done + len(x_0), device=model.device)
             known = None if y is None or model.num_classes is None else y.to(model.device)
             bits = model.chain_bits(x_0.to(model.device), known, seed, indices, chains).cpu()

@@ -1,4 +1,4 @@
-"""Bits per dimension of test images, as the model itself states them."""
+"""Bits per dimension of images that training has not seen, as the model itself states them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
-from diffusion_lab.measures import ENTROPY, LOW, TEST_IMAGES, Measure
+from diffusion_lab.measures import ENTROPY, LOW, Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BitsPerDim(Metric):
-    """The negative log-likelihood of the first num_images test images, or a bound on it, in bits per dimension, and beside it the
-    entropy of the data where their density is known.
+    """The negative log-likelihood of the first num_images test or validation images, or a bound on it, in bits per dimension, and
+    beside it the entropy of the data where their density is known.
 
     batch_size: images at a time. max_terms: at most so many terms of a chain. num_draws: independent repetitions.
     """
@@ -38,7 +38,7 @@ class BitsPerDim(Metric):
             check_at_least(2, "max_terms", self.max_terms)  # L_0 and one for all others
 
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        meaning = "negative log-likelihood of test images, or a bound on it"
+        meaning = "negative log-likelihood of held-out images, or a bound on it"
         yield Measure("bits_per_dim", "bits/dim", "", LOW, meaning, ("data", "bound"), headline=True)
         least = "an unconditional model needs at least as many"
         yield Measure(ENTROPY, "  the data's entropy", meaning=least, agrees=("data",), column=False)
@@ -46,13 +46,13 @@ class BitsPerDim(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         from diffusion_lab.evaluation.likelihood import score_likelihood
 
-        seed = subject.settings.seed
-        likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, **asdict(self))
+        seed, split = subject.settings.seed, subject.settings.unseen_split
+        likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, split, **asdict(self))
         if likelihood is None:
             scores.record("bits_per_dim", None, "this model has no likelihood")
             return
         scores.record("bits_per_dim", likelihood.bits_per_dim)
-        scores.spread("bits_per_dim", TEST_IMAGES, likelihood.per_image)
+        scores.spread("bits_per_dim", f"{split} images", likelihood.per_image)
         scores.record("bits_per_dim_standard_error", likelihood.standard_error)
         scores.record("bits_per_dim_noise_error", likelihood.noise_error, "needs metrics.bits_per_dim.num_draws ≥ 2")
         entropy = subject.data.entropy_bits()
@@ -62,10 +62,10 @@ class BitsPerDim(Metric):
             scores.record(f"bits_per_dim_{name}", value)
         if likelihood.curve:
             scores.curves["bits_per_dim"] = likelihood.curve
-        scores.details["bits_per_dim"] = f"{likelihood.kind}, {likelihood.num_images} test images"
+        scores.details["bits_per_dim"] = f"{likelihood.kind}, {likelihood.num_images} {split} images"
         scores.protocol["bound"] = {
             "kind": likelihood.kind,
-            "split": "test",
+            "split": split,
             **asdict(self),
             "num_images": likelihood.num_images,
             "num_terms": max((len(entry) for entry in likelihood.curve.values()), default=None),

@@ -48,10 +48,10 @@ class Copying(Metric):
         from diffusion_lab.evaluation.statistics import UnmeasurableError
         from diffusion_lab.pictures import may_fail
 
-        data = subject.data
-        if data.num_test < 2:
+        data, split = subject.data, subject.settings.unseen_split
+        if data.size(split) < 2:
             raise UnmeasurableError(f"needs held-out images besides the training images, but {data.name} has none")
-        size = min(self.num_images, data.num_test, max(2, len(subject.drawn.features)))
+        size = min(self.num_images, data.size(split), max(2, len(subject.drawn.features)))
         searches = nearest_training_images(subject, size)
         for name, search in searches.items():
             own, others = search.of_samples.distances, search.of_held_out.distances
@@ -61,10 +61,13 @@ class Copying(Metric):
             scores.spread(which, SAMPLES, found.of_samples)
             scores.spread(which, REAL_IMAGES, found.of_held_out)
             scores.share(f"copies_{name}", SAMPLES, within_held_out_quantile(own, others, _FEW))
-            against = f"{len(own)} samples and {len(others)} test images to {data.num_trained_on} training images"
-            scores.details[which] = f"P(a sample is nearer to a training image than a test image is); {against}"
-            scores.details[f"copies_{name}"] = f"as near to a training image as the nearest {_FEW:.0%} of test images"
+            against = f"{len(own)} samples and {len(others)} {split} images to {data.num_trained_on} training images"
+            scores.details[which] = f"P(a sample is nearer to a training image than a {split} image is); {against}"
+            scores.details[f"copies_{name}"] = (
+                f"as near to a training image as the nearest {_FEW:.0%} of {split} images"
+            )
         scores.protocol["copying"] = {
+            "split": split,
             "num_held_out": size,
             "num_trained_on": data.num_trained_on,
             "mirrored": data.flip,

@@ -54,8 +54,8 @@ class SlicedWasserstein(Metric):
         view, settings = subject.views[0], subject.settings
         samples, names = view.drawn.images, [_NAME, f"{_NAME}_floor"]
         view.drawn.vectors()  # says so if samples are not finite
-        size = min(self.num_images, len(samples), getattr(subject.data, f"num_{settings.reference_split}"))
-        real = _images(subject, settings.reference_split, size)
+        size = min(self.num_images, len(samples), subject.data.size(settings.reference))
+        real = _images(subject, settings.reference, size)
         held_out = _images(subject, settings.held_out_split, min(size, view.num_held_out))
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
         sorted_numbers = 2.0 * (size + len(held_out)) * self.patches * projections(subject.data.shape)

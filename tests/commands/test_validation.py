@@ -1,0 +1,111 @@
+"""data.validation and evaluation.reference as a user meets them: choose on validation images, claim on test images."""
+
+import json
+
+import numpy as np
+import pytest
+
+from .conftest import STRIDED, TINY
+
+CHOOSE = ["data.validation=40", "evaluation.reference=validation"]
+EVERYTHING = (
+    "metrics=[frechet_distance,kernel_distance,precision_recall,bits_per_dim,sliced_wasserstein,copying,bits_by_steps,diagnose,"
+    "schedule_advice]"
+)
+LITTLE = [
+    "metrics.bits_per_dim.num_images=4",
+    *("metrics.bits_by_steps.num_steps=[2,3]", "metrics.bits_by_steps.num_images=4", "evaluation.statistics_images=8"),
+    *("metrics.distance_by_log_snr.num_points=2", "metrics.distance_by_log_snr.num_images=8"),
+    *("metrics.error_by_log_snr.num_points=2", "metrics.error_by_log_snr.num_images=8"),
+    *("metrics.sliced_wasserstein.num_images=8", "metrics.sliced_wasserstein.patches=2"),
+]
+
+ON_CLUSTERS = ["labels=clusters", "labels.num_clusters=3", "start=data_moments", "sampler/spacing=optimal"]
+
+
+def score(folder):
+    (path,) = folder.glob("outputs/runs/*/metrics.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["evaluation.reference=validation"], "data.validation=N"),
+        (["data.validation=1437"], "data.validation=1437: digits has 1437 training images"),
+        (["data.validation=-1"], "data.validation=-1"),
+        (["data.validation=0.1"], "data.validation=0.1"),
+        (["evaluation.reference=held_out"], "evaluation.reference must be train, validation or test"),
+        (["evaluation.reference_split=test"], "evaluation.reference"),
+    ],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_what_cannot_be_is_refused_before_training(lab, options, said, sweep):
+    code, _, err = lab("train", *sweep, *TINY, *STRIDED, *options)
+    assert code == 1
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (lab.folder / "outputs" / "models").exists()
+
+
+@pytest.mark.parametrize("more", [[], ON_CLUSTERS], ids=["plain", "clusters"])
+def test_no_test_image_has_a_part_in_choosing(lab, more):
+    """Two data sets that differ in their test images alone: the same losses, the same score."""
+    found = []
+    random = np.random.default_rng(0)
+    images = random.integers(256, size=(160, 8, 8), dtype=np.uint8)
+    for name, other in (("one", random), ("two", np.random.default_rng(1))):
+        folder = lab.folder / name
+        folder.mkdir()
+        np.save(folder / "train.npy", images)
+        np.save(folder / "test.npy", other.integers(other.integers(100, 256), size=(60, 8, 8), dtype=np.uint8))
+        data = ["data=arrays", f"data.root={folder}", "data.train=train.npy", "data.test=test.npy"]
+        sizes = [option for option in TINY if not option.startswith("metrics.")]
+        where = [f"outputs={folder}/outputs", "network=diffusion/8x8", "variance=fixed_small", "val.every_n_steps=1"]
+        options = [*data, *sizes, *STRIDED, *CHOOSE, *where, EVERYTHING, *LITTLE, *more]
+        code, out, err = lab("train", *options)
+        assert code == 0, err
+        assert "against 40 validation images" in out
+        (losses,) = folder.glob("outputs/models/*/metrics.csv")
+        columns = [line.split(",") for line in losses.read_text().splitlines()]
+        kept = [i for i, column in enumerate(columns[0]) if column in ("train/loss", "val/loss")]
+        content = score(folder)
+        protocol = content["protocol"]
+        assert protocol["bits_by_steps"]["split"] == protocol["advice"]["split"] == "validation"
+        del (
+            protocol["data"],
+            protocol["model_directory"],
+            protocol["fingerprint"],
+            protocol["model"]["start"],
+        )  # digests
+        found.append(([[line[i] for i in kept] for line in columns], content))
+    assert found[0][0][0] == ["train/loss", "val/loss"]
+    (losses, one), (other_losses, other) = found
+    assert losses == other_losses
+    assert {key for key in one if one[key] != other[key]} == set()
+
+
+def test_a_model_chosen_on_validation_is_scored_on_test(lab):
+    code, _, err = lab("train", *TINY, *STRIDED, *CHOOSE)
+    assert code == 0, err
+    (chosen,) = (lab.folder / "outputs" / "runs").iterdir()
+    code, out, err = lab("evaluate", "evaluation.reference=test", "metrics=[frechet_distance,bits_per_dim]")
+    assert code == 0, err
+    assert "against 360 test images" in out
+    (claimed,) = {*(lab.folder / "outputs" / "runs").iterdir()} - {chosen}
+    before, after = (json.loads((run / "metrics.json").read_text())["protocol"] for run in (chosen, claimed))
+    assert before["reference"] == {"split": "validation", "num_images": 40}
+    assert after["reference"] == {"split": "test", "num_images": 360}
+    assert (before["bound"]["split"], after["bound"]["split"]) == ("validation", "test")
+
+
+def test_others_samples_are_compared_with_validation_images(lab):
+    grey = np.random.default_rng(0).integers(256, size=(50, 8, 8, 1), dtype=np.uint8)
+    np.savez(lab.folder / "made.npz", arr_0=grey.repeat(3, axis=3))
+    given = ["samples=made.npz", "data=digits", "features=pixels", "metrics=frechet_distance"]
+    code, _, err = lab("evaluate", *given, *CHOOSE)
+    assert code == 0, err
+    assert score(lab.folder)["protocol"]["reference"] == {"split": "validation", "num_images": 40}
+    code, _, err = lab("evaluate", *given, "evaluation.reference=validation")
+    assert code == 1
+    assert "data.validation=N" in err

@@ -1,0 +1,108 @@
+"""data.validation: images that nothing in training may see. `test_contract.py` tests the division of every data set."""
+
+import pytest
+import torch
+
+from diffusion_lab.data import DataError
+from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.digits import Digits
+from diffusion_lab.evaluation.data_moments import data_moments
+from diffusion_lab.evaluation.measuring import measure_once
+from tests.evaluation.stand_ins import GaussianModel
+
+N = 200
+
+
+def digits(held_back=N, clusters=None):
+    """(the data, the numbers of the training images that are shown from now on)"""
+    data, shown = Digits(batch_size=32, seed=1), []
+    show = data._show
+
+    def recorded(split, picks):
+        for pick in picks:
+            if split == "train":
+                shown.extend(pick[0].tolist())
+            yield from show(split, [pick])
+
+    data._show = recorded
+    data.hold_back(held_back)
+    data.use_cluster_labels(clusters)
+    data.prepare()
+    return data, shown
+
+
+@pytest.fixture(scope="module")
+def held_back():
+    data, shown = digits()
+    for _ in data.batches("validation", 100):
+        pass
+    assert len({*shown}) == N
+    return {*shown}
+
+
+class Measured(GaussianModel):
+    shape, num_levels = (1, 8, 8), 17
+
+    def measure(self, x_0, y, seed, indices):
+        return {"rows": x_0.double().flatten(1)}
+
+
+def clusters_of(data, tmp_path):
+    return data.clusters.of(next(data.batches("train", 5))[0])
+
+
+def moments_of(data, tmp_path):
+    return data_moments(data, True, tmp_path)
+
+
+def variance_of(data, tmp_path):
+    model = Measured()
+    return measure_once(model, model.measure, {}, data, 10_000, "raw", tmp_path, "mine", "digits")
+
+
+def ends_of(data, tmp_path):
+    return data.end_shares
+
+
+@pytest.mark.parametrize("look", [clusters_of, moments_of, variance_of, ends_of])
+def test_what_is_measured_for_training_sees_none(tmp_path, held_back, look):
+    data, shown = digits(clusters=Clusters(5, 8, 10_000) if look is clusters_of else None)
+    look(data, tmp_path)
+    assert shown
+    assert not held_back & {*shown}
+
+
+def test_the_held_out_loss_is_of_validation_images(held_back):
+    data, shown = digits()
+    data.hold_out(10_000, 64, 0)
+    assert sum(len(x) for x, _, _ in data.val_dataloader()) == N
+    assert {*shown} == held_back
+    whole, shown = digits(0)
+    whole.hold_out(10_000, 64, 0)
+    assert sum(len(x) for x, _, _ in whole.val_dataloader()) == 360
+    assert not shown
+
+
+def test_steps_are_chosen_on_validation_images(tmp_path, held_back):
+    data, shown = digits()
+    model = Measured()
+    rest = (data, 10_000, "raw", tmp_path, "mine", "digits")
+    on_train = measure_once(model, model.measure, {}, *rest)
+    shown.clear()
+    on_validation = measure_once(model, model.measure, {}, *rest, split=data.choosing_split)
+    assert {*shown} == held_back
+    assert on_validation.about.startswith(f"{N} validation images")
+    assert not torch.equal(on_train.means["rows"], on_validation.means["rows"])
+
+
+def test_fewer_images_are_trained_on():
+    data, _ = digits()
+    assert data.num_trained_on == data.num_train == 1437 - N
+    data.train_on(0.1)
+    assert data.num_trained_on == 124
+
+
+@pytest.mark.parametrize(("number", "why"), [(1437, "has 1437 training images"), (-1, "must be"), (0.5, "must be")])
+def test_what_cannot_be_held_back_is_refused(number, why):
+    with pytest.raises(DataError, match=rf"data\.validation={number}.*{why}"):
+        digits(number)
