@@ -133,7 +133,8 @@ def _declared(config: str) -> dict[str, Taken]:
             remark, named = None, []
         kinds = [_NAMED[name] for name in named]
         if isinstance(node, yaml.SequenceNode) or not _REFERENCE.fullmatch(node.value):
-            kinds.append(_TAGS[node.tag.rpartition(":")[2]])
+            kind = _TAGS[node.tag.rpartition(":")[2]]
+            kinds += [kind] if not remark or kind is not str else []  # YAML takes 1e-3 for a string
         if kinds:
             how, least, most = remark.groups()[1:] if remark else (None, None, None)
             limits = float(least or "-inf"), float(most or "inf")
