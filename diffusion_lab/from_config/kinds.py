@@ -23,8 +23,8 @@ from diffusion_lab.from_config.mistakes import MistakeError
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}
 _ELEMENTS = {int: " of whole numbers", float: " of numbers", str: " of strings"}
 _LISTS = (list, tuple, Sequence)
-_NAMED = {kind.__name__: kind for kind in (int, float, bool, str, list)}
-_TAGS = _NAMED | {"null": NoneType, "seq": list}
+_NAMED = {kind.__name__: kind for kind in (int, float, bool, str, list)} | {"null": NoneType}
+_TAGS = _NAMED | {"seq": list}
 _REMARK = re.compile(r"# (\w+(?: \| \w+)*)(?: (from|above) (\d+))?(?: to (\d+))?(?:[:;]|$)")
 _REFERENCE = re.compile(r"\$\{[^}]+\}|\?\?\?")
 _TOO_LARGE = 2**64  # a seed is smaller

@@ -65,7 +65,7 @@ def test_masks_of_samples_layers_and_steps_are_independent(p):
         z = x @ y.T / x.shape[1] ** 0.5
         if one is other or name == "places":
             z = z[~torch.eye(len(z), dtype=torch.bool)]
-        assert z.abs().max() < 6.5, name
+        assert z.abs().max() < 8, name  # torch's masks have up to 7: few are dropped together, so tails are heavy
         assert z.var() == pytest.approx(1, abs=0.02), name
         assert z.mean().abs() < 6 / z.numel() ** 0.5, name
 
