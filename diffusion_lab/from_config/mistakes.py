@@ -104,7 +104,7 @@ def mistake_in_job(error: BaseException) -> str | None:
                 "run the same command again"
             )
         case NotADirectoryError() | FileExistsError() if error.filename:
-            return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
+            return f"cannot create the folder {error.filename}: a file has that name; choose another folder"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} is on a read-only disk; choose a folder on another one"
         case OSError(errno=errno.EFBIG):
