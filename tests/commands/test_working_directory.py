@@ -238,3 +238,17 @@ def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd,
     else:
         main.main()
         assert "no trained model in there" in capfd.readouterr().out
+
+
+def test_wandb_settings_here_name_no_server(tmp_path):
+    pytest.importorskip("wandb")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://harm.invalid\n")
+    code = "import wandb; WeightsAndBiases('p', None); print(wandb.setup().settings.base_url)"
+    call = [sys.executable, "-P", "-c", f"from diffusion_lab.callbacks.tracking import WeightsAndBiases; {code}"]
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | {
+        "WANDB_MODE": "offline"
+    }
+    said = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert said.stdout.startswith("http"), said.stderr
+    assert "harm" not in said.stdout
