@@ -127,9 +127,7 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        with chdir(
-            Path(__file__).parent
-        ):  # wandb/settings here might name another server, which would get the key
+        with chdir(Path(__file__).parent):  # wandb/settings here might name another server, which would get the key
             wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
