@@ -28,6 +28,7 @@ FILE = ".written"
 _STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")
 LONG = 2**16  # bytes of a record that is worth shortening
 _LARGEST = 2**28
+_LONGEST = 255  # bytes of a name, in every file system
 _KEPT = 2  # lines of a name in a record that was shortened: of the file, and of the one about to take its place
 
 
@@ -166,9 +167,10 @@ def _read(content: bytes) -> Iterator[dict[str, Any]]:
         try:
             line = json.loads(text)
             name = line.get("name") or line["staged"]
+            length = len(os.fsencode(name))  # ValueError for what no file can be called
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
-        if not isinstance(name, str) or name in (".", "..", FILE) or set("/\0") & set(name):
+        if length > _LONGEST or not isinstance(name, str) or name in (".", "..", FILE) or set("/\0") & set(name):
             continue
         if "name" in line or _STAGED.fullmatch(name):
             yield line

@@ -1,4 +1,6 @@
 import errno
+import hashlib
+import json
 import os
 import stat
 
@@ -239,3 +241,17 @@ def test_a_record_that_is_no_file_is_refused(tmp_path, made):
     with pytest.raises(PlaceError, match=r"\.written"):
         write_whole(tmp_path / "file", b"")
     assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a" * 300, "../precious", "..", "a\0b", {}, 1])
+def test_a_record_of_what_no_file_can_be_called(tmp_path, name):
+    """Each is as good as none: the record may come from somebody else."""
+    write_whole(tmp_path / "folder" / "ours", b"ours")
+    (tmp_path / "precious").write_bytes(b"")
+    with (tmp_path / "folder" / written.FILE).open("a") as record:
+        for key in ("name", "staged"):
+            record.write("\n" + json.dumps({key: name, "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}))
+    remove_staged(tmp_path / "folder")
+    assert written.names(tmp_path / "folder") == ["ours"]
+    remove_written(tmp_path / "folder")
+    assert in_folder(tmp_path) == ["precious"]

@@ -2,11 +2,12 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import name_root, write_whole
 from diffusion_lab.runs import (
     ModelDirectory,
     RunError,
@@ -15,6 +16,7 @@ from diffusion_lab.runs import (
     run_directory,
     write_json,
 )
+from diffusion_lab.written import PlaceError
 
 
 def test_json_is_readable_and_whole(tmp_path):
@@ -196,3 +198,20 @@ def test_killed_at_any_moment_a_training_anew_leaves_the_old_model_whole_or_the_
             }
             assert not model.retraining.path.exists()
     assert number > 12, "it takes that many steps"
+
+
+def test_a_training_anew_follows_no_link_out(tmp_path):
+    """Neither to the record of another folder, nor where its mark would be made."""
+    there, model = tmp_path / "there", ModelDirectory(tmp_path / "outputs/models/m")
+    name_root(tmp_path / "outputs")
+    write_whole(there / "mine.txt", b"mine")
+    for name, target in (("mine", there), ("in_place", tmp_path / "made")):
+        _trained(model.path, "old", steps=(1,))
+        _trained(model.retraining.path, "new", steps=(2,))
+        (model.retraining.path / name).symlink_to(target)
+        with suppress(PlaceError):
+            model.put_in_place()
+            (model.retraining.path / "deeper").symlink_to(target)
+            model.end_retraining()
+        assert (there / ".written").is_file()
+        assert not (tmp_path / "made").exists()

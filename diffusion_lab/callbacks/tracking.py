@@ -14,7 +14,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,8 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
+        with chdir(Path(__file__).parent):  # wandb/settings here might name another server, which would get the key
+            wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
             raise ValueError(

@@ -48,6 +48,11 @@ def is_null_group(error: BaseException) -> bool:
     return "Config group override must be" in str(error)
 
 
+def is_two_modes(error: BaseException) -> bool:
+    """Whether flags exclude each other, as -m and --cfg."""
+    return str(error).startswith("Only one of --run")
+
+
 def one_line(error: BaseException) -> str:
     """The text, without the folders that configs were searched in."""
     return " ".join(str(error).split("Config search path")[0].split())

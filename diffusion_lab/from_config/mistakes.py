@@ -104,7 +104,7 @@ def mistake_in_job(error: BaseException) -> str | None:
                 "run the same command again"
             )
         case NotADirectoryError() | FileExistsError() if error.filename:
-            return f"cannot create the folder {error.filename}: a file has that name; choose another with outputs=…"
+            return f"cannot create the folder {error.filename}: a file has that name; choose another folder"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} is on a read-only disk; choose a folder on another one"
         case OSError(errno=errno.EFBIG):
@@ -129,6 +129,8 @@ def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | 
             return _composition(error, command, conf)
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
+        case ValueError() if hydra_errors.is_two_modes(error):
+            return hydra_errors.one_line(error)
         case ValueError() if hydra_errors.is_null_group(error):
             return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"
     return None

@@ -34,6 +34,6 @@ def usual_outputs() -> str:
 
 def name_folders(cfg: Mapping[str, Any]) -> None:
     """Below the folders that a command writes to, no link is followed out of them."""
-    for option in ("outputs", "to", "jobs"):
+    for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
         if cfg.get(option):
             name_root(Path(str(cfg[option])))

@@ -72,6 +72,8 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         element = override.get_key_element()
         listed = list(override.sweep_string_iterator())
         values = {value: f"{element}={value}" for value in listed}
+        if not listed:
+            raise MistakeError(f"{override.input_line}: it names no value; write {key}=value,value")
         if len(values) < len(listed):
             raise MistakeError(f"{override.input_line}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)

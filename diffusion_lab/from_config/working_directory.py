@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from io import StringIO
 from pathlib import Path
@@ -102,10 +102,9 @@ def typed_modules(options: Sequence[str]) -> frozenset[str]:
 def importing(modules: frozenset[str]) -> Iterator[None]:
     """In the block these modules, and what they import, are found in the working directory if they are nowhere else."""
     folder = working_directory()
-    if Path("matplotlibrc").is_file():  # matplotlib reads it when it is imported; it may name programs
-        import matplotlib
-
-        matplotlib.rcdefaults()
+    if os.path.lexists("matplotlibrc"):  # matplotlib reads it when it is imported: it may name programs, or be a pipe
+        with chdir(CONF):
+            import matplotlib  # noqa: F401
     finder = _Finder(folder, {*modules}) if folder is not None else None
     sys.meta_path += [finder] if finder is not None else []
     try:
@@ -159,8 +158,8 @@ def _own_choices(options: Sequence[str]) -> Path | None:
     for own in here if copy is None else sorted((Path(copy) / MORE_CONFIGS).glob("*")):
         for key, _, value in (option.partition("=") for option in options):
             group = key.lstrip("+").partition("@")[0]
-            if group.startswith("hydra"):
-                continue  # choices that installed plugins bring
+            if group.startswith("hydra") or not (CONF / group).is_dir():
+                continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
             for choice in re.findall(r"[\w/.-]+", value):
                 if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
                     return own

@@ -20,7 +20,7 @@ def write_report(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]
     """
     name_root(folder)
     places = {name: next(filter(_is_free, _names(folder / name))) for name in contents}
-    for parent in {path.parent for path in places.values()}:
+    for parent in sorted({path.parent for path in places.values()}):
         check_links(parent)
         remove_staged(parent)
     beside = (takewhile(os.path.lexists, _names(folder / name)) for name in contents)

@@ -160,6 +160,7 @@ class ModelDirectory(Directory):
                 for file in old:
                     if not (new.path / file.relative_to(self.path)).exists():
                         clear(file)
+        check_links(new._mark)
         new._mark.touch()
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
         kept = (first, last, new._mark)
@@ -180,7 +181,8 @@ class ModelDirectory(Directory):
         """The command with retrain=true is done; the next one begins another training."""
         folder = self.retraining.path
         check_links(folder)
-        folders = sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True)
+        inside = (path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
+        folders = sorted((folder, *inside), reverse=True)
         for each in folders:  # of files that have been moved; no other training begins while the mark is there
             (each / written.FILE).unlink(missing_ok=True)
         self.retraining._mark.unlink(missing_ok=True)

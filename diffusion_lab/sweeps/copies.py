@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from diffusion_lab.claims import Holder
@@ -20,9 +22,11 @@ from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
 from diffusion_lab.runs.jobs import has_outcome
 from diffusion_lab.sweeps.submitted import Submitted, submitted
+from diffusion_lab.written import PlaceError
 
 _LENGTH = 12  # hex digits in a copy's name
 _IN_USE = ".in_use"
+_CODE = (*all_suffixes(), ".yaml", ".yml")
 
 
 @contextmanager
@@ -38,7 +42,9 @@ def copy_in_use(
     mark = copy / _IN_USE / f"{uuid.uuid4().hex}.json"
     with hold(folder, waiting=lambda holder: None):
         remove_staged(folder)
-        if not copy.is_dir():
+        if os.path.lexists(copy):
+            _check(copy, files, links)
+        else:
             _write(copy, files)
         for place, target in links.items():
             if not (copy / place).exists():
@@ -66,6 +72,20 @@ def remove_copy(copy: Path, jobs: Path, waiting: Callable[[Holder | None], None]
             _remove(copy)
         give_up(copy.parent)
     return unused
+
+
+def _check(copy: Path, files: Mapping[Path, bytes], links: Mapping[Path, Path]) -> None:
+    """PlaceError if a copy that is there holds other code or configs than `files`: the folder may come from somebody else.
+
+    Other links, and what Python has compiled there, are removed: neither shows what would run.
+    """
+    for path in [] if copy.is_symlink() else [*copy.rglob("*")]:
+        compiled = path.suffix == ".pyc" and path.parent.name == "__pycache__"
+        if compiled or (path.is_symlink() and path.readlink() != links.get(path.relative_to(copy))):
+            path.unlink()
+    found = {name: content for name, content in _files(copy).items() if name in files or name.suffix in _CODE}
+    if copy.is_symlink() or found != files:
+        raise PlaceError(f"{copy} was changed, or not written by diffusion-lab, and no code runs from it: remove it")
 
 
 def _name(files: Mapping[Path, bytes]) -> str:

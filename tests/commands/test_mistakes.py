@@ -116,6 +116,9 @@ train features=[]
 train score=false features=[]
 train trainer.precision=16-mixed
 train -m seed=1,1
+train -m seed=range(1,1)
+train -m seed=glob(*)
+train -m --cfg=job
 train -m schedule=linear,linear
 train model=gan schedule=linear
 train model=vae sampler=ddim

@@ -76,10 +76,12 @@ def test_a_users_report_stays_and_the_new_one_goes_beside(lab):
     assert (page.parent / "report.new.html").is_file()
 
 
+@pytest.mark.parametrize("outputs", ["outputs", "theirs"])
 @pytest.mark.parametrize("name", ["report", "report/figures"])
-def test_a_report_behind_a_strangers_link_is_refused(lab, name):
-    sweep, elsewhere = write_sweep(lab.folder / "outputs", axes=SMALL), lab.folder / "elsewhere"
-    code, _, err = lab("report", f"to={elsewhere}")
+def test_a_report_behind_a_strangers_link_is_refused(lab, name, outputs):
+    sweep, elsewhere = write_sweep(lab.folder / outputs, axes=SMALL), lab.folder / "elsewhere"
+    named = [f"sweep={sweep.path}"]
+    code, _, err = lab("report", f"to={elsewhere}", *named)
     assert code == 0, err
     if name == "report":
         sweep.report.symlink_to(elsewhere)
@@ -87,7 +89,7 @@ def test_a_report_behind_a_strangers_link_is_refused(lab, name):
         sweep.report.mkdir()
         (sweep.path / name).symlink_to(elsewhere / "figures")
     before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*")}
-    code, _, err = lab("report")
+    code, _, err = lab("report", *(named if outputs == "theirs" else ()))
     assert code == 1
     assert len(err.splitlines()) == 1
     assert f"{name} lies behind a link that leads out of " in err

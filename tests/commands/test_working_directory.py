@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 from diffusion_lab import load
 from diffusion_lab.commands import main
 from diffusion_lab.from_config.keywords import own_hydra
+from diffusion_lab.from_config.working_directory import typed_modules
 from diffusion_lab.runs.places import is_in_outputs
 
 from .conftest import STRIDED, TINY
@@ -94,6 +94,15 @@ def test_conf_local_holds_plain_options(lab, write, text, command):
     assert (code, err.count("\n")) == (1, 1), err
     assert LOCAL in err
     assert sorted(os.listdir(lab.folder)) == ["conf", "harmful.py"]
+
+
+@pytest.mark.parametrize(
+    "option", ["sweep=first", "~sweep=first", "sweep@hydra.callbacks=first", "trainer.max_steps=2"]
+)
+def test_what_is_no_choice_finds_no_yaml_here(lab, write, option):
+    for name in ("sweep/first", "trainer.max_steps/2"):
+        write(f"conf/{name}.yaml", "_target_: harmful.X\n")
+    assert "harmful" not in typed_modules([option])
 
 
 def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
@@ -204,12 +213,19 @@ def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
         assert compose("app") == {"x": 1}
 
 
-def test_settings_of_a_drawing_style_here_are_left_out(lab, write):
-    write("matplotlibrc", "text.usetex: True\nlines.linewidth: 30\n")
-    matplotlib.rcParams["lines.linewidth"] = 30.0
-    code, _, err = lab("schedule", "sampler.spacing.num_steps=10")
-    assert code == 0, err
-    assert matplotlib.rcParams["lines.linewidth"] == matplotlib.rcParamsDefault["lines.linewidth"]
+@pytest.mark.parametrize("is_pipe", [False, True])
+def test_settings_of_a_drawing_style_here_are_left_out(tmp_path, is_pipe):
+    if is_pipe:
+        os.mkfifo(tmp_path / "matplotlibrc")
+    else:
+        (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: pdf\n")
+    code = "with importing(frozenset()): import matplotlib\nprint(matplotlib.rcParams['text.usetex'], matplotlib.get_backend())"
+    code = f"from diffusion_lab.from_config.working_directory import importing\n{code}"
+    call = [sys.executable, "-P", "-c", code]
+    said = subprocess.run(
+        call, cwd=tmp_path, env=os.environ | {"MPLBACKEND": "svg"}, capture_output=True, text=True, timeout=60
+    )
+    assert said.stdout.split() == ["False", "svg"], said.stderr
 
 
 @pytest.mark.parametrize("text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n"])
@@ -222,3 +238,17 @@ def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd,
     else:
         main.main()
         assert "no trained model in there" in capfd.readouterr().out
+
+
+def test_wandb_settings_here_name_no_server(tmp_path):
+    pytest.importorskip("wandb")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://harm.invalid\n")
+    code = "import wandb; WeightsAndBiases('p', None); print(wandb.setup().settings.base_url)"
+    call = [sys.executable, "-P", "-c", f"from diffusion_lab.callbacks.tracking import WeightsAndBiases; {code}"]
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | {
+        "WANDB_MODE": "offline"
+    }
+    said = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert said.stdout.startswith("http"), said.stderr
+    assert "harm" not in said.stdout

@@ -9,6 +9,7 @@ import pytest
 from diffusion_lab.processes import Process
 from diffusion_lab.sweeps.copies import copy_in_use
 from diffusion_lab.sweeps.submitted import Submitted
+from diffusion_lab.written import PlaceError
 
 ONE, OTHER = {Path("mine.py"): b"x = 1\n", Path("pack/a.py"): b""}, {Path("mine.py"): b"x = 2\n"}
 
@@ -67,6 +68,32 @@ def test_a_mark_of_a_process_that_may_live_keeps_a_copy(tmp_path, there):
         mark.write_text(json.dumps(asdict(replace(me, machine="another", host="another") if there else dead)))
         copied(tmp_path, OTHER)
         assert old.is_dir() == there
+
+
+@pytest.mark.parametrize("name", ["mine.py", "torch.py", "torch.so", "pack/torch.pyc", ""])
+def test_a_strangers_copy_is_refused(tmp_path, name):
+    """What was put there beforehand under the name of our code, which anybody knows."""
+    copy = copied(tmp_path / "code", ONE)
+    if name:
+        (copy / name).write_bytes(b"harm()\n")
+    else:
+        copy.rename(tmp_path / "theirs")
+        copy.symlink_to(tmp_path / "theirs")
+    with pytest.raises(PlaceError, match="was changed, or not written by diffusion-lab"):
+        copied(tmp_path / "code", ONE)
+    assert not name or (copy / name).is_file()
+
+
+def test_no_links_and_compiled_code_of_a_stranger_stay(tmp_path):
+    copy = copied(tmp_path / "code", ONE)
+    (tmp_path / "theirs").mkdir()
+    (copy / "torch").symlink_to(tmp_path / "theirs")
+    (copy / "__pycache__").mkdir()
+    (copy / "__pycache__" / "mine.cpython-311.pyc").write_bytes(b"harm")
+    (copy / "table.txt").write_text("what a module of the user's writes beside itself")
+    assert copied(tmp_path / "code", ONE) == copy
+    assert not [*copy.rglob("*.pyc"), *copy.glob("torch*")]
+    assert (copy / "table.txt").is_file()
 
 
 def test_half_a_copy_is_none(tmp_path):
