@@ -56,6 +56,8 @@ def hold(
     for own in (folder / _FILE, folder / claims.FOLDER):
         if own.is_symlink():
             raise PlaceError(f"{own} is a link, and it shows which process works in {folder}: remove it")
+    if (folder / _FILE).is_dir():
+        raise PlaceError(f"{folder / _FILE} was not written by diffusion-lab: remove it")
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.
     # fallback_to_soft=False: a lock file left behind by a dead process would hold the folder for ever.
     lock = FileLock(folder / _FILE, fallback_to_soft=False, preserve_lock_file=True, thread_local=False)

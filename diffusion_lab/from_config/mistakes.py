@@ -105,6 +105,8 @@ def mistake_in_job(error: BaseException) -> str | None:
             )
         case NotADirectoryError() | FileExistsError() if error.filename:
             return f"cannot create the folder {error.filename}: a file has that name; choose another folder"
+        case OSError(errno=errno.ENAMETOOLONG):
+            return f"{error.filename} is too long a name: choose a shorter one"
         case OSError(errno=errno.EROFS):
             return f"{error.filename} is on a read-only disk; choose a folder on another one"
         case OSError(errno=errno.EFBIG):

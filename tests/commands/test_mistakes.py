@@ -480,3 +480,9 @@ def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
     monkeypatch.setattr(train, "run", broken)
     with pytest.raises(KeyError, match="a bug"):
         lab("train")
+
+
+def test_a_folder_with_too_long_a_name_is_one_sentence(lab):
+    code, _, err = lab("train", *TINY, *STRIDED, f"outputs={'x' * 300}")
+    assert (code, len(err.strip().splitlines())) == (1, 1), err
+    assert "is too long a name" in err

@@ -245,3 +245,9 @@ def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command)
         assert found.keys() == expected.keys()
         assert without_dates(found) == without_dates(expected)
         assert {path: path.read_text() for path in users} == users
+
+
+def test_a_folder_where_the_lock_would_be_is_refused(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(PlaceError, match=r"\.lock was not written"), hold(tmp_path, print):
+        pass
