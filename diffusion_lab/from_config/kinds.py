@@ -129,7 +129,7 @@ def _declared(config: str) -> dict[str, Taken]:
             continue
         remark = _REMARK.search(text.splitlines()[node.start_mark.line])
         named = remark[1].split(" | ") if remark else []
-        if not set(named) <= _NAMED.keys():  # a remark for readers only
+        if not set(named) <= _NAMED.keys() or named == ["null"]:  # a remark for readers only
             remark, named = None, []
         kinds = [_NAMED[name] for name in named]
         if isinstance(node, yaml.SequenceNode) or not _REFERENCE.fullmatch(node.value):
