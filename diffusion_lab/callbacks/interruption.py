@@ -66,7 +66,7 @@ class Interruption:
         except Interrupted:
             handler = self._previous.get(self.signum)
             if callable(handler) and handler is not signal.default_int_handler:
-                with suppress(SystemExit):  # we end too, and say why
+                with suppress(SystemExit, Interrupted):  # we end too, and say why
                     handler(self.signum, None)
             raise
 

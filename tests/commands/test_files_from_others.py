@@ -367,17 +367,23 @@ SAMPLE = {
     ),
     "steps of a chain without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too large"),
     "a sequence of timesteps without end": (config("timesteps.num_timesteps", 1e12), "num_timesteps=1000000000000 is"),
-    "an image of more than memory": (config("facts.shape", [1, 2**20, 2**20]), "is not the shape of an image"),
+    "an image of more than memory": (
+        config("facts.shape", [1, 2**20, 2**20]),
+        "data must be images (C, H, W) or points (D,)",
+    ),
     "a number that cannot be written": (
         lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
         "more is too large a number",
     ),
     "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a string, a number"),
-    "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), "is not the shape of an image"),
+    "a shape of too many sides": (
+        config("facts.shape", [1, 8, 8, 1, 1]),
+        "data must be images (C, H, W) or points (D,)",
+    ),
     "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
     "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
     "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
-    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "is not the shape of an image"),
+    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "data must be images (C, H, W) or points (D,)"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
     "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
@@ -445,7 +451,7 @@ EVALUATE = {
             "features",
             {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"},
         ),
-        "There is no classifier '../../../secret/x': choose one of",
+        "There are no features '../../../secret/x': choose one of",
     ),
     "a metric as the bound": (
         config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),

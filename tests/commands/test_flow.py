@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.from_config.build import build_data
 from diffusion_lab.runs import newest_model
 
 from .conftest import TINY, files
@@ -115,8 +116,7 @@ def test_no_flow_has_fewer_bits_than_the_entropy(lab, data, options):
     (run,) = runs_of(lab)
     assert run["protocol"]["bound"]["kind"] == "exact density"
     cfg = composed("model=flow", f"data={data}", *options)
-    density = instantiate(cfg.data)
-    density.prepare()
+    density = build_data(cfg)
     values = run["values"]
     excess = values["bits_per_dim"] - density.entropy_bits()
     assert excess > -3 * values["bits_per_dim_standard_error"]

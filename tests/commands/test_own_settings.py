@@ -52,7 +52,7 @@ def test_local_settings_may_choose_groups_of_the_lab(lab, local):
     [
         ("defaults:\n  - override /optimizer: muon\n", "local/default.yaml overrides the group optimizer, which "),
         ("outputs: [a\n", "conf/local/default.yaml is not a config"),
-        ("seed: x\n", "seed=x: this option must be a whole number"),
+        ("outputs: 7\n", "outputs=7: this option must be a string"),
     ],
 )
 def test_what_is_wrong_with_local_settings_is_one_sentence(lab, local, settings, said):
