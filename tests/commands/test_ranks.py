@@ -160,6 +160,8 @@ def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum)
     process = zygote.start(tmp_path, "train", *ENDLESS["train"])
     while len(ranks_of(process)) < 2 and process.poll() is None:
         time.sleep(0.01)
+    while not all("torch" in Path(f"/proc/{pid}/maps").read_text() for pid in ranks_of(process)):
+        time.sleep(0.01)  # before that, Python itself may not have started
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (128 + signum, f"diffusion-lab train: ended by {signum.name}\n")
