@@ -1,9 +1,9 @@
-"""Which faults do features see? Distances of real test images with one fault each, as multiples of the distance without it.
+"""Sensitivity of features: distances of real test images with one fault each, as multiples of the distance without it.
 
     python benchmarks/features.py --data digits --images 180
     python benchmarks/features.py --data fashion_mnist --images 1000
 
-Every set of features and the sliced Wasserstein distance are shown the same images: test images that are blurred, noisy, paler,
+Every set of features and the sliced Wasserstein distance measure the same images: test images that are blurred, noisy, paler,
 with thicker or thinner strokes, moved, without one class, in wrong proportions, or copies of a part of them. The reference is all
 training images (for sliced Wasserstein as many as there are samples), the number of images is the same for every fault, and a
 distance is divided by that of unchanged test images, its floor. Features whose weights are not on this machine are left out and
@@ -44,7 +44,7 @@ Distance = Callable[[Tensor], float]
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
-    """Convolved with a Gaussian of this many pixels; −1 comes in at the edges."""
+    """x convolved with a Gaussian of `sigma` pixels, padded with −1."""
     reach = math.ceil(3 * sigma)
     kernel = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
     kernel, channels = (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1), x.shape[1]
@@ -53,12 +53,12 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def thicker(x: Tensor, share: float) -> Tensor:
-    """On the way to the maximum of 3×3 pixels."""
+    """x moved by `share` of the way to its maximum over 3×3 pixels."""
     return x + share * (F.max_pool2d(x, 3, 1, 1) - x)
 
 
 def moved(x: Tensor, pixels: int) -> Tensor:
-    """To the right; −1 comes in."""
+    """x shifted to the right, padded with −1."""
     return F.pad(x, (pixels, 0, 0, 0), value=-1.0)[..., : x.shape[-1]]
 
 
@@ -114,7 +114,7 @@ def sliced(train: Tensor, x: Tensor) -> float:
 
 
 def distances_of(names: Sequence[str], data: DataModule, train: Tensor) -> dict[str, Distance]:
-    """By name; `name=FILE` are features that `diffusion-lab features` wrote. Prints which are left out."""
+    """Distances by name; `name=FILE` are features that `diffusion-lab features` wrote. Prints those that are left out."""
     found: dict[str, Distance] = {}
     for name in names:
         name, _, file = name.partition("=")

@@ -3,7 +3,7 @@
 import os
 import sys
 
-# `python -m diffusion_lab` would look for every module in the working directory first. Not where this package lies there.
+# `python -m` looks for every module in the working directory first, which is removed here unless it holds this package.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path[0] != os.path.dirname(os.path.dirname(__file__)):
     del sys.path[0]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from diffusion_lab.processes import Process
 
 FOLDER = ".holder"
-MOST = 10**12  # claims of a folder: a thousand a second for 30 years; a higher number was not counted
+MOST = 10**12  # claims of a folder, a thousand a second for 30 years; a claim with a higher number is invalid
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 
 

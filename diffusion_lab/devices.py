@@ -78,7 +78,7 @@ def requested(
     cores: int | None = None,
     prefix: str = "trainer.",
 ) -> Request:
-    """What the two options request on a machine with these GPUs. ValueError, in one sentence, for what it does not have.
+    """The devices that the two options request on a machine with these GPUs. ValueError, in one sentence, if it lacks them.
 
     accelerator: auto (a GPU where there is one), gpu (or cuda), cpu. devices: a number; auto, -1 or None, which are all GPUs
     and on a CPU one process; or a list of indices. cores: the most processes on a CPU; None: any number. `prefix` stands before

@@ -1,6 +1,6 @@
 """A file appears whole or not at all, and no file of the user's is overwritten or removed. Imports no torch.
 
-What is ours is known from the record of each folder (`written`). A file of the user's that is in the way is kept under another
+The record of each folder lists our files (`written`). A file of the user's at a path that we write is kept under another
 name. Below a folder that the user named, nothing is written or removed behind a link that leads out of it.
 """
 
@@ -41,7 +41,10 @@ def check_guards(path: Path) -> None:
 
 
 def name_root(folder: Path) -> None:
-    """The user named `folder`: it may be a link, but no link below leads out of it. Inside another such folder, that one counts."""
+    """Register a folder that the user named: it may be a link, but no link below it may lead out.
+
+    Inside a registered folder, that one applies.
+    """
     place = Path(os.path.abspath(folder))
     if not any(place.is_relative_to(root) for root in _roots if root != place):
         _roots[place] = place.resolve()
@@ -58,7 +61,7 @@ def check_links(path: Path) -> None:
 
 
 def make_folders(path: Path) -> None:
-    """Make `path` and the folders above it that are missing. OSError with a folder in it if that cannot be; see `check_links`."""
+    """Make `path` and the folders above it that are missing. OSError, naming a folder, if that fails; see `check_links`."""
     check_links(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
         raise
     finally:
         if staged is not None:
-            with suppress(OSError):  # a folder that cannot be written has nothing to remove, and must not hide why
+            with suppress(OSError):  # if the folder cannot be written, the first error is the one to show
                 staged.unlink(missing_ok=True)
     with suppress(OSError):  # the rename itself; some file systems and systems cannot sync a folder
         folder = os.open(path.parent, os.O_RDONLY)
@@ -145,7 +148,7 @@ def clear(path: Path) -> None:
 
 
 def check_free(paths: Collection[Path]) -> None:
-    """PlaceError if a file of the user's lies at one of these places, which `to` names. For before the work starts."""
+    """PlaceError if a file of the user's lies at one of these paths, which `to` names. Call it before the work starts."""
     for folder in {path.parent for path in paths}:
         check_links(folder)
         remove_staged(folder)
@@ -185,7 +188,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, which the block moves to its place. What is left of it after the block is removed."""
+    """A new folder beside `folder`, which the block moves to its place. If it still exists after the block, it is removed."""
     staged = written.stage(folder)
     staged.mkdir()
     descriptor = os.open(staged, os.O_RDONLY)
@@ -198,7 +201,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_staged(folder: Path) -> None:
-    """Clear away what processes that were killed while writing left behind."""
+    """Remove the staged files of processes that were killed while writing."""
     for staged in written.abandoned(folder):
         if staged.is_dir():
             shutil.rmtree(staged, ignore_errors=True)
@@ -207,10 +210,10 @@ def remove_staged(folder: Path) -> None:
 
 
 def remove_written(folder: Path) -> None:
-    """Remove what we wrote in `folder` and below it and nobody has changed, and the folders in it that are empty then.
+    """Remove our unchanged files in `folder` and below it, then the empty folders in it.
 
-    The record of `folder` stays, for `lock.give_up`. The file that was written last goes first, so what a kill leaves does not look
-    finished.
+    The record of `folder` stays, for `lock.give_up`. The last file written is removed first, so that a folder that a kill leaves
+    does not look finished.
     """
     check_links(folder)
     folders = written.recorded_folders(folder)
@@ -228,7 +231,7 @@ def remove_written(folder: Path) -> None:
 
 
 def _make_room(path: Path) -> None:
-    """Keep a file at `path` that is not ours under a free name, and say so."""
+    """Rename a file at `path` that is not ours to a free name, and print the new name."""
     if not os.path.lexists(path) or written.is_ours(path):
         return
     names = (f"yours{number}-{path.name}" for number in ("", *map(str, range(2, 10**6))))

@@ -46,7 +46,7 @@ TRAINING_EXCLUDED = frozenset((
     "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
     "data.download", "trainer.default_root_dir",
-    # which files are let in, which images are for validation: the identity counts those that are left
+    # they choose files and validation images; the identity is that of the images that remain
     "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags",
@@ -152,7 +152,7 @@ def canonical_json(content: Any) -> str:
 
 
 def training_code(code: Code, config: Mapping[str, Any] | list[str]) -> str:
-    """Digest of the code of a training; `config` is its training part, or the names in that. An edit of what only draws is none."""
+    """Digest of the code of a training; `config` is its training part, or the names in that. Sampling code is not in it."""
     return code.digest((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
 
 

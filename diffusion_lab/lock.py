@@ -46,8 +46,8 @@ def hold(
 ) -> Iterator[Callable[[], None]]:
     """The block runs while no other process holds `folder`, which is made if it is missing.
 
-    Where somebody does, `waiting` is called once with the holder (None: it has not said yet who it is), then this waits until
-    it lets go or is dead; `waiting` may raise instead. OSError if the folder cannot be written, PlaceError for a link.
+    If another process does, `waiting` is called once with the holder (None: not known yet), then this waits until
+    it lets go or dies; `waiting` may raise instead. OSError if the folder cannot be written, PlaceError for a link.
 
     Yields a function that raises OvertakenError if another process has taken the folder over. `files` calls it before it puts
     a file in place there.
@@ -55,7 +55,7 @@ def hold(
     make_folders(folder)
     for own in (folder / _FILE, folder / claims.FOLDER):
         if own.is_symlink():
-            raise PlaceError(f"{own} is a link, and it shows which process works in {folder}: remove it")
+            raise PlaceError(f"{own}, by which a process holds {folder}, is a link: remove it")
     if (folder / _FILE).is_dir():
         raise PlaceError(f"{folder / _FILE} was not written by diffusion-lab: remove it")
     # preserve_lock_file: a file that is removed while another process waits for it would lock nothing.

@@ -23,7 +23,7 @@ _SMALLEST_SIDE = (
 
 @contextmanager
 def may_fail(name: str) -> Iterator[None]:
-    """A picture that cannot be drawn inside the block costs a sentence, and not the work that it shows."""
+    """If a picture cannot be drawn inside the block, warn and go on, so that the work it shows is not lost."""
     try:
         yield
     except Exception as error:

@@ -1,6 +1,6 @@
-"""Which process is that, and does it still live? What must end with its parent? Imports nothing of this package.
+"""Identity of processes, whether they still run, and processes that end with their parent. Imports nothing of this package.
 
-A process id alone does not say: ids are used again, and a container gives out the same ones each time it starts.
+A process id does not identify a process: ids are used again, and a container gives out the same ones each time it starts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _LOOK_SECONDS = 0.5
 
 
 def end_with_parent() -> bool:
-    """Where PARENT is set: kill this process and those that it starts soon after its parent died, whatever killed it.
+    """If PARENT is set, kill this process and those that it starts soon after its parent died, for whatever reason.
 
     Returns whether it is set. A thread does it, because the main one may be blocked in a collective. Not prctl(PR_SET_PDEATHSIG),
     which only Linux has, and which leaves the processes that load data.
     """
     parent = os.environ.pop(PARENT, None)  # what this process starts has another parent
     if parent is not None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says that a signal ended it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent prints the message
         threading.Thread(target=_outlast, args=(int(parent),), daemon=True).start()
     return parent is not None
 

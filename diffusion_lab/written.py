@@ -33,7 +33,7 @@ _KEPT = 2  # lines of a name in a record that was shortened: of the file, and of
 
 
 class PlaceError(Exception):
-    """A folder or a file there is not what we could write to or hold; the message is one sentence."""
+    """A path that cannot be written or held safely; the message is one sentence."""
 
 
 def append(path: Path, size: int, sha256: str, mtime_ns: int | None = None) -> None:
@@ -145,12 +145,12 @@ def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
-    """The line break comes first: a line that a full disk has cut spoils no other."""
+    """A line of the record. The line break comes first, so that a line that a full disk cut off does not damage the next."""
     return b"\n" + json.dumps(line).encode()
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
-    """Those that can be read. Their names lead out of no folder: the record may come from somebody else."""
+    """The readable lines, without names that lead out of the folder: the record may come from somebody else."""
     file = folder / FILE
     try:
         state = file.lstat()
@@ -183,7 +183,7 @@ def _line_of(path: Path) -> dict[str, Any] | None:
 
 
 def _match(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The line that says what `path` is; the content is read only where the time of change is not the recorded one."""
+    """The line that matches `path`; the content is read only if the time of change is not the recorded one."""
     try:
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode):
@@ -202,7 +202,7 @@ def _match(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether nobody writes a staged file or folder any more, as far as this file system tells."""
+    """Whether no process writes a staged file or folder any more, as far as this file system shows."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -245,7 +245,7 @@ def test_a_record_that_is_no_file_is_refused(tmp_path, made):
 
 @pytest.mark.parametrize("name", ["\ud800", "a" * 300, "../precious", "..", "a\0b", {}, 1])
 def test_a_record_of_what_no_file_can_be_called(tmp_path, name):
-    """Each is as good as none: the record may come from somebody else."""
+    """Each counts as no record, because it may come from somebody else."""
     write_whole(tmp_path / "folder" / "ours", b"ours")
     (tmp_path / "precious").write_bytes(b"")
     with (tmp_path / "folder" / written.FILE).open("a") as record:

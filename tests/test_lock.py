@@ -393,7 +393,7 @@ def test_a_folder_that_is_given_up_keeps_what_a_user_put_there(tmp_path):
 
 @pytest.mark.parametrize("number", [10**12, 10**18 - 1])
 def test_a_claim_that_nobody_counted_to_is_refused_at_once(tmp_path, number):
-    """No process could make the next one."""
+    """A folder whose claim has a number that no process could exceed."""
     (tmp_path / ".holder").mkdir()
     (tmp_path / ".holder" / f"{number}.json").write_text("null")
     with pytest.raises(PlaceError, match=r"\.holder was not written by diffusion-lab"), hold(tmp_path, refuse):

@@ -1,8 +1,8 @@
 """SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 make training save and end; a second signal ends it at once. Elsewhere SIGINT and
 SIGTERM end a command with one line.
 
-Not Lightning's handlers for training: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock in its
-handler when ranks talk there, and under Slurm takes no signal that already has a handler, as submitit's do. Ours only set a flag.
+Lightning's handlers are not used: Lightning 2.6 ends with exit code 0 on SIGTERM without saving, can deadlock when ranks
+communicate in its handler, and under Slurm handles no signal that already has a handler, as with submitit. Ours only set a flag.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Interruption:
         except Interrupted:
             handler = self._previous.get(self.signum)
             if callable(handler) and handler is not signal.default_int_handler:
-                with suppress(SystemExit, Interrupted):  # we end too, and say why
+                with suppress(SystemExit, Interrupted):  # this process ends too, with its message
                     handler(self.signum, None)
             raise
 
@@ -83,8 +83,8 @@ class Interruption:
 def ending(say: Callable[[str], str] = "ended by {}".format) -> Iterator[None]:
     """SIGINT and SIGTERM, unless they are ignored, raise Interrupted in the block. say: name of the signal -> message.
 
-    Where Python or a library would swallow the exception, they print the line and end the process at once: while a module is
-    imported, and in the finalizer of an object.
+    Where Python or a library would swallow the exception (while a module is imported, in a finalizer), the handler prints the
+    line and ends the process at once.
     """
     pid, hook = os.getpid(), sys.unraisablehook
 
@@ -125,9 +125,9 @@ def _exit(stop: Interrupted) -> NoReturn:
 
 
 def _end_fork(signum: int) -> None:
-    """A process that loads data, forked with a handler of its parent, dies of the signal.
+    """End a process that loads data, forked with the handler of its parent, by the signal.
 
-    Not of SIGINT: a terminal sends it to all, and the parent, which may still need its batches, ends it.
+    SIGINT is ignored: a terminal sends it to all processes, and the parent, which may still need batches, ends its workers.
     """
     if signum != signal.SIGINT:
         _default(signum)

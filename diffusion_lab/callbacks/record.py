@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diffusion_lab.files import extend, write_whole
 from diffusion_lab.written import is_ours
 
-_DIGITS = 18  # of a step
+_DIGITS = 18  # at most, in the number of a step
 
 
 class CSVRecord(Logger):
@@ -70,7 +70,7 @@ def copy_rows(source: Path, target: Path, last: int) -> None:
 
 
 def _read(content: bytes) -> tuple[list[str], list[dict[str, str]], bool]:
-    """Columns, rows, and whether all of the file is these. A row that a crash cut, or that is damaged, is left out."""
+    """Columns, rows, and whether the file holds nothing else. Rows that are cut off or damaged are left out."""
     lines = content.decode(errors="replace").splitlines(keepends=True)
     parsed = [_cells(line) for line in lines if line.endswith("\n")]
     columns = parsed[0] if parsed else []

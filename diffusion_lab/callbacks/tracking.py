@@ -127,7 +127,9 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        with chdir(Path(__file__).parent):  # wandb/settings here might name another server, which would get the key
+        with chdir(
+            Path(__file__).parent
+        ):  # wandb/settings in the working directory could send the key to another server
             wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
@@ -206,7 +208,7 @@ class WeightsAndBiases(Tracker):
 
 
 def how_to_upload(folders: Iterable[Path]) -> str | None:
-    """The command that uploads the offline runs in these folders of trackers, but for those that are uploaded; None without any."""
+    """The command that uploads the offline runs in these folders that are not uploaded yet; None if there are none."""
     runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
     left = [str(run) for run in runs if not any(run.glob("*.synced"))]
     return f"W&B is offline; to upload {len(left)} runs: wandb sync {shlex.join(left)}" if left else None
@@ -232,7 +234,7 @@ def _show(run: Run, score: Score) -> None:
     run.config.update({"measures": dict(score.labels)}, allow_val_change=True)
     values = {name: value for name, value in score.values.items() if value is not None}
     picture = {SAMPLES: wandb.Image(str(score.samples_png))} if score.samples_png.is_file() else {}
-    run.log({**values, **picture})  # one row, so that a plot may set value against value
+    run.log({**values, **picture})  # one row, so that values can be plotted against each other
     if score.bound:
         table = wandb.Table(
             columns=list(score.bound), data=[list(row) for row in zip(*score.bound.values(), strict=True)]

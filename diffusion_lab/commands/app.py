@@ -40,7 +40,7 @@ def run(command: str, options: list[str]) -> int:
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
-        with importing(modules):  # again, because a launcher may start the job in a process of its own
+        with importing(modules):  # repeated here, because a launcher may start the job in another process
             return job(cfg)
 
     def job(cfg: DictConfig) -> Any:
@@ -61,7 +61,7 @@ def run(command: str, options: list[str]) -> int:
     try:
         empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
         if empty is not None:
-            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # of a variable that is not set
+            raise MistakeError(f"{empty} is empty: give a value, or remove it")  # as with an unset variable
         ignored = read_environment(options)
         if ignored and "LOCAL_RANK" not in os.environ:
             print(f"ignoring {ignored}", file=sys.stderr)
@@ -113,7 +113,7 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
 
 
 def _refuse_launcher() -> None:
-    """MistakeError for options of sweeps where there is none: this machine would train what was meant for a cluster."""
+    """MistakeError for a launcher or sweeper without -m, because training would run on this machine and not on the cluster."""
     hydra = HydraConfig.get()
     for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):

@@ -48,7 +48,7 @@ def checks(outputs: Path) -> list[Check]:
 
 
 def run(cfg: DictConfig) -> None:
-    """Print one line a finding, and below it what to do, in columns. MistakeError where the default command would fail."""
+    """Print one line per finding, and below it what to do, in columns. MistakeError where the default command would fail."""
     console = Terminal()
     broken = []
     findings = list(run_checks(checks(Path(cfg.outputs))))

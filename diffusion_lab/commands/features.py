@@ -16,7 +16,7 @@ from diffusion_lab.terminal import Terminal
 
 
 def completed(options: list[str]) -> list[str]:
-    """The options as they are."""
+    """The options, unchanged."""
     return options
 
 

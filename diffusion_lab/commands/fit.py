@@ -56,7 +56,7 @@ def fit(
     here: Ranks,
     branch: BranchPoint | None = None,
 ) -> None:
-    """Train in `directory`, a model's or the `retraining` in it, while the model's is held. branch: where it begins, if not at 0.
+    """Train in `directory`, a model's folder or its `retraining`, while the model's is held. branch: the start, if not step 0.
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """

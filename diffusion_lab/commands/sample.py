@@ -106,7 +106,7 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
         np.savez(buffer, arr_0=pixels(x, model.num_levels), **arrays)
         write_whole(places[0], buffer.getvalue())
     else:
-        for earlier in ours(places[0].parent):  # images of two calls are not one set
+        for earlier in ours(places[0].parent):  # so that images of two calls do not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
                 clear(earlier)
         for path, image in zip(places, images(x, model.num_levels), strict=False):

@@ -92,7 +92,7 @@ def sweep(
         with watching(plan.jobs, console):
             failures = run_all(plan.jobs, launches, launches.keeps_order)
         how = how_to_upload(Directory(job.folder).logs for job in plan.jobs)
-        if how:  # each job has said it in its log
+        if how:  # the reason is in the log of each job
             console.print(how)
         if config.score:
             console.print(f"report {make_report(directory, show=show)}")

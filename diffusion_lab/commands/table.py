@@ -32,7 +32,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
 def _value(measure: Measure, values: dict[str, float]) -> str:
     """The value, with its standard error or with the interval that the score states.
 
-    An estimate without bias of what cannot be negative may be below 0: then only its interval is shown, from 0 on.
+    An unbiased estimate of a non-negative quantity may be below 0: then only its interval is shown, starting at 0.
     """
 
     def written(number: float) -> str:

@@ -42,7 +42,7 @@ def read_array(path: Path, archive: zipfile.ZipFile, name: str, most: int) -> np
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type that an array of an npz claims to have. Nothing else of it is read."""
+    """Shape and type in the header of an array of an npz. Its values are not read."""
     with archive.open(f"{name}.npy") as stream:
         shape, _, dtype = _header(stream)
     return shape, dtype

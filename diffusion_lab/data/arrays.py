@@ -130,7 +130,7 @@ def channels_first(array: np.ndarray, layout: str | None, where: str) -> np.ndar
 
 
 def how_read(where: str, shape: Sequence[int], dtype: np.dtype, values: Tensor, levels: int) -> str:
-    """What an array was taken for: a sentence, so that a user sees where it was meant otherwise. values (N, C, H, W)."""
+    """One sentence on how an array was read, so that a user notices a wrong reading. values (N, C, H, W)."""
     count, channels, height, width = values.shape
     kind = "grey images" if channels == 1 else f"images of {channels} channels"
     size = f"{height} × {width} pixels (height × width), {levels:,} levels"

@@ -45,11 +45,11 @@ class DataModule(LightningDataModule, ABC):
     `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
     `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
 
-    Where `hold_back` sets `num_validation` above 0, so many training images are the split "validation" and no part of "train",
-    and `num_train` is the number of the others. A subclass knows the splits "train" and "test" only.
+    If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
+    and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
 
-    `class_names`: a name for each class, where the data have them. `clusters`: what the classes are, where they are not the data's
-    own. `how_read`: what arrays were taken for, in a sentence.
+    `class_names`: a name for each class, if the data have names. `clusters`: the clusters that serve as classes, if any.
+    `how_read`: one sentence on how arrays were read.
 
     `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
     their mirroring.
@@ -78,7 +78,7 @@ class DataModule(LightningDataModule, ABC):
         self._prepared = False
         self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
         self._trained_on: int | float | None = None
-        self._places: dict[str, Tensor] = {}  # split -> its images among the training images of the subclass
+        self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
         self.clusters: Clusters | None = None
 
     def prepare(self) -> None:
@@ -144,7 +144,7 @@ class DataModule(LightningDataModule, ABC):
         self._trained_on = images
 
     def notes(self) -> list[str]:
-        """A sentence on each number that is larger than what there is."""
+        """One sentence on each option that exceeds the size of its split."""
         found = []
         if self.batch_size > self.num_trained_on:
             found.append(
@@ -168,7 +168,7 @@ class DataModule(LightningDataModule, ABC):
         self.clusters = clusters
 
     def hold_back(self, num_images: int) -> None:
-        """Before `prepare`: so many training images are for validation, a fixed random choice; a larger one holds a smaller."""
+        """Hold back training images for validation, before `prepare`: a fixed random choice; a larger one contains a smaller."""
         if not isinstance(num_images, int) or num_images < 0:
             raise DataError(f"data.validation={num_images} must be a number of training images, or 0 for none.")
         self.num_validation = num_images
@@ -178,28 +178,28 @@ class DataModule(LightningDataModule, ABC):
             return
         if self.num_validation >= self.num_train:
             raise DataError(
-                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images, of which some must be "
-                "left to train on; choose fewer."
+                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
+                "some are left to train on."
             )
         train, validation = without_validation(self.num_train, self.num_validation)
         self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
     def validation_split(self) -> str:
-        """Which images a training is watched on: "validation", or "test" where there are none for validation."""
+        """The split that training is monitored on: "validation", or "test" if no images are held back."""
         return "validation" if self.num_validation else "test"
 
     @property
     def choosing_split(self) -> str:
-        """Which images steps are chosen on: "validation", or "train" where there are none for validation."""
+        """The split that steps are chosen on: "validation", or "train" if no images are held back."""
         return "validation" if self.num_validation else "train"
 
     def size(self, split: str) -> int:
-        """How many images "train", "validation" or "test" has."""
+        """The number of images of "train", "validation" or "test"."""
         return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
 
     def named(self, split: str) -> str:
-        """Names the images of a split in the key of what is kept of them: with other validation images, others are to train on."""
+        """The name of a split in cache keys. It has the number of validation images, on which the images of "train" depend."""
         return f"{split}, {self.num_validation} for validation" if split in self._places else split
 
     def _cluster(self, clusters: Clusters) -> None:
@@ -213,14 +213,14 @@ class DataModule(LightningDataModule, ABC):
         self.num_classes, self.class_names = clusters.num_clusters, None
 
     def _of(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """As `_show`; also of "validation"."""
+        """`_show`, for "validation" too."""
         places = self._places.get(split)
         if places is None:
             return self._show(split, picks)
         return self._show("train", ((places[indices], mirrored) for indices, mirrored in picks))
 
     def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        """As `_of`, but labelled by clusters where they were asked for: by that of the image before it is mirrored."""
+        """`_of`, labelled by clusters if they serve as classes: a mirrored image has the cluster of the original."""
         if self.clusters is None:
             yield from self._of(split, picks)
             return
@@ -299,7 +299,7 @@ class DataModule(LightningDataModule, ABC):
 
     @property
     def training_identity(self) -> str:
-        """The SHA-256 of what a model is trained on: the images but for those for validation, and their clusters where these are
+        """SHA-256 of the images that a model is trained on, without those for validation, and of their clusters if these are
         the classes."""
         held_back = [f"without {self.num_validation}"] if self.num_validation else []
         clusters = [] if self.clusters is None else [self.clusters.identity]

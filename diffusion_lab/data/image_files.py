@@ -24,7 +24,7 @@ from diffusion_lab.data.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
 
-_MOST_NAMED = 10  # files that are left out
+_MOST_NAMED = 10  # of the files that are left out
 
 
 class ImageFiles(DataModule):

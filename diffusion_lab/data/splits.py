@@ -1,4 +1,4 @@
-"""Which images are held out for testing and for validation, and which few represent a whole split."""
+"""Fixed choices of images: held out for testing, held out for validation, and subsets that represent a split."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def fixed_rest(size: int, count: int) -> Tensor:
 
 
 def without_validation(size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Which of `size` training images train, and which `count` are for validation, int64, both in order."""
+    """Indices of the images to train on and of `count` images for validation, out of `size`, int64, both in ascending order."""
     chosen = torch.zeros(size, dtype=torch.bool)
     chosen[fixed_rest(size, count)] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()

@@ -49,7 +49,7 @@ class DemoServer(ThreadingHTTPServer):
         return tuple(f"{name}:{self.server_port}" for name in (HOST, "localhost"))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """One line; nothing where the browser has left."""
+        """Print one line; nothing if the browser closed the connection."""
         error = sys.exception()
         if not isinstance(error, ConnectionError):
             print(f"diffusion-lab demo: {type(error).__name__}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""How noisy may an image be before its class is lost? Accuracy of a classifier of x_t on unseen images, by t."""
+"""Accuracy of a classifier of x_t on unseen images, by t: it shows at which noise the class is lost."""
 
 from __future__ import annotations
 

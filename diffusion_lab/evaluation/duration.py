@@ -1,4 +1,4 @@
-"""A line before what takes long."""
+"""A warning before a long computation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from time import perf_counter
 
 import torch
 
-LONG = 20.0  # seconds: what takes longer says so before it runs
-_SIDE = 768  # of the matrices whose product tells the speed of this machine
+LONG = 20.0  # seconds; a longer computation is announced
+_SIDE = 768  # of the matrices whose product is timed, for the speed of this machine
 
 
 def say_if_long(what: str, multiplications: float, device: torch.device | str = "cpu") -> None:
-    """A sentence with the time that these multiplications of float64 take on this CPU, if that is more than LONG."""
+    """Warn of the estimated time of so many float64 multiplications on this CPU, if it is longer than LONG."""
     if multiplications < 1e10 or torch.device(device).type != "cpu":  # seconds on any machine
         return
     seconds = multiplications / _per_second()

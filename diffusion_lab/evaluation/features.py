@@ -68,7 +68,7 @@ class Pixels(Features):
 class ClassifierFeatures(Features):
     """The hidden layer of a shipped classifier trained with labels, 64 numbers per image.
 
-    WeightsError if its weights are not its own.
+    WeightsError if the weights do not match their card.
     name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
     Always float32, under autocast too: the same image must always give the same vector.
     """
@@ -106,9 +106,9 @@ class ClassifierFeatures(Features):
 
 
 class SelfSupervisedFeatures(Features):
-    """Features that no label taught, of images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
+    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
 
-    name: those that ship; "own": those of `weights`, a file that `diffusion-lab features` wrote. WeightsError if it is not one.
+    name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
     Always float32, under autocast too.
     """
 

@@ -20,7 +20,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     real and non-negative by construction. Taking them instead of roots of eigenvalues of the product keeps the small
     ones, which a root of a rounding error would drown, and makes the distance of a covariance to itself zero to
     rounding. Traces are those of the factors, so the three terms cannot disagree about what is null space.
-    Of fewer vectors than features L is those vectors, centred, and nothing D × D is formed.
+    With fewer vectors than features, L holds the centred vectors, and no D × D matrix is formed.
 
     Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
     """
@@ -49,7 +49,7 @@ def _factor(moments: Moments) -> Tensor:
 
 
 def _multiplications(a: Moments, b: Moments) -> float:
-    """About how many the distance takes: an eigendecomposition is as long as 6 products, singular values as 3 to 6."""
+    """Approximate multiplications of the distance: an eigendecomposition costs about 6 products, singular values 3 to 6."""
     dim = a.mean.numel()
     ranks = [dim if part.covariance is not None else part.factor.shape[1] for part in (a, b)]
     dense = sum(6.0 * dim**3 for part in (a, b) if part.covariance is not None)

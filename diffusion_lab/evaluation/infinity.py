@@ -136,13 +136,13 @@ def _spectrum(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rank(y: Tensor) -> int:
-    """Of the covariance of centred vectors (m, D): how many features vary."""
+    """The rank of the covariance of centred vectors (m, D)."""
     products = y.T @ y if len(y) >= y.shape[1] else y @ y.T
     return int(_beyond_rounding(torch.linalg.eigvalsh(products)).sum())
 
 
 def _beyond_rounding(values: Tensor) -> Tensor:
-    """Which eigenvalues, the largest last, are not rounding, bool."""
+    """Whether each eigenvalue, in ascending order, exceeds rounding errors, bool."""
     return values > len(values) * torch.finfo(values.dtype).eps * values[-1].clamp(min=0)
 
 

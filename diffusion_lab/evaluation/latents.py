@@ -25,8 +25,8 @@ def latent_pictures(
 
     interpolation (PATHS · PATH_IMAGES, *shape): way p leads from sample 2p of the stream to sample 2p + 1 and keeps one class,
     the classes in turn. reconstructions (2 · PAIRS, *shape): the first PAIRS images of the split, each followed by the image of
-    its latent, or, by a family with a noisy chain, by what is sampled from it at log SNR 0: its latent is the image itself, only
-    scaled, where the network has learned nothing. None for a family that cannot look back.
+    its latent, or, for a family with a noisy chain, by a sample that starts from the image at log SNR 0: the latent of an
+    untrained network is the scaled image, which it reconstructs perfectly. None for a family without an encoder.
     """
     paths = torch.arange(PATHS, device=model.device).repeat_interleave(PATH_IMAGES)
     weight = torch.linspace(0, 1, PATH_IMAGES, device=model.device).repeat(PATHS)

@@ -1,4 +1,4 @@
-"""Bits per dimension of images, averaged from a model's own statement about each."""
+"""Mean bits per dimension of images under a model: exact, or a bound."""
 
 from __future__ import annotations
 

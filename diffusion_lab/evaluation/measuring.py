@@ -58,9 +58,9 @@ def measure_once(
 ) -> Measured:
     """The mean over images of `split` of `measure`, a method of the model, with the weights of this name.
 
-    num_images: so many, or as many as there are. identity: what decides the numbers beside weights and images: how the model was
-    built, and the code; facts: what else does, as plain JSON. about: of model and weights, in words. Where several ranks call it,
-    they share the work, and all have it.
+    num_images: at most. identity: what the numbers depend on besides weights and images: how the model was built, and its code;
+    facts: other such values, as plain JSON. about: model and weights, in words. If several ranks call it, they share the work,
+    and all return the result.
     """
     data.prepare()
     with ready(model, weights):

@@ -3,9 +3,9 @@
     L(Z, Z') = 25·mean (Z − Z')² + 25·[v(Z) + v(Z')] / 2 + c(Z) + c(Z')
     v(Z) = mean_j max(0, 1 − √(Var z_j + 10⁻⁴)),    c(Z) = Σ_{i≠j} Cov(z_i, z_j)² / D
 
-Z and Z' are embeddings of two views of the same images. What the views differ in, the features do not see: their Fréchet distance
-would hide it. So a view is moved by whole pixels and is nothing else. Turning and scaling interpolate, which blurs; contrast,
-noise, blur, thickness of strokes and erased parts are faults that a distance must show.
+Z and Z' are embeddings of two views of the same images. Features learn to ignore the differences between views, so the Fréchet
+distance does not show them. Views therefore differ only by shifts of whole pixels. Rotation and scaling interpolate, which blurs;
+contrast, noise, blur, thickness of strokes and erased parts are faults that a distance must show.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from diffusion_lab.data.base import DataModule
 from diffusion_lab.evaluation.classifiers import WeightsError
 
 _COARSEST, _FINEST = 128, 16  # channels
-_EMBEDDING = 256  # dimensions of what the loss is taken of
+_EMBEDDING = 256  # dimensions of an embedding in the loss
 _MOST_BYTES = 16_000_000  # of a file of weights
 
 
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
     two pixels. The coarsest stage has 128 channels, each finer one half as many, but at least 16.
     """
 
-    shape: Tensor  # (C, H, W), in the file of weights: all else about the network follows from it and from the weights
+    shape: Tensor  # (C, H, W), stored in the file of weights; the rest of the network follows from both
 
     def __init__(self, shape: Sequence[int], num_features: int = 64) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def vicreg(first: Tensor, second: Tensor) -> Tensor:
 
 
 def shifted(x: Tensor, max_shift: int, generator: torch.Generator, fill: float | None = None) -> Tensor:
-    """Each image of x (B, C, H, W) moved by up to `max_shift` pixels both ways. fill: what comes in; None: the edge."""
+    """Each image of x (B, C, H, W) shifted by up to `max_shift` pixels per axis. fill: padding value; None: repeat the edge."""
     size, (height, width) = 2 * max_shift + 1, x.shape[2:]
     edge = {"mode": "replicate"} if fill is None else {"value": fill}
     padded = F.pad(x, (max_shift,) * 4, **edge).permute(0, 2, 3, 1)
@@ -85,13 +85,13 @@ def shifted(x: Tensor, max_shift: int, generator: torch.Generator, fill: float |
 
 
 def add_batch_norms(stages: nn.ModuleList) -> None:
-    """One behind each convolution, for training."""
+    """Insert a batch norm after each convolution, for training."""
     for i, convolution in enumerate(stages):
         stages[i] = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
 
 
 def fold_batch_norms(stages: nn.ModuleList) -> None:
-    """Into the convolutions before them, so that an image's features do not depend on a mode. The network must be in eval mode."""
+    """Fold batch norms into the convolutions before them, so that features do not depend on the mode. Only in eval mode."""
     for i, (convolution, batch_norm) in enumerate(stages):
         stages[i] = fuse_conv_bn_eval(convolution, batch_norm)
 
@@ -104,14 +104,14 @@ def train_encoder(
     weight_decay: float = 1e-2,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Encoder:
-    """An encoder trained on batches of training images, in eval mode; their labels are not read. ValueError for what has no images.
+    """An encoder trained on batches of training images, in eval mode; their labels are not read. ValueError for points.
 
     progress: called with the number of steps taken and the last loss. The same data, seed, machine and number of threads give the
     same weights.
     """
     data.prepare()
     if len(data.shape) != 3:
-        raise ValueError(f"{data.name} has points, and features are trained on images")
+        raise ValueError(f"{data.name} has points, and features are trained on images: choose a data set of images")
     if data.batch_size < 2:
         raise ValueError(f"batch_size={data.batch_size} must be at least 2: the loss compares the images of a batch")
     generator = torch.Generator().manual_seed(seed)
@@ -137,7 +137,7 @@ def train_encoder(
         lr_scheduler.step()
         progress(step, loss.item())
     if not math.isfinite(loss.item()):
-        raise ValueError(f"the loss is {loss.item()}: choose another seed or more images a batch")
+        raise ValueError(f"the loss is {loss.item()}: set another seed, or a larger batch_size")
     encoder.eval()
     fold_batch_norms(encoder.stages)
     return encoder

@@ -58,9 +58,9 @@ class Evaluation:
 
     @property
     def unseen_split(self) -> str:
-        """The split of images whose likelihood is measured, and beside which copies are counted: training has not seen them.
+        """The split, unseen in training, whose likelihood is measured, and with which `copying` compares samples.
 
-        A score against validation images is there to choose by, so it uses no test image.
+        A score against validation images serves to choose, so it uses no test image.
         """
         return "validation" if self.reference == "validation" else "test"
 

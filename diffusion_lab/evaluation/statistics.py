@@ -4,7 +4,7 @@
 
 with M_r = Σ_i (x_i − m_r)(x_i − m_r)^T over batch r (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample
 variance", in the form for any number of parts). Plain sums of x x^T lose as many digits as the mean is larger than the
-spread; centred sums lose none. Of fewer vectors than features Σ is never formed: the centred vectors are a factor of it.
+spread; centred sums lose none. With fewer vectors than features Σ is never formed: the centred vectors are its factor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Moments(NamedTuple):
         return self.factor @ self.factor.T if self.covariance is None else self.covariance
 
     def tensors(self) -> dict[str, Tensor]:
-        """What there is, on the CPU, by name."""
+        """The tensors that are set, on the CPU, by name."""
         return {name: value.cpu() for name, value in self._asdict().items() if value is not None}
 
     @classmethod

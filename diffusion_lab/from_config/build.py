@@ -63,7 +63,7 @@ def build_training_data(cfg: DictConfig) -> DataModule:
 def _prepared(cfg: DictConfig, clusters: Clusters | None) -> DataModule:
     options = copy.deepcopy(cfg.data)
     with open_dict(options):
-        num_validation = options.pop("validation", 0)  # of every data set, and no parameter of its class
+        num_validation = options.pop("validation", 0)  # an option of every data set, but no parameter of its class
     data = instantiate(options)
     data.hold_back(num_validation)
     data.train_on(cfg.get("train_images"))
@@ -82,7 +82,7 @@ def settle_labels(cfg: DictConfig) -> None:
 def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     """Fill in cfg.facts, which networks, objectives and models refer to.
 
-    ValueError for conditional=true without classes, and for data of which no model could be read again.
+    ValueError for conditional=true without classes, and for facts that a saved model could not be read with.
     """
     if cfg.conditional and data.num_classes is None:
         raise ValueError(
@@ -203,7 +203,7 @@ def training_fingerprint(cfg: DictConfig) -> str:
 
 
 def code_of_training(cfg: DictConfig) -> dict[str, Any]:
-    """What a training keeps of its code: the names that its config leads to, and the digest of what they lead to."""
+    """The record of the code of a training: the names that its config refers to, and the digest of their code."""
     names = sorted(set(named_in(_shaping(cfg))))
     return {"names": names, "digest": training_code(CODE, names)}
 

@@ -119,13 +119,13 @@ class Drawing:
         return x if edit is None else torch.cat([edit.inputs.cpu(), x])
 
     def columns(self, y: Tensor | None) -> int | None:
-        """Of a grid: one for each class, where several are drawn in turn and are few; None for a nearly square one."""
+        """The columns of a grid: one per class if a few classes are drawn in turn; None for a nearly square grid."""
         in_turn = y is not None and (self.cfg.label is not None or self._cluster_shares is None)
         count = self.model.num_classes if self.cfg.label is None else len(self.cfg.label)
         return count if in_turn and 1 < count <= MOST_COLUMNS else None
 
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
-        """The labels of the options in turn; without any, clusters as often as the data have them, or each class in turn.
+        """The labels that the options give, in turn; by default clusters, as often as in the data, or all classes in turn.
 
         None for given images, whose classes are not known.
         """
@@ -194,7 +194,7 @@ def _classes(cfg: DictConfig, num_classes: int, names: Sequence[str], directory:
 
 
 def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelDirectory) -> int:
-    """A whole number is a number of a class; a string is a name, with any capitals where only one class is called so."""
+    """The number of a class, given by number or name; capitals may differ if that leaves one class."""
     if type(given) is int and 0 <= given < num_classes:
         return given
     folded = [name.casefold() for name in names]
@@ -216,9 +216,9 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
     shape = (cfg.num_images, *model.shape)
     if not hasattr(model, "process"):
-        raise MistakeError(f"x_T: {directory.path} has no steps from noise to image")
+        raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
-        raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}, but {cfg.num_images} images need {shape}")
+        raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
 
 
 def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:

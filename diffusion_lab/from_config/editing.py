@@ -81,7 +81,7 @@ def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edi
 def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """num_images images from the first to the second, both included, on the arc between their latents.
 
-    Of two labels each image has its own, and what lies between them that of the nearer one. Without a label, a model on clusters
+    With two labels each image has its own, and an image in between has that of the nearer one. Without a label, a model on clusters
     that always had one in training takes the clusters of the images.
     """
     import torch

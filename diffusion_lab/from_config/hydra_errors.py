@@ -49,7 +49,7 @@ def is_null_group(error: BaseException) -> bool:
 
 
 def is_two_modes(error: BaseException) -> bool:
-    """Whether flags exclude each other, as -m and --cfg."""
+    """Whether the error says that flags exclude each other, such as -m and --cfg."""
     return str(error).startswith("Only one of --run")
 
 

@@ -1,7 +1,7 @@
-"""A value that its option does not take, such as a word for a number, is an error that names the option, before anything is built.
+"""Checks of the types and ranges of options, before anything is built. An error names the option.
 
-What an option takes: of an object, what the annotation in its class says; of a command itself, the type of its value in conf/, and
-what a remark beside it adds, as in `label: null # int from 0: the class to draw`.
+For the options of an object they are the annotations in its class; for those of a command, the types of the values in conf/ and
+the remarks beside them, as in `label: null # int from 0: the class to draw`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 
 class Taken(NamedTuple):
-    """An annotation, and for numbers what they must reach or exceed, and the largest. remarked: a remark says it."""
+    """An annotation, and for numbers a range from `least`, which `above` excludes, to `most`. remarked: from a remark."""
 
     annotation: Any
     least: float = -math.inf
@@ -87,7 +87,7 @@ def _check_value(key: str, value: Any, taken: Taken | None, command: str) -> Non
 
 
 def _taken(node: DictConfig | ListConfig, name: Any, key: str, value: Any, command: str) -> Taken | None:
-    """What an option takes; None where nothing says it."""
+    """The values that an option takes; None if nothing restricts them."""
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     of_conf = _known(key, command).get(key)
     if of_conf is not None and of_conf.remarked:
@@ -171,13 +171,13 @@ def _elements(annotation: Any) -> tuple[Any, ...]:
 
 
 def _length(annotation: Any) -> int | None:
-    """Of a tuple that states it."""
+    """The number of elements of a tuple; None if it is not fixed."""
     arguments = get_args(annotation)
     return None if get_origin(annotation) is not tuple or Ellipsis in arguments else len(arguments)
 
 
 def _takes(annotation: Any, value: Any) -> bool:
-    """Whether an annotation suits a value of a config; any that names what the value may become suits."""
+    """Whether a value of a config fits an annotation, as it is or as an object that may be built from it."""
     if len(parts := _parts(annotation)) > 1:
         return any(_takes(part, value) for part in parts)
     if annotation in _WORDS:

@@ -9,7 +9,7 @@ from hydra._internal.utils import _locate  # what Hydra itself finds a target wi
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-_OF_EVERY_CLASS = ("data.validation",)  # a parameter of none
+_OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
 
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:

@@ -1,6 +1,6 @@
-"""How large what is read from a folder may become: a small file can request more than any memory holds.
+"""Limits on what files in a folder may request: a small file can request more memory than any machine has.
 
-Checked before it is made: references before they are resolved, what the numbers of a config need of memory and time before they are
+References are checked before they are resolved, the memory and time that the numbers of a config need before they are
 used, and a model's parameters, as they are registered, against the file of its weights.
 """
 
@@ -20,8 +20,8 @@ from diffusion_lab.runs.contents import wrong_in_facts
 REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
 _LEAST = 64  # numbers that a parameter counts as: one of a single number takes memory too
 _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
-_USUAL_IMAGES = 2048  # are drawn where the file names no number
-_PROCESS = 2**28  # bytes of one that reads images
+_USUAL_IMAGES = 2048  # drawn if the file names no number
+_PROCESS = 2**28  # bytes of a process that reads images
 _COUNTED = ("model", "evaluation", "metrics", "features", "data", "labels")
 _ONLY_TRAINED = ("model.optimization.", "data.batch_size")
 _MOST_VALUES = 20_000  # of a config; ours have a few hundred
@@ -38,9 +38,9 @@ def check_expansion(config: dict[str, Any], file: Path) -> None:
 
 
 def check_sizes(config: dict[str, Any], file: Path, of_file: dict[str, Any]) -> None:
-    """RunError, naming the option, for facts that no data set has, and for what needs more memory or time than there is.
+    """RunError, naming the option, for facts that no data set has, and for numbers that need too much memory or time.
 
-    All resolved. of_file: the config as it is in the file; options that the user changed are not refused.
+    Both configs are resolved. of_file: the config as it is in the file; options that the user changed are not refused.
     """
     wrong = wrong_in_facts(config.get("facts") or {})
     if wrong:
@@ -60,7 +60,7 @@ def check_sizes(config: dict[str, Any], file: Path, of_file: dict[str, Any]) -> 
 
 
 def _numbers_of(config: dict[str, Any]) -> dict[str, float]:
-    """Key -> number, of all that decide how much is computed when a trained model is used; neither seeds nor limits."""
+    """Key -> number, of all that determine the cost of using a trained model; neither seeds nor limits."""
     found = (pair for part in _COUNTED for pair in _numbers(config.get(part), part))
     return {
         key: abs(value)

@@ -60,7 +60,7 @@ def out_of_memory(at: str, fix: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Also where the error of a part is the cause: torch's class for accelerators, and what its allocator says on the processor."""
+    """Whether memory ran out, also in a cause of the error: torch's class on accelerators, the allocator's messages on the CPU."""
     said = "not enough memory|an't allocate memory|annot allocate memory|bad_alloc|failed to map segment|Storage size calculation"
     return error is not None and (
         isinstance(error, MemoryError)

@@ -14,7 +14,7 @@ LOCAL = Path("conf", "local", "default.yaml")  # the user's own settings, below 
 
 
 def working_directory() -> Path | None:
-    """The working directory; None where it is the folder of a model, or in `outputs`: nothing is read there."""
+    """The working directory; None if it is the folder of a model, or in `outputs`, where nothing is read."""
     folder = Path.cwd()
     return None if is_in_outputs(folder) else folder
 
@@ -33,7 +33,7 @@ def usual_outputs() -> str:
 
 
 def name_folders(cfg: Mapping[str, Any]) -> None:
-    """Below the folders that a command writes to, no link is followed out of them."""
+    """Register the folders that a command writes to, so that no link below leads out of them."""
     for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
         if cfg.get(option):
             name_root(Path(str(cfg[option])))

@@ -43,7 +43,7 @@ def profile_error(directory: ModelDirectory, weights: str) -> float:
 
 
 def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The average called so, float32 on the CPU. own: the tensors of the model that have averages.
+    """The average named `weights`, float32 on the CPU. own: the tensors of the model that have averages.
 
     MistakeError where it is too far from what can be built; RunError for files of other weights.
     """

@@ -63,9 +63,9 @@ class Ranks:
 
 
 def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
-    """What the options accelerator and devices request on this machine. ValueError, in one sentence, for what it does not have.
+    """The devices that the options accelerator and devices request here. ValueError, in one sentence, if this machine lacks them.
 
-    Slurm or torchrun may have started more processes than there are cores: that is for whoever called them.
+    Processes that Slurm or torchrun started may be more than there are cores.
     """
     cores = num_cores() if _environment() is None else None
     request = requested(options.accelerator, _devices(options), usable_gpus(), cores, prefix)
@@ -126,7 +126,7 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         signals_to_handle=",".join(_HANDLED),
     )
     hydra = HydraConfig.get()
-    log = logging.getLogger("torch.distributed.elastic")  # we say it ourselves, shorter
+    log = logging.getLogger("torch.distributed.elastic")  # our own message is shorter
     log.propagate, log.handlers = False, [logging.NullHandler()]
     options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
     options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []

@@ -118,7 +118,7 @@ def checked(
     paths_are_the_users: bool = False,
     of_file: dict[str, Any] | None = None,
 ) -> DictConfig:
-    """`config` with every reference resolved, when all that can be built of it is what its place asks for.
+    """`config` with every reference resolved, after a check that each object in it is of the type that its place requires.
 
     file: where it came from, if only in part. trusted: targets that the user named on the command line. paths_are_the_users: the
     file's own were refused before. of_file: the resolved config of the file, where the user changed options of it. RunError,

@@ -1,4 +1,4 @@
-"""What a command reads in the working directory, which may be a folder from somebody else: only what its user names.
+"""What a command reads from the working directory, which may come from somebody else: only what the user names.
 
 A class is imported from there if an option names it with `_target_`. The folder conf/ is searched if an option names a choice that
 only this folder has. conf/local/default.yaml sets plain options. `.env` sets credentials, and the variables that options read.
@@ -68,9 +68,9 @@ def own_configs(options: Sequence[str]) -> Iterator[None]:
 
 
 def read_environment(options: Sequence[str]) -> str | None:
-    """Set what `.env` may set and the environment lacks: credentials, and what the options read by ${oc.env:NAME}.
+    """Set the allowed variables of `.env` that are not set yet: credentials, and those that options read by ${oc.env:NAME}.
 
-    Returns what is ignored here, and why, if anything is.
+    Returns one sentence on what is ignored, or None.
     """
     folder = working_directory()
     if folder is None:
@@ -90,8 +90,8 @@ def read_environment(options: Sequence[str]) -> str | None:
 
 
 def typed_modules(options: Sequence[str]) -> frozenset[str]:
-    """The modules, and packages, of the classes that the options name, that files of choices name which are the user's, and that
-    the environment allows."""
+    """The modules and packages of the classes that the options or the user's own configs name, or that DIFFUSION_LAB_TARGETS
+    allows."""
     typed = [value for option in options for key, _, value in [option.partition("=")] if key.endswith("_target_")]
     typed += [text for option in options for text in re.findall(r"_target_['\"]?\s*:\s*([^,}]+)", option)]
     allowed = (name.strip().partition(".")[0] for name in os.environ.get(TARGETS, "").split(","))
@@ -115,7 +115,7 @@ def importing(modules: frozenset[str]) -> Iterator[None]:
 
 
 class _Finder:
-    """Not an entry of sys.path: packages try to import others that may not be installed, and would find any file of that name."""
+    """Finds allowed modules only. With an entry of sys.path, the optional imports of packages would find any file of that name."""
 
     def __init__(self, folder: Path, modules: set[str]) -> None:
         self._folder, self._modules = str(folder), modules
@@ -139,7 +139,7 @@ def _imported(file: Path) -> Iterator[str]:
     """The modules and packages that a file imports, also in its functions."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # Python says so when it imports the file
+    except (SyntaxError, ValueError):  # reported when the file is imported
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

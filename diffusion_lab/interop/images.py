@@ -1,7 +1,8 @@
 """Images that somebody else made: a folder of them, a zip of them, or an npz as published evaluators read it.
 
 An npz holds `arr_0`, uint8 (N, H, W, C), and may hold `arr_1`, the class of each (openai/guided-diffusion, `image_sample.py`).
-Ours may also be uint16, have any number of channels or none, channels first, and another name, if it is the only array of images.
+An array may also be uint16, with any number of channels or no channel axis, with channels first, and, if it is the only array
+of images, with another name.
 Nothing is unpickled, nothing is written to the disk, and no more is decoded than the limits below allow.
 """
 
@@ -214,7 +215,7 @@ def _only_images(path: Path, archive: zipfile.ZipFile) -> str:
 
 
 def _axes(path: Path, name: str, shape: tuple[int, ...], data_shape: Callable[[], Sequence[int]] | None) -> str:
-    """NHW, NHWC or NCHW: that which has the sides of the data, or else fewer than five channels first."""
+    """NHW, NHWC or NCHW: the order that has the sides of the data; else NCHW if only axis 1 is small enough for channels."""
     if len(shape) == 3:
         return "NHW"
     sides = None if data_shape is None else tuple(data_shape())[1:]

@@ -79,7 +79,7 @@ class TrainableModel(LightningModule):
         return y.masked_fill(coins[rows] < probability, null_class)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout is keyed by (seed, k, sample of the global batch, layer). A network that draws otherwise: by (seed, k, rank)."""
+        """Key dropout by (seed, k, sample of the global batch, layer), and other random layers by (seed, k, rank)."""
         k = self.batches_trained
         torch.manual_seed(derive_seed(self.seed, DROPOUT, k, self.trainer.global_rank))
         if self._dropouts is None:

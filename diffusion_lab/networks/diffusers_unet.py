@@ -68,7 +68,7 @@ def unet_2d_model() -> type[nn.Module]:
 
 
 def _grouped_unet() -> type[nn.Module]:
-    """The class of which `diffusion-lab export` writes networks whose norms have different numbers of groups."""
+    """The class that `diffusion-lab export` writes for networks whose norms have different numbers of groups."""
     return network_class("diffusion_lab.networks.grouped_unet", GROUPED, "diffusers")
 
 

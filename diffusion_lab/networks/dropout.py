@@ -1,7 +1,7 @@
 """Dropout whose mask is a function of (seed, step, sample, layer), so that no split of a batch among processes changes it.
 
-Not torch's: its mask comes from a generator, which gives the rows of a batch other numbers in each split. Here each sample
-has a key in each layer, and each element a word that is a hash of the key and its position, in 32-bit integer operations.
+The mask of torch's dropout comes from a generator, so it depends on how a batch is split. Here each sample has a key in each
+layer, and each element a hash of this key and its position, in 32-bit integer operations.
 """
 
 import torch
@@ -32,7 +32,7 @@ class KeyedDropout(nn.Dropout):
 
 
 def keyed(model: nn.Module) -> list[KeyedDropout]:
-    """Turn each nn.Dropout in `model` that drops something into one with keys; all of these, in the order of the modules."""
+    """Turn each nn.Dropout in `model` with p > 0 into a KeyedDropout, in place; return these in the order of the modules."""
     for module in model.modules():
         if type(module) is nn.Dropout and module.p > 0:
             module.__class__ = KeyedDropout

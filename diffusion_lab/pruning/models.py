@@ -56,7 +56,7 @@ class Found:
         return _text_of(run, run.metrics)
 
     def runs_of(self, model: ModelDirectory) -> list[RunDirectory]:
-        """Its cells that stay."""
+        """The cells of a model that are kept."""
         return self._runs_of.get(model.path.name, [])
 
     def scores(self, model: ModelDirectory) -> list[str]:
@@ -96,7 +96,7 @@ def find(outputs: Path, is_current: IsCurrent) -> Found:
         if needed(run) or (model_of(name) not in models and _stays(run, is_current, notes))
     }
     more, own = set(kept), set(kept_runs)
-    while more or own:  # what stays may name more that stays
+    while more or own:  # what is kept may refer to more
         own |= {run for name in more for run in runs_of.get(name, ())} - kept_runs
         kept_runs |= own
         new: list[Place] = [*(models[name] for name in more), *(runs[name] for name in own)]
@@ -206,7 +206,7 @@ def _unused(place: Place, why: str, outputs: Path) -> Unused:
 
 
 def _is_unused_now(name: str, outputs: Path) -> bool:
-    """Checked by the process that holds the folder."""
+    """Whether the folder is still unused; called by the process that holds it."""
     related = [run_directory(outputs, run) for run in names_of_runs(outputs) if run.startswith(f"{name}-")]
     model = named_model(outputs, model_of(name))
     others: list[Place] = [*related, *([model] if model.path.name != name else [])]

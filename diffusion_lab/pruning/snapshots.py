@@ -76,7 +76,7 @@ def _may_go(model: ModelDirectory, found: Found, cells: dict[str, set[str]] | No
 
 
 def _cells(found: Found) -> dict[str, set[str]]:
-    """Name of a model -> names of its cells in sweeps; where a sweep cannot be read, any model may have one that is not there."""
+    """Name of a model -> names of its cells in sweeps; if a sweep cannot be read, any model may have a cell without a score."""
     cells: dict[str, set[str]] = {}
     for sweep in sweeps_in(found.outputs):
         try:

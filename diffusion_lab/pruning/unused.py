@@ -1,4 +1,4 @@
-"""Something in outputs/ that nothing refers to, and how it is removed: what we wrote and nobody has changed, and nothing else."""
+"""Parts of outputs/ that nothing refers to, and their removal: only our unchanged files are removed."""
 
 from __future__ import annotations
 

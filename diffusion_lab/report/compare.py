@@ -1,4 +1,4 @@
-"""Is a difference real? From all that is known to make it uncertain: seeds, samples, real images, test images.
+"""Confidence intervals of differences, from all known sources of uncertainty: seeds, samples, real images, test images.
 
 Cells share their evaluation noise, their real images and their seeds, so what they have in common cancels in the difference of two
 cells of the same seed: d̄ ± t·s_d/√n over the n shared seeds, with the two-sided 95 % quantile t of Student's distribution with
@@ -9,10 +9,10 @@ the same noise and the same images, so they are paired: the interval of their di
 what they all share, such as the real images, so the half-widths of all sources are added in quadrature. What a source adds anew
 with every seed is thereby counted twice: the interval is too wide rather than too narrow.
 
-Blocks say nothing about another training of the same recipe, so two trainings with one seed each have no interval: of pairs of
-trainings that differ in the seed alone, blocks would call a third to a half different. Several samplers of one training have one.
+Blocks say nothing about another training of the same recipe, so two trainings with one seed each have no interval: intervals
+from blocks call a third to three quarters of the pairs that differ only in the seed different. Samplers of one training have one.
 
-A table that compares many things finds some difference by chance. `holm` keeps the probability that it claims any at 5 %.
+A table of many comparisons finds some difference by chance. `holm` keeps the probability that it claims one at 5 %.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Difference:
 
     @cached_property
     def p(self) -> float:
-        """The level at which the interval ends at 0."""
+        """The p-value: the level at which the interval ends at 0."""
         if self._margin(_SMALLEST) <= abs(self.mean):
             return _SMALLEST if self.mean else 1.0
         low, high = float(np.log(_SMALLEST)), 0.0

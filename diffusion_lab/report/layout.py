@@ -107,7 +107,7 @@ def finding(standing: Standing, column: Column) -> Finding:
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
     if standing.lead is None:
-        few = "one seed does not tell two models apart; run seed=1,2,3"
+        few = "one seed per training gives no interval; run seed=1,2,3"
         return Finding(what, f"{best} is {standing.measure.better[:-2]}est, but {few}", False)
     lead = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
     ahead = f"{label(standing.runner_up)} by {lead} (95 % interval, {standing.lead.how})"

@@ -129,7 +129,7 @@ class Group:
         return {(row.number, s.measure.name) for s in self.standings if s.marked for row in s.best}
 
     def decimals(self, measure: Measure) -> int:
-        """So many that a typical error has two significant digits, or, without errors, a small value three."""
+        """The decimals at which a typical error has two significant digits, or, without errors, a small value three."""
         measured = [row.values[measure.name] for row in self.rows if measure.name in row.values]
         if all(one.mean.is_integer() for one in measured):
             return 0

@@ -1,4 +1,4 @@
-"""What a report writes in a folder, so that the next one there replaces it and nothing else."""
+"""Files of a report in a folder; the next report there replaces these and nothing else."""
 
 from __future__ import annotations
 

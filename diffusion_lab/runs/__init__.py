@@ -1,4 +1,4 @@
-"""What lies in outputs/. The only package that knows; imports no torch.
+"""The layout of outputs/, which only this package defines; imports no torch.
 
     outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
     outputs/runs/<id>/                             one scored cell     (RunDirectory)

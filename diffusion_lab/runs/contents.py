@@ -88,7 +88,7 @@ def wrong_in_choices(content: Mapping[str, Any]) -> str | None:
 
 
 def wrong_in_facts(content: Mapping[str, Any]) -> str | None:
-    """Of the data set, as the facts of a config state it. What they do not say is not wrong."""
+    """What is wrong in the facts of a config about its data set, or None. Facts may be missing."""
     shape = content.get("shape", [1])
     sides = isinstance(shape, list) and len(shape) in (1, 3) and all(type(side) is int and side > 0 for side in shape)
     if not sides or math.prod(shape) > _MOST_NUMBERS:

@@ -147,7 +147,7 @@ class ModelDirectory(Directory):
     def put_in_place(self) -> None:
         """Move a new training that has finished to the place of the old one. It may be called again after it was killed.
 
-        Only for who holds the folder. Our files of the old training are removed; the user's stay.
+        Only the process that holds the folder may call it. Our files of the old training are removed; the user's stay.
         """
         new = self.retraining
         remove_staged(new.path)

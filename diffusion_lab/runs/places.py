@@ -53,7 +53,7 @@ def runs_in(outputs: Path) -> list[RunDirectory]:
 
 
 def names_of_runs(outputs: Path) -> list[str]:
-    """Of all folders of cells."""
+    """The names of all folders of cells."""
     return os.listdir(outputs / _RUNS) if (outputs / _RUNS).is_dir() else []
 
 
@@ -92,7 +92,7 @@ def cache_directory(outputs: Path) -> Path:
 
 
 def features_file(outputs: Path, data: str, digest: str) -> Path:
-    """Where features trained on these data lie that have this SHA-256."""
+    """The file of features that were trained on these data and have this SHA-256."""
     return outputs / "features" / f"{data}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
 
 

@@ -75,9 +75,9 @@ def remove_copy(copy: Path, jobs: Path, waiting: Callable[[Holder | None], None]
 
 
 def _check(copy: Path, files: Mapping[Path, bytes], links: Mapping[Path, Path]) -> None:
-    """PlaceError if a copy that is there holds other code or configs than `files`: the folder may come from somebody else.
+    """PlaceError if an existing copy holds other code or configs than `files`: the folder may come from somebody else.
 
-    Other links, and what Python has compiled there, are removed: neither shows what would run.
+    Other links and compiled files of Python are removed, because they may hide what would run.
     """
     for path in [] if copy.is_symlink() else [*copy.rglob("*")]:
         compiled = path.suffix == ".pyc" and path.parent.name == "__pycache__"
@@ -106,7 +106,7 @@ def _files(copy: Path) -> dict[Path, bytes]:
 
 
 def _remove(copy: Path) -> None:
-    """Its name goes first: half a copy is none."""
+    """Remove a copy. It is renamed first, so that a half-removed copy is never used."""
     with staged_folder(copy) as staged:
         copy.rename(staged)
 

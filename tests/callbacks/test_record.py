@@ -82,7 +82,7 @@ def test_a_record_that_the_user_edits_is_kept_and_goes_on(tmp_path, edit):
 
 
 def test_a_row_whose_record_came_first_is_still_ours(tmp_path):
-    """Killed after the line in the record and before the row."""
+    """The process is killed after the line in the record and before the row."""
     record = CSVRecord(tmp_path / "metrics.csv")
     for step in (10, 20):
         record.log_metrics({"loss": 1.0}, step=step)

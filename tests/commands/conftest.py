@@ -137,7 +137,7 @@ def cluster():
 
 
 def files(folder: Path) -> list[str]:
-    """Every file there but our records of what we wrote."""
+    """All files in a folder except our records (`.written`)."""
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != written.FILE
     )

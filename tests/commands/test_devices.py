@@ -100,7 +100,7 @@ def test_a_sweep_that_asks_for_more_than_there_is_writes_nothing(lab, monkeypatc
 
 @pytest.mark.parametrize("command", [["train"], ["train", "-m", "hydra/launcher=local"], ["evaluate"], ["sample"]])
 def test_more_processes_than_cores_start_none(lab, monkeypatch, command):
-    """What torchrun or Slurm starts is for whoever called them."""
+    """The number of cores does not limit processes that torchrun or Slurm starts."""
     monkeypatch.setattr(ranks, "num_cores", lambda: 2)
     shutil.copytree(TRAINED, lab.folder / "outputs" / "models" / "one")
     before = files(lab.folder)

@@ -39,7 +39,7 @@ def test_features_of_ones_own_images_score_them(lab, pictures):
 
 
 def test_other_weights_under_one_name_are_another_score(lab):
-    """A score is known by the content of the weights, not by where they lie."""
+    """A score is identified by the content of the weights, not by their path."""
     lab.given("train", "data=digits", *TINY, *STRIDED)
     own = ["features=own", "features.own.weights=own.safetensors", "metrics=frechet_distance"]
     for seed in (0, 1):

@@ -112,7 +112,9 @@ def test_chains_start_from_a_given_x_T(model):
     assert torch.equal(next(model.trajectory(3, x_T=x_T)), x_T)
     other = model.sample(3, seed=7, x_T=x_T.flip(0), batch_size=2, label=4, **ddim)
     assert torch.allclose(other.flip(0), model.sample(3, seed=7, label=4, **ddim), atol=1e-5)
-    with pytest.raises(ValueError, match=re.escape("x_T has the shape (3, 1, 8, 8), but 4 images need (4, 1, 8, 8)")):
+    with pytest.raises(
+        ValueError, match=re.escape("x_T has the shape (3, 1, 8, 8): for 4 images it must be (4, 1, 8, 8)")
+    ):
         model.sample(4, x_T=x_T)
 
 

@@ -201,7 +201,7 @@ TIMES = int(os.environ.get("KILLS", "3"))
 
 @pytest.mark.parametrize("command", KILLED)
 def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command):
-    """kill -9 at moments all over the command's time; then the same command does what it does undisturbed."""
+    """After kill -9 at several moments, the same command gives the result of an undisturbed one."""
 
     def run(folder, delay=None):
         process = zygote.start(folder, *KILLED[command])

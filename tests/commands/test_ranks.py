@@ -168,7 +168,7 @@ def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum)
 
 
 def wait_for_threads(pids: list[int]) -> None:
-    """Until each of these has been connected with the others, which adds threads, for a second."""
+    """Wait until each process has been connected with the others for a second, which adds threads."""
     while any(len(os.listdir(f"/proc/{pid}/task")) < 4 for pid in pids):
         time.sleep(0.05)
     time.sleep(1)

@@ -1,4 +1,4 @@
-"""Data of every shape: what cannot be sampled is not trained, what was read is said, a picture that fails costs a sentence."""
+"""Data of every shape: refused before training if they cannot be sampled; how they were read is printed; pictures may fail."""
 
 import json
 

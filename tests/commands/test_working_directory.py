@@ -1,4 +1,4 @@
-"""The working directory may be a folder from somebody else: nothing in it runs or counts but what its user names."""
+"""The working directory may be a folder from somebody else: only what the user names runs or counts."""
 
 import os
 import shutil

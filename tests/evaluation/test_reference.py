@@ -105,7 +105,7 @@ def test_a_crash_while_writing_leaves_nothing_behind(reference, monkeypatch):
 
 
 def test_the_same_images_are_found_whatever_is_held_back(reference):
-    """Test images are; training images are others, and of another number for validation others again."""
+    """Test images stay the same; training images depend on the number of images for validation."""
     reference.moments("test"), reference.moments("train")
     for held_back, new in ((20, 2), (30, 2)):
         data, before = TinyImages(), len(files(reference))

@@ -1,4 +1,4 @@
-"""Features that no label taught: the loss, what training reads, and what the distances show."""
+"""Features trained without labels: the loss, what training reads, and which faults the distances show."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an option takes stands beside it."""
+"""The types and ranges of options, from remarks and annotations."""
 
 import pytest
 from hydra import compose, initialize_config_dir

@@ -1,4 +1,4 @@
-"""Each rank drops what one process alone would drop of its rows."""
+"""Each rank drops the same elements of its rows as a single process."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ class Model(TrainableModel):
 
 
 def outputs(monkeypatch, rank, size, k, x):
-    """Of `rank` of so many ranks in batch k, whose rows it takes from the global batch x."""
+    """The output of `rank`, one of so many ranks, in batch k, for its rows of the global batch x."""
     monkeypatch.setattr(trainable, "batches_trained", lambda trainer: k)
     model = Model()
     model._trainer = SimpleNamespace(global_rank=rank, world_size=size)

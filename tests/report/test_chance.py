@@ -119,7 +119,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 @pytest.mark.parametrize("name", ["fd_fashion_cnn", "fd_fashion_resnet", "fd_digits_cnn", "bits_per_dim"])
 @pytest.mark.parametrize("num_seeds", [1, 2, 3])
 def test_trainings_of_one_recipe_are_not_told_apart(name, num_seeds):
-    """All pairs of rows of one recipe with other seeds, in our own results. By their samples a third to a half differ."""
+    """All pairs of rows of one recipe with other seeds, in our own results. By their samples up to three quarters differ."""
     recipes: dict[str, list[dict]] = {}
     for file in sorted(RESULTS.rglob("*_seed_*/metrics.json")):
         run = json.loads(file.read_text())

@@ -68,7 +68,7 @@ def test_a_report_without_our_record_is_the_users(tmp_path, content):
 
 
 def test_a_report_that_was_copied_is_ours(tmp_path):
-    """Its times of change are others, its content is not."""
+    """A copy has other times of change and the same content."""
     write_report(tmp_path / "a", FIRST)
     shutil.copytree(tmp_path / "a", tmp_path / "b", copy_function=shutil.copy)
     for path in (tmp_path / "b").rglob("*"):

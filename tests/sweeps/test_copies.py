@@ -72,7 +72,7 @@ def test_a_mark_of_a_process_that_may_live_keeps_a_copy(tmp_path, there):
 
 @pytest.mark.parametrize("name", ["mine.py", "torch.py", "torch.so", "pack/torch.pyc", ""])
 def test_a_strangers_copy_is_refused(tmp_path, name):
-    """What was put there beforehand under the name of our code, which anybody knows."""
+    """A folder that somebody put there beforehand under the name of our code, which is predictable."""
     copy = copied(tmp_path / "code", ONE)
     if name:
         (copy / name).write_bytes(b"harm()\n")

@@ -19,10 +19,10 @@ _LITTLE = 0.05  # of the distance: what may arise beyond either end of the range
 
 @dataclass(frozen=True)
 class StepAdvice(Metric):
-    """What the best times of as many steps gain in bits/dim, and how few have the bound of the sampler's own.
+    """Gain in bits/dim of optimal times with as many steps, and the fewest that reach the bound of the sampler's own steps.
 
-    All of it is of the unguided chain, on the images that it was measured on (evaluation.statistics_images): those for validation
-    or, where training held none out, training images.
+    Both are of the unguided chain, on the images that it was measured on (evaluation.statistics_images): validation images or,
+    if training held none out, training images.
     """
 
     needs = (Need.MODEL, Need.REAL_IMAGES)

@@ -1,4 +1,4 @@
-"""How many bits does a diffusion model need with every number of steps, by every spacing? All from one pass over images."""
+"""Bits per dimension of a diffusion model for every number of steps and every spacing, from one pass over images."""
 
 from __future__ import annotations
 

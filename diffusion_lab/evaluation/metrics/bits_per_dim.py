@@ -1,4 +1,4 @@
-"""Bits per dimension of images that training has not seen, as the model itself states them."""
+"""Bits per dimension, exact or a bound, of images that training has not seen."""
 
 from __future__ import annotations
 

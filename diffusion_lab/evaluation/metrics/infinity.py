@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
-FEWEST_SAMPLES = 1000  # of fewer the estimate is too uncertain to be stated
+FEWEST_SAMPLES = 1000  # with fewer, the estimate is too uncertain
 _MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all
 
 

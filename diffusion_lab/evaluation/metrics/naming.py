@@ -11,7 +11,7 @@ from diffusion_lab.measures import IMAGES, Measure
 
 @dataclass(frozen=True)
 class Naming:
-    """What the numbers of one set of features are called: without its name for the first set, with its name for the others.
+    """Names of the numbers of one set of features: plain for the first set, with the name of the set for the others.
 
     features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, in words.
     """
