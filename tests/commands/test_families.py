@@ -179,11 +179,8 @@ def test_a_way_to_draw_that_only_one_family_has_is_dropped_for_the_others(lab):
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.thorough
-def test_models_of_several_families_are_scored_in_one_command(lab):
-    for family in ("vae", "flow"):
-        lab.given("train", *tiny(family, "score=false"))
-    folders = ",".join(str(path) for path in sorted((lab.folder / "outputs" / "models").iterdir()))
-    code, _, err = lab("evaluate", "-m", f"model_dir={folders}", "hydra/sweeper=basic", "evaluation.num_samples=8")
-    assert code == 0, err
-    assert len(list((lab.folder / "outputs" / "runs").glob("*/metrics.json"))) == 2
+def test_several_models_in_one_command_are_refused(lab):
+    """Each has the choices that it was trained with."""
+    code, _, err = lab("evaluate", "-m", "model_dir=outputs/models/a,outputs/models/b", "hydra/sweeper=basic")
+    assert code == 1
+    assert "give one model, and run the command once for each" in err
