@@ -103,7 +103,7 @@ def frechet(features: Features, train: Tensor) -> Distance:
 
 
 def moments(features: Features, x: Tensor) -> Moments:
-    found = FeatureStatistics(features.dim, sync_on_compute=False)
+    found = FeatureStatistics(features.dim)
     for batch in x.split(500):
         found.update(features(batch))
     return found.compute()

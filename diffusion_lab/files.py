@@ -53,11 +53,12 @@ def name_root(folder: Path) -> None:
 def check_links(path: Path) -> None:
     """PlaceError if a link makes `path` lie outside of the folder that the user named."""
     place = Path(os.path.abspath(path))
-    for root, there in _roots.items():
-        if place.is_relative_to(root) and not Path(os.path.realpath(place)).is_relative_to(there):
-            raise PlaceError(
-                f"{path} lies behind a link that leads out of {root}, where nothing is written or removed: replace the link"
-            )
+    above = [root for root in _roots if place.is_relative_to(root)]
+    root = max(above, key=lambda folder: len(folder.parts), default=None)  # outputs may be a link below to=.
+    if root is not None and not Path(os.path.realpath(place)).is_relative_to(_roots[root]):
+        raise PlaceError(
+            f"{path} lies behind a link that leads out of {root}, where nothing is written or removed: replace the link"
+        )
 
 
 def make_folders(path: Path) -> None:
@@ -116,8 +117,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    if any(path.absolute().is_relative_to(folder) for folder in list(_guards)) and written.is_long(path.parent):
-        written.shorten(path.parent)  # while we hold it, nobody else writes there
+    _shorten(path.parent)
 
 
 def extend(path: Path, content: bytes, more: bytes) -> None:
@@ -128,6 +128,7 @@ def extend(path: Path, content: bytes, more: bytes) -> None:
     written.append(path, len(whole), hashlib.sha256(whole).hexdigest())
     with path.open("ab") as file:
         file.write(more)
+    _shorten(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -228,6 +229,12 @@ def remove_written(folder: Path) -> None:
             (each / written.FILE).unlink(missing_ok=True)
             with suppress(OSError):  # the user put something there
                 each.rmdir()
+
+
+def _shorten(folder: Path) -> None:
+    """Shorten a long record while we hold the folder, because then nobody else writes there."""
+    if any(folder.absolute().is_relative_to(held) for held in list(_guards)) and written.is_long(folder):
+        written.shorten(folder)
 
 
 def _make_room(path: Path) -> None:

@@ -177,9 +177,13 @@ def _read(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _line_of(path: Path) -> dict[str, Any] | None:
-    if not os.path.lexists(path):
-        return None
-    return _match(path, [line for line in reversed(_lines(path.parent)) if line.get("name") == path.name])
+    for _ in range(2):  # another process may have put a new file in place since the record was read
+        if not os.path.lexists(path):
+            return None
+        line = _match(path, [line for line in reversed(_lines(path.parent)) if line.get("name") == path.name])
+        if line is not None:
+            return line
+    return None
 
 
 def _match(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -166,6 +166,9 @@ def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatc
     with guarded(tmp_path, lambda: None):
         for number in range(50):
             write_whole(tmp_path / "file", b"%d" % number)
+        assert (tmp_path / written.FILE).stat().st_size < 3000
+        for number in range(50):
+            extend(tmp_path / "file", b"49" + b"x" * number, b"x")
     assert (tmp_path / written.FILE).stat().st_size < 3000
     assert written.ours(tmp_path) == [tmp_path / "file", tmp_path / "first"]
     assert in_folder(tmp_path) == ["file", "first"]
@@ -232,6 +235,29 @@ def test_no_link_leads_out_of_the_folder_that_was_named(tmp_path):
             act()
     assert in_folder(elsewhere) == ["deep/file"]
     write_whole(elsewhere / "deep" / "file", b"x")
+
+
+def test_a_file_that_another_process_replaces_meanwhile_is_ours(tmp_path, monkeypatch):
+    write_whole(tmp_path / "file", b"first")
+    read = written._lines
+
+    def slow(folder):
+        monkeypatch.setattr(written, "_lines", read)
+        lines = read(folder)
+        write_whole(tmp_path / "file", b"another")
+        return lines
+
+    monkeypatch.setattr(written, "_lines", slow)
+    assert written.is_ours(tmp_path / "file")
+
+
+def test_a_named_folder_below_another_may_be_a_link(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "outputs").symlink_to(tmp_path)
+    name_root(tmp_path / "here" / "outputs")
+    name_root(tmp_path / "here")  # to=.
+    write_whole(tmp_path / "here" / "outputs" / "file", b"ours")
+    assert (tmp_path / "file").read_bytes() == b"ours"
 
 
 @pytest.mark.parametrize("made", [lambda path: path.symlink_to("precious"), os.mkfifo, os.mkdir])

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.progress import Progress
 
-from diffusion_lab.files import write_whole
+from diffusion_lab.files import check_free, write_whole
 from diffusion_lab.from_config.build import build_data
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.runs import features_file
@@ -26,6 +26,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
     from diffusion_lab.evaluation.self_supervised import train_encoder, written
 
+    check_free([] if cfg.to is None else [Path(cfg.to)])
     with users_mistakes(), Progress(transient=True) as bar:
         data = build_data(cfg)
         data.batch_size = cfg.batch_size

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from diffusion_lab.files import check_free, clear, write_whole
+from diffusion_lab.files import check_free, write_whole
 from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
@@ -108,7 +108,7 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
     else:
         for earlier in ours(places[0].parent):  # so that images of two calls do not mix
             if re.fullmatch(r"\d{6,}\.png", earlier.name):
-                clear(earlier)
+                earlier.unlink(missing_ok=True)  # not `clear`, which reads the record again for each of them
         for path, image in zip(places, images(x, model.num_levels), strict=False):
             write_whole(path, png(image))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from diffusion_lab.evaluation.described import described
 from diffusion_lab.measures import STANDARD_ERROR, Measure, ends
@@ -14,7 +14,8 @@ from diffusion_lab.measures import STANDARD_ERROR, Measure, ends
 def score_table(metrics: dict[str, Any]) -> Table:
     """metrics.json -> a table of name, value and what the value means."""
     protocol = metrics["protocol"]
-    table = Table(title=escape(_title(protocol)), title_justify="left", box=None, pad_edge=False, header_style="dim")
+    title = Text(_title(protocol), style="table.title")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
@@ -25,7 +26,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
             value, note = "–", protocol["absent"][measure.name]
         else:
             continue
-        table.add_row(*map(escape, (f"{measure.label} {measure.arrow}", value, note)))
+        table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
     return table
 
 

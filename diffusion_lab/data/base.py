@@ -150,9 +150,10 @@ class DataModule(LightningDataModule, ABC):
             found.append(
                 f"data.batch_size={self.batch_size}: there are {self.num_trained_on} training images, so a batch repeats some"
             )
-        if self._held_out is not None and self._held_out[0] > self.num_test:
+        split = self.validation_split
+        if self._held_out is not None and self._held_out[0] > self.size(split):
             found.append(
-                f"val.num_images={self._held_out[0]}: the test split has {self.num_test} images, and all of them are used"
+                f"val.num_images={self._held_out[0]}: the {split} split has {self.size(split)} images, and all of them are used"
             )
         return found
 

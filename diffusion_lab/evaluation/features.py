@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.evaluation.classifiers import FOLDER, WeightsError, load_classifier, read_shipped
-from diffusion_lab.evaluation.self_supervised import Encoder, read_encoder
+from diffusion_lab.evaluation.self_supervised import MOST_BYTES, Encoder, read_encoder
+from diffusion_lab.foreign import RunError, read_bytes
 
 
 class Features(nn.Module, ABC):
@@ -120,8 +121,8 @@ class SelfSupervisedFeatures(Features):
         self.name = name
         path = FOLDER / name if weights is None else Path(weights)
         try:
-            content = read_shipped(name)[0] if weights is None else path.read_bytes()
-        except OSError as error:
+            content = read_shipped(name)[0] if weights is None else read_bytes(path, MOST_BYTES)
+        except (OSError, RunError) as error:
             raise WeightsError(
                 f"features.{name}.weights={path} cannot be read: set a file that `diffusion-lab features data=…` wrote"
             ) from error

@@ -28,7 +28,7 @@ from diffusion_lab.evaluation.classifiers import WeightsError
 
 _COARSEST, _FINEST = 128, 16  # channels
 _EMBEDDING = 256  # dimensions of an embedding in the loss
-_MOST_BYTES = 16_000_000  # of a file of weights
+MOST_BYTES = 16_000_000  # of a file of weights
 
 
 class Encoder(nn.Module):
@@ -158,7 +158,7 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
     try:
         state = {
             name: value.float() if value.is_floating_point() else value
-            for name, value in (load(content) if len(content) <= _MOST_BYTES else {}).items()
+            for name, value in (load(content) if len(content) <= MOST_BYTES else {}).items()
         }
         with torch.device("meta"):  # takes no memory until the file has been found to hold all of it
             encoder = Encoder(state["shape"].tolist(), len(state["hidden.bias"]))

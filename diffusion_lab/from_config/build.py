@@ -248,7 +248,8 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
     for name, options in found.items():
         weights = options.get("weights") if isinstance(options, Mapping) else None
         if weights is not None and Path(weights).is_file():
-            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+            with open(weights, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             found[name] = {**options, "weights": digest}
     return found
 

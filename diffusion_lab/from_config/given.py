@@ -102,6 +102,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:
+        if kept.data.get("validation"):
+            raise MistakeError("data.validation has no effect without data=…: remove it")
         del kept["data"]
     if ("data" in kept) == ("reference" in kept):
         raise MistakeError(

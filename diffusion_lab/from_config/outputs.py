@@ -24,12 +24,17 @@ def usual_outputs() -> str:
     files = [folder / LOCAL for folder in (CONF.parent, working_directory()) if folder is not None]
     if not any(file.is_file() for file in files):
         return "outputs"
-    from diffusion_lab.from_config.working_directory import (
-        local_settings,
-    )  # main.py imports this file and must answer at once
+    # main.py imports this file and must answer at once
+    from omegaconf.errors import OmegaConfBaseException
+
+    from diffusion_lab.foreign import RunError
+    from diffusion_lab.from_config.working_directory import local_settings
 
     found = (local_settings(file) for file in files if file.is_file())
-    return next(filter(None, (settings.get("outputs") for settings in found)), "outputs")
+    try:
+        return str(next(filter(None, (settings.get("outputs") for settings in found)), "outputs"))
+    except OmegaConfBaseException as error:
+        raise RunError(f"{LOCAL}: outputs cannot be resolved: {' '.join(str(error).split())}") from None
 
 
 def name_folders(cfg: Mapping[str, Any]) -> None:

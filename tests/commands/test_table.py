@@ -1,6 +1,5 @@
-from rich.console import Console
-
 from diffusion_lab.commands.table import score_table
+from diffusion_lab.terminal import Terminal
 
 
 def shown(values: dict[str, float], absent: dict[str, str], **more) -> str:
@@ -15,9 +14,9 @@ def shown(values: dict[str, float], absent: dict[str, str], **more) -> str:
         "features": {"name": "inception"},
         "absent": absent,
     }
-    console = Console(width=120)
+    console = Terminal(width=120)
     with console.capture() as captured:
-        console.print(score_table({"values": {"nfe": 3} | values, "protocol": protocol} | more))
+        console.print(score_table({"values": {"nfe": 3} | values, "protocol": protocol} | more), soft_wrap=False)
     return captured.get()
 
 
@@ -27,6 +26,7 @@ def test_brackets_in_what_it_shows_are_no_markup():
     said = shown({"odd": 1.0}, {}, measures=measures)
     assert "[/a] ↓" in said
     assert "[red]" in said
+    assert "\\" not in said
 
 
 def test_inception_numbers_have_their_names_and_their_direction():

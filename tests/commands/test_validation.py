@@ -109,3 +109,9 @@ def test_others_samples_are_compared_with_validation_images(lab):
     code, _, err = lab("evaluate", *given, "evaluation.reference=validation")
     assert code == 1
     assert "data.validation=N" in err
+
+
+def test_validation_images_without_a_data_set_are_refused(lab):
+    code, _, err = lab("evaluate", "samples=made.npz", "reference=others.npz", "data.validation=3", "features=pixels")
+    assert code == 1
+    assert "data.validation has no effect without data=" in err

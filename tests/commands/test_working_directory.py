@@ -228,12 +228,16 @@ def test_settings_of_a_drawing_style_here_are_left_out(tmp_path, is_pipe):
     assert said.stdout.split() == ["False", "svg"], said.stderr
 
 
-@pytest.mark.parametrize("text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n"])
+@pytest.mark.parametrize(
+    "text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n", "outputs: ${oc.env:NOT_THERE}\n"]
+)
 def test_without_a_command_conf_local_counts_too(lab, write, monkeypatch, capfd, text):
     write(LOCAL, text)
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
-    if "!!" in text:
-        with pytest.raises(SystemExit, match=r"conf/local/default\.yaml is not a config"):
+    if text != "outputs: there\n":
+        with pytest.raises(
+            SystemExit, match=r"conf/local/default\.yaml(: outputs cannot be resolved| is not a config)"
+        ):
             main.main()
     else:
         main.main()

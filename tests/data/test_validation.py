@@ -106,3 +106,11 @@ def test_fewer_images_are_trained_on():
 def test_what_cannot_be_held_back_is_refused(number, why):
     with pytest.raises(DataError, match=rf"data\.validation={number}.*{why}"):
         digits(number)
+
+
+def test_a_number_above_the_validation_split_is_noted():
+    data, _ = digits(100)
+    data.hold_out(200, 128, 0)
+    assert [note for note in data.notes() if "the validation split has 100 images" in note]
+    data.hold_out(100, 128, 0)
+    assert not data.notes()

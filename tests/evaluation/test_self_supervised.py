@@ -1,6 +1,7 @@
 """Features trained without labels: the loss, what training reads, and which faults the distances show."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,13 @@ def test_a_file_that_is_no_encoder_is_refused(content: bytes | str) -> None:
         content = (FOLDER / "digits_cnn.safetensors").read_bytes()
     with pytest.raises(WeightsError, match=r"x\.safetensors holds no features"):
         read_encoder(content, Path("x.safetensors"))
+
+
+def test_a_pipe_holds_no_features(tmp_path: Path) -> None:
+    """A model's own file may name it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        SelfSupervisedFeatures("own", tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
