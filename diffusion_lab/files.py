@@ -131,11 +131,15 @@ def extend(path: Path, content: bytes, more: bytes) -> None:
     _shorten(path.parent)
 
 
-def move(source: Path, target: Path) -> None:
-    """Move a file to a place of the same file system. A file of the user's that lies there is kept under another name."""
+def move(source: Path, target: Path, replace: bool = False) -> None:
+    """Move a file to a place of the same file system. A file of the user's that lies there is kept under another name.
+
+    replace: what lies there goes, as a file that a logger wrote, of which there is no record.
+    """
     make_folders(target.parent)
     check_guards(target)
-    _make_room(target)
+    if not replace:
+        _make_room(target)
     written.carry(source, target)
     os.replace(source, target)
 

@@ -215,3 +215,15 @@ def test_a_training_anew_follows_no_link_out(tmp_path):
             model.end_retraining()
         assert (there / ".written").is_file()
         assert not (tmp_path / "made").exists()
+
+
+def test_what_a_logger_wrote_is_replaced_by_a_new_training(tmp_path):
+    """There is no record of it."""
+    model = ModelDirectory(tmp_path / "model")
+    for place, text in ((model, "old"), (model.retraining, "new")):
+        place.finish(steps=1, seconds=1.0, images=1)
+        (place.logs / "version_0").mkdir(parents=True)
+        (place.logs / "version_0" / "hparams.yaml").write_text(text)
+    model.put_in_place()
+    assert [file.name for file in (model.logs / "version_0").iterdir()] == ["hparams.yaml"]
+    assert (model.logs / "version_0" / "hparams.yaml").read_text() == "new"

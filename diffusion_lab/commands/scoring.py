@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -167,7 +167,7 @@ def score_source(
         _say_scored(console, run)
     else:
         with (
-            ending(lambda name: how_to_go_on(name) if rank() == 0 else ""),
+            nullcontext() if quiet else ending(lambda name: how_to_go_on(name) if rank() == 0 else ""),
             hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")),
         ):
             if is_there():  # another process has scored it

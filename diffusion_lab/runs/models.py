@@ -165,7 +165,7 @@ class ModelDirectory(Directory):
         files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
         kept = (first, last, new._mark)
         for file in [*({first} & {*files}), *(f for f in files if f not in kept and f.name != written.FILE), last]:
-            move(file, self.path / file.relative_to(new.path))
+            move(file, self.path / file.relative_to(new.path), replace=new.logs in file.parents)
 
     @property
     def retrained(self) -> bool:
