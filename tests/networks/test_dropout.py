@@ -98,13 +98,15 @@ def test_a_repeated_forward_pass_has_the_same_mask():
 
 @pytest.mark.thorough
 @pytest.mark.needs("g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
 @pytest.mark.skipif(missing_for(torch.device("cpu")) is not None, reason="nothing compiles here")
 def test_compiled_masks_are_the_same_and_compiled_once():
     (layer,) = layers(0.3)
-    x, seen = torch.rand(4, 3, 6, 5).to(memory_format=torch.channels_last), []
-    compiled = torch.compile(lambda x: seen.append(0) or layer(x))
+    x = torch.rand(4, 3, 6, 5).to(memory_format=torch.channels_last)
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(lambda x: layer(x))
     for seed in range(4):
         set_keys([layer], seed, torch.arange(4 * seed, 4 * seed + 4))
         assert torch.equal(compiled(x), layer(x))
-    assert torch._dynamo.utils.counters["frames"]["ok"] <= 2
+    assert torch._dynamo.utils.counters["frames"]["ok"] == 1
     assert isinstance(layer, KeyedDropout)
