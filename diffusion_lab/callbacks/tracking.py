@@ -127,10 +127,9 @@ class WeightsAndBiases(Tracker):
     def __init__(self, project: str, entity: str | None) -> None:
         import wandb
 
-        with chdir(
-            Path(__file__).parent
-        ):  # wandb/settings in the working directory could send the key to another server
-            wandb.setup()
+        if os.path.lexists("wandb/settings"):  # of the working directory: it could send the key to another server
+            with chdir(Path(__file__).parent):
+                wandb.setup()
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
             raise ValueError(

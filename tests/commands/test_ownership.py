@@ -126,7 +126,7 @@ def test_a_holder_or_lock_that_is_a_link_is_refused(lab):
         with pytest.raises(PlaceError, match="is a link"), hold(model.path, print):
             pass
         _, out, _ = lab("prune", "remove=true")
-        assert f"{name} is a link" in out
+        assert f"{name}, by which a process holds" in out
         assert model.finished
         shutil.rmtree(model.path)
     assert files(precious) == ["3.json"]
