@@ -132,6 +132,7 @@ ENDLESS = {  # each works for minutes
 }
 
 
+@pytest.mark.needs("two cores")
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
 @pytest.mark.parametrize("at_work", [False, pytest.param(True, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("command", ENDLESS)
@@ -154,6 +155,7 @@ def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, command, at_wo
     assert not any(map(_command_line, started))
 
 
+@pytest.mark.needs("two cores")
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum):
