@@ -203,7 +203,7 @@ def test_every_command_is_in_the_reference_with_its_options():
 
 def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
     page = reference.measures()
-    for name in ("fd_digits_cnn", "precision", "bits_per_dim", "nfe", "fd_digits_cnn_infinity"):
+    for name in ("fd_digits_ssl", "precision", "bits_per_dim", "nfe", "fd_digits_ssl_infinity"):
         assert name in page
     extra = [Measure("brightness", "brightness", meaning="how bright")]
     monkeypatch.setattr("diffusion_lab.evaluation.metrics.Cost.measures", lambda *_: extra)

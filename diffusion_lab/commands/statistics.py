@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
@@ -49,8 +50,9 @@ def run(cfg: DictConfig) -> None:
         if data.shape[0] not in (1, 3):
             raise MistakeError(f"{data.name} has {data.shape[0]} channels: published evaluators read images of 1 or 3")
         chosen = list(build_features(cfg).values()) if cfg.moments else []
-        if len(chosen) > 1:
+        if len(chosen) > 1 and any(text.startswith("features=") for text in HydraConfig.get().overrides.task):
             raise MistakeError("features: choose exactly one, because a file holds the statistics of one network")
+        chosen = chosen[:1]
         if to.suffix == ".pt" and any(part.moments_suffix for part in chosen):
             raise MistakeError(f"to={to}: torch-fidelity does not store spatial features; write an .npz")
         if to.suffix == ".npz":

@@ -24,7 +24,7 @@ class Features(nn.Module, ABC):
     name: str
     identity: str
     dim: int
-    kind = ""  # what they are and how they were trained, in words
+    kind = "features of images"  # what they are, and whether they were trained with labels, in words
     moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property
@@ -57,6 +57,7 @@ class Pixels(Features):
     """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""
 
     name = "pixels"
+    kind = "the values of x themselves"
     identity = hashlib.sha256(b"x, flattened").hexdigest()
 
     def check(self, shape: Sequence[int]) -> None:

@@ -76,6 +76,7 @@ class InceptionFeatures(_OfInception):
     """The 2048 averages of the last pooling layer, `pool_3:0` of the original graph."""
 
     name, dim = "inception", 2048
+    kind = "the Inception-v3 of the original FID, a classifier trained with labels"
     distance, reached = "fid", "2048"
 
     @property
@@ -105,6 +106,7 @@ class InceptionSpatialFeatures(_OfInception):
     """
 
     name, dim = "inception_spatial", 7 * 17 * 17
+    kind = "spatial features of the original FID's Inception-v3, a classifier trained with labels"
     distance, reached = "sfid", "768"  # the first features that torch-fidelity offers behind that layer
     moments_suffix = "_s"
 

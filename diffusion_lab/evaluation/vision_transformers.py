@@ -74,6 +74,8 @@ class DINOv2Features(VisionFeatures):
     file that is not there. sha256: None: that of the published file. Raises WeightsError, in one sentence.
     """
 
+    kind = "features of DINOv2, trained on images without labels"
+
     def __init__(
         self, name: str, path: str | Path | None = None, download: bool = False, sha256: str | None = None
     ) -> None:
@@ -101,6 +103,7 @@ class CLIPFeatures(VisionFeatures):
     """
 
     name = "clip_b_32"
+    kind = "features of CLIP, trained on images with captions"
 
     def __init__(self, path: str | Path | None = None, download: bool = False, sha256: str | None = None) -> None:
         super().__init__()

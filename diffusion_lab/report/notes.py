@@ -23,7 +23,9 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     drawn = f"{samples.get('num_images')} samples of seed {samples.get('seed')}"
     real = f"{reference.get('num_images')} {reference.get('split')} images"
     real = f"{reference.get('form')} of {reference['given']}" if "given" in reference else real
-    said = [f"{data.get('name')}: {drawn} against {real}, features {features.get('name')}."]
+    said = [
+        f"{data.get('name')}: {drawn} against {real}, features {features.get('name')} unless a column names others."
+    ]
     for cell in (cell for row in group.rows for cell in row.done if cell.given is not None):
         name, digest = cell.given.get("name"), str(cell.given.get("digest"))[:12]
         facts = [f"given images, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
@@ -53,6 +55,7 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
             cell = next(cell for row in group.rows for cell in row.cells_with("bits_per_dim").values())
             bound = cell.protocol.get("bound", {})
             said.append(f"bits/dim: {bound.get('kind')}, of {bound.get('num_images')} {bound.get('split')} images.")
+    said += [f"{measure.label}: {measure.meaning}." for measure in measures if measure.floor_of]
     entropy = group.fact(ENTROPY)
     if entropy is not None:
         said.append(

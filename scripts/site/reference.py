@@ -7,11 +7,12 @@ import yaml
 
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.evaluation import metrics
+from diffusion_lab.evaluation.features import SelfSupervisedFeatures
 from diffusion_lab.evaluation.metrics import FeatureMetric, Metric, Naming
 
 from .configs import options
 
-FEATURES = (Naming("digits_cnn", "fd_digits_cnn"),)
+FEATURES = (Naming("digits_ssl", "fd_digits_ssl", kind=SelfSupervisedFeatures.kind),)
 
 
 def commands(conf: Path) -> str:
@@ -49,7 +50,7 @@ def measures() -> str:
         "",
         "`metrics.json` has `values` (name: number), `protocol` (how they were measured), `measures` (what each means, as below)",
         "and `curves`. A value that could not be measured is left out, and `protocol.absent` gives the reason. The names below are",
-        "those of the first features, here `digits_cnn`. Values of further features end in their name (`precision_inception`). A",
+        "those of the first features, here `digits_ssl`. Values of further features end in their name (`precision_digits_cnn`). A",
         "Fréchet distance is called `fd_<features>`, or `fid` with the original Inception-v3. Two values may be ranked only if the",
         "parts of the protocol in the last column are equal.",
         "",

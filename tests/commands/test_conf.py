@@ -25,7 +25,7 @@ from diffusion_lab.diffusion import (
     SampleNoise,
 )
 from diffusion_lab.evaluation.described import BEFORE
-from diffusion_lab.evaluation.features import Pixels
+from diffusion_lab.evaluation.features import ClassifierFeatures, Pixels, SelfSupervisedFeatures
 from diffusion_lab.evaluation.given import GivenImages
 from diffusion_lab.evaluation.metrics import Metric, Naming
 from diffusion_lab.evaluation.reference import GivenReference
@@ -366,6 +366,13 @@ def test_features_stand_under_their_name(name):
     assert list(composed(f"features={name}").features) == [name]
     first, second = ("pixels", name) if name != "pixels" else (name, "digits_cnn")
     assert list(composed(f"features=[{first},{second}]", "data=cifar10").features) == [first, second]
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion_mnist"])
+def test_the_first_features_were_trained_without_labels(data):
+    first, second = (instantiate(node) for node in composed(f"data={data}").features.values())
+    assert isinstance(first, SelfSupervisedFeatures)
+    assert isinstance(second, ClassifierFeatures)
 
 
 @pytest.mark.parametrize("name", METRICS)

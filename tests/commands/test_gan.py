@@ -31,9 +31,9 @@ def test_one_command_trains_samples_and_scores_and_another_samples(lab):
     run = RunDirectory(path)
     metrics = json.loads(run.metrics.read_text())
     assert metrics["values"]["nfe"] == 1
-    assert 1 <= metrics["values"]["classes_present"] <= 10
-    assert 0 <= metrics["values"]["class_entropy"] <= 3.33
-    assert metrics["protocol"]["class_coverage"]["reference_present"] == 10
+    assert 1 <= metrics["values"]["classes_present_digits_cnn"] <= 10
+    assert 0 <= metrics["values"]["class_entropy_digits_cnn"] <= 3.33
+    assert metrics["protocol"]["class_coverage_digits_cnn"]["reference_present"] == 10
     assert metrics["protocol"]["absent"]["bits_per_dim"] == "this model has no likelihood"
     assert metrics["protocol"]["model"]["family"] == "gan"
     assert run.samples_png.is_file()

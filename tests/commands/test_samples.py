@@ -121,6 +121,7 @@ def test_labels_say_whether_each_sample_shows_its_class(lab):
             lab("evaluate", f"samples={name}.npz", "data=digits", "metrics=[class_accuracy]", f"outputs={name}")[0] == 0
         )
     assert given(lab.folder / "right")["values"]["accuracy_digits_cnn"] > 0.95
+    assert given(lab.folder / "right")["protocol"]["absent"] == {}, "features without classes need no reason then"
     assert given(lab.folder / "wrong")["values"]["accuracy_digits_cnn"] < 0.05
     assert given(lab.folder / "right")["protocol"]["samples"]["labels"] == "as given"
 

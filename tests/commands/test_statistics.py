@@ -88,10 +88,10 @@ def test_the_images_of_the_floor_have_its_distance_in_every_form(lab, data, coun
         assert code == 0, err
     for metrics in (lab.folder / "outputs").glob("runs/*/metrics.json"):
         values = json.loads(metrics.read_text())["values"]
-        (floor,) = [value for name, value in values.items() if name.endswith("_floor")]
-        found += [*values.values()]
-        assert floor > 0
-    assert found == pytest.approx([floor] * len(found), rel=1e-9)
+        floors = {name: value for name, value in values.items() if name.endswith("_floor")}
+        assert all(floor > 0 for floor in floors.values())
+        found.append([values[name.removesuffix("_floor")] for name in floors])
+    assert found == [pytest.approx([*floors.values()], rel=1e-9)] * 3
 
 
 @pytest.mark.thorough
@@ -114,6 +114,12 @@ def test_clean_fid_reads_what_is_written(lab, monkeypatch):
     assert fid.frechet_distance(*moments[0], *moments[1]) == pytest.approx(
         theirs["frechet_inception_distance"], rel=1e-6
     )
+
+
+def test_the_statistics_are_of_the_first_features(lab):
+    _, out = write(lab, "num_images=10")
+    assert "features=digits_ssl" in out
+    assert "digits_cnn" not in out
 
 
 def test_torch_fidelity_reads_what_is_written(lab):

@@ -32,7 +32,7 @@ def test_brackets_in_what_it_shows_are_no_markup():
 def test_inception_numbers_have_their_names_and_their_direction():
     said = shown({"fid": 12.345, "fid_floor": 1.5, "inception_score": 2.5, "inception_score_std": 0.25}, {})
     lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "fid ↓ 12.345 Fréchet distance on the Inception-v3 of the original FID" in lines
+    assert "fid ↓ 12.345 Fréchet distance by features of images" in lines
     assert "its floor 1.500 the same distance between real images" in lines
     assert any(line.startswith("inception score ↑ 2.500 how sure a classifier is") for line in lines)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.evaluation.scores import Scores
-    from diffusion_lab.evaluation.subject import View
+    from diffusion_lab.evaluation.subject import Subject, View
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,22 @@ class ClassAccuracy(FeatureMetric):
 
     needs = (Need.LABELS,)
 
+    @staticmethod
+    def _name(naming: Naming) -> str:
+        return f"accuracy_{naming.features}"
+
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
-        name = f"accuracy_{naming.features}"
+        name = self._name(naming)
         meaning = "share of samples that the classifier assigns to their label"
         yield Measure(name, name, better=HIGH, meaning=meaning, agrees=naming.agrees())
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        """Features without classes have a reason only where no others have classes."""
+        super().score(subject, scores)
+        names = [self._name(view.naming) for view in subject.views]
+        if scores.values.keys() & names:
+            for name in names:
+                scores.protocol["absent"].pop(name, None)
 
     def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.conditional import class_distances, classified_as_label
@@ -67,7 +79,7 @@ class ClassAccuracy(FeatureMetric):
         if y is None:
             return
         naming = view.naming
-        name = f"accuracy_{naming.features}"
+        name = self._name(naming)
         scores.attempt(
             self.feature_measures(naming),
             lambda: scores.share(name, SAMPLES, classified_as_label(view.features, view.drawn.vectors(), y)),

@@ -16,19 +16,10 @@ if TYPE_CHECKING:
 
 
 _MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
-_ORIGINAL = {
-    "fid": "on the Inception-v3 of the original FID",
-    "sfid": "on the spatial features of the original FID's Inception-v3 (sFID, as ADM defines it)",
-}
 _MANIFOLDS = {
     "precision": "share of samples that look real",
     "recall": "share of real images that have a sample nearby",
 }
-
-
-def _on(naming: Naming) -> str:
-    usual = f"by {naming.kind}" if naming.kind else "between the features of samples and of real images"
-    return _ORIGINAL.get(naming.distance, usual)
 
 
 @dataclass(frozen=True)
@@ -37,7 +28,7 @@ class FrechetDistance(FeatureMetric):
 
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         name = naming.distance
-        floor, meaning = f"{name}_floor", f"Fréchet distance {_on(naming)}"
+        floor, meaning = f"{name}_floor", f"Fréchet distance by {naming.kind}"
         shared = {"agrees": naming.agrees(), "better": LOW, "logs": True, "headline": True}
         yield Measure(name, name, meaning=meaning, floor_of=floor, **shared)
         yield Measure(
@@ -50,7 +41,7 @@ class FrechetDistance(FeatureMetric):
         name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
         n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
         scores.measure([name], lambda: (frechet_distance(view.drawn.moments(view.device), real),))
-        scores.details[name] = f"n = {n} vs {view.compared}"
+        scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
         if not as_many:
             scores.record(
                 f"{name}_floor", None, f"needs real images besides the reference, but {view.compared} are all there are"
@@ -85,7 +76,7 @@ class KernelDistance(FeatureMetric):
 
     def feature_measures(self, naming: Naming) -> Iterable[Measure]:
         name, agrees = self._name(naming), naming.agrees("kernel_distance")
-        yield Measure(name, name, "", LOW, f"kernel distance {_on(naming)}", agrees, logs=True, brief=False)
+        yield Measure(name, name, "", LOW, f"kernel distance by {naming.kind}", agrees, logs=True, brief=False)
 
     def score_view(self, view: View, scores: Scores) -> None:
         from diffusion_lab.evaluation.duration import say_if_long

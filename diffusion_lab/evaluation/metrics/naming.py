@@ -13,13 +13,14 @@ from diffusion_lab.measures import IMAGES, Measure
 class Naming:
     """Names of the numbers of one set of features: plain for the first set, with the name of the set for the others.
 
-    features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, in words.
+    features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, and
+    whether they were trained with labels, in words.
     """
 
     features: str
     distance: str
     first: bool = True
-    kind: str = ""
+    kind: str = "features of images"
 
     def __call__(self, name: str) -> str:
         """`name`, or `name`_<features>."""
