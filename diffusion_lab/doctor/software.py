@@ -12,7 +12,6 @@ PACKAGE = "diffusion-lab"
 # What an extra of pyproject.toml is for.
 EXTRAS = {
     "slurm": "hydra/launcher=slurm and hydra/launcher=local",
-    "joblib": "hydra/launcher=joblib",
     "optuna": "hydra/sweeper=optuna",
     "mlflow": "logger=mlflow",
     "dashboard": "diffusion-lab dashboard",

@@ -30,8 +30,6 @@ from diffusion_lab.written import PlaceError
 
 _MOVED = {f"logger.{name}": f"logger.wandb.{name} with logger=wandb" for name in ("project", "entity")} | MOVED
 
-_EXTRAS = ("hydra/sweeper/optuna", "hydra/launcher/joblib")  # choices that come with a package of that name
-
 
 class MistakeError(Exception):
     """A mistake of the user; the message says in one sentence what is wrong."""
@@ -180,9 +178,8 @@ def _of_another_family(error: InterpolationKeyError) -> str:
 
 def _missing(error: MissingConfigException) -> str:
     """A group has no such option."""
-    if error.missing_cfg_file in _EXTRAS:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option} is not installed: pip install 'diffusion-lab[{option}]'"
+    if error.missing_cfg_file == "hydra/sweeper/optuna":
+        return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:

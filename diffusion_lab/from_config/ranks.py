@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks.interruption import Interrupted
@@ -68,10 +67,7 @@ def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
     Processes that Slurm or torchrun started may be more than there are cores.
     """
     cores = num_cores() if _environment() is None else None
-    request = requested(options.accelerator, _devices(options), usable_gpus(), cores, prefix)
-    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        _refuse_shared_gpu(request, HydraConfig.get().launcher)
-    return request
+    return requested(options.accelerator, _devices(options), usable_gpus(), cores, prefix)
 
 
 def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str]) -> None:
@@ -80,16 +76,7 @@ def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str
     A cluster has devices of its own.
     """
     if not launcher._target_.endswith(".SlurmLauncher"):
-        _refuse_shared_gpu(requested(trainer.accelerator, _devices(trainer), gpus, num_cores()), launcher)
-
-
-def _refuse_shared_gpu(request: Request, launcher: DictConfig) -> None:
-    """joblib's workers ignore devices: all of them would use the first."""
-    if request.on_gpu and launcher._target_.endswith(".JoblibLauncher") and launcher.n_jobs != 1:
-        raise ValueError(
-            "hydra/launcher=joblib would put all jobs on the same GPU; use hydra/launcher=local, which gives each job its own, "
-            "or trainer.accelerator=cpu"
-        )
+        requested(trainer.accelerator, _devices(trainer), gpus, num_cores())
 
 
 def _devices(options: DictConfig) -> int | str | list[int] | None:

@@ -88,9 +88,8 @@ def test_two_sweeps_train_each_model_once_and_one_takes_over_when_the_other_is_k
 
 
 @pytest.mark.thorough
-@pytest.mark.needs("hydra-joblib-launcher")
 def test_a_killed_worker_costs_the_sweep_nothing_else(tmp_path, sweep):
-    running = sweep("seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    running = sweep("seed=1,2,3", "hydra/launcher=local", "hydra.launcher.parallel=2")
     os.kill(wait_for(lambda: at_work(tmp_path), "a worker at work"), signal.SIGKILL)
     running.communicate()
     again = sweep("seed=1,2,3")

@@ -76,11 +76,10 @@ def edit(path, old, new):
     "more",
     [
         ["hydra/launcher=local"],
-        ["hydra/launcher=joblib"],
         ["hydra/launcher=basic"],
         ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"],
     ],
-    ids=["local", "joblib", "basic", "ranks"],
+    ids=["local", "basic", "ranks"],
 )
 def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
     """Edited while the model trains: what scores it starts afterwards, in the code that it was planned with."""

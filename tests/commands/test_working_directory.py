@@ -106,9 +106,9 @@ def test_what_is_no_choice_finds_no_yaml_here(lab, write, option):
 
 
 def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
-    write("conf/hydra/launcher/joblib.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
+    write("conf/hydra/sweeper/optuna.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
     write("harmful.py")
-    lab("train", "-m", *TINY, *STRIDED, "hydra/launcher=joblib", "hydra.sweeper.dry_run=true", "seed=1,2")
+    lab("train", "-m", *TINY, *STRIDED, "hydra/sweeper=optuna", "seed=1,2")
     assert not harmed(lab.folder)
 
 

@@ -64,7 +64,7 @@ def test_every_extra_is_checked_for_its_own_packages_only(monkeypatch):
         == "no-such-package is not installed (for hydra/launcher=slurm and hydra/launcher=local)"
     )
     assert found["extra slurm"].to_do == "pip install 'diffusion-lab[slurm]'"
-    assert found["extra joblib"].state == OK
+    assert found["extra optuna"].state == OK
 
 
 def test_a_gpu_that_pytorch_cannot_use_is_not_taken_for_one(monkeypatch, tmp_path):
