@@ -118,7 +118,7 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
 def read_measures(content: Any) -> list[Measure]:
     """Of plain JSON. ValueError if no score has written it; what a newer version says besides is left out."""
     if not isinstance(content, list) or len(content) > _MOST_MEASURES:
-        raise ValueError("measures is not a list, or too long a list")
+        raise ValueError(f"measures is not a list of at most {_MOST_MEASURES} entries")
     known = {field.name for field in fields(Measure)}
     found = []
     for entry in content:

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.definitions import Code
-from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import (
     DRAWING_ROOTS,
     GIVEN_ROOTS,
@@ -193,11 +194,12 @@ def test_dotted_names_are_found_wherever_they_stand():
 
 # ---- code: what a change of the package retrains and scores anew ----
 
-TRAINED = {
-    path.parent.name: upgraded(OmegaConf.to_container(OmegaConf.load(path)))
-    for path in ROOT.glob("tests/trained/*/config.yaml")
-}
-DIFFUSION, GAN = TRAINED["diffusion_conditional"], TRAINED["gan"]
+with initialize_config_dir(str(CONF), version_base="1.3"):
+    TRAINED = {
+        path.stem: OmegaConf.to_container(compose("train", overrides=[f"model={path.stem}"]))
+        for path in sorted((CONF / "model").glob("*.yaml"))
+    }
+DIFFUSION, GAN = TRAINED["diffusion"], TRAINED["gan"]
 
 
 @pytest.fixture(scope="module")

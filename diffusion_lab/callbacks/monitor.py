@@ -119,7 +119,7 @@ class Monitor(Callback):
         return {"seconds": self.seconds, "means": self._summed(), "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self._last = state["seconds"], state.get("last", {})
+        self.seconds, self._last = state["seconds"], state["last"]
         for name, mean in state["means"].items():
             self._mean(name).load_state_dict(mean)
 

@@ -123,7 +123,7 @@ class Saving(Checkpoint):
         checkpoint["ended"] = self._ended
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._ended = checkpoint.get("ended", False)
+        self._ended = checkpoint["ended"]
 
 
 def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:

@@ -129,9 +129,8 @@ def _cost(
                 f"guidance.moment={guiding}: the weights {weights} are from step {step:,}, but that moment is step {later:,}; "
                 "choose an earlier one, such as guidance.moment=30s or 500steps"
             )
-    images = int(moment.get("images", step * training["images"] / max(steps, 1)))
     text = f"the training as it was at step {step} of {steps}"
-    return TrainingCost(step, moment.get("seconds"), images), {"moment": text}
+    return TrainingCost(step, moment["seconds"], int(moment["images"])), {"moment": text}
 
 
 def score_source(

@@ -7,8 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.evaluation.described import described
-from diffusion_lab.measures import STANDARD_ERROR, Measure, ends
+from diffusion_lab.measures import STANDARD_ERROR, Measure, ends, read_measures
 
 
 def score_table(metrics: dict[str, Any]) -> Table:
@@ -19,7 +18,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
-    for measure in described(metrics):
+    for measure in read_measures(metrics.get("measures")):
         if measure.name in metrics["values"]:
             value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
         elif measure.name in protocol["absent"]:

@@ -23,8 +23,7 @@ def check_shares(shares: Sequence[Number] | None, group: str, instead: str) -> t
     """
     if shares is None:
         raise ValueError(
-            f"{group}=ends needs the shares of pixels at the ends, but this model was trained before they were recorded: use "
-            f"{group}={instead}, or train the model again"
+            f"{group}=ends needs the shares of pixels at the ends, which are not known for this model: use {group}={instead}"
         )
     if len(shares) != 2 or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"{group}.shares={list(shares)} must be two numbers from 0 to 1")

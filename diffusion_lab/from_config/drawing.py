@@ -52,12 +52,12 @@ class Drawing:
 
     @cached_property
     def _cluster_shares(self) -> Tensor | None:
-        """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters, or an older one."""
+        """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters."""
         import torch
 
-        shares = self.directory.read_training().get("cluster_shares") if self.on_clusters else None
-        if shares is None:
+        if not self.on_clusters:
             return None
+        shares = self.directory.read_training().get("cluster_shares", [])
         if len(shares) != self.model.num_classes:
             raise RunError(
                 f"{self.directory.training} has {len(shares)} cluster_shares, but the model has {self.model.num_classes} clusters"

@@ -53,7 +53,7 @@ def use_measured(
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
-    num_images = instantiate(cfg.evaluation).statistics_images  # a config of older code does not say it
+    num_images = cfg.evaluation.statistics_images
     rest = (data(), num_images, weights, cache, identity, about, progress)
     found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
     if variance is not None:

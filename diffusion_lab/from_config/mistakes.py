@@ -20,15 +20,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from diffusion_lab.evaluation.older import MOVED
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config import hydra_errors
 from diffusion_lab.lock import OvertakenError
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import RunError
 from diffusion_lab.written import PlaceError
-
-_MOVED = {f"logger.{name}": f"logger.wandb.{name} with logger=wandb" for name in ("project", "entity")} | MOVED
 
 
 class MistakeError(Exception):
@@ -195,8 +192,6 @@ def _composition(error: Exception, command: str, conf: Path) -> str:
     key, file = named.split("@")[0], hydra_errors.refused_by(error)
     if file is not None:
         return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
-    if key in _MOVED:
-        return f"the option {key!r} was renamed: use {_MOVED[key]}"
     wrong = hydra_errors.wrong_kind(error)
     if wrong is not None:
         return f"{key}: {wrong}"

@@ -69,16 +69,16 @@ def requested_weights(at: Sequence[Any] | None) -> list[str]:
 def read_training_progress(directory: ModelDirectory, weights: str) -> dict[str, float]:
     """What training had taken when these weights of an earlier moment were written: "step", "seconds" and "images".
 
-    Older files say "step" alone. RunError if the file is broken or says something else.
+    RunError if the file is broken or says something else.
     """
     file = inside(directory.path, directory.weights(weights))
     try:
         with safe_open(file, "np") as content:
             metadata = content.metadata() or {}
-        found = {name: float(metadata[name]) for name in _PROGRESS if name in metadata}
+        found = {name: float(metadata.get(name, "nan")) for name in _PROGRESS}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None
-    if "step" not in found or not all(0 <= number < _LARGEST for number in found.values()):
+    if not all(0 <= number < _LARGEST for number in found.values()):
         raise RunError(f"{file} does not say when in training it was written")
     return found
 

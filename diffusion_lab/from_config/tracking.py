@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.evaluation.described import described
 from diffusion_lab.from_config.build import choices_made, plain_config
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.measures import read_measures
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.runs import Directory, ModelDirectory, RunDirectory, SweepDirectory
 
@@ -101,7 +101,9 @@ def tracked_score(
         shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
-            labels = {measure.name: measure.axis for measure in described(metrics) if measure.column}
+            labels = {
+                measure.name: measure.axis for measure in read_measures(metrics.get("measures")) if measure.column
+            }
             score = Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png)
             for show in shows:
                 show(score)

@@ -14,7 +14,6 @@ from yaml import YAMLError
 
 from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
 from diffusion_lab.from_config.build import build_training_data, variance_matters
@@ -131,7 +130,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
     try:
         plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
         _leave_out_models(plain)
-        config = OmegaConf.create(upgraded(plain) if isinstance(plain, dict) else {})
+        config = OmegaConf.create(plain if isinstance(plain, dict) else {})
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
     if not {"model", "data", "facts"} <= set(config):

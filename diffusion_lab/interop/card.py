@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.evaluation.described import described
+from diffusion_lab.measures import read_measures
 
 _LICENCES = {  # of a data set, by name: what its authors say
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",
@@ -118,7 +118,7 @@ def _scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _values(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    known = [measure for measure in described(run) if measure.name in run["values"]]
+    known = [measure for measure in read_measures(run.get("measures")) if measure.name in run["values"]]
     return [
         (
             f"`{measure.name}`",

@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.evaluation.described import described
 from diffusion_lab.foreign import inside, is_folder_name
-from diffusion_lab.measures import REAL_IMAGES, SAMPLES, TEST_IMAGES, VALIDATION_IMAGES, Measure, samples_key
+from diffusion_lab.measures import (
+    REAL_IMAGES,
+    SAMPLES,
+    TEST_IMAGES,
+    VALIDATION_IMAGES,
+    Measure,
+    read_measures,
+    samples_key,
+)
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, read_status
@@ -157,12 +164,12 @@ def _metrics(
             raise RunError(f"{run.metrics}: {name!r} is not the name of a value")
         if not _is_number(value):
             raise RunError(f"{run.metrics} holds {name} = {value!r}, which is not a number")
-    sources = content.get("sources", {})  # older code wrote none
+    sources = content.get("sources", {})
     wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves) or _wrong_in_sources(sources)
     if wrong:
         raise RunError(f"{run.metrics} is not a valid score: {wrong}")
     try:
-        measures = described(content)
+        measures = read_measures(content.get("measures"))
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
     return {name: float(value) for name, value in values.items()}, protocol, curves, measures, sources

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
 from diffusion_lab.options import above_and_itself, flat
@@ -98,9 +97,8 @@ def _options(path: Path, unread: list[str]) -> dict[str, Any]:
     """Dotted option -> value; none, and a sentence in `unread`, where the config cannot be read."""
     try:
         config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
-        config = upgraded(config) if isinstance(config, Mapping) else {}
-        options = flat(as_scored(config))
-        if isinstance(config.get("features"), Mapping):
+        options = flat(as_scored(config if isinstance(config, Mapping) else {}))
+        if isinstance(config, Mapping) and isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
         str(options)  # fails where a number has too many digits to be shown
         return options

@@ -42,9 +42,8 @@ def submitted(folder: Path) -> dict[str, Submitted]:
     found = {}
     for name, file in job_files(folder).items():
         content = read_json(file)
-        if "code" in content:  # older ones say less, and have ended
-            options = tuple(content.pop("options"))
-            found[name] = Submitted(options=options, **content)
+        options = tuple(content.pop("options"))
+        found[name] = Submitted(options=options, **content)
     return found
 
 

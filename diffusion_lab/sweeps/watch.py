@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from diffusion_lab.evaluation.described import described
-from diffusion_lab.measures import SECONDS
+from diffusion_lab.measures import SECONDS, read_measures
 from diffusion_lab.runs import RunError, read_json
 from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
 from diffusion_lab.sweeps.plan import Job
@@ -97,5 +96,5 @@ def result_line(job: Job) -> str:
     values = result.get("values")
     if values is None:
         return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
-    main = [m for m in described(result) if m.name in values and (m.headline or m.name == SECONDS)]
+    main = [m for m in read_measures(result.get("measures")) if m.name in values and (m.headline or m.name == SECONDS)]
     return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in main)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
@@ -17,7 +21,9 @@ from diffusion_lab import written
 from diffusion_lab.commands import app
 from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.frozen import CODE
+from diffusion_lab.runs import ModelDirectory, named_model
 
+from ..recorded import record
 from .cluster import slurm_answers
 from .composing import less_composing
 
@@ -37,6 +43,23 @@ TINY = [
 ]
 ROUNDS_LITTLE = ["optimizer=adamw", "trainer.precision=32-true"]  # several ranks then train what one does, closely
 STRIDED = ["sampler.spacing.num_steps=3"]
+# By the name of `trained_model`: a small model of each family. Later options overrule earlier ones.
+_UNET = [option for option in TINY if option.startswith(("network.", "schedule."))]
+_SHORT = [option for option in TINY if option not in _UNET and not option.startswith("trainer.max_steps")]
+_SHORT += ["seed=1", "trainer.max_steps=20", "ema.decays=[0.9]", "score=false", "val.every_n_steps=0"]
+_SIX = ["sampler=strided", "sampler.spacing.num_steps=6"]
+_NARROW = ["network.base_channels=4", "network.channel_multipliers=[1,2]"]
+SMALL_MODELS = {
+    "diffusion_conditional": [*_UNET, *_SIX, "conditional=true"],
+    "diffusion_fixed": [
+        *(*_UNET, *_SIX, "schedule=linear", "prediction=noise", "objective=simple", "variance=fixed_small")
+    ],
+    "diffusion_points": ["data=two_moons", "network.hidden=8", "schedule.num_timesteps=24", *_SIX],
+    "flow": ["model=flow", "network.hidden=4", "network.num_steps=2"],
+    "gan": ["model=gan", *_NARROW, "network.latent_size=4"],
+    "noisy_classifier": ["model=noisy_classifier", *_UNET],
+    "vae": ["model=vae", *_NARROW, "network.latent_dim=2"],
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,6 +129,59 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
 def given_before():
     """The folder that each command of `lab.given` was run in."""
     return {}
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory, hydra_in_less_time):
+    """trained_model("gan") -> the folder of that model of `SMALL_MODELS`, trained once a session: copy it before you change it.
+
+    Its config, weights and what came of its training, as if from elsewhere: without our records, snapshots and logs.
+    """
+
+    @functools.cache
+    def train(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["diffusion-lab"])
+            patch.setattr(sys, "path", [*sys.path])
+            GlobalHydra.instance().clear()
+            assert app.run("train", [*SMALL_MODELS[name], *_SHORT]) == 0
+            GlobalHydra.instance().clear()
+        (model,) = (folder / "outputs" / "models").iterdir()
+        return Path(
+            shutil.copytree(
+                model,
+                folder / name,
+                ignore=shutil.ignore_patterns(".*", "at_*", "power_*", "metrics.csv", "status.json"),
+            )
+        )
+
+    return train
+
+
+@pytest.fixture
+def old_model(trained_model):
+    """old_model("gan", outputs) -> a model that other code trained, where its command would have put it.
+
+    changed: keys of its config.
+    """
+
+    def put(kind: str = "gan", outputs: Path = Path("outputs"), **changed: object) -> ModelDirectory:
+        fingerprint = hashlib.sha256(kind.encode()).hexdigest()
+        model = named_model(outputs, f"digits-{kind.partition('_')[0]}-{fingerprint[:12]}")
+        shutil.copytree(trained_model(kind), model.path)
+        training = model.read_training() | {"fingerprint": fingerprint}
+        del training["code"]
+        model.training.write_text(json.dumps(training))
+        if changed:
+            config = yaml.safe_load(model.config.read_text())
+            for key, value in changed.items():
+                config[key] |= value
+            model.config.write_text(yaml.safe_dump(config))
+        record(model.path)
+        return model
+
+    return put
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
     other = other_model(lab)
     directory = ModelDirectory(lab.folder / model_of(lab, other))
     config = OmegaConf.load(directory.config)
-    target = "diffusion_lab.commands.worse.TrainedAutoguidance"  # where it was when older models were trained
+    target = "diffusion_lab.from_config.worse.TrainedAutoguidance"
     named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
     named |= {"interval": None, "log_snr_interval": None, "schedule": "${schedule}", "identity": "${facts.identity}"}
     config.guidance = named
@@ -214,7 +214,7 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
     # Where it stands in the model itself, in place of a reference to the group.
     config.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
     for place in (
-        named | {"_target_": "diffusion_lab.from_config.worse.TrainedAutoguidance"},
+        named,
         {"_target_": "diffusion_lab.diffusion.ClassifierFree", "worse": named | {"_target_": TRAINED_WORSE}},
     ):
         config.model.guidance = place

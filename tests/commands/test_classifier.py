@@ -1,15 +1,12 @@
 """A noisy classifier is trained, reports its accuracy by t, and guides a model that it fits."""
 
 import json
-import shutil
 
 import pytest
-from omegaconf import OmegaConf
 
 from diffusion_lab.runs import newest_model
 
 from .conftest import STRIDED, TINY, files
-from .test_old_models import TRAINED
 
 SMALL = [o for o in TINY if not o.startswith("evaluation")]
 
@@ -75,25 +72,6 @@ def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
     assert all("ClassifierGuidance" in guidance and classifier.name in guidance for guidance in named)
     assert {scale for scale in ("2.0", "3.0") for guidance in named if f"scale={scale}" in guidance} == {"2.0", "3.0"}
     code, _, err = lab("sample", "label=3", "num_images=2")
-    assert code == 0, err
-
-
-def test_a_model_that_was_trained_with_it_by_an_earlier_version_is_sampled_too(lab):
-    """The guidance was a function then, whose name stands in the config."""
-    for name in ("diffusion_conditional", "noisy_classifier"):
-        shutil.copytree(TRAINED / name, lab.folder / name)
-    config = OmegaConf.load(lab.folder / "diffusion_conditional/config.yaml")
-    config.guidance = {
-        "_target_": "diffusion_lab.commands.classifier.classifier_guidance",
-        "classifier": "noisy_classifier",
-        "scale": 1.0,
-        "schedule": config.schedule,
-        "identity": config.facts.identity,
-    }
-    OmegaConf.save(config, lab.folder / "diffusion_conditional/config.yaml")
-    choices = lab.folder / "diffusion_conditional/choices.json"
-    choices.write_text(json.dumps(json.loads(choices.read_text()) | {"guidance": "classifier"}))
-    code, _, err = lab("sample", "model_dir=diffusion_conditional", "num_images=2")
     assert code == 0, err
 
 

@@ -24,7 +24,6 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.features import ClassifierFeatures, Pixels, SelfSupervisedFeatures
 from diffusion_lab.evaluation.given import GivenImages
 from diffusion_lab.evaluation.metrics import Metric, Naming
@@ -405,8 +404,3 @@ def test_a_metric_says_what_it_needs_that_given_images_or_statistics_do_not_have
     absent = {name for name, reason in scores.protocol["absent"].items() if reason}
     assert not absent & scores.values.keys()
     assert {m.name for m in metric.measures([Naming("pixels", "fd_pixels")])} <= scores.values.keys() | absent | SILENT
-
-
-def test_by_default_everything_is_measured_that_old_scores_have():
-    metrics = {name: instantiate(node) for name, node in composed().metrics.items()}
-    assert [(name, metric) for name, metric in metrics.items() if name in BEFORE] == list(BEFORE.items())

@@ -20,12 +20,10 @@ from diffusion_lab.runs import ModelDirectory
 
 from ..report.conftest import browser  # noqa: F401
 
-TRAINED = Path(__file__).parents[1] / "trained"
-
 
 @pytest.fixture(scope="module")
-def shown():
-    return Playground(ModelDirectory(TRAINED / "diffusion_conditional"))
+def shown(trained_model):
+    return Playground(ModelDirectory(trained_model("diffusion_conditional")))
 
 
 def test_it_offers_what_the_model_can_do_and_draws_what_the_command_draws(shown, lab):
@@ -52,28 +50,28 @@ def test_it_offers_what_the_model_can_do_and_draws_what_the_command_draws(shown,
     assert (lab.folder / "samples" / "samples.png").read_bytes() == base64.b64decode(answer["png"])
 
 
-def test_what_cannot_be_drawn_is_one_sentence(shown):
+def test_what_cannot_be_drawn_is_one_sentence(shown, trained_model):
     with pytest.raises(ValueError, match="num_steps must be a whole number from 1 to 24"):
         shown.answer({**shown.start, "num_steps": 25})
     with pytest.raises(ValueError, match="generates no samples"):
-        Playground(ModelDirectory(TRAINED / "noisy_classifier"))
+        Playground(ModelDirectory(trained_model("noisy_classifier")))
 
 
-def test_a_family_without_steps_has_fewer_controls():
-    gan = Playground(ModelDirectory(TRAINED / "gan"))
+def test_a_family_without_steps_has_fewer_controls(trained_model):
+    gan = Playground(ModelDirectory(trained_model("gan")))
     assert (gan.offers.samplers, gan.offers.guidances, gan.offers.schedules) == ({}, (), ())
     answer = gan.answer({**gan.start, "num_images": 2})
     assert answer["curves"] is None
     assert "2 samples" in answer["summary"]
 
 
-def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab):
+def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab, trained_model):
     code, _, err = lab("demo")
     assert (code, err.count("\n")) == (1, 1)
     assert "there is no trained model in outputs/models" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, err = lab("demo", f"model_dir={TRAINED / 'gan'}", f"port={port}", "open=false")
+        code, _, err = lab("demo", f"model_dir={trained_model('gan')}", f"port={port}", "open=false")
     assert code == 1
     assert f"port={port} on 127.0.0.1: " in err
 
@@ -156,8 +154,8 @@ def test_in_a_browser(shown, browser, width):  # noqa: F811
 
 
 @pytest.mark.thorough
-def test_it_takes_a_free_port_prints_its_address_and_ends_on_ctrl_c(tmp_path):
-    command = [Path(sys.executable).parent / "diffusion-lab", "demo", f"model_dir={TRAINED / 'gan'}", "open=false"]
+def test_it_takes_a_free_port_prints_its_address_and_ends_on_ctrl_c(tmp_path, trained_model):
+    command = [Path(sys.executable).parent / "diffusion-lab", "demo", f"model_dir={trained_model('gan')}", "open=false"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     ) as started:

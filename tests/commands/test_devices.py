@@ -24,7 +24,6 @@ from .conftest import STRIDED, TINY, files
 from .test_ranks import in_ranks
 
 ROOT = Path(__file__).parent.parent.parent
-TRAINED = ROOT / "tests" / "trained" / "diffusion_fixed"
 RANKS = ["devices=2", "accelerator=cpu"]
 
 
@@ -96,10 +95,10 @@ def test_a_sweep_that_asks_for_more_than_there_is_writes_nothing(lab, monkeypatc
 
 
 @pytest.mark.parametrize("command", [["train"], ["train", "-m", "hydra/launcher=local"], ["evaluate"], ["sample"]])
-def test_more_processes_than_cores_start_none(lab, monkeypatch, command):
+def test_more_processes_than_cores_start_none(lab, monkeypatch, trained_model, command):
     """The number of cores does not limit processes that torchrun or Slurm starts."""
+    shutil.copytree(trained_model("diffusion_fixed"), lab.folder / "outputs" / "models" / "one")
     monkeypatch.setattr(ranks, "num_cores", lambda: 2)
-    shutil.copytree(TRAINED, lab.folder / "outputs" / "models" / "one")
     before = files(lab.folder)
     at = "trainer." if command[0] == "train" else ""
     options = [f"{at}devices=3", f"{at}accelerator=cpu", *([*TINY, *STRIDED] if at else [])]
@@ -157,8 +156,8 @@ def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(la
     assert len(started) == 4
 
 
-def test_processes_of_one_command_share_the_cores_and_leave_no_signal_handlers(lab, monkeypatch):
-    shutil.copytree(TRAINED, lab.folder / "für" / "models" / "one")
+def test_ranks_share_the_cores_and_leave_no_signal_handlers(lab, monkeypatch, trained_model):
+    shutil.copytree(trained_model("diffusion_fixed"), lab.folder / "für" / "models" / "one")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(ranks, "num_cores", lambda: 6)
     seen = []

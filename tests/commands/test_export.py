@@ -16,17 +16,16 @@ from diffusion_lab.diffusion import SampleNoise
 
 from .conftest import STRIDED, TINY, files
 
-TRAINED = Path(__file__).parent.parent / "trained"
 WIDE = ["network.base_channels=128", "network.channel_multipliers=[1,1]", "network.attention_resolutions=[4]"]
 WIDE += ["network.head_channels=64", "conditional=true", "score=false"]
 DDIM = ["sampler=ddim", "sampler.spacing.num_steps=5"]
 
 
 @pytest.fixture
-def small(lab):
+def small(lab, trained_model):
     """A small conditional model, the newest of the working directory."""
     folder = lab.folder / "outputs" / "models" / "small"
-    shutil.copytree(TRAINED / "diffusion_conditional", folder)
+    shutil.copytree(trained_model("diffusion_conditional"), folder)
     return folder
 
 
@@ -171,18 +170,18 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(lab, small, o
 
 
 @pytest.mark.parametrize("name", ["gan", "diffusion_points"])
-def test_other_models_have_no_pipeline(lab, name):
-    shutil.copytree(TRAINED / name, lab.folder / name)
+def test_other_models_have_no_pipeline(lab, trained_model, name):
+    shutil.copytree(trained_model(name), lab.folder / name)
     code, _, err = lab("export", f"model_dir={name}")
     assert code == 1
     assert "format=program" in err
 
 
-def test_a_program_has_means_of_a_decoder_s_likelihood_and_no_draws(lab):
-    shutil.copytree(TRAINED / "vae", lab.folder / "vae")
+def test_a_program_has_means_of_a_decoder_s_likelihood_and_no_draws(lab, trained_model):
+    shutil.copytree(trained_model("vae"), lab.folder / "vae")
     code, _, err = lab("export", "model_dir=vae", "format=program", "sampling=draws")
     assert code == 1
     assert "this model samples draws" in err
     assert "use sampling=means" in err
-    assert files(lab.folder / "vae") == files(TRAINED / "vae")
+    assert files(lab.folder / "vae") == files(trained_model("vae"))
     assert not (lab.folder / "export").exists()

@@ -24,7 +24,6 @@ from diffusion_lab.runs import newest_model
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
-from .test_old_models import TRAINED
 
 HARM = "open('harm', 'w').close()\n"
 
@@ -37,12 +36,11 @@ class Harm:
 
 
 @pytest.fixture
-def stranger(lab):
+def stranger(lab, trained_model):
     """A trained model to be tampered with; what it must not touch lies beside it."""
     folder = lab.folder / "stranger"
-    shutil.copytree(TRAINED / "diffusion_conditional", folder)
-    (folder / "expected.json").unlink()
-    shutil.copytree(TRAINED / "noisy_classifier", lab.folder / "classifier")
+    shutil.copytree(trained_model("diffusion_conditional"), folder)
+    shutil.copytree(trained_model("noisy_classifier"), lab.folder / "classifier")
     (lab.folder / "harmful.py").write_text(HARM)
     (lab.folder / "secret").mkdir()
     for file in (folder / "config.yaml", folder / "choices.json", folder / "training.json", folder / "raw.safetensors"):
@@ -64,13 +62,7 @@ def config(key: str, value: object):
 
 
 def measured(metrics: object):
-    """As today's folders say what is measured, instead of older ones."""
-
-    def write(folder: Path) -> None:
-        edit(folder, "evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation"})
-        edit(folder, "metrics", metrics)
-
-    return write
+    return config("metrics", metrics)
 
 
 def measured_with(**options: object):
@@ -183,7 +175,6 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
-NETWORK = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional/config.yaml").network)
 GUIDANCE = {
     "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
     "scale": 1.0,
@@ -350,11 +341,11 @@ SAMPLE = {
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- sizes
     "a network of more than memory": (
-        config("network", NETWORK | {"base_channels": 2**12}),
+        config("network.base_channels", 2**12),
         "the model has many more parameters than stranger/raw.safetensors",
     ),
     "a network of layers without end": (
-        config("network", NETWORK | {"num_res_blocks": 2**26}),
+        config("network.num_res_blocks", 2**26),
         "num_res_blocks=67108864 is too large|the model has many more parameters",
     ),
     "a process of steps without end": (

@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 import diffusion_lab
 from diffusion_lab.definitions import Code, Node, _Walk
-from diffusion_lab.evaluation.older import upgraded
 from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
 from diffusion_lab.from_config import build
 from diffusion_lab.runs import newest_model
@@ -24,7 +23,6 @@ from .conftest import STRIDED, TINY
 from .test_families import tiny
 
 PACKAGE = Path(diffusion_lab.__file__).parent
-TRAINED = Path(__file__).parent.parent / "trained"
 THEORY = ("diffusion", "baselines", "networks", "data", "models")
 
 
@@ -122,9 +120,9 @@ def test_the_users_own_code_counts(lab, monkeypatch, file, old, new, retrains):
     assert (planned() != before) == retrains
 
 
-def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
-    saved = OmegaConf.to_container(OmegaConf.load(TRAINED / "diffusion_conditional" / "config.yaml"))
-    cfg = OmegaConf.create(upgraded(saved))
+def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
+    cfg = OmegaConf.load(trained_model("diffusion_conditional") / "config.yaml")
+    classifier = trained_model("noisy_classifier")
 
     def names(classifier):
         cfg.guidance = {
@@ -133,8 +131,8 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):
         }
         return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")
 
-    before = names(TRAINED / "noisy_classifier")
-    moved = Path(shutil.copytree(TRAINED / "noisy_classifier", tmp_path / "elsewhere"))
+    before = names(classifier)
+    moved = Path(shutil.copytree(classifier, tmp_path / "elsewhere"))
     assert names(moved) == before, "the same classifier wherever it lies"
     training = json.loads((moved / "training.json").read_text())
     (moved / "training.json").write_text(json.dumps(training | {"fingerprint": "f" * 64}))

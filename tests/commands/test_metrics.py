@@ -61,9 +61,6 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
         (["+features.mine=3"], "features.mine: an entry of features needs a name"),
         (["+features.mine._target_=diffusion_lab.evaluation.features.Pixels"], "have a value named accuracy_pixels"),
         (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images must be at least 1, got 0"),
-        (["features.path=x"], "the option 'features.path' was renamed: use features.inception.path"),
-        (["evaluation.bound.num_images=2"], "was renamed: use metrics.bits_per_dim.num_images"),
-        (["evaluation.neighbours=2"], "was renamed: use metrics.precision_recall.neighbours"),
     ],
     ids=str,
 )

@@ -7,16 +7,14 @@ import pytest
 
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.lock import hold
-from diffusion_lab.runs import named_model, run_directory, sweep_directory
+from diffusion_lab.runs import ModelDirectory, named_model, run_directory, sweep_directory
 from diffusion_lab.status import INTERRUPTED, RUNNING, Status
 
 from .test_status import write_sweep
 
-TRAINED = Path(__file__).parents[1] / "trained"
-
 
 @pytest.fixture
-def shown(tmp_path, monkeypatch):
+def shown(tmp_path, monkeypatch, trained_model):
     """shown() -> what is printed in this folder, as one text."""
     monkeypatch.chdir(tmp_path)
 
@@ -25,13 +23,13 @@ def shown(tmp_path, monkeypatch):
         assert len(lines) <= 15
         return "\n".join(lines)
 
-    show.outputs = tmp_path / "outputs"
+    def put_model(family: str) -> ModelDirectory:
+        model = named_model(show.outputs, family)
+        shutil.copytree(trained_model(family), model.path)
+        return model
+
+    show.outputs, show.put_model = tmp_path / "outputs", put_model
     return show
-
-
-def put_model(outputs, family):
-    shutil.copytree(TRAINED / family, named_model(outputs, family).path)
-    return named_model(outputs, family)
 
 
 def test_an_empty_folder(process):
@@ -46,7 +44,7 @@ def test_an_empty_folder(process):
 
 
 def test_a_model_its_samples_and_its_scores(shown):
-    model = put_model(shown.outputs, "diffusion_fixed")
+    model = shown.put_model("diffusion_fixed")
     assert "1 trained model. The newest: outputs/models/diffusion_fixed" in shown()
     assert "  diffusion-lab sample  " in shown()
     assert "diffusion-lab evaluate sampler.spacing.num_steps=10  " in shown()
@@ -59,14 +57,14 @@ def test_a_model_its_samples_and_its_scores(shown):
 
 
 def test_a_model_without_steps_is_evaluated_as_it_is(shown):
-    put_model(shown.outputs, "gan")
+    shown.put_model("gan")
     assert "diffusion-lab evaluate  " in shown()
 
 
 def test_a_classifier_is_not_sampled_from(shown):
-    put_model(shown.outputs, "noisy_classifier")
+    shown.put_model("noisy_classifier")
     assert "There is no trained model" in shown()
-    put_model(shown.outputs, "gan")
+    shown.put_model("gan")
     named_model(shown.outputs, "noisy_classifier").training.touch()
     assert "diffusion-lab sample model_dir=outputs/models/gan  " in shown()
 

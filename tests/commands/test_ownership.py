@@ -17,9 +17,8 @@ from tests.report.synthetic import write_sweep
 
 from .conftest import STRIDED, TINY, files
 from .test_export import WIDE
-from .test_prune import TRAINED, old_model
 
-GAN = f"model_dir={TRAINED / 'gan'}"
+GAN = "the GAN"  # in a command: its model_dir
 SMALL = {"seed": ["1", "2"]}
 COMMANDS = {
     "samples/samples.png": ["sample", GAN, "num_images=4"],
@@ -30,14 +29,18 @@ COMMANDS = {
 }
 
 
+def named(command, trained_model):
+    return [f"model_dir={trained_model('gan')}" if option is GAN else option for option in command]
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_users_file_is_refused_and_ours_replaced(lab, name):
+def test_a_users_file_is_refused_and_ours_replaced(lab, name, trained_model):
     file = lab.folder / name
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(b"mine")
     for _ in range(2):
         before = files(lab.folder)
-        code, _, err = lab(*COMMANDS[name])
+        code, _, err = lab(*named(COMMANDS[name], trained_model))
         assert code == 1
         assert len(err.splitlines()) == 1
         assert f"{name} was changed, or not written by diffusion-lab, and is not overwritten: choose another to=" in err
@@ -45,17 +48,19 @@ def test_a_users_file_is_refused_and_ours_replaced(lab, name):
         assert files(lab.folder) == before
         file.unlink()
         for _ in range(2):
-            code, _, err = lab(*COMMANDS[name])
+            code, _, err = lab(*named(COMMANDS[name], trained_model))
             assert code == 0, err
         file.write_bytes(b"mine")  # an edit
 
 
-def test_fewer_samples_leave_none_of_the_earlier_ones(lab):
+def test_fewer_samples_leave_none_of_the_earlier_ones(lab, trained_model):
     mine = lab.folder / "samples" / "000017.png"
     mine.parent.mkdir()
     mine.write_bytes(b"mine")
     for number in (4, 2):
-        code, _, err = lab("sample", GAN, "format=png", f"num_images={number}", f"seed={number}")
+        code, _, err = lab(
+            *named(["sample", GAN], trained_model), "format=png", f"num_images={number}", f"seed={number}"
+        )
         assert code == 0, err
     assert files(mine.parent) == ["000000.png", "000001.png", "000017.png"]
     assert mine.read_bytes() == b"mine"
@@ -97,7 +102,7 @@ def test_a_report_behind_a_strangers_link_is_refused(lab, name, outputs):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "cancel"])
-def test_nothing_is_scored_or_marked_behind_a_link(lab, command):
+def test_nothing_is_scored_or_marked_behind_a_link(lab, command, trained_model):
     elsewhere = lab.folder / "elsewhere"
     elsewhere.mkdir()
     if command == "cancel":
@@ -108,7 +113,7 @@ def test_nothing_is_scored_or_marked_behind_a_link(lab, command):
     else:
         (lab.folder / "outputs").mkdir()
         (lab.folder / "outputs" / "runs").symlink_to(elsewhere)
-        options = [GAN, "evaluation.num_samples=8", "features=pixels"]
+        options = [*named([GAN], trained_model), "evaluation.num_samples=8", "features=pixels"]
     before = files(elsewhere)
     code, _, err = lab(command, *options)
     assert code == 1
@@ -116,7 +121,7 @@ def test_nothing_is_scored_or_marked_behind_a_link(lab, command):
     assert files(elsewhere) == before
 
 
-def test_a_holder_or_lock_that_is_a_link_is_refused(lab):
+def test_a_holder_or_lock_that_is_a_link_is_refused(lab, old_model):
     precious = lab.folder / "precious"
     (precious / "3.json").parent.mkdir()
     (precious / "3.json").write_text("null")
@@ -134,7 +139,7 @@ def test_a_holder_or_lock_that_is_a_link_is_refused(lab):
 
 
 @pytest.mark.parametrize("word", ["no", "off", "maybe", "'false'", "1", "null"])
-def test_prune_removes_for_true_alone(lab, word):
+def test_prune_removes_for_true_alone(lab, word, old_model):
     old_model()
     before = files(lab.folder)
     code, _, err = lab("prune", f"remove={word}")
@@ -143,7 +148,7 @@ def test_prune_removes_for_true_alone(lab, word):
     assert files(lab.folder) == before
 
 
-def test_prune_leaves_files_that_are_called_like_ours(lab):
+def test_prune_leaves_files_that_are_called_like_ours(lab, old_model):
     model = old_model()
     names = ["ema_0.999_backup_before_finetune.safetensors", "at_2m_my_copy.safetensors", "samples/step_000123.png"]
     names += ["branch_7.ckpt", ".thesis.final.staged", "resume.ckpt", "retraining/raw.safetensors"]
@@ -176,7 +181,7 @@ def test_a_users_folder_among_copies_of_code_stays(lab):
     assert len([path for path in code.iterdir() if not path.name.startswith(".")]) == 2
 
 
-def fill(folder):
+def fill(folder, old_model):
     """What each command works on, and files of the user's beside it; the user's files by their paths."""
     write_sweep(folder / "outputs", axes=SMALL)
     old_model("vae", folder / "outputs")
@@ -200,11 +205,11 @@ TIMES = int(os.environ.get("KILLS", "3"))
 
 
 @pytest.mark.parametrize("command", KILLED)
-def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command):
+def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command, trained_model, old_model):
     """After kill -9 at several moments, the same command gives the result of an undisturbed one."""
 
     def run(folder, delay=None):
-        process = zygote.start(folder, *KILLED[command])
+        process = zygote.start(folder, *named(KILLED[command], trained_model))
         began = time.monotonic()
         while process.poll() is None and (delay is None or time.monotonic() < began + delay):
             time.sleep(0.001)
@@ -223,7 +228,7 @@ def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command)
         return {name: content for name, content in found.items() if not name.endswith((".pdf", ".html"))}
 
     whole = tmp_path / "whole"
-    fill(whole)
+    fill(whole, old_model)
     if command == "export":
         training = zygote.start(whole, "train", *TINY, *STRIDED, *WIDE, "score=false", "outputs=../outputs")
         assert training.communicate()[1] == ""
@@ -233,7 +238,7 @@ def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command)
     expected = content(whole)
     for number in range(TIMES):
         folder = tmp_path / str(number)
-        users = fill(folder)
+        users = fill(folder, old_model)
         before = content(folder)
         run(folder, took * (number + 1) / (TIMES + 1))
         for name, there in content(folder).items():

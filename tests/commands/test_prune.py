@@ -1,13 +1,11 @@
 """`diffusion-lab prune` lists what nothing refers to, removes it if asked, and touches nothing else."""
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.evaluation.features import Pixels
@@ -15,30 +13,14 @@ from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.files import write_whole
 from diffusion_lab.lock import hold
 from diffusion_lab.pruning.copies import unused_code
-from diffusion_lab.runs import ModelDirectory, RunDirectory, named_model, newest_model, run_directory, sweep_directory
+from diffusion_lab.runs import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
 from diffusion_lab.runs.places import models_in
 from diffusion_lab.sweeps.copies import copy_in_use
 from diffusion_lab.sweeps.submitted import Submitted
 
-from ..recorded import record
 from .conftest import STRIDED, TINY, files
 
-TRAINED = Path(__file__).parent.parent / "trained"
 OUTPUTS = Path("outputs")
-
-
-def old_model(kind: str = "gan", outputs: Path = OUTPUTS, **changed: object) -> ModelDirectory:
-    """A model that older code trained, where its command would have put it. changed: keys of its config."""
-    fingerprint = json.loads((TRAINED / kind / "training.json").read_text())["fingerprint"]
-    model = named_model(outputs, f"digits-{kind.partition('_')[0]}-{fingerprint[:12]}")
-    shutil.copytree(TRAINED / kind, model.path, ignore=shutil.ignore_patterns("expected.json"))
-    if changed:
-        config = yaml.safe_load(model.config.read_text())
-        for key, value in changed.items():
-            config[key] |= value
-        model.config.write_text(yaml.safe_dump(config))
-    record(model.path)
-    return model
 
 
 def scored(model: ModelDirectory, **more: object) -> RunDirectory:
@@ -61,7 +43,7 @@ def pruned(lab, *options: str) -> str:
     return out
 
 
-def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab):
+def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab, old_model):
     lab.given("train", *TINY, *STRIDED)
     mine = files(lab.folder)
     assert "nothing to prune in outputs" in pruned(lab), "today's code finds what it has just made"
@@ -82,7 +64,7 @@ def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab)
     assert "nothing to prune in outputs" in pruned(lab, "remove=true")
 
 
-def test_what_a_user_put_there_stays_and_links_are_not_followed(lab):
+def test_what_a_user_put_there_stays_and_links_are_not_followed(lab, old_model):
     old, outside = old_model(), lab.folder / "elsewhere"
     outside.mkdir()
     for name in ("raw.safetensors", "precious.txt"):
@@ -123,7 +105,7 @@ def test_what_a_user_put_there_stays_and_links_are_not_followed(lab):
 
 
 @pytest.mark.parametrize("folder", ["models", "runs", "cache"])
-def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder):
+def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder, old_model):
     lab.given("train", *TINY, *STRIDED)
     run = scored(old_model())
     (OUTPUTS / folder).rename(lab.folder / "disk")
@@ -135,7 +117,7 @@ def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder):
     assert run.metrics.is_file() == (folder != "cache")
 
 
-def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab):
+def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab, old_model):
     old, run = old_model(), scored(old_model("vae"))
     classifier, other = old_model("noisy_classifier"), old_model("flow")
     swept(old, ("guidance=classifier", f"guidance.classifier=outputs/models/{classifier.path.name}"), run.path.name)
@@ -161,7 +143,7 @@ def test_other_code_is_known_by_the_digest_of_a_training(lab):
     assert "nothing to prune" in pruned(lab)
 
 
-def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab):
+def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab, old_model):
     lab.given("train", *TINY, *STRIDED)
     mine, old = newest_model(OUTPUTS), old_model()
     for model in (mine, old):
@@ -172,7 +154,7 @@ def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_ca
     assert f"models/{old.path.name}  an unfinished training with other code" in out
 
 
-def test_a_folder_that_a_process_holds_stays(lab):
+def test_a_folder_that_a_process_holds_stays(lab, old_model):
     old, other = old_model(), old_model("vae")
     run = scored(other)
     with hold(old.path, print), hold(run.path, print):
@@ -180,7 +162,7 @@ def test_a_folder_that_a_process_holds_stays(lab):
     assert f"models/{old.path.name}" in pruned(lab)
 
 
-def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkeypatch):
+def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkeypatch, old_model):
     from diffusion_lab.commands import prune
 
     old, other, third = old_model(), old_model("vae"), old_model("flow")
@@ -200,7 +182,7 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
-def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch):
+def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch, old_model):
     from diffusion_lab.commands import prune
 
     old, other = old_model(), old_model("vae")
@@ -230,7 +212,7 @@ def test_it_looks_again_when_something_is_removed_meanwhile(lab, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_two_at_once_remove_everything_once_and_neither_fails(process):
+def test_two_at_once_remove_everything_once_and_neither_fails(process, old_model):
     for kind in ("gan", "vae", "flow", "diffusion_fixed", "noisy_classifier"):
         old_model(kind, process.folder / "outputs")
     command = [sys.executable, "-m", "diffusion_lab", "prune", "remove=true"]
@@ -241,7 +223,7 @@ def test_two_at_once_remove_everything_once_and_neither_fails(process):
     assert list((process.folder / "outputs" / "models").iterdir()) == []
 
 
-def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch):
+def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch, old_model):
     (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
     gone = old_model("vae", data={"_target_": "gone.Data"})
     there = old_model("flow", data={"_target_": "sentinel.Data"})
@@ -261,7 +243,7 @@ def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeyp
     assert "sentinel" not in sys.modules
 
 
-def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab):
+def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab, old_model):
     lab.given("train", *TINY, *STRIDED)
     mine = newest_model(OUTPUTS)
     old = scored(old_model())
@@ -332,7 +314,7 @@ def test_what_another_training_started_from_stays(lab):
     assert "this model is already trained" in out
 
 
-def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab):
+def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, old_model):
     old = old_model()
     swept(old, run=scored(old).path.name)
     sweep, jobs = sweep_directory(OUTPUTS, "mine"), OUTPUTS / "jobs"
@@ -352,7 +334,7 @@ def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab):
     assert "nothing to prune" in pruned(lab)
 
 
-def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(lab, monkeypatch):
+def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(lab, monkeypatch, old_model):
     class _KilledError(BaseException):
         pass
 
@@ -397,7 +379,7 @@ def test_a_kind_that_there_is_not(lab, what):
     assert err == "diffusion-lab prune: what=everything: choose from runs, models, cache, code, snapshots\n"
 
 
-def test_a_sweep_that_cannot_be_read_stops_it(lab):
+def test_a_sweep_that_cannot_be_read_stops_it(lab, old_model):
     old = old_model()
     swept(old)
     sweep_directory(OUTPUTS, "mine").sweep.write_bytes(bytes(2**26 + 1))

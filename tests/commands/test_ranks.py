@@ -136,10 +136,10 @@ ENDLESS = {  # each works for minutes
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
 @pytest.mark.parametrize("at_work", [False, pytest.param(True, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("command", ENDLESS)
-def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, command, at_work):
+def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, trained_model, command, at_work):
     """While they import, and while they compute and wait for each other."""
     if command != "train":
-        shutil.copytree(ROOT / "tests" / "trained" / "diffusion_fixed", tmp_path / "outputs" / "models" / "one")
+        shutil.copytree(trained_model("diffusion_fixed"), tmp_path / "outputs" / "models" / "one")
     process = zygote.start(tmp_path, command, *ENDLESS[command])
     started = []
     while len(started) < 2 and process.poll() is None:

@@ -21,7 +21,7 @@ from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import INTERRUPTED, read_status
 
 from .conftest import STRIDED, TINY
-from .zygote import ROOT, Fork
+from .zygote import Fork
 
 Process = Fork | subprocess.Popen
 
@@ -207,8 +207,8 @@ def test_a_signal_in_the_first_second_is_one_line(tmp_path, signum):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_scoring_says_what_is_kept(tmp_path, zygote, signum):
-    shutil.copytree(ROOT / "tests" / "trained" / "diffusion_fixed", tmp_path / "outputs" / "models" / "one")
+def test_a_signal_while_scoring_says_what_is_kept(tmp_path, zygote, trained_model, signum):
+    shutil.copytree(trained_model("diffusion_fixed"), tmp_path / "outputs" / "models" / "one")
     process = zygote.start(tmp_path, "evaluate", "evaluation.num_samples=10000000")
     while not list(tmp_path.glob("outputs/cache/samples/*/*.safetensors")) and process.poll() is None:
         time.sleep(0.01)

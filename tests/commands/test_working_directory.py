@@ -17,7 +17,6 @@ from diffusion_lab.from_config.working_directory import typed_modules
 from diffusion_lab.runs.places import is_in_outputs
 
 from .conftest import STRIDED, TINY
-from .test_old_models import TRAINED
 
 HARM = "from pathlib import Path\nPath(__file__).with_name('harm').touch()\n"
 LOCAL = "conf/local/default.yaml"
@@ -138,9 +137,9 @@ def test_dotenv_sets_credentials_and_what_is_read(lab, write, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["model", "model/deeper", "", "models", "sweeps/s"])
-def test_in_outputs_nothing_is_read(lab, write, monkeypatch, place):
+def test_in_outputs_nothing_is_read(lab, write, monkeypatch, trained_model, place):
     outputs = lab.folder / "theirs"
-    shutil.copytree(TRAINED / "diffusion_conditional", outputs / "models" / "m")
+    shutil.copytree(trained_model("diffusion_conditional"), outputs / "models" / "m")
     folder = outputs / place.replace("model", "models/m", 1) if place != "models" else outputs / "models"
     folder.mkdir(parents=True, exist_ok=True)
     assert is_in_outputs(folder)
@@ -200,8 +199,8 @@ def test_options_before_the_command(lab, write, monkeypatch, capfd, leading):
     assert OmegaConf.create(capfd.readouterr().out).schedule.log_snr_max == 3.0
 
 
-def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
-    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "m")
+def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write, trained_model):
+    shutil.copytree(trained_model("diffusion_conditional"), lab.folder / "m")
     write(LOCAL, "outputs: there\n")
     write("conf/sampler/mine.yaml", "defaults: [ddim]\neta: 0.5\nspacing: {num_steps: 3}\n")
     model = load("m")

@@ -97,7 +97,7 @@ def test_a_prior_costs_less_where_it_is_right_and_continuous_data_have_no_ends()
     assert informed > plain + 0.05
     continuous = EndLevelDecoder(None, None)
     assert torch.equal(log_prob(chain, x_0, x_1, None, continuous), log_prob(chain, x_0, x_1, None))
-    with pytest.raises(ValueError, match="trained before they were recorded: use decoder=levels"):
+    with pytest.raises(ValueError, match="not known for this model: use decoder=levels"):
         EndLevelDecoder(None, 256)
 
 

@@ -64,7 +64,7 @@ def test_nothing_is_rounded_without_error_or_without_more_pixels_at_the_ends(rou
 def test_what_a_rounding_cannot_use_is_named():
     with pytest.raises(ValueError, match=r"rounding\.error=-1 must be a number of levels, 0 or more"):
         EndLevels((0.5, 0.1), LEVELS, error=-1)
-    with pytest.raises(ValueError, match="this model was trained before they were recorded: use rounding=nearest"):
+    with pytest.raises(ValueError, match="not known for this model: use rounding=nearest"):
         EndLevels(None, LEVELS)
     with pytest.raises(ValueError, match=r"rounding\.shares=\[0.5, 2\] must be two numbers from 0 to 1"):
         EndLevels([0.5, 2], LEVELS)

@@ -9,8 +9,31 @@ from torch import Tensor, nn
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.evaluation.metrics import (
+    BitsPerDim,
+    ClassAccuracy,
+    ClassCoverage,
+    Cost,
+    FrechetDistance,
+    InceptionScore,
+    KernelDistance,
+    NetworkEvaluations,
+    PrecisionRecall,
+)
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.networks.cost import NetworkCost
+
+METRICS = [
+    NetworkEvaluations(),
+    FrechetDistance(),
+    KernelDistance(),
+    PrecisionRecall(),
+    InceptionScore(),
+    ClassAccuracy(),
+    BitsPerDim(),
+    Cost(),
+    ClassCoverage(),
+]
 
 
 class TinyImages(DataModule):

@@ -10,7 +10,6 @@ import torch
 from torch import distributed
 
 from diffusion_lab.evaluation import drawing, samples
-from diffusion_lab.evaluation.described import BEFORE
 from diffusion_lab.evaluation.drawing import Drawn, draw_once
 from diffusion_lab.evaluation.reference import references_of
 from diffusion_lab.evaluation.samples import KEPT_IMAGES
@@ -22,7 +21,7 @@ from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.evaluation.trained import TrainedModel
 from diffusion_lab.lock import hold
-from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, TinyImages
+from tests.evaluation.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
 
 CPU = torch.device("cpu")
 STREAM = Stream(seed=0, batch_size=16, num_levels=17)  # shards of 128 images
@@ -155,7 +154,7 @@ def scored(folder: Path, model: GaussianModel) -> Scores | None:
     return score(
         TrainedModel(model, ["made up"], folder),
         references_of(TinyImages(), [RawPixels()], folder, "cpu"),
-        list(BEFORE.values()),
+        METRICS,
         settings,
     )
 

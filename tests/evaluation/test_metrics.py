@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.metrics import (
     LOW,
     BitsPerDim,
@@ -19,7 +18,7 @@ from diffusion_lab.evaluation.metrics import (
 )
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import merged, read_measures
-from tests.evaluation.stand_ins import Broken, RawPixels
+from tests.evaluation.stand_ins import METRICS, Broken, RawPixels
 from tests.evaluation.test_drawing import Counting
 from tests.evaluation.test_score import scored
 
@@ -32,7 +31,7 @@ def test_what_numbers_mean_is_known_without_torch(module):
     assert told.stdout.split() == [b"False"], told.stderr
 
 
-@pytest.mark.parametrize("metric", BEFORE.values(), ids=BEFORE)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: type(metric).__name__)
 def test_a_metric_says_what_its_numbers_mean(metric):
     first, second = Naming("one", "fd_one"), Naming("two", "fd_two", first=False)
     measures = list(metric.measures([first, second]))
@@ -81,7 +80,7 @@ def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):
     scores = scored(tmp_path, metrics=[Shift(), Fails()])
     assert scores.values.keys() == {"shift", "done"}
     assert scores.protocol["absent"] == {"left": "no light"}
-    assert [measure.name for measure in described(scores.content())] == ["shift", "done", "left"]
+    assert [measure.name for measure in read_measures(scores.content()["measures"])] == ["shift", "done", "left"]
     assert scored(tmp_path, Broken(), metrics=[Shift()]).protocol["absent"] == {
         "shift": "6 of 40 samples are not finite"
     }
@@ -90,15 +89,6 @@ def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):
 def test_two_numbers_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="have a value named shift: remove one of them"):
         scored(tmp_path, metrics=[Shift(), Shift()])
-
-
-def test_an_old_score_is_described_by_the_metrics_of_its_time():
-    old = {
-        "values": {"fid": 1.0, "fid_floor": 0.5, "kid": 0.1, "recall": 0.5},
-        "protocol": {"features": {"name": "inception"}},
-    }
-    old["protocol"]["absent"] = {"precision": "too few"}
-    assert [measure.name for measure in described(old)] == ["fid", "fid_floor", "kid", "precision", "recall"]
 
 
 def test_measures_of_several_scores_keep_the_order_of_each():

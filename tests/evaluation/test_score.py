@@ -6,7 +6,6 @@ import torch
 
 from diffusion_lab.data.levels import from_levels
 from diffusion_lab.evaluation.cost import TrainingCost
-from diffusion_lab.evaluation.described import BEFORE, described
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.latents import PAIRS
 from diffusion_lab.evaluation.metrics import BitsPerDim, Copying, Cost, SlicedWasserstein
@@ -16,10 +15,9 @@ from diffusion_lab.evaluation.score import score
 from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.statistics import FeatureStatistics
 from diffusion_lab.evaluation.trained import TrainedModel
+from diffusion_lab.measures import read_measures
 from diffusion_lab.versions import versions
-from tests.evaluation.stand_ins import Broken, GaussianModel, RawPixels, Silent, TinyImages
-
-METRICS = list(BEFORE.values())
+from tests.evaluation.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages
 
 
 def scored(cache, model=None, data=None, features=None, metrics=METRICS, **settings):
@@ -40,7 +38,7 @@ def test_every_number_of_the_table_is_there_and_finite(tmp_path):
     scores = score(
         TrainedModel(GaussianModel(), ["made up"], tmp_path, training),
         references_of(TinyImages(), [RawPixels()], tmp_path, "cpu"),
-        list((BEFORE | {"bits_per_dim": BitsPerDim(num_draws=2)}).values()),
+        [*(metric for metric in METRICS if not isinstance(metric, BitsPerDim)), BitsPerDim(num_draws=2)],
         Evaluation(weights="raw"),
     )
     assert {
@@ -130,7 +128,7 @@ def test_scores_are_plain_json(tmp_path):
     assert {key: content[key] for key in ("values", "protocol", "curves")} == {
         key: scores.content()[key] for key in ("values", "protocol", "curves")
     }
-    assert described(content) == scores.measures
+    assert read_measures(content["measures"]) == scores.measures
     assert len(scores.curves["bits_per_dim"]["terms"]) == 2
 
 
