@@ -13,8 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CODE = [file for room in ("diffusion_lab", "hydra_plugins") for file in sorted((ROOT / room).rglob("*.py"))]
-CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
-PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *(ROOT / name for name in ("README.md", "outputs/README.md"))]
 _FEWEST_WORDS = 3
 
 
@@ -31,11 +29,6 @@ class Message:
 def messages(file: Path) -> list[Message]:
     """Those of one file of code, in its order."""
     return sorted(_walk(file, ast.parse(file.read_text(encoding="utf-8")), "text"), key=lambda message: message.line)
-
-
-def lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of all lines of a file."""
-    return enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
 
 
 def _walk(file: Path, node: ast.AST, how: str) -> Iterator[Message]:
