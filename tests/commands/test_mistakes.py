@@ -195,7 +195,6 @@ train evaluation.num_samples=0
 train evaluation.batch_size=0
 train evaluation.seed=-1
 train evaluation.precision=16-mixed
-train evaluation.reference_split=val
 train evaluation.reference_features=0
 train evaluation.reference_features=-1
 train evaluation.statistics_images=0

@@ -36,7 +36,6 @@ def score(folder):
         (["data.validation=-1"], "data.validation=-1"),
         (["data.validation=0.1"], "data.validation=0.1"),
         (["evaluation.reference=held_out"], "evaluation.reference must be train, validation or test"),
-        (["evaluation.reference_split=test"], "evaluation.reference"),
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
