@@ -1,14 +1,9 @@
-from dataclasses import asdict
-
 from diffusion_lab.commands.table import score_table
-from diffusion_lab.evaluation.metrics import Naming
 from diffusion_lab.terminal import Terminal
-from tests.evaluation.stand_ins import METRICS
-
-MEASURES = [asdict(measure) for metric in METRICS for measure in metric.measures([Naming("inception", "fid")])]
+from tests.evaluation.stand_ins import described
 
 
-def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict] = MEASURES) -> str:
+def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict] | None = None) -> str:
     protocol = {
         "data": {"name": "coloured"},
         "model": {"family": "painter"},
@@ -22,8 +17,9 @@ def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict]
     }
     console = Terminal(width=120)
     with console.capture() as captured:
-        metrics = {"values": {"nfe": 3} | values, "protocol": protocol, "measures": measures}
-        console.print(score_table(metrics), soft_wrap=False)
+        metrics = {"values": {"nfe": 3} | values, "protocol": protocol}
+        measures = described(metrics) if measures is None else measures
+        console.print(score_table(metrics | {"measures": measures}), soft_wrap=False)
     return captured.get()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from diffusion_lab.evaluation.metrics import (
     FrechetDistance,
     InceptionScore,
     KernelDistance,
+    Naming,
     NetworkEvaluations,
     PrecisionRecall,
 )
@@ -34,6 +36,14 @@ METRICS = [
     Cost(),
     ClassCoverage(),
 ]
+
+
+def described(metrics):
+    """What METRICS say of the values of a metrics.json and of those that are absent, as it holds that."""
+    known = {*metrics["values"], *metrics["protocol"].get("absent", {})}
+    name = metrics["protocol"]["features"]["name"]
+    naming = Naming(name, "fid" if "fid" in known else f"fd_{name}")
+    return [asdict(measure) for metric in METRICS for measure in metric.measures([naming]) if measure.name in known]
 
 
 class TinyImages(DataModule):

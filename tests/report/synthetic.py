@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from diffusion_lab.runs import ModelDirectory, RunDirectory, SweepDirectory, sweep_directory, write_json
+from tests.evaluation.stand_ins import described
 
 T = 1000
 AXES = {
@@ -72,7 +73,7 @@ def write_sweep(
 
 
 def write_run(run: RunDirectory, choices: dict[str, Any], metrics: dict[str, Any]) -> None:
-    write_json(run.metrics, metrics)
+    write_json(run.metrics, {"measures": described(metrics), **metrics})
     run.config.write_text(yaml.safe_dump(config(choices)))
     distance = metrics["values"].get("fd_digits_cnn", 5.0)
     run.samples_png.write_bytes(samples(distance))

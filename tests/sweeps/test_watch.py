@@ -7,11 +7,13 @@ from diffusion_lab.runs import write_json
 from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status
 from diffusion_lab.sweeps.plan import CELL, Job
 from diffusion_lab.sweeps.watch import watching
+from tests.evaluation.stand_ins import described
 
 SCORE = {
     "values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim": 3.5, "seconds_per_1000_samples": 7},
     "protocol": {"features": {"name": "pixels"}},
 }
+SCORE["measures"] = described(SCORE)
 
 
 @pytest.fixture
