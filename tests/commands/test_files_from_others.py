@@ -65,6 +65,10 @@ def measured(metrics: object):
     return config("metrics", metrics)
 
 
+def features(node: dict):
+    return config("features", {"mine": node})
+
+
 def measured_with(**options: object):
     return config("evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation", **options})
 
@@ -423,25 +427,19 @@ EVALUATE = {
     "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on different data"),
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     "a metric that downloads as the features": (
-        config("features", {"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
+        features({"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
         "a Features belongs here",
     ),
     "a metric as one of the features": (
-        config("features", {"mine": {"_target_": "diffusion_lab.evaluation.metrics.FrechetDistance"}}),
+        features({"_target_": "diffusion_lab.evaluation.metrics.FrechetDistance"}),
         "features.mine._target_=diffusion_lab.evaluation.metrics.FrechetDistance is not built",
     ),
     "features from another folder": (
-        config(
-            "features",
-            {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "folder": "secret", "name": "x"},
-        ),
-        "features.x.folder=secret is a path, which a file may not choose",
+        features({"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "folder": "secret", "name": "x"}),
+        "features.mine.folder=secret is a path, which a file may not choose",
     ),
     "features with a path for a name": (
-        config(
-            "features",
-            {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"},
-        ),
+        features({"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"}),
         "There are no features '../../../secret/x': choose one of",
     ),
     "a metric as the bound": (
@@ -562,7 +560,9 @@ def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, s
 def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path):
     """The path is left out, so what is asked for is the published file in its own place; the user may name another."""
     inception = "diffusion_lab.evaluation.inception.InceptionFeatures"
-    edit(stranger, "features", {"_target_": inception, "path": "secret/raw.safetensors", "download": True})
+    edit(
+        stranger, "features", {"inception": {"_target_": inception, "path": "secret/raw.safetensors", "download": True}}
+    )
     code, _, err = lab("evaluate", "model_dir=stranger")
     assert code == 1
     assert "features=inception needs the file" in err
