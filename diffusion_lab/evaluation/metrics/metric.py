@@ -2,8 +2,6 @@
 
 Why not a function for each number beside a table of what they mean: one of the two is forgotten. Why not torchmetrics.Metric: it
 sees batches of one kind, which a bound, a time and a number of parameters are not, and it says nothing of names.
-
-Modules of metrics import torch where they compute and not at their top: a report uses them to explain the numbers of old runs.
 """
 
 from __future__ import annotations
