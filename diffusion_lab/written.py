@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ _STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")
 LONG = 2**16  # bytes of a record that is worth shortening
 _LARGEST = 2**28
 _LONGEST = 255  # bytes of a name, in every file system
+_CLAIM_SECONDS = 0.1  # more than pass between making a staged file and claiming it
 _KEPT = 2  # lines of a name in a record that was shortened: of the file, and of the one about to take its place
 
 
@@ -65,12 +67,15 @@ def stage(path: Path) -> Path:
 def claim(file: BinaryIO | int) -> None:
     """Show that a staged file or folder is being written, as long as it is open."""
     with suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def abandoned(folder: Path) -> list[Path]:
     """Staged files and folders of processes that were killed."""
-    return [path for line in _lines(folder) if "staged" in line and _is_abandoned(path := folder / line["staged"])]
+    found = [path for line in _lines(folder) if "staged" in line and _is_abandoned(path := folder / line["staged"])]
+    if found:
+        time.sleep(_CLAIM_SECONDS)
+    return [path for path in found if _is_abandoned(path)]
 
 
 def names(folder: Path) -> list[str]:

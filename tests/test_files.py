@@ -160,6 +160,22 @@ def test_what_a_killed_process_left_is_known_by_the_record(tmp_path):
     assert not folder.exists()
 
 
+def test_a_staged_file_about_to_be_claimed_stays(tmp_path, monkeypatch):
+    with open(written.stage(tmp_path / "file"), "xb") as file:
+        monkeypatch.setattr(written.time, "sleep", lambda _: written.claim(file))
+        assert written.abandoned(tmp_path) == []
+
+
+def test_a_file_that_grows_leaves_its_hard_links_alone(tmp_path):
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / "file", tmp_path / "backup")
+    extend(tmp_path / "file", b"a", b"b")
+    extend(tmp_path / "file", b"ab", b"c")
+    assert (tmp_path / "file").read_bytes() == b"abc"
+    assert written.is_ours(tmp_path / "file")
+    assert (tmp_path / "backup").read_bytes() == b"a"
+
+
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "LONG", 2000)
     write_whole(tmp_path / "first", b"first")

@@ -72,9 +72,11 @@ def test_a_model_directory_is_named_by_data_model_and_fingerprint(tmp_path):
 
 def test_weights_are_listed_by_name(tmp_path):
     model = ModelDirectory(tmp_path)
-    for name in ("raw", "ema_0.999", "ema_0.9999"):
+    names = ["at_0.1", "at_1000steps", "at_1e-05", "at_2m", "ema_0.999", "ema_1e-05", "raw"]
+    others = ["ema_0.999_mine", "ema_0.999.old", "at_2m_copy", "ema_0.999 (copy)", "Raw", "raw2", "ema_"]
+    for name in names + others:
         model.weights(name).touch()
-    assert model.weight_names == ["ema_0.999", "ema_0.9999", "raw"]
+    assert model.weight_names == names
 
 
 def test_the_newest_model_is_the_one_that_finished_last(tmp_path):
