@@ -119,19 +119,26 @@ def shorten(folder: Path) -> None:
         counts[name] = counts.get(name, 0) + 1
         if counts[name] <= (_KEPT if "name" in line else os.path.lexists(folder / name)):
             kept.append(line)
-    staged = stage(folder / FILE)
-    with open(staged, "xb") as file:
-        file.write(b"".join(map(_encoded, reversed(kept))))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, folder / FILE)
+    _replace(folder, stage(folder / FILE), kept[::-1])
 
 
 def is_long(folder: Path) -> bool:
     return (folder / FILE).stat().st_size > LONG
 
 
+def _replace(folder: Path, staged: Path, lines: list[dict[str, Any]]) -> None:
+    with open(staged, "xb") as file:
+        file.write(b"".join(map(_encoded, lines)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, folder / FILE)
+
+
 def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
+    with suppress(FileNotFoundError):
+        state = (folder / FILE).lstat()
+        if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:  # the other name may be a file of the user's
+            _replace(folder, folder / f".{FILE}.{uuid.uuid4().hex[:8]}.staged", _lines(folder))
     # A link, or a pipe without a reader, is refused rather than followed or waited for.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

@@ -176,6 +176,16 @@ def test_a_file_that_grows_leaves_its_hard_links_alone(tmp_path):
     assert (tmp_path / "backup").read_bytes() == b"a"
 
 
+def test_a_record_with_a_hard_link_is_copied_first(tmp_path):
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / written.FILE, tmp_path / "thesis")
+    before = (tmp_path / "thesis").read_bytes()
+    write_whole(tmp_path / "other", b"b")
+    assert (tmp_path / "thesis").read_bytes() == before
+    assert written.is_ours(tmp_path / "file")
+    assert written.is_ours(tmp_path / "other")
+
+
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "LONG", 2000)
     write_whole(tmp_path / "first", b"first")

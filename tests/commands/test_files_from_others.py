@@ -259,6 +259,7 @@ SAMPLE = {
         config("sampler.spacing.num_steps", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
         "nothing may be built here",
     ),
+    "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     # ---- what Hydra does beside calling a target
     "_partial_ of an object": (config("sampler._partial_", True), "sampler._partial_=True is not built"),
