@@ -144,6 +144,8 @@ def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
     try:
         descriptor = os.open(folder / FILE, flags, 0o666)
     except OSError as error:
+        if error.errno == errno.ENOENT and folder.is_dir():  # in /proc, where no file can be made
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(folder / FILE)) from None
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         raise PlaceError(
