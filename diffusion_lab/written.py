@@ -105,9 +105,15 @@ def ours_below(folder: Path) -> list[Path]:
 
 
 def recorded_folders(folder: Path) -> list[Path]:
-    """`folder` and those below it, as far as they have a record; each before the ones in it."""
-    walked = [] if folder.is_symlink() else os.walk(folder)
-    return [Path(each) for each, _, files in walked if FILE in files]
+    """`folder` and those below it, as far as they have a record; each before the ones in it.
+
+    Without a folder that has a lock of its own: it is the user's copy of a model or a score.
+    """
+    found = []
+    for each, below, files in [] if folder.is_symlink() else os.walk(folder):
+        found += [Path(each)] if FILE in files else []
+        below[:] = [name for name in below if not os.path.lexists(os.path.join(each, name, ".lock"))]
+    return found
 
 
 def shorten(folder: Path) -> None:

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -225,6 +226,15 @@ def test_only_what_we_wrote_and_nobody_changed_is_removed(tmp_path):
     assert in_folder(tmp_path) == ["b", "inner/mine"]
     assert not (tmp_path / "empty").exists()
     assert list(tmp_path.rglob(written.FILE)) == [tmp_path / written.FILE]
+
+
+def test_a_copy_that_the_user_made_inside_stays(tmp_path):
+    model = tmp_path / "model"
+    for name in ("raw", "samples/grid", ".lock"):
+        write_whole(model / name, b"ours")
+    shutil.copytree(model, model / "backup")
+    remove_written(model)
+    assert in_folder(model) == ["backup/.lock", "backup/raw", "backup/samples/grid"]
 
 
 def test_a_users_file_is_refused_before_the_work(tmp_path):
