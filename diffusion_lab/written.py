@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,6 +30,7 @@ _STAGED = re.compile(r"\..+\.[0-9a-f]{8}\.staged")
 LONG = 2**16  # bytes of a record that is worth shortening
 _LARGEST = 2**28
 _LONGEST = 255  # bytes of a name, in every file system
+_CLAIM_SECONDS = 0.1  # more than pass between making a staged file and claiming it
 _KEPT = 2  # lines of a name in a record that was shortened: of the file, and of the one about to take its place
 
 
@@ -65,12 +67,15 @@ def stage(path: Path) -> Path:
 def claim(file: BinaryIO | int) -> None:
     """Show that a staged file or folder is being written, as long as it is open."""
     with suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def abandoned(folder: Path) -> list[Path]:
     """Staged files and folders of processes that were killed."""
-    return [path for line in _lines(folder) if "staged" in line and _is_abandoned(path := folder / line["staged"])]
+    found = [path for line in _lines(folder) if "staged" in line and _is_abandoned(path := folder / line["staged"])]
+    if found:
+        time.sleep(_CLAIM_SECONDS)
+    return [path for path in found if _is_abandoned(path)]
 
 
 def names(folder: Path) -> list[str]:
@@ -100,9 +105,15 @@ def ours_below(folder: Path) -> list[Path]:
 
 
 def recorded_folders(folder: Path) -> list[Path]:
-    """`folder` and those below it, as far as they have a record; each before the ones in it."""
-    walked = [] if folder.is_symlink() else os.walk(folder)
-    return [Path(each) for each, _, files in walked if FILE in files]
+    """`folder` and those below it, as far as they have a record; each before the ones in it.
+
+    Without a folder that has a lock of its own: it is the user's copy of a model or a score.
+    """
+    found = []
+    for each, below, files in [] if folder.is_symlink() else os.walk(folder):
+        found += [Path(each)] if FILE in files else []
+        below[:] = [name for name in below if not os.path.lexists(os.path.join(each, name, ".lock"))]
+    return found
 
 
 def shorten(folder: Path) -> None:
@@ -114,24 +125,33 @@ def shorten(folder: Path) -> None:
         counts[name] = counts.get(name, 0) + 1
         if counts[name] <= (_KEPT if "name" in line else os.path.lexists(folder / name)):
             kept.append(line)
-    staged = stage(folder / FILE)
-    with open(staged, "xb") as file:
-        file.write(b"".join(map(_encoded, reversed(kept))))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, folder / FILE)
+    _replace(folder, stage(folder / FILE), kept[::-1])
 
 
 def is_long(folder: Path) -> bool:
     return (folder / FILE).stat().st_size > LONG
 
 
+def _replace(folder: Path, staged: Path, lines: list[dict[str, Any]]) -> None:
+    with open(staged, "xb") as file:
+        file.write(b"".join(map(_encoded, lines)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, folder / FILE)
+
+
 def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
+    with suppress(FileNotFoundError):
+        state = (folder / FILE).lstat()
+        if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:  # the other name may be a file of the user's
+            _replace(folder, folder / f".{FILE}.{uuid.uuid4().hex[:8]}.staged", _lines(folder))
     # A link, or a pipe without a reader, is refused rather than followed or waited for.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(folder / FILE, flags, 0o666)
     except OSError as error:
+        if error.errno == errno.ENOENT and folder.is_dir():  # in /proc, where no file can be made
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(folder / FILE)) from None
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         raise PlaceError(

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -160,6 +161,32 @@ def test_what_a_killed_process_left_is_known_by_the_record(tmp_path):
     assert not folder.exists()
 
 
+def test_a_staged_file_about_to_be_claimed_stays(tmp_path, monkeypatch):
+    with open(written.stage(tmp_path / "file"), "xb") as file:
+        monkeypatch.setattr(written.time, "sleep", lambda _: written.claim(file))
+        assert written.abandoned(tmp_path) == []
+
+
+def test_a_file_that_grows_leaves_its_hard_links_alone(tmp_path):
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / "file", tmp_path / "backup")
+    extend(tmp_path / "file", b"a", b"b")
+    extend(tmp_path / "file", b"ab", b"c")
+    assert (tmp_path / "file").read_bytes() == b"abc"
+    assert written.is_ours(tmp_path / "file")
+    assert (tmp_path / "backup").read_bytes() == b"a"
+
+
+def test_a_record_with_a_hard_link_is_copied_first(tmp_path):
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / written.FILE, tmp_path / "thesis")
+    before = (tmp_path / "thesis").read_bytes()
+    write_whole(tmp_path / "other", b"b")
+    assert (tmp_path / "thesis").read_bytes() == before
+    assert written.is_ours(tmp_path / "file")
+    assert written.is_ours(tmp_path / "other")
+
+
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "LONG", 2000)
     write_whole(tmp_path / "first", b"first")
@@ -199,6 +226,15 @@ def test_only_what_we_wrote_and_nobody_changed_is_removed(tmp_path):
     assert in_folder(tmp_path) == ["b", "inner/mine"]
     assert not (tmp_path / "empty").exists()
     assert list(tmp_path.rglob(written.FILE)) == [tmp_path / written.FILE]
+
+
+def test_a_copy_that_the_user_made_inside_stays(tmp_path):
+    model = tmp_path / "model"
+    for name in ("raw", "samples/grid", ".lock"):
+        write_whole(model / name, b"ours")
+    shutil.copytree(model, model / "backup")
+    remove_written(model)
+    assert in_folder(model) == ["backup/.lock", "backup/raw", "backup/samples/grid"]
 
 
 def test_a_users_file_is_refused_before_the_work(tmp_path):

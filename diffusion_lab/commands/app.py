@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.foreign import printable
 from diffusion_lab.from_config.hydra_errors import refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
@@ -66,6 +67,8 @@ def run(command: str, options: list[str]) -> int:
         if ignored and "LOCAL_RANK" not in os.environ:
             print(f"ignoring {ignored}", file=sys.stderr)
         modules = typed_modules(options)
+        # Hydra's parser takes no options on both sides of a flag.
+        options = sorted(options, key=lambda option: option not in ("-m", "--multirun"))
         # Options of a Slurm cluster once stood in a group of their own.
         options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
         with own_configs(options), importing(modules):
@@ -80,7 +83,7 @@ def run(command: str, options: list[str]) -> int:
     except SystemExit as stop:
         if not isinstance(stop.code, str):
             return int(stop.code or 0)  # Hydra's own, after --help
-        print(f"diffusion-lab {command}: {stop.code}", file=sys.stderr)
+        print(_sentence(command, stop.code), file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader is gone: no mistake of the user
         raise
@@ -89,12 +92,17 @@ def run(command: str, options: list[str]) -> int:
         message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
         if traceback_wanted or message is None:
             raise
-        print(f"diffusion-lab {command}: {message}", file=sys.stderr)
+        print(_sentence(command, message), file=sys.stderr)
         return 1
     finally:
         GlobalHydra.instance().clear()
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
     return 0
+
+
+def _sentence(command: str, message: str) -> str:
+    """One line, without control characters, which a value in a stranger's file may hold."""
+    return printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}")
 
 
 def _drop_leftovers(cfg: DictConfig, typed: Sequence[Override]) -> None:

@@ -59,6 +59,7 @@ def main() -> None:
     141 where its output is no longer read, as after `diffusion-lab train --help | head`; 130 after SIGINT, 143 after SIGTERM.
     """
     is_rank = end_with_parent()
+    _open_streams()
     try:
         try:
             with nullcontext() if is_rank else ending():
@@ -75,6 +76,15 @@ def main() -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
+def _open_streams() -> None:
+    """Replace closed streams, whose numbers the next files would get, and print ? for signs that an encoding does not have."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")
+
+
 def _nobody_reads() -> bool:
     """Whether it is our own output that is broken, and no other pipe."""
     poll = select.poll()
@@ -83,13 +93,19 @@ def _nobody_reads() -> bool:
 
 
 def _main() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.exit(
+            "diffusion-lab: the working directory was removed: change to another one, or to the new one of that name"
+        )
     arguments = sys.argv[1:]
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
 
         try:
             print("\n".join(next_steps(Path(usual_outputs()))))
-        except RunError as error:
+        except (RunError, OSError) as error:
             sys.exit(f"diffusion-lab: {error}")
         return
     if arguments[0] in ("-h", "--help", "help"):

@@ -44,6 +44,12 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> E
         "denoise.image": (cfg.denoise.image, denoising),
     }
     wanted = {name: edit for name, (image, edit) in edits.items() if image is not None}
+    for option, value, image in (
+        ("inpaint.mask", cfg.inpaint.mask, "inpaint.image"),
+        ("denoise.t", cfg.denoise.t, "denoise.image"),
+    ):
+        if value is not None and image not in wanted:
+            raise MistakeError(f"{option}={value} has no effect without {image}: set {image}=…, or remove {option}")
     if not wanted:
         return None
     if len(wanted) > 1:

@@ -97,6 +97,8 @@ def _evaluations(numbers: dict[str, float]) -> dict[str, float]:
     chains = {key: number for key, number in numbers.items() if key.startswith("model.") and key.endswith("num_steps")}
     chains = chains or {key: number for key, number in numbers.items() if key.endswith("num_timesteps")}
     images = {key: number for key, number in numbers.items() if key.startswith(("evaluation.", "metrics."))}
+    for key in filter(re.compile(r".*\.num_draws").fullmatch, images):  # of each image
+        images[key] *= images.get(key.replace("num_draws", "num_images"), 1)
     longest = max(chains, key=chains.__getitem__, default="")
     total = chains.get(longest, 1) * (_USUAL_IMAGES + sum(images.values()))
     most = max(images, key=images.__getitem__, default=longest)

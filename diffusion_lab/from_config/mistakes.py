@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,12 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from diffusion_lab.fingerprints import SCORING_GROUPS
@@ -86,13 +92,16 @@ def mistake_in_job(error: BaseException) -> str | None:
             return f"{f'{place}: ' if place else ''}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
             return _of_another_family(error)
+        case InterpolationResolutionError():  # ${oc.env:NAME} without that variable, or a reference to itself
+            return hydra_errors.one_line(error)
         case InstantiationException():
             return _instantiation(error)
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
             return f"{key} has no value; set {key}=…"
         case PermissionError() if error.filename:
-            return f"no permission to write {error.filename}"
+            unread = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
+            return f"no permission to {'read' if unread else 'write'} {error.filename}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return (
                 f"no space is left on the disk of {error.filename or 'the outputs'}; earlier files are intact: free some space and "

@@ -102,7 +102,7 @@ def _of_torch(path: Path) -> object:
     try:
         check_bombs(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Validating sparse tensor", UserWarning)  # we refuse them
+            warnings.simplefilter("ignore", UserWarning)  # of sparse tensors and newer pickles, which we refuse
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "Unsupported" not in str(error) and "Weights only" not in str(error):

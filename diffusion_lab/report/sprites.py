@@ -49,7 +49,13 @@ def sprites(pictures: Sequence[tuple[Path, Sequence[int]]]) -> list[Sprite | Non
                 if image.width * image.height > _MOST_PIXELS:
                     raise ValueError("a decompression bomb")
                 pixels = np.asarray(image.convert("RGB"))
-        except (OSError, RunError, ValueError, SyntaxError):  # as Pillow meets damaged files
+        except (
+            OSError,
+            RunError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ):  # as Pillow meets damaged files
             made.append(None)
             continue
         sprite = _sprite(pixels, shape, rows)

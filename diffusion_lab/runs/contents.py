@@ -10,7 +10,8 @@ from typing import Any
 from diffusion_lab.foreign import is_folder_name, printable
 from diffusion_lab.moments import Moment, read_moment
 
-_WEIGHTS = re.compile(r"raw|ema_[\w.+-]+|at_\d[\w.+-]*")
+_NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"  # as Python writes it
+_WEIGHTS = re.compile(rf"raw|ema_{_NUMBER}|at_{_NUMBER}([smh]|steps|images)?")
 _SNAPSHOT = "at_"
 _KEPT_AVERAGE = "power_"
 _CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError
@@ -15,8 +16,14 @@ _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
-    """Where the model with this fingerprint lies or will lie."""
-    return ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
+    """Where the model with this fingerprint lies or will lie. RunError if another one lies there, because folders were renamed."""
+    directory = ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
+    found = None
+    with suppress(RunError):  # no finished training, or a damaged file, which its reader names
+        found = directory.read_training().get("fingerprint")
+    if found not in (None, fingerprint):
+        raise RunError(f"{directory.path} holds the model of another training: rename or remove it")
+    return directory
 
 
 def named_model(outputs: Path, name: str) -> ModelDirectory:

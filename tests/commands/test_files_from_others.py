@@ -191,6 +191,7 @@ NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is n
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
+BITS = {"bits_per_dim": {"_target_": "diffusion_lab.evaluation.metrics.BitsPerDim", "num_images": 1000}}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_clusters": 9, "num_components": 2, "num_images": 9}
 
 # door -> (how it is opened, what is said); with `sample`, which reads everything but data, features and evaluation
@@ -254,6 +255,7 @@ SAMPLE = {
         config("sampler.spacing.num_steps", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
         "nothing may be built here",
     ),
+    "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     # ---- what Hydra does beside calling a target
     "_partial_ of an object": (config("sampler._partial_", True), "sampler._partial_=True is not built"),
@@ -472,6 +474,11 @@ EVALUATE = {
     "images of channels without end": (config("data", IMAGES | {"channels": 10**9}), "data.channels=1000000000 is too"),
     "points without end": (config("data", POINTS | {"num_train": 10**10}), "data.num_train=10000000000 is too large"),
     "points of dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.num_train=50000 is too large"),
+    "a value that steers the terminal": (measured_with(seed="1\n\x1b]0;x\x07"), "seed=1 \ufffd]0;x\ufffd: this option"),
+    "draws without end": (
+        measured(BITS | {"bits_per_dim": BITS["bits_per_dim"] | {"num_draws": 10**7}}),
+        "metrics.bits_per_dim.num_draws=10000000 is too large",
+    ),
     "batches without end": (measured_with(batch_size=10**8), "evaluation.batch_size=100000000 is too large"),
     "samples for weeks": (measured_with(num_samples=10**7 * 9), "evaluation.num_samples=90000000 is too large"),
     "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),

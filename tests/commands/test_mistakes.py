@@ -1,7 +1,10 @@
 """A user's mistake: one clear sentence that names it, exit code 1, no traceback, nothing written."""
 
+import os
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -288,6 +291,8 @@ sample to=null
 sample devices=0
 sample devices=many
 sample inpaint=3
+sample inpaint.mask=a.png
+sample denoise.t=3
 sample inpaint=null
 sample inpaint.image=0
 sample inpaint.image=99999 inpaint.mask=a.png
@@ -384,6 +389,11 @@ def test_a_wrong_value_is_one_sentence(lab, line):
     assert files(lab.folder) == before
 
 
+def test_m_may_stand_between_options(lab):
+    code, _, err = lab("train", *TINY, "-m", "seed=1,1")
+    assert (code, err) == (1, "diffusion-lab train: seed=1,1: remove the repeated value\n")
+
+
 @pytest.mark.parametrize("line", ["train network.base_channels=100000000", "sample num_images=1000000000000000000"])
 def test_absurd_sizes_are_out_of_memory(lab, line):
     command, option = line.split()
@@ -468,6 +478,28 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert done.returncode == 2
     assert done.stderr == "diffusion-lab: there is no command 'trian'; did you mean train?\n"
     assert files(process.folder) == []
+
+
+@pytest.mark.parametrize("line", ["status --help >&-", "status --help <&- >&-", "doctor"])
+def test_streams_that_are_closed_or_lack_signs(tmp_path, line):
+    done = subprocess.run(
+        f"{Path(sys.executable).parent / 'diffusion-lab'} {line}",
+        shell=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_a_removed_working_directory_is_one_sentence(tmp_path):
+    command = f"mkdir gone && cd gone && rmdir ../gone && {Path(sys.executable).parent / 'diffusion-lab'} status"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("diffusion-lab: the working directory was removed: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
