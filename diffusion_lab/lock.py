@@ -69,7 +69,10 @@ def hold(
         sleep(_POLL_SECONDS)
 
     def check() -> None:
-        found = newest(folder).holder
+        claim = newest(folder)
+        found = claim.holder
+        if claim.number == 0:
+            raise OvertakenError(f"{folder} was removed or renamed: this process stops and writes nothing more there")
         if found is None or found.token != me.token:
             raise OvertakenError(
                 f"{found or 'another process'} has taken over {folder}, because this process did not respond for "

@@ -129,7 +129,9 @@ def shorten(folder: Path) -> None:
 
 
 def is_long(folder: Path) -> bool:
-    return (folder / FILE).stat().st_size > LONG
+    with suppress(FileNotFoundError):  # the user removed it
+        return (folder / FILE).stat().st_size > LONG
+    return False
 
 
 def _replace(folder: Path, staged: Path, lines: list[dict[str, Any]]) -> None:

@@ -177,6 +177,14 @@ def test_a_file_that_grows_leaves_its_hard_links_alone(tmp_path):
     assert (tmp_path / "backup").read_bytes() == b"a"
 
 
+def test_a_record_that_the_user_removes_is_not_missed(tmp_path, monkeypatch):
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (replace(*names), (tmp_path / written.FILE).unlink()))
+    with guarded(tmp_path, lambda: None):
+        write_whole(tmp_path / "file", b"a")
+    assert (tmp_path / "file").read_bytes() == b"a"
+
+
 def test_a_record_with_a_hard_link_is_copied_first(tmp_path):
     write_whole(tmp_path / "file", b"a")
     os.link(tmp_path / written.FILE, tmp_path / "thesis")

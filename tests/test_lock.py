@@ -333,7 +333,7 @@ def test_a_holder_whose_claim_was_removed_has_lost_it(tmp_path):
     """With the folder, for instance, by a user who wanted it gone."""
     with hold(tmp_path, refuse):
         (tmp_path / ".holder" / "1.json").unlink()
-        with pytest.raises(OvertakenError, match="another process has taken over"):
+        with pytest.raises(OvertakenError, match="was removed or renamed"):
             write_whole(tmp_path / "file", b"")
     assert not (tmp_path / "file").exists()
     assert not is_held(tmp_path)
