@@ -3,8 +3,10 @@
 The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved config, the
 data set's identity, and a digest of the code that trains. So the same command finds its model again.
 
-The code is what the classes that the config names are made of, the user's own too (see `definitions`), and what every training
-uses besides. Installed packages count by name only: their versions are recorded with the model, and another one retrains nothing.
+The code is that of whole modules (see `imports`): of the classes that the config names, of what every training uses besides, and of
+all that these import, in the packages of the lab that train. What only samples, scores, watches or shows is left out, unless the
+config or a module of the user names it: an edit there retrains nothing. A score counts the same packages, sampling and evaluation.
+Installed packages count by name only: their versions are recorded with the model, and another one retrains nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from diffusion_lab.definitions import Code, Scope
+from diffusion_lab.imports import LAB, Scope
 
 # What may be chosen after training.
 SCORING_GROUPS = (
@@ -55,42 +57,31 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
+# Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user shape no number.
+_TRAINS = frozenset(("baselines", "data", "diffusion", "models", "networks"))
+_ONLY_AFTER_TRAINING = frozenset((
+    "diffusion.advice", "diffusion.analytic", "diffusion.chain_bounds", "diffusion.denoising", "diffusion.guidance",
+    "diffusion.inpainting", "diffusion.interpolation", "diffusion.optimal_spacing", "diffusion.rounding", "diffusion.samplers",
+    "diffusion.solvers", "diffusion.spacings", "diffusion.starts", "diffusion.step_costs",
+    "models.bound", "models.drawn", "models.measured",
+))
+_SCORES = _TRAINS | {"evaluation"}
+
+
+def _lab(*modules: str) -> frozenset[str]:
+    return frozenset(f"{LAB}.{module}" for module in modules)
+
+
+_LOADED = _lab("callbacks.profiles", "from_config.power_averages", "from_config.trained")  # the weights that are scored
+TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
+    "callbacks.ema", "callbacks.finite", "callbacks.power_averages", "callbacks.profiles", "callbacks.snapshots",
+    "callbacks.taking_back", "commands.fit", "commands.train", "from_config.build", "from_config.started", "from_config.trainer",
+))
+SCORING = Scope(_SCORES, roots=_LOADED | _lab("callbacks.ema", "from_config.build", "evaluation.score", "evaluation.trained"))
+GIVEN = Scope(_SCORES, roots=_lab("from_config.build", "evaluation.score", "evaluation.given"))  # images that no model draws
+DRAWING = Scope(_SCORES, roots=_LOADED | _lab("evaluation.cached_samples"))  # the samples of a score
+MEASURING = Scope(_SCORES, roots=_LOADED | _lab("evaluation.measuring"))  # the statistics of a network
 # fmt: on
-# Code. Files, locks, callbacks that watch and commands that speak shape no number: what stands there counts where it is named.
-_THEORY = ("diffusion", "baselines", "networks", "data", "models")
-_TRAINING = Scope(frozenset(_THEORY), interface="diffusion_lab.models.base.GenerativeModel")
-_SCORING = Scope(frozenset((*_THEORY, "evaluation")))
-_DATA = "diffusion_lab.from_config.build._prepared"
-_KEPT = tuple(f"diffusion_lab.callbacks.profiles.{name}" for name in ("Profile", "TRACKED"))
-_LOADED = (  # the weights that are scored, as they are read and built
-    *_KEPT,
-    "diffusion_lab.callbacks.profiles.combination",
-    "diffusion_lab.from_config.trained.load_weights",
-    "diffusion_lab.from_config.power_averages.build_average",
-)
-TRAINING_ROOTS = (  # beside the classes that the config names: what turns them into a model, what trains it, and what it keeps
-    _DATA,
-    *_KEPT,
-    "diffusion_lab.from_config.build.build_model",
-    "diffusion_lab.from_config.trainer.build_trainer",
-    "diffusion_lab.callbacks.finite.SkipNotFinite",
-    "diffusion_lab.callbacks.power_averages.PowerAverages",
-    "diffusion_lab.callbacks.snapshots.Snapshots",
-    "diffusion_lab.callbacks.snapshots.used_by",
-    "diffusion_lab.commands.fit.fit",
-    "diffusion_lab.commands.train.run",
-)
-DRAWING_ROOTS = (*_LOADED, "diffusion_lab.evaluation.cached_samples.draw_for_score")
-MEASURING_ROOTS = (*_LOADED, "diffusion_lab.evaluation.measuring.measure_once")
-SCORING_ROOTS = (
-    _DATA,
-    *_LOADED,
-    "diffusion_lab.evaluation.score.score",
-    "diffusion_lab.evaluation.trained.TrainedModel",
-    "diffusion_lab.evaluation.cost.TrainingCost",
-    "diffusion_lab.callbacks.ema.default_weights",
-)
-GIVEN_ROOTS = (_DATA, "diffusion_lab.evaluation.score.score", "diffusion_lab.evaluation.given.GivenImages")
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Callbacks that watch and keep; others are the user's, and may do anything to a training.
 OUR_CALLBACKS = frozenset(("finite", "monitor", "progress", "sample_grid", "checkpoint"))
@@ -149,32 +140,6 @@ def fingerprint(training_config: Mapping[str, Any], data_identity: str, code: st
 def canonical_json(content: Any) -> str:
     """One text for one content: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
-
-
-def training_code(code: Code, config: Mapping[str, Any] | list[str]) -> str:
-    """Digest of the code of a training; `config` is its training part, or the names in that. Sampling code is not in it."""
-    return code.digest((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
-
-
-def scoring_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code of a score that is made of what `config` names."""
-    return code.digest((*SCORING_ROOTS, *named_in(config)), _SCORING)
-
-
-def given_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code of a score of images that no model draws."""
-    return code.digest((*GIVEN_ROOTS, *named_in(config)), _SCORING)
-
-
-def drawing_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code that draws the samples of a score. What is measured of them decides none."""
-    named = named_in([part for group, part in config.items() if group != "metrics"])
-    return code.digest((*DRAWING_ROOTS, *named), _SCORING)
-
-
-def measuring_code(code: Code, config: Mapping[str, Any]) -> str:
-    """Digest of the code that measures the network of a model with these parts."""
-    return code.digest((*MEASURING_ROOTS, *named_in(config)), _SCORING)
 
 
 def named_in(config: Any) -> Iterator[str]:

@@ -20,8 +20,7 @@ ORDER = [
     "options",
     "measures",
     "moments",
-    "source",
-    "definitions",
+    "imports",
     "fingerprints",
     "processes",
     "claims",
@@ -152,7 +151,7 @@ def test_running_and_showing_need_no_torch_and_nothing_of_each_other(path):
 
 @pytest.mark.parametrize(
     "path",
-    [*(PACKAGE / "runs").glob("*.py"), *(PACKAGE / f"{name}.py" for name in ("source", "definitions", "fingerprints"))],
+    [*(PACKAGE / "runs").glob("*.py"), *(PACKAGE / f"{name}.py" for name in ("imports", "fingerprints"))],
     ids=lambda p: p.name,
 )
 def test_the_layout_of_outputs_needs_no_torch(path):

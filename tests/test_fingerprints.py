@@ -1,27 +1,24 @@
-import ast
 import copy
-import shutil
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diffusion_lab.definitions import Code
-from diffusion_lab.evaluation.older import upgraded
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.fingerprints import (
-    DRAWING_ROOTS,
-    GIVEN_ROOTS,
-    SCORING_ROOTS,
-    TRAINING_ROOTS,
+    DRAWING,
+    GIVEN,
+    MEASURING,
+    SCORING,
+    TRAINING,
     canonical_json,
-    drawing_code,
     fingerprint,
     named_in,
     scored_part,
-    scoring_code,
-    training_code,
     training_part,
 )
+from diffusion_lab.imports import Code
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,207 +188,75 @@ def test_dotted_names_are_found_wherever_they_stand():
     assert sorted(named_in(config)) == ["mine.A", "mine.b", "torch.nn.SiLU"]
 
 
-# ---- code: what a change of the package retrains and scores anew ----
+# ---- code: which modules of the lab count ----
 
-TRAINED = {
-    path.parent.name: upgraded(OmegaConf.to_container(OmegaConf.load(path)))
-    for path in ROOT.glob("tests/trained/*/config.yaml")
-}
-DIFFUSION, GAN = TRAINED["diffusion_conditional"], TRAINED["gan"]
+
+def config_of(*options):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides=[*options]), resolve=False)
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """A copy of the package that may be edited, and its code."""
-    folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(ROOT / "diffusion_lab", folder / "diffusion_lab", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder, Code([str(folder)])
+def counted():
+    """counted("model=gan") -> for training, scoring and drawing, the modules that count."""
+    code = Code([str(ROOT)])
 
+    def modules(*options):
+        config = config_of(*options)
+        found = {
+            "training": code.reached(named_in(training_part(config)), TRAINING),
+            "scoring": code.reached(named_in(scored_part(config)), SCORING),
+            "drawing": code.reached(named_in(scored_part({**config, "metrics": None})), DRAWING),
+        }
+        return {purpose: {name.removeprefix("diffusion_lab.") for name in names} for purpose, names in found.items()}
 
-def digests(code, config):
-    training, scored = training_part(config), scored_part(config)
-    return {
-        "training": training_code(code, training),
-        "scoring": scoring_code(code, scored),
-        "drawing": drawing_code(code, scored),
-    }
-
-
-def with_statement(source, name):
-    """`source` with one more statement in the definition called `name` ("Class.method"), or with a value changed."""
-    body = ast.parse(source).body
-    for part in name.split("."):
-        (found,) = [
-            node
-            for node in body
-            if getattr(node, "name", None) == part
-            or part in [getattr(t, "id", "") for t in getattr(node, "targets", [])]
-        ]
-        body = getattr(found, "body", [])
-    lines = source.splitlines(keepends=True)
-    if isinstance(found, ast.Assign):
-        return source.replace(ast.get_source_segment(source, found), f"{name} = 12345")
-    last = found.body[-1]
-    start = min([last.lineno, *(decorator.lineno for decorator in getattr(last, "decorator_list", []))]) - 1
-    return "".join([*lines[:start], f"{' ' * last.col_offset}new = 1\n", *lines[start:]])
-
-
-def changed_by(package, config, file, edit):
-    """What an edit of the package changes for a run with this config."""
-    folder, code = package
-    was = digests(code, config)
-    path = folder / "diffusion_lab" / file
-    before = path.read_text() if path.exists() else None
-    path.write_text(edit(before or ""))
-    name = "diffusion_lab." + file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    edited = Code([str(folder)])
-    edited._modules |= {
-        other: module for other, module in code._modules.items() if other != name
-    }  # saves reading them again
-    try:
-        now = digests(edited, config)
-    finally:
-        path.unlink() if before is None else path.write_text(before)
-    return " ".join(what for what in was if was[what] != now[what])
+    return modules
 
 
 ALL, AFTER = "training scoring drawing", "scoring drawing"
+COUNTED = {
+    "diffusion.process diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
+    "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
+    "data.order data.digits data.base callbacks.ema callbacks.profiles": ALL,
+    "from_config.build": "training scoring",
+    "from_config.trainer from_config.started commands.fit commands.train callbacks.snapshots": "training",
+    "callbacks.finite callbacks.taking_back callbacks.power_averages": "training",
+    "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
+    "from_config.trained from_config.power_averages evaluation.drawing evaluation.frechet": AFTER,
+    "evaluation.score evaluation.trained": "scoring",
+    "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample files runs report.page": "",
+    "callbacks.tracking callbacks.monitor callbacks.progress callbacks.sample_grid callbacks.saving lock": "",
+}
 
 
-@pytest.mark.parametrize(
-    ("changed", "file", "name"),
-    [
-        # what training is made of
-        (ALL, "diffusion/process.py", "GaussianDiffusion.q_sample"),
-        (ALL, "diffusion/noise.py", "derive_seed"),
-        (ALL, "diffusion/timesteps.py", "StratifiedTimesteps"),
-        (ALL, "diffusion/objectives.py", "Objective"),
-        (ALL, "diffusion/variances.py", "LearnedRange"),
-        (ALL, "models/diffusion.py", "DiffusionModel.training_step"),
-        (ALL, "models/diffusion.py", "DiffusionModel._labels"),
-        (ALL, "models/diffusion.py", "DiffusionModel.__init__"),
-        (ALL, "models/base.py", "GenerativeModel"),
-        (ALL, "models/trainable.py", "TrainableModel.on_train_batch_start"),
-        (ALL, "diffusion/streams.py", "DROPOUT"),
-        (ALL, "models/optimization.py", "CosineDecay.after_warmup"),
-        (ALL, "models/budget.py", "budget_used"),
-        (ALL, "callbacks/ema.py", "EMA.on_train_batch_end"),
-        (ALL, "data/order.py", "BatchOrder"),
-        (ALL, "data/digits.py", "Digits"),
-        (ALL, "data/base.py", "DataModule.prepare"),
-        (ALL, "networks/unet.py", "UNet.forward"),
-        (ALL, "networks/blocks.py", "ResidualBlock.forward"),
-        (ALL, "networks/norm.py", "EPS"),
-        ("training", "from_config/trainer.py", "build_trainer"),
-        ("training", "from_config/build.py", "build_model"),
-        ("training", "callbacks/finite.py", "SkipNotFinite"),
-        ("training", "callbacks/power_averages.py", "PowerAverages"),
-        ("training", "callbacks/snapshots.py", "Snapshots"),
-        ("training", "commands/fit.py", "fit"),
-        ("training", "commands/train.py", "run"),
-        ("training scoring", "from_config/build.py", "_prepared"),
-        (ALL, "callbacks/profiles.py", "Profile.decay"),
-        (ALL, "callbacks/profiles.py", "TRACKED"),
-        # what only draws or scores
-        (AFTER, "callbacks/profiles.py", "combination"),
-        (AFTER, "from_config/power_averages.py", "build_average"),
-        (AFTER, "from_config/power_averages.py", "_plan"),
-        (AFTER, "from_config/trained.py", "load_weights"),
-        (AFTER, "models/drawn.py", "DrawnDiffusion.sample"),
-        (AFTER, "models/diffusion.py", "DiffusionModel.likelihood"),
-        (AFTER, "models/drawn.py", "DrawnDiffusion.encode"),
-        (AFTER, "models/drawn.py", "DrawnDiffusion.trajectory"),
-        (AFTER, "models/drawn.py", "DrawnDiffusion.nfe"),
-        (AFTER, "models/bound.py", "bound_kind"),
-        (AFTER, "models/drawn.py", "DrawnDiffusion._deterministic"),
-        (AFTER, "models/drawn.py", "_MOST_LATENT_STEPS"),
-        (AFTER, "models/base.py", "GenerativeModel.interpolate"),
-        (AFTER, "models/base.py", "Likelihood"),
-        (AFTER, "diffusion/samplers.py", "Sampler"),
-        (AFTER, "diffusion/samplers.py", "AncestralSampler"),
-        (AFTER, "diffusion/spacings.py", "EvenSpacing"),
-        (AFTER, "diffusion/guidance.py", "Unguided"),
-        (AFTER, "evaluation/drawing.py", "draw_once"),
-        ("scoring", "evaluation/frechet.py", "frechet_distance"),
-        ("scoring", "evaluation/cost.py", "TrainingCost"),
-        ("scoring", "callbacks/ema.py", "default_weights"),
-        # what neither trains nor scores this model
-        ("", "diffusion/guidance.py", "ClassifierFree"),
-        ("", "diffusion/variances.py", "FixedSmall"),
-        ("", "diffusion/schedules.py", "SigmoidSchedule"),
-        ("", "models/gan.py", "GAN.training_step"),
-        ("", "models/vae.py", "VAE.training_step"),
-        ("", "networks/flow.py", "Flow"),
-        ("", "data/cifar.py", "CIFAR"),
-        ("", "callbacks/saving.py", "Saving"),
-        ("", "callbacks/monitor.py", "Monitor"),
-        ("", "callbacks/sample_grid.py", "SampleGrid"),
-        ("", "callbacks/tracking.py", "WeightsAndBiases"),
-        ("", "commands/sample.py", "run"),
-        ("", "files.py", "write_whole"),
-    ],
-)
-def test_an_edit_of_the_package_retrains_and_scores_anew_what_it_touches(package, changed, file, name):
-    assert changed_by(package, DIFFUSION, file, lambda source: with_statement(source, name)) == changed
+@pytest.mark.parametrize(("names", "purposes"), COUNTED.items())
+def test_modules_count_where_they_matter(counted, names, purposes):
+    found = counted("data=digits")
+    for name in names.split():
+        assert (name, " ".join(purpose for purpose in found if name in found[purpose])) == (name, purposes)
 
 
-NEW = "\n\nclass Newest(nn.Module):\n    pass\n\n\ndef new():\n    return Newest()\n"
+def test_what_the_config_names_counts(counted):
+    gan = counted("model=gan")
+    assert "models.gan" in gan["training"]
+    assert not {"models.diffusion", "diffusion.objectives"} & (gan["training"] | gan["scoring"])
+    assert "diffusion.solvers" in counted("sampler=heun")["drawing"] - counted("sampler=ddpm")["drawing"]
+    assert "callbacks.tracking" in counted("+callbacks.mine._target_=diffusion_lab.callbacks.tracking.Mine")["training"]
 
 
-def test_what_is_new_and_what_is_said_better_change_nothing(package, tmp_path):
-    folder, code = package
-    shutil.copytree(folder / "diffusion_lab", tmp_path / "diffusion_lab")
-    for file in tmp_path.rglob("*.py"):
-        future = "from __future__ import annotations\n"
-        before, _, after = file.read_text().rpartition(future)
-        file.write_text(f"# better words\n{before}{future if before else ''}\n\n{after}{NEW}")
-    assert digests(Code([str(tmp_path)]), DIFFUSION) == digests(code, DIFFUSION)
-    assert digests(Code([str(tmp_path)]), GAN) == digests(code, GAN)
-
-
-@pytest.mark.parametrize("file", ["diffusion/newest.py", "models/newest.py", "networks/newest.py"])
-def test_a_new_file_changes_nothing(package, file):
-    assert changed_by(package, DIFFUSION, file, lambda _: f"from torch import nn\n{NEW}") == ""
-    folder = file.partition("/")[0]
-    hand_on = f"from diffusion_lab.{folder}.newest import Newest\n"
-    assert changed_by(package, DIFFUSION, f"{folder}/__init__.py", lambda source: source + hand_on) == ""
-
-
-def test_a_sampler_counts_for_what_draws_with_it_only(package):
-    by_ddim = DIFFUSION | {"sampler": DIFFUSION["sampler"] | {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
-
-    def edit(source):
-        return with_statement(source, "AncestralSampler")
-
-    assert changed_by(package, DIFFUSION, "diffusion/samplers.py", edit) == AFTER
-    assert changed_by(package, by_ddim, "diffusion/samplers.py", edit) == ""
-
-
-def test_families_do_not_touch_each_other(package):
-    assert changed_by(package, GAN, "models/gan.py", lambda s: with_statement(s, "GAN.training_step")) == ALL
-    assert changed_by(package, GAN, "models/gan.py", lambda s: with_statement(s, "GAN.sample")) == AFTER
-    assert changed_by(package, GAN, "models/diffusion.py", lambda s: with_statement(s, "DiffusionModel")) == ""
-    assert changed_by(package, GAN, "diffusion/process.py", lambda s: with_statement(s, "GaussianDiffusion")) == ""
-
-
-@pytest.mark.parametrize("root", [*TRAINING_ROOTS, *SCORING_ROOTS, *DRAWING_ROOTS, *GIVEN_ROOTS])
-def test_every_root_is_there(root):
-    assert Code([str(ROOT)]).named(root)
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_every_class_that_a_config_names_is_found(name):
-    ours = [target for target in named_in(TRAINED[name]) if target.startswith("diffusion_lab.")]
-    assert len(ours) > 5
-    assert [target for target in ours if not Code([str(ROOT)]).named(target)] == []
+def test_every_place_is_there():
+    code = Code([str(ROOT)])
+    for scope in (TRAINING, SCORING, GIVEN, DRAWING, MEASURING):
+        places = {f"diffusion_lab.{name}" for name in scope.places | scope.left_out}
+        assert [name for name in places | scope.roots if code.module(name) is None] == []
 
 
 def test_a_second_digest_reads_nothing(monkeypatch):
-    code = Code([str(ROOT)])
-    first = training_code(code, DIFFUSION)
+    """A plan makes one for each cell."""
+    code, names = Code([str(ROOT)]), [*named_in(training_part(config_of()))]
+    first = code.digest(names, TRAINING)
     monkeypatch.setattr(Path, "read_bytes", None)
-    monkeypatch.setattr(ast, "parse", None)
-    assert training_code(code, DIFFUSION) == first, "a plan makes one for each cell"
+    assert code.digest(names, TRAINING) == first
 
 
 def test_no_validation_is_the_training_without_that_option():

@@ -14,23 +14,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.definitions import Code
 from diffusion_lab.fingerprints import (
+    DRAWING,
+    MEASURING,
     SCORED_GROUPS,
+    SCORING,
+    TRAINING,
     canonical_json,
-    drawing_code,
     fingerprint,
-    measuring_code,
     named_in,
     scored_part,
-    scoring_code,
-    training_code,
     training_part,
 )
 from diffusion_lab.from_config.guiding import by_content, identity_of
 from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.starting import content_of_start, identity_of_base
+from diffusion_lab.imports import Code
 from diffusion_lab.runs.contents import wrong_in_facts
 
 if TYPE_CHECKING:
@@ -199,13 +199,13 @@ def training_fingerprint(cfg: DictConfig) -> str:
     A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
     """
     config = _shaping(cfg)
-    return fingerprint(config, cfg.facts.identity, training_code(CODE, config))
+    return fingerprint(config, cfg.facts.identity, CODE.digest(named_in(config), TRAINING))
 
 
 def code_of_training(cfg: DictConfig) -> dict[str, Any]:
     """The record of the code of a training: the names that its config refers to, and the digest of their code."""
     names = sorted(set(named_in(_shaping(cfg))))
-    return {"names": names, "digest": training_code(CODE, names)}
+    return {"names": names, "digest": CODE.digest(names, TRAINING)}
 
 
 def _shaping(cfg: DictConfig) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDire
     """What makes two scores the same: the model, the choices of scoring, and the code that scores. head: of its variance."""
     parts = _scored_parts(cfg, head)
     choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
-    return fingerprint(choices, model_fingerprint, scoring_code(CODE, parts))
+    return fingerprint(choices, model_fingerprint, CODE.digest(named_in(parts), SCORING))
 
 
 def sampling_identity(
@@ -239,7 +239,10 @@ def sampling_identity(
     read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # where it is held again
     parts = {key: part for key, part in read.items() if key not in unread}
     parts["features"] = parts["features"][features]
-    return f"{model_fingerprint} {drawing_code(CODE, parts)} {canonical_json(parts.get('guidance'))}"
+    names = named_in(
+        [part for group, part in parts.items() if group != "metrics"]
+    )  # what is measured decides no sample
+    return f"{model_fingerprint} {CODE.digest(names, DRAWING)} {canonical_json(parts.get('guidance'))}"
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
     model = OmegaConf.to_container(cfg.model, resolve=True)
     parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
-    return f"{model_fingerprint} {measuring_code(CODE, parts)}"
+    return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
 
 
 def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.fingerprints import training_code, training_part
+from diffusion_lab.fingerprints import TRAINING, training_part
 from diffusion_lab.from_config.build import CODE, training_fingerprint
 from diffusion_lab.from_config.targets import checked, targets
 from diffusion_lab.from_config.trained import read_config
@@ -24,7 +24,7 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
     """
     code = place.read_training().get("code") if isinstance(place, ModelDirectory) and place.finished else None
     if code is not None and all(map(_is_found, {name.partition(".")[0] for name in code["names"]})):
-        return training_code(CODE, code["names"]) == code["digest"]  # as recorded: nothing has to be composed again
+        return CODE.digest(code["names"], TRAINING) == code["digest"]  # as recorded: nothing has to be composed again
     cfg = read_config(place)
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")

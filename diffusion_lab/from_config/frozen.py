@@ -17,9 +17,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.build import CODE
-from diffusion_lab.source import Module
+from diffusion_lab.imports import LAB, Module, is_lab
 from diffusion_lab.sweeps.copies import copy_in_use
 
 VARIABLE = "DIFFUSION_LAB_CODE"  # in the environment: the copy that this process runs from
@@ -33,7 +32,7 @@ _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds fi
 def running_from_copy(folder: Path, loader: ConfigLoader, jobs: str | None) -> Iterator[None]:
     """The block runs from a copy in `folder`. jobs: where a queue's jobs have their files; None: there is no queue."""
     configs = _config_folders(loader)
-    modules = CODE.modules_of_user()
+    modules = {module.name: module for module in CODE.modules() if not is_lab(module.name)}
     files = _package() | _users(modules)
     for source, place in configs.items():
         yaml = _files(source, without=folder.absolute(), suffixes=(".yaml", ".yml"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.fingerprints import fingerprint, given_code
+from diffusion_lab.fingerprints import GIVEN, fingerprint, named_in
 from diffusion_lab.from_config.build import CODE, build_data, features_by_content, plain_config
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.scores import build_features, build_metrics
@@ -173,7 +173,8 @@ def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> Ru
     parts["features"] = features_by_content(parts["features"])
     labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
     made_of = f"{images.digest} {labels} {data.training_identity}"
-    run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, given_code(CODE, parts))
+    code = CODE.digest(named_in(parts), GIVEN)
+    run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, code)
     short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
     return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))
 

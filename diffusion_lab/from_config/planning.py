@@ -37,6 +37,7 @@ from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, 
 from diffusion_lab.from_config.ranks import check_launcher
 from diffusion_lab.from_config.scores import run_of
 from diffusion_lab.from_config.trained import check_moments
+from diffusion_lab.imports import Scope
 from diffusion_lab.runs import model_directory
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
@@ -236,8 +237,7 @@ def _cell(
         data = data_of(cfg)
         fill_in_facts(cfg, data)
         fingerprint = training_fingerprint(cfg)
-        for name in named_in(plain_config(cfg)):  # also of what counts nowhere: a copy of the code must have it
-            CODE.named(name)
+        CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
     directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
     (score,) = requested_scores(cfg)  # the axes pick one
     if cfg.score:

@@ -7,7 +7,6 @@ In the folder of a model, and in `outputs`, nothing is read.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -32,6 +31,7 @@ from diffusion_lab.from_config.frozen import MORE_CONFIGS
 from diffusion_lab.from_config.frozen import VARIABLE as COPY
 from diffusion_lab.from_config.outputs import LOCAL, working_directory
 from diffusion_lab.from_config.targets import VARIABLE as TARGETS
+from diffusion_lab.imports import Module
 
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")
 _READ = re.compile(r"oc\.env:\s*(\w+)")
@@ -126,26 +126,17 @@ class _Finder:
         spec = PathFinder.find_spec(name, [self._folder])
         if spec is not None:
             inside = spec.submodule_search_locations
-            files = (
-                [Path(spec.origin)]
-                if inside is None
-                else [file for each in inside for file in Path(each).rglob("*.py")]
-            )
-            self._modules |= {module for file in files if file.suffix == ".py" for module in _imported(file)}
+            files = [(name, Path(spec.origin))] if inside is None else list(_files(name, inside))
+            modules = [Module(module, file, None) for module, file in files if file.suffix == ".py"]
+            self._modules |= {found.module.partition(".")[0] for module in modules for found in module.imports}
         return spec
 
 
-def _imported(file: Path) -> Iterator[str]:
-    """The modules and packages that a file imports, also in its functions."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # reported when the file is imported
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.partition(".")[0]
+def _files(package: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Name -> file, of the modules of a package."""
+    for folder in map(Path, folders):
+        for file in folder.rglob("*.py"):
+            yield ".".join([package, *file.relative_to(folder).with_suffix("").parts]), file
 
 
 def _own_choices(options: Sequence[str]) -> Path | None:

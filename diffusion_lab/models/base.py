@@ -53,7 +53,7 @@ class Denoised(NamedTuple):
 class GenerativeModel(TrainableModel, ABC):
     """A family's LightningModule. A subclass sets the facts of the data it was built for and fills in the methods.
 
-    Training uses none of the methods declared here: changing one changes scores but retrains nothing (see `fingerprints`).
+    Training uses none of the methods declared here.
     """
 
     num_levels: int | None  # data levels that [-1, 1] is divided into; None: continuous data

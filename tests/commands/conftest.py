@@ -15,8 +15,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab import written
 from diffusion_lab.commands import app
-from diffusion_lab.definitions import LAB
 from diffusion_lab.from_config.frozen import CODE
+from diffusion_lab.imports import is_lab
 
 from .cluster import slurm_answers
 from .composing import less_composing
@@ -53,15 +53,11 @@ def hydra_in_less_time():
         yield
 
 
-def _forget_users_code() -> None:
+def forget_users_code() -> None:
     """A process reads each file once, and a command is a process: the next one has read none of this folder's."""
-    ours = f"{LAB}."
-    for name in [name for name in CODE._modules if not f"{name}.".startswith(ours)]:
+    for name in [name for name in CODE._modules if not is_lab(name)]:
         del CODE._modules[name]
-    for key in [
-        key for key in CODE._digests if not all(root.startswith((ours, "torch.", "lightning.")) for root in key[0])
-    ]:
-        del CODE._digests[key]
+        CODE._targets.pop(name, None)
 
 
 @pytest.fixture
@@ -99,7 +95,7 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     for name, module in list(sys.modules.items()):
         if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
-    _forget_users_code()
+    forget_users_code()
 
 
 @pytest.fixture(scope="session")

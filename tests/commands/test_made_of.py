@@ -1,8 +1,6 @@
 """What a run is made of, seen from its commands: all that ran counts, the user's own code too."""
 
-import ast
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,43 +10,32 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.definitions import Code, Node, _Walk
 from diffusion_lab.evaluation.older import upgraded
-from diffusion_lab.fingerprints import _TRAINING, TRAINING_ROOTS, named_in, training_part
+from diffusion_lab.fingerprints import TRAINING, named_in, training_part
 from diffusion_lab.from_config import build
 from diffusion_lab.runs import newest_model
 
 from ..models.test_families import FAMILIES
 from .cluster import models
-from .conftest import STRIDED, TINY
+from .conftest import STRIDED, TINY, forget_users_code
 from .test_families import tiny
 
 PACKAGE = Path(diffusion_lab.__file__).parent
 TRAINED = Path(__file__).parent.parent / "trained"
-THEORY = ("diffusion", "baselines", "networks", "data", "models")
-
-
-def what_ran(frames):
-    """(module, qualified name) of what ran in the packages that training is made of."""
-    for filename, qualname in frames:
-        path = Path(filename)
-        if path.is_relative_to(PACKAGE) and path.relative_to(PACKAGE).parts[0] in THEORY:
-            name = ".".join([PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts])
-            yield name.removesuffix(".__init__"), qualname.partition(".<")[0]
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier", "variance_head"])
-def test_all_that_runs_while_training_counts(lab, monkeypatch, family):
+def test_every_module_that_runs_while_training_counts(lab, monkeypatch, family):
     options = tiny(family, "conditional=true") if family in FAMILIES else [*TINY, f"model={family}"]
     if family == "variance_head":
         lab.given("train", *TINY, *STRIDED)
         options = [option for option in options if not option.startswith("schedule.")]
         options.append(f"init_from={newest_model(lab.folder / 'outputs').path}")
-    frames = set()
+    files = set()
     fit = lightning.Trainer.fit
 
     def watched(*arguments, **options):
-        sys.setprofile(lambda frame, event, _: frames.add((frame.f_code.co_filename, frame.f_code.co_qualname)))
+        sys.setprofile(lambda frame, *_: frame.f_code.co_name != "<module>" and files.add(frame.f_code.co_filename))
         try:
             return fit(*arguments, **options)
         finally:
@@ -58,68 +45,80 @@ def test_all_that_runs_while_training_counts(lab, monkeypatch, family):
     code, _, err = lab("train", *options, "score=false")
     assert code == 0, err
     (model,) = (model for model in models(lab.folder) if f"-{family}-" in model.path.name)
-    config = training_part(OmegaConf.to_container(OmegaConf.load(model.config)))
-    reached = build.CODE.reached((*TRAINING_ROOTS, *named_in(config)), _TRAINING)
-    walk = _Walk(build.CODE, _TRAINING)
-    ran = set(what_ran(frames))
-    assert len(ran) > 30
-    for module, name in ran:
-        top, _, rest = name.partition(".")
-        if top != "<module>":
-            assert reached.get(Node(module, top)), f"{module}.{name} ran, and an edit of it would go unnoticed"
-        for statement in build.CODE.module(module).definitions.get(top, []):
-            if isinstance(statement, ast.ClassDef):
-                hidden, _ = walk._hidden(build.CODE.module(module), statement)
-                assert rest.partition(".")[0] not in hidden, f"{module}.{name} ran while training"
+    names = named_in(training_part(OmegaConf.to_container(OmegaConf.load(model.config))))
+    counted = {module.path for module in build.CODE.reached(names, TRAINING).values()}
+    ran = {path for path in map(Path, files) for place in TRAINING.places if path.is_relative_to(PACKAGE / place)}
+    assert len(ran) > 10
+    assert ran - counted == set()
 
 
-SCHEDULE = """\
-from dataclasses import dataclass
-
+MINE = """\
 from diffusion_lab.diffusion import CosineSchedule
 
 from steepness import steeper
 
 
-@dataclass(frozen=True)
 class MySchedule(CosineSchedule):
     def alpha_bar(self):
         return steeper(super().alpha_bar())
-
-
-class MySampler:
-    pass
 """
-STEEPNESS = "def steeper(alpha_bar):\n    return alpha_bar**POWER\n\n\ndef unused():\n    return 1\n\n\nPOWER = 1.5\n"
+STEEPNESS = """\
+import json
+from pathlib import Path
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "retrains"),
-    [
-        ("mine.py", "class MySampler:", "# a comment\nclass MySampler:\n    x = 1\n", False),
-        ("steepness.py", "return 1", "return 2", False),
-        ("steepness.py", "POWER = 1.5", "POWER = 1.4", True),
-        ("mine.py", "steeper(super().alpha_bar())", "super().alpha_bar()", True),
-    ],
-)
-def test_the_users_own_code_counts(lab, monkeypatch, file, old, new, retrains):
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (lab.folder / "mine.py").write_text(SCHEDULE)
-    (lab.folder / "steepness.py").write_text(STEEPNESS)
+def steeper(alpha_bar):
+    return alpha_bar ** json.loads(Path(__file__).with_name("power.json").read_text())
+"""
+METRIC = """\
+from diffusion_lab.evaluation.metrics.metric import Metric
 
-    def planned():
-        monkeypatch.setattr(build, "CODE", Code())  # that of a new process
-        options = ["schedule._target_=mine.MySchedule", "hydra.sweeper.dry_run=true", "hydra.sweeper.name=x"]
-        code, out, err = lab("train", "-m", *TINY, *STRIDED, *options)
-        assert code == 0, err
-        (model,) = re.findall("^train  (.*)$", out, re.MULTILINE)
-        return model
 
-    before = planned()
-    source = (lab.folder / file).read_text()
+class Mine(Metric):
+    def measures(self, namings):
+        return []
+
+    def score(self, subject, scores):
+        pass
+"""
+
+
+def edit(file, old, new):
+    source = file.read_text()
     assert old in source
-    (lab.folder / file).write_text(source.replace(old, new))
-    assert (planned() != before) == retrains
+    file.write_text(source.replace(old, new))
+    forget_users_code()  # the next command is another process
+
+
+def test_edits_of_ones_own_code_retrain_rescore_and_prune(lab):
+    for name, content in (("mine.py", MINE), ("steepness.py", STEEPNESS), ("metric.py", METRIC)):
+        (lab.folder / name).write_text(content)
+    (lab.folder / "power.json").write_text("1.5")
+    outputs = lab.folder / "outputs"
+
+    def train():
+        mine = ["schedule._target_=mine.MySchedule", "+metrics.mine._target_=metric.Mine"]
+        code, _, err = lab("train", *TINY, *STRIDED, *mine)
+        assert code == 0, err
+        return tuple({path.name for path in (outputs / kind).iterdir()} for kind in ("models", "runs"))
+
+    def pruned():
+        code, out, err = lab("prune", "what=[models]")
+        assert code == 0, err
+        return {name for name in models_before if name in out}
+
+    models_before, runs = train()
+    edit(lab.folder / "mine.py", "class MySchedule", "# a comment\nclass MySchedule")
+    assert train() == (models_before, runs)
+    edit(lab.folder / "metric.py", "return []", "return ()")
+    models_now, rescored = train()
+    assert (models_now, len(rescored)) == (models_before, 2)
+    assert pruned() == set()
+    edit(lab.folder / "steepness.py", "return alpha_bar", "return 1.0 * alpha_bar")
+    assert len(train()[0]) == 2
+    edit(lab.folder / "power.json", "1.5", "1.4")
+    assert len(train()[0]) == 3
+    assert pruned() == models_before
 
 
 def test_the_guiding_classifier_counts_by_what_it_is(tmp_path):

@@ -1,0 +1,222 @@
+"""Which modules a name leads to, and a digest of them. Their files are read, and nothing is imported or run; no torch.
+
+A module counts whole, without its docstrings, and with every module that it imports, at its top or in a function; imports below
+`if TYPE_CHECKING` do not count. A name imported from a package of the lab leads to the module that defines it, and the package's
+`__init__` does not count: a new file changes nothing. In the user's packages `__init__` counts, with all that it imports, because
+that may register something. So do files in the folder of a user's module, or below it, that the module names, such as a table.
+
+The standard library and installed packages are not followed, nor is a module named by a string (importlib).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LAB = __name__.partition(".")[0]
+_FILE_NAME = re.compile(r"[\w-][\w ./-]{0,100}\.\w{1,20}")
+_LARGE = 2**26  # bytes
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_INSTALLED = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which code of the lab counts: the packages and modules that its imports are followed into, and those to start from.
+
+    What a config names, and what the user's code imports, counts wherever it is.
+    """
+
+    places: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    roots: frozenset[str] = frozenset()
+
+    def follows(self, source: str, target: str) -> bool:
+        """Whether an import of one module in another counts."""
+        parts = target.split(".")
+        above = {".".join(parts[1:end]) for end in range(2, len(parts) + 1)}
+        return not (is_lab(source) and is_lab(target)) or bool(above & self.places and not above & self.left_out)
+
+
+class Import(NamedTuple):
+    """`from module import name as bound`; name None: `import module`."""
+
+    module: str
+    name: str | None
+    bound: str
+
+
+class Module:
+    """One module, as its file was when it was first read.
+
+    path: None for a package without `__init__`. folders: of a package; None for other modules. digest: SHA-256 of the syntax tree,
+    or of a file that is no Python, and of the files that a user's module names.
+    """
+
+    def __init__(self, name: str, path: Path | None, folders: list[str] | None) -> None:
+        self.name, self.path, self.folders = name, path, folders
+        self.content = b"" if path is None else path.read_bytes()
+        try:
+            tree = ast.parse(self.content if path is None or path.suffix == ".py" else b"")
+            code = self.content if path is not None and path.suffix != ".py" else _canonical(tree).encode()
+        except (SyntaxError, ValueError):  # Python says it better, when it imports the module
+            tree, code = ast.parse(b""), self.content
+        self.imports = list(self._imports(tree))
+        files = [] if is_lab(name) or path is None else _files(tree, path.parent)
+        self.digest = hashlib.sha256(b"\n".join([code, *files])).hexdigest()
+
+    def _imports(self, tree: ast.Module) -> Iterator[Import]:
+        package = (self.name if self.folders is not None else self.name.rpartition(".")[0]).split(".")
+        for node in _running(tree):
+            if isinstance(node, ast.Import):
+                yield from (Import(alias.name, None, alias.asname or alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*above, *filter(None, [node.module])])
+                yield from (Import(module, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+class Code:
+    """The code that this process sees, each file read once, whatever is edited while it runs.
+
+    path: where modules are searched for; None: where Python finds them.
+    """
+
+    def __init__(self, path: Sequence[str] | None = None) -> None:
+        self._path = path
+        self._modules: dict[str, Module | None] = {}
+        self._targets: dict[str, list[str]] = {}
+
+    def digest(self, names: Iterable[str], scope: Scope) -> str:
+        """SHA-256 of dotted names, and of the modules that they and the roots lead to."""
+        names = {*names}
+        lines = [f"{name} {module.digest}" for name, module in self.reached(names, scope).items()]
+        return hashlib.sha256("\n".join([*sorted(names), *sorted(lines)]).encode()).hexdigest()
+
+    def reached(self, names: Iterable[str], scope: Scope) -> dict[str, Module]:
+        """Name -> module, of all that these names and the roots lead to."""
+        found: dict[str, Module] = {}
+        queue = [("", name) for root in {*names, *scope.roots} for name in self._named(root)]
+        while queue:
+            source, name = queue.pop()
+            if name not in found and scope.follows(source, name):
+                found[name] = self.module(name)
+                queue += [(name, target) for target in self._targets_of(found[name])]
+        return found
+
+    def modules(self) -> list[Module]:
+        """All that were read."""
+        return [module for module in self._modules.values() if module is not None]
+
+    def module(self, name: str) -> Module | None:
+        """The module of this name; None where there is none, or where it is installed."""
+        if name not in self._modules:
+            self._modules[name] = self._found(name)
+        return self._modules[name]
+
+    def _named(self, name: str) -> Iterator[str]:
+        """The modules that a dotted name leads to."""
+        module, *rest = name.split(".")
+        while rest and self.module(f"{module}.{rest[0]}") is not None:
+            module = f"{module}.{rest.pop(0)}"
+        yield from self._leads(module, rest[0] if rest else None)
+
+    def _targets_of(self, module: Module) -> list[str]:
+        """The modules that a module imports."""
+        if module.name not in self._targets:
+            self._targets[module.name] = [
+                name for found in module.imports for name in self._leads(found.module, found.name)
+            ]
+        return self._targets[module.name]
+
+    def _leads(self, name: str, attribute: str | None) -> Iterator[str]:
+        """The modules that are needed for `from name import attribute`."""
+        module = self.module(name)
+        if module is None:
+            return
+        if not is_lab(name):
+            parts = name.split(".")
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            if attribute and self.module(f"{name}.{attribute}") is not None:
+                yield f"{name}.{attribute}"
+            return
+        handed_on = [found for found in module.imports if found.bound == attribute and found.module != name]
+        if attribute and module.folders is not None and handed_on:
+            yield from self._leads(handed_on[-1].module, handed_on[-1].name)
+        else:
+            yield f"{name}.{attribute}" if attribute and self.module(f"{name}.{attribute}") is not None else name
+
+    def _found(self, name: str) -> Module | None:
+        parent = name.rpartition(".")[0]
+        above = self.module(parent) if parent else None
+        if parent:
+            spec = PathFinder.find_spec(name, above.folders) if above is not None and above.folders else None
+        elif self._path is not None:
+            spec = PathFinder.find_spec(name, list(self._path))
+        else:
+            try:
+                spec = importlib.util.find_spec(name)
+            except (ImportError, ValueError):  # ValueError: made without a file, as __main__ in a notebook
+                spec = None
+        if spec is None:
+            return None
+        folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+        path = Path(spec.origin) if spec.origin and spec.has_location else None
+        installed = not is_lab(name) and any(map(_is_installed, folders or [path]))
+        return None if installed or not (path or folders) else Module(name, path, folders)
+
+
+def is_lab(name: str) -> bool:
+    return name.partition(".")[0] == LAB
+
+
+def _is_installed(path: str | Path | None) -> bool:
+    """Whether a file or a folder belongs to Python or to an installed package."""
+    if path is None:
+        return True
+    above = {*Path(path).parents, Path(path)}
+    return bool(above & _INSTALLED) or bool({"site-packages", "dist-packages"} & {*Path(path).parts})
+
+
+def _files(tree: ast.Module, folder: Path) -> Iterator[bytes]:
+    """Digests of the files in a folder, or below it, that a module there names."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
+        file = folder / name
+        if file.is_file() and file.suffix != ".py":
+            size = file.stat().st_size  # a larger file would take seconds at each command
+            yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest() if size <= _LARGE else size}".encode()
+
+
+def _running(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING`."""
+    queue: list[ast.AST] = [tree]
+    while queue:
+        node = queue.pop()
+        yield node
+        typing = isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING"
+        queue += node.orelse if typing else ast.iter_child_nodes(node)
+
+
+def _canonical(node: Any) -> str:
+    """One text for one code, as ast.dump, but without docstrings and without empty fields, which newer Pythons add."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            value = value[1:]
+        if value is not None and value != []:
+            parts.append(f"{name}={_canonical(value)}")
+    return f"{type(node).__name__}({','.join(parts)})"
