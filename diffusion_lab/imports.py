@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 LAB = __name__.partition(".")[0]
 _FILE_NAME = re.compile(r"[\w-][\w ./-]{0,100}\.\w{1,20}")
@@ -46,14 +46,6 @@ class Scope:
         return not (is_lab(source) and is_lab(target)) or bool(above & self.places and not above & self.left_out)
 
 
-class Import(NamedTuple):
-    """`from module import name as bound`; name None: `import module`."""
-
-    module: str
-    name: str | None
-    bound: str
-
-
 class Module:
     """One module, as its file was when it was first read.
 
@@ -69,19 +61,19 @@ class Module:
             code = self.content if path is not None and path.suffix != ".py" else _canonical(tree).encode()
         except (SyntaxError, ValueError):  # Python says it better, when it imports the module
             tree, code = ast.parse(b""), self.content
-        self.imports = list(self._imports(tree))
+        self.imports = list(self._imports(tree))  # (module, name or None, what it is bound to)
         files = [] if is_lab(name) or path is None else _files(tree, path.parent)
         self.digest = hashlib.sha256(b"\n".join([code, *files])).hexdigest()
 
-    def _imports(self, tree: ast.Module) -> Iterator[Import]:
+    def _imports(self, tree: ast.Module) -> Iterator[tuple[str, str | None, str]]:
         package = (self.name if self.folders is not None else self.name.rpartition(".")[0]).split(".")
         for node in _running(tree):
             if isinstance(node, ast.Import):
-                yield from (Import(alias.name, None, alias.asname or alias.name) for alias in node.names)
+                yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 above = package[: len(package) - node.level + 1] if node.level else []
                 module = ".".join([*above, *filter(None, [node.module])])
-                yield from (Import(module, alias.name, alias.asname or alias.name) for alias in node.names)
+                yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)
 
 
 class Code:
@@ -133,7 +125,7 @@ class Code:
         """The modules that a module imports."""
         if module.name not in self._targets:
             self._targets[module.name] = [
-                name for found in module.imports for name in self._leads(found.module, found.name)
+                target for source, name, _ in module.imports for target in self._leads(source, name)
             ]
         return self._targets[module.name]
 
@@ -148,42 +140,39 @@ class Code:
             if attribute and self.module(f"{name}.{attribute}") is not None:
                 yield f"{name}.{attribute}"
             return
-        handed_on = [found for found in module.imports if found.bound == attribute and found.module != name]
-        if attribute and module.folders is not None and handed_on:
-            yield from self._leads(handed_on[-1].module, handed_on[-1].name)
+        handed_on = [
+            (source, below) for source, below, bound in module.imports if bound == attribute and source != name
+        ]
+        if handed_on and module.folders is not None:
+            yield from self._leads(*handed_on[-1])
         else:
             yield f"{name}.{attribute}" if attribute and self.module(f"{name}.{attribute}") is not None else name
 
     def _found(self, name: str) -> Module | None:
-        parent = name.rpartition(".")[0]
-        above = self.module(parent) if parent else None
-        if parent:
-            spec = PathFinder.find_spec(name, above.folders) if above is not None and above.folders else None
-        elif self._path is not None:
-            spec = PathFinder.find_spec(name, list(self._path))
-        else:
-            try:
-                spec = importlib.util.find_spec(name)
-            except (ImportError, ValueError):  # ValueError: made without a file, as __main__ in a notebook
-                spec = None
+        parent, places = self.module(name.rpartition(".")[0]) if "." in name else None, self._path
+        if "." in name:
+            places = [] if parent is None or parent.folders is None else parent.folders
+        try:
+            spec = importlib.util.find_spec(name) if places is None else PathFinder.find_spec(name, places)
+        except (ImportError, ValueError):  # ValueError: made without a file, as __main__ in a notebook
+            return None
         if spec is None:
             return None
         folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         path = Path(spec.origin) if spec.origin and spec.has_location else None
-        installed = not is_lab(name) and any(map(_is_installed, folders or [path]))
-        return None if installed or not (path or folders) else Module(name, path, folders)
+        if not (path or folders) or (not is_lab(name) and any(map(_is_installed, folders or [path]))):
+            return None
+        return Module(name, path, folders)
 
 
 def is_lab(name: str) -> bool:
     return name.partition(".")[0] == LAB
 
 
-def _is_installed(path: str | Path | None) -> bool:
+def _is_installed(path: str | Path) -> bool:
     """Whether a file or a folder belongs to Python or to an installed package."""
-    if path is None:
-        return True
-    above = {*Path(path).parents, Path(path)}
-    return bool(above & _INSTALLED) or bool({"site-packages", "dist-packages"} & {*Path(path).parts})
+    above = {Path(path), *Path(path).parents}
+    return bool(above & _INSTALLED) or any(part.name in ("site-packages", "dist-packages") for part in above)
 
 
 def _files(tree: ast.Module, folder: Path) -> Iterator[bytes]:

@@ -107,8 +107,9 @@ def test_an_edit_of_a_users_module(digest, old, new, counts):
         "from helper import *",
         "import pack.inner as inner",
         "from pack import inner",
-        "from pack.sub import x",
-        "from pack import nothing",
+        "from pack.relative import x",
+        "import full.sub",
+        "from full import nothing",
         "def f():\n    import helper",
         "class A:\n    from helper import scale",
         "try:\n    import helper\nexcept ImportError:\n    helper = None",
@@ -118,12 +119,12 @@ def test_an_edit_of_a_users_module(digest, old, new, counts):
 )
 def test_every_import_of_a_users_module_counts(digest, use):
     tree = {
-        "mine.py": f"{use}\n",
-        "helper.py": HELPER,
+        "pack/__init__.py": "",
         "pack/inner.py": "import helper\n",
-        "pack/sub.py": "from . import x\n",
+        "pack/relative.py": "from . import inner as x\n",
     }
-    before = digest(tree | {"pack/__init__.py": "from .inner import helper\n"}, "mine.Schedule")
+    tree |= {"full/__init__.py": "from pack.inner import helper\n", "full/sub.py": ""}
+    before = digest(tree | {"mine.py": f"{use}\n", "helper.py": HELPER}, "mine.Schedule")
     assert digest({"helper.py": HELPER.replace("2", "3")}, "mine.Schedule") != before
 
 

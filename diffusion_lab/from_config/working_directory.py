@@ -128,7 +128,7 @@ class _Finder:
             inside = spec.submodule_search_locations
             files = [(name, Path(spec.origin))] if inside is None else list(_files(name, inside))
             modules = [Module(module, file, None) for module, file in files if file.suffix == ".py"]
-            self._modules |= {found.module.partition(".")[0] for module in modules for found in module.imports}
+            self._modules |= {name.partition(".")[0] for module in modules for name, _, _ in module.imports}
         return spec
 
 
