@@ -222,8 +222,8 @@ COUNTED = {
     "from_config.trainer from_config.started commands.fit commands.train callbacks.snapshots": "training",
     "callbacks.finite callbacks.taking_back callbacks.power_averages": "training",
     "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
-    "from_config.trained from_config.power_averages evaluation.drawing evaluation.frechet": AFTER,
-    "evaluation.score evaluation.trained": "scoring",
+    "from_config.trained from_config.power_averages evaluation.drawing": AFTER,
+    "evaluation.score evaluation.trained evaluation.frechet": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample files runs report.page": "",
     "callbacks.tracking callbacks.monitor callbacks.progress callbacks.sample_grid callbacks.saving lock": "",
 }

@@ -63,7 +63,7 @@ def _users(modules: Mapping[str, Module]) -> dict[Path, bytes]:
 def _place(module: Module) -> Path:
     """The folder of a module's file in a copy."""
     parts = module.name.split(".")
-    return Path(*(parts if module.locations is not None else parts[:-1]))
+    return Path(*(parts if module.folders is not None else parts[:-1]))
 
 
 def _beside(modules: Mapping[str, Module], files: Mapping[Path, bytes], copies: Path) -> dict[Path, Path]:
