@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion_lab.versions import __version__ as __version__
 
 if TYPE_CHECKING:
-    from diffusion_lab.library import Model, Score, load
+    from diffusion_lab.commands.library import Model, Score, load
 
 __all__ = ["Model", "Score", "load"]
 
@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
     """Imported when it is used: the theory, and --help, need none of it."""
     if name not in __all__:
         raise AttributeError(f"module 'diffusion_lab' has no attribute {name!r}")
-    from diffusion_lab import library
+    from diffusion_lab.commands import library
 
     return getattr(library, name)

@@ -47,7 +47,6 @@ ORDER += [
     "from_config",
     "demo",
     "commands",
-    "library",
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks.interruption import Interrupted
-from diffusion_lab.commands.called import Loaded, drawing_from, load_trained
+from diffusion_lab.commands.library import Model
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.demo.server import HOST, DemoServer
 from diffusion_lab.demo.values import Offers, Values, checked
@@ -60,8 +60,8 @@ class Playground:
     """A trained model with the controls that apply to it. ValueError, in one sentence, for what cannot be drawn from."""
 
     def __init__(self, directory: ModelDirectory) -> None:
-        self._loaded, self._saved = Loaded(directory, None), load_config(directory)
-        model = load_trained(self._loaded)
+        self._model, self._saved = Model(directory.path), load_config(directory)
+        model = self._model.module
         choices = directory.read_choices()
         samplers = self._samplers() if "sampler" in self._saved else {}
         conditional = model.num_classes or 0
@@ -100,7 +100,7 @@ class Playground:
 
         values = checked(request, self.offers)
         began = time.perf_counter()
-        with drawing_from(self._loaded, values.options(), values.of_the_call()) as (drawing, edit, indices, y):
+        with self._model.drawing(values.options()) as (drawing, edit, indices, y):
             x = drawing.draw(edit, indices, y, progress_bar=False)
             image = png(picture(x, drawing.model.num_levels, drawing.columns(y)))
             return {
@@ -112,7 +112,7 @@ class Playground:
 
     def _command(self, values: Values) -> str:
         """The command that draws the same images."""
-        options = {"model_dir": str(self._loaded.directory.path), **values.options(), **values.of_the_call()}
+        options = {"model_dir": self._model.path, **values.options()}
         return shlex.join(["diffusion-lab", "sample", *(f"{name}={value}" for name, value in options.items())])
 
     def _curves(self, model: Any, values: Values) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Playground:
         }
         found = {}
         for name in _names(CONF / "sampler"):
-            spacing = self._loaded.config("sample", {"sampler": name}).sampler.spacing
+            spacing = self._model.config("sample", [f"sampler={name}"]).sampler.spacing
             if "num_steps" in spacing:
                 found[name] = (spacing_of[spacing._target_], min(spacing.num_steps, self._saved.schedule.num_timesteps))
         return found
@@ -162,7 +162,7 @@ class Playground:
             if "???" in _read_yaml(CONF / "guidance" / f"{name}.yaml").values():
                 continue  # needs a folder
             try:
-                with drawing_from(self._loaded, {"guidance": name}, {"num_images": 1, "seed": 0}):
+                with self._model.drawing({"guidance": name, "num_images": 1}):
                     found.append(name)
             except ValueError:
                 pass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.fingerprints import SCORING_GROUPS
+from diffusion_lab.from_config.drawing import Load
 from diffusion_lab.from_config.given import CONFIG, are_given, read_given
 from diffusion_lab.from_config.mistakes import lost_process, users_mistakes
 from diffusion_lab.from_config.moments import requested_scores
@@ -19,8 +21,12 @@ from diffusion_lab.from_config.trained import (
     trained_data,
     with_trained_choices,
 )
-from diffusion_lab.runs import cache_directory
+from diffusion_lab.runs import ModelDirectory, cache_directory
 from diffusion_lab.terminal import Terminal
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.models.base import GenerativeModel
 
 
 def completed(options: list[str]) -> list[str]:
@@ -38,12 +44,7 @@ def run(cfg: DictConfig) -> None:
         return
     with users_mistakes():
         request = request_of(cfg, prefix="")
-        directory, saved = trained_config(cfg)
-        data = trained_data(saved)
-        scores = requested_scores(saved)
-        model = load_model(directory, saved, *(score.evaluation.weights for score in scores))
-        for score in scores:
-            check_scoring(score, data, model.weight_names, f"{directory.path} has")
+        directory, data, model, scores = to_score(cfg)
     new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in scores)
     if new and must_start_ranks(request):
         start_ranks("evaluate", request, model_dir=str(directory.path))
@@ -54,6 +55,21 @@ def run(cfg: DictConfig) -> None:
         model.to(here.device)
         for score in scores:
             score_once(model, data, score, directory, outputs, cfg.rescore)
+
+
+def to_score(
+    cfg: DictConfig, load: Load = load_model, data: DataModule | None = None
+) -> tuple[ModelDirectory, DataModule, GenerativeModel, list[DictConfig]]:
+    """(directory, data, model on the CPU, a config for each score). MistakeError or ValueError for what cannot be scored.
+
+    load: as `drawing_of` has it. data: as `trained_data` has it.
+    """
+    directory, saved = trained_config(cfg)
+    data, scores = trained_data(saved, data), requested_scores(saved)
+    model = load(directory, saved, *(score.evaluation.weights for score in scores))
+    for score in scores:
+        check_scoring(score, data, model.weight_names, f"{directory.path} has")
+    return directory, data, model, scores
 
 
 def _score_given(cfg: DictConfig, outputs: Path) -> None:

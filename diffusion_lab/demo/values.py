@@ -49,20 +49,18 @@ class Values:
     compare: str | None
 
     def options(self) -> dict[str, str | int | float]:
-        """The options of `diffusion-lab sample`, by their full names, without those at the top of its config."""
+        """The options of `diffusion-lab sample`, by their full names."""
         found: dict[str, str | int | float | None] = {
             "sampler": self.sampler,
             "sampler/spacing": self.spacing,
             "sampler.spacing.num_steps": self.num_steps,
             "guidance": self.guidance,
             "guidance.scale": self.scale,
+            "num_images": self.num_images,
+            "seed": self.seed,
+            "label": self.label,
         }
         return {name: value for name, value in found.items() if value is not None}
-
-    def of_the_call(self) -> dict[str, int]:
-        """The options at the top of its config."""
-        label = {} if self.label is None else {"label": self.label}
-        return {"num_images": self.num_images, "seed": self.seed, **label}
 
 
 def checked(sent: Any, offers: Offers) -> Values:

@@ -21,10 +21,9 @@ from diffusion_lab.from_config.build import build_training_data, variance_matter
 from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import usual_outputs
-from diffusion_lab.from_config.overrides import quoted, unquoted
+from diffusion_lab.from_config.overrides import unquoted, with_values
 from diffusion_lab.from_config.power_averages import build_average
 from diffusion_lab.from_config.targets import check_values, checked, targets
-from diffusion_lab.options import flat
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 
@@ -51,18 +50,14 @@ def model_dir_of(options: list[str]) -> ModelDirectory:
     return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
 
 
-def with_trained_choices(
-    options: list[str], groups: tuple[str, ...], directory: ModelDirectory | None = None
-) -> list[str]:
+def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[str]:
     """`options`, after those that give each scoring group the value it had in training, unless the user picks that group or part.
 
     So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
-    directory: of the model; None: the one that the options name.
     """
-    if directory is None:
-        if "--help" in options or "-h" in options:
-            return options
-        directory = model_dir_of(options)
+    if "--help" in options or "-h" in options:
+        return options
+    directory = model_dir_of(options)
     saved = load_config(directory)
     choices = directory.read_choices()
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
@@ -76,7 +71,7 @@ def with_trained_choices(
         if group in picked:
             continue
         if group in _HOLD_SEVERAL and group in saved:
-            before += [f"{group}=[]", *_set(group, saved[group])]
+            before += [f"{group}=[]", *with_values(group, OmegaConf.to_container(saved[group]))]
             continue
         if choices.get(group) is None or group not in saved:
             continue
@@ -84,7 +79,7 @@ def with_trained_choices(
             raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
         parts = {key.partition("/")[2] for key in picked if key.startswith(f"{group}/")}
         kept = {name: value for name, value in saved[group].items_ex(resolve=False) if name not in parts}
-        before += [f"{group}={choices[group]}", *_set(group, OmegaConf.create(kept))]
+        before += [f"{group}={choices[group]}", *with_values(group, OmegaConf.to_container(OmegaConf.create(kept)))]
     # After flags such as -m: Hydra needs all options in one piece.
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *before, *options[first:]]
@@ -204,11 +199,18 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     return directory, _checked(saved, directory, trusted, paths_are_the_users=True, of_file=of_the_file)
 
 
-def trained_data(saved: DictConfig) -> DataModule:
-    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others."""
+def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:
+    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others.
+
+    given: the data, loaded already; MistakeError if they are others.
+    """
     _check_data_named(saved)
-    data = build_training_data(saved)
+    data = build_training_data(saved) if given is None else given
     if data.training_identity != saved.facts.get("identity"):
+        if given is not None:
+            raise MistakeError(
+                f"data: the model was not trained on this {data.name}; pass the data that it was trained on"
+            )
         where = saved.data.get("root")
         clusters = (
             ", or, if they are the same images, use the scikit-learn that it was trained with, whose clusters differ"
@@ -296,11 +298,6 @@ def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory
             "depends on; train another model to compare the two"
         )
     saved.variance = variance
-
-
-def _set(group: str, node: DictConfig) -> list[str]:
-    """Overrides that give a group every option of a node."""
-    return [f"++{group}.{key}={quoted(value)}" for key, value in flat(OmegaConf.to_container(node)).items()]
 
 
 def _names_own_folders(options: list[str]) -> bool:

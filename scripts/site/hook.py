@@ -95,7 +95,7 @@ def _config_pages() -> dict[str, str]:
 
 def _modules() -> dict[str, list[str]]:
     """Package -> its modules that have something public to say."""
-    found: dict[str, list[str]] = {"load": ["library"]}
+    found: dict[str, list[str]] = {"load": ["commands.library"]}
     for package in API:
         for file in sorted((ROOT / "diffusion_lab" / package).rglob("*.py")):
             if file.stem != "__init__":

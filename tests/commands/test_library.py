@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from diffusion_lab import load
+from diffusion_lab.data.densities import TwoMoons
+from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 
 ROOT = Path(__file__).parent.parent.parent
 TRAINED = ROOT / "tests" / "trained"
@@ -55,15 +58,39 @@ def test_what_is_not_said_is_as_it_was_trained(model):
     assert repr(model.module.sampler) == trained
     model.trajectory(1, sampler="heun", num_steps=2)
     assert "Heun" in repr(model.module.sampler)
-    model.score(metrics=["quick"], num_samples=4, features="pixels", sampler="ddim", num_steps=2)
-    assert "DDIM" in repr(model.module.sampler)
 
 
-def test_a_trajectory_starts_from_noise_only(lab, model):
-    code, _, err = lab("sample", "trajectory=true", "denoise.image=5", "denoise.t=12")
-    assert code == 1
-    with pytest.raises(ValueError, match=re.escape(err.strip().removeprefix("diffusion-lab sample: "))):
-        model.trajectory(4, denoise={"image": 5, "t": 12})
+@dataclass(frozen=True)
+class HalfNoise(DDIMSampler):
+    """A user's own."""
+
+    eta: float = 0.5
+
+
+def test_an_object_is_the_choice_of_its_values(model):
+    drawn = model.sample(3, 3, sampler="ddim", num_steps=3, guidance="classifier_free", scale=3.0)
+    ddim, guidance = DDIMSampler(EvenSpacing(3)), ClassifierFree(3)
+    assert torch.equal(model.sample(3, 3, sampler=ddim, guidance=guidance), drawn)
+    assert torch.equal(model.sample(3, 3, sampler=DDIMSampler(EvenSpacing(9)), num_steps=3, guidance=guidance), drawn)
+    model.sample(1, sampler=HalfNoise(LogSNRSpacing(4, log_snr_min=-6)), overrides=["sampler.eta=0.25"])
+    assert model.module.sampler == HalfNoise(LogSNRSpacing(4, log_snr_min=-6), 0.25)
+
+
+def test_edits_are_those_of_the_command(lab, model):
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("mask.png")
+    for edit, options in (
+        ({"denoise": (5, 12)}, ["denoise.image=5", "denoise.t=12"]),
+        ({"interpolate": (5, 8)}, ["interpolate.images=[5,8]"]),
+        ({"inpaint": (5, Path("mask.png"))}, ["inpaint.image=5", "inpaint.mask=mask.png"]),
+    ):
+        code, _, err = lab("sample", *options, "num_images=2", "label=3", "sampler.spacing.num_steps=2")
+        assert code == 0, err
+        with Image.open("samples/samples.png") as grid:
+            assert np.array_equal(model.edit(2, 3, **edit, num_steps=2, format="grid"), grid)
+    with pytest.raises(ValueError, match="give inpaint="):
+        model.edit(2)
+    with pytest.raises(ValueError, match="give only one"):
+        model.edit(2, denoise=(5, 12), interpolate=(5, 8))
 
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -110,7 +137,7 @@ def test_chains_start_from_a_given_x_T(model):
     x_T, ddim = next(model.trajectory(3, seed=7)), {"sampler": "ddim", "num_steps": 3}
     assert torch.equal(model.sample(3, seed=7, x_T=x_T, **ddim), model.sample(3, seed=7, **ddim))
     assert torch.equal(next(model.trajectory(3, x_T=x_T)), x_T)
-    other = model.sample(3, seed=7, x_T=x_T.flip(0), batch_size=2, label=4, **ddim)
+    other = model.sample(3, seed=7, x_T=x_T.flip(0), overrides=["batch_size=2"], label=4, **ddim)
     assert torch.allclose(other.flip(0), model.sample(3, seed=7, label=4, **ddim), atol=1e-5)
     with pytest.raises(
         ValueError, match=re.escape("x_T has the shape (3, 1, 8, 8): for 4 images it must be (4, 1, 8, 8)")
@@ -119,43 +146,38 @@ def test_chains_start_from_a_given_x_T(model):
 
 
 @pytest.mark.parametrize(
-    ("options", "keywords"),
+    ("options", "arguments"),
     [
         (["label=30"], {"label": 30}),
         (["sampler=dim"], {"sampler": "dim"}),
         (["sampler.spacing.num_steps=many"], {"num_steps": "many"}),
-        (["schedule=linear"], {"schedule": "linear"}),
-        (["denoise.image=5", "denoise.t=-1"], {"denoise": {"image": 5, "t": -1}}),
+        (["sampler.spacing.nm_steps=3"], {"overrides": ["sampler.spacing.nm_steps=3"]}),
+        (["schedule=linear"], {"overrides": ["schedule=linear"]}),
     ],
     ids=str,
 )
-def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model, options, keywords):
+def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model, options, arguments):
     code, _, err = lab("sample", "model_dir=outputs/models/small", *options)
     assert code == 1
     with pytest.raises(ValueError, match=re.escape(err.strip().removeprefix("diffusion-lab sample: "))):
-        load("outputs/models/small").sample(**keywords)
+        load("outputs/models/small").sample(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("keywords", "said"),
+    ("arguments", "said"),
     [
-        ({"nm_steps": 3}, "there is no option 'nm_steps'; did you mean num_steps?"),
-        ({"image": 4}, "this may be inpaint.image or denoise.image"),
-        ({"to": "folder"}, "images are returned, not written"),
-        ({"devices": 2}, "one device"),
-        ({"eta": {1}}, "eta: an option takes a number"),
+        ({"overrides": ["to=folder"]}, "to=folder has no effect in a call from Python"),
+        ({"overrides": ["hydra/launcher=local"]}, "hydra/launcher=local has no effect"),
+        ({"overrides": ["devices=2"]}, "one device"),
+        ({"guidance": ClassifierGuidance(len, 3)}, "guidance: no option can hold a builtin_function_or_method"),
+        ({"sampler": {1}}, "sampler: no option can hold a set"),
         ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
     ],
     ids=str,
 )
-def test_a_keyword_that_says_nothing_is_refused(model, keywords, said):
+def test_what_would_have_no_effect_is_refused(model, arguments, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        model.sample(1, **keywords)
-
-
-def test_a_score_from_python_has_no_logger(model):
-    with pytest.raises(ValueError, match="logger: only the command logs a score"):
-        model.score(logger="tensorboard")
+        model.sample(1, **arguments)
 
 
 def test_what_is_no_model_is_refused(tmp_path):
@@ -178,25 +200,30 @@ def test_own_choices_are_found_in_their_folder(lab, model):
 
 @pytest.mark.thorough
 def test_it_scores_as_the_command_does(lab, model):
-    options = ["evaluation.num_samples=8", "metrics=[quick]", "features=pixels", "sampler.spacing.num_steps=2"]
-    code, _, err = lab("evaluate", *options)
+    options = ["sampler=ddim", "sampler.spacing.num_steps=2", "metrics=[quick]", "features=pixels"]
+    code, _, err = lab("evaluate", *options, "evaluation.num_samples=8")
     assert code == 0, err
     (metrics,) = lab.folder.glob("outputs/runs/*/metrics.json")
     written = metrics.read_bytes()
-    score = model.score(num_samples=8, metrics=["quick"], features="pixels", num_steps=2)
+    what = {"num_samples": 8, "metrics": ["quick"], "features": "pixels"}
+    score = model.score(sampler="ddim", num_steps=2, **what)
     assert score.path.resolve() == metrics.parent
     assert score.values == json.loads(written)["values"]
     assert metrics.read_bytes() == written  # it was there already
-    assert model.score(model.data, num_samples=8, metrics=["quick"], features="pixels", num_steps=3).path != score.path
+    assert model.score(model.data, sampler=DDIMSampler(EvenSpacing(2)), **what) == score
+    assert model.score(overrides=[*options, "sampler.spacing.num_steps=3"], num_samples=8).path != score.path
     with pytest.raises(ValueError, match=r"evaluation\.weights=ema_2: choose one of auto, raw, ema_0.9"):
         model.score(weights="ema_2")
+    with pytest.raises(ValueError, match="was not trained on this"):
+        model.score(TwoMoons(batch_size=16, seed=0), **what)
 
 
 @pytest.mark.thorough
 def test_the_page_does_what_it_says(model, capfd):
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("mask.png")
     namespace = {}
     for block in BLOCKS:
-        exec(block.replace('"t": 400', '"t": 12'), namespace)  # this chain has 24 steps
+        exec(block.replace("(5, 400)", "(5, 12)"), namespace)  # this chain has 24 steps
     assert namespace["x"].shape == (4, 1, 8, 8)
     assert namespace["same"] == namespace["score"]
     assert str(namespace["score"].path) in capfd.readouterr().out

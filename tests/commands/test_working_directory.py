@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 
 from diffusion_lab import load
 from diffusion_lab.commands import main
-from diffusion_lab.from_config.keywords import own_hydra
 from diffusion_lab.from_config.working_directory import typed_modules
 from diffusion_lab.runs.places import is_in_outputs
 
@@ -205,12 +204,12 @@ def test_python_finds_the_same_and_leaves_hydra_as_it_was(lab, write):
     write(LOCAL, "outputs: there\n")
     write("conf/sampler/mine.yaml", "defaults: [ddim]\neta: 0.5\nspacing: {num_steps: 3}\n")
     model = load("m")
-    model.sample(1, sampler="mine")
-    assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
     (lab.folder / "own").mkdir()
     (lab.folder / "own" / "app.yaml").write_text("defaults: [_self_, optional local: default]\nx: 1\n")
-    with own_hydra(), initialize_config_dir(str(lab.folder / "own"), version_base="1.3"):
+    with initialize_config_dir(str(lab.folder / "own"), version_base="1.3"):
+        model.sample(1, sampler="mine")
         assert compose("app") == {"x": 1}
+    assert (model.module.nfe, model.module.sampler.eta) == (3, 0.5)
 
 
 @pytest.mark.parametrize("is_pipe", [False, True])

@@ -1,0 +1,308 @@
+"""A trained model, from Python: `load("outputs/models/…")`, then `.sample(64)` and `.score()`.
+
+Calls are the commands `sample` and `evaluate` in this process, on one device, with nothing printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from diffusion_lab.commands.evaluate import to_score
+from diffusion_lab.commands.scoring import score_once
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.fingerprints import SCORING_GROUPS
+from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
+from diffusion_lab.from_config.kinds import check_kinds
+from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.from_config.outputs import name_folders
+from diffusion_lab.from_config.overrides import as_options
+from diffusion_lab.from_config.ranks import request_of
+from diffusion_lab.from_config.trained import (
+    load_model,
+    model_dir_of,
+    trained_config,
+    trained_data,
+    with_trained_choices,
+)
+from diffusion_lab.from_config.working_directory import own_configs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.diffusion import Guidance, Sampler
+    from diffusion_lab.from_config.editing import Edit
+    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.runs import ModelDirectory
+
+Image = int | str | Path  # the number of a test image, or a file
+Label = int | str | Sequence[int | str]
+Format = Literal["tensor", "numpy", "pil", "grid"]
+_WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
+
+
+class Score(NamedTuple):
+    """values: numbers by name. protocol: what each was measured with. path: the folder of outputs/runs that holds them."""
+
+    values: dict[str, float]
+    protocol: dict[str, Any]
+    path: Path
+
+
+class Model:
+    """The trained model in a folder of outputs/models, by default the newest one of `outputs`.
+
+    config_dir: a folder with choices of your own, as `--config-dir` of the command. accelerator: "cpu" or "gpu"; None: a GPU where
+    there is one. A folder from somebody else runs no code of its own.
+
+    path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
+    `with module.use_weights("ema_0.999"):` uses others.
+
+    All methods take these choices; what is None is as in training. sampler, guidance: the name of a choice, such as "ddim", or an
+    object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the sampler. scale: of the guidance. weights: "raw", an average
+    such as "ema_0.999", or None, what suits the length of training. overrides: any other options of the command, as the command
+    line takes them, ["sampler/spacing=quadratic", "batch_size=32"]. They come last.
+
+    ValueError, with the message of the command, for what is not possible.
+    """
+
+    module: GenerativeModel
+
+    def __init__(
+        self,
+        model_dir: str | Path | None = None,
+        outputs: str | Path | None = None,
+        config_dir: str | Path | None = None,
+        accelerator: str | None = None,
+    ) -> None:
+        own = None if config_dir is None else [f"file://{Path(config_dir).absolute()}"]
+        self._options, self._built = as_options({"outputs": outputs, "accelerator": accelerator}), None
+        with _call_of("sample"):
+            self._directory = model_dir_of([*as_options({"model_dir": model_dir}), *self._options])
+            self._options += as_options({"model_dir": self.path, "hydra.searchpath": own})
+            drawing_of(self.config("sample"), self._load)  # so that a mistake shows here
+
+    @property
+    def path(self) -> Path:
+        return self._directory.path
+
+    @property
+    def data(self) -> DataModule:
+        """The data set that it was trained on. ValueError if its files are missing: give their folder, as in `score("folder")`."""
+        with _call_of("evaluate"):
+            return trained_data(trained_config(self.config("evaluate"))[1])
+
+    def sample(
+        self,
+        num_images: int = 64,
+        label: Label | None = None,
+        *,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: str | Guidance | None = None,
+        scale: float | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+        x_T: Tensor | None = None,
+        format: Format = "tensor",
+        overrides: Sequence[str] = (),
+    ) -> Any:
+        """Samples 0 … num_images − 1 of the seed: the images that `diffusion-lab sample` draws with the same options.
+
+        label: the number or the name of a class, or a list of them, drawn in turn. x_T: what the chains start from,
+        (num_images, *shape), in place of noise. format: "tensor", float32 (B, C, H, W) in [−1, 1] on the CPU, (B, D) of points;
+        "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
+        """
+        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
+        return self._draw(format, given | _choices(sampler, num_steps, guidance, scale), overrides, x_T)
+
+    def edit(
+        self,
+        num_images: int = 64,
+        label: Label | None = None,
+        *,
+        inpaint: tuple[Image, str | Path] | None = None,
+        denoise: tuple[Image, int] | None = None,
+        interpolate: tuple[Image, Image] | None = None,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: str | Guidance | None = None,
+        scale: float | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+        format: Format = "tensor",
+        overrides: Sequence[str] = (),
+    ) -> Any:
+        """Samples made from given images, in the formats of `sample`. An image is a file, or the number of a test image.
+
+        One of: inpaint, an image and a file that is white where the model paints; denoise, an image and the step t up to which
+        noise is added first; interpolate, the first and the last image.
+        """
+        if not (inpaint or denoise or interpolate):
+            raise ValueError("edit: give inpaint=(image, mask), denoise=(image, t) or interpolate=(first, last)")
+        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
+        given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (), strict=False))
+        given |= dict(zip(("denoise.image", "denoise.t"), denoise or (), strict=False))
+        given |= {"interpolate.images": interpolate}
+        return self._draw(format, given | _choices(sampler, num_steps, guidance, scale), overrides)
+
+    def trajectory(
+        self,
+        num_images: int = 1,
+        label: Label | None = None,
+        *,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: str | Guidance | None = None,
+        scale: float | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+        x_T: Tensor | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Iterator[Tensor]:
+        """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
+        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed, "trajectory": True}
+        given |= _choices(sampler, num_steps, guidance, scale)
+        with self.drawing(given, overrides, x_T) as (drawing, _, indices, y):
+            drawing.check_trajectory("trajectory")
+            return iter([x.cpu() for x in drawing.trajectory(indices, y)])
+
+    def score(
+        self,
+        data: DataModule | str | Path | None = None,
+        *,
+        metrics: str | Sequence[str] | None = None,
+        features: str | Sequence[str] | None = None,
+        num_samples: int | None = None,
+        sampler: str | Sampler | None = None,
+        num_steps: int | None = None,
+        guidance: str | Guidance | None = None,
+        scale: float | None = None,
+        weights: str | None = None,
+        seed: int | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Score:
+        """The score that `diffusion-lab evaluate` makes with the same options, in the same folder.
+
+        An existing score is not computed again. No tracker logs it.
+        data: the data set that it was trained on, or its folder; None: where it was in training.
+        """
+        root, data = (data, None) if isinstance(data, str | Path) else (None, data)
+        of_score = {"num_samples": num_samples, "weights": weights, "seed": seed}
+        given = {"metrics": metrics, "features": features, "data.root": root}
+        given |= {f"evaluation.{name}": value for name, value in of_score.items()}
+        given |= _choices(sampler, num_steps, guidance, scale)
+        with _call_of("evaluate"):
+            # A model that was trained to be scored at several moments is scored at its end, unless the caller says otherwise.
+            cfg = self.config("evaluate", ["evaluation.at=null", *_options(given, overrides)])
+            if cfg.get("logger") is not None:
+                cfg.logger = None
+            with users_mistakes():
+                directory, data, model, (one, *more) = to_score(cfg, self._load, data)
+                if more:
+                    raise MistakeError(
+                        "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
+                    )
+                model.to(self._device_of(cfg))
+            run = score_once(model, data, one, directory, Path(cfg.outputs), cfg.rescore, quiet=True)
+        content = run.read_metrics()
+        return Score(content["values"], content["protocol"], run.path)
+
+    def _draw(self, format: str, given: Mapping[str, Any], overrides: Sequence[str], x_T: Tensor | None = None) -> Any:
+        from diffusion_lab import pictures
+
+        if format not in ("tensor", "numpy", "pil", "grid"):
+            raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
+        with self.drawing(given, overrides, x_T) as (drawing, edit, indices, y):
+            x, levels = drawing.draw(edit, indices, y, progress_bar=False), drawing.model.num_levels
+            if format == "tensor":
+                return x
+            if format == "grid":
+                return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
+            if x.ndim != 4:
+                raise ValueError(f"format={format}: the samples are points, not images; use tensor or grid")
+            return pictures.pixels(x, levels) if format == "numpy" else pictures.images(x, levels)
+
+    @contextmanager
+    def drawing(
+        self, given: Mapping[str, Any], overrides: Sequence[str] = (), x_T: Tensor | None = None
+    ) -> Iterator[tuple[Drawing, Edit | None, Tensor, Tensor | None]]:
+        """(what is drawn, the edit, the indices, their labels) of `sample` with these options, as `Drawing.on` says."""
+        with _call_of("sample"):
+            cfg = self.config("sample", _options(given, overrides))
+            drawing = drawing_of(cfg, self._load, x_T)
+            with drawing.on(self._device_of(cfg)) as ready:
+                yield drawing, *ready
+
+    def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
+        """The config of a command for this model."""
+        options = with_trained_choices([*self._options, *options], GROUPS if command == "sample" else SCORING_GROUPS)
+        with own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(command, options)
+        check_kinds(cfg, command)
+        name_folders(cfg)
+        return cfg
+
+    def _load(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
+        """As `load_model`; the model of the last call, where nothing differs."""
+        if self._built != (saved, weights):
+            self._built = None
+            self.module = load_model(directory, saved, *weights)
+            self._built = saved, weights
+        return self.module
+
+    def _device_of(self, cfg: DictConfig) -> str:
+        with users_mistakes():
+            request = request_of(cfg, prefix="")
+        if request.size > 1 and cfg.devices is not None:
+            raise MistakeError(
+                f"devices={cfg.devices}: a call from Python uses one device; use the command for several"
+            )
+        return f"cuda:{request.index(0)}" if request.on_gpu else "cpu"
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.path)!r})"
+
+
+load = Model
+
+
+@contextmanager
+def _call_of(command: str) -> Iterator[None]:
+    """Around a call of a command: a mistake is a ValueError with the sentence that the command prints.
+
+    Configs may be composed also where the caller is a program of Hydra's, whose state is back afterwards.
+    """
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    except Exception as error:
+        message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+        if message is None:
+            raise
+        raise ValueError(message) from None
+    finally:
+        GlobalHydra.instance().hydra = outer  # another instance than before: Hydra replaces it
+
+
+def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    for override in overrides:
+        name = override.lstrip("+~").replace("/", ".").replace("=", ".").partition(".")[0]
+        if name in _WITHOUT_EFFECT:
+            raise MistakeError(f"{override} has no effect in a call from Python: remove it")
+    return [*as_options(given), *overrides]
+
+
+def _choices(
+    sampler: str | Sampler | None, num_steps: int | None, guidance: str | Guidance | None, scale: float | None
+) -> dict[str, Any]:
+    """How samples are drawn, by the names of the options."""
+    return {"sampler": sampler, "sampler.spacing.num_steps": num_steps, "guidance": guidance, "guidance.scale": scale}
