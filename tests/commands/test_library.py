@@ -76,6 +76,17 @@ def test_an_object_is_the_choice_of_its_values(model):
     assert model.module.sampler == HalfNoise(LogSNRSpacing(4, log_snr_min=-6), 0.25)
 
 
+def test_a_class_of_a_notebook_may_change(model, monkeypatch):
+    for eta in (0.25, 0.75):
+        own = dataclass(frozen=True)(type("Own", (DDIMSampler,), {"__annotations__": {"eta": float}, "eta": eta}))
+        own.__module__ = "__main__"
+        monkeypatch.setattr("__main__.Own", own, raising=False)
+        model.sample(1, sampler=own(EvenSpacing(2)))
+        assert type(model.module.sampler) is own
+    with pytest.raises(ValueError, match="put your class into a file"):
+        model.score(sampler=own(EvenSpacing(2)), metrics="quick", features="pixels", num_samples=4)
+
+
 def test_edits_are_those_of_the_command(lab, model):
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save("mask.png")
     for edit, options in (
