@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 Image = int | str | Path  # the number of a test image, or a file
 Label = int | str | Sequence[int | str]
 Format = Literal["tensor", "numpy", "pil", "grid"]
+_NOTEBOOK = "__main__."  # the place of classes that a notebook defines
 _WITHOUT_EFFECT = ("model_dir", "to", "format", "trajectory", "samples", "logger", "hydra")
 
 
@@ -210,6 +211,8 @@ class Model:
                     raise MistakeError(
                         "evaluation.at: one call computes one score; call it for each moment, as weights='at_1m'"
                     )
+                if _NOTEBOOK in str(one):
+                    raise MistakeError("a score is identified by its code: put your class into a file and import it")
                 model.to(self._device_of(cfg))
             run = score_once(model, data, one, directory, Path(cfg.outputs), cfg.rescore, quiet=True)
         content = run.read_metrics()
@@ -251,8 +254,8 @@ class Model:
         return cfg
 
     def _load(self, directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
-        """As `load_model`; the model of the last call, where nothing differs."""
-        if self._built != (saved, weights):
+        """As `load_model`; the model of the last call, where nothing differs. A class of a notebook may have changed since."""
+        if self._built != (saved, weights) or _NOTEBOOK in str(saved):
             self._built = None
             self.module = load_model(directory, saved, *weights)
             self._built = saved, weights

@@ -20,14 +20,15 @@ from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 
 ROOT = Path(__file__).parent.parent.parent
+TRAINED = ROOT / "tests" / "trained"
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
 GUIDED = ["sampler=ddim", "sampler.spacing.num_steps=3", "guidance=classifier_free", "guidance.scale=2.0", "label=3"]
 
 
 @pytest.fixture
-def model(lab, trained_model):
+def model(lab):
     """A conditional model, the newest of the working directory."""
-    shutil.copytree(trained_model("diffusion_conditional"), lab.folder / "outputs" / "models" / "small")
+    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "outputs" / "models" / "small")
     return load()
 
 
@@ -73,6 +74,17 @@ def test_an_object_is_the_choice_of_its_values(model):
     assert torch.equal(model.sample(3, 3, sampler=DDIMSampler(EvenSpacing(9)), num_steps=3, guidance=guidance), drawn)
     model.sample(1, sampler=HalfNoise(LogSNRSpacing(4, log_snr_min=-6)), overrides=["sampler.eta=0.25"])
     assert model.module.sampler == HalfNoise(LogSNRSpacing(4, log_snr_min=-6), 0.25)
+
+
+def test_a_class_of_a_notebook_may_change(model, monkeypatch):
+    for eta in (0.25, 0.75):
+        own = dataclass(frozen=True)(type("Own", (DDIMSampler,), {"__annotations__": {"eta": float}, "eta": eta}))
+        own.__module__ = "__main__"
+        monkeypatch.setattr("__main__.Own", own, raising=False)
+        model.sample(1, sampler=own(EvenSpacing(2)))
+        assert type(model.module.sampler) is own
+    with pytest.raises(ValueError, match="put your class into a file"):
+        model.score(sampler=own(EvenSpacing(2)), metrics="quick", features="pixels", num_samples=4)
 
 
 def test_edits_are_those_of_the_command(lab, model):
