@@ -12,14 +12,21 @@ The interval is Wilson's, with as many trials as give the variance that DeLong, 
 4nm/(n + m), since they estimate 0 where all samples are nearer than all held-out images. In simulations it covered at least 94 % of
 1,000 trials: equal distributions, a shift, and mixtures with 5, 50 and 98 % copies, n and m from 40 to 1,000. The score interval of
 Newcombe (2006) covered 87 % for the mixture of 50 % at n = 40, m = 1,000, and a logit interval 49 % for that of 98 %.
+
+The share of samples within a quantile q of the L(x_r) is uncertain because of the samples (Wilson) and because q is estimated: the
+level of an order statistic is Beta-distributed, which gives q an interval between two others (Woodruff 1952). Both are joined by
+their squares (MOVER: Zou & Donner 2008). In simulations (equal distributions, 1, 5 and 50 % copies, n and m from 360 to 10,000)
+it covered 92 % or more of 400 to 1,000 trials.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import beta
 from torch import Tensor
 
 from diffusion_lab.measures import interval_of_share
@@ -27,7 +34,7 @@ from diffusion_lab.measures import interval_of_share
 
 @dataclass(frozen=True)
 class Nearer:
-    """probability: Δ, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds to it."""
+    """probability: Δ, or the share within a quantile, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds."""
 
     probability: float
     low: float
@@ -53,10 +60,23 @@ def _below(values: Tensor, at: Tensor) -> Tensor:
     return sum(side.double() for side in sides) / (2 * len(values))
 
 
-def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Tensor:
-    """Which samples, bool (n,), are as near as the nearest `share` of held-out images.
+def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Nearer:
+    """The share of samples (n,) that are as near as the nearest `share` of held-out images (m,).
 
     On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.
     """
-    threshold = np.quantile(held_out.cpu().numpy(), share, method="weibull")
-    return samples <= float(threshold)
+    n, m = len(samples), len(held_out)
+    rank = max(1.0, share * (m + 1))
+    levels = beta.ppf((0.025, 0.975), rank, m + 1 - rank)  # between which the level of the estimated quantile is
+    quantiles = np.quantile(held_out.cpu().numpy(), (share, *levels), method="weibull").tolist()
+    hits, fewest, most = ((samples <= quantile).double() for quantile in quantiles)
+    found, least, largest = (float(within.mean()) for within in (hits, fewest, most))
+    low, high = interval_of_share(float(hits.sum()), n)
+    slope = (largest - least) / (levels[1] - levels[0])
+    return Nearer(
+        found,
+        found - math.hypot(found - low, found - least),
+        found + math.hypot(high - found, largest - found),
+        hits,
+        -slope * (held_out <= quantiles[0]).double(),
+    )

@@ -34,6 +34,7 @@ from diffusion_lab.evaluation.statistics import Moments
 from diffusion_lab.fingerprints import training_part
 from diffusion_lab.from_config.kinds import check_kinds
 
+from ..diffusion.oracles import GaussianData
 from ..diffusion.test_solvers import LINE, exact, global_error
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
@@ -118,6 +119,19 @@ def test_a_sampler_that_draws_no_noise_converges_at_the_order_that_it_declares(n
     if torch.equal(first, other):
         coarse, fine = (global_error(sampler, num_steps) for num_steps in (20, 40))
         assert math.log2(coarse / fine) == pytest.approx(sampler.order, abs=0.35)
+
+
+@pytest.mark.parametrize("std", [0.2, 0.4, 0.8])
+def test_fast_is_the_closest_in_ten_evaluations(std):
+    """With the exact score of Gaussian data: the error of the samples' variance."""
+    process, noise = GaussianDiffusion(CosineSchedule(1000)), SampleNoise(0, torch.arange(4000))
+    x_T, reverse = noise.initial((1,)).double(), exact(process, GaussianData(0.0, std))
+    errors = {}
+    for name in ("fast", "dpm_solver", "dpm_solver_sde", "ddim", "strided"):
+        sampler = instantiate(composed(f"sampler={name}", "sampler.spacing.num_steps=10").sampler)
+        spread = sampler(process, reverse, x_T, noise=noise).std() / x_T.std()
+        errors[name] = abs(float(spread / std) ** 2 - 1)
+    assert errors.pop("fast") < min(0.06, *errors.values())
 
 
 @pytest.mark.parametrize("name", choices("sampler/spacing"))

@@ -71,10 +71,30 @@ def test_copies_are_caught_and_samples_of_the_density_are_not():
     assert few.low > 0.5
     for copied, expected, tolerance in ((0.0, 0.01, 0.003), (0.1, 0.109, 0.01)):
         hits = [
-            within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).double().mean()
-            for i in range(20)
+            within_held_out_quantile(*Simulation(i).distances(500, 500, copied), 0.01).probability for i in range(20)
         ]
         assert float(sum(hits)) / 20 == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize(("n", "m"), [(360, 360), (2048, 1000)])
+@pytest.mark.parametrize("copied", [0.0, 0.01, 0.05, 0.5])
+def test_the_interval_of_copies_holds_their_share(n, m, copied):
+    """Distances uniform in [0, 1], and 0 of copies: a share of copied + (1 − copied)·1 % is within the 1 % quantile."""
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(400):
+        of_samples, of_held_out = torch.rand(n, generator=generator), torch.rand(m, generator=generator)
+        of_samples[torch.rand(n, generator=generator) < copied] = 0
+        found = within_held_out_quantile(of_samples, of_held_out, 0.01)
+        held += found.low <= copied + (1 - copied) * 0.01 <= found.high
+    assert held / 400 >= 0.92
+
+
+@pytest.mark.parametrize(("copied", "n", "m"), [(0.05, 2048, 360), (0.05, 1000, 1000), (0.01, 10_000, 10_000)])
+def test_planted_copies_are_found(copied, n, m):
+    """So many held-out images have digits, the default, and Fashion-MNIST: the interval of copies begins above 1 %."""
+    trials = [within_held_out_quantile(*Simulation(i).distances(n, m, copied), 0.01) for i in range(20)]
+    assert all(found.low > 0.01 for found in trials)
 
 
 def test_what_each_image_adds_averages_to_the_probability_and_ties_count_half():

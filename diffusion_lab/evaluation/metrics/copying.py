@@ -55,16 +55,19 @@ class Copying(Metric):
         searches = nearest_training_images(subject, size)
         for name, search in searches.items():
             own, others = search.of_samples.distances, search.of_held_out.distances
-            found, which = nearer(own, others), f"copying_{name}"
-            scores.record(which, found.probability)
-            scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
-            scores.spread(which, SAMPLES, found.of_samples)
-            scores.spread(which, REAL_IMAGES, found.of_held_out)
-            scores.share(f"copies_{name}", SAMPLES, within_held_out_quantile(own, others, _FEW))
+            copying, copies = f"copying_{name}", f"copies_{name}"
+            for which, found in (
+                (copying, nearer(own, others)),
+                (copies, within_held_out_quantile(own, others, _FEW)),
+            ):
+                scores.record(which, found.probability)
+                scores.values |= dict(zip(ends(which), (found.low, found.high), strict=True))
+                scores.spread(which, SAMPLES, found.of_samples)
+                scores.spread(which, REAL_IMAGES, found.of_held_out)
             against = f"{len(own)} samples and {len(others)} {split} images to {data.num_trained_on} training images"
-            scores.details[which] = f"P(a sample is nearer to a training image than a {split} image is); {against}"
-            scores.details[f"copies_{name}"] = (
-                f"as near to a training image as the nearest {_FEW:.0%} of {split} images"
+            scores.details[copying] = f"P(a sample is nearer to a training image than a {split} image is); {against}"
+            scores.details[copies] = (
+                f"as near to a training image as the nearest {_FEW:.0%} of {split} images; {_FEW} where nothing is copied"
             )
         scores.protocol["copying"] = {
             "split": split,
