@@ -20,15 +20,14 @@ from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 
 ROOT = Path(__file__).parent.parent.parent
-TRAINED = ROOT / "tests" / "trained"
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
 GUIDED = ["sampler=ddim", "sampler.spacing.num_steps=3", "guidance=classifier_free", "guidance.scale=2.0", "label=3"]
 
 
 @pytest.fixture
-def model(lab):
+def model(lab, trained_model):
     """A conditional model, the newest of the working directory."""
-    shutil.copytree(TRAINED / "diffusion_conditional", lab.folder / "outputs" / "models" / "small")
+    shutil.copytree(trained_model("diffusion_conditional"), lab.folder / "outputs" / "models" / "small")
     return load()
 
 
