@@ -225,6 +225,7 @@ COUNTED = {
     "from_config.trained from_config.power_averages evaluation.drawing": AFTER,
     "evaluation.score evaluation.trained evaluation.frechet": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample files runs report.page": "",
+    "evaluation.metrics evaluation.metrics.copying evaluation.metrics.patches": "",
     "callbacks.tracking callbacks.monitor callbacks.progress callbacks.sample_grid callbacks.saving lock": "",
 }
 
