@@ -160,18 +160,19 @@ class Code:
             return None
         folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
         path = Path(spec.origin) if spec.origin and spec.has_location else None
-        if not (path or folders) or (not is_lab(name) and any(map(_is_installed, folders or [path]))):
+        if not (path or folders):
             return None
-        return Module(name, path, folders)
+        installed = not is_lab(name) and any(_is_installed(Path(file)) for file in folders or [str(path)])
+        return None if installed else Module(name, path, folders)
 
 
 def is_lab(name: str) -> bool:
     return name.partition(".")[0] == LAB
 
 
-def _is_installed(path: str | Path) -> bool:
+def _is_installed(path: Path) -> bool:
     """Whether a file or a folder belongs to Python or to an installed package."""
-    above = {Path(path), *Path(path).parents}
+    above = {path, *path.parents}
     return bool(above & _INSTALLED) or any(part.name in ("site-packages", "dist-packages") for part in above)
 
 
@@ -191,8 +192,10 @@ def _running(tree: ast.Module) -> Iterator[ast.AST]:
     while queue:
         node = queue.pop()
         yield node
-        typing = isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING"
-        queue += node.orelse if typing else ast.iter_child_nodes(node)
+        if isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
+            queue += node.orelse
+        else:
+            queue += ast.iter_child_nodes(node)
 
 
 def _canonical(node: Any) -> str:
