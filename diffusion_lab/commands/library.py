@@ -84,7 +84,8 @@ class Model:
         accelerator: str | None = None,
     ) -> None:
         own = None if config_dir is None else [f"file://{Path(config_dir).absolute()}"]
-        self._options, self._built = as_options({"outputs": outputs, "accelerator": accelerator}), None
+        self._options = as_options({"outputs": outputs, "accelerator": accelerator})
+        self._built: tuple[DictConfig, tuple[str, ...]] | None = None
         with _call_of("sample"):
             self._directory = model_dir_of([*as_options({"model_dir": model_dir}), *self._options])
             self._options += as_options({"model_dir": self.path, "hydra.searchpath": own})
@@ -122,7 +123,7 @@ class Model:
         "numpy", uint8 (B, H, W, C), uint16 beyond 256 levels; "pil", a list of images; "grid", one image of all.
         """
         given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
-        return self._draw(format, given | _choices(sampler, num_steps, guidance, scale), overrides, x_T)
+        return self._draw(format, _choices(sampler, num_steps, guidance, scale) | given, overrides, x_T)
 
     def edit(
         self,
@@ -148,11 +149,11 @@ class Model:
         """
         if not (inpaint or denoise or interpolate):
             raise ValueError("edit: give inpaint=(image, mask), denoise=(image, t) or interpolate=(first, last)")
-        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
+        given = _choices(sampler, num_steps, guidance, scale) | {"interpolate.images": interpolate}
+        given |= {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
         given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (), strict=False))
         given |= dict(zip(("denoise.image", "denoise.t"), denoise or (), strict=False))
-        given |= {"interpolate.images": interpolate}
-        return self._draw(format, given | _choices(sampler, num_steps, guidance, scale), overrides)
+        return self._draw(format, given, overrides)
 
     def trajectory(
         self,
@@ -169,8 +170,8 @@ class Model:
         overrides: Sequence[str] = (),
     ) -> Iterator[Tensor]:
         """x_T, …, x_0 of samples 0 … num_images − 1: float32 (B, C, H, W) each, on the CPU."""
-        given = {"num_images": num_images, "label": label, "weights": weights, "seed": seed, "trajectory": True}
-        given |= _choices(sampler, num_steps, guidance, scale)
+        given = _choices(sampler, num_steps, guidance, scale) | {"trajectory": True}
+        given |= {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
         with self.drawing(given, overrides, x_T) as (drawing, _, indices, y):
             drawing.check_trajectory("trajectory")
             return iter([x.cpu() for x in drawing.trajectory(indices, y)])
@@ -197,9 +198,9 @@ class Model:
         """
         root, data = (data, None) if isinstance(data, str | Path) else (None, data)
         of_score = {"num_samples": num_samples, "weights": weights, "seed": seed}
-        given = {"metrics": metrics, "features": features, "data.root": root}
+        given = _choices(sampler, num_steps, guidance, scale)
+        given |= {"metrics": metrics, "features": features, "data.root": root}
         given |= {f"evaluation.{name}": value for name, value in of_score.items()}
-        given |= _choices(sampler, num_steps, guidance, scale)
         with _call_of("evaluate"):
             # A model that was trained to be scored at several moments is scored at its end, unless the caller says otherwise.
             cfg = self.config("evaluate", ["evaluation.at=null", *_options(given, overrides)])
@@ -224,7 +225,8 @@ class Model:
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, overrides, x_T) as (drawing, edit, indices, y):
-            x, levels = drawing.draw(edit, indices, y, progress_bar=False), drawing.model.num_levels
+            x: Any = drawing.draw(edit, indices, y, progress_bar=False)
+            levels = drawing.model.num_levels
             if format == "tensor":
                 return x
             if format == "grid":

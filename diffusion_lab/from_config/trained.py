@@ -205,6 +205,7 @@ def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModu
     """
     _check_data_named(saved)
     data = build_training_data(saved) if given is None else given
+    data.prepare()
     if data.training_identity != saved.facts.get("identity"):
         if given is not None:
             raise MistakeError(
