@@ -106,6 +106,10 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno and error.filename in (None, str(staged), str(path.with_name(written.FILE))):
             error.filename = str(path)  # a full disk does not say which file it was
+            if isinstance(error, FileNotFoundError):
+                raise PlaceError(
+                    f"{path.parent} was removed or replaced while {path.name} was written there"
+                ) from error
         raise
     finally:
         if staged is not None:

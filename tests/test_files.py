@@ -55,6 +55,11 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, st
     assert in_folder(tmp_path) == ["file"]
 
 
+def test_a_folder_that_is_removed_meanwhile_is_one_sentence(tmp_path):
+    with pytest.raises(PlaceError, match="a was removed or replaced while file"), whole_file(tmp_path / "a" / "file"):
+        shutil.rmtree(tmp_path / "a")
+
+
 def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order = []
     fsync, replace = os.fsync, os.replace

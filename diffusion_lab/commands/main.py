@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from contextlib import nullcontext
+from io import TextIOWrapper
 from pathlib import Path
 
 from diffusion_lab.callbacks.interruption import Interrupted, ending
@@ -82,7 +83,8 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - as long as the process
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _nobody_reads() -> bool:

@@ -6,13 +6,14 @@ reason. So the models that guide others count too, whatever option names them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
 
-from diffusion_lab.foreign import RunError, inside, read_bytes
+from diffusion_lab.foreign import RunError, inside, read_bytes, read_json
 from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
@@ -214,8 +215,14 @@ def _is_unused_now(name: str, outputs: Path) -> bool:
 
 
 def _sweep_texts(outputs: Path) -> list[str]:
-    """What each sweep wrote down of itself."""
-    return [_text(sweep.sweep, sweep.sweep.stat().st_mtime_ns) for sweep in sweeps_in(outputs)]
+    """What each sweep wrote down of itself. RunError for a damaged one."""
+    return [_json(sweep.sweep, sweep.sweep.stat().st_mtime_ns) for sweep in sweeps_in(outputs)]
+
+
+@cache
+def _json(file: Path, changed: int) -> str:
+    """As `_text`, of JSON, with names as they are."""
+    return json.dumps(read_json(file), ensure_ascii=False)
 
 
 @cache

@@ -43,6 +43,16 @@ def pruned(lab, *options: str) -> str:
     return out
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:20], lambda text: text.replace("digits", "\\u0064igits")])
+def test_a_damaged_sweep_keeps_what_it_names(lab, old_model, damage):
+    swept(old_model())
+    file = sweep_directory(OUTPUTS, "mine").sweep
+    file.write_text(damage(file.read_text()))
+    before = files(lab.folder)
+    lab("prune", "remove=true")
+    assert files(lab.folder) == before
+
+
 def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab, old_model):
     lab.given("train", *TINY, *STRIDED)
     mine = files(lab.folder)
