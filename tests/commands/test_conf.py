@@ -122,7 +122,7 @@ def test_a_sampler_that_draws_no_noise_converges_at_the_order_that_it_declares(n
 
 
 @pytest.mark.parametrize("std", [0.2, 0.4, 0.8])
-def test_fast_is_the_closest_in_ten_evaluations(std):
+def test_fast_is_closer_than_others_in_ten_steps(std):
     """With the exact score of Gaussian data: the error of the samples' variance."""
     process, noise = GaussianDiffusion(CosineSchedule(1000)), SampleNoise(0, torch.arange(4000))
     x_T, reverse = noise.initial((1,)).double(), exact(process, GaussianData(0.0, std))
@@ -131,7 +131,7 @@ def test_fast_is_the_closest_in_ten_evaluations(std):
         sampler = instantiate(composed(f"sampler={name}", "sampler.spacing.num_steps=10").sampler)
         spread = sampler(process, reverse, x_T, noise=noise).std() / x_T.std()
         errors[name] = abs(float(spread / std) ** 2 - 1)
-    assert errors.pop("fast") < min(0.06, *errors.values())
+    assert errors.pop("fast") < min(0.1, *errors.values())
 
 
 @pytest.mark.parametrize("name", choices("sampler/spacing"))
