@@ -4,6 +4,18 @@
 
 After one such step the two parts do not fit, because x^u was drawn without x^k. So the step is undone, x_t ~
 q(x_t|x_s), and repeated, until they fit (RePaint: Lugmayr et al. 2022, algorithm 1, with jumps of one step).
+
+The fillings are not distributed as p(hole|known). Of two pixels, an equal mixture of N((m, m), s²) and N((−m, −m), s²), one is
+known so that the other belongs to the first mode with probability 0.886. With the exact score and 25 steps of DPM-Solver++ with
+noise, the share of fillings above 0 after 1, 10, 30 and 100 repeats is
+
+    m = 0.5, s = 0.4    exact 0.80    0.64  0.81  0.85  0.87
+    m = 0.5, s = 0.3    exact 0.85    0.63  0.84  0.87  0.92
+    m = 0.5, s = 0.2    exact 0.88    0.60  0.74  0.77  0.90
+    m = 0.8, s = 0.2    exact 0.89    0.53  0.60  0.64  0.69
+
+Far modes need many repeats; with near ones, many give the likelier mode too often. Thirty repeats take three times the evaluations
+of ten and change the mean error from 0.11 to 0.10, a hundred to 0.09: ten are the default.
 """
 
 from collections.abc import Callable
@@ -33,7 +45,8 @@ def inpaint(
 ) -> Images:
     """Images that are x_0 (B, …), exactly, where `known` (broadcasting against x_0), and drawn by the model elsewhere.
 
-    repeats: how often each step is taken; 1 never goes back. With nothing known and repeats = 1 it is the sampler itself.
+    repeats: how often each step is taken; 1 never goes back. Evaluations grow in proportion. The fillings are an
+    approximation, as the module says. With nothing known and repeats = 1 it is the sampler itself.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} must be at least 1")

@@ -75,8 +75,8 @@ def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) ->
     slope = (largest - least) / (levels[1] - levels[0])
     return Nearer(
         found,
-        found - math.hypot(found - low, found - least),
-        found + math.hypot(high - found, largest - found),
+        max(0.0, found - math.hypot(found - low, found - least)),
+        min(1.0, found + math.hypot(high - found, largest - found)),
         hits,
         -slope * (held_out <= quantiles[0]).double(),
     )

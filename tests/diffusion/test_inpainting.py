@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from diffusion_lab.diffusion import (
     EvenSpacing,
     FixedSmall,
     GaussianDiffusion,
+    LogSNRSpacing,
     PredictNoise,
     ReverseProcess,
     SampleNoise,
@@ -64,6 +67,29 @@ def test_going_back_makes_both_parts_fit():
     assert errors[1] < 0.06
     assert errors[1] < errors[0] / 2
     assert float(hole.std()) == pytest.approx(STD * (1 - RHO**2) ** 0.5, rel=0.3)
+
+
+def test_far_modes_need_more_than_ten_repeats():
+    """Two pixels of N((½, ½), s²) or N((−½, −½), s²): how often the hole is in the mode that its neighbour indicates."""
+    means, std, left = torch.tensor([0.5, -0.5]).double(), 0.2, 0.082
+
+    def denoise(x_t, timesteps, y):
+        alpha_bar = PROCESS.alpha_bar(timesteps + 1)[:, None]
+        signal, variance = alpha_bar.sqrt(), alpha_bar * std**2 + 1 - alpha_bar
+        mode = (x_t.sum(1, keepdim=True) * signal * means / variance).softmax(1) @ means
+        x_0 = mode[:, None] + signal * std**2 / variance * (x_t - signal * mode[:, None])
+        return (x_t - signal * x_0) / (1 - alpha_bar).sqrt()
+
+    model = ReverseProcess(denoise, PredictNoise(), FixedSmall(), clip_x_0=False)
+    x_0 = torch.tensor([[left, 0.0]]).double().expand(len(INDICES), 2)
+    sampler = DPMSolverSampler(LogSNRSpacing(25), stochastic=True)
+    once, default = (
+        inpaint(sampler, PROCESS, model, x_0, torch.tensor([[True, False]]), SampleNoise(2, INDICES), repeats=repeats)
+        for repeats in (1, 10)
+    )
+    share = 1 / (1 + math.exp(-2 * 0.5 * left / std**2))
+    above = [float((x[:, 1] > 0).double().mean()) for x in (once, default)]
+    assert above[0] + 0.05 < above[1] < share
 
 
 def test_a_filling_depends_on_its_index_and_not_on_its_batch():
