@@ -46,6 +46,8 @@ def test_markdown_is_a_table_with_its_notes(sweep):
     assert len({line.replace(r"\|", "").count("|") for line in rows}) == 1
     assert rows[-1].startswith("| real images |")
     assert any("bound of a strided chain" in line for line in lines if line.startswith("- "))
+    (distance,) = [measure for measure in build_table(read_sweep(sweep)).groups[0].measures if measure.floor_of]
+    assert any(distance.meaning in line for line in lines if line.startswith("- ")), "by which features it is"
 
 
 @pytest.mark.parametrize("axes", [{"seed": ["1", "2", "3"]}, {"seed": ["1"]}], ids=["seeds", "one cell"])
