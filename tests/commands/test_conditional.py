@@ -109,27 +109,6 @@ def test_weights_of_a_model_with_other_labels_are_refused_with_the_fix(lab):
     )
 
 
-def test_an_older_model_on_clusters_was_called_conditional(lab):
-    lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
-    model = newest_model(lab.folder / "outputs")
-    config, training = yaml.safe_load(model.config.read_text()), model.read_training()
-    model.config.write_text(yaml.safe_dump({**config, "conditional": True}))
-    del training["cluster_shares"]
-    model.training.write_text(json.dumps(training))
-    for command in (("evaluate",), ("sample", "num_images=5", "format=npz")):
-        code, _, err = lab(*command)
-        assert code == 0, err
-    with np.load(lab.folder / "samples" / "samples.npz") as archive:
-        assert archive["clusters"].tolist() == [0, 1, 2, 3, 0]  # it does not know their shares
-    (run,) = runs_of(lab)
-    assert "and its cluster" in run["protocol"]["bound"]["kind"]
-
-    model.training.write_text(json.dumps({**training, "cluster_shares": [0.5, 0.5]}))
-    code, _, err = lab("sample")
-    assert code == 1
-    assert "has 2 cluster_shares, but the model has 4 clusters" in err
-
-
 def test_clusters_stand_in_for_labels(lab):
     clusters = [*TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4"]
     lab.given("train", *CONDITIONAL)
