@@ -164,4 +164,4 @@ def _kind(file: Path) -> str:
 
 
 def _step(directory: ModelDirectory, file: Path) -> int:
-    return int(read_training_progress(directory, file.stem)["step"])
+    return int(read_training_progress(directory, file.stem, ["step"])["step"])

@@ -17,7 +17,6 @@ from diffusion_lab.runs.contents import snapshot_name
 
 END = "end"  # the finished model
 _AUTO = "auto"
-_PROGRESS = ("step", "seconds", "images")
 _LARGEST = 2**63
 
 
@@ -66,8 +65,10 @@ def requested_weights(at: Sequence[Any] | None) -> list[str]:
     return names
 
 
-def read_training_progress(directory: ModelDirectory, weights: str) -> dict[str, float]:
-    """What training had taken when these weights of an earlier moment were written: "step", "seconds" and "images".
+def read_training_progress(
+    directory: ModelDirectory, weights: str, facts: Sequence[str] = ("step", "seconds", "images")
+) -> dict[str, float]:
+    """What training had taken when these weights of an earlier moment were written. Kept averages state "step" only.
 
     RunError if the file is broken or says something else.
     """
@@ -75,7 +76,7 @@ def read_training_progress(directory: ModelDirectory, weights: str) -> dict[str,
     try:
         with safe_open(file, "np") as content:
             metadata = content.metadata() or {}
-        found = {name: float(metadata.get(name, "nan")) for name in _PROGRESS}
+        found = {name: float(metadata.get(name, "nan")) for name in facts}
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None
     if not all(0 <= number < _LARGEST for number in found.values()):
