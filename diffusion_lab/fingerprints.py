@@ -53,7 +53,7 @@ TRAINING_EXCLUDED = frozenset((
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
-    "slurm", "compile", "workers", "data.num_workers",
+    "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
@@ -65,14 +65,17 @@ _ONLY_AFTER_TRAINING = frozenset((
     "diffusion.solvers", "diffusion.spacings", "diffusion.starts", "diffusion.step_costs",
     "models.bound", "models.drawn", "models.measured",
 ))
-_SCORES = _TRAINS | {"evaluation"}
+_SCORES = _TRAINS | {"evaluation", "measures"}
 
 
 def _lab(*modules: str) -> frozenset[str]:
     return frozenset(f"{LAB}.{module}" for module in modules)
 
 
-_LOADED = _lab("callbacks.profiles", "from_config.power_averages", "from_config.trained")  # the weights that are scored
+# The weights that are scored, and what is measured for them before they draw.
+_LOADED = _lab(
+    "callbacks.profiles", "from_config.heads", "from_config.measured", "from_config.power_averages", "from_config.trained"
+)
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "callbacks.ema", "callbacks.finite", "callbacks.power_averages", "callbacks.profiles", "callbacks.snapshots",
     "callbacks.taking_back", "commands.fit", "commands.train", "from_config.build", "from_config.started", "from_config.trainer",

@@ -1,4 +1,4 @@
-"""The weights of earlier moments of a training: what the model was, not how far it is."""
+"""Weights kept during training, for evaluation; training cannot resume from them."""
 
 from __future__ import annotations
 

@@ -69,8 +69,6 @@ def run(command: str, options: list[str]) -> int:
         modules = typed_modules(options)
         # Hydra's parser takes no options on both sides of a flag.
         options = sorted(options, key=lambda option: option not in ("-m", "--multirun"))
-        # Options of a Slurm cluster once stood in a group of their own.
-        options = [re.sub(r"^(\+{0,2})slurm\.", r"\1hydra.launcher.", option) for option in options]
         with own_configs(options), importing(modules):
             _start(command, module.completed(options), task)
     except Interrupted as stop:

@@ -61,7 +61,7 @@ class DynamicThreshold(Clipping):
 
 
 def as_clipping(choice: bool | Clipping) -> Clipping:
-    """True is Clamp, False is NoClipping, and a strategy is itself. ValueError for anything else."""
+    """True is Clamp, False is NoClipping, a Clipping is returned as it is. ValueError for anything else."""
     if not isinstance(choice, bool | Clipping):
         raise ValueError(f"clip_x_0={choice} must be true, false or a Clipping")
     return Clamp() if choice is True else NoClipping() if choice is False else choice

@@ -1,4 +1,6 @@
-"""What belongs in the hole? Each step keeps the known part on the forward chain and lets the model continue the rest.
+"""Inpainting: draw the unknown part of an image, given the known part.
+
+Each step keeps the known part on the forward chain and lets the model continue the rest.
 
     x_s = known·x^k_s + (1 − known)·x^u_s,   x^k ~ q(x_s|x_0),  x^u ~ p_θ(x_s|x_t)
 
@@ -15,7 +17,7 @@ noise, the share of fillings above 0 after 1, 10, 30 and 100 repeats is
     m = 0.8, s = 0.2    exact 0.89    0.53  0.60  0.64  0.69
 
 Far modes need many repeats; with near ones, many give the likelier mode too often. Thirty repeats take three times the evaluations
-of ten and change the mean error from 0.11 to 0.10, a hundred to 0.09: ten are the default.
+of ten and hardly reduce the mean error, a hundred reduce it by a sixth: ten are the default.
 """
 
 from collections.abc import Callable

@@ -24,7 +24,7 @@ class Features(nn.Module, ABC):
     name: str
     identity: str
     dim: int
-    kind = "features of images"  # what they are, and whether they were trained with labels, in words
+    kind = "features whose training is not stated"  # what they are, and whether they were trained with labels, in words
     moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
 
     @property

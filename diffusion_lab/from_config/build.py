@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from diffusion_lab.runs import ModelDirectory
 
 CODE = Code()  # of this process
+_SHIPPED_WEIGHTS = Path(__file__).parents[1] / "evaluation" / "weights"
 _VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
 _MAY_HOLD_SECRETS = {"logger", "callbacks"}  # no file is read again for what these hold
 
@@ -239,21 +240,19 @@ def sampling_identity(
     read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # where it is held again
     parts = {key: part for key, part in read.items() if key not in unread}
     parts["features"] = parts["features"][features]
-    names = named_in(
-        [part for group, part in parts.items() if group != "metrics"]
-    )  # what is measured decides no sample
+    names = named_in({**parts, "metrics": None})  # what is measured decides no sample
     return f"{model_fingerprint} {CODE.digest(names, DRAWING)} {canonical_json(parts.get('guidance'))}"
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of features, with each file of a user's own weights replaced by its digest."""
+    """The options of features, with the digest of their weights: of the user's file, or of the shipped file of this name."""
     found = dict(features)
     for name, options in found.items():
-        weights = options.get("weights") if isinstance(options, Mapping) else None
-        if weights is not None and Path(weights).is_file():
-            with open(weights, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name] = {**options, "weights": digest}
+        if isinstance(options, Mapping):
+            weights = options.get("weights") or _SHIPPED_WEIGHTS / f"{options.get('name')}.safetensors"
+            if Path(weights).is_file():
+                with open(weights, "rb") as file:
+                    found[name] = {**options, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
     return found
 
 

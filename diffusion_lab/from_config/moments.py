@@ -68,7 +68,7 @@ def requested_weights(at: Sequence[Any] | None) -> list[str]:
 def read_training_progress(
     directory: ModelDirectory, weights: str, facts: Sequence[str] = ("step", "seconds", "images")
 ) -> dict[str, float]:
-    """What training had taken when these weights of an earlier moment were written. Kept averages state "step" only.
+    """What training had taken when these weights of an earlier moment were written. Files of kept averages record only the step.
 
     RunError if the file is broken or says something else.
     """

@@ -75,7 +75,7 @@ def queue_states(folder: Path) -> dict[str, str]:
 
 
 def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
-    """Tell those of `jobs` that wait or run to end, which save first; their names. RunError if Slurm does not do it."""
+    """Signal pending and running jobs to save and exit; return their names. RunError if Slurm does not do it."""
     here = {name: process for name, (process, _) in running_here(folder).items() if name in jobs}
     for process in here.values():
         with suppress(ProcessLookupError):

@@ -30,7 +30,7 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         "hydra.launcher.partition=gpu",
         "hydra.launcher.account=me",
         "hydra.launcher.time=90",
-        "slurm.qos=high",  # as it was once spelt
+        "hydra.launcher.qos=high",
         "hydra.launcher.constraint=a100",
         "hydra.launcher.python=apptainer exec lab.sif python",
         "hydra.launcher.array_parallelism=2",

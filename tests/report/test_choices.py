@@ -64,7 +64,7 @@ def test_the_variance_of_a_run_is_the_one_that_scored(tmp_path):
 
 
 def test_a_class_that_several_choices_build_keeps_its_name_where_nothing_tells_which(tmp_path):
-    # sampler=strided is sampler=ddpm with another spacing, as sampler=few is of sampler=fast
+    # sampler=strided is sampler=ddpm with another spacing, as sampler=few is of sampler=dpm_solver_sde
     ancestral = {"sampler": {"_target_": "diffusion_lab.diffusion.AncestralSampler"}}
     ddim = {"sampler": {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
     few = {"sampler": {"_target_": "diffusion_lab.diffusion.DPMSolverSampler", "order": 2, "stochastic": True}}
