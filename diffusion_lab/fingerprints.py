@@ -82,7 +82,8 @@ TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("callbacks.ema", "from_config.build", "evaluation.score", "evaluation.trained"))
 GIVEN = Scope(_SCORES, roots=_lab("from_config.build", "evaluation.score", "evaluation.given"))  # images that no model draws
-DRAWING = Scope(_SCORES, roots=_LOADED | _lab("evaluation.cached_samples"))  # the samples of a score
+# The samples of a score: `evaluation.trained`, of which `measuring` imports one function, leads to all that scores.
+DRAWING = Scope(_SCORES, frozenset(("evaluation.trained",)), _LOADED | _lab("evaluation.cached_samples"))
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("evaluation.measuring"))  # the statistics of a network
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
