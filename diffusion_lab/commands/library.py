@@ -147,12 +147,13 @@ class Model:
         One of: inpaint, an image and a file that is white where the model paints; denoise, an image and the step t up to which
         noise is added first; interpolate, the first and the last image.
         """
-        if not (inpaint or denoise or interpolate):
+        pairs = [pair for pair in (inpaint, denoise, interpolate) if pair is not None]
+        if not pairs or any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
             raise ValueError("edit: give inpaint=(image, mask), denoise=(image, t) or interpolate=(first, last)")
         given = _choices(sampler, num_steps, guidance, scale) | {"interpolate.images": interpolate}
         given |= {"num_images": num_images, "label": label, "weights": weights, "seed": seed}
-        given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (), strict=False))
-        given |= dict(zip(("denoise.image", "denoise.t"), denoise or (), strict=False))
+        given |= dict(zip(("inpaint.image", "inpaint.mask"), inpaint or (None, None), strict=True))
+        given |= dict(zip(("denoise.image", "denoise.t"), denoise or (None, None), strict=True))
         return self._draw(format, given, overrides)
 
     def trajectory(
@@ -225,14 +226,16 @@ class Model:
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")
         with self.drawing(given, overrides, x_T) as (drawing, edit, indices, y):
+            levels, shape = drawing.model.num_levels, drawing.model.shape
+            if format in ("numpy", "pil") and len(shape) != 3:
+                raise MistakeError(f"format={format}: the samples are points, not images; use tensor or grid")
+            if format == "pil":
+                pictures.check_images(shape[0], levels)
             x: Any = drawing.draw(edit, indices, y, progress_bar=False)
-            levels = drawing.model.num_levels
             if format == "tensor":
                 return x
             if format == "grid":
                 return pictures.picture(drawing.in_grid(x, edit), levels, drawing.columns(y))
-            if x.ndim != 4:
-                raise ValueError(f"format={format}: the samples are points, not images; use tensor or grid")
             return pictures.pixels(x, levels) if format == "numpy" else pictures.images(x, levels)
 
     @contextmanager
@@ -249,7 +252,7 @@ class Model:
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
         options = with_trained_choices([*self._options, *options], GROUPS if command == "sample" else SCORING_GROUPS)
-        with own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+        with _own_hydra(), own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(command, options)
         check_kinds(cfg, command)
         name_folders(cfg)
@@ -281,24 +284,31 @@ load = Model
 
 @contextmanager
 def _call_of(command: str) -> Iterator[None]:
-    """Around a call of a command: a mistake is a ValueError with the sentence that the command prints.
+    """Around a call of a command: a mistake is a ValueError with the sentence that the command prints."""
+    with _own_hydra():
+        try:
+            yield
+        except Exception as error:
+            message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+            if message is None:
+                raise
+            raise ValueError(message) from None
 
-    Configs may be composed also where the caller is a program of Hydra's, whose state is back afterwards.
-    """
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """In the block configs may be composed, also where the caller is a program of Hydra's, whose state is back afterwards."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         yield
-    except Exception as error:
-        message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
-        if message is None:
-            raise
-        raise ValueError(message) from None
     finally:
         GlobalHydra.instance().hydra = outer  # another instance than before: Hydra replaces it
 
 
 def _options(given: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    if isinstance(overrides, str):
+        raise MistakeError(f"overrides={overrides!r} is not a list: give [{overrides!r}]")
     for override in overrides:
         name = override.lstrip("+~").replace("/", ".").replace("=", ".").partition(".")[0]
         if name in _WITHOUT_EFFECT:

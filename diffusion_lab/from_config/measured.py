@@ -41,6 +41,7 @@ def use_measured(
     from diffusion_lab.diffusion import NetworkStatistics
     from diffusion_lab.evaluation.data_moments import data_moments
     from diffusion_lab.evaluation.measuring import measure_once
+    from diffusion_lab.evaluation.settings import check_at_least
 
     if model.needs_data_moments:
         model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
@@ -54,6 +55,7 @@ def use_measured(
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
     num_images = cfg.evaluation.statistics_images
+    check_at_least(1, "evaluation.statistics_images", num_images)
     rest = (data(), num_images, weights, cache, identity, about, progress)
     found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
     if variance is not None:

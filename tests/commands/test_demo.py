@@ -71,7 +71,7 @@ def test_without_a_model_or_a_free_port_it_says_so_in_one_sentence(lab, trained_
     assert "there is no trained model in outputs/models" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, err = lab("demo", f"model_dir={trained_model('gan')}", f"port={port}", "open=false")
+        code, _, err = lab("demo", f"model_dir={trained_model('diffusion_conditional')}", f"port={port}", "open=false")
     assert code == 1
     assert f"port={port} on 127.0.0.1: " in err
 

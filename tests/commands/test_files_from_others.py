@@ -73,6 +73,11 @@ def measured_with(**options: object):
     return config("evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation", **options})
 
 
+def measured_on_no_image(folder: Path):
+    edit(folder, "measured_variance", {"_target_": "diffusion_lab.diffusion.Analytic", "_partial_": True})
+    edit(folder, "evaluation.statistics_images", 0)
+
+
 def target(name: str, **arguments: object):
     return config("sampler", {"_target_": name, **arguments})
 
@@ -358,6 +363,7 @@ SAMPLE = {
         config("schedule.num_timesteps", 10**12),
         "model.schedule.num_timesteps=1000000000000 is too large",
     ),
+    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
     "steps of a sampler without end": (
         config("sampler.spacing.num_steps", 10**8),
         "spacing.num_steps=100000000 is too",

@@ -18,6 +18,7 @@ from PIL import Image
 from diffusion_lab import load
 from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
+from diffusion_lab.from_config.drawing import Drawing
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)
@@ -99,6 +100,8 @@ def test_edits_are_those_of_the_command(lab, model):
             assert np.array_equal(model.edit(2, 3, **edit, num_steps=2, format="grid"), grid)
     with pytest.raises(ValueError, match="give inpaint="):
         model.edit(2)
+    with pytest.raises(ValueError, match="give inpaint="):
+        model.edit(2, inpaint=(5, "mask.png", 30))
     with pytest.raises(ValueError, match="give only one"):
         model.edit(2, denoise=(5, 12), interpolate=(5, 8))
 
@@ -179,6 +182,7 @@ def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model,
         ({"overrides": ["to=folder"]}, "to=folder has no effect in a call from Python"),
         ({"overrides": ["hydra/launcher=local"]}, "hydra/launcher=local has no effect"),
         ({"overrides": ["devices=2"]}, "one device"),
+        ({"overrides": "sampler=ddim"}, "overrides='sampler=ddim' is not a list: give ['sampler=ddim']"),
         ({"guidance": ClassifierGuidance(len, 3)}, "guidance: no option can hold a builtin_function_or_method"),
         ({"sampler": {1}}, "sampler: no option can hold a set"),
         ({"format": "jpeg"}, "format=jpeg: choose one of tensor, numpy, pil, grid"),
@@ -188,6 +192,22 @@ def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model,
 def test_what_would_have_no_effect_is_refused(model, arguments, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         model.sample(1, **arguments)
+
+
+def test_points_are_no_images_and_none_is_drawn(trained_model, monkeypatch):
+    points = load(trained_model("diffusion_points"))
+    monkeypatch.setattr(Drawing, "draw", None)
+    for format in ("numpy", "pil"):
+        with pytest.raises(ValueError, match=f"format={format}: the samples are points"):
+            points.sample(2, format=format)
+
+
+def test_no_tracker_logs_a_score_from_python(lab, model):
+    settings = lab.folder / "conf" / "local" / "default.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("defaults:\n  - override /logger: tensorboard\n")
+    options = {"sampler": "ddim", "num_steps": 2, "num_samples": 4, "metrics": "quick", "features": "pixels"}
+    assert not [*model.score(**options).path.rglob("*tfevents*")]
 
 
 def test_what_is_no_model_is_refused(tmp_path):
