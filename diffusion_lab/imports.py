@@ -199,9 +199,10 @@ def _running(tree: ast.Module) -> Iterator[ast.AST]:
     while stack:
         node = stack.pop()
         yield node
-        test = node.test if isinstance(node, ast.If) else None
-        is_for_types = getattr(test, "attr", getattr(test, "id", None)) == "TYPE_CHECKING"
-        stack += reversed(node.orelse if is_for_types else list(ast.iter_child_nodes(node)))
+        if isinstance(node, ast.If) and getattr(node.test, "attr", getattr(node.test, "id", None)) == "TYPE_CHECKING":
+            stack += reversed(node.orelse)
+        else:
+            stack += reversed(list(ast.iter_child_nodes(node)))
 
 
 def _canonical(tree: ast.AST) -> str:
