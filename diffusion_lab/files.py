@@ -91,6 +91,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     try:
         make_folders(path.parent)
         check_guards(path)
+        _shorten(path.parent)
         staged = written.stage(path)
         with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
             written.claim(file)
@@ -121,7 +122,6 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    _shorten(path.parent)
 
 
 def extend(path: Path, content: bytes, more: bytes) -> None:
@@ -132,10 +132,10 @@ def extend(path: Path, content: bytes, more: bytes) -> None:
     if path.stat().st_nlink > 1:  # the other name is the user's, such as a backup by `cp -al`
         write_whole(path, whole)
         return
+    _shorten(path.parent)
     written.append(path, len(whole), hashlib.sha256(whole).hexdigest())
     with path.open("ab") as file:
         file.write(more)
-    _shorten(path.parent)
 
 
 def move(source: Path, target: Path, replace: bool = False) -> None:
@@ -147,6 +147,7 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
     check_guards(target)
     if not replace:
         _make_room(target)
+    _shorten(target.parent)
     written.carry(source, target)
     os.replace(source, target)
 
@@ -243,8 +244,8 @@ def remove_written(folder: Path) -> None:
 
 
 def _shorten(folder: Path) -> None:
-    """Shorten a long record while we hold the folder, because then nobody else writes there."""
-    if any(folder.absolute().is_relative_to(held) for held in list(_guards)) and written.is_long(folder):
+    """Rewrite a long record, or one with another name, while we hold the folder, because then nobody else writes there."""
+    if any(folder.absolute().is_relative_to(held) for held in list(_guards)) and written.is_long_or_linked(folder):
         written.shorten(folder)
 
 

@@ -57,7 +57,7 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
     "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
 ))
-# Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user shape no number.
+# Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
 _TRAINS = frozenset(("baselines", "data", "diffusion", "models", "networks"))
 _ONLY_AFTER_TRAINING = frozenset((
     "diffusion.advice", "diffusion.analytic", "diffusion.chain_bounds", "diffusion.denoising", "diffusion.guidance",

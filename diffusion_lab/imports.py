@@ -56,24 +56,11 @@ class Module:
     def __init__(self, name: str, path: Path | None, folders: list[str] | None) -> None:
         self.name, self.path, self.folders = name, path, folders
         self.content = b"" if path is None else path.read_bytes()
-        try:
-            tree = ast.parse(self.content if path is None or path.suffix == ".py" else b"")
-            code = self.content if path is not None and path.suffix != ".py" else _canonical(tree).encode()
-        except (SyntaxError, ValueError):  # Python says it better, when it imports the module
-            tree, code = ast.parse(b""), self.content
-        self.imports = list(self._imports(tree))  # (module, name or None, what it is bound to)
-        files = [] if is_lab(name) or path is None else _files(tree, path.parent)
+        tree = parsed(self.content) if path is None or path.suffix == ".py" else None
+        code = self.content if tree is None else _canonical(tree).encode()
+        self.imports = list(imported(tree, name if folders is not None else name.rpartition(".")[0]))
+        files = [] if is_lab(name) or path is None or tree is None else _files(tree, path.parent)
         self.digest = hashlib.sha256(b"\n".join([code, *files])).hexdigest()
-
-    def _imports(self, tree: ast.Module) -> Iterator[tuple[str, str | None, str]]:
-        package = (self.name if self.folders is not None else self.name.rpartition(".")[0]).split(".")
-        for node in _running(tree):
-            if isinstance(node, ast.Import):
-                yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                above = package[: len(package) - node.level + 1] if node.level else []
-                module = ".".join([*above, *filter(None, [node.module])])
-                yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)
 
 
 class Code:
@@ -166,6 +153,26 @@ class Code:
         return None if installed else Module(name, path, folders)
 
 
+def parsed(content: bytes) -> ast.Module | None:
+    """The syntax tree of a module; None where it is not Python."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):  # Python reports it on import
+        return None
+
+
+def imported(tree: ast.Module | None, package: str) -> Iterator[tuple[str, str | None, str]]:
+    """(module, name or None, what it is bound to) of each import of a module in this package."""
+    for node in _running(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
 def is_lab(name: str) -> bool:
     return name.partition(".")[0] == LAB
 
@@ -181,34 +188,50 @@ def _files(tree: ast.Module, folder: Path) -> Iterator[bytes]:
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
         file = folder / name
-        if file.is_file() and file.suffix != ".py":
+        if ".." not in Path(name).parts and file.is_file() and file.suffix != ".py":
             size = file.stat().st_size  # a larger file would take seconds at each command
             yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest() if size <= _LARGE else size}".encode()
 
 
 def _running(tree: ast.Module) -> Iterator[ast.AST]:
-    """All nodes but those below `if TYPE_CHECKING`."""
-    queue: list[ast.AST] = [tree]
-    while queue:
-        node = queue.pop()
+    """All nodes but those below `if TYPE_CHECKING`, in the order of the source."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
         yield node
-        if isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
-            queue += node.orelse
+        if isinstance(node, ast.If) and getattr(node.test, "attr", getattr(node.test, "id", None)) == "TYPE_CHECKING":
+            stack += reversed(node.orelse)
         else:
-            queue += ast.iter_child_nodes(node)
+            stack += reversed(list(ast.iter_child_nodes(node)))
 
 
-def _canonical(node: Any) -> str:
-    """One text for one code, as ast.dump, but without docstrings and without empty fields, which newer Pythons add."""
-    if isinstance(node, list):
-        return f"[{','.join(map(_canonical, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    parts = []
+def _canonical(tree: ast.AST) -> str:
+    """One text for one code, as ast.dump, but without docstrings and without empty fields, which newer Pythons add.
+
+    Not recursive: a long chain of operands or of `elif` is as deep as it is long.
+    """
+    texts: list[str] = []
+    stack: list[Any] = [tree]  # tuples hold text
+    while stack:
+        match stack.pop():
+            case tuple() as text:
+                texts += text
+            case list() as nodes:
+                parts = [part for child in reversed(nodes) for part in (child, (",",))]
+                stack += [("]",), *parts[:-1], ("[",)]
+            case ast.AST() as node:
+                fields = reversed(list(_fields(node)))
+                parts = [part for name, value in fields for part in (value, (f"{name}=",), (",",))]
+                stack += [(")",), *parts[:-1], (f"{type(node).__name__}(",)]
+            case value:
+                texts.append(repr(value))
+    return "".join(texts)
+
+
+def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
     for name in node._fields:
         value = getattr(node, name, None)
         if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             value = value[1:]
         if value is not None and value != []:
-            parts.append(f"{name}={_canonical(value)}")
-    return f"{type(node).__name__}({','.join(parts)})"
+            yield name, value

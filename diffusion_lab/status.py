@@ -17,6 +17,7 @@ from pathlib import Path
 from diffusion_lab.files import write_whole
 from diffusion_lab.foreign import RunError, inside, read_printable_json
 from diffusion_lab.lock import is_held
+from diffusion_lab.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
@@ -116,8 +117,8 @@ class Announcement:
             ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=_reason_of(error))
         try:
             ended.write(self._folder)
-        except OSError:
-            if error is None:  # else the disk is full, and that is what the user must hear
+        except (OSError, PlaceError):
+            if error is None:  # else the first error is the one to show
                 raise
 
 

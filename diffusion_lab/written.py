@@ -1,7 +1,7 @@
 """Which files in a folder we wrote: the record `.written`, a line of JSON for each file put in place.
 
-    {"name": "raw.safetensors", "size": 812, "mtime_ns": 17…, "sha256": "9f…"}
-    {"staged": ".raw.safetensors.1f0a9c3e.staged"}    being written, or left by a process that was killed
+    {"name": "raw.safetensors", "size": 812, "mtime_ns": 17…, "sha256": "9f…", "folder": "model"}
+    {"staged": ".raw.safetensors.1f0a9c3e.staged", "folder": "model"}    being written, or left by a process that was killed
 
 A line is appended before its file gets its name, so a process killed in between leaves a file that matches an earlier line. A file
 that matches no line of its name was written or changed by somebody else. Lines are only appended, so several processes can write
@@ -107,46 +107,48 @@ def ours_below(folder: Path) -> list[Path]:
 def recorded_folders(folder: Path) -> list[Path]:
     """`folder` and those below it, as far as they have a record; each before the ones in it.
 
-    Without a folder that has a lock of its own: it is the user's copy of a model or a score.
+    Subfolders whose record names another folder are copies that the user made, as are those in a folder of the user's; they are
+    skipped.
     """
     found = []
     for each, below, files in [] if folder.is_symlink() else os.walk(folder):
-        found += [Path(each)] if FILE in files else []
-        below[:] = [name for name in below if not os.path.lexists(os.path.join(each, name, ".lock"))]
+        path = Path(each)
+        if FILE not in files or (path != folder and any(line.get("folder") != path.name for line in _lines(path))):
+            below.clear()
+        else:
+            found.append(path)
     return found
 
 
 def shorten(folder: Path) -> None:
-    """Rewrite a long record with what still counts. Only while nobody else writes into `folder`."""
+    """Rewrite the record with what still counts. Only while nobody else writes into `folder`."""
     counts: dict[str, int] = {}
     kept = []
-    for line in reversed(_lines(folder)):
+    for line in reversed([*_read((folder / FILE).read_bytes())]):
         name = line.get("name") or line["staged"]
         counts[name] = counts.get(name, 0) + 1
         if counts[name] <= (_KEPT if "name" in line else os.path.lexists(folder / name)):
             kept.append(line)
-    _replace(folder, stage(folder / FILE), kept[::-1])
-
-
-def is_long(folder: Path) -> bool:
-    with suppress(FileNotFoundError):  # the user removed it
-        return (folder / FILE).stat().st_size > LONG
-    return False
-
-
-def _replace(folder: Path, staged: Path, lines: list[dict[str, Any]]) -> None:
+    staged = folder / f".{FILE}.staged"  # in no record; the next one replaces what a kill leaves
+    staged.unlink(missing_ok=True)
     with open(staged, "xb") as file:
-        file.write(b"".join(map(_encoded, lines)))
+        file.write(b"".join(map(_encoded, kept[::-1])))
         file.flush()
         os.fsync(file.fileno())
     os.replace(staged, folder / FILE)
 
 
-def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
-    with suppress(FileNotFoundError):
+def is_long_or_linked(folder: Path) -> bool:
+    """Whether the record is worth rewriting: it is long, or has another name, as in a backup by `cp -al`."""
+    with suppress(FileNotFoundError):  # nothing was written yet, or the user removed it
         state = (folder / FILE).lstat()
-        if stat.S_ISREG(state.st_mode) and state.st_nlink > 1:  # the other name may be a file of the user's
-            _replace(folder, folder / f".{FILE}.{uuid.uuid4().hex[:8]}.staged", _lines(folder))
+        return (
+            stat.S_ISREG(state.st_mode) and state.st_size <= _LARGEST and (state.st_size > LONG or state.st_nlink > 1)
+        )
+    return False
+
+
+def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
     # A link, or a pipe without a reader, is refused rather than followed or waited for.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -160,7 +162,7 @@ def _append(folder: Path, line: dict[str, Any], sync: bool = True) -> None:
             f"{folder / FILE} was not written by diffusion-lab: remove it, or choose another folder"
         ) from None
     with open(descriptor, "ab") as file:
-        file.write(_encoded(line))
+        file.write(_encoded({**line, "folder": folder.name}))
         file.flush()
         if sync:
             os.fsync(file.fileno())

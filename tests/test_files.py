@@ -194,10 +194,31 @@ def test_a_record_with_a_hard_link_is_copied_first(tmp_path):
     write_whole(tmp_path / "file", b"a")
     os.link(tmp_path / written.FILE, tmp_path / "thesis")
     before = (tmp_path / "thesis").read_bytes()
-    write_whole(tmp_path / "other", b"b")
+    (tmp_path / f".{written.FILE}.staged").write_bytes(b"of a process that was killed")
+    with guarded(tmp_path, lambda: None):
+        write_whole(tmp_path / "other", b"b")
+    assert in_folder(tmp_path) == ["file", "other", "thesis"]
     assert (tmp_path / "thesis").read_bytes() == before
     assert written.is_ours(tmp_path / "file")
     assert written.is_ours(tmp_path / "other")
+
+
+def test_others_write_beside_a_record_with_a_link(tmp_path):
+    """Nobody holds the folder: a copy would lose what another process appends meanwhile."""
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / written.FILE, tmp_path / "backup")
+    write_whole(tmp_path / "other", b"b")
+    assert (tmp_path / written.FILE).samefile(tmp_path / "backup")
+
+
+def test_a_record_that_cannot_be_read_is_not_erased(tmp_path, monkeypatch):
+    write_whole(tmp_path / "file", b"a")
+    os.link(tmp_path / written.FILE, tmp_path / "backup")
+    monkeypatch.setattr(written.Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "error")))
+    with guarded(tmp_path, lambda: None), pytest.raises(OSError, match="error"):
+        write_whole(tmp_path / "other", b"b")
+    monkeypatch.undo()
+    assert written.ours(tmp_path) == [tmp_path / "file"]
 
 
 def test_a_long_record_is_shortened_by_who_holds_the_folder(tmp_path, monkeypatch):
@@ -243,11 +264,15 @@ def test_only_what_we_wrote_and_nobody_changed_is_removed(tmp_path):
 
 def test_a_copy_that_the_user_made_inside_stays(tmp_path):
     model = tmp_path / "model"
-    for name in ("raw", "samples/grid", ".lock"):
+    for name in ("raw", "samples/grid"):
         write_whole(model / name, b"ours")
-    shutil.copytree(model, model / "backup")
+    copies = {"backup": "", "samples-old": "samples", "keep/samples": "samples"}
+    for copy, of in copies.items():
+        shutil.copytree(tmp_path / "model" / of, tmp_path / copy)
+    for copy in ("backup", "samples-old", "keep"):
+        shutil.move(tmp_path / copy, model / copy)
     remove_written(model)
-    assert in_folder(model) == ["backup/.lock", "backup/raw", "backup/samples/grid"]
+    assert in_folder(model) == ["backup/raw", "backup/samples/grid", "keep/samples/grid", "samples-old/grid"]
 
 
 def test_a_users_file_is_refused_before_the_work(tmp_path):

@@ -153,6 +153,29 @@ def test_a_file_that_a_users_module_names_counts(digest, name):
     assert digest({"pack/other.json": "3"}, "mine.Schedule") == digests[-1]
 
 
+def test_a_file_outside_of_the_folder_does_not_count(digest):
+    tree = {"pack/read.py": "FILE = 'a/../../x.json'\n", "pack/a/b": "", "x.json": "1"}
+    assert digest(tree, "pack.read.x") == digest({"x.json": "2"}, "pack.read.x")
+
+
+def test_the_last_import_of_a_name_counts(digest):
+    tree = {f"diffusion_lab/{name}": text for name, text in LAB.items()}
+    tree["diffusion_lab/networks/__init__.py"] = "from .blocks import Net\nfrom .mlp import Net\n"
+    tree["mine.py"] = "from diffusion_lab.networks import Net\n"
+    before = digest(tree, "mine.Model")
+    assert digest({"diffusion_lab/networks/blocks.py": "x = 3\n"}, "mine.Model") == before
+    assert digest({"diffusion_lab/networks/mlp.py": "x = 3\n"}, "mine.Model") != before
+
+
+@pytest.mark.parametrize(
+    "long", ["x = " + " + ".join(["y"] * 1000), "if x:\n  y\n" + "elif x:\n  y\n" * 600 + "else:\n  import helper"]
+)
+def test_a_long_chain_counts(digest, long):
+    before = digest({"mine.py": long, "helper.py": ""}, "mine.Schedule")
+    assert digest({"mine.py": f"{long}  # more\n"}, "mine.Schedule") == before
+    assert digest({"mine.py": long.replace("y", "z", 1)}, "mine.Schedule") != before
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("mine.abi3.so", b"\x7fELF 1"), ("mine.py", b"class Schedule:\n  x = (\n")]
 )

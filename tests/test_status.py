@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, Announcement, read_status
+from diffusion_lab.written import PlaceError
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,19 @@ def test_what_ends_work_says_why(tmp_path, error, state, reason):
         raise error
     status = read_status(tmp_path)
     assert (status.state, status.reason) == (state, reason)
+
+
+def test_a_removed_folder_does_not_hide_why_work_ended(tmp_path, monkeypatch):
+    def work():
+        with Announcement(tmp_path):
+            monkeypatch.setattr("diffusion_lab.status.write_whole", removed)
+            raise KeyboardInterrupt
+
+    def removed(*_):
+        raise PlaceError("removed")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
 
 def test_work_that_ends_by_itself_is_done(tmp_path):

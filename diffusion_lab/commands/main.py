@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """Replace closed streams, whose numbers the next files would get, and print ? for signs that an encoding does not have."""
+    """Replace closed streams, whose numbers the next files would get, and print ? for characters that the encoding lacks."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - as long as the process
@@ -106,9 +106,12 @@ def _main() -> None:
         from diffusion_lab.commands.next_steps import next_steps
 
         try:
-            print("\n".join(next_steps(Path(usual_outputs()))))
+            lines = next_steps(Path(usual_outputs()))
         except (RunError, OSError) as error:
-            sys.exit(f"diffusion-lab: {error}")
+            from diffusion_lab.from_config.mistakes import mistake_in_job
+
+            sys.exit(f"diffusion-lab: {mistake_in_job(error) or error}")
+        print("\n".join(lines))
         return
     if arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

@@ -31,7 +31,7 @@ from diffusion_lab.from_config.frozen import MORE_CONFIGS
 from diffusion_lab.from_config.frozen import VARIABLE as COPY
 from diffusion_lab.from_config.outputs import LOCAL, working_directory
 from diffusion_lab.from_config.targets import VARIABLE as TARGETS
-from diffusion_lab.imports import Module
+from diffusion_lab.imports import imported, parsed
 
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")
 _READ = re.compile(r"oc\.env:\s*(\w+)")
@@ -127,8 +127,8 @@ class _Finder:
         if spec is not None:
             inside = spec.submodule_search_locations
             files = [(name, Path(spec.origin))] if inside is None else list(_files(name, inside))
-            modules = [Module(module, file, None) for module, file in files if file.suffix == ".py"]
-            self._modules |= {name.partition(".")[0] for module in modules for name, _, _ in module.imports}
+            trees = [(parsed(file.read_bytes()), module) for module, file in files if file.suffix == ".py"]
+            self._modules |= {name.partition(".")[0] for tree in trees for name, _, _ in imported(*tree)}
         return spec
 
 

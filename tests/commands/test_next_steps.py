@@ -1,10 +1,13 @@
 """`diffusion-lab` alone: what lies in outputs/ decides which commands it shows."""
 
+import errno
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from diffusion_lab.commands import main
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.lock import hold
 from diffusion_lab.runs import ModelDirectory, named_model, run_directory, sweep_directory
@@ -104,3 +107,13 @@ def test_a_broken_sweep_is_one_sentence(shown):
     sweep.path.mkdir(parents=True)
     sweep.sweep.write_text("{")
     assert "The newest sweep cannot be read: outputs/sweeps/broken/sweep.json is not JSON" in shown()
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(monkeypatch):
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "denied", "/outputs")
+
+    monkeypatch.setattr("diffusion_lab.commands.next_steps.next_steps", refuse)
+    monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
+    with pytest.raises(SystemExit, match=r"^diffusion-lab: no permission to \w+ /outputs$"):
+        main.main()
