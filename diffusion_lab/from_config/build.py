@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from diffusion_lab.runs import ModelDirectory
 
 CODE = Code()  # of this process
-_SHIPPED_WEIGHTS = Path(__file__).parents[1] / "evaluation" / "weights"
+_CARDS = Path(__file__).parents[1] / "evaluation" / "weights"  # of shipped weights, with their digests
 _VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
 _MAY_HOLD_SECRETS = {"logger", "callbacks"}  # no file is read again for what these hold
 
@@ -245,11 +245,11 @@ def sampling_identity(
 
 
 def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of features, with the digest of their weights: of the user's file, or of the shipped file of this name."""
+    """The options of features, with the digest of their weights: of the user's file, or of the card of shipped ones."""
     found = dict(features)
     for name, options in found.items():
         if isinstance(options, Mapping):
-            weights = options.get("weights") or _SHIPPED_WEIGHTS / f"{options.get('name')}.safetensors"
+            weights = options.get("weights") or _CARDS / f"{options.get('name')}.json"
             if Path(weights).is_file():
                 with open(weights, "rb") as file:
                     found[name] = {**options, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
