@@ -82,7 +82,7 @@ TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("callbacks.ema", "from_config.build", "evaluation.score", "evaluation.trained"))
 GIVEN = Scope(_SCORES, roots=_lab("from_config.build", "evaluation.score", "evaluation.given"))  # images that no model draws
-# The samples of a score: `evaluation.trained`, of which `measuring` imports one function, leads to all that scores.
+# The samples of a score. `measuring` imports one function of `evaluation.trained`, which imports everything that scores.
 DRAWING = Scope(_SCORES, frozenset(("evaluation.trained",)), _LOADED | _lab("evaluation.cached_samples"))
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("evaluation.measuring"))  # the statistics of a network
 # fmt: on

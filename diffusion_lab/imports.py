@@ -1,4 +1,4 @@
-"""Which modules a name leads to, and a digest of them. Their files are read, and nothing is imported or run; no torch.
+"""The modules reached by imports from a name, and a digest of their code. Files are only read, nothing is imported; no torch.
 
 A module counts whole, without its docstrings, and with every module that it imports, at its top or in a function; imports below
 `if TYPE_CHECKING` do not count. A name imported from a package of the lab leads to the module that defines it, and the package's
@@ -162,7 +162,7 @@ def parsed(content: bytes) -> ast.Module | None:
 
 
 def imported(tree: ast.Module | None, package: str) -> Iterator[tuple[str, str | None, str]]:
-    """(module, name or None, what it is bound to) of each import of a module in this package."""
+    """(module, name or None, name that it is bound to) of each import of a module in this package."""
     for node in _running(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
             yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)

@@ -66,7 +66,7 @@ class Model:
     path: its folder. module: the `GenerativeModel`, a LightningModule, with the choices of the last call and the raw weights;
     `with module.use_weights("ema_0.999"):` uses others.
 
-    All methods take these choices; what is None is as in training. sampler, guidance: the name of a choice, such as "ddim", or an
+    All methods take these choices; None keeps that of training. sampler, guidance: the name of a choice, such as "ddim", or an
     object, such as `DDIMSampler(EvenSpacing(20))`. num_steps: of the sampler. scale: of the guidance. weights: "raw", an average
     such as "ema_0.999", or None, what suits the length of training. overrides: any other options of the command, as the command
     line takes them, ["sampler/spacing=quadratic", "batch_size=32"]. They come last.

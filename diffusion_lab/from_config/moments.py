@@ -70,7 +70,7 @@ def read_training_progress(
 ) -> dict[str, float]:
     """What training had taken when these weights of an earlier moment were written. Files of kept averages record only the step.
 
-    RunError if the file is broken or says something else.
+    RunError if the file is damaged or lacks one of these facts.
     """
     file = inside(directory.path, directory.weights(weights))
     try:

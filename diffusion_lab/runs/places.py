@@ -16,7 +16,7 @@ _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
-    """Where the model with this fingerprint lies or will lie. RunError if another one lies there, because folders were renamed."""
+    """The directory of the model with this fingerprint, which need not exist. RunError if it holds another model."""
     directory = ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
     found = None
     with suppress(RunError):  # no finished training, or a damaged file, which its reader names
