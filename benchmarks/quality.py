@@ -5,8 +5,8 @@
 
 Each contender trains in a process of its own, for minutes of that process's CPU time over its threads, so other work on the
 machine takes nothing from it (--device cuda: minutes on the GPU). All are then drawn with one shared sampler, DDIM around any
-network, and with their own, and scored by two rulers. The same command again makes only what is missing in --out.
-It needs `diffusers` and `denoising-diffusion-pytorch`, which the project itself does not.
+network, and with their own, and scored against test images by three measures, the first two without labels. The same command
+again makes only what is missing in --out. It needs `diffusers` and `denoising-diffusion-pytorch`, which the project does not.
 """
 
 from __future__ import annotations

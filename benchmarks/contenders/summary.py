@@ -9,7 +9,7 @@ from statistics import mean
 
 from contenders.contender import END
 from contenders.job import OWN, SHARED
-from contenders.rulers import metric_names
+from contenders.rulers import NAMES
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Row:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line a contender and budget, the best by the first ruler first."""
-    samplers = [(sampler, name) for name in metric_names() for sampler in (SHARED, OWN)]
+    samplers = [(sampler, name) for name in NAMES for sampler in (SHARED, OWN)]
     heads = ["contender", "minutes", "seeds", "parameters", "steps × images"]
     heads += [f"`{name}`, {sampler}" for sampler, name in samplers]
     heads += ["evaluations, own", "s per 1000, shared", "own"]
     lines = []
-    for row in sorted(rows, key=lambda row: (row.minutes, mean(row.values(SHARED, metric_names()[0])))):
+    for row in sorted(rows, key=lambda row: (row.minutes, mean(row.values(SHARED, NAMES[0])))):
         first = row.results[0]
         steps = spread([result["steps"][f"{END:g}"] for result in row.results], "{:.0f}")
         cells = [row.name, f"{row.minutes:g}", f"{len(row.results)}", f"{first['parameters']:,}"]
@@ -77,10 +77,10 @@ def figure(rows: Sequence[Row], file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    names, first = metric_names(), rows[0].results[0]
+    names, first = NAMES, rows[0].results[0]
     order = list(dict.fromkeys(row.name for row in rows))
     look = _looks(order)
-    drawing, panels = pyplot.subplots(1, len(names), figsize=(12, 5), sharex=True, layout="constrained")
+    drawing, panels = pyplot.subplots(1, len(names), figsize=(5 * len(names) + 2, 5), sharex=True, layout="constrained")
     for panel, name in zip(panels, names, strict=True):
         for row in rows:
             minutes = [row.minutes * moment for moment in row.moments]
