@@ -115,8 +115,9 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
     return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
 
 
-def read_measures(content: Any) -> list[Measure]:
-    """Of plain JSON. ValueError if no score has written it; what a newer version says besides is left out."""
+def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """Of the content of metrics.json. ValueError if no score has written it; what a newer version says besides is left out."""
+    content = metrics.get("measures")
     if not isinstance(content, list) or len(content) > _MOST_MEASURES:
         raise ValueError(f"measures is not a list of at most {_MOST_MEASURES} entries")
     known = {field.name for field in fields(Measure)}
