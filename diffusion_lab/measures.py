@@ -42,7 +42,7 @@ class Measure:
     logs      the plots show it on a logarithmic axis
     column    False: it stands in the table of its own score only
     brief     it stands in the tables that have little room
-    headline  the report says in words who leads in it
+    headline  the report says in words which row is best
     decimals  in the table of its own score
     detail    what has to be known of this very value, in place of the meaning
     """
