@@ -84,8 +84,8 @@ def test_train_says_what_is_wrong_and_writes_nothing(lab, options, said):
     assert files(lab.folder) == []
 
 
-# Each is refused with one sentence that names an option or its value. One for each place in the code that refuses; which values a class
-# or a yaml refuses is tested beside it.
+# Each is refused with one sentence that names an option or its value. One for each place in the code that refuses: which values a
+# class or a yaml refuses is tested beside it.
 WRONG = r"""
 train trainer.accumulate_grad_batches=0
 demo port=abc
