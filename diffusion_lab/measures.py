@@ -42,7 +42,7 @@ class Measure:
     logs      the plots show it on a logarithmic axis
     column    False: it stands in the table of its own score only
     brief     it stands in the tables that have little room
-    headline  the report says in words who leads in it
+    headline  the report says in words which row is best
     decimals  in the table of its own score
     detail    what has to be known of this very value, in place of the meaning
     """
@@ -115,8 +115,9 @@ def samples_key(protocol: Mapping[str, Any]) -> str:
     return json.dumps({part: _how(part, protocol.get(part)) for part in IMAGES}, sort_keys=True)
 
 
-def read_measures(content: Any) -> list[Measure]:
-    """Of plain JSON. ValueError if no score has written it; what a newer version says besides is left out."""
+def read_measures(metrics: Mapping[str, Any]) -> list[Measure]:
+    """Of the content of metrics.json. ValueError if no score has written it; what a newer version says besides is left out."""
+    content = metrics.get("measures")
     if not isinstance(content, list) or len(content) > _MOST_MEASURES:
         raise ValueError(f"measures is not a list of at most {_MOST_MEASURES} entries")
     known = {field.name for field in fields(Measure)}

@@ -56,3 +56,9 @@ def test_names_and_times_do_not_count(golden, tmp_path):
         file.write_text(json.dumps(content))
         values.append(golden.read(tmp_path / name, {}))
     assert values[0] == values[1] == {"runs/metrics.json:values.fd_pixels": 3.0}
+
+
+def test_only_columns_of_seconds_are_left_out(golden):
+    page = """<p>5 rows</p><table><tr><th>fd</th><th title="seconds for 1000 samples">s / 1000</th><th>kd</th></tr>
+    <tr><td>1.5</td><td>0.7</td><td>2.5</td></tr><tr><td>3.5</td><td>0.9</td><td>4.5</td></tr></table>"""
+    assert golden._numbers_in_text(page).tolist() == [1.5, 2.5, 3.5, 4.5, 5.0]

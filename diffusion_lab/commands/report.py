@@ -53,19 +53,14 @@ def show(gathered: Gathered, table: Table) -> None:
     from rich.text import Text
 
     from diffusion_lab.report.exports import terminal
-    from diffusion_lab.report.findings import curve_findings
-    from diffusion_lab.report.layout import columns, finding
+    from diffusion_lab.report.findings import findings
 
     console = Terminal()
     for group, (shown, notes, width) in zip(table.groups, terminal(table, console.width), strict=True):
         Terminal(width=width).print(shown, soft_wrap=False)
         console.print(Text("\n".join(notes), style="dim"))
-        named = {column.measure.name: column for column in columns(group)}
-        for standing in filter(lambda standing: standing.measure.headline, group.standings):
-            result = finding(standing, named[standing.measure.name])
-            console.print(Text(f"{result.what}: {result.text}", style="green" if result.sure else ""))
-        for what, sentence in curve_findings(table, group):
-            console.print(Text(f"{what}: {sentence}"))
+        for found in findings(table, group):
+            console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
     waiting = [cell for cell in gathered.cells if not cell.done]
     for cell in waiting:
         choices = " · ".join(filter(None, cell.choices.values()))

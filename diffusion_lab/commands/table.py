@@ -18,7 +18,7 @@ def score_table(metrics: dict[str, Any]) -> Table:
     table.add_column("measure")
     table.add_column("value", justify="right")
     table.add_column("", style="dim")
-    for measure in read_measures(metrics.get("measures")):
+    for measure in read_measures(metrics):
         if measure.name in metrics["values"]:
             value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
         elif measure.name in protocol["absent"]:

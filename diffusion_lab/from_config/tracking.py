@@ -101,9 +101,7 @@ def tracked_score(
         shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
-            labels = {
-                measure.name: measure.axis for measure in read_measures(metrics.get("measures")) if measure.column
-            }
+            labels = {measure.name: measure.axis for measure in read_measures(metrics) if measure.column}
             score = Score(metrics["values"], labels, metrics["curves"].get("bits_per_dim", {}), run.samples_png)
             for show in shows:
                 show(score)

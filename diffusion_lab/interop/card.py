@@ -118,7 +118,7 @@ def _scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _values(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    known = [measure for measure in read_measures(run.get("measures")) if measure.name in run["values"]]
+    known = [measure for measure in read_measures(run) if measure.name in run["values"]]
     return [
         (
             f"`{measure.name}`",

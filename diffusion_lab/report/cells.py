@@ -169,7 +169,7 @@ def _metrics(
     if wrong:
         raise RunError(f"{run.metrics} is not a valid score: {wrong}")
     try:
-        measures = read_measures(content.get("measures"))
+        measures = read_measures(content)
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
     return {name: float(value) for name, value in values.items()}, protocol, curves, measures, sources

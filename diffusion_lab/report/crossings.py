@@ -1,8 +1,9 @@
 """Where one curve crosses another, seed by seed, and the sentence that describes it.
 
-"a is better than b all the way" claims a difference at every cost; "a overtakes b" claims one at the first and one at the last
-cost, of the other sign. Each needs three seeds of one outcome and a paired t-test at those costs, at a level divided by the number
-of pairs of curves and of measures (Bonferroni). So of reports on equal curves at most 5 % have such a sentence.
+"a is better than b all the way" claims a difference at every cost; "a is better than b above …, worse below" claims one at the
+first and one at the last cost, of the other sign. Each needs three seeds of one outcome and a paired t-test at those costs, at a
+level divided by the number of pairs of curves and of measures (Bonferroni). So of reports on equal curves at most 5 % have such a
+sentence.
 """
 
 from __future__ import annotations
@@ -20,40 +21,39 @@ _ROUNDING = 1e-6  # of a value, where they are compared on a logarithmic axis
 
 Curve = Sequence[tuple[float, float]]  # (cost, value), by rising cost
 _PLACES = 9  # at which curves are compared, evenly on a logarithmic axis
-_MOST_UNDECIDED = 4  # pairs that a sentence names
+_MOST_PAIRS = 4  # that a sentence names
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a curve is drawn against.
 
-    name: the value of a row; `per_unit` of it are one `unit`. at: the preposition of a crossing.
+    name: the value of a row; `per_unit` of it are one `unit`.
     """
 
     name: str
     unit: str
     per_unit: float = 1.0
-    at: str = "after"
 
 
 @dataclass(frozen=True)
 class Race:
     """Two curves over the range of costs that both cover.
 
-    leads: 0 or 1, who is better at the end; crossings: at which costs the lead changes hands; low, high: the first and last cost;
-    ahead: by how much the first is better, at costs that divide the range evenly.
+    better: 0 or 1, the curve that is better at the end; crossings: the costs at which the order changes; low, high: the first and
+    the last cost; by: how much better the first is, at costs that divide the range evenly.
     """
 
-    leads: int
+    better: int
     crossings: tuple[float, ...]
     low: float
     high: float
-    ahead: tuple[float, ...] = ()
+    by: tuple[float, ...] = ()
 
     @property
     def outcome(self) -> tuple[int | None, int]:
-        """(who leads at the end, how often the lead changes), (None, 2) where the lead changes several times."""
-        return (self.leads, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
+        """(which is better at the end, how often the order changes), (None, 2) where it changes several times."""
+        return (self.better, len(self.crossings)) if len(self.crossings) < 2 else (None, 2)
 
 
 def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
@@ -69,20 +69,20 @@ def race(first: Curve, second: Curve, lower_is_better: bool) -> Race | None:
     costs = sorted({cost for cost, _ in (*first, *second) if low <= cost <= high} | {low, high})
     sign = 1 if lower_is_better else -1
 
-    def lead(cost: float) -> float:
+    def gain(cost: float) -> float:
         """Above 0 where the first is better."""
         return sign * (_at(second, cost) - _at(first, cost))
 
-    ahead = [(cost, by) for cost in costs if abs(by := lead(cost)) > _ROUNDING]
-    if not ahead:
+    apart = [(cost, by) for cost in costs if abs(by := gain(cost)) > _ROUNDING]
+    if not apart:
         return None
     crossings = tuple(
         math.exp(math.log(x) + (math.log(y) - math.log(x)) * a / (a - b))
-        for (x, a), (y, b) in pairwise(ahead)
+        for (x, a), (y, b) in pairwise(apart)
         if (a > 0) != (b > 0)
     )
     between = (low * (high / low) ** (place / (_PLACES - 1)) for place in range(1, _PLACES - 1))
-    return Race(0 if ahead[-1][1] > 0 else 1, crossings, low, high, tuple(map(lead, (low, *between, high))))
+    return Race(0 if apart[-1][1] > 0 else 1, crossings, low, high, tuple(map(gain, (low, *between, high))))
 
 
 def ranked_measures(group: Group) -> list[Measure]:
@@ -104,7 +104,7 @@ def is_certain(races: Mapping[str, Race], level: float) -> bool:
     outcomes = {one.outcome for one in races.values()}
     if len(outcomes) > 1 or None in next(iter(outcomes)):
         return False
-    by_cost = list(zip(*(one.ahead for one in races.values()), strict=True))
+    by_cost = list(zip(*(one.by for one in races.values()), strict=True))
     if next(iter(outcomes))[1] == 1:
         by_cost = [by_cost[0], by_cost[-1]]
     return max(map(paired_p, by_cost)) <= level
@@ -112,43 +112,44 @@ def is_certain(races: Mapping[str, Race], level: float) -> bool:
 
 def in_sentences(
     compared: Sequence[tuple[tuple[str, str], Mapping[str, Race]]], cost: Cost, num_measures: int
-) -> list[str]:
-    """First a sentence for each pair of curves whose lead changes. Then one for each curve that is better than others all the way:
-    it names all that were compared with it over about the same costs and with the same seeds. Last, what is undecided.
+) -> list[tuple[str, bool]]:
+    """(sentence, whether it is certain), one for each pair of curves whose order changes. Then one for each curve that is better
+    than others all the way: it names all that were compared with it over about the same costs and with the same seeds. Last, the
+    pairs of which nothing is certain.
 
     compared: (the names of two curves, their races by seed), all of one measure of `num_measures`.
     """
-    said, undecided = [], []
-    behind: list[tuple[str, list[str], list[Mapping[str, Race]]]] = []  # (the better curve, the others, their races)
+    said, uncertain = [], []
+    worse: list[tuple[str, list[str], list[Mapping[str, Race]]]] = []  # (the better curve, the others, their races)
     for names, found in compared:
         if not is_certain(found, LEVEL / (len(compared) * num_measures)):
             crosses = any(one.crossings for one in found.values())
             if crosses:
-                said.append(in_words(names, found, cost, sure=False))
+                said.append((in_words(names, found, cost, sure=False), False))
             else:
-                undecided.append(f"{names[0]} and {names[1]}")
+                uncertain.append(f"{names[0]} and {names[1]}")
             continue
-        ((leads, changes),) = {one.outcome for one in found.values()}
+        ((at_end, changes),) = {one.outcome for one in found.values()}
         if changes:
-            said.append(in_words(names, found, cost, sure=True))
+            said.append((in_words(names, found, cost, sure=True), True))
             continue
-        better, other = names[leads], names[1 - leads]
-        for leader, others, with_others in behind:
-            if leader == better and _over_the_same(found, with_others[0]):
+        better, other = names[at_end], names[1 - at_end]
+        for one, others, with_others in worse:
+            if one == better and _over_the_same(found, with_others[0]):
                 others.append(other)
                 with_others.append(found)
                 break
         else:
-            behind.append((better, [other], [found]))
-    for better, others, with_others in behind:
+            worse.append((better, [other], [found]))
+    for better, others, with_others in worse:
         shared = {
             seed: Race(0, (), max(one[seed].low for one in with_others), min(one[seed].high for one in with_others))
             for seed in with_others[0]
         }
-        said.append(in_words((better, listed(others)), shared, cost, sure=True))
-    if undecided:
-        more = f" and {len(undecided) - _MOST_UNDECIDED} more pairs" if len(undecided) > _MOST_UNDECIDED else ""
-        said.append(f"undecided between {'; between '.join(undecided[:_MOST_UNDECIDED])}{more}")
+        said.append((in_words((better, listed(others)), shared, cost, sure=True), True))
+    if uncertain:
+        more = f" and {len(uncertain) - _MOST_PAIRS} more pairs" if len(uncertain) > _MOST_PAIRS else ""
+        said.append((f"no certain difference between {'; between '.join(uncertain[:_MOST_PAIRS])}{more}", False))
     return said
 
 
@@ -175,23 +176,23 @@ def in_words(names: tuple[str, str], races: Mapping[str, Race], cost: Cost, sure
     for some in sorted(by_outcome.values(), key=len, reverse=True):
         seeds = "one seed" if len(races) == 1 else f"{len(some)} of {len(races)} seeds"
         parts.append(f"{_alike(names, some, cost)} ({seeds})")
-    return parts[0] if sure else f"undecided between {names[0]} and {names[1]}: {'; '.join(parts)}"
+    return parts[0] if sure else f"{names[0]} and {names[1]}, not certain: {'; '.join(parts)}"
 
 
 def _alike(names: tuple[str, str], races: Sequence[Race], cost: Cost) -> str:
     """On races of one outcome."""
-    leads, changes = races[0].outcome
-    if leads is None:
-        return "the lead changes several times"
-    leader, other = names[leads], names[1 - leads]
+    at_end, changes = races[0].outcome
+    if at_end is None:
+        return "the order changes several times"
+    better, other = names[at_end], names[1 - at_end]
     if changes == 0:
         low, high = min(one.low for one in races), max(one.high for one in races)
-        return f"{leader} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
+        return f"{better} is better than {other} all the way from {_short(low)} to {_short(high)} {cost.unit}"
     times = sorted(one.crossings[0] for one in races)
     middle = math.exp(sum(map(math.log, times)) / len(times))
     first, last = _short(times[0]), _short(times[-1])
-    spread = f", {first} to {last} by seed" if first != last else ""
-    return f"{leader} overtakes {other} {cost.at} {_short(middle)} {cost.unit}{spread}"
+    spread = f" ({first} to {last} by seed)" if first != last else ""
+    return f"{better} is better than {other} above {_short(middle)} {cost.unit}{spread}, worse below"
 
 
 def _by_seed(rows: Sequence[Row], measure: Measure, cost: Cost) -> dict[str, Curve]:

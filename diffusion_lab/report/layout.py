@@ -87,7 +87,7 @@ def question(table: Table) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """Who leads a column, in words. what: the column; sure: whether the lead is beyond its uncertainty."""
+    """A sentence of a report. what: the column or the curves; sure: whether the difference is beyond its uncertainty."""
 
     what: str
     text: str
@@ -95,7 +95,7 @@ class Finding:
 
 
 def finding(standing: Standing, column: Column) -> Finding:
-    """Who leads, by how much, and whether that is certain."""
+    """The best rows of a column, by how much they are better, and whether that is certain."""
     letter = column.letters.get(standing.best[0].protocol_key(standing.measure))
     what = standing.measure.label + (f" ({column.notes[letter]})" if letter else "")
     best = listed([label(row) for row in standing.best[:3]])
@@ -106,15 +106,15 @@ def finding(standing: Standing, column: Column) -> Finding:
         return Finding(what, f"not ranked: no other row has the same seeds as {best}", False)
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
+    said = f"{best} {'is' if len(standing.best) == 1 else 'are'} {standing.measure.better.removesuffix('er')}est"
     if standing.lead is None:
-        few = "one seed per training gives no interval; run seed=1,2,3"
-        return Finding(what, f"{best} is {standing.measure.better[:-2]}est, but {few}", False)
-    lead = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
-    ahead = f"{label(standing.runner_up)} by {lead} (95 % interval, {standing.lead.how})"
+        return Finding(what, f"{said}, but one seed per training gives no interval; run seed=1,2,3", False)
+    by = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
+    said += f"; the difference to {label(standing.runner_up)}, {by} (95 % interval, {standing.lead.how}), is "
     if standing.marked:
-        return Finding(what, f"{best} is best, ahead of {ahead}", True)
-    certain = ", but over all rows and columns this is not certain" if standing.lead.beyond_its_uncertainty else ""
-    return Finding(what, f"undecided; {best} leads {ahead}{certain}", False)
+        return Finding(what, f"{said}certain", True)
+    not_certain = "not certain over all rows and columns"
+    return Finding(what, said + (not_certain if standing.lead.beyond_its_uncertainty else "within noise"), False)
 
 
 def _column(group: Group, measure: Measure) -> Column:

@@ -18,9 +18,9 @@ from markupsafe import Markup
 from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.contrast import Contender
-from diffusion_lab.report.findings import curve_findings
+from diffusion_lab.report.findings import findings
 from diffusion_lab.report.interactive import figure, swatch
-from diffusion_lab.report.layout import Finding, columns, finding, label, question, seeds_of
+from diffusion_lab.report.layout import columns, label, question, seeds_of
 from diffusion_lab.report.nearest import NearestImages
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.panels import Plot
@@ -111,18 +111,12 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
 
 
 def _findings(table: Table) -> list[dict[str, Any]]:
-    """Who leads, and who overtakes whom while training, by group."""
-    found = []
-    for number, group in enumerate(table.groups, start=1):
-        by_name = {column.measure.name: column for column in columns(group)}
-        for standing in group.standings:
-            if standing.measure.headline:
-                said = finding(standing, by_name[standing.measure.name])
-                found.append({"group": number if len(table.groups) > 1 else None, "said": said})
-        for what, sentence in curve_findings(table, group):
-            said = Finding(what, sentence, sure=False)
-            found.append({"group": number if len(table.groups) > 1 else None, "said": said})
-    return found
+    """By group."""
+    return [
+        {"group": number if len(table.groups) > 1 else None, "said": said}
+        for number, group in enumerate(table.groups, start=1)
+        for said in findings(table, group)
+    ]
 
 
 def _group(group: Group) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel,
 from diffusion_lab.report.row_plots import by_look, floor_level, in_panels, sets_steps, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
 
-_EVALUATIONS = Cost("nfe", "network evaluations", at="at")
+_EVALUATIONS = Cost("nfe", "network evaluations")
 _MOST_PAIRS = 12
 
 
@@ -32,7 +32,7 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
         kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind") for cell in scored)
         note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = changes(table, group, measure)
-        note += [f"Where the lead changes: {'; '.join(crossings)}."] if crossings else []
+        note += [f"Where the order changes: {'; '.join(said for said, _ in crossings)}."] if crossings else []
         plots.append(
             Plot(
                 key=f"steps_{measure.name}",
@@ -50,15 +50,16 @@ def sampling_plots(table: Table, group: Group) -> list[Plot]:
     return plots
 
 
-def changes(table: Table, group: Group, measure: Measure) -> list[str]:
-    """Where the better of two choices depends on the evaluations; a sentence for each two lines that differ in one axis."""
+def changes(table: Table, group: Group, measure: Measure) -> list[tuple[str, bool]]:
+    """(sentence, whether it is certain) for each two lines that differ in one axis and change their order with the evaluations."""
     compared = [
         (names, races(some, others, measure, _EVALUATIONS)) for names, some, others in _pairs(table, group, measure)
     ]
     compared = [(names, found) for names, found in compared if found]
     level = LEVEL / max(1, len(compared) * len(ranked_measures(group)))
     crossing = [(names, found) for names, found in compared if any(one.crossings for one in found.values())]
-    return [in_words(names, found, _EVALUATIONS, is_certain(found, level)) for names, found in crossing[:_MOST_PAIRS]]
+    sure = [is_certain(found, level) for _, found in crossing[:_MOST_PAIRS]]
+    return [(in_words(*one, _EVALUATIONS, sure), sure) for one, sure in zip(crossing, sure, strict=False)]
 
 
 def _pairs(table: Table, group: Group, measure: Measure) -> Iterator[tuple[tuple[str, str], list[Row], list[Row]]]:

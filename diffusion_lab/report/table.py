@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """Who leads a column among rows that were measured alike.
+    """The best rows of a column, among those measured alike.
 
     best       rows with the best mean: several where their values are equal, or are written as equal and their order is uncertain
     p          the largest p of the differences between the best and the other rows; None where some of these are uncertain

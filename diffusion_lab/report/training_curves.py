@@ -33,7 +33,7 @@ def training_plots(table: Table, group: Group) -> list[Plot]:
         series = [_series(name, rows, measure, number) for number, (name, rows) in enumerate(lines.items())]
         panels = [Panel("", series, levels=floor_level(group, measure))]
         has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
-        sentences = [f"{said[0].upper()}{said[1:]}." for said in overtakings(table, group, measure)]
+        sentences = [f"{said[0].upper()}{said[1:]}." for said, _ in comparisons(table, group, measure)]
         plots.append(
             Plot(
                 key=f"training_cost_{measure.name}",
@@ -53,8 +53,8 @@ def training_plots(table: Table, group: Group) -> list[Plot]:
     return plots
 
 
-def overtakings(table: Table, group: Group, measure: Measure) -> list[str]:
-    """Who overtakes whom, and when, of the lines that were measured alike and share seeds."""
+def comparisons(table: Table, group: Group, measure: Measure) -> list[tuple[str, bool]]:
+    """(sentence, whether it is certain): which line is better, and from when, of those measured alike with the same seeds."""
     lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
     compared = [
         ((first, second), races(some, others, measure, _MINUTES))

@@ -96,5 +96,5 @@ def result_line(job: Job) -> str:
     values = result.get("values")
     if values is None:
         return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
-    main = [m for m in read_measures(result.get("measures")) if m.name in values and (m.headline or m.name == SECONDS)]
+    main = [m for m in read_measures(result) if m.name in values and (m.headline or m.name == SECONDS)]
     return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in main)

@@ -69,7 +69,7 @@ def test_a_metric_of_the_users_own_is_a_column_or_a_reason(tmp_path):
     scores = scored(tmp_path, metrics=[Shift(), Fails()])
     assert scores.values.keys() == {"shift", "done"}
     assert scores.protocol["absent"] == {"left": "no light"}
-    assert [measure.name for measure in read_measures(scores.content()["measures"])] == ["shift", "done", "left"]
+    assert [measure.name for measure in read_measures(scores.content())] == ["shift", "done", "left"]
     assert scored(tmp_path, Broken(), metrics=[Shift()]).protocol["absent"] == {
         "shift": "6 of 40 samples are not finite"
     }
@@ -107,8 +107,10 @@ def test_measures_of_several_scores_keep_the_order_of_each():
 )
 def test_a_description_from_a_stranger_is_read_or_refused(entry):
     with pytest.raises(ValueError, match=r"measure|name|wrong kind|not a list"):
-        read_measures([entry])
-    assert read_measures([{"name": "a", "label": "a", "colour": "of a newer version"}]) == [Measure("a", "a")]
+        read_measures({"measures": [entry]})
+    assert read_measures({"measures": [{"name": "a", "label": "a", "colour": "of a newer version"}]}) == [
+        Measure("a", "a")
+    ]
 
 
 class Sums(RawPixels):

@@ -128,7 +128,7 @@ def test_scores_are_plain_json(tmp_path):
     assert {key: content[key] for key in ("values", "protocol", "curves")} == {
         key: scores.content()[key] for key in ("values", "protocol", "curves")
     }
-    assert read_measures(content["measures"]) == scores.measures
+    assert read_measures(content) == scores.measures
     assert len(scores.curves["bits_per_dim"]["terms"]) == 2
 
 

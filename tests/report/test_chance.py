@@ -87,11 +87,11 @@ def curves(random, lines, seeds, axis, cost, difference=0.0):
 
 def sentences_on(gathered):
     table = build_table(gathered)
-    return [said for group in table.groups for _, said in curve_findings(table, group)]
+    return [said for group in table.groups for said in curve_findings(table, group)]
 
 
 def claims_of(gathered):
-    return [said for said in sentences_on(gathered) if "undecided" not in said]
+    return [said for said in sentences_on(gathered) if said.sure]
 
 
 BY_COST = [("trainer.max_steps", "training_seconds"), ("sampler.spacing.num_steps", "nfe")]

@@ -1,6 +1,7 @@
 """Where curves cross: known crossings are found, and what seeds do not agree on is said."""
 
 import math
+import re
 
 import pytest
 from scipy import stats
@@ -18,16 +19,16 @@ def power(scale: float, exponent: float, costs=(1, 2, 5, 10, 30, 60)) -> list[tu
 def test_two_power_laws_cross_where_they_are_equal():
     falling, flat = power(8, 0.7), power(2, 0.2, costs=(1, 3, 20, 60))
     found = race(falling, flat, lower_is_better=True)
-    assert found.leads == 0
+    assert found.better == 0
     assert found.crossings == pytest.approx([4 ** (1 / 0.5)])
-    assert race(flat, falling, lower_is_better=True).leads == 1
-    assert race(falling, flat, lower_is_better=False).leads == 1
+    assert race(flat, falling, lower_is_better=True).better == 1
+    assert race(falling, flat, lower_is_better=False).better == 1
 
 
 def test_only_what_both_were_measured_at_counts():
     early, late = power(8, 0.7, costs=(1, 2, 5)), power(1, 0.1, costs=(4, 60))
     found = race(early, late, lower_is_better=True)
-    assert (found.leads, found.crossings, found.low, found.high) == (1, (), 4, 5)
+    assert (found.better, found.crossings, found.low, found.high) == (1, (), 4, 5)
     assert race(early, power(1, 0.1, costs=(6, 60)), lower_is_better=True) is None
     assert race(early, early, lower_is_better=True) is None
 
@@ -41,10 +42,10 @@ def test_a_crossing_that_all_seeds_have_is_said_with_its_spread():
     races = {str(seed): Race(0, (time,), 1, 60) for seed, time in enumerate((12.0, 14.0, 17.0))}
     middle = math.exp(sum(map(math.log, (12, 14, 17))) / 3)
     assert round(middle) == 14
-    said = in_words(("diffusion", "GAN"), races, MINUTES, sure=True)
-    assert said == "diffusion overtakes GAN after 14 minutes, 12 to 17 by seed (3 of 3 seeds)"
-    one = in_words(("a", "b"), {"": Race(1, (14.3,), 1, 60)}, MINUTES, sure=False)
-    assert one == "undecided between a and b: b overtakes a after 14 minutes (one seed)"
+    said = in_words(("diffusion", "gan"), races, MINUTES, sure=True)
+    assert facts(said) == ["diffusion", "gan", "14", "12", "17", "3", "3"]
+    one = in_words(("gan", "vae"), {"": Race(1, (14.3,), 1, 60)}, MINUTES, sure=False)
+    assert facts(one) == ["gan", "vae", "vae", "gan", "14"]
 
 
 def test_what_one_curve_is_better_than_all_the_way_is_one_sentence():
@@ -56,36 +57,40 @@ def test_what_one_curve_is_better_than_all_the_way_is_one_sentence():
         (("gan", "noise"), by_seeds(0, (), 1, 60, seeds="12")),
         (("gan", "kernel"), {**by_seeds(0, (), 1, 60), "4": Race(1, (), 1, 60, (-1.0, -1.0))}),
     ]
-    assert in_sentences(compared, MINUTES, 1) == [
-        "diffusion overtakes gan after 19 minutes (3 of 3 seeds)",
-        "gan is better than vae and flow all the way from 2.4 to 50 minutes (3 of 3 seeds)",
-        "gan is better than late all the way from 30 to 50 minutes (3 of 3 seeds)",
-        "undecided between gan and noise; between gan and kernel",
+    assert [(facts(said), sure) for said, sure in in_sentences(compared, MINUTES, 1)] == [
+        (["diffusion", "gan", "19", "3", "3"], True),
+        (["gan", "vae", "flow", "2.4", "50", "3", "3"], True),
+        (["gan", "late", "30", "50", "3", "3"], True),
+        (["gan", "noise", "gan", "kernel"], False),
     ]
 
 
-def by_seeds(leads, crossings, low, high, seeds="123"):
-    """Races whose leads hardly differ between seeds."""
-    first = (1 if leads == 0 else -1) * (-1) ** len(crossings)
-    ahead = (first, first * (-1) ** len(crossings))
-    return {s: Race(leads, crossings, low, high, tuple(a * (1 + 1e-3 * int(s)) for a in ahead)) for s in seeds}
+def facts(said):
+    """The curves and numbers of a sentence, in turn."""
+    return re.findall(r"\b(?:diffusion|gan|vae|flow|late|noise|kernel|[\d.]+)\b", said)
 
 
-def test_a_lead_is_certain_at_every_cost_or_not():
-    leads = [(1.0, 0.1), (1.1, 0.9), (0.9, 0.2)]
-    races = {str(seed): Race(0, (), 1, 60, ahead) for seed, ahead in enumerate(leads)}
+def by_seeds(better, crossings, low, high, seeds="123"):
+    """Races whose differences hardly differ between seeds."""
+    first = (1 if better == 0 else -1) * (-1) ** len(crossings)
+    by = (first, first * (-1) ** len(crossings))
+    return {s: Race(better, crossings, low, high, tuple(a * (1 + 1e-3 * int(s)) for a in by)) for s in seeds}
+
+
+def test_a_difference_is_certain_at_every_cost_or_not():
+    differences = [(1.0, 0.1), (1.1, 0.9), (0.9, 0.2)]
+    races = {str(seed): Race(0, (), 1, 60, by) for seed, by in enumerate(differences)}
     assert not is_certain(races, 0.05)
     assert is_certain(races, stats.ttest_1samp([0.1, 0.9, 0.2], 0).pvalue * 1.001)
 
 
-def test_what_seeds_do_not_agree_on_is_undecided():
+def test_what_seeds_do_not_agree_on_is_not_certain():
     races = {"1": Race(0, (12.0,), 1, 60), "2": Race(1, (), 1, 60), "3": Race(0, (20.0,), 1, 60)}
-    said = in_words(("diffusion", "GAN"), races, MINUTES, sure=False)
-    assert said == (
-        "undecided between diffusion and GAN: diffusion overtakes GAN after 15 minutes, 12 to 20 by seed (2 of 3 seeds); "
-        "GAN is better than diffusion all the way from 1 to 60 minutes (1 of 3 seeds)"
-    )
+    said = in_words(("diffusion", "gan"), races, MINUTES, sure=False)
+    assert facts(said) == [
+        *("diffusion", "gan"),
+        *("diffusion", "gan", "15", "12", "20", "2", "3"),
+        *("gan", "diffusion", "1", "60", "1", "3"),
+    ]
     to_and_fro = {"1": Race(0, (2.0, 3.0), 1, 60), "2": Race(1, (2.0, 3.0, 4.0), 1, 60)}
-    assert in_words(("a", "b"), to_and_fro, MINUTES, sure=False) == (
-        "undecided between a and b: the lead changes several times (2 of 2 seeds)"
-    )
+    assert facts(in_words(("gan", "vae"), to_and_fro, MINUTES, sure=False)) == ["gan", "vae", "2", "2"]

@@ -1,4 +1,4 @@
-"""What is measured of a model: a class for each metric, yours beside them. Imports no torch before something is measured."""
+"""What is measured of a model: a class for each metric, yours beside them."""
 
 from diffusion_lab.evaluation.metrics.advice import StepAdvice
 from diffusion_lab.evaluation.metrics.bits_by_steps import BitsBySteps

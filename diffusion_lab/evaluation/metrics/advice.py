@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from diffusion_lab.evaluation.likelihood import label_bits
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import Measure
 
 if TYPE_CHECKING:
@@ -36,11 +40,6 @@ class StepAdvice(Metric):
         yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        import torch
-
-        from diffusion_lab.evaluation.likelihood import label_bits
-        from diffusion_lab.evaluation.statistics import UnmeasurableError
-
         model, data, size = subject.model, subject.data, subject.settings.statistics_images
         split = data.choosing_split
         if model.log_snrs(2) is None:
@@ -75,8 +74,6 @@ class StepAdvice(Metric):
 
 def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
     """The options to type."""
-    import torch
-
     if advice.gain <= 0:
         return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"
     high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()

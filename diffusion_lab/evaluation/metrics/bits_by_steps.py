@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, derive_seed
+from diffusion_lab.evaluation.likelihood import label_bits
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import LOW, Measure
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject
 
@@ -70,8 +74,6 @@ class BitsBySteps(Metric):
         return f"bits_{spacing}_{count}"
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.statistics import UnmeasurableError
-
         if subject.model.log_snrs(2) is None:
             raise UnmeasurableError("this family has no noisy chain")
         longest = subject.model.process.num_timesteps
@@ -97,11 +99,6 @@ class BitsBySteps(Metric):
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """Of each spacing (n, len(counts)) float64."""
-        import torch
-
-        from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, derive_seed
-        from diffusion_lab.evaluation.likelihood import label_bits
-
         kinds = dict(zip(SPACINGS, (EvenSpacing, QuadraticSpacing, LogSNRSpacing, OptimalSpacing), strict=True))
         model, data = subject.model, subject.data
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from diffusion_lab.evaluation.likelihood import score_likelihood
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import ENTROPY, LOW, Measure
@@ -44,8 +45,6 @@ class BitsPerDim(Metric):
         yield Measure(ENTROPY, "  the data's entropy", meaning=least, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.likelihood import score_likelihood
-
         seed, split = subject.settings.seed, subject.settings.unseen_split
         likelihood = score_likelihood(subject.model, subject.data, seed, subject.progress, split, **asdict(self))
         if likelihood is None:

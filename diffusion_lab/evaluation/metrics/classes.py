@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from diffusion_lab.evaluation.conditional import class_distances, classified_as_label
+from diffusion_lab.evaluation.coverage import class_coverage
+from diffusion_lab.evaluation.fidelity import inception_score
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import HIGH, SAMPLES, Measure, interval_of_share
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject, View
 
@@ -33,8 +37,6 @@ class InceptionScore(FeatureMetric):
         )
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.fidelity import inception_score
-
         logits = view.features.class_logits(view.on_device)
         if logits is None:
             return
@@ -72,9 +74,6 @@ class ClassAccuracy(FeatureMetric):
                 scores.protocol["absent"].pop(name, None)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.conditional import class_distances, classified_as_label
-        from diffusion_lab.evaluation.statistics import UnmeasurableError
-
         y = view.drawn.y
         if y is None:
             return
@@ -116,8 +115,6 @@ class ClassCoverage(FeatureMetric):
         yield naming.measure("class_entropy", "class entropy", unit="bits", meaning=meaning, brief=False, decimals=2)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.coverage import class_coverage
-
         predicted = view.features.classes(view.on_device)
         if predicted is None:
             return

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffusion_lab.evaluation.copying import nearer, within_held_out_quantile
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
+from diffusion_lab.evaluation.nearest import nearest_picture, nearest_training_images
 from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import REAL_IMAGES, SAMPLES, Measure, ends
+from diffusion_lab.pictures import may_fail
 
 if TYPE_CHECKING:
     from diffusion_lab.evaluation.scores import Scores
@@ -43,11 +47,6 @@ class Copying(Metric):
             yield Measure(f"copies_{features}", f"copies ({features})", meaning=few, agrees=parts, brief=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.copying import nearer, within_held_out_quantile
-        from diffusion_lab.evaluation.nearest import nearest_picture, nearest_training_images
-        from diffusion_lab.evaluation.statistics import UnmeasurableError
-        from diffusion_lab.pictures import may_fail
-
         data, split = subject.data, subject.settings.unseen_split
         if data.size(split) < 2:
             raise UnmeasurableError(f"needs held-out images besides the training images, but {data.name} has none")

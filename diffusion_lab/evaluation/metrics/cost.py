@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffusion_lab.evaluation.cost import num_parameters
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.measures import LOW, SECONDS, Measure
 
@@ -39,8 +40,6 @@ class Cost(Metric):
         yield Measure("training_seconds", "training", "s", meaning="seconds of training", column=False, decimals=0)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.cost import num_parameters
-
         drawn, training = subject.drawn, subject.source.training
         cost = drawn.cost_protocol()
         scores.protocol["cost"] = cost

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffusion_lab.evaluation.diagnosis import distances_by_log_snr, errors_by_log_snr
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import Measure
@@ -46,8 +47,6 @@ class DistanceByLogSNR(Metric):
         return f"{naming.distance}_share_above_0"
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.diagnosis import distances_by_log_snr
-
         names = [self._name(view.naming) for view in subject.views]
         log_snrs = subject.model.log_snrs(self.num_points)
         if log_snrs is None:
@@ -92,8 +91,6 @@ class ErrorByLogSNR(Metric):
         yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.diagnosis import errors_by_log_snr
-
         log_snrs = subject.model.log_snrs(self.num_points)
         if log_snrs is None:
             scores.record("largest_excess_error", None, _NO_CHAIN)

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from diffusion_lab.data.splits import evenly_spaced
+from diffusion_lab.evaluation.duration import say_if_long
+from diffusion_lab.evaluation.fidelity import in_manifolds, kernel_distance, kernel_influences
+from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
 from diffusion_lab.measures import HIGH, LOW, REAL_IMAGES, SAMPLES, STANDARD_ERROR, Measure
@@ -36,8 +40,6 @@ class FrechetDistance(FeatureMetric):
         )
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.frechet import frechet_distance
-
         name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
         n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
         scores.measure([name], lambda: (frechet_distance(view.drawn.moments(view.device), real),))
@@ -79,9 +81,6 @@ class KernelDistance(FeatureMetric):
         yield Measure(name, name, "", LOW, f"kernel distance by {naming.kind}", agrees, logs=True, brief=False)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.duration import say_if_long
-        from diffusion_lab.evaluation.fidelity import kernel_distance
-
         size = min(self.subset_size, len(view.drawn.features), len(view.some_real))
         scores.protocol["kernel_distance"] = {
             "kernel": "(x·y/D + 1)³",
@@ -98,9 +97,6 @@ class KernelDistance(FeatureMetric):
 
     def _spread(self, view: View, scores: Scores) -> None:
         """Its standard error and the sources of it. For many images it is computed from some and scaled by the root of n."""
-        from diffusion_lab.data.splits import evenly_spaced
-        from diffusion_lab.evaluation.fidelity import kernel_influences
-
         name, x, y = self._name(view.naming), view.drawn.vectors(), view.some_real
         some = y[evenly_spaced(len(y), min(len(y), _MOST_ROWS))]
         of_samples, of_real, error = kernel_influences(x[:_MOST_ROWS], some)
@@ -126,10 +122,6 @@ class PrecisionRecall(FeatureMetric):
             yield naming.measure(name, more=("precision_recall",), better=HIGH, meaning=meaning)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.data.splits import evenly_spaced
-        from diffusion_lab.evaluation.duration import say_if_long
-        from diffusion_lab.evaluation.fidelity import in_manifolds
-
         # As many real images as samples: a manifold of more points is larger, and would favour one side.
         some, n = view.some_real, len(view.drawn.features)
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]

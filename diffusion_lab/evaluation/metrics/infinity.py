@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from diffusion_lab.evaluation.infinity import frechet_at_infinity
 from diffusion_lab.evaluation.metrics.metric import FeatureMetric, Naming, Need
 from diffusion_lab.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import View
 
@@ -31,8 +32,6 @@ class FrechetInfinity(FeatureMetric):
         yield Measure(f"{naming.distance}_infinity", label, "", LOW, meaning, naming.agrees(), logs=True, brief=False)
 
     def score_view(self, view: View, scores: Scores) -> None:
-        from diffusion_lab.evaluation.infinity import frechet_at_infinity
-
         name, real = f"{view.naming.distance}_infinity", _real(view)
         found = frechet_at_infinity(view.drawn.vectors().to(view.device), real.to(view.device))
         low, high = ends(name)

@@ -6,13 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from diffusion_lab.evaluation.duration import say_if_long
 from diffusion_lab.evaluation.metrics.metric import Metric, Naming, Need
 from diffusion_lab.evaluation.settings import check_at_least
+from diffusion_lab.evaluation.sliced import projections, sliced_wasserstein
+from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.measures import IMAGES, LOW, Measure
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diffusion_lab.evaluation.scores import Scores
     from diffusion_lab.evaluation.subject import Subject
 
@@ -45,10 +49,6 @@ class SlicedWasserstein(Metric):
         )
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        from diffusion_lab.evaluation.duration import say_if_long
-        from diffusion_lab.evaluation.sliced import projections
-        from diffusion_lab.evaluation.statistics import UnmeasurableError
-
         if len(subject.data.shape) != 3:
             raise UnmeasurableError("points have no patches")
         view, settings = subject.views[0], subject.settings
@@ -76,15 +76,11 @@ class SlicedWasserstein(Metric):
         )
 
     def _compare(self, x: Tensor, y: Tensor, seed: int) -> dict[str, float]:
-        from diffusion_lab.evaluation.sliced import sliced_wasserstein
-
         return sliced_wasserstein(x, y, self.patches, seed)
 
 
 def _images(subject: Subject, split: str, size: int) -> Tensor:
     """A fixed choice of a split, (n, C, H, W)."""
-    import torch
-
     shown = [x for x, _ in subject.data.batches(split, 256, limit=size)] if size else []
     return torch.cat(shown)[:size] if shown else torch.empty(0, *subject.data.shape)
 
