@@ -31,7 +31,7 @@ from diffusion_lab.from_config.kinds import parameter_annotations
 from diffusion_lab.runs.contents import wrong_in_facts
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
-REFERENCE = re.compile(r"\$\{\w+(\.\w+)*\}")  # a plain one
+REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
 # Every part of a config that a command builds by itself, and its type. All others are parts of these.
 PLACES = {
     "sampler": "diffusion_lab.diffusion.Sampler",
@@ -49,11 +49,8 @@ PLACES = {
 _SEVERAL = ("features", "metrics")  # by name
 _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
-_COMPUTE = (
-    "torch.nn",
-    "torch.optim",
-    *(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models")),
-)
+_COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
+_COMPUTE += ("torch.nn", "torch.optim")
 _READ = tuple(f"diffusion_lab.{part}" for part in ("data", "evaluation", "from_config.classifier", "from_config.worse"))
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _MOST_VALUES = 20_000  # that references stand for; a chain of 8,000 β has as many
@@ -78,7 +75,7 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
         if not (isinstance(value, str | dict | list | None) or (isinstance(value, int | float) and abs(value) < 2**64)):
             raise RunError(f"{file}: {key} is not a string, a finite number of 64 bits, true, false or null")
         if isinstance(value, str) and "${" in value:
-            if path[0] != "model" or path[-1] == "_target_" or not REFERENCE.fullmatch(value) or "{model" in value:
+            if path[0] != "model" or path[-1] == "_target_" or not REFERENCE.fullmatch(value):
                 named = f"{key}={printable(value)}"
                 raise RunError(f"{file}: {named} is refused: only `model` may refer, to other groups, as ${{a.b}}")
             node: Any = config
@@ -194,9 +191,9 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
     def bytes_of(key: str, number: float) -> float:
         if key.startswith(("data.image_size", "data.channels")):
             return _PIXEL * shown
-        return number * (
-            _PROCESS if key == "data.num_workers" else _PIXEL * image if key.endswith("batch_size") else row
-        )
+        if key.endswith("batch_size"):
+            return number * _PIXEL * image
+        return number * (_PROCESS if key == "data.num_workers" else row)
 
     def refuse(cost: Mapping[str, float], what: str) -> None:
         key = max(cost, key=lambda name: (cost[name], numbers[name]))
@@ -206,10 +203,14 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
     memory = {key: bytes_of(key, number) for key, number in numbers.items()}
     if sum(memory.values()) > _memory_here():
         refuse(memory, f"more memory than this machine has, {_memory_here() / 2**30:.0f} GiB")
-    images = [number for key, number in numbers.items() if key.startswith(("evaluation.", "metrics."))]
-    steps = most(r"model\..*num_steps") or most(r".*\.num_timesteps") or 1
-    if steps * (_USUAL_IMAGES + sum(images)) * (most(r".*\.num_draws") or 1) > _MOST_EVALUATIONS:
-        refuse(numbers, "more than a week at 1,000 network evaluations a second")
+    chain = {key: number for key, number in numbers.items() if re.fullmatch(r"model\..*num_(steps|timesteps)", key)}
+    chain = {key: number for key, number in chain.items() if key.endswith("num_steps")} or chain
+    drawn = {key: number for key, number in numbers.items() if key.startswith(("evaluation.", "metrics."))}
+    drawn |= {
+        key: drawn[key] * drawn.get(f"{key[:-5]}images", 1) for key in drawn if key.endswith("num_draws")
+    }  # of each image
+    if max(chain.values(), default=1) * (_USUAL_IMAGES + sum(drawn.values())) > _MOST_EVALUATIONS:
+        refuse(drawn | chain, "more than a week at 1,000 network evaluations a second")
 
 
 def _numbers(config: Mapping[str, Any]) -> dict[str, float]:

@@ -28,4 +28,4 @@ def built_groups() -> set[str]:
 def test_every_group_that_is_built_has_a_type_that_is_checked() -> None:
     groups = built_groups()
     assert {"labels", "model", "evaluation"} <= groups
-    assert groups | {"data"} <= {*(place.partition(".")[0] for place in PLACES), *OF_THE_USER}
+    assert groups | {"data"} <= {*PLACES, *OF_THE_USER}
