@@ -61,13 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
             raise ValueError("it has YAML aliases, which are not allowed")
         found = yaml.load(content, loader) or {}
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # PyYAML lets some through
+    except Exception as error:  # PyYAML lets those of a value's own type through
         raise RunError(f"{path} is not a config: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict):
         raise RunError(f"{path} is not a config: it holds no options")

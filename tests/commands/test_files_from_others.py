@@ -174,18 +174,15 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     """A config that names a classifier, whose folder is tampered with."""
 
     def write(folder: Path) -> None:
-        edit(folder, "guidance", GUIDANCE | {"classifier": classifier})
+        saved = OmegaConf.load(folder / "config.yaml")
+        of_model = {"schedule": OmegaConf.to_container(saved.schedule), "identity": saved.facts.identity}
+        edit(folder, "guidance", {"_target_": GUIDANCE, "scale": 1.0, "classifier": classifier, **of_model})
         tamper(folder.parent / "classifier")
 
     return write
 
 
-GUIDANCE = {
-    "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
-    "scale": 1.0,
-    "schedule": {"_target_": "diffusion_lab.diffusion.CosineSchedule", "num_timesteps": 24},
-    "identity": "x",
-}
+GUIDANCE = "diffusion_lab.from_config.classifier.TrainedClassifierGuidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
