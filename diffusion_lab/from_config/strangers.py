@@ -53,6 +53,7 @@ _COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", 
 _COMPUTE += ("torch.nn", "torch.optim")
 _READ = tuple(f"diffusion_lab.{part}" for part in ("data", "evaluation", "from_config.classifier", "from_config.worse"))
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
+_DEEPEST = 32  # levels of nesting
 _MOST_VALUES = 20_000  # that references stand for; a chain of 8,000 β has as many
 _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
 _USUAL_IMAGES = 2048  # drawn if the file names no number
@@ -69,8 +70,8 @@ def check_plain(config: dict[str, Any], file: Path) -> None:
     """
     total = 0
     for path, value in _leaves(config):
-        key = printable(".".join(map(str, path)))
-        if not all(isinstance(name, int) or _KEY.fullmatch(str(name)) for name in path):
+        key = printable(".".join(map(str, path)))[:200]
+        if len(path) > _DEEPEST or not all(isinstance(name, int) or _KEY.fullmatch(str(name)) for name in path):
             raise RunError(f"{file}: {key} is not an option that a file may set")
         if not (isinstance(value, str | dict | list | None) or (isinstance(value, int | float) and abs(value) < 2**64)):
             raise RunError(f"{file}: {key} is not a string, a finite number of 64 bits, true, false or null")
@@ -169,7 +170,7 @@ def _a(kinds: Mapping[type, bool | None]) -> str:
     names = (
         " or ".join(f"{kind.__name__}{' with _partial_' if later else ''}" for kind, later in kinds.items()) or "value"
     )
-    return f"{'an' if names[0] in 'AEIOU' else 'a'} {names}"
+    return "a part of a model" if object in kinds else f"{'an' if names[0] in 'AEIOU' else 'a'} {names}"
 
 
 def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any] | None = None) -> None:

@@ -276,6 +276,7 @@ CONFIG = {
     "a YAML tag that calls": (file("config.yaml", b"model: !!python/object/apply:os.system ['x']"), "is not a config"),
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
     "a config without end": (lambda f: os.truncate(f / "config.yaml", 2**40), "config.yaml is larger than 0.25 MiB"),
+    "a config nested deeply": (written(f"more: {'[' * 99}{']' * 99}"), NO_OPTION),
     "a config nested without end": (file("config.yaml", b"[" * 9999), "is not a config"),
     "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
@@ -318,7 +319,7 @@ SAMPLE = {
     "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
     "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
-    "a network of no channels": (config("network.base_channels", 0), "stranger"),
+    "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
     # ---- choices
     "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
     "an absolute choice": (choice("/tmp/sampler"), NO_CHOICE),
