@@ -121,7 +121,7 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
         _check(child, f"{key}.{index}", kinds, file)
     if not isinstance(node, dict):
         return
-    below, unsaid = {}, {}
+    annotations, unsaid = {}, {}
     if "_target_" in node:
         target, later = node["_target_"], bool(node.get("_partial_"))
         own = tuple(filter(None, re.split(r"[\s,]+", os.environ.get(VARIABLE, ""))))
@@ -134,9 +134,11 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
             fix = "" if known else f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
             named = f"{key}._target_={printable(str(target))}{' with _partial_' if later else ''}"
             raise RunError(f"{file}: {named} is not built, because {_a(kinds)} belongs here{fix}")
-        below = {name: dict(_mentioned(kind)) for name, kind in parameter_annotations(target).items()}
+        annotations = parameter_annotations(target)
     for name, child in node.items():
-        _check(child, f"{key}.{name}", below.get(name, unsaid), file)
+        if annotations.get(name) == Path | None and child not in (None, MISSING):  # such as another model that guides
+            raise RunError(f"{file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose")
+        _check(child, f"{key}.{name}", dict(_mentioned(annotations[name])) if name in annotations else unsaid, file)
 
 
 def _found(target: Any, packages: tuple[str, ...]) -> Any:

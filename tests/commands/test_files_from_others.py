@@ -242,6 +242,10 @@ CONFIG = {
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "a sampler as the spacing": (at("sampler.spacing", "diffusion_lab.diffusion.DDIMSampler"), "Spacing belongs here"),
+    "another model that guides": (
+        at("model.guidance", "diffusion_lab.from_config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
+        "model.guidance.model=secret is a path, which a file may not choose",
+    ),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "a callback that is a list": (config("callbacks.monitor", []), "callbacks.monitor is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
