@@ -249,6 +249,8 @@ def no_larger_than(weights: Path) -> Iterator[None]:
 
     def spend(module: object, name: str, parameter: Any) -> None:
         if parameter is not None and not is_lazy(parameter) and len(_left) == depth:
+            if parameter.numel() == 0:
+                raise ValueError("the model has a layer without any channels")
             _left[-1] -= max(parameter.numel(), 64)  # one of a single number takes memory too
             if _left[-1] < 0:
                 raise ValueError(f"the model has many more parameters than {weights}")
