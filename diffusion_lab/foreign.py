@@ -52,16 +52,20 @@ def read_printable_json(path: Path) -> dict[str, Any]:
     return _printable(read_json(path), path, _DEEPEST)
 
 
-def read_yaml(content: bytes) -> Any:
-    """Plain YAML. YAMLError for an alias as well: a few lines of them unfold to more than any memory holds; and for a value that
-    cannot be read as its type, such as the date 2024-99-99."""
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config of plain YAML. Raises RunError, naming it, for anything else, and for aliases: a few lines of them unfold to more
+    than any memory holds."""
+    content = read_bytes(path, LARGEST_CONFIG)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
-        raise yaml.YAMLError("it has YAML aliases, which are not allowed")
     try:
-        return yaml.load(content, loader)
-    except (ValueError, LookupError, AttributeError) as error:  # PyYAML lets these through
-        raise yaml.YAMLError(f"it has a value that cannot be read: {error}") from error
+        if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
+            raise ValueError("it has YAML aliases, which are not allowed")
+        found = yaml.load(content, loader) or {}
+    except Exception as error:  # PyYAML lets those of a value's own type through
+        raise RunError(f"{path} is not a config: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is not a config: it holds no options")
+    return found
 
 
 def printable(text: str) -> str:

@@ -20,8 +20,8 @@ from diffusion_lab.from_config.build import (
 )
 from diffusion_lab.from_config.guiding import sha256_of
 from diffusion_lab.from_config.importing import given_options, with_described_parts
-from diffusion_lab.from_config.limits import no_more_numbers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.from_config.strangers import no_larger_than
 from diffusion_lab.runs import ModelDirectory, model_directory, write_json
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> None:
     choices.pop("labels", None)  # nothing was trained here
     with users_mistakes():
         found = opened(path, given_options(cfg, choices))
-        with no_more_numbers(sum(tensor.numel() for tensor in found.tensors.values()), found.file):
+        with no_larger_than(found.file):
             _state_data(cfg)
             model = build_model(cfg)
         weights = found.weights(model.network)

@@ -77,10 +77,10 @@ class ClassifierFeatures(Features):
 
     kind = "features of a classifier trained with labels"
 
-    def __init__(self, name: str, folder: Path = FOLDER) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.classifier, self.identity = load_classifier(name, folder)
+        self.classifier, self.identity = load_classifier(name)
         self.dim = self.classifier.hidden.out_features
 
     def check(self, shape: Sequence[int]) -> None:

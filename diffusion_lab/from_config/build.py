@@ -27,9 +27,9 @@ from diffusion_lab.fingerprints import (
     training_part,
 )
 from diffusion_lab.from_config.guiding import by_content, identity_of
-from diffusion_lab.from_config.limits import REFERENCE
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.from_config.starting import content_of_start, identity_of_base
+from diffusion_lab.from_config.strangers import REFERENCE
 from diffusion_lab.imports import Code
 from diffusion_lab.runs.contents import wrong_in_facts
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from diffusion_lab.callbacks.ema import default_weights
 from diffusion_lab.diffusion import ClassifierGuidance, Schedule
 from diffusion_lab.diffusion.intervals import Interval
-from diffusion_lab.from_config.targets import checked
-from diffusion_lab.from_config.trained import build_trained, load_config
+from diffusion_lab.from_config.trained import build_trained, load_config, settled
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import RAW
 from diffusion_lab.runs import ModelDirectory
@@ -41,7 +40,7 @@ class TrainedClassifierGuidance(ClassifierGuidance):
                 f"{classifier} holds a {kind.__name__}, not a noisy classifier; "
                 "train one with `diffusion-lab train model=noisy_classifier`"
             )
-        model = build_trained(directory, checked(saved, directory.config))
+        model = build_trained(directory, settled(saved, directory))
         if saved.facts.get("identity") != identity:
             data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
             raise ValueError(

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.fingerprints import TRAINING, training_part
 from diffusion_lab.from_config.build import CODE, training_fingerprint
-from diffusion_lab.from_config.targets import checked, targets
+from diffusion_lab.from_config.strangers import check_targets, targets
 from diffusion_lab.from_config.trained import read_config
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError
 
@@ -33,8 +33,8 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
             package = target.partition(".")[0]
             if not _is_found(package):
                 raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
-        built = checked(OmegaConf.create({group: cfg[group] for group in _BUILT if cfg.get(group)}), place.config)
-        return training_fingerprint(OmegaConf.merge(cfg, built)).startswith(fingerprint)
+        check_targets({group: OmegaConf.to_container(cfg[group]) for group in _BUILT if cfg.get(group)}, place.config)
+        return training_fingerprint(cfg).startswith(fingerprint)
     except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None
 

@@ -8,10 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
-
 from diffusion_lab.fingerprints import named_in
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, read_bytes, read_yaml
+from diffusion_lab.foreign import RunError, inside, read_yaml
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
 
@@ -53,12 +51,7 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
     weights = directory.weight_files({name}).get(name)
     if weights is None:
         raise RunError(f"{directory.path} has no weights {name}")
-    try:
-        parts = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
-    except (OSError, YAMLError) as error:
-        raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
-    if not isinstance(parts, dict):
-        raise RunError(f"{directory.config} is not the config of a model")
+    parts = read_yaml(inside(directory.path, directory.config))
     return {
         "fingerprint": training.get("fingerprint"),
         "weights": sha256_of(weights),

@@ -88,11 +88,10 @@ def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[...,
     """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
     reads v."""
     from diffusion_lab.callbacks.ema import default_weights
-    from diffusion_lab.from_config.targets import checked
-    from diffusion_lab.from_config.trained import build_trained, load_config
+    from diffusion_lab.from_config.trained import build_trained, load_config, settled
     from diffusion_lab.models.trainable import RAW
 
-    model = build_trained(head, checked(load_config(head), head.config))
+    model = build_trained(head, settled(load_config(head), head))
     if not model.needs_base:
         raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
     files = head.weight_files()

@@ -94,7 +94,7 @@ def _taken(node: DictConfig | ListConfig, name: Any, key: str, value: Any, comma
         return of_conf  # its class need not be imported
     if not isinstance(target, str):
         return None if of_conf is None or of_conf.annotation is NoneType else of_conf
-    annotation = _parameter_annotations(target).get(name, Any)
+    annotation = parameter_annotations(target).get(name, Any)
     if value is None and of_conf is not None and _takes(of_conf.annotation, None):
         annotation = Any  # a default of ours may be null where Lightning's is not
     return Taken(annotation) if of_conf is None else of_conf._replace(annotation=annotation)
@@ -151,7 +151,7 @@ def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml.Nod
 
 
 @cache
-def _parameter_annotations(target: str) -> dict[str, Any]:
+def parameter_annotations(target: str) -> dict[str, Any]:
     """Parameter name -> annotation of a target; empty if it cannot be imported or has no annotations."""
     try:
         found = _locate(target)

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.fingerprints import SCORING_GROUPS
-from diffusion_lab.foreign import LARGEST_CONFIG, inside, read_bytes, read_yaml
+from diffusion_lab.foreign import inside, printable, read_yaml
 from diffusion_lab.from_config.build import build_training_data, variance_matters
-from diffusion_lab.from_config.limits import no_larger_than
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import usual_outputs
 from diffusion_lab.from_config.overrides import unquoted, with_values
 from diffusion_lab.from_config.power_averages import build_average
-from diffusion_lab.from_config.targets import check_values, checked, targets
+from diffusion_lab.from_config.strangers import (
+    check_plain,
+    check_sizes,
+    check_targets,
+    leave_out,
+    no_larger_than,
+)
 from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 
@@ -96,23 +100,15 @@ def _refuse_unknown_groups(
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
-    """The config that a model was trained with, with the references of `model` to the groups beside it and no others.
+    """The config that a model was trained with, with the references of `model` to the groups beside it.
 
-    RunError if there is none, or if it holds what a file may not (see `targets`).
+    RunError if there is none, or if it holds what a file may not (see `strangers`); its sizes are checked by `settled`.
     """
     if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
         raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
     config = read_config(directory)
-    loaded = _checked(config, directory, of_file={})  # sizes are checked where something is built
-    # A file does not fetch, and chooses no file to read: what it was trained on is there, or the user names it.
-    if loaded.data is not None and "download" in loaded.data:
-        loaded.data.download = False
-    for part in filter(None, (loaded.get("features") or {}).values()):
-        for option, value in (("download", False), ("path", None)):
-            if option in part:
-                part[option] = value
-    loaded.model = config.model
-    return loaded
+    check_targets(_resolved(config, directory), directory.config)
+    return config
 
 
 def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
@@ -122,52 +118,40 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
     """
     if not directory.config.is_file():
         raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
+    plain = read_yaml(inside(directory.path, directory.config))
     try:
-        plain = read_yaml(read_bytes(inside(directory.path, directory.config), LARGEST_CONFIG))
-        _leave_out_models(plain)
-        config = OmegaConf.create(plain if isinstance(plain, dict) else {})
-    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        if not {"model", "data", "facts"} <= plain.keys():
+            raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
+        nodes = {
+            group: plain.get(group) for group in ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
+        }
+        if isinstance(plain.get("callbacks"), dict):
+            nodes |= {f"callbacks.{name}": node for name, node in plain["callbacks"].items()}
+        wrong = [name for name, node in nodes.items() if not isinstance(node, dict | None)]
+        if wrong:
+            raise RunError(
+                f"{directory.config} is not the config of a model: {printable(wrong[0])} is not a group of options"
+            )
+        check_plain(plain, directory.config)
+        leave_out(plain)
+        return OmegaConf.create(plain)
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
         raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
-    if not {"model", "data", "facts"} <= set(config):
-        raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
-    groups = ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
-    wrong = [group for group in groups if not _is_dict(config, group)]
-    wrong = wrong or [
-        f"callbacks.{name}" for name in config.get("callbacks") or () if not _is_dict(config.callbacks, name)
-    ]
-    if wrong:
-        raise RunError(f"{directory.config} is not the config of a model: {wrong[0]} is not a group of options")
-    check_values(config, directory.config)
-    return config
 
 
-def _leave_out_models(node: Any) -> None:
-    """What guides away from a model in another folder does so where the user names that folder again; a head is found."""
-    variance = node.get("measured_variance") if isinstance(node, dict) else None
-    if isinstance(variance, dict) and variance.get("head") is not None:
-        variance["head"] = None
-    node = node.get("guidance") if isinstance(node, dict) else None
-    for guidance in (node, node.get("worse")) if isinstance(node, dict) else ():
-        if isinstance(guidance, dict) and guidance.get("model") is not None:
-            guidance["model"] = MISSING
-
-
-def _is_dict(config: DictConfig, group: str) -> bool:
-    return config.get(group) is None or isinstance(config[group], DictConfig)
-
-
-def _checked(
-    config: DictConfig,
-    directory: ModelDirectory,
-    trusted: frozenset[str] = frozenset(),
-    paths_are_the_users: bool = False,
-    of_file: dict[str, Any] | None = None,
-) -> DictConfig:
+def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
     try:
-        return checked(config, directory.config, trusted, paths_are_the_users, of_file)
+        return OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         message = mistake_in_job(error) or " ".join(str(error).split())
         raise RunError(f"{directory.config} is not a config: {message}") from None
+
+
+def settled(saved: DictConfig, directory: ModelDirectory, of_file: Mapping[str, Any] | None = None) -> DictConfig:
+    """`saved`, resolved, to be built. RunError where the file needs too much memory or time; see `check_sizes` for of_file."""
+    plain = _resolved(saved, directory)
+    check_sizes(plain, directory.config, of_file)
+    return OmegaConf.create(plain)
 
 
 def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
@@ -190,12 +174,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
         if value is not None:
             _check_data_named(saved)
             saved.data[option] = value
-    # What the file does not name comes from conf/ or from the command line.
-    of_the_user = targets(
-        [OmegaConf.to_container(cfg[group]) for group in (*SCORING_GROUPS, "variance") if cfg.get(group)]
-    )
-    trusted = frozenset(of_the_user) - frozenset(targets(of_the_file))
-    return directory, _checked(saved, directory, trusted, paths_are_the_users=True, of_file=of_the_file)
+    return directory, settled(saved, directory, of_the_file)
 
 
 def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:
@@ -270,7 +249,7 @@ def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> N
 
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:
-    """The model of a config that `checked` returned. RunError if its parts do not fit each other, whatever goes wrong."""
+    """The model of a config that `settled` returned. RunError if its parts do not fit each other, whatever goes wrong."""
     weights = directory.weight_files()["raw"]
     try:
         with no_larger_than(weights):

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import get_class
 
-from diffusion_lab.from_config.targets import checked
-from diffusion_lab.from_config.trained import build_trained, load_config
+from diffusion_lab.from_config.trained import build_trained, load_config, settled
 from diffusion_lab.runs import ModelDirectory
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def unguided(directory: ModelDirectory, identity: str, option: str, fix: str) ->
     if not issubclass(kind, DiffusionModel):
         raise ValueError(f"{option}: it holds a {kind.__name__}, not a diffusion model")
     saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
-    model = build_trained(directory, checked(saved, directory.config))
+    model = build_trained(directory, settled(saved, directory))
     if saved.facts.get("identity") != identity:
         data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
         raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {fix}")

@@ -30,7 +30,7 @@ from diffusion_lab.foreign import LARGEST_CONFIG, RunError, printable, read_byte
 from diffusion_lab.from_config.frozen import MORE_CONFIGS
 from diffusion_lab.from_config.frozen import VARIABLE as COPY
 from diffusion_lab.from_config.outputs import LOCAL, working_directory
-from diffusion_lab.from_config.targets import VARIABLE as TARGETS
+from diffusion_lab.from_config.strangers import VARIABLE as TARGETS
 from diffusion_lab.imports import imported, parsed
 
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")
@@ -175,15 +175,12 @@ def _own_files(options: Sequence[str]) -> Iterator[str]:
 
 def local_settings(file: Path) -> Any:
     """The config in conf/local/default.yaml. RunError for more than plain options."""
-    content = read_bytes(file, LARGEST_CONFIG)
+    read_yaml(file)  # refuses what OmegaConf would unfold
     try:
-        read_yaml(content)  # refuses what OmegaConf would unfold
-        settings = OmegaConf.create(content.decode())
+        settings = OmegaConf.create(read_bytes(file, LARGEST_CONFIG).decode())
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RunError(f"{LOCAL} is not a config: {' '.join(str(error).split())}") from None
     plain = OmegaConf.to_container(settings, resolve=False)
-    if not isinstance(plain, dict):
-        raise RunError(f"{LOCAL} is not a config: it has no options")
     for entry in plain.pop("defaults", None) or []:
         if entry != "_self_" and not (isinstance(entry, dict) and all(_is_choice(*pair) for pair in entry.items())):
             raise RunError(

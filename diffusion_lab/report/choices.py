@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from diffusion_lab.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
-from diffusion_lab.foreign import LARGEST_CONFIG, RunError, inside, printable, read_bytes, read_yaml
+from diffusion_lab.foreign import RunError, inside, printable, read_yaml
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.report.class_names import TARGET, Choice, as_scored, choices_of, is_choice
 
@@ -96,13 +94,13 @@ def _follows(
 def _options(path: Path, unread: list[str]) -> dict[str, Any]:
     """Dotted option -> value; none, and a sentence in `unread`, where the config cannot be read."""
     try:
-        config = read_yaml(read_bytes(inside(path.parent, path), LARGEST_CONFIG))
-        options = flat(as_scored(config if isinstance(config, Mapping) else {}))
-        if isinstance(config, Mapping) and isinstance(config.get("features"), Mapping):
+        config = read_yaml(inside(path.parent, path))
+        options = flat(as_scored(config))
+        if isinstance(config.get("features"), Mapping):
             options["features"] = ", ".join(map(str, config["features"]))
         str(options)  # fails where a number has too many digits to be shown
         return options
-    except (OSError, RunError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (OSError, RunError, RecursionError, ValueError) as error:
         unread.append(f"{path} cannot be read, so the run's choices are unknown: {' '.join(str(error).split())}")
         return {}
 

@@ -196,7 +196,8 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
     config = OmegaConf.load(directory.config)
     target = "diffusion_lab.from_config.worse.TrainedAutoguidance"
     named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
-    named |= {"interval": None, "log_snr_interval": None, "schedule": "${schedule}", "identity": "${facts.identity}"}
+    named |= {"interval": None, "log_snr_interval": None, "identity": config.facts.identity}
+    named["schedule"] = OmegaConf.to_container(config.schedule)
     config.guidance = named
     directory.config.write_text(OmegaConf.to_yaml(config))
     choices = json.loads(directory.choices.read_text())

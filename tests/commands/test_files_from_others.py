@@ -19,8 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.claims import FOLDER
-from diffusion_lab.from_config import limits
-from diffusion_lab.runs import newest_model
+from diffusion_lab.foreign import RunError, printable
+from diffusion_lab.from_config import strangers
+from diffusion_lab.from_config.trained import load_config, settled
+from diffusion_lab.runs import ModelDirectory, newest_model
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -59,10 +61,6 @@ def edit(folder: Path, key: str, value: object) -> None:
 
 def config(key: str, value: object):
     return lambda folder: edit(folder, key, value)
-
-
-def measured(metrics: object):
-    return config("metrics", metrics)
 
 
 def features(node: dict):
@@ -133,14 +131,12 @@ def link(name: str, to: str):
     return make
 
 
-def pipe(folder: Path) -> None:
-    (folder / "config.yaml").unlink()
-    os.mkfifo(folder / "config.yaml")
+def pipe(name: str):
+    def make(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
 
-
-def weights_as_pipe(folder: Path) -> None:
-    (folder / "raw.safetensors").unlink()
-    os.mkfifo(folder / "raw.safetensors")
+    return make
 
 
 def all_weights(number: float, kind: torch.dtype | None = None):
@@ -178,148 +174,165 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     """A config that names a classifier, whose folder is tampered with."""
 
     def write(folder: Path) -> None:
-        edit(folder, "guidance", GUIDANCE | {"classifier": classifier})
+        saved = OmegaConf.load(folder / "config.yaml")
+        of_model = {"schedule": OmegaConf.to_container(saved.schedule), "identity": saved.facts.identity}
+        edit(folder, "guidance", {"_target_": GUIDANCE, "scale": 1.0, "classifier": classifier, **of_model})
         tamper(folder.parent / "classifier")
 
     return write
 
 
-GUIDANCE = {
-    "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
-    "scale": 1.0,
-    "schedule": "${schedule}",
-    "identity": "${facts.identity}",
-}
+GUIDANCE = "diffusion_lab.from_config.classifier.TrainedClassifierGuidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
-RESOLVED, ELSEWHERE = "may refer only to its own values", "is a link to a file"
+RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
+NO_CHOICE, NO_VALUE, NO_SHAPE = (
+    "is not the choice of an option",
+    "is not a string, a finite number",
+    "data must be images",
+)
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
-BITS = {"bits_per_dim": {"_target_": "diffusion_lab.evaluation.metrics.BitsPerDim", "num_images": 1000}}
-CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_clusters": 9, "num_components": 2, "num_images": 9}
+BITS = {"_target_": "diffusion_lab.evaluation.metrics.BitsPerDim", "num_images": 1000}
+CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
+WANDB = {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
+INCEPTION = "diffusion_lab.evaluation.inception.InceptionFeatures"
+CLASSIFIER = {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "digits_cnn"}
 
-# door -> (how it is opened, what is said); with `sample`, which reads everything but data, features and evaluation
-SAMPLE = {
+
+def at(key: str, name: object, **options: object):
+    """An object of this class at this place."""
+    return config(key, {"_target_": name, **options})
+
+
+# door -> (how it is opened, what is said): what a config may not hold
+CONFIG = {
     # ---- a target that is no part of a model
     "a function of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
-    "what a package leads to": (
-        target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"),
-        "sampler._target_=lightning.pytorch.trainer.trainer.os.system is not built",
-    ),
+    "a builtin": (target("builtins.exec", source="open('harm', 'w')"), NOT_BUILT),
+    "what a package leads to": (target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"), NOT_BUILT),
     "what our package leads to": (target("diffusion_lab.files.os.mkdir", path="harm"), NOT_BUILT),
-    "a function that unpickles": (target("torch.load", f="x"), "sampler._target_=torch.load is not built"),
+    "what a known package leads to": (target("diffusion_lab.models.trainable.os.mkdir", path="harm"), NOT_BUILT),
+    "a function that unpickles": (target("torch.load", f="x"), NOT_BUILT),
     "a function of the hub": (target("torch.nn.functional.torch.hub.load"), NOT_BUILT),
     "a function of ours": (target("diffusion_lab.files.write_whole", path="harm", content="x"), NOT_BUILT),
     "a module that runs when imported": (target("diffusion_lab.__main__.main"), NOT_BUILT),
-    "a module in the working folder": (
-        target("harmful.Sampler"),
-        "a class of your own, DIFFUSION_LAB_TARGETS=harmful in the environment",
-    ),
+    "a module in the working folder": (target("harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the environment"),
     "a target that is not a text": (target(["os.system"]), NOT_BUILT),
-    "a target below a list": (
-        config("model.extra", [{"_target_": "os.system", "command": "touch harm"}]),
-        "model.extra.0._target_=os.system is not built",
-    ),
+    "a target below a list": (config("model.extra", [{"_target_": "os.system"}]), "model.extra.0._target_=os.system"),
+    "a target that only a choice of the user reads": (at("theirs", "os.mkdir", path="harm"), NOT_BUILT),
     # ---- a class of a known package in a place that is not its own
-    "a Trainer as the sampler": (
-        target("lightning.pytorch.Trainer", default_root_dir="harm"),
-        "a Sampler belongs here",
+    "a Trainer as the sampler": (at("sampler", "lightning.pytorch.Trainer"), "a Sampler belongs here"),
+    "a tracker as the guidance": (config("guidance", WANDB), "a Guidance belongs here"),
+    "a logger as the schedule": (at("schedule", "lightning.pytorch.loggers.CSVLogger"), "a Schedule belongs here"),
+    "a writer as the timesteps": (at("timesteps", "torch.utils.tensorboard.SummaryWriter"), NOT_BUILT),
+    "a pickle as the labels": (at("labels", "numpy.load", file="x"), "a Clusters belongs here"),
+    "features as the network": (at("network", INCEPTION, _partial_=True), "a Module with _partial_ belongs here"),
+    "torchvision's as the network": (at("network", "torchvision.models.ResNet", _partial_=True), NOT_BUILT),
+    "data as the model": (config("model", IMAGES), "a TrainableModel belongs here"),
+    "others' data": (at("data", "torchvision.datasets.MNIST", root="harm", download=True), "a DataModule belongs here"),
+    "others' features": (
+        config("features.mine._target_", "torchmetrics.image.fid.FrechetInceptionDistance"),
+        NOT_BUILT,
     ),
-    "a logger as the schedule": (
-        config("schedule", {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "harm"}),
-        "a Schedule belongs here",
-    ),
-    "a tracker as the guidance": (
-        config(
-            "guidance", {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
-        ),
-        "a Guidance belongs here",
-    ),
-    "a writer as the timesteps": (
-        config("timesteps", {"_target_": "torch.utils.tensorboard.SummaryWriter", "log_dir": "harm"}),
-        "a TimestepSampler belongs here",
-    ),
-    "a pickle as the labels": (
-        config("labels", {"_target_": "numpy.load", "file": "harm.npy", "allow_pickle": True}),
-        "a Clusters belongs here|is not built",
+    "a metric as features": (config("features.mine._target_", BITS["_target_"]), "a Features belongs here"),
+    "others' metric": (config("metrics.mine._target_", "torchmetrics.MeanMetric"), "a Metric belongs here"),
+    "a metric as the bound": (at("evaluation.bound", "torchmetrics.MeanMetric"), NOT_BUILT),
+    "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
+    "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
+    "a sampler as the spacing": (at("sampler.spacing", "diffusion_lab.diffusion.DDIMSampler"), "Spacing belongs here"),
+    "another model that guides": (
+        at("model.guidance", "diffusion_lab.from_config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
+        "model.guidance.model=secret is a path, which a file may not choose",
     ),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "a callback that is a list": (config("callbacks.monitor", []), "callbacks.monitor is not a group of options"),
-    "a number that is not finite": (config("sampler.eta", float("nan")), "sampler.eta=nan is not a finite number"),
-    "features that download as the network": (
-        config("network", {"_target_": "diffusion_lab.evaluation.inception.InceptionFeatures", "_partial_": True}),
-        "a Module with _partial_ belongs here",
-    ),
-    "a model that loads as the network": (
-        config("network", {"_target_": "torchvision.models.ResNet", "_partial_": True}),
-        "a Module with _partial_ belongs here",
-    ),
-    "data as the model": (config("model", IMAGES), "a TrainableModel belongs here"),
-    "a class as an option of a class that asks for none": (
-        config("sampler.spacing.num_steps", {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}),
-        "nothing may be built here",
-    ),
-    "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
+    "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     # ---- what Hydra does beside calling a target
-    "_partial_ of an object": (config("sampler._partial_", True), "sampler._partial_=True is not built"),
-    "a network without _partial_": (config("network._partial_", False), "network._partial_=False is not built"),
-    "_args_": (config("sampler._args_", [{"_target_": "os.system"}]), NO_OPTION),
-    "_convert_": (config("sampler._convert_", "object"), NO_OPTION),
-    "_recursive_": (config("model._recursive_", False), NO_OPTION),
+    "_partial_ of an object": (config("sampler._partial_", True), NOT_BUILT),
+    "a network without _partial_": (config("network._partial_", False), NOT_BUILT),
+    **{key: (config(f"sampler.{key}", "x"), NO_OPTION) for key in ("_args_", "_convert_", "_recursive_")},
     # ---- interpolations
     "a target made by interpolation": (target("${oc.env:HOME}"), RESOLVED),
-    "a target by reference": (target("${x}"), RESOLVED),
-    "oc.create": (written("sampler: ${oc.create:{_target_:os.mkdir,path:harm}}"), "sampler is not a group|may refer"),
-    "oc.create below a group": (written("sampler: {spacing: '${oc.create:{_target_:os.mkdir,path:harm}}'}"), RESOLVED),
+    "a target by reference": (config("model._target_", "${x}"), RESOLVED),
+    "oc.create": (config("model.sampler", "${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
     "oc.decode": (config("model.sampler", "${oc.decode:'{_target_: os.mkdir, path: harm}'}"), RESOLVED),
     "an escaped interpolation": (config("model.sampler", "\\${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
     "an interpolation in an interpolation": (config("seed", "${${x}}"), RESOLVED),
     "the environment": (config("sampler.eta", "${oc.env:HOME}"), RESOLVED),
-    "Hydra's own values": (config("sampler.eta", "${hydra:runtime.cwd}"), RESOLVED),
-    "references in a circle": (
-        lambda f: [edit(f, "seed", "${facts.size}"), edit(f, "facts.size", "${seed}")],
-        "is not a config",
-    ),
+    "Hydra's own values": (config("model.seed", "${hydra:runtime.cwd}"), RESOLVED),
+    "references in a circle": (config("model", {"a": "${model.b}", "b": "${model.a}"}), RESOLVED),
+    "a model in itself": (config("model.extra", "${model}"), RESOLVED),
+    "a reference elsewhere": (config("seed", "${facts.size}"), RESOLVED),
     "a reference to nothing": (config("model.sampler", "${nothing}"), "is not a config"),
-    "references that unfold to more than memory": (
-        lambda f: edit(f, "facts", {"a0": 1} | {f"a{i}": [f"${{facts.a{i - 1}}}"] * 10 for i in range(1, 40)}),
+    "references that unfold": (
+        lambda f: [edit(f, "many", [1] * 2000), edit(f, "model.extra", ["${many}"] * 20)],
         "its references expand to more than 20,000 values",
-    ),
-    "references through references": (
-        lambda f: edit(f, "facts", {"a0": {"k": 1}} | {f"a{i}": f"${{facts.a{i - 1}.k}}" for i in range(1, 40)}),
-        "refers through another reference",
     ),
     # ---- keys and values that become options
     "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
     "a key that is an option": (written("sampler: {'x=1 hydra.run.dir': harm}"), NO_OPTION),
+    "an empty key that is an option": (written("sampler: {'x=1 hydra.run.dir': {}}"), NO_OPTION),
     "a key with a package": (written("sampler: {'spacing@hydra.run': harm}"), NO_OPTION),
-    "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
-    "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
-    "a choice outside conf": (choice("../../secret/sampler"), "is not the choice of an option"),
-    "an absolute choice": (choice("/tmp/sampler"), "is not the choice of an option"),
-    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), "is not the choice of an option"),
-    "a choice with a package": (choice("ddpm@hydra"), "is not the choice of an option"),
-    "a choice that is a list": (choice(["ddpm", "ddim"]), "is not the choice of an option"),
-    "a choice of a group that is none": (choice("x", "hydra/../sampler"), "is not the choice of an option"),
-    "a choice that does not exist": (choice("none"), "sampler=none is not one of the choices of sampler"),
-    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
     # ---- what is no config
-    "a YAML tag that calls": (
-        file("config.yaml", b"model: !!python/object/apply:os.system ['touch harm']"),
-        "is not a config",
-    ),
+    "a YAML tag that calls": (file("config.yaml", b"model: !!python/object/apply:os.system ['x']"), "is not a config"),
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
-    "a config without end": (
-        lambda f: os.truncate(f / "config.yaml", 2**40),
-        "config.yaml is larger than 0.25 MiB",
-    ),
+    "a config without end": (lambda f: os.truncate(f / "config.yaml", 2**40), "config.yaml is larger than 0.25 MiB"),
+    "a config nested deeply": (written(f"more: {'[' * 99}{']' * 99}"), NO_OPTION),
+    "a config nested without end": (file("config.yaml", b"[" * 9999), "is not a config"),
     "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
     "a config of something else": (file("config.yaml", b"a: 1"), "is not the config of a model"),
     "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is not a group of options"),
-    "a config that is a pipe": (pipe, "is not a model directory"),
+    "a config that is a pipe": (pipe("config.yaml"), "is not a model directory"),
+    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), NO_VALUE),
+    "an option that is a date": (written("sampler: {eta: 2026-11-29}"), NO_VALUE),
+    "a number that is not finite": (config("sampler.eta", float("nan")), NO_VALUE),
+    "a number that cannot be written": (written(f"more: 0x{'f' * 20_000}"), NO_VALUE),
+    # ---- sizes
+    "layers without end": (config("network.num_res_blocks", 2**26), "num_res_blocks=67108864 is too large"),
+    "steps of a process without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too"),
+    "steps of a sampler without end": (config("sampler.spacing.num_steps", 10**8), "num_steps=100000000 is too"),
+    "timesteps without end": (config("timesteps.num_timesteps", 1e12), "num_timesteps=1000000000000 is too"),
+    "images without end": (config("evaluation.bound.num_images", 10**12), "num_images=1000000000000 is too large"),
+    "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
+    "samples for weeks": (config("evaluation.num_samples", 9 * 10**7), "evaluation.num_samples=90000000 is too large"),
+    "draws for weeks": (config("metrics.x", BITS | {"num_draws": 10**6}), "metrics.x.num_draws=1000000 is too large"),
+    "batches without end": (config("evaluation.batch_size", 10**8), "evaluation.batch_size=100000000 is too large"),
+    "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
+    "workers without end": (config("data", IMAGES | {"num_workers": 400}), "data.num_workers=400 is too large"),
+    "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
+    "images of unequal sides": (config("data", IMAGES | {"image_size": [9, 10**6]}), "data.image_size.1=1000000 is"),
+    "channels without end": (config("data", IMAGES | {"channels": 10**9}), "data.channels=1000000000 is too"),
+    "points without end": (config("data", POINTS | {"num_train": 10**10}), "data.num_train=10000000000 is too large"),
+    "dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.dim=1000000 is too large"),
+    "a shape of more than memory": (config("facts.shape", [1, 2**20, 2**20]), NO_SHAPE),
+    "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), NO_SHAPE),
+    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), NO_SHAPE),
+    "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
+    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
+    "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
+}
+# the same with the command `sample`: the ways that a config takes to the user, and the other files
+SAMPLE = {
+    **{door: CONFIG[door] for door in ("a function of the system", "samples without end", "a config of noise")},
+    "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
+    "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
+    "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
+    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
+    "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
+    "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
+    # ---- choices
+    "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
+    "an absolute choice": (choice("/tmp/sampler"), NO_CHOICE),
+    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
+    "a choice with a package": (choice("ddpm@hydra"), NO_CHOICE),
+    "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
+    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
+    "a choice that does not exist": (choice("none"), "sampler=none is not one of the choices of sampler"),
+    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
     "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
@@ -348,45 +361,8 @@ SAMPLE = {
     "weights of whole numbers": (all_weights(1, torch.int32), "torch.int32"),
     "weights of truth values": (all_weights(1, torch.bool), "torch.bool"),
     "weights of complex numbers": (all_weights(1, torch.complex64), "torch.complex64"),
-    "weights that are a pipe": (weights_as_pipe, "raw.safetensors is missing"),
+    "weights that are a pipe": (pipe("raw.safetensors"), "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
-    # ---- sizes
-    "a network of more than memory": (
-        config("network.base_channels", 2**12),
-        "the model has many more parameters than stranger/raw.safetensors",
-    ),
-    "a network of layers without end": (
-        config("network.num_res_blocks", 2**26),
-        "num_res_blocks=67108864 is too large|the model has many more parameters",
-    ),
-    "a process of steps without end": (
-        config("schedule.num_timesteps", 10**12),
-        "model.schedule.num_timesteps=1000000000000 is too large",
-    ),
-    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
-    "steps of a sampler without end": (
-        config("sampler.spacing.num_steps", 10**8),
-        "spacing.num_steps=100000000 is too",
-    ),
-    "steps of a chain without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too large"),
-    "a sequence of timesteps without end": (config("timesteps.num_timesteps", 1e12), "num_timesteps=1000000000000 is"),
-    "an image of more than memory": (
-        config("facts.shape", [1, 2**20, 2**20]),
-        "data must be images (C, H, W) or points (D,)",
-    ),
-    "a number that cannot be written": (
-        lambda f: (f / "config.yaml").write_text((f / "config.yaml").read_text() + f"more: 0x{'f' * 20_000}\n"),
-        "more is too large a number",
-    ),
-    "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), "sampler.eta is not a string, a number"),
-    "a shape of too many sides": (
-        config("facts.shape", [1, 8, 8, 1, 1]),
-        "data must be images (C, H, W) or points (D,)",
-    ),
-    "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
-    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
-    "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
-    "a shape of negative sides": (config("facts.shape", [1, -8, -8]), "data must be images (C, H, W) or points (D,)"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
     "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
@@ -409,90 +385,38 @@ SAMPLE = {
     "a classifier whose weights are a link": (guided(link("raw.safetensors", "../secret/raw.safetensors")), ELSEWHERE),
     "a model that guides itself": (guided(classifier="stranger"), "not a noisy classifier"),
 }
-# the same with `evaluate`, which reads the rest
+# the same with `evaluate`, which reads the data
 EVALUATE = {
-    "a target of the system": (
-        config("data", {"_target_": "os.system", "command": "touch harm"}),
-        "data._target_=os.system",
-    ),
-    "a data set that downloads": (
-        config("data", {"_target_": "torchvision.datasets.MNIST", "root": "harm", "download": True}),
-        "a DataModule belongs here",
-    ),
     "our data set that downloads": (
-        config(
-            "data",
-            {
-                "_target_": "diffusion_lab.data.mnist.MNIST",
-                "root": "harm",
-                "download": True,
-                "batch_size": 8,
-                "seed": 1,
-            },
-        ),
+        at("data", "diffusion_lab.data.mnist.MNIST", root="harm", download=True, batch_size=8, seed=1),
         "data.download=true",
     ),
     "images of the user": (config("data", IMAGES), "data.root=secret: the model was trained on different data"),
-    "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
-    "a metric that downloads as the features": (
-        features({"_target_": "torchmetrics.image.fid.FrechetInceptionDistance"}),
-        "a Features belongs here",
-    ),
-    "a metric as one of the features": (
-        features({"_target_": "diffusion_lab.evaluation.metrics.FrechetDistance"}),
-        "features.mine._target_=diffusion_lab.evaluation.metrics.FrechetDistance is not built",
-    ),
     "features from another folder": (
-        features({"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "folder": "secret", "name": "x"}),
-        "features.mine.folder=secret is a path, which a file may not choose",
+        features(CLASSIFIER | {"folder": "secret"}),
+        "features.mine: there is no option folder",
     ),
-    "features with a path for a name": (
-        features({"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "../../../secret/x"}),
-        "There are no features '../../../secret/x': choose one of",
-    ),
-    "a metric as the bound": (
-        config("evaluation.bound", {"_target_": "torchmetrics.MeanMetric"}),
-        "nothing may be built here",
-    ),
-    "a metric that is none of ours": (
-        measured({"mine": {"_target_": "torchmetrics.MeanMetric"}}),
-        "metrics.mine._target_=torchmetrics.MeanMetric is not built, because a Metric belongs here",
-    ),
-    "features in the place of a metric": (
-        measured({"mine": {"_target_": "diffusion_lab.evaluation.features.Pixels"}}),
-        "a Metric belongs here",
-    ),
-    "a metric without a class": (measured({"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
-    "likelihoods without end": (
-        config("evaluation.bound.num_images", 10**12),
-        "num_images=1000000000000 is too large",
-    ),
-    "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
-    "images read by hundreds of processes": (
-        config("data", IMAGES | {"num_workers": 400}),
-        "data.num_workers=400 is too",
-    ),
-    "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
-    "images of unequal sides": (
-        config("data", IMAGES | {"image_size": [10**6, 10**6]}),
-        "data.image_size.0=1000000 is",
-    ),
-    "images of channels without end": (config("data", IMAGES | {"channels": 10**9}), "data.channels=1000000000 is too"),
-    "points without end": (config("data", POINTS | {"num_train": 10**10}), "data.num_train=10000000000 is too large"),
-    "points of dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.num_train=50000 is too large"),
+    "features with a path for a name": (features(CLASSIFIER | {"name": "../../secret/x"}), "features '../../secret/x'"),
     "a value that steers the terminal": (measured_with(seed="1\n\x1b]0;x\x07"), "seed=1 \ufffd]0;x\ufffd: this option"),
-    "draws without end": (
-        measured(BITS | {"bits_per_dim": BITS["bits_per_dim"] | {"num_draws": 10**7}}),
-        "metrics.bits_per_dim.num_draws=10000000 is too large",
-    ),
-    "batches without end": (measured_with(batch_size=10**8), "evaluation.batch_size=100000000 is too large"),
-    "samples for weeks": (measured_with(num_samples=10**7 * 9), "evaluation.num_samples=90000000 is too large"),
-    "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
-    "weights with a path for a name": (
-        config("evaluation.weights", "../secret/raw"),
-        "../secret/raw: choose one of",
-    ),
+    "weights with a path for a name": (config("evaluation.weights", "../secret/raw"), "../secret/raw: choose one of"),
 }
+
+
+@pytest.mark.parametrize("door", CONFIG, ids=lambda text: text.replace(" ", "-"))
+def test_a_config_is_refused_in_one_sentence(stranger, monkeypatch, door):
+    """When it is read, or when something of it is about to be built."""
+    monkeypatch.setattr(strangers, "_memory_here", lambda: 2**34)
+    tamper, expected = CONFIG[door]
+    tamper(stranger)
+    before = files(stranger.parent)
+    directory = ModelDirectory(Path("stranger"))
+    with pytest.raises(RunError) as refused:
+        settled(load_config(directory), directory)
+    print(f"{door:48} -> {refused.value}")
+    assert expected in str(refused.value)
+    assert "stranger" in str(refused.value)
+    assert printable(str(refused.value)) == str(refused.value)
+    assert files(stranger.parent) == before
 
 
 @pytest.mark.parametrize(
@@ -501,7 +425,7 @@ EVALUATE = {
     ids=lambda text: text.replace(" ", "-"),
 )
 def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch, command, door):
-    monkeypatch.setattr(limits, "_memory_here", lambda: 2**34)
+    monkeypatch.setattr(strangers, "_memory_here", lambda: 2**34)
     tamper, expected = {"sample": SAMPLE, "evaluate": EVALUATE}[command][door]
     tamper(stranger)
     before = files(lab.folder)
@@ -560,8 +484,7 @@ def test_the_users_own_numbers_are_not_bounded(lab, stranger):
 def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, stranger, monkeypatch):
     """It may name a tracker, a folder and a download: the score is made, and nothing of that happens."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    tracker = {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "theirs", "entity": "them"}
-    edit(stranger, "logger", tracker)
+    edit(stranger, "logger", WANDB)
     edit(stranger, "trainer", {"_target_": "os.mkdir", "path": "harm"})  # trains nothing, so it is never built
     edit(stranger, "outputs", "harm")
     code, _, err = lab("evaluate", "model_dir=stranger")
@@ -572,10 +495,8 @@ def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, s
 
 def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path):
     """The path is left out, so what is asked for is the published file in its own place; the user may name another."""
-    inception = "diffusion_lab.evaluation.inception.InceptionFeatures"
-    edit(
-        stranger, "features", {"inception": {"_target_": inception, "path": "secret/raw.safetensors", "download": True}}
-    )
+    wanted = {"_target_": INCEPTION, "path": "secret/raw.safetensors", "download": True}
+    edit(stranger, "features", {"inception": wanted})
     code, _, err = lab("evaluate", "model_dir=stranger")
     assert code == 1
     assert "features=inception needs the file" in err

@@ -11,7 +11,7 @@ from diffusion_lab.data import DataError, DataModule
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.fashion_mnist import FashionMNIST
 from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.evaluation.classifiers import FOLDER, WeightsError
+from diffusion_lab.evaluation.classifiers import FOLDER, WeightsError, load_classifier
 from diffusion_lab.evaluation.features import ClassifierFeatures, Features, Pixels, SelfSupervisedFeatures
 from diffusion_lab.evaluation.frechet import frechet_distance
 from diffusion_lab.evaluation.self_supervised import Encoder, written
@@ -140,15 +140,14 @@ def test_images_of_another_shape_are_refused() -> None:
 def test_a_changed_ruler_is_refused(tmp_path: Path) -> None:
     for suffix in (".json", ".safetensors"):
         shutil.copy(FOLDER / f"digits_cnn{suffix}", tmp_path)
-    untouched = ClassifierFeatures("digits_cnn", tmp_path)
-    assert untouched.identity == ClassifierFeatures("digits_cnn").identity
+    assert load_classifier("digits_cnn", tmp_path)[1] == ClassifierFeatures("digits_cnn").identity
 
     weights = tmp_path / "digits_cnn.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(WeightsError, match=r"digits_cnn\.safetensors is not the file that its card describes"):
-        ClassifierFeatures("digits_cnn", tmp_path)
+        load_classifier("digits_cnn", tmp_path)
 
 
 def test_a_missing_ruler_is_named() -> None:

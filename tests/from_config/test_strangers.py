@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import diffusion_lab.from_config as package
-from diffusion_lab.from_config.targets import BUILT, BUILT_EACH, BUILT_LATER
+from diffusion_lab.from_config.strangers import PLACES
 
 ROOT = Path(package.__file__).parents[1]
 # Built from what the user says only: no folder's config gets there.
@@ -28,4 +28,4 @@ def built_groups() -> set[str]:
 def test_every_group_that_is_built_has_a_type_that_is_checked() -> None:
     groups = built_groups()
     assert {"labels", "model", "evaluation"} <= groups
-    assert groups | {"data"} <= {*BUILT, *BUILT_LATER, *BUILT_EACH, *OF_THE_USER}
+    assert groups | {"data"} <= {*PLACES, *OF_THE_USER}
