@@ -42,9 +42,7 @@ ORDER += [
     "sweeps",
     "pruning",
     "report",
-    "doctor",
     "from_config",
-    "demo",
     "commands",
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.

@@ -1,19 +1,31 @@
-"""diffusion-lab dashboard: the panels of the report at Weights & Biases."""
+"""diffusion-lab dashboard: the panels of the report as a workspace at Weights & Biases.
+
+The same headings, abscissas and measures, over all runs there. Names are those under which runs log: measures as in metrics.json,
+losses as in metrics.csv, the rest as in `callbacks.tracking`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.measures import SECONDS, Measure, merged
 from diffusion_lab.runs import runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
 
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+    from diffusion_lab.report.cells import Gathered
+
 _PATIENCE_SECONDS = 30
+_MOST_RUNS = 1000  # that a panel shows
 
 
 def completed(options: list[str]) -> list[str]:
@@ -26,20 +38,78 @@ def run(cfg: DictConfig) -> None:
     if find_spec("wandb_workspaces") is None:
         raise MistakeError("install wandb-workspaces first: pip install 'diffusion-lab[dashboard]'")
     from diffusion_lab.report.cells import read_runs
-    from diffusion_lab.report.dashboard import measures_found, workspace
-    from diffusion_lab.report.model_plots import losses_of
 
     folder = runs_folder(Path(cfg.outputs))
     gathered = read_runs([run.path for run in scored_runs(folder)], "dashboard")
     if not gathered.cells:
         raise MistakeError(f"there are no scores in {folder} to show; train with logger=wandb first")
-    losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
-    entity = cfg.entity or _own_entity()
-    made = workspace(entity, cfg.project, cfg.name, measures_found(gathered), losses)
+    made = workspace(cfg.entity or _own_entity(), cfg.project, cfg.name, gathered)
     with _asking_wandb():
         made.save()
         url = made.url
     Terminal().print(f"dashboard  {url}")
+
+
+def workspace(entity: str, project: str, name: str, gathered: Gathered) -> Workspace:
+    """What is sent to W&B: a section for each heading of the report; runs grouped by sweep, in the list and nowhere else.
+
+    A plot that followed the grouping would show one point a sweep, the mean of its runs.
+    """
+    from wandb_workspaces import workspaces as ws
+
+    from diffusion_lab.report.model_plots import losses_of
+
+    class RunByRun(ws.Workspace):
+        def _to_model(self) -> Any:
+            view = super()._to_model()
+            spec = view.spec.section
+            for settings in (spec.settings, *(part.local_panel_settings for part in spec.panel_bank_config.sections)):
+                settings.use_runs_table_grouping_in_panels = False
+            return view
+
+    there = {name for cell in gathered.done for name in cell.values}
+    measures = [m for m in merged(cell.measures for cell in gathered.done) if m.column and m.name in there]
+    losses = losses_of({cell.model.path: cell.model for cell in gathered.cells}.values())
+    by_sweep = ws.RunsetSettings(groupby=[ws.Metric("Group")])
+    settings = ws.WorkspaceSettings(max_runs=_MOST_RUNS)
+    return RunByRun(entity, project, name, _sections(measures, losses), settings, by_sweep)
+
+
+def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Section]:
+    """In the order of the report, without empty headings."""
+    from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrowser, ScatterPlot, SummaryMetric
+    from wandb_workspaces.workspaces import Section
+
+    from diffusion_lab.callbacks.tracking import BOUND_BY_T, SAMPLES, STEP
+    from diffusion_lab.report import panels
+
+    def against_steps(measure: Measure) -> LinePlot:
+        """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""
+        shown = {"title": measure.label, "title_x": panels.STEPS_LABEL, "title_y": measure.axis}
+        by_series = {"groupby": Config(panels.SERIES), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
+        return LinePlot(x="nfe", y=[measure.name], log_x=True, log_y=measure.logs, **shown, **by_series)
+
+    def against_seconds(measure: Measure) -> ScatterPlot:
+        x, y = SummaryMetric(SECONDS), SummaryMetric(measure.name)
+        return ScatterPlot(title=f"{measure.label} against {panels.SECONDS_LABEL}", x=x, y=y, log_x=True, log_y=True)
+
+    bound_by_t = CustomChart(  # the chart that every score logs of its own terms, of many scores in one
+        query={"summaryTable": {"tableKey": f"{BOUND_BY_T}_table"}},
+        chart_name="wandb/line/v0",
+        chart_fields={"x": "t", "y": "bits_per_dim"},
+        chart_strings={"title": f"{BOUND_BY_T} (bits/dim)"},
+    )
+    ranked = [measure for measure in measures if measure.better is not None]
+    bounds = [measure for measure in ranked if "bound" in measure.agrees]
+    content = {
+        "Samples": [MediaBrowser(title="Samples", media_keys=[SAMPLES])],
+        panels.SAMPLES: [against_steps(m) for m in ranked if m not in bounds and m.name != SECONDS],
+        panels.LIKELIHOOD: [against_steps(m) for m in bounds],
+        panels.TIME: [against_seconds(m) for m in ranked if m.floor_of is not None],
+        panels.BOUND: [bound_by_t] if bounds else [],
+        panels.TRAINING: [LinePlot(title=x, x=STEP, y=[x], log_y=True, title_x="training step") for x in losses],
+    }
+    return [Section(heading, shown, is_open=True) for heading, shown in content.items() if shown]
 
 
 def _own_entity() -> str:

@@ -1,32 +1,49 @@
-"""diffusion-lab demo: a local page to play with a trained model.
+"""diffusion-lab demo: a local page to play with a trained model, with the way of its samples from noise to image.
 
-Sampler, steps, guidance and seed are controls; samples and the noise schedule are shown. It runs in this process, on one device.
+Class, sampler, steps, guidance and seed are controls. The page is gradio's (the extra demo), without its telemetry and its public
+links, for browsers on this machine. The model runs in this process, on one device.
 """
 
 from __future__ import annotations
 
-import base64
+import os
+import random
 import shlex
+import socket
+import threading
 import time
 import webbrowser
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.util import find_spec
+from itertools import pairwise
+from math import ceil
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.callbacks.interruption import Interrupted
-from diffusion_lab.commands.library import Model
+from diffusion_lab.commands.library import Model, load
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.demo.server import HOST, DemoServer
-from diffusion_lab.demo.values import Offers, Values, checked
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.from_config.trained import load_config
-from diffusion_lab.runs import ModelDirectory, newest_model
 from diffusion_lab.terminal import Terminal
 
-_CURVE_POINTS = 120
+if TYPE_CHECKING:
+    from gradio import Blocks
+    from gradio.components import Component
+    from PIL.Image import Image
+
+HOST = "127.0.0.1"
+MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
+STATES = 25  # about as many pictures show a chain, however long it is
+_DRAWING, _STOPPED = threading.Lock(), threading.Event()  # one drawing at a time, and none once Ctrl-C was pressed
+_FONTS = ("system-ui", "sans-serif")  # of the browser: nothing is fetched
+_CSS = """
+#picture .image-frame {width: 100%}
+#picture img {width: 100%; height: auto; max-height: 75vh; object-fit: contain; image-rendering: pixelated}
+"""
 
 
 def completed(options: list[str]) -> list[str]:
@@ -36,153 +53,181 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
-    directory = newest_model(Path(cfg.outputs)) if cfg.model_dir is None else ModelDirectory(Path(cfg.model_dir))
+    if find_spec("gradio") is None:
+        raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
     with users_mistakes():
-        playground = Playground(directory)
-    try:
-        server = DemoServer(cfg.port, playground.offers.as_json() | {"start": playground.start}, playground.answer)
-    except OSError as error:
-        raise MistakeError(
-            f"port={cfg.port} on {HOST}: {error.strerror}; choose another port, or port=0 for a free one"
-        ) from None
-    console = Terminal()
-    console.print(f"demo of {directory.path}: {server.address}  (Ctrl-C stops it)")
-    if cfg.open:
-        webbrowser.open(server.address)
-    with server:
+        model = load(cfg.model_dir, cfg.outputs)
+    port, console = _free_port(cfg.port), Terminal()
+    with TemporaryDirectory(prefix="diffusion-lab-demo-") as pictures:
+        # Where gradio keeps what the browser loads; and its first request, to itself, must not take a cluster's proxy.
+        os.environ |= {"GRADIO_TEMP_DIR": pictures, "no_proxy": f"{HOST},{getproxies().get('no', '')}"}
+        page = page_of(model)
+        address = launched(page, port)
+        console.print(f"demo of {model.path}: {address}  (Ctrl-C stops it)")
+        if cfg.open:
+            webbrowser.open(address)
         try:
-            server.serve_forever(poll_interval=0.1)
+            threading.Event().wait()
         except (KeyboardInterrupt, Interrupted):
             console.print("stopped")
+        finally:
+            _STOPPED.set()
+            with _DRAWING:  # torch aborts a process that ends while a thread of it computes
+                page.close(verbose=False)
 
 
-class Playground:
-    """A trained model with the controls that apply to it. ValueError, in one sentence, for what cannot be drawn from."""
+def _free_port(wanted: int) -> int:
+    """The port; a free one for 0. MistakeError where another process listens there."""
+    try:
+        with socket.create_server((HOST, wanted)) as server:
+            return server.getsockname()[1]
+    except OSError as error:
+        reason = f"port={wanted} on {HOST}: {os.strerror(error.errno)}; choose another port, or port=0 for a free one"
+        raise MistakeError(reason) from None
 
-    def __init__(self, directory: ModelDirectory) -> None:
-        self._model, self._saved = Model(directory.path), load_config(directory)
-        model = self._model.module
-        choices = directory.read_choices()
-        samplers = self._samplers() if "sampler" in self._saved else {}
-        conditional = model.num_classes or 0
-        self.offers = Offers(
-            model=directory.path.name,
-            samplers=samplers,
-            spacings=self._with_steps(CONF / "sampler" / "spacing") if samplers else (),
-            max_steps=self._saved.schedule.num_timesteps if samplers else 0,
-            guidances=self._guidances() if samplers else (),
-            weighs=tuple(
-                name for name in _names(CONF / "guidance") if "scale" in _read_yaml(CONF / "guidance" / f"{name}.yaml")
-            ),
-            num_classes=conditional,
-            class_names=tuple(directory.read_training().get("class_names", ())) if conditional else (),
-            schedules=_names(CONF / "schedule") if samplers else (),
-        )
-        sampler = choices.get("sampler") if choices.get("sampler") in samplers else next(iter(samplers), None)
-        spacing, steps = samplers[sampler] if sampler else (None, None)
-        self.start = asdict(
-            Values(
-                sampler,
-                spacing,
-                steps,
-                "none" if samplers else None,
-                scale=2.0,
-                label=None,
-                seed=0,
-                num_images=36,
-                compare=None,
-            )
-        )
 
-    def answer(self, request: Any) -> dict[str, Any]:
-        """The samples of one setting, as a PNG, with the curves of its chain. ValueError, in one sentence."""
-        from diffusion_lab.pictures import picture, png
+def launched(page: Blocks, port: int) -> str:
+    """The address at which a page is served from now on, until its `close`."""
+    import gradio
 
-        values = checked(request, self.offers)
-        began = time.perf_counter()
-        with self._model.drawing(values.options()) as (drawing, edit, indices, y):
-            x = drawing.draw(edit, indices, y, progress_bar=False)
-            image = png(picture(x, drawing.model.num_levels, drawing.columns(y)))
-            return {
-                "png": base64.b64encode(image).decode(),
-                "summary": f"{len(x)} samples · {drawing.model.nfe} network evaluations each · {time.perf_counter() - began:.1f} s",
-                "command": self._command(values),
-                "curves": self._curves(drawing.model, values) if self.offers.samplers else None,
-            }
+    theme = gradio.themes.Default(font=_FONTS, font_mono=("monospace",))
+    _, address, _ = page.launch(
+        server_name=HOST,
+        server_port=port,
+        share=False,
+        theme=theme,
+        css=_CSS,
+        footer_links=[],
+        ssr_mode=False,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    return address
 
-    def _command(self, values: Values) -> str:
-        """The command that draws the same images."""
-        options = {"model_dir": self._model.path, **values.options()}
-        return shlex.join(["diffusion-lab", "sample", *(f"{name}={value}" for name, value in options.items())])
 
-    def _curves(self, model: Any, values: Values) -> dict[str, Any]:
-        """Signal and noise against t/T, where the sampler stops, and the same of another schedule."""
-        import torch
+def page_of(model: Model) -> Blocks:
+    """The controls that apply to this model, and what they draw."""
+    import gradio
 
-        from diffusion_lab.diffusion import GaussianDiffusion
+    with gradio.Blocks(title="diffusion-lab demo", analytics_enabled=False) as page:
+        gradio.Markdown(f"### {model.path.name}")
+        with gradio.Row():
+            with gradio.Column(scale=1, min_width=280):
+                controls = _controls(model)
+                draw = gradio.Button("Draw", variant="primary")
+                another = gradio.Button("Draw with another seed")
+            with gradio.Column(scale=2, min_width=320):
+                image = gradio.Image(format="png", interactive=False, show_label=False, buttons=[], elem_id="picture")
+                way = gradio.Slider(0, 1, 1, step=1, label="from noise to image", buttons=[])
+                summary = gradio.Markdown()
+                command = gradio.Textbox(label="the command that draws the same images", lines=2, buttons=["copy"])
+        states = gradio.State([])
 
-        def line(process: Any) -> dict[str, list[float]]:
-            t = torch.linspace(1, process.num_timesteps, min(_CURVE_POINTS, process.num_timesteps)).round().long()
-            return _points(process, t)
-
-        process = model.process
-        kept = model.sampler.spacing(process)
-        curves = {"own": line(process), "visited": _points(process, kept), "compared": None}
-        if values.compare is not None:
-            with users_mistakes():
-                curves["compared"] = line(GaussianDiffusion(self._schedule(values.compare)))
-        return curves
-
-    def _schedule(self, name: str) -> Any:
-        """A schedule of conf/ for the data and the T of this model."""
-        node = OmegaConf.load(CONF / "schedule" / f"{name}.yaml")
-        node.num_timesteps = self._saved.schedule.num_timesteps
-        return instantiate(OmegaConf.merge(self._saved, {"schedule": None}, {"schedule": node}).schedule)
-
-    def _samplers(self) -> dict[str, tuple[str, int]]:
-        """Those that take a number of steps, with the spacing and the number that each brings."""
-        spacing_of = {
-            _read_yaml(CONF / "sampler" / "spacing" / f"{name}.yaml")["_target_"]: name
-            for name in _names(CONF / "sampler" / "spacing")
-        }
-        found = {}
-        for name in _names(CONF / "sampler"):
-            spacing = self._model.config("sample", [f"sampler={name}"]).sampler.spacing
-            if "num_steps" in spacing:
-                found[name] = (spacing_of[spacing._target_], min(spacing.num_steps, self._saved.schedule.num_timesteps))
-        return found
-
-    def _with_steps(self, folder: Path) -> tuple[str, ...]:
-        return tuple(name for name in _names(folder) if "num_steps" in _read_yaml(folder / f"{name}.yaml"))
-
-    def _guidances(self) -> tuple[str, ...]:
-        """Those that this model can be guided with."""
-        found = []
-        for name in _names(CONF / "guidance"):
-            if "???" in _read_yaml(CONF / "guidance" / f"{name}.yaml").values():
-                continue  # needs a folder
+        def answer(*values: Any) -> tuple[Any, ...]:
+            given = dict(zip(controls, values, strict=True))
             try:
-                with self._model.drawing({"guidance": name, "num_images": 1}):
-                    found.append(name)
-            except ValueError:
-                pass
-        return tuple(sorted(found, key=lambda name: name != "none"))
+                found, said = drawn(model, given)
+            except ValueError as error:
+                raise gradio.Error(str(error), duration=None, print_exception=False) from None
+            last = len(found) - 1
+            slider = gradio.Slider(maximum=max(last, 1), value=last, visible=last > 0)
+            return found[-1], found, slider, said, command_of(model, given)
+
+        inputs, outputs = list(controls.values()), [image, states, way, summary, command]
+        gradio.on([page.load, draw.click], answer, inputs, outputs)
+        another.click(lambda: random.randint(0, MOST_SEED), None, controls["seed"]).then(answer, inputs, outputs)
+        way.input(lambda found, number: found[number], [states, way], image, show_progress="hidden")
+    return page
 
 
-def _points(process: Any, t: Any) -> dict[str, list[float]]:
-    """x: t/T; y: α_t and σ_t in units of the noise at T, and log SNR."""
-    unit = process.prior_std
-    return {
-        "x": (t / process.num_timesteps).tolist(),
-        "signal": (process.signal(t) / unit).tolist(),
-        "noise": (process.noise(t) / unit).tolist(),
-        "log_snr": process.log_snr(t).tolist(),
-    }
+def _controls(model: Model) -> dict[str, Component]:
+    """By the option of `diffusion-lab sample` that each sets, in the order in which they are shown."""
+    import gradio
+
+    controls: dict[str, Component] = {}
+    with model.drawing({"num_images": 1}) as (drawing, *_):
+        count, saved = drawing.model.num_classes or 0, drawing.saved
+        names = [] if drawing.on_clusters else drawing.directory.read_training().get("class_names", [])
+    if count:
+        names = names if len(names) == count else [str(number) for number in range(count)]
+        every = "as often as in the data" if drawing.on_clusters else "all in turn"
+        classes = [(every, ""), *((name, str(number)) for number, name in enumerate(names))]
+        controls["label"] = gradio.Dropdown(classes, value="", label="cluster" if drawing.on_clusters else "class")
+    if "sampler" in saved:
+        steps_of = _samplers(model, saved.schedule.num_timesteps)
+        first = next(iter(steps_of))
+        samplers = [(name or "as in training", name) for name in steps_of]
+        controls["sampler"] = sampler = gradio.Dropdown(samplers, value=first, label="sampler")
+        most = saved.schedule.num_timesteps
+        controls["sampler.spacing.num_steps"] = steps = gradio.Slider(1, most, steps_of[first], step=1, label="steps")
+        sampler.change(steps_of.get, sampler, steps)
+        if len(guidances := _guidances(model)) > 1:
+            controls["guidance"] = guidance = gradio.Dropdown(guidances, value="none", label="guidance")
+            scale = gradio.Slider(0, MOST_SCALE, 2.0, step=0.1, label="guidance scale", visible=False)
+            controls["guidance.scale"] = scale
+            guidance.change(lambda name: gradio.Slider(visible=name != "none"), guidance, scale)
+    controls["num_images"] = gradio.Slider(1, MOST_IMAGES, 20, step=1, label="images")
+    controls["seed"] = gradio.Number(0, precision=0, minimum=0, maximum=MOST_SEED, label="seed")
+    return controls
 
 
-def _names(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(file.stem for file in folder.glob("*.yaml")))
+def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
+    """Pictures of samples on their way from noise, the samples last; and what they took.
+
+    given: what the controls are set to. ValueError, in one sentence, for what cannot be drawn.
+    """
+    from diffusion_lab.pictures import picture
+
+    began, states = time.perf_counter(), []
+    with _DRAWING, model.drawing(_options(given)) as (drawing, edit, indices, y):
+        columns, levels = drawing.columns(y), drawing.model.num_levels
+        if "sampler" in given:
+            every = ceil(given["sampler.spacing.num_steps"] / STATES)
+            for number, (x_t, x) in enumerate(pairwise(drawing.trajectory(indices, y))):
+                if _STOPPED.is_set():
+                    raise ValueError("the demo was stopped")
+                if number % every == 0:
+                    # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
+                    states.append(picture(x_t.cpu().clamp(-1, 1) if x.ndim == 4 else x_t.cpu(), 256, columns))
+        else:
+            x = drawing.draw(edit, indices, y, progress_bar=False)
+        states.append(picture(x.cpu(), levels, columns))
+        seconds = time.perf_counter() - began
+        return states, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
 
 
-def _read_yaml(file: Path) -> Any:
-    return OmegaConf.to_container(OmegaConf.load(file))
+def command_of(model: Model, given: Mapping[str, Any]) -> str:
+    """The command that draws the same images."""
+    options = {"model_dir": model.path, **_options(given)}
+    return shlex.join(["diffusion-lab", "sample", *(f"{name}={value}" for name, value in options.items())])
+
+
+def _options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `sample` for what the controls are set to: without those that are left open or have no effect."""
+    found = {name: value for name, value in given.items() if value not in ("", None)}
+    if found.get("guidance", "none") == "none":
+        found.pop("guidance.scale", None)
+    if "label" in found:
+        found["label"] = int(found["label"])
+    return found
+
+
+def _samplers(model: Model, num_timesteps: int) -> dict[str, int]:
+    """Samplers that take a number of steps, with the number that each brings; "" is the one of training, if it takes one."""
+    found = {}
+    for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
+        spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing
+        if "num_steps" in spacing:
+            found[name] = min(spacing.num_steps, num_timesteps)
+    return found
+
+
+def _guidances(model: Model) -> list[str]:
+    """No guidance, and those with a scale that this model can be guided with."""
+    found = ["none"]
+    for file in sorted((CONF / "guidance").glob("*.yaml")):
+        options: Any = OmegaConf.to_container(OmegaConf.load(file))
+        if "scale" in options and "???" not in options.values():  # it needs nothing else, such as a folder
+            with suppress(ValueError), model.drawing({"guidance": file.stem, "num_images": 1}):
+                found.append(file.stem)
+    return found

@@ -1,27 +1,61 @@
-"""diffusion-lab doctor: check Python, devices, disk, Slurm, W&B and data sets.
+"""diffusion-lab doctor: what this machine has and lacks for the lab, and what to do about it.
 
-It says for each what is missing here and what to do. Uses no network and changes nothing.
+One check is one function. None uses the network or changes anything.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.doctor.data import data_sets, inception_weights
-from diffusion_lab.doctor.finding import BROKEN, LACKS, OK, Check, run_checks
-from diffusion_lab.doctor.hardware import bf16, devices, disk, memory
-from diffusion_lab.doctor.services import slurm, weights_and_biases
-from diffusion_lab.doctor.software import compiler, extras, python_and_packages, torch_build
+from diffusion_lab.devices import num_cores, precision_of, usable_gpus, visible_gpus
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.sweeps.submitted import ask
 from diffusion_lab.terminal import Terminal
 
+# LACKS: some commands or options do not work here. BROKEN: `diffusion-lab train` does not.
+OK, LACKS, BROKEN = "ok", "missing", "broken"
 _STYLES = {OK: "green", LACKS: "yellow", BROKEN: "red"}
+_GIB = 2**30
+_LEAST_DISK, _LITTLE_DISK = 0.2, 5  # GiB; the default command writes about 0.02, a sweep of larger models more
+_LITTLE_MEMORY = 2  # GiB; the default command takes about one
+_CONTROLLER_SECONDS = 10
+_DEFAULT_DATA = "digits"  # of `diffusion-lab train`
+PACKAGE = "diffusion-lab"
+EXTRAS = {  # of pyproject.toml, with what each is for
+    "slurm": "hydra/launcher=slurm and hydra/launcher=local",
+    "optuna": "hydra/sweeper=optuna",
+    "mlflow": "logger=mlflow",
+    "dashboard": "diffusion-lab dashboard",
+    "demo": "diffusion-lab demo",
+    "huggingface": "data=hf_dataset",
+    "diffusers": "the folders of diffusion-lab export format=diffusers, and diffusion-lab import of such folders",
+    "denoising-diffusion-pytorch": "diffusion-lab import of what its Trainer saves",
+}
+
+
+class Finding(NamedTuple):
+    """found: what is there. to_do: the one thing that the user can do about it; empty where nothing is wrong."""
+
+    name: str
+    state: str
+    found: str
+    to_do: str = ""
+
+
+Check = Callable[[], Iterable[Finding]]
 
 
 def completed(options: list[str]) -> list[str]:
@@ -29,38 +63,210 @@ def completed(options: list[str]) -> list[str]:
     return options
 
 
-def checks(outputs: Path) -> list[Check]:
-    """All of them, in the order in which they are shown."""
-    return [
-        Check("packages", python_and_packages, needed=True),
-        Check("PyTorch", torch_build, needed=True),
-        Check("GPU", devices, needed=True),
-        Check("bf16", bf16, needed=True),
-        Check("torch.compile", compiler),
-        Check("disk", partial(disk, outputs), needed=True),
-        Check("memory", memory),
-        Check("Slurm", slurm),
-        Check("W&B", weights_and_biases),
-        Check("extras", extras),
-        Check("data sets", partial(data_sets, CONF / "data", instantiate), needed=True),
-        Check("features=inception", inception_weights),
-    ]
-
-
 def run(cfg: DictConfig) -> None:
     """Print one line per finding, and below it what to do, in columns. MistakeError where the default command would fail."""
-    console = Terminal()
-    broken = []
-    findings = list(run_checks(checks(Path(cfg.outputs))))
-    width = 1 + max(len(finding.name) for finding in findings)
-    for finding in findings:
-        console.print(
-            Text.assemble((f"{finding.state:<8}", _STYLES[finding.state]), f"{finding.name:<{width}}", finding.found)
-        )
-        if finding.to_do:
-            console.print(Text(f"{'':<{8 + width}}→ {finding.to_do}", style="dim"))
-        if finding.state == BROKEN:
-            broken.append(finding.name)
+    console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))
+    width = 1 + max(len(each.name) for each in found)
+    for name, state, what, to_do in found:
+        console.print(Text.assemble((f"{state:<8}", _STYLES[state]), f"{name:<{width}}", what))
+        if to_do:
+            console.print(Text(f"{'':<{8 + width}}→ {to_do}", style="dim"))
+    broken = [each.name for each in found if each.state == BROKEN]
     if broken:
         raise MistakeError(f"`diffusion-lab train` does not work here; fix {', '.join(broken)} first (see above)")
     console.print("\n`diffusion-lab train` works here.")
+
+
+def checks(outputs: Path) -> list[tuple[str, Check, bool]]:
+    """Each with its name and whether `diffusion-lab train` needs what is checked, in the order in which they are shown."""
+    return [
+        ("packages", packages, True),
+        ("GPU", devices, True),
+        ("torch.compile", compiler, False),
+        ("disk", partial(disk, outputs), True),
+        ("memory", memory, False),
+        ("Slurm", slurm, False),
+        ("W&B", weights_and_biases, False),
+        ("extras", extras, False),
+        ("data sets", data_sets, True),
+        ("features=inception", inception_weights, False),
+    ]
+
+
+def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
+    """What they find. A package that cannot be imported is a finding, too."""
+    for name, look, needed in checks:
+        try:
+            yield from look()
+        except ImportError as error:
+            found = f"not checked: {' '.join(str(error).split())}"
+            yield Finding(name, BROKEN if needed else LACKS, found, "repair the installation of the package")
+
+
+def packages() -> Iterator[Finding]:
+    """This Python, and what the lab requires: installed, and in a version that fits."""
+    from packaging.specifiers import SpecifierSet
+
+    if not _requirements():
+        found = f"{PACKAGE} is not installed, so its requirements are not known"
+        yield Finding("packages", LACKS, found, "pip install -e .")
+        return
+    wanted = metadata(PACKAGE)["Requires-Python"]
+    fits = platform.python_version() in SpecifierSet(wanted)
+    to_do = "" if fits else f"make an environment with Python {wanted}"
+    yield Finding("Python", OK if fits else BROKEN, f"{platform.python_version()} ({wanted} is needed)", to_do)
+    unmet = "; ".join(_unmet())
+    to_do = "pip install -e . (or pip install -U diffusion-lab)" if unmet else ""
+    yield Finding("packages", BROKEN if unmet else OK, unmet or "all that are required are installed", to_do)
+
+
+def extras() -> Iterator[Finding]:
+    """The optional extras, each with what it is for."""
+    for extra, use in EXTRAS.items() if _requirements() else ():
+        unmet = "; ".join(_unmet(extra))
+        found, to_do = (
+            (f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'") if unmet else (f"for {use}", "")
+        )
+        yield Finding(f"extra {extra}", LACKS if unmet else OK, found, to_do)
+
+
+def _requirements() -> list[str]:
+    """Empty where the lab itself is not installed."""
+    try:
+        return requires(PACKAGE) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _unmet(extra: str = "") -> Iterator[str]:
+    """One phrase for each requirement that is not met: of the package itself, or of one extra alone."""
+    from packaging.requirements import Requirement
+
+    for one in map(Requirement, _requirements()):
+        if (
+            next((name for name in ("", extra) if one.marker is None or one.marker.evaluate({"extra": name})), None)
+            != extra
+        ):
+            continue
+        try:
+            installed = version(one.name)
+        except PackageNotFoundError:
+            yield f"{one.name} is not installed"
+            continue
+        if not one.specifier.contains(installed, prereleases=True):
+            yield f"{one.name} {installed} does not satisfy {one.specifier}"
+
+
+def devices() -> Iterator[Finding]:
+    """PyTorch, and the GPUs that it can use, or the cores of the CPU; with the precision that trainer.precision=auto is."""
+    import torch
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+    yield Finding("PyTorch", OK, f"{torch.__version__}, built for {build}")
+    usable, cores = usable_gpus(), f"{num_cores()} CPU core{'s' if num_cores() > 1 else ''}"
+    precision = f"trainer.precision=auto is {precision_of('auto', on_gpu=bool(usable))}"
+    if usable:
+        names = sorted({torch.cuda.get_device_name(index) for index in range(len(usable))})
+        yield Finding("GPU", OK, f"{len(usable)} ({', '.join(names)}), {cores}; {precision}")
+    elif visible := visible_gpus():
+        found = f"{len(visible)} visible, but PyTorch can use none of them; training uses {cores}; {precision}"
+        yield Finding("GPU", LACKS, found, "install a PyTorch that was built for your driver (pytorch.org/get-started)")
+    else:
+        to_do = "use a machine with a GPU for images of 32×32 and larger; smaller ones train on a CPU"
+        yield Finding("GPU", LACKS, f"none; training uses {cores}; {precision}", to_do)
+
+
+def compiler() -> Iterator[Finding]:
+    """What torch.compile (compile=true) needs for the device that training would use."""
+    import torch
+
+    from diffusion_lab.networks.compilation import missing_for
+
+    missing = missing_for(torch.device("cuda" if usable_gpus() else "cpu"))
+    to_do = "install it to use compile=true; everything else works without it" if missing else ""
+    yield Finding("torch.compile", LACKS if missing else OK, missing or "a compiler is installed", to_do)
+
+
+def disk(outputs: Path) -> Iterator[Finding]:
+    """Whether `outputs` can be written, and how much room there is."""
+    folder = next(path for path in (outputs.absolute(), *outputs.absolute().parents) if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        to_do = "work in a folder that you may write to, or set outputs=FOLDER"
+        yield Finding("disk", BROKEN, f"{folder} cannot be written", to_do)
+        return
+    free = shutil.disk_usage(folder).free / _GIB
+    state = BROKEN if free < _LEAST_DISK else LACKS if free < _LITTLE_DISK else OK
+    to_do = "" if state == OK else "free some space, or set outputs=FOLDER on another disk"
+    yield Finding("disk", state, f"{free:,.1f} GiB free for {outputs}", to_do)
+
+
+def memory(system: Path = Path("/")) -> Iterator[Finding]:
+    """The memory that is free on this machine, or in the container's share of it, where the system says so as Linux does."""
+    try:
+        lines = (system / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        group = [system / "sys/fs/cgroup" / f"memory.{name}" for name in ("max", "current")]
+        limit, used = (file.read_text().strip() if file.exists() else "max" for file in group)
+        free = free if "max" in (limit, used) else min(free, max(0, int(limit) - int(used)))
+    except (OSError, StopIteration):
+        return
+    enough = free >= _LITTLE_MEMORY * _GIB
+    to_do = "" if enough else "close other programs, or train with a smaller data.batch_size"
+    yield Finding("memory", OK if enough else LACKS, f"{free / _GIB:,.1f} GiB free", to_do)
+
+
+def slurm() -> Iterator[Finding]:
+    """sbatch, and a controller that answers."""
+    if shutil.which("sbatch") is None:
+        to_do = "log in to a node of your cluster that has sbatch; without a cluster use hydra/launcher=local"
+        yield Finding("Slurm", LACKS, "sbatch is not installed here", to_do)
+        return
+    partitions = ask("sinfo", "--noheader", "--format=%R", seconds=_CONTROLLER_SECONDS)
+    if partitions is None:
+        found, to_do = "does not respond", "run `scontrol ping`, and show its output to your administrator"
+        yield Finding("Slurm", LACKS, f"sbatch is installed, but Slurm's controller {found}", to_do)
+    else:
+        yield Finding("Slurm", OK, f"partitions: {', '.join(dict.fromkeys(partitions.split())) or 'none'}")
+
+
+def weights_and_biases() -> Iterator[Finding]:
+    """The package, and a key for an account. The key is not sent anywhere, so it may be an old one."""
+    from diffusion_lab.callbacks.tracking import WeightsAndBiases
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        WeightsAndBiases("diffusion-lab", None)
+    except ValueError as error:
+        to_do = str(error).partition(": ")[2] or str(error)
+        yield Finding("W&B", LACKS, "installed, but you are not logged in", to_do)
+    else:
+        mode = os.environ.get("WANDB_MODE", "online")
+        yield Finding("W&B", OK, "installed, with an API key" if mode == "online" else f"installed; WANDB_MODE={mode}")
+
+
+def data_sets() -> Iterator[Finding]:
+    """One finding for each data set of conf/data. Files are looked for and hashed; no image is decoded."""
+    for file in sorted((CONF / "data").glob("*.yaml"), key=lambda file: (file.stem != _DEFAULT_DATA, file.stem)):
+        options: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
+        name, unset = f"data={file.stem}", [f"data.{option}=…" for option, value in options.items() if value == "???"]
+        if unset:
+            yield Finding(name, OK, f"reads the files that you set with {' and '.join(unset)}")
+        elif missing := instantiate({**options, "seed": 0}).missing():
+            found, _, to_do = missing.rstrip(".").partition(": set ")
+            yield Finding(name, BROKEN if file.stem == _DEFAULT_DATA else LACKS, found, f"set {to_do}")
+        else:
+            yield Finding(name, OK, "ready")
+
+
+def inception_weights() -> Iterator[Finding]:
+    """The weights of the original FID."""
+    from diffusion_lab.evaluation.classifiers import WeightsError
+    from diffusion_lab.evaluation.inception import checked, usual_file
+
+    try:
+        checked(usual_file())
+    except WeightsError as error:
+        found, _, to_do = str(error).rstrip(".").partition(": ")
+        yield Finding("features=inception", LACKS, found, to_do)
+    else:
+        yield Finding("features=inception", OK, "the published weights were found")

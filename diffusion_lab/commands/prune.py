@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.text import Text
 
+from diffusion_lab.claims import Holder
+from diffusion_lab.files import clear, remove_written
+from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.current import is_current
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.pruning.caches import unused_cache
-from diffusion_lab.pruning.copies import unused_code
-from diffusion_lab.pruning.models import find
-from diffusion_lab.pruning.snapshots import unused_snapshots
-from diffusion_lab.pruning.unused import Unused
-from diffusion_lab.runs import CacheDirectory, cache_directory
+from diffusion_lab.lock import OvertakenError, give_up, hold
+from diffusion_lab.pruning import Outputs, Unused
+from diffusion_lab.sweeps.copies import remove_copy
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.written import PlaceError, is_ours
 
-_TRIES, _PAUSE_SECONDS = 20, 0.5
 KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
 
 
@@ -56,23 +56,20 @@ def run(cfg: DictConfig) -> None:
 
 def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], list[str]]:
     """What is not needed, by kind, and a sentence on everything that is kept because this is not known."""
-    for _ in range(_TRIES):
-        try:
-            found = find(outputs, is_current)
-            unused = {
-                "runs": found.unused_runs,
-                "models": found.unused_models,
-                "cache": unused_cache(CacheDirectory(cache_directory(outputs)), found),
-                "code": list(unused_code(outputs, jobs)),
-                "snapshots": unused_snapshots(found),
-            }
-            return unused, found.notes
-        except FileNotFoundError as error:  # another process, a second prune for one, has just removed something
-            gone = error.filename
-            time.sleep(_PAUSE_SECONDS)
-    raise MistakeError(
-        f"{gone} has disappeared: another process is removing files in {outputs}; run the same command again later"
-    )
+    try:
+        found = Outputs(outputs, is_current)
+        unused = {
+            "runs": list(found.unused_runs()),
+            "models": list(found.unused_models()),
+            "cache": list(found.unused_cache()),
+            "code": list(found.unused_code(jobs)),
+            "snapshots": list(found.unused_snapshots()),
+        }
+    except FileNotFoundError as error:
+        raise MistakeError(
+            f"{error.filename} has disappeared: another process is removing files in {outputs}; run the same command again later"
+        ) from None
+    return unused, found.notes
 
 
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
@@ -87,17 +84,52 @@ def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
 def _remove(unused: Sequence[Unused], console: Console) -> None:
     freed = 0
     for one in unused:
-        size, why_not = one.size, one.remove()
+        size, why_not = one.size, removed(one)
         if why_not is not None:
             console.print(Text(f"kept: {one.path}: {why_not}", style="yellow"))
             continue
         freed += size
         others = ", ".join(sorted(entry.name for entry in one.path.glob("*")))
         if others:
-            console.print(
-                f"{one.path} is kept, because it holds files that the lab did not write: {others}",
-            )
+            console.print(f"{one.path} is kept, because it holds files that the lab did not write: {others}")
     console.print(f"removed {_readable_size(freed)}")
+
+
+def removed(one: Unused) -> str | None:
+    """Remove our unchanged files there; None, or why it was left as it is. A kill leaves nothing that looks finished."""
+    try:
+        if one.jobs is not None:
+            return None if remove_copy(one.path, one.jobs, _refuse) else "a process is using it"
+        if one.home is None:
+            _clear(one.files)
+        elif one.home.is_dir():
+            with hold(one.home, _refuse):
+                if one.is_needed():
+                    return "it is needed again"
+                if one.path == one.home:
+                    remove_written(one.home)
+                    give_up(one.home)
+                else:
+                    _clear(one.files)
+    except (_InUseError, OvertakenError, PlaceError, RunError) as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename or one.path}: {error.strerror or error}"
+    return None
+
+
+class _InUseError(Exception):
+    """The message says by whom."""
+
+
+def _refuse(holder: Holder | None) -> NoReturn:
+    """For `lock.hold`: this does not wait."""
+    raise _InUseError(f"{holder or 'a process'} is using it")
+
+
+def _clear(files: Sequence[Path]) -> None:
+    for file in filter(is_ours, files):
+        clear(file)
 
 
 def _size(unused: Sequence[Unused]) -> str:

@@ -1,38 +1,154 @@
-from itertools import pairwise
+"""Each check on a machine that has the thing, and on one that lacks it; the machine is a stand-in."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
 
 from diffusion_lab.commands import doctor
-from diffusion_lab.doctor.finding import Check, Finding
+from diffusion_lab.commands.doctor import BROKEN, LACKS, OK, Finding
+from diffusion_lab.conf_dir import CONF
 
+from ..machine import EIGHT, pretend
 from .conftest import files
 
 
-def test_each_finding_says_what_to_do_and_a_machine_that_can_train_is_fine(lab, monkeypatch):
+@pytest.fixture(autouse=True)
+def quick_and_nobody(monkeypatch):
+    """No account at W&B, and a Slurm that answers at once."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setattr("wandb.login", lambda prompt, verify: False)
-    monkeypatch.setattr("diffusion_lab.doctor.services.ask", lambda *command, seconds: None)  # it may take ten seconds
+    monkeypatch.setattr(doctor, "_CONTROLLER_SECONDS", 1)
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """program(name, script) is on the PATH, and nothing else."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def put(name, script):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return put
+
+
+def states(findings) -> list[str]:
+    return [found.state for found in findings]
+
+
+def test_what_is_missing_has_a_fix_and_training_works(lab):
     code, out, err = lab("doctor")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[-1] == "`diffusion-lab train` works here."
-    for line, following in pairwise(lines):
-        assert following.strip().startswith("→") == line.startswith("missing")
+    assert [after.strip()[:1] == "→" for after in lines[1:]] == [line.startswith("missing") for line in lines[:-1]]
     assert files(lab.folder) == []
 
 
-def test_what_was_found_is_one_column(lab, monkeypatch):
-    names = ["short", "extra denoising-diffusion-pytorch", "a name that is even longer than that"]
-    found = [Finding(name, "missing", "@", "#") for name in names]
-    monkeypatch.setattr(doctor, "checks", lambda outputs: [Check("all", lambda: found)])
-    _, out, _ = lab("doctor")
-    lines = [line for line in out.splitlines() if "@" in line or "#" in line]
-    assert len({line.index("@") for line in lines if "@" in line}) == 1
-    assert {line.index("→") for line in lines if "#" in line} == {lines[0].index("@")}
-
-
-def test_what_the_default_command_needs_ends_in_an_error(lab, monkeypatch):
-    # Online, wandb warns where an earlier test of this process has set it up offline; in a process of its own it is silent.
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_what_training_needs_ends_in_an_error(lab, monkeypatch):
     (lab.folder / "mine").touch()
     code, out, err = lab("doctor", "outputs=mine/outputs")
     assert code == 1
     assert "broken  disk" in out
     assert err == "diffusion-lab doctor: `diffusion-lab train` does not work here; fix disk first (see above)\n"
+
+
+def test_a_package_that_cannot_be_imported_is_a_finding(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checks = [("GPU", doctor.devices, True), ("torch.compile", doctor.compiler, False)]
+    assert states(doctor.findings(checks)) == [BROKEN, LACKS]
+
+
+def test_python_and_what_the_package_requires(monkeypatch):
+    assert states(doctor.packages()) == [OK, OK]
+    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy>=999", "no-such-package", "wandb; extra == 'x'"])
+    _, found = doctor.packages()
+    assert found.state == BROKEN
+    assert "does not satisfy >=999; no-such-package is not installed" in found.found
+
+
+def test_every_extra_is_checked_for_its_own_packages(monkeypatch):
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys() - {"test", "dev", "docs"}
+    wanted = ["no-such-package; extra == 'slurm'", "another-one; extra == 'mlflow'", "a-third"]
+    monkeypatch.setattr(doctor, "requires", lambda _: wanted)
+    found = {found.name: found for found in doctor.extras()}
+    assert found["extra slurm"].found.startswith("no-such-package is not installed (for ")
+    assert found["extra slurm"].to_do == "pip install 'diffusion-lab[slurm]'"
+    assert found["extra optuna"].state == OK
+
+
+def test_a_gpu_that_pytorch_cannot_use_counts_as_none(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    pretend(monkeypatch, tmp_path, EIGHT)
+    _, found = doctor.devices()
+    assert (found.state, found.found.partition(",")[0]) == (LACKS, "8 visible")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    _, found = doctor.devices()
+    assert found.found.startswith("none; training uses")
+
+
+def test_a_compiler_that_is_not_there(program):
+    assert states(doctor.compiler()) == [LACKS]
+    program(os.environ.get("CXX") or "g++", "")
+    assert all("C++ compiler" not in found.found for found in doctor.compiler())
+
+
+def test_the_disk_of_outputs_that_do_not_exist_yet(tmp_path, monkeypatch):
+    assert states(doctor.disk(tmp_path / "a" / "b")) != [BROKEN]
+    (tmp_path / "file").touch()
+    assert states(doctor.disk(tmp_path / "file" / "outputs")) == [BROKEN]
+    monkeypatch.setattr(doctor, "_LEAST_DISK", float("inf"))
+    assert states(doctor.disk(tmp_path)) == [BROKEN]
+
+
+def test_free_memory_is_that_of_the_container(tmp_path):
+    assert list(doctor.memory(tmp_path)) == []
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 8388608 kB\n")
+    assert [found.found for found in doctor.memory(tmp_path)] == ["8.0 GiB free"]
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.current").write_text(f"{2**30}\n")
+    for limit, free in (("max", "8.0 GiB free"), (2 * 2**30, "1.0 GiB free")):
+        (group / "memory.max").write_text(f"{limit}\n")
+        assert [found.found for found in doctor.memory(tmp_path)] == [free]
+
+
+def test_slurm(program):
+    assert [found.found for found in doctor.slurm()] == ["sbatch is not installed here"]
+    program("sbatch", "")
+    program("sinfo", "exit 1")
+    assert states(doctor.slurm()) == [LACKS]
+    program("sinfo", "echo gpu; echo cpu; echo gpu")
+    assert list(doctor.slurm()) == [Finding("Slurm", OK, "partitions: gpu, cpu")]
+
+
+def test_an_account_at_wandb(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (found,) = doctor.weights_and_biases()
+    assert found.to_do.startswith("run `wandb login`")
+    monkeypatch.setattr("wandb.login", lambda prompt, verify: True)
+    assert states(doctor.weights_and_biases()) == [OK]
+
+
+def test_every_data_set_is_found_or_says_how_to_get_it():
+    first, *others = doctor.data_sets()
+    assert first == Finding("data=digits", OK, "ready")
+    assert {found.name for found in (first, *others)} == {
+        f"data={file.stem}" for file in (CONF / "data").glob("*.yaml")
+    }
+    lacking = {found.name: found.to_do for found in others if found.state == LACKS}
+    assert {"data=cifar10", "data=cifar100", "data=celeba"} <= lacking.keys()  # the cache folder is empty
+    assert all(to_do.startswith("set data.download=true, ") for to_do in lacking.values())
+
+
+def test_the_weights_of_the_original_fid(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (found,) = doctor.inception_weights()
+    assert found.state == LACKS
+    assert str(tmp_path) in found.to_do

@@ -1,1 +1,0 @@
-"""What is not needed in outputs/: found, listed, and removed with remove=true. Imports no torch."""
