@@ -225,7 +225,7 @@ def remove_staged(folder: Path) -> None:
 def remove_written(folder: Path) -> None:
     """Remove our unchanged files in `folder` and below it, then the empty folders in it.
 
-    The record of `folder` stays, for `lock.give_up`. The last file written is removed first, so that a folder that a kill leaves
+    The record of `folder` stays, for `lease.give_up`. The last file written is removed first, so that a folder that a kill leaves
     does not look finished.
     """
     check_links(folder)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 
-from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.models import Found, fingerprint_of
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, CacheDirectory
 from diffusion_lab.runs.cache import read_key
+from diffusion_lab.store.lease import is_held
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError
-from diffusion_lab.lock import OvertakenError
 from diffusion_lab.pruning.unused import InUseError, Unused, refuse
 from diffusion_lab.runs.places import run_directory, sweeps_in
 from diffusion_lab.runs.sweeps import SweepDirectory
+from diffusion_lab.store.lease import OvertakenError
 from diffusion_lab.sweeps.copies import remove_copy, unused_copies
 from diffusion_lab.written import PlaceError
 

@@ -14,7 +14,6 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 
 from diffusion_lab.foreign import RunError, inside, read_bytes, read_json
-from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory
 from diffusion_lab.runs.places import (
@@ -26,6 +25,7 @@ from diffusion_lab.runs.places import (
     runs_in,
     sweeps_in,
 )
+from diffusion_lab.store.lease import is_held
 from diffusion_lab.written import names
 
 Place = ModelDirectory | RunDirectory

@@ -7,12 +7,12 @@ from contextlib import suppress
 from functools import partial
 
 from diffusion_lab.foreign import RunError
-from diffusion_lab.lock import is_held
 from diffusion_lab.pruning.models import Found, Names, Place, fingerprint_of
 from diffusion_lab.pruning.unused import Unused
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.runs.places import run_directory, sweeps_in
+from diffusion_lab.store.lease import is_held
 from diffusion_lab.written import is_ours
 
 _MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)

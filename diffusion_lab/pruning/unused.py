@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from diffusion_lab.claims import Holder
 from diffusion_lab.files import clear, remove_written
-from diffusion_lab.lock import OvertakenError, give_up, hold
+from diffusion_lab.store.lease import OvertakenError, give_up, hold
 from diffusion_lab.written import PlaceError, is_ours
 
 
@@ -63,9 +62,9 @@ class Unused:
             clear(file)
 
 
-def refuse(holder: Holder | None) -> NoReturn:
-    """For `lock.hold`: this does not wait."""
-    raise InUseError(f"{holder or 'a process'} is using it")
+def refuse(holder: str) -> NoReturn:
+    """For `lease.hold`: this does not wait."""
+    raise InUseError(f"{holder} is using it")
 
 
 def _size(file: Path) -> int:
