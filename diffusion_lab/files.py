@@ -89,8 +89,8 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """
     staged = None
     try:
-        make_folders(path.parent)
         check_guards(path)
+        make_folders(path.parent)
         _shorten(path.parent)
         staged = written.stage(path)
         with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
@@ -143,8 +143,8 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 
     replace: what lies there goes, as a file that a logger wrote, of which there is no record.
     """
-    make_folders(target.parent)
     check_guards(target)
+    make_folders(target.parent)
     if not replace:
         _make_room(target)
     _shorten(target.parent)

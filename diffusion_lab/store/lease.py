@@ -41,14 +41,12 @@ class OvertakenError(Exception):
 
 
 @contextmanager
-def hold(
-    folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Callable[[], None]]:
+def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """The block runs while no other process holds `folder`, which is made if it is missing.
 
     If another process does, `waiting` is called once with its name, then this waits until it ends; `waiting` may raise instead.
-    OSError if the folder cannot be written. Yields a function that raises OvertakenError if another process has taken the folder
-    over; `files` calls it before it puts a file in place there.
+    OSError if the folder cannot be written, PlaceError if it cannot be held. In the block, `files` raises OvertakenError instead of
+    writing there if another process has taken the folder over.
     """
     make_folders(folder)
     path = folder / FILE
@@ -77,17 +75,14 @@ def hold(
 
     def check() -> None:
         owner = lease.owner
-        if owner is None:
-            raise OvertakenError(f"{folder} was removed or renamed: this process stops and writes nothing more there")
-        if owner.token != token:
-            raise OvertakenError(
-                f"{_name(owner)} has taken over {folder}, because this process did not respond for {LEASE_SECONDS:.0f} seconds; "
-                "this one stops and writes nothing more there"
-            )
+        if owner is None or owner.token != token:
+            taken = f"{_name(owner)} has taken over {folder}, because this process did not respond for {LEASE_SECONDS:.0f} seconds"
+            lost = taken if folder.is_dir() else f"{folder} was removed or renamed"
+            raise OvertakenError(f"{lost}: this process stops and writes nothing more there")
 
     try:
         with guarded(folder, check):
-            yield check
+            yield
     finally:
         with suppress(OSError):
             lease.release()

@@ -249,7 +249,7 @@ def test_a_stopped_holder_writes_nothing_when_continued(tmp_path, start):
         out, _ = asleep.communicate("\n", timeout=60)
         assert out.strip() == (
             f"process {os.getpid()} on {socket.gethostname()} has taken over {tmp_path}, because this process did not respond "
-            f"for {SHORT_SECONDS:.0f} seconds; this one stops and writes nothing more there"
+            f"for {SHORT_SECONDS:.0f} seconds: this process stops and writes nothing more there"
         )
         assert {path.name for path in tmp_path.iterdir()} == before
         assert is_held(tmp_path)
@@ -266,21 +266,28 @@ def test_a_stopped_holder_that_nobody_replaced_goes_on(tmp_path, start):
     assert (tmp_path / "file").read_bytes() == b"late"
 
 
-def test_a_holder_whose_lease_was_removed_has_lost_it(tmp_path):
-    """With the folder, for instance, by a user who wanted it gone."""
-    write_whole(tmp_path / "old", b"")
-    with hold(tmp_path, refuse):
-        (tmp_path / FILE).unlink()
+@pytest.mark.parametrize(
+    ("lost", "reason"), [("lease", "another process has taken over"), ("folder", "was removed or")]
+)
+def test_a_holder_without_its_lease_writes_nothing(tmp_path, lost, reason):
+    """Its successor has finished, or a user has removed the folder."""
+    folder = tmp_path / "folder"
+    with hold(folder, refuse):
+        write_whole(folder / "old", b"")
+        if lost == "lease":
+            (folder / FILE).unlink()
+        else:
+            shutil.rmtree(folder)
+        left = list(tmp_path.rglob("*"))
         for write in (
-            lambda: write_whole(tmp_path / "file", b""),
-            lambda: move(tmp_path / "old", tmp_path / "file"),
-            lambda: clear(tmp_path / "old"),
+            lambda: write_whole(folder / "file", b""),
+            lambda: move(folder / "old", folder / "file"),
+            lambda: clear(folder / "old"),
         ):
-            with pytest.raises(OvertakenError, match="was removed or renamed"):
+            with pytest.raises(OvertakenError, match=reason):
                 write()
-    assert not (tmp_path / "file").exists()
-    assert (tmp_path / "old").exists()
-    assert not is_held(tmp_path)
+        assert list(tmp_path.rglob("*")) == left
+    assert not is_held(folder)
 
 
 def test_a_status_is_as_true_as_its_process(tmp_path):
@@ -318,9 +325,10 @@ def test_a_folder_removed_at_that_moment_is_made_again(tmp_path, monkeypatch):
         return real(self)
 
     monkeypatch.setattr(SoftFileLease, "_acquire", removed_before)
-    with hold(folder, refuse) as check:
-        check()
+    with hold(folder, refuse):
+        write_whole(folder / "file", b"")
         assert times
+        clear(folder / "file")
         give_up(folder)
     assert not folder.exists()
 
