@@ -53,15 +53,14 @@ def hold(folder: Path, waiting: Callable[[str], None], sleep: Callable[[float], 
     if path.is_dir():
         raise PlaceError(f"{path} was not written by diffusion-lab: remove it")
     lease = SoftFileLease(path, lease_duration=LEASE_SECONDS, heartbeat_interval=HEARTBEAT_SECONDS, thread_local=False)
-    seen, since, said = None, 0.0, False
+    seen: tuple[int, int] | None = None
+    since, said = 0.0, False
     while True:
         with suppress(Timeout, LeaseSettingsMismatch, FileNotFoundError):  # the last: the folder was just removed
             lease.acquire(blocking=False)
             break
-        state, owner = (
-            _state(path),
-            lease.owner,
-        )  # in this order: a lease that was replaced in between has another state
+        state = _state(path)
+        owner = lease.owner  # read after the state, because `_remove` takes only a lease in that state away
         if state != seen:
             seen, since = state, time.monotonic()
         ended = _has_ended(owner) or time.monotonic() - since >= LEASE_SECONDS
