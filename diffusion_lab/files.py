@@ -33,13 +33,6 @@ def guarded(folder: Path, check: Callable[[], None]) -> Iterator[None]:
         del _guards[folder.absolute()]
 
 
-def check_guards(path: Path) -> None:
-    """Raises what the check of a guarded folder above `path` raises. For who writes in other ways than those below."""
-    for folder, check in list(_guards.items()):
-        if path.absolute().is_relative_to(folder):
-            check()
-
-
 def name_root(folder: Path) -> None:
     """Register a folder that the user named: it may be a link, but no link below it may lead out.
 
@@ -89,8 +82,8 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
     """
     staged = None
     try:
+        _check_guards(path)
         make_folders(path.parent)
-        check_guards(path)
         _shorten(path.parent)
         staged = written.stage(path)
         with open(staged, "x+b") as file:  # not tempfile: its files are readable by their owner only
@@ -98,7 +91,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            check_guards(path)
+            _check_guards(path)
             _make_room(path)
             if previous is not None and path.exists():
                 move(path, previous)
@@ -127,7 +120,7 @@ def whole_file(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
 def extend(path: Path, content: bytes, more: bytes) -> None:
     """Append `more` to a file of ours that holds `content`."""
     check_links(path)
-    check_guards(path)
+    _check_guards(path)
     whole = content + more
     if path.stat().st_nlink > 1:  # the other name is the user's, such as a backup by `cp -al`
         write_whole(path, whole)
@@ -143,8 +136,8 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 
     replace: what lies there goes, as a file that a logger wrote, of which there is no record.
     """
+    _check_guards(target)
     make_folders(target.parent)
-    check_guards(target)
     if not replace:
         _make_room(target)
     _shorten(target.parent)
@@ -155,7 +148,7 @@ def move(source: Path, target: Path, replace: bool = False) -> None:
 def clear(path: Path) -> None:
     """Remove a file of ours, if it is there. One that the user put there or changed is kept under another name."""
     check_links(path.parent)
-    check_guards(path)
+    _check_guards(path)
     _make_room(path)
     path.unlink(missing_ok=True)
 
@@ -225,22 +218,29 @@ def remove_staged(folder: Path) -> None:
 def remove_written(folder: Path) -> None:
     """Remove our unchanged files in `folder` and below it, then the empty folders in it.
 
-    The record of `folder` stays, for `lock.give_up`. The last file written is removed first, so that a folder that a kill leaves
+    The record of `folder` stays, for `lease.give_up`. The last file written is removed first, so that a folder that a kill leaves
     does not look finished.
     """
     check_links(folder)
     folders = written.recorded_folders(folder)
     for each in folders:
         for path in written.ours(each):
-            check_guards(path)
+            _check_guards(path)
             path.unlink(missing_ok=True)
     for each in reversed(folders):
-        check_guards(each)
+        _check_guards(each)
         remove_staged(each)
         if each != folder:
             (each / written.FILE).unlink(missing_ok=True)
             with suppress(OSError):  # the user put something there
                 each.rmdir()
+
+
+def _check_guards(path: Path) -> None:
+    """Raises what the check of a guarded folder above `path` raises."""
+    for folder, check in list(_guards.items()):
+        if path.absolute().is_relative_to(folder):
+            check()
 
 
 def _shorten(folder: Path) -> None:

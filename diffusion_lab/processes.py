@@ -49,7 +49,6 @@ class Process:
     started: when, on the clock of that machine; None: not known.
     """
 
-    host: str
     machine: str
     pid: int
     started: str | None
@@ -57,7 +56,7 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Process:
         """The living process with this id on this machine."""
-        return cls(socket.gethostname(), _machine(), pid, _started(pid))
+        return cls(_machine(), pid, _started(pid))
 
     @classmethod
     def current(cls) -> Process:
@@ -69,14 +68,19 @@ class Process:
         return self.machine == _machine()
 
     def lives(self) -> bool:
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # there is one, of another user
         started = _started(self.pid)
-        return None in (started, self.started) or started == self.started
+        return is_running(self.pid) and (None in (started, self.started) or started == self.started)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has this id; not one that has ended and whose parent has not waited for it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # there is one, of another user
+    return _started(pid) != ""
 
 
 @cache

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.foreign import RunError, inside, read_bytes, read_json
-from diffusion_lab.lock import is_held
 from diffusion_lab.runs import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
 from diffusion_lab.runs.cache import read_key
 from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.runs.places import folders_of, models_in, named_model, run_directory, runs_in, sweeps_in
 from diffusion_lab.runs.sweeps import SweepDirectory
+from diffusion_lab.store.lease import is_held
 from diffusion_lab.sweeps.copies import unused_copies
 from diffusion_lab.written import is_ours, names
 

@@ -1,7 +1,7 @@
 """What is being done in a folder, and how it ended: status.json beside the work itself. Imports no torch.
 
 Slurm calls a job that failed inside Hydra COMPLETED, and a killed process says nothing at all; so the work writes down itself
-what it does, and a reader checks the lock to see whether a process that says "running" is alive.
+what it does, and a reader checks the lease to see whether a process that says "running" is alive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diffusion_lab.files import write_whole
 from diffusion_lab.foreign import RunError, inside, read_printable_json
-from diffusion_lab.lock import is_held
+from diffusion_lab.store.lease import is_held
 from diffusion_lab.written import PlaceError
 
 FILE = "status.json"

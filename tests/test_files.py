@@ -10,7 +10,6 @@ import pytest
 from diffusion_lab import written
 from diffusion_lab.files import (
     check_free,
-    check_guards,
     clear,
     extend,
     guarded,
@@ -88,8 +87,6 @@ def test_a_guard_sees_every_file_before_it_appears_in_its_folder_and_may_refuse(
         for path in (ours / "file", ours / "deep" / "down"):
             with pytest.raises(NoError):
                 write_whole(path, b"new")
-            with pytest.raises(NoError):
-                check_guards(path)
         write_whole(theirs / "file", b"new")
     assert (ours / "file").read_bytes() == b"old"
     assert in_folder(ours) == ["file"]

@@ -227,7 +227,7 @@ COUNTED = {
     "evaluation.score evaluation.trained evaluation.frechet measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample files runs report.page": "",
     "evaluation.metrics evaluation.metrics.copying evaluation.metrics.patches": "",
-    "callbacks.tracking callbacks.monitor callbacks.progress callbacks.sample_grid callbacks.saving lock": "",
+    "callbacks.tracking callbacks.monitor callbacks.progress callbacks.sample_grid callbacks.saving store.lease": "",
 }
 
 

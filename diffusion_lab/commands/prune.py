@@ -10,13 +10,12 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.text import Text
 
-from diffusion_lab.claims import Holder
 from diffusion_lab.files import clear, remove_written
 from diffusion_lab.foreign import RunError
 from diffusion_lab.from_config.current import is_current
 from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.lock import OvertakenError, give_up, hold
 from diffusion_lab.pruning import Outputs, Unused
+from diffusion_lab.store.lease import OvertakenError, give_up, hold
 from diffusion_lab.sweeps.copies import remove_copy
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.written import PlaceError, is_ours
@@ -122,9 +121,9 @@ class _InUseError(Exception):
     """The message says by whom."""
 
 
-def _refuse(holder: Holder | None) -> NoReturn:
-    """For `lock.hold`: this does not wait."""
-    raise _InUseError(f"{holder or 'a process'} is using it")
+def _refuse(holder: str) -> NoReturn:
+    """For `lease.hold`: this does not wait."""
+    raise _InUseError(f"{holder} is using it")
 
 
 def _clear(files: Sequence[Path]) -> None:

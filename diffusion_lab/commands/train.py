@@ -37,7 +37,6 @@ from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
-    from diffusion_lab.claims import Holder
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.models.base import GenerativeModel
 
@@ -88,9 +87,8 @@ def run(cfg: DictConfig) -> float | None:
         console = Terminal(quiet=not here.is_first)
         console.print(where(here, cfg.trainer))
 
-        def waiting(holder: Holder | None) -> None:
-            who = holder or "another process"
-            console.print(f"{directory.path} is being trained by {who}; waiting until it has finished")
+        def waiting(holder: str) -> None:
+            console.print(f"{directory.path} is being trained by {holder}; waiting until it has finished")
 
         def is_trained() -> bool:
             return here.agree(directory.retrained if cfg.retrain else directory.finished)

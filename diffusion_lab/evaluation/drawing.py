@@ -20,7 +20,6 @@ from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
-    from diffusion_lab.claims import Holder
     from diffusion_lab.evaluation.features import Features
 
 
@@ -76,8 +75,8 @@ def draw_once(
     parts = shards(num_samples, stream.batch_size)
     found: list[list[Shard | None]] = [[None] * len(parts) for _ in stores]
 
-    def waiting(holder: Holder | None) -> None:
-        progress(f"waiting for {holder or 'another process'}", 0, 1)
+    def waiting(holder: str) -> None:
+        progress(f"waiting for {holder}", 0, 1)
 
     def read_missing() -> list[tuple[range, list[int]]]:
         """Read the stored parts; return the parts that some store lacks, with the numbers of these stores."""

@@ -24,7 +24,6 @@ from diffusion_lab.runs import CacheDirectory
 from diffusion_lab.runs.cache import shard_file
 
 if TYPE_CHECKING:
-    from diffusion_lab.claims import Holder
     from diffusion_lab.data.base import DataModule
 
 Measure = Callable[
@@ -98,8 +97,8 @@ def _measure_once(
     folder = CacheDirectory(cache).statistics(f"{about}-{total}", key)
     parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
 
-    def waiting(holder: Holder | None) -> None:
-        progress(f"waiting for {holder or 'another process'}", 0, 1)
+    def waiting(holder: str) -> None:
+        progress(f"waiting for {holder}", 0, 1)
 
     def read_shards() -> list[dict[str, Tensor] | None]:
         found = (read_tensors(shard_file(folder, part.start), key) for part in parts)

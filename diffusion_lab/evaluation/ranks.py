@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import distributed
 
-from diffusion_lab.claims import Holder
-from diffusion_lab.lock import hold
+from diffusion_lab.store.lease import hold
 
 
 def rank() -> int:
@@ -45,8 +44,8 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def hold_together(folder: Path, waiting: Callable[[Holder | None], None]) -> Iterator[None]:
-    """`lock.hold` by rank 0, for all ranks; all must call it.
+def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """`lease.hold` by rank 0, for all ranks; all must call it.
 
     However long rank 0 waits, no rank waits longer than a moment for its word: collectives have a time limit.
     """

@@ -28,9 +28,9 @@ from yaml import YAMLError
 
 from diffusion_lab.fingerprints import SCORING_GROUPS
 from diffusion_lab.from_config import hydra_errors
-from diffusion_lab.lock import OvertakenError
 from diffusion_lab.options import above_and_itself, flat
 from diffusion_lab.runs import RunError
+from diffusion_lab.store.lease import OvertakenError
 from diffusion_lab.written import PlaceError
 
 

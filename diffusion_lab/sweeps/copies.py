@@ -15,12 +15,11 @@ from dataclasses import asdict
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from diffusion_lab.claims import Holder
 from diffusion_lab.files import clear, remove_staged, staged_folder
-from diffusion_lab.lock import give_up, hold
 from diffusion_lab.processes import Process
 from diffusion_lab.runs import RunError, read_json, write_json
 from diffusion_lab.runs.jobs import has_outcome
+from diffusion_lab.store.lease import give_up, hold
 from diffusion_lab.sweeps.submitted import Submitted, submitted
 from diffusion_lab.written import PlaceError
 
@@ -64,8 +63,8 @@ def unused_copies(folder: Path, jobs: Path) -> list[Path]:
     return [copy for copy in copies if not _used(copy, jobs) and _name(_files(copy)) == copy.name]
 
 
-def remove_copy(copy: Path, jobs: Path, waiting: Callable[[Holder | None], None]) -> bool:
-    """Remove a copy, unless something has come to use it; whether it did. waiting: as in `lock.hold`."""
+def remove_copy(copy: Path, jobs: Path, waiting: Callable[[str], None]) -> bool:
+    """Remove a copy, unless something has come to use it; whether it did. waiting: as in `lease.hold`."""
     with hold(copy.parent, waiting):
         unused = copy.absolute() in unused_copies(copy.parent, jobs)
         if unused:

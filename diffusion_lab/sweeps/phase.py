@@ -1,6 +1,6 @@
 """All jobs of a sweep, through a launcher that may lose some of them, until each has its result or a reason.
 
-What happened is read from the jobs' own folders (the result, status.json, the lock), because a process that was killed says
+What happened is read from the jobs' own folders (the result, status.json, the lease), because a process that was killed says
 nothing and a launcher whose worker was killed may give up on all the others.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusion_lab.files import clear
-from diffusion_lab.lock import is_held
 from diffusion_lab.status import DONE, FAILED, FILE, INTERRUPTED, RUNNING, Status, read_status, written_status
+from diffusion_lab.store.lease import is_held
 from diffusion_lab.sweeps.plan import Job
 
 # Runs jobs and says of each, in their order, why it failed (None: it did not). Raises where it lost some.

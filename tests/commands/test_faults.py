@@ -2,19 +2,17 @@
 
 import errno
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from diffusion_lab.callbacks.saving import load_state
-from diffusion_lab.claims import Holder, newest, succeed
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.processes import Process
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import FAILED, read_status
 
+from ..leases import put_lease
 from .conftest import STRIDED, TINY
 
 OPTIONS = [*TINY, *STRIDED, "score=false"]
@@ -106,8 +104,7 @@ def test_a_dead_process_is_named_by_those_that_trained_with_it(lab, monkeypatch)
 
 def overtake(folder):
     """A process of another machine took this one for dead. Returns it, and what lies there now."""
-    process = replace(Process.current(), host="elsewhere", machine="another", pid=7)
-    assert succeed(folder, newest(folder), Holder(process, "noon", "its own"))
+    put_lease(folder)
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -124,7 +121,7 @@ def test_a_training_that_was_overtaken_stops_and_writes_nothing_more(lab, monkey
     code, _, err = lab("train", *OPTIONS, "trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", *grids)
     assert code == 1
     (said,) = err.strip().splitlines()
-    assert said.startswith("diffusion-lab train: process 7 on elsewhere, since noon has taken over outputs/models/")
+    assert said.startswith("diffusion-lab train: process 7 on elsewhere has taken over outputs/models/")
     assert "stops and writes nothing more" in said
     folder = only_model(lab.folder).path
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
@@ -142,7 +139,7 @@ def test_a_scoring_that_was_overtaken_stops_and_writes_nothing_more(lab, monkeyp
     code, _, err = lab("train", *TINY, *STRIDED)
     assert code == 1
     (said,) = err.strip().splitlines()
-    assert said.startswith("diffusion-lab train: process 7 on elsewhere, since noon has taken over outputs/runs/")
+    assert said.startswith("diffusion-lab train: process 7 on elsewhere has taken over outputs/runs/")
     (folder,) = (lab.folder / "outputs" / "runs").iterdir()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
 

@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.claims import FOLDER
 from diffusion_lab.foreign import RunError, printable
 from diffusion_lab.from_config import strangers
 from diffusion_lab.from_config.trained import load_config, settled
 from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.store.lease import FILE
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -674,9 +674,7 @@ def test_a_report_waits_for_no_pipe(lab, theirs):
     for path in (theirs / "runs" / RUN / "samples.png", theirs / "models" / MODEL / "metrics.csv"):
         path.unlink(missing_ok=True)
         os.mkfifo(path)
-    claims = theirs / "models" / MODEL / FOLDER
-    claims.mkdir(parents=True)
-    os.mkfifo(claims / "1.json")
+    os.mkfifo(theirs / "models" / MODEL / FILE)
     assert lab("report", "theirs/sweeps/test", "to=page")[0] == 0
     assert lab("status", "theirs/sweeps/test", "watch=false")[0] == 0
 

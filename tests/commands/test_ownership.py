@@ -9,10 +9,8 @@ import time
 import pytest
 
 from diffusion_lab import written
-from diffusion_lab.claims import FOLDER
-from diffusion_lab.lock import hold
 from diffusion_lab.runs import newest_model, sweep_directory
-from diffusion_lab.written import PlaceError
+from diffusion_lab.store.lease import FILE
 from tests.report.synthetic import write_sweep
 
 from .conftest import STRIDED, TINY, files
@@ -121,23 +119,6 @@ def test_nothing_is_scored_or_marked_behind_a_link(lab, command, trained_model):
     assert files(elsewhere) == before
 
 
-def test_a_holder_or_lock_that_is_a_link_is_refused(lab, old_model):
-    precious = lab.folder / "precious"
-    (precious / "3.json").parent.mkdir()
-    (precious / "3.json").write_text("null")
-    for name in (FOLDER, ".lock"):
-        model = old_model()
-        (model.path / name).symlink_to(precious if name == FOLDER else precious / "3.json")
-        with pytest.raises(PlaceError, match="is a link"), hold(model.path, print):
-            pass
-        _, out, _ = lab("prune", "remove=true")
-        assert f"{name}, by which a process holds" in out
-        assert model.finished
-        shutil.rmtree(model.path)
-    assert files(precious) == ["3.json"]
-    assert (precious / "3.json").read_text() == "null"
-
-
 @pytest.mark.parametrize("word", ["no", "off", "maybe", "'false'", "1", "null"])
 def test_prune_removes_for_true_alone(lab, word, old_model):
     old_model()
@@ -219,10 +200,10 @@ def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command,
         return time.monotonic() - began, process.returncode, (folder / "err").read_text()
 
     def content(folder):
-        """Of all but records, claims, status and the terminal."""
+        """Of all but records, leases, status and the terminal."""
         left = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        own = (written.FILE, ".lock", "out", "err")
-        return {n: p.read_bytes() for n, p in left.items() if p.name not in own and FOLDER not in p.parts}
+        own = (written.FILE, FILE, "out", "err")
+        return {n: p.read_bytes() for n, p in left.items() if p.name not in own}
 
     def without_dates(found):
         return {name: content for name, content in found.items() if not name.endswith((".pdf", ".html"))}
@@ -250,9 +231,3 @@ def test_killed_at_any_moment_nothing_is_half_or_lost(tmp_path, zygote, command,
         assert found.keys() == expected.keys()
         assert without_dates(found) == without_dates(expected)
         assert {path: path.read_text() for path in users} == users
-
-
-def test_a_folder_where_the_lock_would_be_is_refused(tmp_path):
-    (tmp_path / ".lock").mkdir()
-    with pytest.raises(PlaceError, match=r"\.lock was not written"), hold(tmp_path, print):
-        pass

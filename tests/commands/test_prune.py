@@ -12,10 +12,10 @@ from diffusion_lab.data.digits import Digits
 from diffusion_lab.evaluation.features import Pixels
 from diffusion_lab.evaluation.reference import Reference
 from diffusion_lab.files import write_whole
-from diffusion_lab.lock import hold
 from diffusion_lab.pruning import Outputs
 from diffusion_lab.runs import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
 from diffusion_lab.runs.places import models_in
+from diffusion_lab.store.lease import hold
 from diffusion_lab.sweeps.copies import copy_in_use
 from diffusion_lab.sweeps.submitted import Submitted
 

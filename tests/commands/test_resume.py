@@ -3,6 +3,7 @@
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusion_lab.callbacks.saving import load_state, previous_of
+from diffusion_lab.commands.main import main
 from diffusion_lab.runs import ModelDirectory
 from diffusion_lab.status import INTERRUPTED, read_status
+from diffusion_lab.store import lease
 
 from .conftest import STRIDED, TINY
 from .zygote import Fork
@@ -288,4 +291,32 @@ def test_two_processes_train_one_model_once(tmp_path, zygote):
     assert second.returncode == 0, err
     assert f"is being trained by process {first.pid} on " in " ".join(out.split())
     assert "resuming from" in out
+    assert_same_bits(whole, torn)
+
+
+def train_with_a_short_lease(*options: str) -> None:
+    lease.LEASE_SECONDS, lease.HEARTBEAT_SECONDS = 2.0, 0.2
+    sys.argv = ["diffusion-lab", "train", *options]
+    main()
+
+
+def test_a_training_stopped_past_its_lease_is_taken_over(tmp_path, zygote):
+    """Another process finishes it. When it is continued, it writes nothing more and ends with one sentence."""
+    options = [*EVERYTHING, "trainer.max_steps=20"]
+    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
+    whole.finish()
+    first = zygote.call(torn.folder, train_with_a_short_lease, *options)
+    while torn.step() < 5 and first.poll() is None:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    (tmp_path / "other").mkdir()
+    second = zygote.call(tmp_path / "other", train_with_a_short_lease, *options, f"outputs={torn.folder / 'outputs'}")
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    left = {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()}
+    os.kill(first.pid, signal.SIGCONT)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert re.fullmatch(r"diffusion-lab train: another process has taken over \S+, because [^\n]*\n", err)
+    assert {path: path.read_bytes() for path in torn.directory.path.rglob("*") if path.is_file()} == left
     assert_same_bits(whole, torn)

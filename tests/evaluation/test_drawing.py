@@ -20,7 +20,7 @@ from diffusion_lab.evaluation.settings import Evaluation
 from diffusion_lab.evaluation.shards import SampleStore
 from diffusion_lab.evaluation.statistics import UnmeasurableError
 from diffusion_lab.evaluation.trained import TrainedModel
-from diffusion_lab.lock import hold
+from diffusion_lab.store.lease import hold
 from tests.evaluation.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
 
 CPU = torch.device("cpu")

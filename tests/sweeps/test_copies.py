@@ -65,7 +65,7 @@ def test_a_mark_of_a_process_that_may_live_keeps_a_copy(tmp_path, there):
         (mark,) = old.glob(".in_use/*.json")
         me = Process.current()
         dead = replace(me, started="never")
-        mark.write_text(json.dumps(asdict(replace(me, machine="another", host="another") if there else dead)))
+        mark.write_text(json.dumps(asdict(replace(me, machine="another") if there else dead)))
         copied(tmp_path, OTHER)
         assert old.is_dir() == there
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from diffusion_lab.lock import hold
 from diffusion_lab.status import FAILED, Announcement, Status, read_status
+from diffusion_lab.store.lease import hold
 from diffusion_lab.sweeps.phase import run_all
 from diffusion_lab.sweeps.plan import CELL, MODEL, Job
 
