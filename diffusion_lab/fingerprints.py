@@ -51,7 +51,7 @@ TRAINING_EXCLUDED = frozenset((
     # they choose files and validation images; the identity is that of the images that remain
     "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
     # options of the command
-    "retrain", "rescore", "score", "objective_metric", "tags",
+    "retrain", "rescore", "score", "objective_metric", "tags", "sweep",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "compile", "workers", "data.num_workers",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",

@@ -25,7 +25,7 @@ from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.runs.places import folders_of, models_in, named_model, run_directory, runs_in, sweeps_in
 from diffusion_lab.runs.sweeps import SweepDirectory
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.sweeps.copies import unused_copies
+from diffusion_lab.sweeps.frozen import unused_copies
 from diffusion_lab.written import is_ours, names
 
 Place = ModelDirectory | RunDirectory

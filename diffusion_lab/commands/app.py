@@ -27,6 +27,7 @@ from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
 from diffusion_lab.from_config.outputs import name_folders
 from diffusion_lab.from_config.working_directory import importing, own_configs, read_environment, typed_modules
+from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain
 
 
 def run(command: str, options: list[str]) -> int:
@@ -64,13 +65,16 @@ def run(command: str, options: list[str]) -> int:
         if empty is not None:
             raise MistakeError(f"{empty} is empty: give a value, or remove it")  # as with an unset variable
         ignored = read_environment(options)
-        if ignored and "LOCAL_RANK" not in os.environ:
+        if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # it has been said
             print(f"ignoring {ignored}", file=sys.stderr)
         modules = typed_modules(options)
         # Hydra's parser takes no options on both sides of a flag.
         options = sorted(options, key=lambda option: option not in ("-m", "--multirun"))
         with own_configs(options), importing(modules):
             _start(command, module.completed(options), task)
+    except StartAgain as again:
+        os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
+        again.start(command, options)
     except Interrupted as stop:
         if str(stop):
             print(f"diffusion-lab {command}: {stop}", file=sys.stderr)
@@ -121,6 +125,9 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
 def _refuse_launcher() -> None:
     """MistakeError for a launcher or sweeper without -m, because training would run on this machine and not on the cluster."""
     hydra = HydraConfig.get()
+    for override in hydra.overrides.task:
+        if override.startswith("sweep.jobs_per_model="):  # no option of a sweep's cells
+            raise MistakeError(f"{override} works only in a sweep of train -m: add -m, or remove it")
     for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
         if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
             raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")

@@ -16,7 +16,7 @@ from diffusion_lab.from_config.current import is_current
 from diffusion_lab.from_config.mistakes import MistakeError
 from diffusion_lab.pruning import Outputs, Unused
 from diffusion_lab.store.lease import OvertakenError, give_up, hold
-from diffusion_lab.sweeps.copies import remove_copy
+from diffusion_lab.sweeps.frozen import remove_copy
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.written import PlaceError, is_ours
 
@@ -98,7 +98,7 @@ def removed(one: Unused) -> str | None:
     """Remove our unchanged files there; None, or why it was left as it is. A kill leaves nothing that looks finished."""
     try:
         if one.jobs is not None:
-            return None if remove_copy(one.path, one.jobs, _refuse) else "a process is using it"
+            return None if remove_copy(one.path, one.jobs) else "a process is using it"
         if one.home is None:
             _clear(one.files)
         elif one.home.is_dir():

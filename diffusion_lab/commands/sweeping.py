@@ -1,7 +1,8 @@
-"""diffusion-lab train -m: train each different model once, then score every cell, through any of Hydra's launchers."""
+"""diffusion-lab train -m: jobs that each train one model and score its cells, through one of Hydra's launchers."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.files import check_links, clear
 from diffusion_lab.foreign import is_folder_name, printable
-from diffusion_lab.from_config.frozen import running_from_copy
+from diffusion_lab.from_config.build import CODE
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.from_config.outputs import name_folders
@@ -32,10 +34,12 @@ from diffusion_lab.from_config.planning import make_plan, read_axes, with_moment
 from diffusion_lab.from_config.tracking import track_report
 from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import Directory, RunError, SweepDirectory, job_log, sweep_directory
+from diffusion_lab.runs.jobs import jobs_folder
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.phase import forget_failures, run_all
-from diffusion_lab.sweeps.plan import Job, Plan, sweep_content
+from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, make_copy, using_copy
+from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
 from diffusion_lab.sweeps.watch import watching
+from diffusion_lab.sweeps.work import do, forget_failures, run_all
 from diffusion_lab.terminal import Terminal
 
 
@@ -53,26 +57,29 @@ def sweep(
     console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     name_folders(config)
     axes = with_moments(read_axes(arguments, context.config_loader), config)
+    if config.retrain and config.sweep.jobs_per_model > 1:
+        raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
     name = sweep_name(axes) if name is None else str(name)
     if not is_folder_name(name) or name.startswith((".", "-")):
         raise MistakeError(
             f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
         )
-    plan, evaluation_seed, notes = make_plan(axes, context.config_loader, config)
+    plan, evaluation_seed, notes = make_plan(axes, context.config_loader, config, check=not os.environ.get(VARIABLE))
     directory = sweep_directory(Path(config.outputs), name)
     launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
     if not (wait or launches.can_detach):
         raise MistakeError(
-            "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which holds a cell back until its model is trained: "
-            "remove it for other launchers"
+            "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
         )
+    launcher = config.hydra.launcher
+    if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
+        raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(context)))
     for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
         console.print(line)
     if dry_run:
-        for job in plan.jobs:
-            console.print(f"{job.verb}  {job.label}")
+        for work in plan.work:
+            console.print(f"{work.verb}  {work.label}")
         return
-    launcher = config.hydra.launcher
     if launcher.get("dry_run", False):
         launches(plan.jobs)  # it prints them and submits none
         return
@@ -80,18 +87,18 @@ def sweep(
     created = datetime.now().isoformat(timespec="seconds")
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
     clear(directory.cancelled)
-    with running_from_copy(directory.code, context.config_loader, launcher.get("folder")):
+    with using_copy(Path(launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         if plan.jobs and not wait:
-            forget_failures(plan.jobs)
+            forget_failures(plan.work)
             launches.submit_only(plan.jobs)
             console.print(
                 "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
                 "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
             )
             return
-        with watching(plan.jobs, console):
-            failures = run_all(plan.jobs, launches, launches.keeps_order)
-        how = how_to_upload(Directory(job.folder).logs for job in plan.jobs)
+        with watching(plan.work, console):
+            failures = run_all(plan.jobs, launches)
+        how = how_to_upload(Directory(work.folder).logs for work in plan.work)
         if how:  # the reason is in the log of each job
             console.print(how)
         if config.score:
@@ -116,29 +123,32 @@ class _Launches:
         self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=_Logged(task), config=config
         )
-        # Our own launchers know more than Hydra's interface: which job needs which.
-        self.keeps_order = hasattr(self._launcher, "launch_plan")
+        self._has_queue = hasattr(self._launcher, "launch_jobs")  # one of our own
 
     @property
     def can_detach(self) -> bool:
         """Whether everything can be submitted at once."""
-        return self.keeps_order and self._launcher.queue().supports_dependencies
+        return self._has_queue and self._launcher.queue().may_be_left
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that the jobs request."""
-        return self._launcher.summary(jobs) if self.keeps_order else []
+        return self._launcher.summary(jobs) if self._has_queue else []
 
     def submit_only(self, jobs: Sequence[Job]) -> None:
         """Submit the jobs and wait for none."""
-        self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=False)
+        self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait=False)
 
     def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
-        if self.keeps_order:
-            return self._launcher.launch_plan(jobs, self._directory.cancelled.is_file, wait=True)
-        first = self._num_launched  # numbered on from call to call
-        self._num_launched += len(jobs)
-        overrides = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.name)}"] for job in jobs]
-        return [_reason(returned) for returned in self._launcher.launch(overrides, initial_job_idx=first)]
+        if self._has_queue:
+            return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait=True)
+        return [do(job, lambda work, job=job: self._launch(work, job)) for job in jobs]
+
+    def _launch(self, work: Work, job: Job) -> str | None:
+        """One part of a job by a launcher of Hydra's own; why it failed."""
+        overrides = [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
+        self._num_launched += 1
+        (returned,) = self._launcher.launch([overrides], initial_job_idx=self._num_launched - 1)
+        return _reason(returned)
 
 
 @dataclass(frozen=True)
@@ -161,6 +171,17 @@ class _Logged:
                 raise
 
 
+def _config_folders(context: HydraContext) -> list[Path]:
+    """Where Hydra searches for the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
+    paths = [element.path or "" for element in context.config_loader.config_search_path.get_path()]
+    folders = [
+        Path(path.removeprefix("file://"))
+        for path in paths
+        if path and ("://" not in path or path.startswith("file://"))
+    ]
+    return [folder for folder in folders if folder != CONF]
+
+
 def _reason(returned: JobReturn) -> str | None:
     """Why a job failed, in one sentence."""
     if returned.status is JobStatus.COMPLETED:
@@ -171,7 +192,7 @@ def _reason(returned: JobReturn) -> str | None:
 
 def _list_of(failures: dict[Path, str], plan: Plan, directory: SweepDirectory) -> str:
     """How many cells failed, and why; the cells of a model that failed are not listed one by one."""
-    labels = {job.folder: job.label for job in plan.jobs}
+    labels = {work.folder: work.label for work in plan.work}
     spoilt = {cell.run.path for cell in plan.cells if cell.model.path in failures}
     num_cells = len(spoilt) + sum(cell.run.path in failures.keys() - spoilt for cell in plan.cells)
     lines = [f"  {labels[folder]}: {reason}" for folder, reason in failures.items() if folder not in spoilt]

@@ -6,13 +6,10 @@ data -> model -> fit -> weights -> score. The same command again finds what it m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.from_config.branching import branch_point
@@ -27,18 +24,12 @@ from diffusion_lab.from_config.build import (
 )
 from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, requested_scores
-from diffusion_lab.from_config.power_averages import check_buildable
 from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.from_config.scores import check_scoring, run_of
+from diffusion_lab.from_config.scores import check_planned_score, run_of
 from diffusion_lab.from_config.started import start
-from diffusion_lab.from_config.trained import check_moments, load_weights
+from diffusion_lab.from_config.trained import load_weights
 from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
-from diffusion_lab.runs.contents import snapshot_name
 from diffusion_lab.terminal import Terminal
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.base import GenerativeModel
 
 
 def completed(options: list[str]) -> list[str]:
@@ -78,7 +69,7 @@ def run(cfg: DictConfig) -> float | None:
         scores = requested_scores(cfg)
         if generative:
             for score in scores:
-                _check_scoring(score, data, model, directory, kept_weights(cfg))
+                check_planned_score(score, data, model, directory, kept_weights(cfg))
     run = run_of(directory, fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         start_ranks("train", request, num_nodes)
@@ -146,27 +137,3 @@ def _objective(run: RunDirectory, name: str | None) -> float | None:
 def _say_trained(console: Console, directory: ModelDirectory, anew: bool) -> None:
     more = "" if anew else " (set retrain=true to train again)"
     console.print(f"this model is already trained{' again' if anew else ''}: {directory.path}{more}")
-
-
-def _check_scoring(
-    cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory, kept: list[str]
-) -> None:
-    """What would fail after training fails before it."""
-    if cfg.objective_metric is not None and not cfg.score:
-        raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
-    there = directory.weight_names if directory.finished and not cfg.retrain else []
-    weights, whose = (
-        there or ["raw", *instantiate(cfg.ema).decays, *kept],
-        f"{directory.path} {'has' if there else 'will have'}",
-    )
-    chosen = cfg.evaluation.weights
-    if wanted_length(chosen) is not None:
-        check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
-        weights = [*weights, chosen]
-    check_scoring(cfg, data, weights, whose)
-    if cfg.score:
-        if model.needs_data_moments and model.num_classes is not None:
-            from diffusion_lab.evaluation.data_moments import check_classes
-
-            check_classes(data)
-        check_moments(map(snapshot_name, model.moments), weights, whose)

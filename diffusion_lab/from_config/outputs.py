@@ -40,5 +40,5 @@ def usual_outputs() -> str:
 def name_folders(cfg: Mapping[str, Any]) -> None:
     """Register the folders that a command writes to, so that no link below leads out of them."""
     for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
-        if cfg.get(option):
+        if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, sweep is a group of options
             name_root(Path(str(cfg[option])))

@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
@@ -21,6 +21,7 @@ from diffusion_lab.devices import visible_gpus
 from diffusion_lab.fingerprints import canonical_json, named_in
 from diffusion_lab.from_config.build import (
     CODE,
+    build_model,
     build_training_data,
     fill_in_facts,
     plain_config,
@@ -28,26 +29,23 @@ from diffusion_lab.from_config.build import (
     settle_labels,
     training_fingerprint,
 )
-from diffusion_lab.from_config.guiding import own_moment
 from diffusion_lab.from_config.hydra_errors import could_not_override, refused_option
 from diffusion_lab.from_config.kinds import check_kinds
 from diffusion_lab.from_config.leftovers import drop_leftovers
 from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, requested_scores, requested_weights
 from diffusion_lab.from_config.ranks import check_launcher
-from diffusion_lab.from_config.scores import run_of
-from diffusion_lab.from_config.trained import check_moments
+from diffusion_lab.from_config.scores import check_planned_score, run_of
 from diffusion_lab.imports import Scope
 from diffusion_lab.runs import model_directory
-from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
 
-_AT, _WEIGHTS = "evaluation.at", "evaluation.weights"
-ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug")  # of the whole sweep
+_AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,7 @@ def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
         if len(values) < len(listed):
             raise MistakeError(f"{override.input_line}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)
+    axes.pop(_SHARES, None)  # no option of a cell
     return list(axes.values())
 
 
@@ -96,15 +95,18 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
     return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
 
 
-def make_plan(axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig) -> tuple[Plan, int | None, list[str]]:
-    """What is to be done, the evaluation's seed, and notes. `master`: the config of the command without what it sweeps over."""
+def make_plan(
+    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
+) -> tuple[Plan, int | None, list[str]]:
+    """What is to be done, the evaluation's seed, and notes. `master`: the config of the command without what it sweeps over.
+
+    check: whether to build every model, so that a value that it refuses is an error before the first job.
+    """
     found, count = combinations(axes, _Composer(loader, master))
     data_of = _data_sets()
-    cells = [_cell(combination, data_of, Path(master.outputs)) for combination in found]
-    if master.score:
-        _check_scored(found)
+    cells = [_cell(combination, data_of, Path(master.outputs), check) for combination in found]
     _check_devices(found, master)
-    planned = plan(cells, count, master.retrain, master.rescore, master.score)
+    planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
     return planned, _evaluation_seed(found), _notes(axes, found)
 
 
@@ -123,16 +125,6 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
     if any(getattr(sampler, "reads_variance", True) for sampler in samplers):
         return []
     return ["no sampler here uses the variance, so it changes bits/dim but not the samples; sampler=strided uses it"]
-
-
-def _check_scored(found: Sequence[Combination[Composed]]) -> None:
-    from diffusion_lab.models.base import GenerativeModel
-
-    for combination in found:
-        if not issubclass(get_class(combination.config.cfg.model._target_), GenerativeModel):
-            raise MistakeError(
-                f"model={combination.config.family} generates no samples, so it cannot be scored; add score=false"
-            )
 
 
 def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
@@ -226,8 +218,11 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
 
 
 def _cell(
-    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path
+    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
 ) -> PlannedCell:
+    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
+    from diffusion_lab.models.base import GenerativeModel
+
     cfg = combination.config.cfg
     check_kinds(cfg)
     settle_budget(cfg)
@@ -238,17 +233,15 @@ def _cell(
         fill_in_facts(cfg, data)
         fingerprint = training_fingerprint(cfg)
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
-    directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
-    (score,) = requested_scores(cfg)  # the axes pick one
-    if cfg.score:
-        with users_mistakes():
-            instantiate(score.evaluation).check(data)
-    moment = own_moment(cfg.get("guidance") or {})
-    needed = [score.evaluation.weights, *([] if moment is None else [snapshot_name(moment)])]
-    if directory.finished and not cfg.retrain:
-        check_moments(filter(is_snapshot, needed), directory.weight_names, f"{directory.path} has")
-    else:
-        check_moments(filter(is_snapshot, needed), kept_weights(cfg), f"{directory.path} will have")
+        directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
+        (score,) = requested_scores(cfg)  # the axes pick one
+        model = build_model(cfg) if check else None
+        if isinstance(model, GenerativeModel):
+            check_planned_score(score, data, model, directory, kept_weights(cfg))
+        elif check and cfg.score:
+            raise MistakeError(
+                f"model={combination.config.family} generates no samples, so it cannot be scored; add score=false"
+            )
     return PlannedCell(
         combination.choices, combination.overrides, directory, run_of(directory, fingerprint, score, outputs)
     )

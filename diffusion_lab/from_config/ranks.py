@@ -7,6 +7,7 @@ the others waiting for ever.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -177,16 +178,17 @@ def ranks(request: Request) -> Iterator[Ranks]:
     if environment is None:
         yield Ranks(0, 1, device, place)
         return
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
-        init_method=f"tcp://{environment.main_address}:{environment.main_port}",
-        rank=environment.global_rank(),
-        world_size=environment.world_size(),
-    )
-    try:
-        yield Ranks(environment.global_rank(), environment.world_size(), device, place)
-    finally:
-        torch.distributed.destroy_process_group()
+    if (
+        not torch.distributed.is_initialized()
+    ):  # the processes of a sweep's job stay connected from one cell to the next
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
+            init_method=f"tcp://{environment.main_address}:{environment.main_port}",
+            rank=environment.global_rank(),
+            world_size=environment.world_size(),
+        )
+        atexit.register(torch.distributed.destroy_process_group)
+    yield Ranks(environment.global_rank(), environment.world_size(), device, place)
 
 
 def where(here: Ranks, options: DictConfig) -> str:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.from_config.build import build_each, scoring_fingerprint
 from diffusion_lab.from_config.heads import needed_head
 from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.from_config.power_averages import check_buildable
 from diffusion_lab.from_config.trained import check_moments
 from diffusion_lab.runs import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
-from diffusion_lab.runs.contents import is_snapshot
+from diffusion_lab.runs.contents import is_snapshot, snapshot_name
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.evaluation.features import Features
     from diffusion_lab.evaluation.metrics import Metric
+    from diffusion_lab.models.base import GenerativeModel
 
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
@@ -46,6 +49,30 @@ def check_scoring(cfg: DictConfig, data: DataModule, weights: Sequence[str], who
         if is_snapshot(chosen):
             check_moments([chosen], weights, whose)
         raise MistakeError(f"evaluation.weights={chosen}: choose one of {', '.join(known)}")
+
+
+def check_planned_score(
+    cfg: DictConfig, data: DataModule, model: GenerativeModel, directory: ModelDirectory, kept: list[str]
+) -> None:
+    """MistakeError or ValueError for what would fail after training. kept: snapshots that training keeps."""
+    if cfg.objective_metric is not None and not cfg.score:
+        raise MistakeError(f"objective_metric={cfg.objective_metric} is a value of the score: remove score=false")
+    there = directory.weight_names if directory.finished and not cfg.retrain else []
+    weights, whose = (
+        there or ["raw", *instantiate(cfg.ema).decays, *kept],
+        f"{directory.path} {'has' if there else 'will have'}",
+    )
+    chosen = cfg.evaluation.weights
+    if wanted_length(chosen) is not None:
+        check_buildable(chosen, len(directory.kept_averages) if there else cfg.snapshots.averages, whose)
+        weights = [*weights, chosen]
+    check_scoring(cfg, data, weights, whose)
+    if cfg.score:
+        if model.needs_data_moments and model.num_classes is not None:
+            from diffusion_lab.evaluation.data_moments import check_classes
+
+            check_classes(data)
+        check_moments(map(snapshot_name, model.moments), weights, whose)
 
 
 def build_features(cfg: DictConfig) -> dict[str, Features]:

@@ -27,11 +27,10 @@ from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.foreign import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
-from diffusion_lab.from_config.frozen import MORE_CONFIGS
-from diffusion_lab.from_config.frozen import VARIABLE as COPY
 from diffusion_lab.from_config.outputs import LOCAL, working_directory
 from diffusion_lab.from_config.strangers import VARIABLE as TARGETS
 from diffusion_lab.imports import imported, parsed
+from diffusion_lab.sweeps.frozen import copied
 
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")
 _READ = re.compile(r"oc\.env:\s*(\w+)")
@@ -142,18 +141,19 @@ def _files(package: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
 def _own_choices(options: Sequence[str]) -> Path | None:
     """The folder conf/ here, if one of the options names a choice that it has and the lab has not.
 
-    Ranks of a sweep's job find it in the copy of the configs that the sweep runs from.
+    A sweep finds it in the copy that it runs from.
     """
-    folder, copy = working_directory(), os.environ.get(COPY)
-    here = [] if folder is None else [folder / "conf"]
-    for own in here if copy is None else sorted((Path(copy) / MORE_CONFIGS).glob("*")):
-        for key, _, value in (option.partition("=") for option in options):
-            group = key.lstrip("+").partition("@")[0]
-            if group.startswith("hydra") or not (CONF / group).is_dir():
-                continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
-            for choice in re.findall(r"[\w/.-]+", value):
-                if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
-                    return own
+    folder = working_directory()
+    if folder is None:
+        return None
+    own = copied(folder / "conf")
+    for key, _, value in (option.partition("=") for option in options):
+        group = key.lstrip("+").partition("@")[0]
+        if group.startswith("hydra") or not (CONF / group).is_dir():
+            continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
+        for choice in re.findall(r"[\w/.-]+", value):
+            if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
+                return own
     return None
 
 

@@ -13,6 +13,11 @@ from pathlib import Path
 _JOB, _PROCESS = "_job.json", "_process.json"
 
 
+def jobs_folder(outputs: Path) -> Path:
+    """Where the launchers keep the files of their jobs, unless the user says another place."""
+    return outputs / "jobs"
+
+
 def job_file(folder: Path, job: str) -> Path:
     return folder / f"{job}{_JOB}"
 

@@ -24,33 +24,31 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A model to train or a cell to score.
-
-    folder: which it holds; result: the file there that it writes last; label: what sets it apart; depends_on: the folder of the
-    model that must be trained first, where that is another job of the same plan.
-    """
+class Work:
+    """A model to train or a cell to score. folder: which it holds; result: the file there that is written last."""
 
     what: str
     folder: Path
     result: Path
     overrides: tuple[str, ...]
     label: str
-    depends_on: Path | None = None
-    found: int | None = field(default=None, compare=False)  # the result of an earlier job, which is to be replaced
+    found: int | None = field(default=None, compare=False)  # the result of an earlier command, which is to be replaced
 
     @property
     def verb(self) -> str:
         return {MODEL: "train", CELL: "score"}[self.what]
 
     @property
-    def name(self) -> str:
-        """Of the folder of its log."""
-        return f"{self.verb}-{self.folder.name}"
-
-    @property
     def done(self) -> bool:
         return _stamp(self.result) not in (None, self.found)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model and a share of its cells, in this order, as far as they are missing. name: of the folder of its log."""
+
+    name: str
+    work: tuple[Work, ...]
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,13 @@ class Plan:
 
     num_combinations: int
     cells: tuple[PlannedCell, ...]
-    to_train: tuple[Job, ...]
-    to_score: tuple[Job, ...]
+    to_train: tuple[Work, ...]
+    to_score: tuple[Work, ...]
+    jobs: tuple[Job, ...]
 
     @property
-    def jobs(self) -> tuple[Job, ...]:
-        """The models before the cells that depend on them."""
+    def work(self) -> tuple[Work, ...]:
+        """The models before the cells."""
         return (*self.to_train, *self.to_score)
 
     @property
@@ -76,7 +75,7 @@ class Plan:
         cells = _count(len(self.cells), "cell")
         if len(self.cells) != self.num_combinations:
             cells += f" from {self.num_combinations} combinations, some of them equal"
-        train, score = len(self.to_train), {job.folder for job in self.to_score}
+        train, score = len(self.to_train), {work.folder for work in self.to_score}
         scored = sum(cell.run.metrics.is_file() for cell in self.cells if cell.run.path not in score)
         return [
             f"{_count(self.num_models, 'model')}: {train} to train, {self.num_models - train} reused",
@@ -90,8 +89,12 @@ def plan(
     retrain: bool = False,
     rescore: bool = False,
     score: bool = True,
+    jobs_per_model: int = 1,
 ) -> Plan:
-    """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only."""
+    """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only.
+
+    Every job of a model trains it; they hold its folder in turn, so the first one does it.
+    """
     by_run: dict[RunDirectory, PlannedCell] = {}
     for cell in cells:
         by_run.setdefault(cell.run, cell)
@@ -104,7 +107,7 @@ def plan(
         for key in (different[0].choices if different else ())
     }
     to_train = {
-        model.path: Job(
+        model.path: Work(
             MODEL,
             model.path,
             model.result,
@@ -116,21 +119,29 @@ def plan(
         for model, same in by_model.items()
         if retrain or not model.finished
     }
-    to_score = [
-        Job(
+    to_score = {
+        cell.run.path: Work(
             CELL,
             cell.run.path,
             cell.run.metrics,
-            # The other job has trained again what was to be trained again.
+            # What was to be trained again has been by now.
             (*cell.overrides, "retrain=false", f"rescore={str(cell.run.metrics.is_file()).lower()}"),
             _label([cell], values),
-            depends_on=cell.model.path if cell.model.path in to_train else None,
             found=_stamp(cell.run.metrics),
         )
         for cell in different
         if score and (retrain or rescore or not cell.run.metrics.is_file())
-    ]
-    return Plan(num_combinations, tuple(different), tuple(to_train.values()), tuple(to_score))
+    }
+    jobs = []
+    for model, same in by_model.items():
+        trained = [to_train[model.path]] if model.path in to_train else []
+        for number in range(jobs_per_model):
+            # The share of a cell does not depend on what is missing, so the same command finds the job that has it.
+            share = [to_score[cell.run.path] for cell in same[number::jobs_per_model] if cell.run.path in to_score]
+            if share or (trained and number == 0):
+                name = f"{model.path.name}-{number + 1}" if number else model.path.name
+                jobs.append(Job(name, (*trained, *share)))
+    return Plan(num_combinations, tuple(different), (*to_train.values(),), (*to_score.values(),), tuple(jobs))
 
 
 def sweep_content(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from diffusion_lab.runs import ModelDirectory, SweepDirectory, named_model, run_directory
 from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
-from diffusion_lab.sweeps.plan import MODEL, Job, PlannedCell, plan
+from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
 
 QUEUED, REQUEUED = "queued", "requeued"
 _WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # in Slurm's words
@@ -38,7 +38,7 @@ class JobProgress:
 def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
     """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read.
 
-    in_queue: name of a job -> the state in which a cluster has it.
+    in_queue: name of a model or a cell -> the state in which a cluster has its work.
     """
     content = sweep.read_sweep()
     cells = [
@@ -51,12 +51,14 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
         for cell in content["cells"]
     ]
     all_of_it = plan(cells, len(cells), retrain=True, score=content.get("score", True))
-    cancelled, stopped = sweep.cancelled.is_file(), dict[Path, JobProgress]()
+    cancelled, stopped = sweep.cancelled.is_file(), dict[str, JobProgress]()
+    models = {cell["run"]: cell["model"] for cell in content["cells"]}
     found = []
-    for job in all_of_it.jobs:
-        found.append(_progress_of(job, in_queue.get(job.name), stopped.get(job.depends_on), cancelled))
+    for work in all_of_it.work:
+        name = work.folder.name
+        found.append(_progress_of(work, in_queue.get(name), stopped.get(models.get(name, "")), cancelled))
         if found[-1].state in (FAILED, INTERRUPTED):
-            stopped[job.folder] = found[-1]
+            stopped[name] = found[-1]
     return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
 
 
@@ -101,18 +103,18 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
     return shown
 
 
-def _progress_of(job: Job, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
+def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
     """in_queue: the state in which a cluster has the job, if it has it. model: its model, if that failed or was interrupted."""
-    status = read_status(job.folder)
+    status = read_status(work.folder)
     state = QUEUED if status is None else status.state
     reason = (status.reason or "") if status is not None else ""
-    if state == RUNNING:
+    if state == RUNNING or (state == DONE and work.result.is_file()):
         pass
     elif in_queue in _WAITS:
         state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
-    elif state in (FAILED, INTERRUPTED) and job.what == MODEL and ModelDirectory(job.folder).is_retraining:
+    elif state in (FAILED, INTERRUPTED) and work.what == MODEL and ModelDirectory(work.folder).is_retraining:
         reason = f"training again: {reason}; the earlier model is still there"
-    elif job.result.is_file():
+    elif work.result.is_file():
         state, reason = DONE, ""
     elif in_queue is not None:
         state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
@@ -122,7 +124,7 @@ def _progress_of(job: Job, in_queue: str | None, model: JobProgress | None, canc
         state, reason = INTERRUPTED, "cancelled; run the same command again to resume"
     elif state == QUEUED and model is not None:
         state, reason = INTERRUPTED, "its model was interrupted"
-    return JobProgress(job.what, job.label, job.folder, state, status, reason)
+    return JobProgress(work.what, work.label, work.folder, state, status, reason)
 
 
 def summary(found: Sequence[JobProgress]) -> str:

@@ -43,7 +43,7 @@ class SlurmQueue(Queue):
     Python there; None: the one that runs this.
     """
 
-    supports_dependencies = True
+    may_be_left = True
 
     def __init__(self, folder: Path, max_num_timeout: int, python: str | None) -> None:
         self.folder, self.max_num_timeout, self.python = folder, max_num_timeout, python
@@ -58,7 +58,7 @@ class SlurmQueue(Queue):
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
         return max(1, int(found[1])) if found else _USUAL_MAX_ARRAY_SIZE
 
-    def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
+    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
         from submitit import SlurmExecutor
 
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
@@ -67,11 +67,11 @@ class SlurmQueue(Queue):
                 "or look at the script with the launcher's option dry_run=true"
             )
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
-        executor.update_parameters(**self._parameters(calls[0], after))
+        executor.update_parameters(**self._parameters(calls[0]))
         tasks = calls[0].resources["nodes"] * calls[0].resources["ntasks_per_node"]
         jobs = _submitted(executor, calls)
         return {
-            job.job_id: Submitted(call.options, call.directory, call.code, tasks)
+            job.job_id: Submitted(call.makes, call.directory, call.code, tasks)
             for job, call in zip(jobs, calls, strict=True)
         }
 
@@ -101,17 +101,13 @@ class SlurmQueue(Queue):
         python = self.python or shlex.quote(sys.executable)
         command = f"{python} -u -m submitit.core._submit {shlex.quote(str(self.folder))}"
         array: dict[str, Any] = {"map_count": min(num_jobs, self._longest_array)} if num_jobs > 1 else {}
-        return _make_sbatch_string(command=command, folder=self.folder, **array, **self._parameters(call, None))
+        return _make_sbatch_string(command=command, folder=self.folder, **array, **self._parameters(call))
 
     @staticmethod
-    def _parameters(call: Call, after: str | None) -> dict[str, Any]:
+    def _parameters(call: Call) -> dict[str, Any]:
+        own = {"job_name": f"diffusion-lab-{call.makes[0].partition(' ')[0]}", "stderr_to_stdout": True}
         # One device that fails ends the job; the others would wait for it.
-        own = {"job_name": f"diffusion-lab-{call.options[0]}", "stderr_to_stdout": True}
-        parameters = {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.resources}
-        if after is not None:
-            more = {**parameters.get("additional_parameters", {}), "kill-on-invalid-dep": "yes"}  # or it waits for ever
-            parameters |= {"dependency": f"afterok:{after}", "additional_parameters": more}
-        return parameters
+        return {**own, "srun_args": ["--kill-on-bad-exit=1"], **call.resources}
 
 
 class LocalQueue(Queue):
@@ -123,7 +119,7 @@ class LocalQueue(Queue):
     A file beside a job's others says which process it is and where it runs: so a later command finds it while it lives.
     """
 
-    supports_dependencies = False
+    may_be_left = False
     is_shared = False
 
     def __init__(self, folder: Path, gpus: Sequence[str], num_cores: int, parallel: int | None) -> None:
@@ -150,7 +146,7 @@ class LocalQueue(Queue):
     def room(self, waiting: Sequence[Call]) -> int:
         return len(self._free_places(waiting))
 
-    def submit(self, calls: Sequence[Call], after: str | None) -> dict[str, Submitted]:
+    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
         submitted = {}
         for call, place in zip(calls, self._free_places(calls), strict=True):
             environment = {
@@ -162,7 +158,7 @@ class LocalQueue(Queue):
             self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
             write_json(process_file(self.folder, name), {"process": asdict(process), "place": asdict(place)})
-            submitted[name] = Submitted(call.options, call.directory, call.code, tasks=1)
+            submitted[name] = Submitted(call.makes, call.directory, call.code, tasks=1)
         return submitted
 
     def place(self, job: str) -> str:

@@ -25,10 +25,10 @@ _ANSWER_SECONDS = 60
 class Submitted:
     """A job in a queue.
 
-    options: what sets it apart from other jobs; directory: of its log; code: the copy that it runs from; tasks: its processes.
+    makes: names of what it makes; directory: of its log; code: the copy that it runs from; tasks: its processes.
     """
 
-    options: tuple[str, ...]
+    makes: tuple[str, ...]
     directory: str
     code: str
     tasks: int
@@ -42,8 +42,7 @@ def submitted(folder: Path) -> dict[str, Submitted]:
     found = {}
     for name, file in job_files(folder).items():
         content = read_json(file)
-        options = tuple(content.pop("options"))
-        found[name] = Submitted(options=options, **content)
+        found[name] = Submitted(**content | {"makes": tuple(content["makes"])})
     return found
 
 
@@ -68,10 +67,10 @@ def in_slurm(folder: Path) -> dict[str, str] | None:
 
 
 def queue_states(folder: Path) -> dict[str, str]:
-    """Name of the folder of a job's log -> the state in which Slurm has the job; nothing where there is no Slurm."""
+    """Name of a model or a cell -> the state in which Slurm has the job that makes it; nothing where there is no Slurm."""
     jobs = submitted(folder)
     states = in_slurm(folder) if _of_slurm(folder, jobs) else None
-    return {Path(jobs[name].directory).name: state for name, state in (states or {}).items() if name in jobs}
+    return {made: state for name, state in (states or {}).items() if name in jobs for made in jobs[name].makes}
 
 
 def cancel(folder: Path, jobs: Collection[str]) -> list[str]:

@@ -1,6 +1,6 @@
-"""What a user sees of a sweep while it runs: one line for each job when it ends, and on a terminal how far the running ones are.
+"""What a user sees of a running sweep: a line for each model and cell when it ends, and on a terminal the progress of the others.
 
-It looks at the jobs' folders only, so it is the same for jobs of this process, of other processes, and of other machines.
+It looks at their folders only, so it is the same for jobs of this process, of other processes, and of other machines.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from rich.text import Text
 from diffusion_lab.measures import SECONDS, read_measures
 from diffusion_lab.runs import RunError, read_json
 from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
-from diffusion_lab.sweeps.plan import Job
+from diffusion_lab.sweeps.plan import Work
 
 _POLL_SECONDS = 0.5
 
 
 @contextmanager
-def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
-    """Report on `jobs` while the block runs."""
+def watching(all_work: Sequence[Work], console: Console) -> Iterator[Watch]:
+    """Report on models and cells while the block runs."""
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     # The jobs of this process write elsewhere; the bar must not catch their output back.
     bars = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    watch = Watch(jobs, console, bars)
+    watch = Watch(all_work, console, bars)
     stop = threading.Event()
 
     def poll() -> None:
@@ -48,49 +48,49 @@ def watching(jobs: Sequence[Job], console: Console) -> Iterator[Watch]:
 
 
 class Watch:
-    """Watches folders and prints once for each job how it ended."""
+    """Watches folders and prints once for each how it ended."""
 
-    def __init__(self, jobs: Sequence[Job], console: Console, bars: Progress) -> None:
-        self._waiting, self._num_jobs = list(jobs), Counter(job.what for job in jobs)
+    def __init__(self, all_work: Sequence[Work], console: Console, bars: Progress) -> None:
+        self._waiting, self._num_of = list(all_work), Counter(work.what for work in all_work)
         self._reported: Counter[str] = Counter()
         self._console, self._bars = console, bars
         self._tasks: dict[Path, TaskID] = {}
 
     def update(self, last: bool = False) -> None:
-        """Report every job that has ended since the last update; move the bars of those that run.
+        """Report all that has ended since the last update; move the bars of those that run.
 
         One that was killed has not ended before that is written down, because it may get another try, and one that was
         interrupted may be put back in its queue.
         """
         ends = (FAILED, INTERRUPTED) if last else (FAILED,)
-        for job in list(self._waiting):
-            status = written_status(job.folder)
-            if job.done:
-                self._report(job, result_line(job))
+        for work in list(self._waiting):
+            status = written_status(work.folder)
+            if work.done:
+                self._report(work, result_line(work))
             elif status is not None and status.state == RUNNING:
-                self._move(job, status.step or 0, status.steps)
+                self._move(work, status.step or 0, status.steps)
             elif status is not None and status.state in ends:
-                self._report(job, f"{status.state}: {status.reason}")
+                self._report(work, f"{status.state}: {status.reason}")
 
-    def _report(self, job: Job, how: str) -> None:
-        self._waiting.remove(job)
-        self._reported[job.what] += 1
-        if job.folder in self._tasks:
-            self._bars.remove_task(self._tasks.pop(job.folder))
-        number, of = self._reported[job.what], self._num_jobs[job.what]
-        place = f"{job.what} {number:>{len(str(of))}} of {of}"
-        self._console.print(Text(f"{place}  {job.label}  → {how}"), soft_wrap=True)
+    def _report(self, work: Work, how: str) -> None:
+        self._waiting.remove(work)
+        self._reported[work.what] += 1
+        if work.folder in self._tasks:
+            self._bars.remove_task(self._tasks.pop(work.folder))
+        number, of = self._reported[work.what], self._num_of[work.what]
+        place = f"{work.what} {number:>{len(str(of))}} of {of}"
+        self._console.print(Text(f"{place}  {work.label}  → {how}"), soft_wrap=True)
 
-    def _move(self, job: Job, step: int, steps: int | None) -> None:
-        if job.folder not in self._tasks:
-            self._tasks[job.folder] = self._bars.add_task(job.label)
-        self._bars.update(self._tasks[job.folder], completed=step, total=steps)
+    def _move(self, work: Work, step: int, steps: int | None) -> None:
+        if work.folder not in self._tasks:
+            self._tasks[work.folder] = self._bars.add_task(work.label)
+        self._bars.update(self._tasks[work.folder], completed=step, total=steps)
 
 
-def result_line(job: Job) -> str:
+def result_line(work: Work) -> str:
     """A result in one line: of a model its training, of a cell its main measures."""
     try:
-        result = read_json(job.result)
+        result = read_json(work.result)
     except RunError as error:
         return str(error)
     values = result.get("values")

@@ -30,34 +30,30 @@ from diffusion_lab.from_config.overrides import quoted
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.jobs import Outcome, Queue
-    from diffusion_lab.sweeps.plan import Job
+    from diffusion_lab.sweeps.plan import Job, Work
     from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 
 
 class Call:
     """One job of a multirun, pickled for the process that runs it; see diffusion_lab.sweeps.jobs.Call.
 
-    name: of the folder of its log; it names the model or the cell by its fingerprint. options: the command, what it works on or
-    with which code, and what shapes the work; two that differ only in how they begin do the same work.
+    A job of one model and its cells makes what they are called; any other what its command is, with the code that it runs from,
+    and what shapes its work: two that differ only in how they begin do the same.
     """
 
-    def __init__(
-        self,
-        launcher: QueueLauncher,
-        overrides: Sequence[str],
-        number: int,
-        name: str | None = None,
-        depends_on: int | None = None,
-    ) -> None:
+    def __init__(self, launcher: QueueLauncher, overrides: Sequence[str], number: int, job: Job | None = None) -> None:
         self.context, self.task, self.config = launcher.hydra_context, launcher.task_function, launcher.config
-        self.overrides, self.number, self.depends_on = list(overrides), number, depends_on
+        self.overrides, self.number, self.job = list(overrides), number, job
         self.resources = launcher.resources_of(overrides)
         self.code = os.environ.get("DIFFUSION_LAB_CODE", "")
-        beginning = ("retrain=", "rescore=")
-        shaping = [option for option in filter_overrides(overrides) if not option.lstrip("+~").startswith(beginning)]
-        # The code that it runs from sets it apart, too: a job of an earlier plan does other work. A name says it.
-        self.options = (launcher.config.hydra.job.config_name, name or self.code, *shaping)
-        self.directory = str(Path(str(launcher.config.hydra.sweep.dir)).absolute() / (name or str(number)))
+        if job is not None:
+            self.makes = tuple(work.folder.name for work in job.work)
+        else:
+            beginning = ("retrain=", "rescore=")
+            shaping = [each for each in filter_overrides(overrides) if not each.lstrip("+~").startswith(beginning)]
+            self.makes = (" ".join([launcher.config.hydra.job.config_name, self.code, *shaping]),)
+        name = str(number) if job is None else job.name
+        self.directory = str(Path(str(launcher.config.hydra.sweep.dir)).absolute() / name)
         self.singletons = Singleton.get_state()
 
     def __call__(self) -> None:
@@ -79,7 +75,7 @@ class Call:
             if callable(handler):  # submitit's, which puts the job back into the queue
                 signal.signal(signum, partial(_end_after, handler))
         try:
-            outcome = self._run(job)
+            outcome = self._run(job, is_alone=environment.num_tasks == 1)
         except Interrupted as stop:
             print(stop, flush=True)
             # Slurm kills what still runs when one process fails; the first may be putting the job back into the queue.
@@ -94,15 +90,24 @@ class Call:
 
         return DelayedSubmission(self)
 
-    def _run(self, job: str) -> Outcome:
-        from diffusion_lab.from_config.mistakes import mistake_in_job
+    def _run(self, name: str, is_alone: bool) -> Outcome:
         from diffusion_lab.sweeps.jobs import Outcome
+        from diffusion_lab.sweeps.work import do
 
         Singleton.set_state(self.singletons)
         setup_globals()
-        config = self.context.config_loader.load_sweep_config(self.config, self.overrides)
+        if self.job is None:
+            return self._run_one(name, self.overrides)
+        job = self.job
+        return Outcome(reason=do(job, lambda work: self._run_one(name, in_job(job, work)).reason, is_alone))
+
+    def _run_one(self, name: str, overrides: Sequence[str]) -> Outcome:
+        from diffusion_lab.from_config.mistakes import mistake_in_job
+        from diffusion_lab.sweeps.jobs import Outcome
+
+        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         with open_dict(config.hydra.job):
-            config.hydra.job.id, config.hydra.job.num = job, self.number
+            config.hydra.job.id, config.hydra.job.num = name, self.number
         done = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -118,6 +123,11 @@ class Call:
             "".join(traceback.format_exception(returned)) if message is None else message, file=sys.stderr, flush=True
         )
         return Outcome(reason=message or f"{type(returned).__name__}: {' '.join(str(returned).split())}")
+
+
+def in_job(job: Job, work: Work) -> list[str]:
+    """Hydra's overrides of one part of a job."""
+    return [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
 
 
 class QueueLauncher(Launcher):
@@ -153,7 +163,7 @@ class QueueLauncher(Launcher):
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that these jobs of a plan request, in lines for its user; an error in one sentence for what it lacks."""
         for job in jobs:
-            self.resources_of(job.overrides)
+            self.resources_of(job.work[0].overrides)
         return []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -161,36 +171,20 @@ class QueueLauncher(Launcher):
         calls = [Call(self, overrides, initial_job_idx + number) for number, overrides in enumerate(job_overrides)]
         return [_job_return(call, outcome) for call, outcome in zip(calls, self.run(calls), strict=True)]
 
-    def launch_plan(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
-        """Why each job of a plan failed (None: it did not); each begins when the one that it depends on is done.
-
-        wait=False: submit them and return; the queue must support dependencies.
-        """
+    def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]:
+        """Why each job of a sweep failed (None: it did not). wait=False: submit them and return, for a queue that may be left."""
         setup_globals()
-        number = {job.folder: index for index, job in enumerate(jobs)}
-        calls = [
-            Call(
-                self,
-                [*job.overrides, f"hydra.sweep.subdir={quoted(job.name)}"],
-                index,
-                job.name,
-                number.get(job.depends_on),
-            )
-            for index, job in enumerate(jobs)
-        ]
+        calls = [Call(self, job.work[0].overrides, number, job) for number, job in enumerate(jobs)]
         return [outcome.reason for outcome in self.run(calls, cancelled, wait)]
 
     def run(
         self, calls: Sequence[Call], cancelled: Callable[[], bool] = lambda: False, wait: bool = True
     ) -> list[Outcome]:
         """The outcomes of the calls; none where no command waits for them."""
-        from diffusion_lab.sweeps.jobs import run_jobs, submit_jobs
+        from diffusion_lab.sweeps.jobs import run_jobs
 
         make_folders(Path(str(self.config.hydra.sweep.dir)))
-        if wait:
-            return run_jobs(calls, self.queue(), print, cancelled)
-        submit_jobs(calls, self.queue(), print)
-        return []
+        return run_jobs(calls, self.queue(), print, cancelled, wait)
 
 
 class LocalLauncher(QueueLauncher):
@@ -238,7 +232,7 @@ class SlurmLauncher(QueueLauncher):
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         from diffusion_lab.from_config.cluster import summary
 
-        counts = Counter(summary(self.resources_of(job.overrides)) for job in jobs)
+        counts = Counter(summary(self.resources_of(job.work[0].overrides)) for job in jobs)
         return [f"Slurm: {count} job{'s' * (count > 1)} of {resources}" for resources, count in counts.items()]
 
     def run(
@@ -248,15 +242,13 @@ class SlurmLauncher(QueueLauncher):
             return super().run(calls, cancelled, wait)
         print(f"{len(calls)} jobs would be submitted; their options:")
         for call in calls:
-            print(f"  {' '.join(filter_overrides(call.overrides))}")
+            cells = "" if call.job is None else f" ({len(call.job.work)} to train and score)"
+            print(f"  {' '.join(filter_overrides(call.overrides))}{cells}")
         left = list(calls)
         while left:  # jobs with equal requests have the same script
             same = [call for call in left if call.resources == left[0].resources]
             left = [call for call in left if call.resources != left[0].resources]
-            later = sum(call.depends_on is not None for call in same)
-            print(f"\n{self.queue().script(same[0], max(1, len(same) - later))}")
-            if later:
-                print(f"# and {later} of them, each once its model is trained: --dependency=afterok:<job of the model>")
+            print(f"\n{self.queue().script(same[0], len(same))}")
         raise SystemExit(0)  # a sweeper would take what did not run for a failure
 
 

@@ -19,9 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab import written
 from diffusion_lab.commands import app
-from diffusion_lab.from_config.frozen import CODE
+from diffusion_lab.from_config.build import CODE
 from diffusion_lab.imports import is_lab
 from diffusion_lab.runs import ModelDirectory, named_model
+from diffusion_lab.sweeps import frozen
 
 from ..recorded import record
 from .cluster import slurm_answers
@@ -92,6 +93,7 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv(frozen.VARIABLE, "")  # a sweep cannot start again in this process
     monkeypatch.setattr(sys, "argv", ["diffusion-lab"])
     monkeypatch.setattr(sys, "path", [*sys.path])  # a command looks for modules in its working directory
 

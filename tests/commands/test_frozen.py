@@ -27,6 +27,28 @@ class MySchedule(LinearSchedule):
     def alpha_bar(self):
         return super().alpha_bar() ** (FACTOR * float(Path(__file__).with_name("table.txt").read_text()))
 """
+# Whoever removes one of the two files, which are there once, fails or dies.
+RAY = """\
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from diffusion_lab.evaluation.metrics.metric import Metric
+
+
+class Ray(Metric):
+    def measures(self, namings):
+        return ()
+
+    def score(self, subject, scores):
+        with suppress(FileNotFoundError):
+            Path("kills").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with suppress(FileNotFoundError):
+            Path("fails").unlink()
+            raise RuntimeError("a cosmic ray")
+"""
 STEEP = "# @package _global_\ntrainer:\n  max_steps: 3\n"
 
 
@@ -74,12 +96,8 @@ def edit(path, old, new):
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     "more",
-    [
-        ["hydra/launcher=local"],
-        ["hydra/launcher=basic"],
-        ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"],
-    ],
-    ids=["local", "basic", "ranks"],
+    [["hydra/launcher=basic"], ["hydra/launcher=basic", "trainer.devices=2", "trainer.accelerator=cpu"]],
+    ids=["basic", "ranks"],
 )
 def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
     """Edited while the model trains: what scores it starts afterwards, in the code that it was planned with."""
@@ -109,3 +127,42 @@ def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
     assert model.read_training()["steps"] == 3
     (metrics,) = (work / "outputs" / "runs").glob("*/metrics.json")
     assert metrics.is_file()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("local", marks=pytest.mark.needs("submitit")),
+        pytest.param("slurm", marks=pytest.mark.needs("slurm-wlm, munge")),
+    ],
+)
+def test_four_models_and_sixteen_cells(lab_copy, request, launcher):
+    """One cell fails, another one kills its job, and all code is edited as soon as the first model trains."""
+    if launcher == "slurm":
+        request.getfixturevalue("cluster")
+    work, room = lab_copy / "work", lab_copy / "lab" / "diffusion_lab" / "evaluation"
+    (work / "ray.py").write_text(RAY)
+    for what in ("fails", "kills"):
+        (work / what).touch()
+    axes = ["seed=1,2", "schedule=linear,cosine", "sampler=strided,ddim", "sampler.spacing.num_steps=2,3"]
+    options = [*TINY, *axes, "+metrics.ray._target_=ray.Ray", f"hydra/launcher={launcher}"]
+    sweep = command(lab_copy, *options)
+    wait_until(lambda: models(work))
+    code = {path: path.read_text() for path in (work / "ray.py", *room.rglob("*.py"))}
+    for path in code:
+        path.write_text("raise SystemExit('edited')\n")
+    out, err = sweep.communicate(timeout=600)
+    assert sweep.returncode == 1, out + err
+    assert "2 of 16 cells failed" in err
+    assert "a cosmic ray" in err
+    assert len(list((work / "outputs" / "runs").glob("*/metrics.json"))) == 14
+    for path, text in code.items():
+        path.write_text(text)
+    again = command(lab_copy, *options)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, out + err
+    assert "4 models: 0 to train, 4 reused" in out
+    assert "16 cells: 2 to score, 14 scored already" in out
+    logs = "".join(path.read_text() for path in (work / "outputs" / "sweeps").glob("*/jobs/*/log.txt"))
+    assert logs.count("training images") == 4

@@ -1,13 +1,16 @@
-"""kill -9 in the middle of a sweep, then the same command: the table is that of a sweep that nothing happened to."""
+"""kill -9 in the middle of a sweep, then the same command or another one at work: the table is that of an undisturbed sweep."""
 
 import os
+import random
 import signal
+import time
+from contextlib import suppress
 
 import pytest
 
 from diffusion_lab.status import RUNNING, read_status
 
-from .cluster import PACED, models, scored_cells, wait_until
+from .cluster import PACED, models, rows, scored_cells, wait_until
 from .conftest import TINY
 
 STEPS = 24
@@ -43,10 +46,6 @@ def undisturbed(tmp_path_factory, zygote):
     return cells
 
 
-def trained(folder):
-    return [model for model in models(folder) if model.finished]
-
-
 def at_work(folder):
     """(pid, model) of the training that has a checkpoint and is not over."""
     for model in models(folder):
@@ -61,21 +60,47 @@ def metrics(folder):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("moment", ["the second model is trained", "the second cell is scored"])
-def test_a_killed_sweep_goes_on(tmp_path, sweep, undisturbed, moment):
-    running = sweep(CELLS)
-    if moment == "the second model is trained":
-        wait_until(lambda: len(trained(tmp_path)) == 1 and at_work(tmp_path))
-    else:
-        wait_until(lambda: len(metrics(tmp_path)) == 1)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.communicate()
-    assert len(metrics(tmp_path)) < 4
+def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, sweep, undisturbed):
+    """Between its first checkpoint and its end, which is some eight seconds later. KILLS: how often."""
+    moments = random.Random(int(os.environ.get("SEED", "0")))
+    for _ in range(int(os.environ.get("KILLS", "3"))):
+        running = sweep(CELLS)
+        wait_until(lambda: at_work(tmp_path) or metrics(tmp_path))
+        time.sleep(moments.uniform(0, 3))
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
     again = sweep(CELLS)
-    out, err = again.communicate()
+    _, err = again.communicate()
     assert again.returncode == 0, err
-    assert "0 to train" in out if moment == "the second cell is scored" else "1 to train, 1 reused" in out
     assert scored_cells(tmp_path) == undisturbed
+
+
+@pytest.mark.thorough
+def test_two_sweeps_train_each_model_once(tmp_path, zygote, sweep, undisturbed):
+    """In two folders with the same outputs; one takes over what the other was at when it was killed."""
+    first, other = sweep(CELLS), tmp_path / "other"
+    other.mkdir()
+    (other / "paced.py").write_text(PACED)
+    (other / "seconds_a_step").write_text("0.05")
+    turned = [option.replace("seed=1,2", "seed=2,1") for option in OPTIONS]
+    second = zygote.start(other, "train", "-m", *turned, CELLS, f"outputs={tmp_path / 'outputs'}")
+
+    def both_at_work():
+        found = [status for model in models(tmp_path) if model.resume.is_file() and (status := read_status(model.path))]
+        return {first.pid, second.pid} == {status.pid for status in found if status.state == RUNNING}
+
+    wait_until(both_at_work)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    _, err = second.communicate()
+    assert second.returncode == 0, err
+    for model in models(tmp_path):
+        assert [int(row["step"]) for row in rows(model)] == list(range(1, STEPS + 1))
+    logs = "".join(path.read_text() for path in (tmp_path / "outputs" / "sweeps").glob("*/jobs/*/log.txt"))
+    assert logs.count("training images") == 3  # two models, and once more the one that was killed
+    assert logs.count("resuming from") == 1
+    assert sorted(map(str, scored_cells(tmp_path))) == sorted(map(str, undisturbed))
 
 
 @pytest.mark.thorough

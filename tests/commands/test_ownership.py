@@ -147,19 +147,16 @@ def test_prune_leaves_files_that_are_called_like_ours(lab, old_model):
 
 
 def test_a_users_folder_among_copies_of_code_stays(lab):
-    from diffusion_lab.sweeps.copies import copy_in_use
+    from diffusion_lab.sweeps.frozen import make_copy, unused_copies
 
     code = sweep_directory(lab.folder / "outputs", "s").code
-    (code / "notes").mkdir(parents=True)
-    (code / "notes" / "a.txt").write_text("mine")
-    (code / ".staged").mkdir()
-    (code / ".staged" / "a.txt").write_text("mine")
-    for number in "12":
-        with copy_in_use(code, {code.__class__("a.py"): number.encode()}, {}, None) as copy:
-            assert (copy / "a.py").is_file()
-    assert (code / "notes" / "a.txt").is_file()
-    assert (code / ".staged" / "a.txt").is_file()
-    assert len([path for path in code.iterdir() if not path.name.startswith(".")]) == 2
+    for name in ("notes", "my-notes", ".staged"):
+        (code / name).mkdir(parents=True)
+        (code / name / "a.txt").write_text("mine")
+        os.utime(code / name, (0, 0))
+    make_copy(code, [], [])
+    assert unused_copies(code, code) == []
+    assert len(list(code.glob("*/a.txt"))) == 3
 
 
 def fill(folder, old_model):

@@ -1,5 +1,6 @@
 """`diffusion-lab prune` lists what nothing refers to, removes it if asked, and touches nothing else."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from diffusion_lab.pruning import Outputs
 from diffusion_lab.runs import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
 from diffusion_lab.runs.places import models_in
 from diffusion_lab.store.lease import hold
-from diffusion_lab.sweeps.copies import copy_in_use
+from diffusion_lab.sweeps.frozen import make_copy
 from diffusion_lab.sweeps.submitted import Submitted
 
 from .conftest import STRIDED, TINY, files
@@ -310,19 +311,22 @@ def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, ol
     old = old_model()
     swept(old, run=scored(old).path.name)
     sweep, jobs = sweep_directory(OUTPUTS, "mine"), OUTPUTS / "jobs"
-    with copy_in_use(sweep.code, {Path("a.py"): b"x = 1\n"}, {}, jobs) as copy:
-        assert "nothing to prune" in pruned(lab), "a command works with it"
-    Submitted(("train",), "", str(copy), 1).write(jobs, "7")
+    copy = make_copy(sweep.code, [], [])
+    assert "nothing to prune" in pruned(lab), "a command starts from it"
+    os.utime(copy, (0, 0))
+    Submitted(("m", "r"), "", str(copy), 1).write(jobs, "7")
     assert "nothing to prune" in pruned(lab), "a job waits"
     (jobs / "7_0_outcome.json").write_text("{}")
     (copy / "mine.py").write_text("")
+    os.utime(copy, (0, 0))
     assert "nothing to prune" in pruned(lab), "a user put something there"
     (copy / "mine.py").unlink()
+    os.utime(copy, (0, 0))
     assert f"sweeps/mine/code/{copy.name}" in pruned(lab)
     assert copy.is_dir()
     (late,) = Outputs(OUTPUTS, lambda *_: False).unused_code(jobs)
     assert removed(late) is None
-    assert not sweep.code.exists()
+    assert not copy.exists()
     assert "nothing to prune" in pruned(lab)
 
 

@@ -157,7 +157,7 @@ def test_a_sweep_that_trains_anew_goes_on_too(lab, stop_at):
     code, out, err = lab("train", *options, "retrain=true")
     assert code == 0, err
     assert "2 to train" in out
-    logs = "".join(file.read_text() for file in lab.folder.glob("outputs/sweeps/*/jobs/train-*/log.txt"))
+    logs = "".join(file.read_text() for file in lab.folder.glob("outputs/sweeps/*/jobs/*/log.txt"))
     assert logs.count("resuming from") == 1
     after = [model.result.read_bytes() for model in models(lab.folder)]
     assert all(new != old for new, old in zip(after, before, strict=True))

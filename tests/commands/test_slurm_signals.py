@@ -57,7 +57,7 @@ class Sweep:
 
     def log(self, model):
         """What training said."""
-        (file,) = (self.folder / "outputs" / "sweeps").glob(f"*/jobs/train-{model.path.name}/log.txt")
+        (file,) = (self.folder / "outputs" / "sweeps").glob(f"*/jobs/{model.path.name}/log.txt")
         return file.read_text()
 
     def status(self):

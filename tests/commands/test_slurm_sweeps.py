@@ -65,14 +65,14 @@ def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
     if launcher == "slurm":
         request.getfixturevalue("cluster")
     running = command("train", "-m", f"hydra/launcher={launcher}", *OPTIONS, "trainer.max_steps=2,1000")
-    wait_until(lambda: ended(tmp_path) == 2)
+    wait_until(lambda: ended(tmp_path) == 1)
     assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 1
     (slow,) = (model for model in models(tmp_path) if not model.finished)
     wait_until(lambda: rows(slow))
 
     said = asked("cancel")
-    assert said.count("cancelled  ") == (1 if launcher == "local" else 2), "the model, and the cell that waits for it"
-    assert f"train-{slow.path.name}" in said
+    assert said.count("cancelled  ") == 1
+    assert slow.path.name in said
     out, err = running.communicate(timeout=60)
     assert running.returncode == 1, out
     assert "1 of 2 cells failed" in err
@@ -92,7 +92,7 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     assert left.returncode == 0, err
     assert "submitted: diffusion-lab status" in out
     assert "report" not in out.splitlines()[-2]
-    assert len(in_queue(tmp_path)) == 4
+    assert len(in_queue(tmp_path)) == 2
     assert "models: 2 queued; cells: 2 queued" in asked("status")
 
     wait_until(lambda: len(models(tmp_path)) == 2 and all(rows(model) for model in models(tmp_path)))
@@ -104,5 +104,5 @@ def test_a_sweep_may_be_left_and_taken_up_again(tmp_path, command, asked):
     out, err = again.communicate()
     assert again.returncode == 0, err
     assert "is already running" in out
-    assert len(jobs(tmp_path)) == 4, "nothing is submitted again"
+    assert len(jobs(tmp_path)) == 2, "nothing is submitted again"
     assert [cell["state"] for cell in scored_cells(tmp_path)] == ["done", "done"]

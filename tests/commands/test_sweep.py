@@ -84,7 +84,7 @@ def test_the_plan_says_that_no_sampler_shows_the_variance(lab):
         code, out, err = lab(*asked, f"sampler={samplers}", "hydra.sweeper.dry_run=true", "sampler.spacing.num_steps=3")
         assert code == 0, err
         assert (said in out) is expected
-    code, out, err = lab(*asked[:-1], "schedule=linear,cosine", "hydra.sweeper.dry_run=true")
+    code, out, err = lab(*asked[:-1], *STRIDED, "schedule=linear,cosine", "hydra.sweeper.dry_run=true")
     assert code == 0, err
     assert said not in out
 
@@ -102,12 +102,16 @@ def test_the_sweep_of_the_issue_is_eight_models_and_sixty_cells(lab):
     ("options", "said"),
     [
         (["sampler=ddpm,strided", "sampler.eta=0,1"], "there is no option 'sampler.eta'"),
+        (["sampler.spacing.num_steps=3,25"], "25"),
+        (["objective=simple,hybrid", "variance=learned"], "would never be trained"),
+        (["sweep.jobs_per_model=2", "retrain=true"], "works only with sweep.jobs_per_model=1"),
+        (["sweep.jobs_per_model=1,2"], "sweep.jobs_per_model cannot differ between the cells of a sweep"),
         (["schedul=linear,cosine"], "there is no option 'schedul'; did you mean schedule?"),
         (["schedule=linear,cosin"], "schedule=cosin: there is no such choice"),
         (["optimizer.weight_decay=interval(0,1)"], "an interval has no values to try"),
         (["rescore=true,false"], "rescore cannot differ between the cells of a sweep"),
         (["seed=1,2", "hydra.sweeper.name=a/b"], "hydra.sweeper.name=a/b cannot be the name of the sweep's folder"),
-        (["data=digits,image_folder"], "data.root has no value"),
+        (["data=digits,image_folder", *STRIDED], "data.root has no value"),
         (
             ["model=noisy_classifier", "seed=1,2", "score=true"],
             "generates no samples, so it cannot be scored; add score=false",
@@ -148,23 +152,57 @@ def test_the_name_of_a_sweep_is_that_of_one_folder(lab, name):
     assert files(lab.folder) == []
 
 
+def test_an_option_of_sweeps_alone_is_refused(lab):
+    code, _, err = lab("train", *TINY, "sweep.jobs_per_model=2")
+    assert code == 1
+    assert "sweep.jobs_per_model=2 works only in a sweep of train -m" in err
+
+
+def test_shares_of_a_models_cells_train_it_once(lab):
+    options = ["sampler.spacing.num_steps=2,3,4", "sweep.jobs_per_model=2"]
+    code, _, err = lab("train", "-m", *TINY, *options)
+    assert code == 0, err
+    (model,) = names(lab, "models")
+    logs = {path.parent.name: path.read_text() for path in (lab.folder / "outputs" / "sweeps").glob("*/jobs/*/log.txt")}
+    assert sorted(logs) == [model, f"{model}-2"]
+    assert sum(log.count("training images") for log in logs.values()) == 1
+    assert [logs[name].count("\nscore ") for name in sorted(logs)] == [2, 1]
+    assert names(lab, "sweeps") == {sweep_of(lab)["name"]}
+
+
+FAILS = """\
+from lightning import Callback
+
+
+class Fails(Callback):
+    def __init__(self, seed):
+        self.seed = seed
+
+    def on_train_start(self, *_):
+        if self.seed == 2:
+            raise RuntimeError("a cosmic ray")
+"""
+
+
 @pytest.mark.thorough
-def test_a_failure_is_marked_with_its_reason_and_the_others_go_on(lab):
-    options = ["objective=simple,hybrid", "variance=learned", "sampler.spacing.num_steps=2,3"]
+def test_a_failed_model_is_marked_and_the_others_go_on(lab):
+    (lab.folder / "fails.py").write_text(FAILS)
+    options = ["seed=1,2", "sampler.spacing.num_steps=2,3"]
+    options += ["+callbacks.fails._target_=fails.Fails", "+callbacks.fails.seed=${seed}"]
     code, out, err = lab("train", "-m", *TINY, *options)
     assert code == 1
     assert "2 of 4 cells failed" in err
-    assert err.count("would never be trained") == 1
+    assert err.count("a cosmic ray") == 1
     assert "Traceback" not in out + err
     statuses = {}
     for cell in sweep_of(lab)["cells"]:
-        statuses.setdefault(cell["choices"]["objective"], []).append(
+        statuses.setdefault(cell["choices"]["seed"], []).append(
             json.loads((lab.folder / "outputs" / "runs" / cell["run"] / "status.json").read_text())
         )
-    assert [status["state"] for status in statuses["hybrid"]] == ["done", "done"]
-    assert [status["state"] for status in statuses["simple"]] == ["failed", "failed"]
-    assert statuses["simple"][0]["reason"].startswith("its model failed: ")
-    logs = [path.read_text() for path in (lab.folder / "outputs" / "sweeps").glob("*/jobs/train-*/log.txt")]
+    assert [status["state"] for status in statuses["1"]] == ["done", "done"]
+    assert [status["state"] for status in statuses["2"]] == ["failed", "failed"]
+    assert statuses["2"][0]["reason"].startswith("its model failed: ")
+    logs = [path.read_text() for path in (lab.folder / "outputs" / "sweeps").glob("*/jobs/*/log.txt")]
     assert sum("Traceback" in log for log in logs) == 1
 
     code, out, err = lab("train", "-m", *TINY, *options)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from diffusion_lab.sweeps.frozen import VARIABLE
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -60,7 +62,7 @@ class Zygote:
             cwd=root,
             # A service of W&B in the process that asks would be shared.
             env={key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
-            | {"OMP_NUM_THREADS": "1", **environment},
+            | {"OMP_NUM_THREADS": "1", VARIABLE: "", **environment},  # a sweep from a copy imports everything anew
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

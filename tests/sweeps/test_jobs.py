@@ -2,15 +2,15 @@ import pytest
 
 from diffusion_lab.runs.jobs import log_file
 from diffusion_lab.sweeps import jobs
-from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs, submit_jobs
+from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs
 from diffusion_lab.sweeps.submitted import Submitted
 
 
 class StubCall(Call):
     """A call that ends as it is told."""
 
-    def __init__(self, name, *outcomes, depends_on=None, resources=None):
-        self.options, self.outcomes, self.depends_on, self.resources = (name,), outcomes, depends_on, resources or {}
+    def __init__(self, name, *outcomes, resources=None):
+        self.makes, self.outcomes, self.resources = tuple(name), outcomes, resources or {}
 
     def __call__(self):
         raise AssertionError("the queue below does not run calls")
@@ -19,23 +19,25 @@ class StubCall(Call):
 class StubQueue(Queue):
     """A queue whose jobs end when its active jobs are listed: with an outcome each, or without any.
 
-    batches: what was submitted together, each with the job that it waits for.
+    batches: what was submitted together.
     """
 
-    def __init__(self, folder, tasks=1, room=100, supports_dependencies=False):
-        self.folder, self.tasks, self.most, self.supports_dependencies = folder, tasks, room, supports_dependencies
+    may_be_left = True
+
+    def __init__(self, folder, tasks=1, room=100):
+        self.folder, self.tasks, self.most = folder, tasks, room
         self.running, self.submitted, self.batches, self.most_at_once = {}, [], [], 0
 
     def room(self, waiting):
         return min(len(waiting), self.most - len(self.running))
 
-    def submit(self, calls, after):
+    def submit(self, calls):
         names = [str(len(self.submitted) + number) for number in range(len(calls))]
         self.submitted += calls
-        self.batches.append(("".join(call.options[0] for call in calls), after))
+        self.batches.append("".join(call.makes[0] for call in calls))
         self.running |= dict(zip(names, calls, strict=True))
         self.most_at_once = max(self.most_at_once, len(self.running))
-        return {name: Submitted(call.options, "", "", self.tasks) for name, call in zip(names, calls, strict=True)}
+        return {name: Submitted(call.makes, "", "", self.tasks) for name, call in zip(names, calls, strict=True)}
 
     def place(self, job):
         return f"device {job}" if self.tasks == 1 else None
@@ -112,58 +114,28 @@ def test_what_an_earlier_command_submitted_and_still_runs_is_not_submitted_again
     earlier = StubCall("a", Outcome(7.0))
     queue.running["0"] = earlier
     queue.submitted = [earlier]
-    Submitted(("a",), "", "", 1).write(tmp_path, "0")
+    Submitted(("a", "x"), "", "", 1).write(tmp_path, "0")  # of which x is done by now
     said = []
     outcomes = run_jobs([StubCall("b", Outcome(8.0)), StubCall("a", Outcome(9.0))], queue, said.append)
     assert [outcome.value for outcome in outcomes] == [8.0, 7.0]
-    assert [call.options for call in queue.submitted] == [("a",), ("b",)]
+    assert [call.makes for call in queue.submitted] == [("a",), ("b",)]
     assert said[0].startswith("job 0 is already running")
 
 
-def chain(reason=None):
-    """Two models, a cell of the first and two of the second. reason: why the first fails."""
-    return [
-        StubCall("A", Outcome(reason=reason)),
-        StubCall("B", Outcome()),
-        StubCall("a", *([Outcome(1.0)] if reason is None else []), depends_on=0),
-        StubCall("b", Outcome(2.0), depends_on=1),
-        StubCall("c", Outcome(3.0), depends_on=1),
-    ]
-
-
-def test_a_call_begins_as_soon_as_the_one_that_it_needs_has_ended_well(tmp_path):
-    """One job at a time: the first model's cell comes before the second model."""
-    queue = StubQueue(tmp_path, room=1)
-    outcomes = run_jobs(chain(), queue, print)
-    assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
-    assert [batch for batch, _ in queue.batches] == ["A", "a", "B", "b", "c"]
-
-
-WHERE_ONE_BROKE = ["it broke", None, "the job that it depends on failed", None, None]
-
-
-def test_a_call_whose_model_failed_is_not_made(tmp_path):
-    queue = StubQueue(tmp_path)
-    outcomes = run_jobs(chain("it broke"), queue, print)
-    assert [outcome.reason for outcome in outcomes] == WHERE_ONE_BROKE
-    assert [batch for batch, _ in queue.batches] == ["AB", "bc"]
-
-
-def test_a_queue_with_dependencies_is_given_everything_at_once_and_may_be_left(tmp_path):
-    queue = StubQueue(tmp_path, supports_dependencies=True)
-    submit_jobs(chain(), queue, print)
-    assert queue.batches == [("AB", None), ("a", "0"), ("bc", "1")]
-    assert len(queue.running) == 5
-    said = []
-    outcomes = run_jobs(chain(), queue, said.append)
-    assert len(queue.batches) == 3, "nothing is submitted again"
-    assert [outcome.value for outcome in outcomes] == [None, None, 1.0, 2.0, 3.0]
-    assert sum("is already running" in line for line in said) == 5
-
-
-def test_what_the_queue_holds_back_for_a_job_that_failed_has_failed_too(tmp_path):
-    outcomes = run_jobs(chain("it broke"), StubQueue(tmp_path, supports_dependencies=True), print)
-    assert [outcome.reason for outcome in outcomes] == WHERE_ONE_BROKE
+def test_a_queue_that_may_be_left_is_given_everything_at_once(tmp_path):
+    calls = [StubCall(name, Outcome(1.0)) for name in "abc"]
+    queue, said = StubQueue(tmp_path), []
+    assert run_jobs(calls, queue, print, wait=False) == []
+    assert queue.batches == ["abc"]
+    assert len(queue.running) == 3
+    alive = queue.active_jobs
+    queue.active_jobs = lambda: list(queue.running)
+    submission = jobs._Submission(calls, queue, said.append, lambda: False)
+    assert sorted(submission.running.values()) == [0, 1, 2], "nothing is submitted again"
+    assert sum("is already running" in line for line in said) == 3
+    alive()
+    submission.collect(frozenset())
+    assert [submission.outcomes[index].value for index in range(3)] == [1.0] * 3
 
 
 def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
@@ -172,14 +144,15 @@ def test_jobs_that_ask_for_the_same_are_submitted_together(tmp_path):
         3, sum(call.resources == waiting[0].resources for call in waiting)
     )  # as for an array
     run_jobs([StubCall(name, Outcome(), resources={"time": 1 + (name in "cf")}) for name in "abcdefg"], queue, print)
-    assert queue.batches == [("abd", None), ("eg", None), ("cf", None)]
+    assert queue.batches == ["abd", "eg", "cf"]
 
 
 def test_after_a_cancel_nothing_more_is_submitted(tmp_path, monkeypatch):
     """Nor goes on what was submitted at that very moment."""
     queue, ended = StubQueue(tmp_path, room=1), []
     monkeypatch.setattr(jobs, "cancel", lambda folder, names: ended.extend(names))
-    outcomes = run_jobs(chain(), queue, print, cancelled=lambda: len(queue.batches) == 2)
-    assert len(queue.batches) == 2
+    calls = [StubCall(name, Outcome()) for name in "abcde"]
+    outcomes = run_jobs(calls, queue, print, cancelled=lambda: len(queue.batches) == 2)
+    assert queue.batches == ["a", "b"]
     assert ended == ["1"]
     assert sum(outcome.reason is not None and outcome.reason.startswith("cancelled") for outcome in outcomes) == 3

@@ -26,7 +26,9 @@ def test_each_model_is_trained_once_with_the_options_of_one_of_its_cells(cells):
     assert [job.label for job in planned.to_train] == ["schedule=linear", "schedule=cosine"]
     assert [job.overrides for job in planned.to_train] == [(*cells[k].overrides, "score=false") for k in (0, 4)]
     assert [job.folder for job in planned.to_score] == [cell.run.path for cell in cells]
-    assert [job.depends_on for job in planned.to_score] == [cell.model.path for cell in cells]
+    assert [[work.folder for work in job.work] for job in planned.jobs] == [
+        [cells[k].model.path, *(cell.run.path for cell in cells[k : k + 4])] for k in (0, 4)
+    ]
     assert planned.summary() == ["2 models: 2 to train, 0 reused", "8 cells: 8 to score, 0 scored already"]
 
 
@@ -35,11 +37,26 @@ def test_what_is_there_is_left_alone(cells):
     cells[0].run.write_metrics({})
     planned = plan(cells, len(cells))
     assert [job.label for job in planned.to_train] == ["schedule=cosine"]
-    assert [job.depends_on for job in planned.to_score] == [None] * 3 + [cells[4].model.path] * 4
+    assert [len(job.work) for job in planned.jobs] == [3, 5]
     assert planned.summary() == ["2 models: 1 to train, 1 reused", "8 cells: 7 to score, 1 scored already"]
     unscored = plan(cells, len(cells), score=False)
     assert unscored.to_score == ()
+    assert [job.work for job in unscored.jobs] == [planned.to_train]
     assert unscored.summary()[1] == "8 cells: 0 to score, 1 scored already"
+
+
+def test_a_share_does_not_depend_on_what_is_missing(cells):
+    def shares():
+        return {
+            job.name[-3:]: [work.folder.name for work in job.work] for job in plan(cells[:4], 4, jobs_per_model=3).jobs
+        }
+
+    model, runs = cells[0].model.path.name, [cell.run.path.name for cell in cells[:4]]
+    assert shares() == {"111": [model, runs[0], runs[3]], "1-2": [model, runs[1]], "1-3": [model, runs[2]]}
+    cells[0].model.finish(1, 1.0, 1)
+    for done in (0, 1):
+        cells[done].run.write_metrics({})
+    assert shares() == {"111": [runs[3]], "1-3": [runs[2]]}
 
 
 def test_what_is_to_be_made_anew_is_done_when_it_has_changed(cells):
@@ -75,7 +92,7 @@ def test_the_record_says_where_each_cell_lies(cells):
 
 def test_importing_sweeps_brings_no_torch():
     program = (
-        "import sys, diffusion_lab.sweeps.phase, diffusion_lab.sweeps.axes, diffusion_lab.sweeps.watch;"
+        "import sys, diffusion_lab.sweeps.work, diffusion_lab.sweeps.axes, diffusion_lab.sweeps.watch;"
         "sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

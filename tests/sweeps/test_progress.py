@@ -37,10 +37,7 @@ def sweep(tmp_path):
 
 
 def states(sweep, **in_queue):
-    return {
-        standing.folder.name: standing.state
-        for standing in job_progress(sweep, {name.replace("_", "-"): state for name, state in in_queue.items()})
-    }
+    return {standing.folder.name: standing.state for standing in job_progress(sweep, in_queue)}
 
 
 def shown(sweep):
@@ -67,7 +64,7 @@ def test_each_state_is_told_with_its_reason(sweep, tmp_path):
     assert states(sweep) == {
         "m1": DONE, "m2": INTERRUPTED, "r1ddpm": DONE, "r1ddim": FAILED, "r2ddpm": INTERRUPTED, "r2ddim": INTERRUPTED,
     }  # fmt: skip
-    assert states(sweep, score_r2ddim="PENDING")["r2ddim"] == "queued"
+    assert states(sweep, r2ddim="PENDING")["r2ddim"] == "queued"
     lines = shown(sweep).splitlines()
     assert any("seed=1 sampler=ddim" in line and "out of memory" in line for line in lines)
     assert any("seed=2" in line and "SIGTERM" in line for line in lines)
@@ -86,21 +83,21 @@ def test_what_a_cluster_has_in_its_queue_is_queued_or_requeued(sweep, tmp_path):
     Status.begin().now(INTERRUPTED, reason="SIGTERM").write(models / "m1")
     Status.begin().write(models / "m2")  # its node is gone
     write_json(runs / "r1ddpm" / "metrics.json", {})  # to be scored anew
-    queue = {"train_m1": "PENDING", "train_m2": "PENDING", "score_r1ddpm": "PENDING", "score_r1ddim": "RUNNING"}
+    queue = {"m1": "PENDING", "m2": "PENDING", "r1ddpm": "PENDING", "r1ddim": "RUNNING"}
     assert states(sweep, **queue) == {
         "m1": "requeued", "m2": "requeued", "r1ddpm": "queued", "r1ddim": "queued", "r2ddpm": "queued", "r2ddim": "queued",
     }  # fmt: skip
     with hold(models / "m1", refuse):
         Status.begin().write(models / "m1")
-        assert states(sweep, train_m1="RUNNING")["m1"] == RUNNING
-    assert states(sweep, train_m1="RUNNING")["m1"] == FAILED
+        assert states(sweep, m1="RUNNING")["m1"] == RUNNING
+    assert states(sweep, m1="RUNNING")["m1"] == FAILED
 
 
 def test_the_cells_of_a_model_that_failed_have_failed_and_those_of_a_cancelled_sweep_are_not_queued(sweep, tmp_path):
     Status.begin().now(FAILED, reason="out of memory").write(tmp_path / "models" / "m1")
     assert states(sweep)["r1ddim"] == FAILED
     assert "its model failed: out of memory" in shown(sweep)
-    assert states(sweep, score_r1ddim="PENDING")["r1ddim"] == "queued"
+    assert states(sweep, r1ddim="PENDING")["r1ddim"] == "queued"
     assert states(sweep)["r2ddim"] == "queued"
     sweep.cancelled.touch()
     assert states(sweep)["r2ddim"] == INTERRUPTED

@@ -19,7 +19,7 @@ from diffusion_lab.sweeps.queues import LocalQueue, SlurmQueue
 class Seven(Call):
     """Says that it runs, waits until it may end, and returns 7."""
 
-    options, resources = ("seven",), {"accelerator": "cpu", "devices": 1}
+    makes, resources = ("seven",), {"accelerator": "cpu", "devices": 1}
 
     def __init__(self, folder):
         self.ran, self.may_end = folder / "ran", folder / "may_end"

@@ -5,7 +5,7 @@ from rich.console import Console
 
 from diffusion_lab.runs import write_json
 from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status
-from diffusion_lab.sweeps.plan import CELL, Job
+from diffusion_lab.sweeps.plan import CELL, Work
 from diffusion_lab.sweeps.watch import watching
 from tests.evaluation.stand_ins import described
 
@@ -18,7 +18,7 @@ SCORE["measures"] = described(SCORE)
 
 @pytest.fixture
 def jobs(tmp_path):
-    return [Job(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
+    return [Work(CELL, tmp_path / name, tmp_path / name / "result.json", (), f"x=[{name}]") for name in "abc"]
 
 
 def lines_of(jobs, events, terminal=False):

@@ -1,0 +1,180 @@
+"""Frozen code: a sweep runs from a copy of the code and the configs, so that edits while it waits or runs change nothing.
+
+`train -m` makes a new copy and starts itself again with the copy in PYTHONPATH; its jobs and ranks inherit the environment.
+
+<folder>/<digest>-<random>/            the lab with its plugins, and the user's modules
+<folder>/<digest>-<random>/configs/    the user's folders of configs, each at its absolute path
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import all_suffixes
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.files import make_folders, remove_staged, staged_folder
+from diffusion_lab.imports import LAB, Module, is_lab
+from diffusion_lab.runs.jobs import has_outcome
+from diffusion_lab.store.lease import hold, is_held
+from diffusion_lab.sweeps.submitted import submitted
+
+VARIABLE = (
+    "DIFFUSION_LAB_CODE"  # the copy that this process runs from; set but empty: the sweep runs from the code as it is
+)
+_PACKAGE = Path(__file__).parent.parent
+_PLUGINS = "hydra_plugins"
+_READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds files that lie beside it
+_STARTING_SECONDS = 60.0  # after which a command that has made a copy holds it
+
+
+class StartAgain(BaseException):
+    """This command is to start again from a copy."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+
+    def start(self, command: str, options: Sequence[str]) -> NoReturn:
+        """The same process, from the copy."""
+        path = os.pathsep.join(filter(None, [str(self.copy), os.environ.get("PYTHONPATH")]))
+        os.environ.update({VARIABLE: str(self.copy), "PYTHONPATH": path, "PYTHONSAFEPATH": "1"})
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.execv(sys.executable, [sys.executable, "-m", LAB, command, *_with_copied_folders(options)])
+
+
+def copied(folder: Path) -> Path:
+    """Where a folder of configs lies in the copy that this process runs from; the folder itself where it is not in one."""
+    place = _configs(folder)
+    copy = os.environ.get(VARIABLE)
+    return Path(copy) / place if copy and (Path(copy) / place).is_dir() else folder
+
+
+def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) -> Path:
+    """A new copy in `folder`, whole or not at all: of the lab, the user's among these modules, and these folders of configs."""
+    folder = folder.absolute()
+    users = [module for module in modules if not is_lab(module.name)]
+    files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _below(_PACKAGE)}
+    files |= {Path(LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
+    for place in map(Path, find_spec(_PLUGINS).submodule_search_locations):
+        plugins = {path.relative_to(place): path for path in _below(place)}
+        files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
+    files |= {_place(module) / module.path.name: module.path for module in users if module.path is not None}
+    for source in configs:
+        yaml = (path for path in _below(source, without=folder) if path.suffix in (".yaml", ".yml"))
+        files |= {_configs(source) / path.relative_to(source): path for path in yaml}
+    contents = {place: path.read_bytes() for place, path in files.items()}
+    make_folders(folder)
+    remove_staged(folder)
+    copy = folder / f"{_digest(contents)}-{uuid.uuid4().hex[:6]}"
+    with staged_folder(copy) as staged:
+        for place, content in contents.items():
+            (staged / place).parent.mkdir(parents=True, exist_ok=True)
+            (staged / place).write_bytes(content)
+        for place, target in _beside(users, files, folder).items():
+            (staged / place).symlink_to(target)
+        staged.rename(copy)
+    return copy
+
+
+@contextmanager
+def using_copy(jobs: Path) -> Iterator[None]:
+    """In the block, the copy that this process runs from is in use; earlier ones of the sweep, which nothing uses, are removed.
+
+    jobs: the folder of a queue's jobs, which may outlive their command.
+    """
+    if not (copy := os.environ.get(VARIABLE)):
+        yield
+        return
+    with hold(Path(copy), waiting=lambda holder: None):
+        for other in unused_copies(Path(copy).parent, jobs):
+            remove_copy(other, jobs)
+        yield
+
+
+def unused_copies(folder: Path, jobs: Path) -> list[Path]:
+    """Copies that no command holds and no unfinished job runs from, and that hold what `make_copy` put there and no more."""
+    waiting = {job.code for name, job in submitted(jobs).items() if not has_outcome(jobs, name)}
+    copies = (path.absolute() for path in folder.glob("[!.]*-*") if path.is_dir() and not path.is_symlink())
+    return [copy for copy in sorted(copies) if str(copy) not in waiting and not _is_held(copy) and _is_ours(copy)]
+
+
+def remove_copy(copy: Path, jobs: Path) -> bool:
+    """Remove a copy, unless something uses it; whether it did. It is renamed first, so that no command starts from half a copy."""
+    unused = copy.absolute() in unused_copies(copy.parent, jobs)
+    if unused:
+        with staged_folder(copy) as staged:
+            copy.rename(staged)
+    return unused
+
+
+def _is_held(copy: Path) -> bool:
+    return is_held(copy) or time.time() - copy.stat().st_mtime < _STARTING_SECONDS
+
+
+def _is_ours(copy: Path) -> bool:
+    """Whether a copy is as it was made, but for links, hidden files, and what Python compiles."""
+    files = {path.relative_to(copy): path for path in _below(copy) if not path.is_symlink()}
+    return _digest({name: path.read_bytes() for name, path in files.items()}) == copy.name.partition("-")[0]
+
+
+def _digest(contents: Mapping[Path, bytes]) -> str:
+    lines = (f"{path.as_posix()} {hashlib.sha256(content).hexdigest()}" for path, content in sorted(contents.items()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
+    """All files below a folder, but what is hidden or compiled, and but the folder on the way to `without`."""
+    for above, folders, names in os.walk(source):
+        here = Path(above)
+        shown = (name for name in folders if name != "__pycache__" and not name.startswith("."))
+        folders[:] = [name for name in shown if without is None or not without.is_relative_to(here / name)]
+        yield from (here / name for name in names if not name.startswith("."))
+
+
+def _place(module: Module) -> Path:
+    """The folder of a module's file in a copy."""
+    parts = module.name.split(".")
+    return Path(*(parts if module.folders is not None else parts[:-1]))
+
+
+def _configs(folder: Path) -> Path:
+    """The place of a folder of configs in a copy."""
+    return Path("configs") / Path(os.path.abspath(folder)).relative_to("/")
+
+
+def _beside(users: Iterable[Module], files: Iterable[Path], copies: Path) -> dict[Path, Path]:
+    """Links to what lies beside the user's modules that look there, up to the folder they are imported from: tables, weights."""
+    taken = {part for file in files for part in (file, *file.parents)}
+    links = {}
+    for module in users:
+        if module.path is None or not any(word in module.content for word in _READS_BESIDE):
+            continue
+        source, place = module.path.absolute().parent, _place(module)
+        for above, at in zip((source, *source.parents), (place, *place.parents), strict=False):
+            for entry in above.iterdir():
+                is_code = entry.suffix in all_suffixes() or (entry / "__init__.py").exists()
+                hides = at / entry.name in taken or entry.name == "__pycache__" or copies.is_relative_to(entry)
+                if not (is_code or hides):
+                    links[at / entry.name] = entry
+    return links
+
+
+def _with_copied_folders(options: Sequence[str]) -> Iterator[str]:
+    """The options, with the copies of the folders of configs that they name."""
+    for before, option in zip(["", *options], options, strict=False):
+        named = (
+            r"^.+"
+            if before in ("--config-dir", "-cd")
+            else r"(?<=^--config-dir=).+|(?<=^-cd=).+|(?<=file://)[^\]\s,'\"]+"
+        )
+        yield re.sub(named, lambda found: str(copied(Path(found[0]))), option)
