@@ -36,7 +36,7 @@ from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.runs.jobs import jobs_folder
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, make_copy, using_copy
+from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
 from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.sweeps.work import do, forget_failures, run_all
@@ -53,6 +53,7 @@ def sweep(
     wait: bool,
 ) -> None:
     """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
+    check_copy()
     check_kinds(config)
     console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     name_folders(config)
