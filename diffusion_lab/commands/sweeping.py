@@ -36,7 +36,7 @@ from diffusion_lab.report.make import make_report
 from diffusion_lab.runs import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.runs.jobs import jobs_folder
 from diffusion_lab.sweeps.axes import sweep_name
-from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, make_copy, using_copy
+from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
 from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.sweeps.work import do, forget_failures, run_all
@@ -53,9 +53,23 @@ def sweep(
     wait: bool,
 ) -> None:
     """Make the plan, print it, and run it. RunError with the number of failures if there are any."""
+    check_copy()
     check_kinds(config)
-    console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     name_folders(config)
+    with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
+        _sweep(arguments, config, context, task, name, dry_run, wait)
+
+
+def _sweep(
+    arguments: list[str],
+    config: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+    name: str | None,
+    dry_run: bool,
+    wait: bool,
+) -> None:
+    console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
     axes = with_moments(read_axes(arguments, context.config_loader), config)
     if config.retrain and config.sweep.jobs_per_model > 1:
         raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
@@ -87,23 +101,22 @@ def sweep(
     created = datetime.now().isoformat(timespec="seconds")
     directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
     clear(directory.cancelled)
-    with using_copy(Path(launcher.get("folder") or jobs_folder(Path(config.outputs)))):
-        if plan.jobs and not wait:
-            forget_failures(plan.work)
-            launches.submit_only(plan.jobs)
-            console.print(
-                "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
-                "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
-            )
-            return
-        with watching(plan.work, console):
-            failures = run_all(plan.jobs, launches)
-        how = how_to_upload(Directory(work.folder).logs for work in plan.work)
-        if how:  # the reason is in the log of each job
-            console.print(how)
-        if config.score:
-            console.print(f"report {make_report(directory, show=show)}")
-            track_report(config, directory, directory.report)
+    if plan.jobs and not wait:
+        forget_failures(plan.work)
+        launches.submit_only(plan.jobs)
+        console.print(
+            "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
+            "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
+        )
+        return
+    with watching(plan.work, console):
+        failures = run_all(plan.jobs, launches)
+    how = how_to_upload(Directory(work.folder).logs for work in plan.work)
+    if how:  # the reason is in the log of each job
+        console.print(how)
+    if config.score:
+        console.print(f"report {make_report(directory, show=show)}")
+        track_report(config, directory, directory.report)
     if failures:
         raise RunError(_list_of(failures, plan, directory))
 

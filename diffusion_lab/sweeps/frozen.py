@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.files import make_folders, remove_staged, staged_folder
+from diffusion_lab.foreign import RunError
 from diffusion_lab.imports import LAB, Module, is_lab
 from diffusion_lab.runs.jobs import has_outcome
 from diffusion_lab.store.lease import hold, is_held
@@ -59,16 +60,29 @@ def copied(folder: Path) -> Path:
     return Path(copy) / place if copy and (Path(copy) / place).is_dir() else folder
 
 
+def check_copy() -> None:
+    """RunError where DIFFUSION_LAB_CODE names a copy that this process does not run from."""
+    copy = os.environ.get(VARIABLE)
+    if copy and not _PACKAGE.resolve().is_relative_to(Path(copy).resolve()):
+        raise RunError(
+            f"Python did not start from the copy of the code in {copy}: choose an outputs=… without {os.pathsep} in its path, or "
+            f"set {VARIABLE}= (empty) to run from the code as it is"
+        )
+
+
 def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) -> Path:
-    """A new copy in `folder`, whole or not at all: of the lab, the user's among these modules, and these folders of configs."""
+    """A new copy in `folder`, whole or not at all: of the lab, the user's among these modules, and these folders of configs.
+
+    A package of the user's is copied with all of its code, because it may find its modules while it runs.
+    """
     folder = folder.absolute()
-    users = [module for module in modules if not is_lab(module.name)]
+    users = dict(pair for module in modules if not is_lab(module.name) for pair in _code_of(module, folder))
     files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _below(_PACKAGE)}
     files |= {Path(LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
     for place in map(Path, find_spec(_PLUGINS).submodule_search_locations):
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
-    files |= {_place(module) / module.path.name: module.path for module in users if module.path is not None}
+    files |= users
     for source in configs:
         yaml = (path for path in _below(source, without=folder) if path.suffix in (".yaml", ".yml"))
         files |= {_configs(source) / path.relative_to(source): path for path in yaml}
@@ -80,7 +94,7 @@ def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) 
         for place, content in contents.items():
             (staged / place).parent.mkdir(parents=True, exist_ok=True)
             (staged / place).write_bytes(content)
-        for place, target in _beside(users, files, folder).items():
+        for place, target in _beside(users, contents, folder).items():
             (staged / place).symlink_to(target)
         staged.rename(copy)
     return copy
@@ -141,10 +155,15 @@ def _below(source: Path, without: Path | None = None) -> Iterator[Path]:
         yield from (here / name for name in names if not name.startswith("."))
 
 
-def _place(module: Module) -> Path:
-    """The folder of a module's file in a copy."""
+def _code_of(module: Module, copies: Path) -> Iterator[tuple[Path, Path]]:
+    """Place in a copy -> file, of a module, and of all modules in a package."""
     parts = module.name.split(".")
-    return Path(*(parts if module.folders is not None else parts[:-1]))
+    if module.path is not None:
+        yield Path(*(parts if module.folders is not None else parts[:-1]), module.path.name), module.path
+    for source in map(Path, module.folders or ()):
+        for path in _below(source, without=copies):
+            if path.suffix in all_suffixes() and path.is_file() and (path.parent / "__init__.py").exists():
+                yield Path(*parts) / path.relative_to(source), path
 
 
 def _configs(folder: Path) -> Path:
@@ -152,15 +171,15 @@ def _configs(folder: Path) -> Path:
     return Path("configs") / Path(os.path.abspath(folder)).relative_to("/")
 
 
-def _beside(users: Iterable[Module], files: Iterable[Path], copies: Path) -> dict[Path, Path]:
+def _beside(users: Mapping[Path, Path], contents: Mapping[Path, bytes], copies: Path) -> dict[Path, Path]:
     """Links to what lies beside the user's modules that look there, up to the folder they are imported from: tables, weights."""
-    taken = {part for file in files for part in (file, *file.parents)}
+    taken = {part for file in contents for part in (file, *file.parents)}
     links = {}
-    for module in users:
-        if module.path is None or not any(word in module.content for word in _READS_BESIDE):
+    for place, path in users.items():
+        if not any(word in contents[place] for word in _READS_BESIDE):
             continue
-        source, place = module.path.absolute().parent, _place(module)
-        for above, at in zip((source, *source.parents), (place, *place.parents), strict=False):
+        source = path.absolute().parent
+        for above, at in zip((source, *source.parents), place.parents, strict=False):
             for entry in above.iterdir():
                 is_code = entry.suffix in all_suffixes() or (entry / "__init__.py").exists()
                 hides = at / entry.name in taken or entry.name == "__pycache__" or copies.is_relative_to(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ def plan(
 ) -> Plan:
     """Cells that are one run are one cell. retrain, rescore: as if nothing were there; score false: train only.
 
-    Every job of a model trains it; they hold its folder in turn, so the first one does it.
+    Every job of a model trains it; they hold its folder in turn, so the first one does it. The first jobs of all models come
+    before the second ones, which may have to wait.
     """
     by_run: dict[RunDirectory, PlannedCell] = {}
     for cell in cells:
@@ -133,14 +135,13 @@ def plan(
         if score and (retrain or rescore or not cell.run.metrics.is_file())
     }
     jobs = []
-    for model, same in by_model.items():
+    for number, (model, same) in product(range(jobs_per_model), by_model.items()):
         trained = [to_train[model.path]] if model.path in to_train else []
-        for number in range(jobs_per_model):
-            # The share of a cell does not depend on what is missing, so the same command finds the job that has it.
-            share = [to_score[cell.run.path] for cell in same[number::jobs_per_model] if cell.run.path in to_score]
-            if share or (trained and number == 0):
-                name = f"{model.path.name}-{number + 1}" if number else model.path.name
-                jobs.append(Job(name, (*trained, *share)))
+        # The share of a cell does not depend on what is missing, so the same command finds the job that has it.
+        share = [to_score[cell.run.path] for cell in same[number::jobs_per_model] if cell.run.path in to_score]
+        if share or (trained and number == 0):
+            name = f"{model.path.name}-{number + 1}" if number else model.path.name
+            jobs.append(Job(name, (*trained, *share)))
     return Plan(num_combinations, tuple(different), (*to_train.values(),), (*to_score.values(),), tuple(jobs))
 
 

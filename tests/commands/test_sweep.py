@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_lab.commands import sweeping
+from diffusion_lab.store.lease import is_held
+from diffusion_lab.sweeps import frozen
+
 from .conftest import STRIDED, TINY, files
 
 CELLS = ["variance=fixed_small,fixed_large", "sampler=ddpm,strided", "sampler.spacing.num_steps=2,3"]
@@ -18,6 +22,18 @@ def sweep_of(lab):
 
 def names(lab, kind):
     return {path.name for path in (lab.folder / "outputs" / kind).glob("*")}
+
+
+def test_a_sweep_holds_its_copy_while_it_plans(lab, monkeypatch):
+    """A plan of many cells takes minutes; the same command must not remove the copy meanwhile."""
+    copy, held = lab.folder / "outputs" / "sweeps" / "a" / "code" / "b", []
+    monkeypatch.setenv(frozen.VARIABLE, str(copy))
+    monkeypatch.setattr(frozen, "_PACKAGE", copy / "diffusion_lab")
+    monkeypatch.setattr(sweeping, "make_plan", lambda *args, **options: held.append(is_held(copy)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab("train", "-m", *TINY, "seed=1,2")
+    assert held == [True]
+    assert not is_held(copy)
 
 
 def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_nothing(lab):

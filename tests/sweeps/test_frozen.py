@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.imports import Code
+from diffusion_lab.foreign import RunError
+from diffusion_lab.imports import Code, Scope
 from diffusion_lab.store.lease import hold
 from diffusion_lab.sweeps import frozen
-from diffusion_lab.sweeps.frozen import StartAgain, make_copy, remove_copy, unused_copies, using_copy
+from diffusion_lab.sweeps.frozen import StartAgain, check_copy, make_copy, remove_copy, unused_copies, using_copy
 from diffusion_lab.sweeps.submitted import Submitted
 
 
@@ -47,6 +48,34 @@ def test_a_copy_holds_the_lab_the_users_modules_and_configs(made, tmp_path):
     (tmp_path / "work" / "mine.py").write_text("")
     assert (copy / "mine.py").read_text()
     assert made() != copy
+
+
+def test_a_users_package_is_copied_with_all_of_its_code(tmp_path):
+    """It may find its modules while it runs, as a registry does; data beside them is still found."""
+    package, outputs = tmp_path / "mine", tmp_path / "mine" / "outputs"
+    (package / "parts").mkdir(parents=True)
+    (package / "data").mkdir()
+    for name in ("__init__.py", "net.py", "parts/__init__.py", "parts/found.py", "parts/gone.py", "data/tool.py"):
+        (package / name).write_text("PLACE = __file__\n")
+    (package / "data" / "table.txt").write_text("1")
+    (package / "parts" / "gone.py").unlink()
+    (package / "parts" / "gone.py").symlink_to("nowhere")
+    code = Code([str(tmp_path)])
+    code.reached(["mine.net.Net"], Scope())
+    copy = make_copy(outputs / "code", code.modules(), [])
+    assert (copy / "mine" / "parts" / "found.py").is_file()
+    assert not os.path.lexists(copy / "mine" / "parts" / "gone.py")
+    assert (copy / "mine" / "data" / "table.txt").read_text() == "1"
+    assert not os.path.lexists(copy / "mine" / "outputs")
+
+
+def test_a_copy_that_python_did_not_start_from_is_refused(monkeypatch, tmp_path):
+    """PYTHONPATH cannot hold a folder with a colon in its name."""
+    monkeypatch.setenv(frozen.VARIABLE, str(tmp_path / "a:b"))
+    with pytest.raises(RunError, match="did not start from the copy"):
+        check_copy()
+    monkeypatch.setenv(frozen.VARIABLE, str(frozen._PACKAGE.parent))
+    check_copy()
 
 
 def test_the_command_starts_again_with_the_copied_folders(made, tmp_path, monkeypatch):

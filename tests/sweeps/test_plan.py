@@ -59,6 +59,12 @@ def test_a_share_does_not_depend_on_what_is_missing(cells):
     assert shares() == {"111": [runs[3]], "1-3": [runs[2]]}
 
 
+def test_shares_that_wait_come_after_those_that_train(cells):
+    """Else they would keep the places of models that could train meanwhile."""
+    names = [job.name[-3:] for job in plan(cells, 8, jobs_per_model=2).jobs]
+    assert names == ["111", "222", "1-2", "2-2"]
+
+
 def test_what_is_to_be_made_anew_is_done_when_it_has_changed(cells):
     cells[0].run.write_metrics({})
     again = plan(cells[:1], 1, rescore=True).to_score
