@@ -176,7 +176,7 @@ class Outputs:
                 continue
             for copy in unused_copies(sweep.code, jobs):
                 files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
-                yield Unused(sweep.code / copy.name, "every cell of its sweep has its score", files, jobs=jobs)
+                yield Unused(copy, "every cell of its sweep has its score", files, jobs=jobs)
 
     def _is_at_work(self, model: ModelDirectory) -> bool:
         """Whether a process works on a score of the model, or a cell of it in a sweep has no score yet."""

@@ -117,14 +117,14 @@ def using_copy(jobs: Path) -> Iterator[None]:
 
 def unused_copies(folder: Path, jobs: Path) -> list[Path]:
     """Copies that no command holds and no unfinished job runs from, and that hold what `make_copy` put there and no more."""
-    waiting = {job.code for name, job in submitted(jobs).items() if not has_outcome(jobs, name)}
-    copies = (path.absolute() for path in folder.glob("[!.]*-*") if path.is_dir() and not path.is_symlink())
-    return [copy for copy in sorted(copies) if str(copy) not in waiting and not _is_held(copy) and _is_ours(copy)]
+    waiting = {Path(job.code).resolve() for name, job in submitted(jobs).items() if not has_outcome(jobs, name)}
+    copies = (path for path in sorted(folder.glob("[!.]*-*")) if path.is_dir() and not path.is_symlink())
+    return [copy for copy in copies if copy.resolve() not in waiting and not _is_held(copy) and _is_ours(copy)]
 
 
 def remove_copy(copy: Path, jobs: Path) -> bool:
     """Remove a copy, unless something uses it; whether it did. It is renamed first, so that no command starts from half a copy."""
-    unused = copy.absolute() in unused_copies(copy.parent, jobs)
+    unused = copy in unused_copies(copy.parent, jobs)
     if unused:
         with staged_folder(copy) as staged:
             copy.rename(staged)

@@ -107,6 +107,8 @@ def test_a_copy_stays_as_long_as_something_uses_it(made, tmp_path, monkeypatch):
     assert unused_copies(folder, jobs) == [copy]
     Submitted(("m", "r"), "", str(copy), 1).write(jobs, "7")
     assert unused_copies(folder, jobs) == [], "a job waits in a queue"
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert unused_copies(tmp_path / "link" / "code", jobs) == [], "the same, by another path"
     (jobs / "7_0_outcome.json").write_text("{}")
     with hold(copy, print):
         assert unused_copies(folder, jobs) == [], "a command works with it"
