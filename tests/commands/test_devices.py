@@ -45,7 +45,7 @@ def test_the_commands_of_the_page_on_devices_take_all_eight_gpus(lab, monkeypatc
     pretend(monkeypatch, lab.folder, EIGHT)
     at_a_time = []
 
-    def count(calls, queue, say, cancelled):
+    def count(calls, queue, say, cancelled, wait):
         at_a_time.append(queue.room(calls))
         raise JobError("counted")
 
