@@ -39,7 +39,7 @@ HOST = "127.0.0.1"
 MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
 STATES = 25  # about as many pictures show a chain, however long it is
 _DRAWING, _STOPPED = threading.Lock(), threading.Event()  # one drawing at a time, and none once Ctrl-C was pressed
-_FONTS = ("system-ui", "sans-serif")  # of the browser: nothing is fetched
+_FONTS = ("system-ui", "sans-serif")  # the browser's own, so that the page downloads none
 _CSS = """
 #picture .image-frame {width: 100%}
 #picture img {width: 100%; height: auto; max-height: 75vh; object-fit: contain; image-rendering: pixelated}
@@ -213,7 +213,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _samplers(model: Model, num_timesteps: int) -> dict[str, int]:
-    """Samplers that take a number of steps, with the number that each brings; "" is the one of training, if it takes one."""
+    """Sampler -> its default number of steps, of those that have one; "" is the sampler of training."""
     found = {}
     for name in ("", *sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))):
         spacing = model.config("sample", [f"sampler={name}"] if name else []).sampler.spacing

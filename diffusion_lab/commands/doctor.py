@@ -47,7 +47,7 @@ EXTRAS = {  # of pyproject.toml, with what each is for
 
 
 class Finding(NamedTuple):
-    """found: what is there. to_do: the one thing that the user can do about it; empty where nothing is wrong."""
+    """One line of the check. found: what is there; to_do: how the user can mend it, empty where nothing is wrong."""
 
     name: str
     state: str
@@ -121,7 +121,7 @@ def packages() -> Iterator[Finding]:
 
 
 def extras() -> Iterator[Finding]:
-    """The optional extras, each with what it is for."""
+    """The optional extras and what each is for."""
     for extra, use in EXTRAS.items() if _requirements() else ():
         unmet = "; ".join(_unmet(extra))
         found, to_do = (
@@ -201,7 +201,7 @@ def disk(outputs: Path) -> Iterator[Finding]:
 
 
 def memory(system: Path = Path("/")) -> Iterator[Finding]:
-    """The memory that is free on this machine, or in the container's share of it, where the system says so as Linux does."""
+    """Free memory of this machine or container; nothing where the system does not report it as Linux does."""
     try:
         lines = (system / "proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -57,68 +57,58 @@ def sweep(
     check_kinds(config)
     name_folders(config)
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
-        _sweep(arguments, config, context, task, name, dry_run, wait)
-
-
-def _sweep(
-    arguments: list[str],
-    config: DictConfig,
-    context: HydraContext,
-    task: TaskFunction,
-    name: str | None,
-    dry_run: bool,
-    wait: bool,
-) -> None:
-    console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
-    axes = with_moments(read_axes(arguments, context.config_loader), config)
-    if config.retrain and config.sweep.jobs_per_model > 1:
-        raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
-    name = sweep_name(axes) if name is None else str(name)
-    if not is_folder_name(name) or name.startswith((".", "-")):
-        raise MistakeError(
-            f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
+        console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
+        axes = with_moments(read_axes(arguments, context.config_loader), config)
+        if config.retrain and config.sweep.jobs_per_model > 1:
+            raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
+        name = sweep_name(axes) if name is None else str(name)
+        if not is_folder_name(name) or name.startswith((".", "-")):
+            raise MistakeError(
+                f"hydra.sweeper.name={printable(name)} cannot be the name of the sweep's folder: use only letters, digits, - and _"
+            )
+        plan, evaluation_seed, notes = make_plan(
+            axes, context.config_loader, config, check=not os.environ.get(VARIABLE)
         )
-    plan, evaluation_seed, notes = make_plan(axes, context.config_loader, config, check=not os.environ.get(VARIABLE))
-    directory = sweep_directory(Path(config.outputs), name)
-    launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
-    if not (wait or launches.can_detach):
-        raise MistakeError(
-            "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
-        )
-    launcher = config.hydra.launcher
-    if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
-        raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(context)))
-    for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
-        console.print(line)
-    if dry_run:
-        for work in plan.work:
-            console.print(f"{work.verb}  {work.label}")
-        return
-    if launcher.get("dry_run", False):
-        launches(plan.jobs)  # it prints them and submits none
-        return
-    swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
-    created = datetime.now().isoformat(timespec="seconds")
-    directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
-    clear(directory.cancelled)
-    if plan.jobs and not wait:
-        forget_failures(plan.work)
-        launches.submit_only(plan.jobs)
-        console.print(
-            "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
-            "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
-        )
-        return
-    with watching(plan.work, console):
-        failures = run_all(plan.jobs, launches)
-    how = how_to_upload(Directory(work.folder).logs for work in plan.work)
-    if how:  # the reason is in the log of each job
-        console.print(how)
-    if config.score:
-        console.print(f"report {make_report(directory, show=show)}")
-        track_report(config, directory, directory.report)
-    if failures:
-        raise RunError(_list_of(failures, plan, directory))
+        directory = sweep_directory(Path(config.outputs), name)
+        launches = _Launches(config, context, task, directory, name)  # first: a launcher may not be installed
+        if not (wait or launches.can_detach):
+            raise MistakeError(
+                "hydra.sweeper.wait=false works only with hydra/launcher=slurm, which starts the jobs by itself: remove it"
+            )
+        launcher = config.hydra.launcher
+        if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
+            raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(context)))
+        for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
+            console.print(line)
+        if dry_run:
+            for work in plan.work:
+                console.print(f"{work.verb}  {work.label}")
+            return
+        if launcher.get("dry_run", False):
+            launches(plan.jobs)  # it prints them and submits none
+            return
+        swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
+        created = datetime.now().isoformat(timespec="seconds")
+        directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
+        clear(directory.cancelled)
+        if plan.jobs and not wait:
+            forget_failures(plan.work)
+            launches.submit_only(plan.jobs)
+            console.print(
+                "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
+                "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
+            )
+            return
+        with watching(plan.work, console):
+            failures = run_all(plan.jobs, launches)
+        how = how_to_upload(Directory(work.folder).logs for work in plan.work)
+        if how:  # the reason is in the log of each job
+            console.print(how)
+        if config.score:
+            console.print(f"report {make_report(directory, show=show)}")
+            track_report(config, directory, directory.report)
+        if failures:
+            raise RunError(_list_of(failures, plan, directory))
 
 
 class _Launches:

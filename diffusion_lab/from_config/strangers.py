@@ -54,7 +54,7 @@ _COMPUTE += ("torch.nn", "torch.optim")
 _READ = tuple(f"diffusion_lab.{part}" for part in ("data", "evaluation", "from_config.classifier", "from_config.worse"))
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting
-_MOST_VALUES = 20_000  # that references stand for; a chain of 8,000 β has as many
+_MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
 _MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
 _USUAL_IMAGES = 2048  # drawn if the file names no number
 _ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes of a row of a table, of a number in an image, of a worker
@@ -116,7 +116,7 @@ def check_targets(config: Mapping[str, Any], file: Path) -> None:
 
 
 def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -> None:
-    """kinds: the types of which something may be built here -> whether it is called later (`_partial_`); None: either."""
+    """kinds: allowed type -> whether it must have `_partial_` (None: either)."""
     for index, child in enumerate(node if isinstance(node, list) else ()):
         _check(child, f"{key}.{index}", kinds, file)
     if not isinstance(node, dict):

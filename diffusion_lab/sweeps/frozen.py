@@ -29,9 +29,8 @@ from diffusion_lab.runs.jobs import has_outcome
 from diffusion_lab.store.lease import hold, is_held
 from diffusion_lab.sweeps.submitted import submitted
 
-VARIABLE = (
-    "DIFFUSION_LAB_CODE"  # the copy that this process runs from; set but empty: the sweep runs from the code as it is
-)
+# The copy that this process runs from; set but empty: the sweep runs from the code as it is.
+VARIABLE = "DIFFUSION_LAB_CODE"
 _PACKAGE = Path(__file__).parent.parent
 _PLUGINS = "hydra_plugins"
 _READS_BESIDE = (b"__file__", b"resources", b"pkgutil")  # how a module finds files that lie beside it
