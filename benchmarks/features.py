@@ -28,10 +28,10 @@ from torch.nn import functional as F  # noqa: N812
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.evaluation.features import Features
-from diffusion_lab.evaluation.frechet import frechet_distance
-from diffusion_lab.evaluation.sliced import sliced_wasserstein
-from diffusion_lab.evaluation.statistics import FeatureStatistics, Moments
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.frechet import frechet_distance
+from diffusion_lab.metrics.sliced import sliced_wasserstein
+from diffusion_lab.metrics.statistics import FeatureStatistics, Moments
 
 USUAL = {
     "digits": ["digits_ssl", "digits_cnn", "digits_resnet", "pixels", "dinov2_s"],

@@ -22,7 +22,7 @@ QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/
 # Where single tests take longest. They run first: at the end, when some processes have nothing left to do, only short tests run.
 LONG = (
     "tests/commands/",
-    "tests/evaluation/",
+    "tests/metrics/",
     *(f"tests/test_{name}.py" for name in ("contributing", "notebooks", "readme", "site", "wheel")),
 )
 

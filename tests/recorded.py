@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusion_lab import written
+from diffusion_lab.store import written
 
 
 def record(*folders: Path) -> None:

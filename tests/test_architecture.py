@@ -11,38 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
-    "versions",
-    "conf_dir",
-    "terminal",
-    "written",
-    "files",
-    "foreign",
-    "options",
-    "measures",
-    "moments",
-    "imports",
-    "fingerprints",
-    "processes",
-    "store",
-    "devices",
-    "status",
-    "runs",
-    "diffusion",
-    "baselines",
-    "networks",
-    "data",
-    "pictures",
-    "models",
-    "callbacks",
-]
-ORDER += [
-    "evaluation",
-    "interop",
-    "sweeps",
-    "pruning",
-    "report",
-    "from_config",
-    "commands",
+    *("versions", "conf_dir", "terminal", "store"),
+    *("diffusion", "baselines", "networks", "data", "models", "training", "metrics"),
+    *("interop", "sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
@@ -121,8 +92,8 @@ def test_every_package_has_its_place():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_only_two_packages_see_a_config_and_modules_stay_small(path):
     text = path.read_text()
-    if not {"commands", "from_config"} & {*path.parts}:
-        assert not re.search(r"\b(cfg|omegaconf|hydra(?!-core|/))\b", text), "a config above from_config/"
+    if not {"commands", "config"} & {*path.parts}:
+        assert not re.search(r"\b(cfg|omegaconf|hydra(?!-core|/))\b", text), "a config outside config/"
     assert len(text.splitlines()) <= 350
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
@@ -147,12 +118,12 @@ def test_running_and_showing_need_no_torch_and_nothing_of_each_other(path):
 
 @pytest.mark.parametrize(
     "path",
-    [*(PACKAGE / "runs").glob("*.py"), *(PACKAGE / f"{name}.py" for name in ("imports", "fingerprints"))],
+    sorted((PACKAGE / "store").glob("*.py")),
     ids=lambda p: p.name,
 )
 def test_the_layout_of_outputs_needs_no_torch(path):
     outside = {m.split(".")[0] for m in imported(path)}
-    assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab"}
+    assert outside <= set(sys.stdlib_module_names) | {"diffusion_lab", "filelock", "yaml"}
 
 
 # What lies in outputs/: names of files, wherever they stand; names of folders, where a path is made of them.
@@ -167,7 +138,7 @@ LAYOUT_FILES = {
 }
 LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
-SHIPPED = PACKAGE / "evaluation" / "classifiers.py"  # weights that lie in the package
+SHIPPED = PACKAGE / "metrics" / "classifiers.py"  # weights that lie in the package
 DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "diffusers_folder.py")}  # the layout of others
 
 
@@ -191,7 +162,7 @@ def layout_in(path: Path) -> list[str]:
     [
         path
         for path in (*FILES, *sorted((ROOT / "hydra_plugins").rglob("*.py")))
-        if path not in {SHIPPED, *DIFFUSERS} and path.parent != PACKAGE / "runs"
+        if path not in {SHIPPED, *DIFFUSERS} and path.parent != PACKAGE / "store"
     ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
@@ -203,14 +174,14 @@ def test_the_checker_sees_the_layout(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text('a = x / "models"\nb = x.glob("*/metrics.json")\nc = f"{name}.safetensors"\nd = "the models"\n')
     assert len(layout_in(file)) == 3
-    assert {*layout_in(PACKAGE / "runs" / "models.py")} > {"config.yaml", "resume.ckpt", "samples"}
+    assert {*layout_in(PACKAGE / "store" / "models.py")} > {"config.yaml", "resume.ckpt", "samples"}
 
 
 def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     bad = tmp_path / "diffusion_lab" / "data" / "bad.py"
     bad.parent.mkdir(parents=True)
-    bad.write_text("from ..models import base\nfrom .. import evaluation\nimport diffusion_lab.commands.train\n")
+    bad.write_text("from ..models import base\nfrom .. import metrics\nimport diffusion_lab.commands.train\n")
     assert len(wrong_way(bad)) == 3
-    bad.write_text("from diffusion_lab import __version__\nimport hydra_plugins\nfrom diffusion_lab import files\n")
+    bad.write_text("from diffusion_lab import __version__\nimport hydra_plugins\nfrom diffusion_lab import conf_dir\n")
     assert len(wrong_way(bad)) == 2

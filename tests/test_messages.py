@@ -18,4 +18,4 @@ def test_the_table_has_what_is_raised_printed_and_returned(tmp_path, capsys):
         (7, "text", "two of three words"),
     ]
     main("diffusion_lab/status")
-    assert "diffusion_lab/status.py:" in capsys.readouterr().out
+    assert "diffusion_lab/store/status.py:" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.measures import Measure
+from diffusion_lab.store.measures import Measure
 from scripts.site import configs, equations, reference
 from scripts.site.links import led_to_pages, links
 from scripts.site.quoted import QUOTE, source_of, with_sources
@@ -206,7 +206,7 @@ def test_every_value_of_the_metrics_is_in_the_reference(monkeypatch):
     for name in ("fd_digits_ssl", "precision", "bits_per_dim", "nfe", "fd_digits_ssl_infinity"):
         assert name in page
     extra = [Measure("brightness", "brightness", meaning="how bright")]
-    monkeypatch.setattr("diffusion_lab.evaluation.metrics.Cost.measures", lambda *_: extra)
+    monkeypatch.setattr("diffusion_lab.metrics.Cost.measures", lambda *_: extra)
     assert "| `brightness` |  |  | how bright |" in reference.measures()
 
 

@@ -107,7 +107,7 @@ def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {
-        "diffusion_lab/evaluation/weights/digits_cnn.safetensors",
+        "diffusion_lab/metrics/weights/digits_cnn.safetensors",
         "diffusion_lab/py.typed",
         "conf/train.yaml",
     } <= sources

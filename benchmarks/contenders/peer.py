@@ -18,10 +18,10 @@ from torch.optim import AdamW, Optimizer
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from contenders.shared import in_our_terms
 from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.devices import precision_of
 from diffusion_lab.diffusion import Prediction
-from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import CosineDecay, LearningRate
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.training.devices import precision_of
 
 MAX_GRAD_NORM = 1.0  # of both peers' examples, and ours
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.evaluation.features import ClassifierFeatures, SelfSupervisedFeatures
-from diffusion_lab.evaluation.frechet import frechet_distance
-from diffusion_lab.evaluation.reference import Reference
-from diffusion_lab.evaluation.sampling import quantise
-from diffusion_lab.evaluation.sliced import sliced_wasserstein
-from diffusion_lab.evaluation.statistics import FeatureStatistics
+from diffusion_lab.metrics.features import ClassifierFeatures, SelfSupervisedFeatures
+from diffusion_lab.metrics.frechet import frechet_distance
+from diffusion_lab.metrics.reference import Reference
+from diffusion_lab.metrics.sampling import quantise
+from diffusion_lab.metrics.sliced import sliced_wasserstein
+from diffusion_lab.metrics.statistics import FeatureStatistics
 
 SLICED = "sliced_wasserstein"
 NAMES = ("fd_fashion_ssl", SLICED, "fd_fashion_cnn")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from diffusion_lab.runs import ModelDirectory, read_json, write_json
+from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory, device: str) -> None:
     """Measure it once for a training, on `device`, write it beside the weights, and show it."""
-    from diffusion_lab.callbacks.ema import default_weights
-    from diffusion_lab.evaluation.accuracy import accuracy_by_timestep
+    from diffusion_lab.metrics.accuracy import accuracy_by_timestep
+    from diffusion_lab.training.ema import default_weights
 
     if not directory.accuracy.is_file():
         model.load_weights(directory.weight_files())

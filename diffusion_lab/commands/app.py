@@ -18,16 +18,16 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.foreign import printable
-from diffusion_lab.from_config.hydra_errors import refused_option
-from diffusion_lab.from_config.kinds import check_kinds
-from diffusion_lab.from_config.leftovers import drop_leftovers
-from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options
-from diffusion_lab.from_config.outputs import name_folders
-from diffusion_lab.from_config.working_directory import importing, own_configs, read_environment, typed_modules
+from diffusion_lab.config.hydra_errors import refused_option
+from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.leftovers import drop_leftovers
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options
+from diffusion_lab.config.outputs import name_folders
+from diffusion_lab.config.working_directory import importing, own_configs, read_environment, typed_modules
+from diffusion_lab.store.foreign import printable
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain
+from diffusion_lab.training.interruption import Interrupted
 
 
 def run(command: str, options: list[str]) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffusion_lab.commands.status import completed
-from diffusion_lab.files import write_whole
-from diffusion_lab.runs import named_sweep
-from diffusion_lab.runs.jobs import outcome_file
+from diffusion_lab.store import named_sweep
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.job_files import outcome_file
 from diffusion_lab.sweeps.submitted import cancel, submitted
 from diffusion_lab.terminal import Terminal
 

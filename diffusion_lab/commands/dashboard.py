@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.measures import SECONDS, Measure, merged
-from diffusion_lab.runs import runs_folder, scored_runs
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.store import runs_folder, scored_runs
+from diffusion_lab.store.measures import SECONDS, Measure, merged
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
     from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrowser, ScatterPlot, SummaryMetric
     from wandb_workspaces.workspaces import Section
 
-    from diffusion_lab.callbacks.tracking import BOUND_BY_T, SAMPLES, STEP
     from diffusion_lab.report import panels
+    from diffusion_lab.training.tracking import BOUND_BY_T, SAMPLES, STEP
 
     def against_steps(measure: Measure) -> LinePlot:
         """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""

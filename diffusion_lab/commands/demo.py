@@ -24,11 +24,11 @@ from urllib.request import getproxies
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.callbacks.interruption import Interrupted
 from diffusion_lab.commands.library import Model, load
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.interruption import Interrupted
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -176,7 +176,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
 
     given: what the controls are set to. ValueError, in one sentence, for what cannot be drawn.
     """
-    from diffusion_lab.pictures import picture
+    from diffusion_lab.data.pictures import picture
 
     began, states = time.perf_counter(), []
     with _DRAWING, model.drawing(_options(given)) as (drawing, edit, indices, y):

@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.devices import num_cores, precision_of, usable_gpus, visible_gpus
-from diffusion_lab.from_config.mistakes import MistakeError
+from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.sweeps.submitted import ask
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.devices import num_cores, precision_of, usable_gpus, visible_gpus
 
 # LACKS: some commands or options do not work here. BROKEN: `diffusion-lab train` does not.
 OK, LACKS, BROKEN = "ok", "missing", "broken"
@@ -231,7 +231,7 @@ def slurm() -> Iterator[Finding]:
 
 def weights_and_biases() -> Iterator[Finding]:
     """The package, and a key for an account. The key is not sent anywhere, so it may be an old one."""
-    from diffusion_lab.callbacks.tracking import WeightsAndBiases
+    from diffusion_lab.training.tracking import WeightsAndBiases
 
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
@@ -260,8 +260,8 @@ def data_sets() -> Iterator[Finding]:
 
 def inception_weights() -> Iterator[Finding]:
     """The weights of the original FID."""
-    from diffusion_lab.evaluation.classifiers import WeightsError
-    from diffusion_lab.evaluation.inception import checked, usual_file
+    from diffusion_lab.metrics.classifiers import WeightsError
+    from diffusion_lab.metrics.inception import checked, usual_file
 
     try:
         checked(usual_file())

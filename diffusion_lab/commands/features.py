@@ -8,10 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.progress import Progress
 
-from diffusion_lab.files import check_free, write_whole
-from diffusion_lab.from_config.build import build_data
-from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.runs import features_file
+from diffusion_lab.config.build import build_data
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.store import features_file
+from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
 
@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    from diffusion_lab.evaluation.self_supervised import train_encoder, written
+    from diffusion_lab.metrics.self_supervised import train_encoder, written
 
     check_free([] if cfg.to is None else [Path(cfg.to)])
     with users_mistakes(), Progress(transient=True) as bar:

@@ -12,31 +12,31 @@ from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.callbacks.finite import NotFiniteError
-from diffusion_lab.callbacks.interruption import Interrupted, Interruption
-from diffusion_lab.callbacks.monitor import Monitor
-from diffusion_lab.callbacks.power_averages import PowerAverages
-from diffusion_lab.callbacks.precision import PrecisionError
-from diffusion_lab.callbacks.profiles import TRACKED
-from diffusion_lab.callbacks.saving import Saving, newest_good, previous_of
-from diffusion_lab.callbacks.snapshots import Snapshots
-from diffusion_lab.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.fingerprints import changed_keys, training_part
-from diffusion_lab.from_config.branching import BranchPoint, requested_branches
-from diffusion_lab.from_config.build import code_of_training, plain_config, variance_matters
-from diffusion_lab.from_config.callbacks import Added, added_callbacks, stopping_callbacks
-from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.from_config.ranks import Ranks
-from diffusion_lab.from_config.tracking import build_trackers, tracked_training
-from diffusion_lab.from_config.trained import read_config
-from diffusion_lab.from_config.trainer import build_trainer
+from diffusion_lab.config.branching import BranchPoint, requested_branches
+from diffusion_lab.config.build import code_of_training, plain_config, variance_matters
+from diffusion_lab.config.callbacks import Added, added_callbacks, stopping_callbacks
+from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.ranks import Ranks
+from diffusion_lab.config.tracking import build_trackers, tracked_training
+from diffusion_lab.config.trained import read_config
+from diffusion_lab.config.trainer import build_trainer
 from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
-from diffusion_lab.runs import ModelDirectory, write_json
-from diffusion_lab.status import Announcement
+from diffusion_lab.store import ModelDirectory, write_json
+from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
+from diffusion_lab.store.fingerprints import changed_keys, training_part
+from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.finite import NotFiniteError
+from diffusion_lab.training.interruption import Interrupted, Interruption
+from diffusion_lab.training.monitor import Monitor
+from diffusion_lab.training.power_averages import PowerAverages
+from diffusion_lab.training.precision import PrecisionError
+from diffusion_lab.training.profiles import TRACKED
+from diffusion_lab.training.saving import Saving, newest_good, previous_of
+from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.versions import versions
-from diffusion_lab.written import names
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

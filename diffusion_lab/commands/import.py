@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.files import remove_staged, write_whole
-from diffusion_lab.from_config.build import (
+from diffusion_lab.config.build import (
     build_data,
     build_model,
     choices_made,
@@ -18,11 +17,12 @@ from diffusion_lab.from_config.build import (
     plain_config,
     training_fingerprint,
 )
-from diffusion_lab.from_config.guiding import sha256_of
-from diffusion_lab.from_config.importing import given_options, with_described_parts
-from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.from_config.strangers import no_larger_than
-from diffusion_lab.runs import ModelDirectory, model_directory, write_json
+from diffusion_lab.config.guiding import sha256_of
+from diffusion_lab.config.importing import given_options, with_described_parts
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.strangers import no_larger_than
+from diffusion_lab.store import ModelDirectory, model_directory, write_json
+from diffusion_lab.store.files import remove_staged, write_whole
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import versions
 
@@ -42,8 +42,8 @@ def completed(options: list[str]) -> list[str]:
 def run(cfg: DictConfig) -> None:
     """Read and check everything, then write the directory that a training would have left."""
     from diffusion_lab.commands.quiet import quiet_lightning
-    from diffusion_lab.evaluation.ranks import hold_together
     from diffusion_lab.interop.opening import OPTIONS, opened
+    from diffusion_lab.metrics.ranks import hold_together
 
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()

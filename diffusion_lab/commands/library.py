@@ -17,30 +17,30 @@ from omegaconf import DictConfig
 from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.fingerprints import SCORING_GROUPS
-from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
-from diffusion_lab.from_config.kinds import check_kinds
-from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
-from diffusion_lab.from_config.outputs import name_folders
-from diffusion_lab.from_config.overrides import as_options
-from diffusion_lab.from_config.ranks import request_of
-from diffusion_lab.from_config.trained import (
+from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
+from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.outputs import name_folders
+from diffusion_lab.config.overrides import as_options
+from diffusion_lab.config.ranks import request_of
+from diffusion_lab.config.trained import (
     load_model,
     model_dir_of,
     trained_config,
     trained_data,
     with_trained_choices,
 )
-from diffusion_lab.from_config.working_directory import own_configs
+from diffusion_lab.config.working_directory import own_configs
+from diffusion_lab.store.fingerprints import SCORING_GROUPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusion_lab.config.editing import Edit
     from diffusion_lab.data.base import DataModule
     from diffusion_lab.diffusion import Guidance, Sampler
-    from diffusion_lab.from_config.editing import Edit
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.runs import ModelDirectory
+    from diffusion_lab.store import ModelDirectory
 
 Image = int | str | Path  # the number of a test image, or a file
 Label = int | str | Sequence[int | str]
@@ -221,7 +221,7 @@ class Model:
         return Score(content["values"], content["protocol"], run.path)
 
     def _draw(self, format: str, given: Mapping[str, Any], overrides: Sequence[str], x_T: Tensor | None = None) -> Any:
-        from diffusion_lab import pictures
+        from diffusion_lab.data import pictures
 
         if format not in ("tensor", "numpy", "pil", "grid"):
             raise ValueError(f"format={format}: choose one of tensor, numpy, pil, grid")

@@ -11,11 +11,11 @@ from contextlib import nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 
-from diffusion_lab.callbacks.interruption import Interrupted, ending
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.foreign import RunError
-from diffusion_lab.from_config.outputs import usual_outputs
-from diffusion_lab.processes import end_with_parent
+from diffusion_lab.config.outputs import usual_outputs
+from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.processes import end_with_parent
+from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__
 
 _FIRST = ("train", "sample", "evaluate")  # in the list of commands; the others follow by name
@@ -108,7 +108,7 @@ def _main() -> None:
         try:
             lines = next_steps(Path(usual_outputs()))
         except (RunError, OSError) as error:
-            from diffusion_lab.from_config.mistakes import mistake_in_job
+            from diffusion_lab.config.mistakes import mistake_in_job
 
             sys.exit(f"diffusion-lab: {mistake_in_job(error) or error}")
         print("\n".join(lines))

@@ -10,15 +10,15 @@ from omegaconf import DictConfig, ListConfig
 from rich.console import Console
 from rich.text import Text
 
-from diffusion_lab.files import clear, remove_written
-from diffusion_lab.foreign import RunError
-from diffusion_lab.from_config.current import is_current
-from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.pruning import Outputs, Unused
+from diffusion_lab.config.current import is_current
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.store.files import clear, remove_written
+from diffusion_lab.store.foreign import RunError
 from diffusion_lab.store.lease import OvertakenError, give_up, hold
+from diffusion_lab.store.written import PlaceError, is_ours
 from diffusion_lab.sweeps.frozen import remove_copy
+from diffusion_lab.sweeps.pruning import Outputs, Unused
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.written import PlaceError, is_ours
 
 KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, ListConfig
 
 from diffusion_lab.commands.status import completed
-from diffusion_lab.from_config.mistakes import MistakeError
-from diffusion_lab.from_config.tracking import build_trackers, track_report
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.tracking import build_trackers, track_report
 from diffusion_lab.report.make import make_report, report_on_runs
-from diffusion_lab.runs import RunDirectory, named_sweep, runs_folder, scored_runs
+from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from diffusion_lab.files import check_free, write_whole
-from diffusion_lab.from_config.drawing import GROUPS, Drawing, drawing_of
-from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks
-from diffusion_lab.from_config.trained import with_trained_choices
+from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
+from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks
+from diffusion_lab.config.trained import with_trained_choices
+from diffusion_lab.store.files import check_free, write_whole
+from diffusion_lab.store.written import ours
 from diffusion_lab.terminal import Terminal
-from diffusion_lab.written import ours
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,7 @@ def run(cfg: DictConfig) -> None:
 
 def _check_format(form: str, model: GenerativeModel) -> None:
     """MistakeError or ValueError for samples that files of this format cannot hold."""
-    from diffusion_lab.pictures import check_images
+    from diffusion_lab.data.pictures import check_images
 
     if form != "grid" and len(model.shape) != 3:
         raise MistakeError(f"format={form}: the samples are points, not images; use format=grid")
@@ -93,7 +93,7 @@ def _places(cfg: DictConfig) -> list[Path]:
 def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
     import numpy as np
 
-    from diffusion_lab.pictures import images, picture, pixels, png
+    from diffusion_lab.data.pictures import images, picture, pixels, png
 
     model, form = drawing.model, drawing.cfg.format
     if form == "grid":
@@ -115,7 +115,7 @@ def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) ->
 
 def _animate(trajectory: Iterator[Tensor], path: Path) -> None:
     """x_T -> x_0 of some samples, side by side."""
-    from diffusion_lab.pictures import animation, picture
+    from diffusion_lab.data.pictures import animation, picture
 
     states = [x.cpu() for x in trajectory]
     stride = max(1, len(states) // FRAMES)

@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.table import Table
 
-from diffusion_lab.files import check_free, write_whole
-from diffusion_lab.from_config.build import build_data, fill_in_facts
-from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.build import build_data, fill_in_facts
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def run(cfg: DictConfig) -> None:
     """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
     import torch
 
+    from diffusion_lab.data.pictures import png
     from diffusion_lab.diffusion import GaussianDiffusion
-    from diffusion_lab.pictures import png
 
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
@@ -140,8 +140,8 @@ def _forward(process: GaussianDiffusion, x_0: Tensor, shown: Tensor, num_levels:
     """Each row an image on its way to noise: x_0, then x_t at the t of the table, always with the same ε."""
     import torch
 
+    from diffusion_lab.data.pictures import picture, rows_of
     from diffusion_lab.diffusion import SampleNoise
-    from diffusion_lab.pictures import picture, rows_of
 
     eps = SampleNoise(0, torch.arange(len(x_0)))(1, x_0)
     states = [x_0, *[process.q_sample(x_0, torch.full((len(x_0),), int(t)), eps) for t in shown]]

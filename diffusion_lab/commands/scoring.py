@@ -15,33 +15,33 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
 
-from diffusion_lab.callbacks.interruption import ending
-from diffusion_lab.callbacks.profiles import wanted_length
 from diffusion_lab.commands.table import score_table
-from diffusion_lab.files import remove_staged, write_whole
-from diffusion_lab.from_config.build import plain_config, sampling_identity
-from diffusion_lab.from_config.heads import needed_head
-from diffusion_lab.from_config.measured import use_measured
-from diffusion_lab.from_config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.from_config.moments import read_training_progress
-from diffusion_lab.from_config.power_averages import profile_error
-from diffusion_lab.from_config.scores import build_features, build_metrics, run_of
-from diffusion_lab.from_config.tracking import tracked_score
-from diffusion_lab.runs import (
+from diffusion_lab.config.build import plain_config, sampling_identity
+from diffusion_lab.config.heads import needed_head
+from diffusion_lab.config.measured import use_measured
+from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.moments import read_training_progress
+from diffusion_lab.config.power_averages import profile_error
+from diffusion_lab.config.scores import build_features, build_metrics, run_of
+from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.store import (
     ModelDirectory,
     RunDirectory,
     cache_directory,
 )
-from diffusion_lab.runs.contents import is_snapshot, snapshot_name
-from diffusion_lab.status import Announcement
+from diffusion_lab.store.contents import is_snapshot, snapshot_name
+from diffusion_lab.store.files import remove_staged, write_whole
+from diffusion_lab.store.status import Announcement
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.interruption import ending
+from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.evaluation.cost import TrainingCost
-    from diffusion_lab.evaluation.reference import Reference
-    from diffusion_lab.evaluation.scores import Scores
-    from diffusion_lab.evaluation.source import Source
+    from diffusion_lab.metrics.reference import Reference
+    from diffusion_lab.metrics.scores import Scores
+    from diffusion_lab.metrics.source import Source
+    from diffusion_lab.metrics.stopwatch import TrainingCost
     from diffusion_lab.models.base import GenerativeModel
 
 # Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
@@ -61,10 +61,10 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.callbacks.ema import default_weights
-    from diffusion_lab.evaluation.ranks import rank
-    from diffusion_lab.evaluation.reference import references_of
-    from diffusion_lab.evaluation.trained import TrainedModel
+    from diffusion_lab.metrics.ranks import rank
+    from diffusion_lab.metrics.reference import references_of
+    from diffusion_lab.metrics.trained import TrainedModel
+    from diffusion_lab.training.ema import default_weights
 
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
@@ -112,7 +112,7 @@ def _cost(
 
     guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
     """
-    from diffusion_lab.evaluation.cost import TrainingCost
+    from diffusion_lab.metrics.stopwatch import TrainingCost
 
     if wanted_length(weights) is not None:
         error = profile_error(directory, weights)
@@ -151,7 +151,7 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.evaluation.ranks import broadcast_from_rank_zero, hold_together, rank
+    from diffusion_lab.metrics.ranks import broadcast_from_rank_zero, hold_together, rank
 
     console = Terminal(quiet=quiet or rank() > 0)
 
@@ -195,7 +195,7 @@ def _say_scored(console: Console, run: RunDirectory) -> None:
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
-    from diffusion_lab.evaluation.score import score
+    from diffusion_lab.metrics.score import score
 
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
@@ -225,9 +225,9 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
-    from diffusion_lab.evaluation.latents import PATH_IMAGES
-    from diffusion_lab.evaluation.nearest import SHOWN
-    from diffusion_lab.pictures import may_fail, picture, png
+    from diffusion_lab.data.pictures import may_fail, picture, png
+    from diffusion_lab.metrics.latents import PATH_IMAGES
+    from diffusion_lab.metrics.nearest import SHOWN
 
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns

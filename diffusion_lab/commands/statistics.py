@@ -10,19 +10,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
-from diffusion_lab.files import check_free, write_whole
-from diffusion_lab.from_config.build import build_data
-from diffusion_lab.from_config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.from_config.ranks import ranks, request_of
-from diffusion_lab.from_config.scores import build_features
-from diffusion_lab.runs import cache_directory
+from diffusion_lab.config.build import build_data
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.ranks import ranks, request_of
+from diffusion_lab.config.scores import build_features
+from diffusion_lab.store import cache_directory
+from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
     import numpy as np
 
     from diffusion_lab.data.base import DataModule
-    from diffusion_lab.evaluation.features import Features
+    from diffusion_lab.metrics.features import Features
 
 
 def completed(options: list[str]) -> list[str]:
@@ -81,7 +81,7 @@ def run(cfg: DictConfig) -> None:
 
 def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
-    from diffusion_lab.evaluation.reference import references_of
+    from diffusion_lab.metrics.reference import references_of
 
     with Progress(transient=True) as bar:
         task = bar.add_task("features")

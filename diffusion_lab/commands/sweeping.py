@@ -19,28 +19,28 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.callbacks.interruption import Interrupted
-from diffusion_lab.callbacks.tracking import how_to_upload
 from diffusion_lab.commands.report import show
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.files import check_links, clear
-from diffusion_lab.foreign import is_folder_name, printable
-from diffusion_lab.from_config.build import CODE
-from diffusion_lab.from_config.kinds import check_kinds
-from diffusion_lab.from_config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.from_config.outputs import name_folders
-from diffusion_lab.from_config.overrides import quoted
-from diffusion_lab.from_config.planning import make_plan, read_axes, with_moments
-from diffusion_lab.from_config.tracking import track_report
+from diffusion_lab.config.build import CODE
+from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.outputs import name_folders
+from diffusion_lab.config.overrides import quoted
+from diffusion_lab.config.planning import make_plan, read_axes, with_moments
+from diffusion_lab.config.tracking import track_report
 from diffusion_lab.report.make import make_report
-from diffusion_lab.runs import Directory, RunError, SweepDirectory, job_log, sweep_directory
-from diffusion_lab.runs.jobs import jobs_folder
+from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
+from diffusion_lab.store.files import check_links, clear
+from diffusion_lab.store.foreign import is_folder_name, printable
+from diffusion_lab.store.job_files import jobs_folder
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
 from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.sweeps.work import do, forget_failures, run_all
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.interruption import Interrupted
+from diffusion_lab.training.tracking import how_to_upload
 
 
 def sweep(

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.measures import STANDARD_ERROR, Measure, ends, read_measures
+from diffusion_lab.store.measures import STANDARD_ERROR, Measure, ends, read_measures
 
 
 def score_table(metrics: dict[str, Any]) -> Table:

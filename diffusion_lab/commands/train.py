@@ -12,8 +12,8 @@ from rich.console import Console
 
 from diffusion_lab.commands.accuracy import report_accuracy
 from diffusion_lab.commands.scoring import score_once
-from diffusion_lab.from_config.branching import branch_point
-from diffusion_lab.from_config.build import (
+from diffusion_lab.config.branching import branch_point
+from diffusion_lab.config.build import (
     build_model,
     build_training_data,
     choices_made,
@@ -22,13 +22,13 @@ from diffusion_lab.from_config.build import (
     settle_labels,
     training_fingerprint,
 )
-from diffusion_lab.from_config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.from_config.moments import add_scored_moments, kept_weights, requested_scores
-from diffusion_lab.from_config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.from_config.scores import check_planned_score, run_of
-from diffusion_lab.from_config.started import start
-from diffusion_lab.from_config.trained import load_weights
-from diffusion_lab.runs import ModelDirectory, RunDirectory, model_directory
+from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
+from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores
+from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
+from diffusion_lab.config.scores import check_planned_score, run_of
+from diffusion_lab.config.started import start
+from diffusion_lab.config.trained import load_weights
+from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.terminal import Terminal
 
 
@@ -44,8 +44,8 @@ def run(cfg: DictConfig) -> float | None:
     """
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
-    from diffusion_lab.evaluation.ranks import hold_together
-    from diffusion_lab.from_config.trainer import check_training
+    from diffusion_lab.config.trainer import check_training
+    from diffusion_lab.metrics.ranks import hold_together
     from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from diffusion_lab.data.download import cache_folder
-from diffusion_lab.files import write_whole
+from diffusion_lab.store.files import write_whole
 
 _SETTLED_SECONDS = 2.0
 

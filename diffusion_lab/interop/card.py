@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.measures import read_measures
+from diffusion_lab.store.measures import read_measures
 
 _LICENCES = {  # of a data set, by name: what its authors say
     "digits": "CC BY 4.0 (Optical Recognition of Handwritten Digits, UCI)",

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.foreign import printable
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
+from diffusion_lab.store.foreign import printable
 
 Pair = tuple[str, str]  # our name of a module, the published one
 

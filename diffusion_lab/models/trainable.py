@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from diffusion_lab.data.order import batches_trained
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP
-from diffusion_lab.files import write_whole
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, network_cost
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
+from diffusion_lab.store.files import write_whole
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.foreign import inside, is_folder_name
-from diffusion_lab.measures import (
+from diffusion_lab.report.choices import read_choices
+from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
+from diffusion_lab.store.foreign import inside, is_folder_name
+from diffusion_lab.store.measures import (
     REAL_IMAGES,
     SAMPLES,
     TEST_IMAGES,
@@ -21,9 +23,7 @@ from diffusion_lab.measures import (
     read_measures,
     samples_key,
 )
-from diffusion_lab.report.choices import read_choices
-from diffusion_lab.runs import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.status import DONE, FAILED, read_status
+from diffusion_lab.store.status import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that nothing else tells apart

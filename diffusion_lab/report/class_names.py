@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.options import flat
+from diffusion_lab.store.options import flat
 
 TARGET = "._target_"
 

@@ -25,7 +25,7 @@ from math import inf, isclose
 import numpy as np
 from scipy.special import stdtrit
 
-from diffusion_lab.measures import SEEDS, TEST_IMAGES
+from diffusion_lab.store.measures import SEEDS, TEST_IMAGES
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diffusion_lab.measures import LOW, SECONDS, Measure
 from diffusion_lab.report.compare import LEVEL, listed, paired_p
 from diffusion_lab.report.table import Group, Row
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
 _ROUNDING = 1e-6  # of a value, where they are compared on a logarithmic axis
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from diffusion_lab.measures import Measure
 from diffusion_lab.report.compare import Measured
 from diffusion_lab.report.table import Group, Table
+from diffusion_lab.store.measures import Measure
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import pandas as pd
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from diffusion_lab.measures import LOW, Measure
-from diffusion_lab.options import short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.layout import NONE, Column, Entry, columns, seeds_of
 from diffusion_lab.report.notes import has_floor, notes
 from diffusion_lab.report.row_plots import reads_as_number
 from diffusion_lab.report.table import Group, Table
+from diffusion_lab.store.measures import LOW, Measure
+from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
 
 _TEX = {

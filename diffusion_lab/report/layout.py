@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.measures import Measure
-from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.compare import listed
 from diffusion_lab.report.table import Group, Row, Standing, Table, seed_of
+from diffusion_lab.store.measures import Measure
+from diffusion_lab.store.options import flat, short_names
 
 NONE = "–"  # no such option, no such value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion_lab.report.written import write_report
-from diffusion_lab.runs import RunError, SweepDirectory
+from diffusion_lab.store import RunError, SweepDirectory
 
 if TYPE_CHECKING:
     from diffusion_lab.report.cells import Gathered

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffusion_lab.measures import Measure, ends
 from diffusion_lab.report.cells import Cell
 from diffusion_lab.report.layout import label
 from diffusion_lab.report.sprites import Sprite, sprites
 from diffusion_lab.report.table import Table
+from diffusion_lab.store.measures import Measure, ends
 
 _MOST = 24  # pictures on the page
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffusion_lab.measures import ENTROPY, Measure
 from diffusion_lab.report.compare import listed
 from diffusion_lab.report.layout import columns
 from diffusion_lab.report.table import Group
+from diffusion_lab.store.measures import ENTROPY, Measure
 
 
 def has_floor(group: Group) -> bool:

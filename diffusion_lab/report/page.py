@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from diffusion_lab.options import flat, short_names
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.contrast import Contender
 from diffusion_lab.report.findings import findings
@@ -27,6 +26,7 @@ from diffusion_lab.report.panels import Plot
 from diffusion_lab.report.sprites import Sprite
 from diffusion_lab.report.style import DARK, LIGHT, legend
 from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
+from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
 
 # With plotly-basic.min.js 4.1.1, the partial bundle of npm's plotly.js-basic-dist-min (MIT, plotly-LICENSE): 1.2 of all 4.8 MB.

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from diffusion_lab.measures import LOW, SECONDS, Measure
-from diffusion_lab.options import short_names
 from diffusion_lab.report.effects import effects
 from diffusion_lab.report.layout import columns, label
 from diffusion_lab.report.panels import (
@@ -25,6 +23,8 @@ from diffusion_lab.report.panels import (
     Series,
 )
 from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.store.measures import LOW, SECONDS, Measure
+from diffusion_lab.store.options import short_names
 
 _MOST_PANELS = 6
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, combinations
 
-from diffusion_lab.measures import Measure
 from diffusion_lab.report.compare import LEVEL
 from diffusion_lab.report.crossings import Cost, in_words, is_certain, races, ranked_measures
 from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel, Plot
 from diffusion_lab.report.row_plots import by_look, floor_level, in_panels, sets_steps, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.store.measures import Measure
 
 _EVALUATIONS = Cost("nfe", "network evaluations")
 _MOST_PAIRS = 12

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from diffusion_lab.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
 from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.compare import Difference, Measured, difference, holm, same
+from diffusion_lab.store.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
 
 SEED = "seed"  # the axis that is folded
 _MOST_DECIMALS = 6

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffusion_lab.measures import Measure
-from diffusion_lab.options import short_names
 from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
 from diffusion_lab.report.row_plots import by_look, reads_as_number, series_of, sets_steps, values_of
 from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.store.measures import Measure
+from diffusion_lab.store.options import short_names
 
 _PRECISION, _RECALL = "precision", "recall"
 _BEST = "Towards the upper right corner samples are both as real and as diverse as the data."

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, count, takewhile
 from pathlib import Path
 
-from diffusion_lab.files import check_links, clear, name_root, remove_staged, write_whole
-from diffusion_lab.written import is_ours, ours_below
+from diffusion_lab.store.files import check_links, clear, name_root, remove_staged, write_whole
+from diffusion_lab.store.written import is_ours, ours_below
 
 _FIGURES = "figures"
 

@@ -1,1 +1,46 @@
-"""What lies in outputs/."""
+"""The layout of outputs/, which only this package defines; imports no torch.
+
+    outputs/models/<data>-<model>-<fingerprint>/   one trained model   (ModelDirectory)
+    outputs/runs/<id>/                             one scored cell     (RunDirectory)
+    outputs/sweeps/<name>/                         many of them        (SweepDirectory)
+    outputs/jobs/                                  files of jobs in a queue   (`jobs`)
+    outputs/cache/                                 reference statistics; samples/, statistics/   (CacheDirectory)
+    outputs/features/                              features trained on a user's own images
+
+The fingerprint is `fingerprints.fingerprint`'s: the same command finds its model again.
+Nothing here makes a folder until something is written into it.
+"""
+
+from diffusion_lab.store.cache import CacheDirectory
+from diffusion_lab.store.directory import Directory, write_json
+from diffusion_lab.store.foreign import RunError, read_json
+from diffusion_lab.store.models import ModelDirectory
+from diffusion_lab.store.places import (
+    FINGERPRINT_LENGTH,
+    cache_directory,
+    features_file,
+    model_directory,
+    named_model,
+    named_sweep,
+    newest_model,
+    newest_sweep,
+    run_directory,
+    runs_folder,
+    scored_runs,
+    sweep_directory,
+)
+from diffusion_lab.store.runs import RunDirectory
+from diffusion_lab.store.sweeps import SweepDirectory, job_log
+
+__all__ = [
+    "FINGERPRINT_LENGTH",
+    "CacheDirectory",
+    "Directory",
+    "RunError",
+    "named_sweep",
+    "newest_model",
+    "newest_sweep",
+]
+__all__ += ["ModelDirectory", "RunDirectory", "SweepDirectory", "model_directory", "run_directory", "sweep_directory"]
+__all__ += ["cache_directory", "features_file", "job_log", "named_model", "read_json", "runs_folder", "scored_runs"]
+__all__ += ["write_json"]

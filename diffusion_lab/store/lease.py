@@ -23,10 +23,10 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, OwnerRecord, SoftFileLease, Timeout
 
-from diffusion_lab import written
-from diffusion_lab.files import guarded, make_folders
-from diffusion_lab.processes import is_running
-from diffusion_lab.written import PlaceError
+from diffusion_lab.store import written
+from diffusion_lab.store.files import guarded, make_folders
+from diffusion_lab.store.processes import is_running
+from diffusion_lab.store.written import PlaceError
 
 FILE = ".lease"
 LEASE_SECONDS = 120.0

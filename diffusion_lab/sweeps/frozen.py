@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.files import make_folders, remove_staged, staged_folder
-from diffusion_lab.foreign import RunError
-from diffusion_lab.imports import LAB, Module, is_lab
-from diffusion_lab.runs.jobs import has_outcome
+from diffusion_lab.store.files import make_folders, remove_staged, staged_folder
+from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.imports import LAB, Module, is_lab
+from diffusion_lab.store.job_files import has_outcome
 from diffusion_lab.store.lease import hold, is_held
 from diffusion_lab.sweeps.submitted import submitted
 

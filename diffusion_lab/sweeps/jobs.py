@@ -1,6 +1,6 @@
 """Jobs in processes of their own: hand them to a queue, wait for all of them, learn how each ended.
 
-Jobs report through files in one folder: see runs/jobs.py. Nothing is pickled on the way back, so any exception of a job can be
+Jobs report through files in one folder (store/job_files.py). Nothing is pickled on the way back, so any exception of a job can be
 reported, and a job that vanished can be told from one that ended.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffusion_lab.runs import RunError, write_json
-from diffusion_lab.runs.jobs import log_file, outcome_file
+from diffusion_lab.store import RunError, write_json
+from diffusion_lab.store.job_files import log_file, outcome_file
 from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
 
 _POLL_SECONDS = 0.5

@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.options import short_names
-from diffusion_lab.runs import ModelDirectory, RunDirectory
+from diffusion_lab.store import ModelDirectory, RunDirectory
+from diffusion_lab.store.options import short_names
 
 MODEL, CELL = "model", "cell"
 

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.runs import ModelDirectory, SweepDirectory, named_model, run_directory
-from diffusion_lab.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
+from diffusion_lab.store import ModelDirectory, SweepDirectory, named_model, run_directory
+from diffusion_lab.store.status import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status
 from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
 
 QUEUED, REQUEUED = "queued", "requeued"

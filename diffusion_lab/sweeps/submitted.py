@@ -1,4 +1,4 @@
-"""Jobs that this and earlier commands submitted: read from their files (runs/jobs.py), found in Slurm, and cancelled.
+"""Jobs that this and earlier commands submitted: read from their files (store/job_files.py), found in Slurm, and cancelled.
 
 By these files any later command finds what still waits or runs.
 """
@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.processes import Process
-from diffusion_lab.runs import RunError, read_json, write_json
-from diffusion_lab.runs.jobs import job_file, job_files, process_file, process_files
+from diffusion_lab.store import RunError, read_json, write_json
+from diffusion_lab.store.job_files import job_file, job_files, process_file, process_files
+from diffusion_lab.store.processes import Process
 
 _ANSWER_SECONDS = 60
 

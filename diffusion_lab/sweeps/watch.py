@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from diffusion_lab.measures import SECONDS, read_measures
-from diffusion_lab.runs import RunError, read_json
-from diffusion_lab.status import FAILED, INTERRUPTED, RUNNING, written_status
+from diffusion_lab.store import RunError, read_json
+from diffusion_lab.store.measures import SECONDS, read_measures
+from diffusion_lab.store.status import FAILED, INTERRUPTED, RUNNING, written_status
 from diffusion_lab.sweeps.plan import Work
 
 _POLL_SECONDS = 0.5

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffusion_lab.files import clear
-from diffusion_lab.status import DONE, FAILED, FILE, INTERRUPTED, RUNNING, Status, read_status, written_status
+from diffusion_lab.store.files import clear
 from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.status import DONE, FAILED, FILE, INTERRUPTED, RUNNING, Status, read_status, written_status
 from diffusion_lab.sweeps.plan import MODEL, Job, Work
 
 # Runs jobs; for each, in their order, why not all of it is done (None: it is, or the parts have reasons of their own).

@@ -25,8 +25,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.files import clear, make_folders
-from diffusion_lab.from_config.overrides import quoted
+from diffusion_lab.config.overrides import quoted
+from diffusion_lab.store.files import clear, make_folders
 
 if TYPE_CHECKING:
     from diffusion_lab.sweeps.jobs import Outcome, Queue
@@ -63,8 +63,8 @@ class Call:
         """
         from submitit import JobEnvironment
 
-        from diffusion_lab.callbacks.interruption import Interrupted
-        from diffusion_lab.runs.jobs import outcome_file
+        from diffusion_lab.store.job_files import outcome_file
+        from diffusion_lab.training.interruption import Interrupted
 
         environment = JobEnvironment()
         folder, job, rank = environment.paths.folder, environment.job_id, environment.global_rank
@@ -102,7 +102,7 @@ class Call:
         return Outcome(reason=do(job, lambda work: self._run_one(name, in_job(job, work)).reason, is_alone))
 
     def _run_one(self, name: str, overrides: Sequence[str]) -> Outcome:
-        from diffusion_lab.from_config.mistakes import mistake_in_job
+        from diffusion_lab.config.mistakes import mistake_in_job
         from diffusion_lab.sweeps.jobs import Outcome
 
         config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -205,8 +205,8 @@ class LocalLauncher(QueueLauncher):
         return resources
 
     def queue(self) -> LocalQueue:
-        from diffusion_lab.devices import num_cores, visible_gpus
         from diffusion_lab.sweeps.queues import LocalQueue
+        from diffusion_lab.training.devices import num_cores, visible_gpus
 
         return LocalQueue(self.folder, visible_gpus(), num_cores(), self.parallel)
 
@@ -224,13 +224,13 @@ class SlurmLauncher(QueueLauncher):
         return SlurmQueue(self.folder, self.max_num_timeout, self.python)
 
     def resources_in(self, config: DictConfig) -> Mapping[str, Any]:
-        from diffusion_lab.from_config.cluster import slurm_options
+        from diffusion_lab.config.cluster import slurm_options
 
         families = self.hydra_context.config_loader.get_group_options("model")
         return slurm_options(config, config.hydra.runtime.choices.get("model"), families)
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
-        from diffusion_lab.from_config.cluster import summary
+        from diffusion_lab.config.cluster import summary
 
         counts = Counter(summary(self.resources_of(job.work[0].overrides)) for job in jobs)
         return [f"Slurm: {count} job{'s' * (count > 1)} of {resources}" for resources, count in counts.items()]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
+from diffusion_lab import metrics
 from diffusion_lab.commands.main import COMMANDS
-from diffusion_lab.evaluation import metrics
-from diffusion_lab.evaluation.features import SelfSupervisedFeatures
-from diffusion_lab.evaluation.metrics import FeatureMetric, Metric, Naming
+from diffusion_lab.metrics import FeatureMetric, Metric, Naming
+from diffusion_lab.metrics.features import SelfSupervisedFeatures
 
 from .configs import options
 

@@ -17,11 +17,10 @@ import yaml
 from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
-from diffusion_lab import written
 from diffusion_lab.commands import app
-from diffusion_lab.from_config.build import CODE
-from diffusion_lab.imports import is_lab
-from diffusion_lab.runs import ModelDirectory, named_model
+from diffusion_lab.config.build import CODE
+from diffusion_lab.store import ModelDirectory, named_model, written
+from diffusion_lab.store.imports import is_lab
 from diffusion_lab.sweeps import frozen
 
 from ..recorded import record

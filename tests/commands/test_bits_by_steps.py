@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion_lab.evaluation.metrics import BitsBySteps
+from diffusion_lab.metrics import BitsBySteps
 
 from .conftest import STRIDED, TINY
 

@@ -1,6 +1,6 @@
 """branch_from: a training goes on from what it has in common with one of another length, and is what it would have been."""
 
-from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.store import ModelDirectory, newest_model
 
 from .conftest import files
 from .test_resume import EVERYTHING, Training, assert_same_bits

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, files
 

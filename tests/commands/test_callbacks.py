@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.callbacks.saving import load_state
-from diffusion_lab.runs import ModelDirectory, newest_model, read_json
+from diffusion_lab.store import ModelDirectory, newest_model, read_json
+from diffusion_lab.training.saving import load_state
 
 from .conftest import STRIDED, TINY, files
 from .test_resume import EVERYTHING, Training, assert_same_bits, interrupted, same

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from diffusion_lab.evaluation.sampling import labels
-from diffusion_lab.runs import newest_model
+from diffusion_lab.metrics.sampling import labels
+from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, files
 

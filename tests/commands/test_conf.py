@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.data.one_set import OneSet
 from diffusion_lab.diffusion import (
     ClassifierFree,
@@ -24,15 +25,14 @@ from diffusion_lab.diffusion import (
     ReverseProcess,
     SampleNoise,
 )
-from diffusion_lab.evaluation.features import ClassifierFeatures, Pixels, SelfSupervisedFeatures
-from diffusion_lab.evaluation.given import GivenImages
-from diffusion_lab.evaluation.metrics import Metric, Naming
-from diffusion_lab.evaluation.reference import GivenReference
-from diffusion_lab.evaluation.score import score
-from diffusion_lab.evaluation.settings import Evaluation
-from diffusion_lab.evaluation.statistics import Moments
-from diffusion_lab.fingerprints import training_part
-from diffusion_lab.from_config.kinds import check_kinds
+from diffusion_lab.metrics import Metric, Naming
+from diffusion_lab.metrics.features import ClassifierFeatures, Pixels, SelfSupervisedFeatures
+from diffusion_lab.metrics.given import GivenImages
+from diffusion_lab.metrics.reference import GivenReference
+from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.statistics import Moments
+from diffusion_lab.store.fingerprints import training_part
 
 from ..diffusion.oracles import GaussianData
 from ..diffusion.test_solvers import LINE, exact, global_error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from ..models.test_families import FAMILIES
 from .test_families import SMALL

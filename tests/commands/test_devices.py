@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.distributed.launcher import api
 
 from diffusion_lab.commands import evaluate, sample, train
-from diffusion_lab.from_config import ranks
+from diffusion_lab.config import ranks
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError
 from tests.machine import EIGHT, pretend

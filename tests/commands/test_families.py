@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diffusion_lab.data.densities import GaussianDensity, RingMixture
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from ..models.test_families import FAMILIES
 from .conftest import STRIDED, files

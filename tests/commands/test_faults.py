@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from diffusion_lab.callbacks.saving import load_state
-from diffusion_lab.evaluation.shards import SampleStore
+from diffusion_lab.metrics.shards import SampleStore
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.runs import ModelDirectory
-from diffusion_lab.status import FAILED, read_status
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.status import FAILED, read_status
+from diffusion_lab.training.saving import load_state
 
 from ..leases import put_lease
 from .conftest import STRIDED, TINY

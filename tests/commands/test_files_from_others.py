@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.foreign import RunError, printable
-from diffusion_lab.from_config import strangers
-from diffusion_lab.from_config.trained import load_config, settled
-from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.config import strangers
+from diffusion_lab.config.trained import load_config, settled
+from diffusion_lab.store import ModelDirectory, newest_model
+from diffusion_lab.store.foreign import RunError, printable
 from diffusion_lab.store.lease import FILE
 
 from ..report.synthetic import write_sweep
@@ -68,7 +68,7 @@ def features(node: dict):
 
 
 def measured_with(**options: object):
-    return config("evaluation", {"_target_": "diffusion_lab.evaluation.settings.Evaluation", **options})
+    return config("evaluation", {"_target_": "diffusion_lab.metrics.settings.Evaluation", **options})
 
 
 def measured_on_no_image(folder: Path):
@@ -182,7 +182,7 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
-GUIDANCE = "diffusion_lab.from_config.classifier.TrainedClassifierGuidance"
+GUIDANCE = "diffusion_lab.config.classifier.TrainedClassifierGuidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
@@ -194,11 +194,11 @@ NO_CHOICE, NO_VALUE, NO_SHAPE = (
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
-BITS = {"_target_": "diffusion_lab.evaluation.metrics.BitsPerDim", "num_images": 1000}
+BITS = {"_target_": "diffusion_lab.metrics.BitsPerDim", "num_images": 1000}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
-WANDB = {"_target_": "diffusion_lab.callbacks.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
-INCEPTION = "diffusion_lab.evaluation.inception.InceptionFeatures"
-CLASSIFIER = {"_target_": "diffusion_lab.evaluation.features.ClassifierFeatures", "name": "digits_cnn"}
+WANDB = {"_target_": "diffusion_lab.training.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
+INCEPTION = "diffusion_lab.metrics.inception.InceptionFeatures"
+CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.ClassifierFeatures", "name": "digits_cnn"}
 
 
 def at(key: str, name: object, **options: object):
@@ -212,11 +212,11 @@ CONFIG = {
     "a function of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
     "a builtin": (target("builtins.exec", source="open('harm', 'w')"), NOT_BUILT),
     "what a package leads to": (target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"), NOT_BUILT),
-    "what our package leads to": (target("diffusion_lab.files.os.mkdir", path="harm"), NOT_BUILT),
+    "what our package leads to": (target("diffusion_lab.store.files.os.mkdir", path="harm"), NOT_BUILT),
     "what a known package leads to": (target("diffusion_lab.models.trainable.os.mkdir", path="harm"), NOT_BUILT),
     "a function that unpickles": (target("torch.load", f="x"), NOT_BUILT),
     "a function of the hub": (target("torch.nn.functional.torch.hub.load"), NOT_BUILT),
-    "a function of ours": (target("diffusion_lab.files.write_whole", path="harm", content="x"), NOT_BUILT),
+    "a function of ours": (target("diffusion_lab.store.files.write_whole", path="harm", content="x"), NOT_BUILT),
     "a module that runs when imported": (target("diffusion_lab.__main__.main"), NOT_BUILT),
     "a module in the working folder": (target("harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the environment"),
     "a target that is not a text": (target(["os.system"]), NOT_BUILT),
@@ -243,7 +243,7 @@ CONFIG = {
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "a sampler as the spacing": (at("sampler.spacing", "diffusion_lab.diffusion.DDIMSampler"), "Spacing belongs here"),
     "another model that guides": (
-        at("model.guidance", "diffusion_lab.from_config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
+        at("model.guidance", "diffusion_lab.config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
@@ -693,7 +693,7 @@ def test_a_config_of_a_run_is_read_as_text(lab, theirs):
 
 @pytest.mark.parametrize("written", ["../../x", "a\nb", "", "x" * 65, "a b"])
 def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
-    from diffusion_lab.callbacks.tracking import read_id
+    from diffusion_lab.training.tracking import read_id
 
     (tmp_path / "wandb_id").write_text(written)
     with pytest.raises(ValueError, match="does not contain a run id"):

@@ -7,9 +7,9 @@ import pytest
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
+from diffusion_lab.config.build import build_data
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.from_config.build import build_data
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from .conftest import TINY, files
 from .test_conf import FACTS, choices, composed

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.runs import SweepDirectory
-from diffusion_lab.status import RUNNING, read_status
+from diffusion_lab.store import SweepDirectory
+from diffusion_lab.store.status import RUNNING, read_status
 
 from .cluster import PACED, models, wait_until
 from .conftest import STRIDED, TINY
@@ -34,7 +34,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from diffusion_lab.evaluation.metrics.metric import Metric
+from diffusion_lab.metrics.metric import Metric
 
 
 class Ray(Metric):

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from diffusion_lab.runs import RunDirectory, newest_model
+from diffusion_lab.store import RunDirectory, newest_model
 
 from .test_ranks import assert_close, trained
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from ..models.test_families import FAMILIES
 from .conftest import STRIDED, TINY, files

@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.fingerprints import TRAINING, named_in, training_part
-from diffusion_lab.from_config import build
-from diffusion_lab.runs import newest_model
+from diffusion_lab.config import build
+from diffusion_lab.store import newest_model
+from diffusion_lab.store.fingerprints import TRAINING, named_in, training_part
 
 from ..models.test_families import FAMILIES
 from .cluster import models
@@ -69,7 +69,7 @@ def steeper(alpha_bar):
     return alpha_bar ** json.loads(Path(__file__).with_name("power.json").read_text())
 """
 METRIC = """\
-from diffusion_lab.evaluation.metrics.metric import Metric
+from diffusion_lab.metrics.metric import Metric
 
 
 class Mine(Metric):
@@ -125,7 +125,7 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
 
     def names(classifier):
         cfg.guidance = {
-            "_target_": "diffusion_lab.from_config.classifier.TrainedClassifierGuidance",
+            "_target_": "diffusion_lab.config.classifier.TrainedClassifierGuidance",
             "classifier": str(classifier),
         }
         return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")

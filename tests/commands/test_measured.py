@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, files
 from .test_scoring import scores, shards

@@ -9,7 +9,7 @@ import pytest
 from .conftest import STRIDED, TINY
 
 MINE = """\
-from diffusion_lab.evaluation.metrics import HIGH, FeatureMetric
+from diffusion_lab.metrics import HIGH, FeatureMetric
 
 
 class Brightness(FeatureMetric):
@@ -59,7 +59,7 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
         (["metrics=[]"], "metrics: choose at least one"),
         (["+metrics.mine._target_=torch.nn.Identity"], "metrics.mine: its _target_ must name a class of"),
         (["+features.mine=3"], "features.mine: an entry of features needs a name"),
-        (["+features.mine._target_=diffusion_lab.evaluation.features.Pixels"], "have a value named accuracy_pixels"),
+        (["+features.mine._target_=diffusion_lab.metrics.features.Pixels"], "have a value named accuracy_pixels"),
         (["metrics.bits_per_dim.num_images=0"], "metrics.bits_per_dim: num_images must be at least 1, got 0"),
     ],
     ids=str,

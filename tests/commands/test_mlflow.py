@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from ..test_contributing import sections
 from .conftest import STRIDED, TINY, files

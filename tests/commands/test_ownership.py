@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from diffusion_lab import written
-from diffusion_lab.runs import newest_model, sweep_directory
+from diffusion_lab.store import newest_model, sweep_directory, written
 from diffusion_lab.store.lease import FILE
 from tests.report.synthetic import write_sweep
 

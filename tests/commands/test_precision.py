@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_lab import devices
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
+from diffusion_lab.training import devices
 
 from .conftest import STRIDED, TINY
 

@@ -10,14 +10,14 @@ import pytest
 
 from diffusion_lab.commands.prune import removed
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.evaluation.features import Pixels
-from diffusion_lab.evaluation.reference import Reference
-from diffusion_lab.files import write_whole
-from diffusion_lab.pruning import Outputs
-from diffusion_lab.runs import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
-from diffusion_lab.runs.places import models_in
+from diffusion_lab.metrics.features import Pixels
+from diffusion_lab.metrics.reference import Reference
+from diffusion_lab.store import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
+from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import hold
+from diffusion_lab.store.places import models_in
 from diffusion_lab.sweeps.frozen import make_copy
+from diffusion_lab.sweeps.pruning import Outputs
 from diffusion_lab.sweeps.submitted import Submitted
 
 from .conftest import STRIDED, TINY, files

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_lab.runs import sweep_directory
+from diffusion_lab.store import sweep_directory
 
 from .conftest import STRIDED, TINY, files
 

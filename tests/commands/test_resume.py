@@ -17,11 +17,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusion_lab.callbacks.saving import load_state, previous_of
 from diffusion_lab.commands.main import main
-from diffusion_lab.runs import ModelDirectory
-from diffusion_lab.status import INTERRUPTED, read_status
-from diffusion_lab.store import lease
+from diffusion_lab.store import ModelDirectory, lease
+from diffusion_lab.store.status import INTERRUPTED, read_status
+from diffusion_lab.training.saving import load_state, previous_of
 
 from .conftest import STRIDED, TINY
 from .zygote import Fork

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.commands import scoring
 from diffusion_lab.models.diffusion import DiffusionModel
-from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.store import ModelDirectory
 
 from .conftest import STRIDED, TINY
 

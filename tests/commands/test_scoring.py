@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.runs import ModelDirectory
+from diffusion_lab.store import ModelDirectory
 
 from ..models.test_families import FAMILIES
 from .cluster import SLURM, assert_same_training, jobs, log, models, only_model, rows, wait_until

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from diffusion_lab.callbacks.saving import load_state
-from diffusion_lab.status import FAILED, INTERRUPTED
+from diffusion_lab.store.status import FAILED, INTERRUPTED
+from diffusion_lab.training.saving import load_state
 
 from .cluster import (
     PACED,

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.store import ModelDirectory, newest_model
 
 from .conftest import STRIDED, TINY, files
 

@@ -1,6 +1,6 @@
 import time
 
-from diffusion_lab.runs import sweep_directory
+from diffusion_lab.store import sweep_directory
 
 from .conftest import files
 

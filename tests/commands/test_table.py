@@ -1,6 +1,6 @@
 from diffusion_lab.commands.table import score_table
 from diffusion_lab.terminal import Terminal
-from tests.evaluation.stand_ins import described
+from tests.metrics.stand_ins import described
 
 
 def shown(values: dict[str, float], absent: dict[str, str], measures: list[dict] | None = None) -> str:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from diffusion_lab.runs import newest_model
+from diffusion_lab.store import newest_model
 from diffusion_lab.versions import versions
 
 from .conftest import STRIDED, TINY, files

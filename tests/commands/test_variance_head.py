@@ -6,8 +6,8 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.from_config.trained import load_config
-from diffusion_lab.runs import ModelDirectory, newest_model
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.store import ModelDirectory, newest_model
 
 from .conftest import STRIDED, TINY, files
 from .test_measured import variances

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from diffusion_lab import load
 from diffusion_lab.commands import main
-from diffusion_lab.from_config.working_directory import typed_modules
-from diffusion_lab.runs.places import is_in_outputs
+from diffusion_lab.config.working_directory import typed_modules
+from diffusion_lab.store.places import is_in_outputs
 
 from .conftest import STRIDED, TINY
 
@@ -218,7 +218,7 @@ def test_settings_of_a_drawing_style_here_are_left_out(tmp_path, is_pipe):
     else:
         (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: pdf\n")
     code = "with importing(frozenset()): import matplotlib\nprint(matplotlib.rcParams['text.usetex'], matplotlib.get_backend())"
-    code = f"from diffusion_lab.from_config.working_directory import importing\n{code}"
+    code = f"from diffusion_lab.config.working_directory import importing\n{code}"
     call = [sys.executable, "-P", "-c", code]
     said = subprocess.run(
         call, cwd=tmp_path, env=os.environ | {"MPLBACKEND": "svg"}, capture_output=True, text=True, timeout=60
@@ -247,7 +247,7 @@ def test_wandb_settings_here_name_no_server(tmp_path):
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://harm.invalid\n")
     code = "import wandb; WeightsAndBiases('p', None); print(wandb.setup().settings.base_url)"
-    call = [sys.executable, "-P", "-c", f"from diffusion_lab.callbacks.tracking import WeightsAndBiases; {code}"]
+    call = [sys.executable, "-P", "-c", f"from diffusion_lab.training.tracking import WeightsAndBiases; {code}"]
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | {
         "WANDB_MODE": "offline"
     }

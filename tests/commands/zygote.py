@@ -91,7 +91,7 @@ def serve() -> None:
     from diffusion_lab.commands import app, evaluate, sample, scoring, train  # noqa: F401 - what a fork would import
     from diffusion_lab.commands.fit import fit  # noqa: F401
     from diffusion_lab.commands.main import main
-    from diffusion_lab.evaluation.score import score  # noqa: F401
+    from diffusion_lab.metrics.score import score  # noqa: F401
 
     from .composing import less_composing
 

@@ -5,13 +5,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.build import build_training_data
 from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.memory import InMemoryDataModule, Split
-from diffusion_lab.evaluation.data_moments import check_classes
-from diffusion_lab.from_config.build import build_training_data
+from diffusion_lab.metrics.data_moments import check_classes
 
 GROUPS, EACH = 4, 50
 

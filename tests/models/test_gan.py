@@ -16,17 +16,17 @@ from diffusion_lab.baselines.adversarial import (
     NoRegularizer,
     Wasserstein,
 )
-from diffusion_lab.callbacks.ema import EMA
-from diffusion_lab.callbacks.finite import NotFiniteError, SkipNotFinite
-from diffusion_lab.callbacks.monitor import Monitor
-from diffusion_lab.callbacks.record import CSVRecord
-from diffusion_lab.callbacks.saving import load_state
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.diffusion import slerp
 from diffusion_lab.models.gan import GAN
 from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
 from diffusion_lab.networks.discriminator import Discriminator, PointDiscriminator
 from diffusion_lab.networks.generator import Generator, PointGenerator
+from diffusion_lab.training.ema import EMA
+from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite
+from diffusion_lab.training.monitor import Monitor
+from diffusion_lab.training.record import CSVRecord
+from diffusion_lab.training.saving import load_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99))

@@ -11,12 +11,12 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from diffusion_lab.callbacks.ema import EMA
-from diffusion_lab.callbacks.finite import SkipNotFinite
-from diffusion_lab.callbacks.monitor import Monitor
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.base import Batches
 from diffusion_lab.diffusion import Autoguidance, ClassifierFree, ClassifierGuidance, SampleNoise, Worse
+from diffusion_lab.training.ema import EMA
+from diffusion_lab.training.finite import SkipNotFinite
+from diffusion_lab.training.monitor import Monitor
 
 from .on_device import DEVICE, WaitsForDeviceError, device, moved
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.runs import SweepDirectory
+from diffusion_lab.store import SweepDirectory
 
 from .synthetic import write_sweep
 

@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from diffusion_lab.runs import ModelDirectory, RunDirectory, SweepDirectory, sweep_directory, write_json
-from tests.evaluation.stand_ins import described
+from diffusion_lab.store import ModelDirectory, RunDirectory, SweepDirectory, sweep_directory, write_json
+from tests.metrics.stand_ins import described
 
 T = 1000
 AXES = {

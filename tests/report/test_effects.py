@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_lab.evaluation.metrics import BitsPerDim
+from diffusion_lab.metrics import BitsPerDim
 from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.effects import effects
 from diffusion_lab.report.row_plots import row_plots

@@ -7,8 +7,8 @@ import pytest
 
 from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.make import make_report, report_on_runs
-from diffusion_lab.runs import RunError, SweepDirectory
-from diffusion_lab.status import Status
+from diffusion_lab.store import RunError, SweepDirectory
+from diffusion_lab.store.status import Status
 
 from .synthetic import write_sweep
 
@@ -130,7 +130,7 @@ def test_reporting_imports_no_torch(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from diffusion_lab.runs import SweepDirectory
+from diffusion_lab.store import SweepDirectory
 from diffusion_lab.report.make import make_report
 light = {{"pandas", "matplotlib", "jinja2"}} & set(sys.modules)
 assert not light, f"importing the function imports {{light}}"

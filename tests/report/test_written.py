@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from diffusion_lab import written as record
 from diffusion_lab.report import written
 from diffusion_lab.report.written import report_files, write_report
-from diffusion_lab.written import PlaceError
+from diffusion_lab.store import written as record
+from diffusion_lab.store.written import PlaceError
 
 PAGE = "report.html"
 FIRST = {PAGE: b"first", "table.tex": b"first", "figures/a.png": b"first", "figures/b.pdf": b"first"}

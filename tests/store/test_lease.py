@@ -11,11 +11,11 @@ import time
 import pytest
 from filelock import SoftFileLease
 
-from diffusion_lab.files import clear, move, write_whole
-from diffusion_lab.status import DONE, FAILED, RUNNING, Status, read_status
 from diffusion_lab.store import lease
+from diffusion_lab.store.files import clear, move, write_whole
 from diffusion_lab.store.lease import FILE, OvertakenError, give_up, hold, is_held
-from diffusion_lab.written import PlaceError
+from diffusion_lab.store.status import DONE, FAILED, RUNNING, Status, read_status
+from diffusion_lab.store.written import PlaceError
 from tests.leases import put_lease
 
 SHORT_SECONDS = 1.0
@@ -23,7 +23,7 @@ EXCHANGE = "filelock._soft._exclusive._recovery.exchange_names"
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffusion_lab.files import write_whole
+from diffusion_lab.store.files import write_whole
 from diffusion_lab.store import lease
 from diffusion_lab.store.lease import OvertakenError, hold
 lease._POLL_SECONDS = 0.01

@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_lab.runs.jobs import log_file
+from diffusion_lab.store.job_files import log_file
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs
 from diffusion_lab.sweeps.submitted import Submitted

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.devices import visible_gpus
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError, run_jobs
 from diffusion_lab.sweeps.queues import LocalQueue
+from diffusion_lab.training.devices import visible_gpus
 from tests.machine import EIGHT, UUIDS, pretend
 
 from .reporting import Report

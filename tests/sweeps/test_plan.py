@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from diffusion_lab.runs import model_directory, run_directory
+from diffusion_lab.store import model_directory, run_directory
 from diffusion_lab.sweeps.plan import PlannedCell, plan, sweep_content
 
 

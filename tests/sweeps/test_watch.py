@@ -3,11 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from diffusion_lab.runs import write_json
-from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status
+from diffusion_lab.store import write_json
+from diffusion_lab.store.status import FAILED, INTERRUPTED, Announcement, Status
 from diffusion_lab.sweeps.plan import CELL, Work
 from diffusion_lab.sweeps.watch import watching
-from tests.evaluation.stand_ins import described
+from tests.metrics.stand_ins import described
 
 SCORE = {
     "values": {"fd_pixels": 12.3456, "fd_pixels_floor": 1.0, "bits_per_dim": 3.5, "seconds_per_1000_samples": 7},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_lab.status import FAILED, INTERRUPTED, Announcement, Status, read_status
 from diffusion_lab.store.lease import hold
+from diffusion_lab.store.status import FAILED, INTERRUPTED, Announcement, Status, read_status
 from diffusion_lab.sweeps.plan import CELL, MODEL, Job, Work
 from diffusion_lab.sweeps.work import do, run_all
 

@@ -1,0 +1,167 @@
+"""branch_from: start from a checkpoint of a training that differs in its length only and is identical up to there."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from diffusion_lab.config.build import plain_config, training_fingerprint
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.moments import moments_of, read_training_progress
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.contents import kept_average_name, snapshot_name
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.fingerprints import changed_keys, training_part
+from diffusion_lab.store.foreign import inside
+from diffusion_lab.store.moments import IMAGES, SECONDS, SHARE, STEPS, Moment
+
+
+@dataclass(frozen=True)
+class BranchPoint:
+    """The checkpoint of a step up to which the training in `trunk` and the one that begins are the same, bit for bit."""
+
+    trunk: ModelDirectory
+    step: int
+
+    def __str__(self) -> str:
+        return f"step {self.step:,} of {self.trunk.path}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return inside(self.trunk.path, self.trunk.branch(self.step))
+
+    def bring(self, directory: ModelDirectory, cfg: DictConfig) -> str | None:
+        """Copy what the training would have left in `directory` by now: its record, and the weights of earlier moments.
+
+        Returns a sentence about weights that the trunk did not keep.
+        """
+        from diffusion_lab.training.record import copy_rows
+
+        if self.trunk.metrics_csv.is_file():
+            copy_rows(inside(self.trunk.path, self.trunk.metrics_csv), directory.metrics_csv, self.step)
+        kept = {
+            (_kind(file), _step(self.trunk, file)): file for file in self.trunk.snapshots + self.trunk.kept_averages
+        }
+        missing = []
+        for name, step in _kept_weights(cfg):
+            target = directory.weights(name)
+            source = kept.get((_kind(target), step)) if step is not None else self.trunk.weights(name)
+            if step is None and not (source.is_file() and _step(self.trunk, source) <= self.step):
+                continue  # of a time that has not come
+            if step is not None and step > self.step:
+                continue
+            if source is None:
+                missing.append(f"{name} (step {step:,})")
+            else:
+                write_whole(target, inside(self.trunk.path, source).read_bytes())
+        return (
+            f"{self.trunk.path} did not keep {', '.join(missing)}; this model will not have them either"
+            if missing
+            else None
+        )
+
+
+def requested_branches(cfg: DictConfig) -> list[Moment]:
+    """The moments of snapshots.branches."""
+    return moments_of("snapshots.branches", cfg.snapshots.branches)
+
+
+def branch_point(cfg: DictConfig) -> BranchPoint | None:
+    """The last step that the trainings in cfg.branch_from and of `cfg` share and that was kept; None where no branch is asked for.
+
+    MistakeError where they share none: other options, other code, a learning rate that differs from the start.
+    """
+    if cfg.branch_from is None:
+        return None
+    trunk, option = ModelDirectory(Path(cfg.branch_from)), f"branch_from={cfg.branch_from}"
+    saved = load_config(trunk)
+    lengths = saved.trainer.max_steps, cfg.trainer.max_steps
+    if min(lengths) < 1 or saved.trainer.get("max_time") or cfg.trainer.get("max_time"):
+        raise MistakeError(f"{option}: the length of both trainings must be in steps (trainer.max_steps), not in time")
+    if lengths[0] == lengths[1]:
+        raise MistakeError(f"{option}: that training also has {lengths[0]:,} steps; change trainer.max_steps")
+    if not trunk.branches:
+        raise MistakeError(
+            f"{option}: it kept no checkpoint to branch from; train it with snapshots.branches=[{cfg.trainer.max_steps}steps]"
+        )
+    _check_same(cfg, saved, trunk, option)
+    shared = _shared_steps(instantiate(cfg.lr_scheduler), *lengths)
+    usable = [step for step in trunk.branches if step <= shared]
+    if usable:
+        return BranchPoint(trunk, usable[-1])
+    if shared < 1:
+        raise MistakeError(
+            f"{option}: the learning rates of {lengths[0]:,} and of {lengths[1]:,} steps differ from the start; "
+            "train both with lr_scheduler=warmup_stable_decay or constant"
+        )
+    raise MistakeError(
+        f"{option}: they share {shared:,} steps, but the first checkpoint that was kept is from step "
+        f"{min(trunk.branches):,}; train it with snapshots.branches=[{shared}steps]"
+    )
+
+
+def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, option: str) -> None:
+    """MistakeError unless the training in `trunk` is that of `cfg` but for its length: same options, same data, same code."""
+    from diffusion_lab.training.saving import load_state
+
+    twin = copy.deepcopy(cfg)
+    twin.trainer.max_steps = saved.trainer.max_steps
+    file = next(iter(trunk.branches.values()))
+    try:
+        found = load_state(inside(trunk.path, file)).get("fingerprint")
+    except ValueError as error:
+        raise MistakeError(f"{option}: {error}") from error
+    if found == training_fingerprint(twin):
+        return
+    changed = changed_keys(training_part(plain_config(saved)), training_part(plain_config(twin)))
+    chosen = [key for key in changed if not key.startswith("facts.")]
+    difference = (
+        f"it differs in {', '.join(chosen or changed)}" if changed else "its data or the code that trained it differ"
+    )
+    raise MistakeError(f"{option}: only the length may differ, but {difference}")
+
+
+def _shared_steps(rate: object, *lengths: int) -> int:
+    """The number of first steps at which a learning rate is the same for trainings of these lengths.
+
+    A checkpoint holds the rate of the step that follows it.
+    """
+    for step in range(min(lengths)):
+        if len({rate(step, step / length) for length in lengths}) > 1:
+            return step - 1
+    return min(lengths) - 1
+
+
+def _kept_weights(cfg: DictConfig) -> Iterator[tuple[str, int | None]]:
+    """Name of weights that a training keeps, and the step at which it does; None for a time."""
+    steps, batch = cfg.trainer.max_steps, cfg.data.batch_size * cfg.trainer.get("accumulate_grad_batches", 1)
+    count = {STEPS: lambda n: n, IMAGES: lambda n: math.ceil(n / batch), SHARE: lambda share: _reaches(share, steps)}
+    for moment in moments_of("snapshots.at", cfg.snapshots.at):
+        yield (
+            snapshot_name(moment),
+            None if moment.unit == SECONDS else int(count[moment.unit](moment.amount)),
+        )
+    for number in range(1, cfg.snapshots.averages + 1):
+        share = number / cfg.snapshots.averages
+        yield kept_average_name(share), _reaches(share, steps)
+
+
+def _reaches(share: float, steps: int) -> int:
+    """The first step n with n/steps ≥ share, in floating point."""
+    near = math.floor(share * steps)
+    return next(n for n in range(max(near - 1, 0), near + 3) if n / steps >= share)
+
+
+def _kind(file: Path) -> str:
+    return file.name.partition("_")[0]
+
+
+def _step(directory: ModelDirectory, file: Path) -> int:
+    return int(read_training_progress(directory, file.stem, ["step"])["step"])

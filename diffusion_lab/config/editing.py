@@ -1,0 +1,181 @@
+"""What `diffusion-lab sample` draws from images that the user gives, instead of from noise alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.trained import trained_data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.diffusion import DiffusionModel
+
+WHITE = 128  # of a mask, from here up
+
+
+@dataclass(frozen=True)
+class Edit:
+    """inputs: the images that it starts from, (n, *shape). draw: (indices, seed, y) -> images, as a model's `sample`.
+
+    has_labels: `draw` knows the label of each image where y is None.
+    """
+
+    inputs: Tensor
+    draw: Callable[[Tensor, int, Tensor | None], Tensor]
+    has_labels: bool = False
+
+
+def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit | None:
+    """The one edit that the options choose, or None. ValueError or MistakeError for what cannot be done.
+
+    Call it with the weights that are to draw: an interpolation looks at its images at once.
+    """
+    edits = {
+        "inpaint.image": (cfg.inpaint.image, inpainting),
+        "interpolate.images": (cfg.interpolate.images, interpolation),
+        "denoise.image": (cfg.denoise.image, denoising),
+    }
+    wanted = {name: edit for name, (image, edit) in edits.items() if image is not None}
+    for option, value, image in (
+        ("inpaint.mask", cfg.inpaint.mask, "inpaint.image"),
+        ("denoise.t", cfg.denoise.t, "denoise.image"),
+    ):
+        if value is not None and image not in wanted:
+            raise MistakeError(f"{option}={value} has no effect without {image}: set {image}=…, or remove {option}")
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise MistakeError(f"{' and '.join(wanted)}: give only one of them")
+    if cfg.trajectory:
+        raise MistakeError(
+            f"trajectory=true shows samples that start from noise, and {next(iter(wanted))} does not start from noise"
+        )
+    return next(iter(wanted.values()))(cfg, model, saved)
+
+
+def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+    """Another filling of the hole for every index."""
+    import torch
+
+    from diffusion_lab.diffusion import SampleNoise, inpaint
+
+    _check_has_chain(model, "inpaint.image")
+    if cfg.inpaint.mask is None:
+        raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
+    if len(model.shape) != 3:
+        raise MistakeError(f"inpaint.mask={cfg.inpaint.mask}: inpainting needs images, but these data are points")
+    image = _input_image(cfg.inpaint.image, model, saved)
+    known = (_read(cfg.inpaint.mask, model.shape[1:], 1) < WHITE)[None].to(model.device)
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        x_0 = image.expand(len(indices), *model.shape)
+        noise = SampleNoise(seed, indices)
+        x = inpaint(model.sampler, model.process, model.guided, x_0, known, noise, y, cfg.inpaint.repeats)
+        return _in_range(x, model)
+
+    return Edit(torch.cat([image, torch.where(known, image, torch.zeros_like(image))]), draw)
+
+
+def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
+    """num_images images from the first to the second, both included, on the arc between their latents.
+
+    With two labels each image has its own, and an image in between has that of the nearer one. Without a label, a model on clusters
+    that always had one in training takes the clusters of the images.
+    """
+    import torch
+
+    from diffusion_lab.diffusion import slerp
+
+    if len(cfg.interpolate.images) != 2:
+        raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
+    if cfg.num_images < 2:
+        raise MistakeError(f"num_images={cfg.num_images}: an interpolation needs at least 2 images")
+    ends = torch.cat([_input_image(image, model, saved) for image in cfg.interpolate.images])
+    has_null_class = getattr(model, "label_dropout", 0) > 0
+    if cfg.label is not None and len(cfg.label) > 2:
+        raise MistakeError(f"label={cfg.label}: give one class, or the classes of the two interpolate.images")
+    if cfg.label is not None:
+        own = torch.tensor([cfg.label[0], cfg.label[-1]], device=model.device)
+    else:
+        own = None if has_null_class else _clusters_of(ends, saved)
+    latents = model.encode(ends, own)
+    if latents is None:
+        raise MistakeError(f"interpolate.images: a {type(model).__name__} cannot compute the latents of given images")
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        first, second = (z.expand(len(indices), *z.shape) for z in latents)
+        way = indices / (cfg.num_images - 1)
+        return model.decode(slerp(first, second, way), y if own is None else own[(way > 0.5).long()])
+
+    return Edit(ends, draw, has_labels=own is not None)
+
+
+def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+    """Another noisy version of the image, and what the model sees in it, for every index."""
+    from diffusion_lab.diffusion import SampleNoise, denoise_from
+
+    _check_has_chain(model, "denoise.image")
+    last = model.process.num_timesteps
+    if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
+        raise MistakeError(
+            f"denoise.t={cfg.denoise.t} must be a step of the chain, from 0 (the image itself) to {last} (noise)"
+        )
+    image = _input_image(cfg.denoise.image, model, saved)
+
+    def draw(indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        x_0 = image.expand(len(indices), *model.shape)
+        noise = SampleNoise(seed, indices)
+        return _in_range(denoise_from(model.sampler, model.process, model.guided, x_0, cfg.denoise.t, noise, y), model)
+
+    return Edit(image, draw)
+
+
+def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
+    """The cluster of each image; None for a model that was not trained on clusters."""
+    clusters = None if saved.get("labels") is None else trained_data(saved).clusters
+    return None if clusters is None else clusters.of(x.cpu()).to(x.device)
+
+
+def _check_has_chain(model: GenerativeModel, option: str) -> None:
+    """MistakeError where there is no chain between image and noise to go along."""
+    if not hasattr(model, "process"):
+        raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
+
+
+def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
+    return model.reverse.clip_x_0.in_range(x)
+
+
+def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
+    """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
+    from diffusion_lab.data.levels import from_levels, to_levels
+
+    if isinstance(image, int):
+        data = trained_data(saved)
+        if not 0 <= image < data.num_test:
+            raise MistakeError(f"{image}: choose a test image of {data.name} from 0 to {data.num_test - 1}")
+        x, _ = next(data.batches("test", 1, start=image))
+        return x.to(model.device)
+    if len(model.shape) != 3:
+        raise MistakeError(f"{image}: this model draws points; give the number of a test point")
+    if model.shape[0] not in (1, 3):
+        raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
+    x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
+    return from_levels(to_levels(x, model.num_levels), model.num_levels).to(model.device)
+
+
+def _read(file: str, image_size: Sequence[int], channels: int) -> Tensor:
+    """uint8 (channels, *image_size)."""
+    from diffusion_lab.data.images import read_image
+
+    if not Path(file).is_file():
+        raise MistakeError(f"{file}: there is no such file")
+    return read_image(Path(file), image_size, channels)

@@ -1,0 +1,184 @@
+"""From a config to given images, which are scored, and to what they are compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config.build import CODE, build_data, features_by_content, plain_config
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.scores import build_features, build_metrics
+from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
+from diffusion_lab.store.fingerprints import GIVEN, fingerprint, named_in
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.images import Images
+    from diffusion_lab.metrics.features import Features
+    from diffusion_lab.metrics.given import GivenImages
+    from diffusion_lab.metrics.reference import Progress, Reference
+    from diffusion_lab.metrics.statistics import Moments
+
+CONFIG = "evaluate_samples"  # what such a score is composed from
+_RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
+_OF_A_MODEL = (
+    *(
+        "model_dir",
+        "devices",
+        "model",
+        "network",
+        "ema",
+        "sampler",
+        "guidance",
+        "sampling",
+        "rounding",
+        "start",
+        "decoder",
+        "bound",
+    ),
+    *("objective", "variance"),
+    *(f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")),
+)
+_LONGEST_NAME = 60
+
+
+@dataclass(frozen=True)
+class Given:
+    """cfg: what decides the score, as it is recorded. data: what the samples are compared with. published: its statistics by the
+    suffix of their names, where somebody published them. read_as: how an array of samples was read, in words.
+    """
+
+    cfg: DictConfig
+    source: GivenImages
+    data: DataModule
+    run: RunDirectory
+    published: Mapping[str, Moments]
+    read_as: str
+
+    def references(
+        self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
+    ) -> list[Reference]:
+        """What the samples are compared with, as each of the features sees it."""
+        from diffusion_lab.metrics.reference import GivenReference, references_of
+
+        if "data" in self.cfg:
+            return references_of(self.data, features, cache, device, progress)
+        seen = [part.to(device).eval() for part in features]
+        published = self.published.get
+        return [
+            GivenReference(self.data, part, cache, device, progress, published(part.moments_suffix)) for part in seen
+        ]
+
+
+def are_given(options: Sequence[str]) -> bool:
+    """Whether options name samples. MistakeError for options that need a model."""
+    named = {option.partition("=")[0].lstrip("+~"): option.partition("=")[2].strip("'\"") for option in options}
+    if named.get("samples", "null") == "null":
+        return False
+    for key in named:
+        for refused in _OF_A_MODEL:
+            if key.partition("@")[0] == refused or key.startswith((f"{refused}.", f"{refused}/")):
+                raise MistakeError(f"{key} has no effect with samples=…: remove it")
+    return True
+
+
+def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
+    """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.images import differences, levels, read_images
+    from diffusion_lab.metrics.given import GivenImages
+    from diffusion_lab.metrics.score import check_measures
+
+    kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
+    if "_target_" not in kept.data:
+        if kept.data.get("validation"):
+            raise MistakeError("data.validation has no effect without data=…: remove it")
+        del kept["data"]
+    if ("data" in kept) == ("reference" in kept):
+        raise MistakeError(
+            "samples=…: set what to compare them with: data=… (such as fashion_mnist) or reference=… (a file or a folder)"
+        )
+    with users_mistakes():
+        features: dict[str, Features] = build_features(kept)
+        published: Mapping[str, Moments] = {}
+        if "data" in kept:
+            built = cache(lambda: build_data(kept))  # after the samples have been found
+            images = read_images(Path(cfg.samples), lambda: built().shape)
+            data = built()
+        else:
+            images = read_images(Path(cfg.samples))
+            data, published = _reference(kept, images)
+        if len(data.shape) != 3 or data.num_levels is None:
+            raise MistakeError(f"samples=…: {data.name} has points, and images cannot be compared with them")
+        instantiate(kept.evaluation).check(data)
+        check_measures(list(features.values()), build_metrics(kept), data)
+        if published:
+            _check_dimensions(features, published, kept.reference)
+        fitted = levels(images, data.shape, data.num_levels, data.name)
+        shown = OneSet(_name(images.name), fitted, data.num_levels, images.digest)
+        about = {"name": shown.name, "digest": images.digest, "shape": list(images.shape)}
+        said = differences(images, fitted, data.num_levels, data.name)
+        source = GivenImages(shown, images.labels, about, cache_directory(outputs), device, said)
+        source.check(data)
+    return Given(kept, source, data, _run(kept, data, images, outputs), published, images.read_as)
+
+
+def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, Moments]]:
+    """The images, none where only statistics were published; and the statistics, by the suffix of their names."""
+    import torch
+
+    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.interop.images import levels
+    from diffusion_lab.interop.statistics import read_reference
+
+    if cfg.evaluation.reference != "train":
+        raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
+    found = read_reference(Path(cfg.reference))
+    images = found.images
+    shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
+    none = torch.empty((0, *shape), dtype=torch.uint8)
+    pixels = none if images is None else levels(images, shape, num_levels, found.name)
+    data = OneSet(_name(found.name), pixels, num_levels, found.digest)
+    data.prepare()
+    return data, found.moments
+
+
+def _check_dimensions(features: Mapping[str, Features], published: Mapping[str, Moments], reference: str) -> None:
+    for name, part in features.items():
+        names = f"mu{part.moments_suffix} and sigma{part.moments_suffix}"
+        if part.moments_suffix not in published:
+            raise MistakeError(f"reference={reference} has no {names}, so remove features={name}")
+        there = len(published[part.moments_suffix].mean)
+        if part.dim != there:
+            fix = "; choose features=inception" if there == 2048 else ""
+            raise MistakeError(
+                f"reference={reference}: its {names} have {there} features, but features={name} has {part.dim}{fix}"
+            )
+
+
+def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> RunDirectory:
+    plain = plain_config(cfg)
+    parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
+    parts["features"] = features_by_content(parts["features"])
+    labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
+    made_of = f"{images.digest} {labels} {data.training_identity}"
+    code = CODE.digest(named_in(parts), GIVEN)
+    run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, code)
+    short = [digest[:FINGERPRINT_LENGTH] for digest in (images.digest, run_id)]
+    return run_directory(outputs, "-".join([data.name, _name(images.name), *short]))
+
+
+def _name(name: str) -> str:
+    """As it may stand in the name of a file and in a table."""
+    return re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[-_LONGEST_NAME:]

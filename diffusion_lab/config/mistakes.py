@@ -1,0 +1,228 @@
+"""What went wrong, in one sentence that names the option or the file and the fix; None where it is our fault, not the user's."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+from diffusion_lab.config import hydra_errors
+from diffusion_lab.store import RunError
+from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.store.lease import OvertakenError
+from diffusion_lab.store.options import above_and_itself, flat
+from diffusion_lab.store.written import PlaceError
+
+
+class MistakeError(Exception):
+    """A mistake of the user; the message says in one sentence what is wrong."""
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """Around code that builds from options: a ValueError in here is a mistake in the options."""
+    try:
+        yield
+    except InterpolationKeyError:  # a ValueError too, but what is wrong is said below
+        raise
+    except (ValueError, RunError) as error:
+        raise MistakeError(str(error)) from error
+
+
+@contextmanager
+def out_of_memory(at: str, fix: str) -> Iterator[None]:
+    """Around what needs memory in proportion to the options in `at`: its error becomes a sentence that says how to need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise MistakeError(f"out of memory at {at}: {fix}") from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, also in a cause of the error: torch's class on accelerators, the allocator's messages on the CPU."""
+    said = "not enough memory|an't allocate memory|annot allocate memory|bad_alloc|failed to map segment|Storage size calculation"
+    return error is not None and (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or re.search(said, str(error)) is not None
+        or _is_out_of_memory(error.__cause__)
+    )
+
+
+@contextmanager
+def lost_process() -> Iterator[None]:
+    """Around work of several processes: where one of them dies, the others report it."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's words for it, and NCCL's
+        if not re.search("(closed|reset) by peer|remote process exited", str(error)):
+            raise
+        raise MistakeError("another process of this command ended; its own log says why") from error
+
+
+def mistake_in_job(error: BaseException) -> str | None:
+    """One sentence for what a job found wrong with its options, or None."""
+    match error:
+        case MistakeError() | RunError() | OvertakenError() | PlaceError():
+            return str(error)
+        case _ if _is_out_of_memory(error):
+            place = hydra_errors.place(error)
+            return f"{f'{place}: ' if place else ''}out of memory: choose smaller sizes, batches or numbers"
+        case InterpolationKeyError():
+            return _of_another_family(error)
+        case InterpolationResolutionError():  # ${oc.env:NAME} without that variable, or a reference to itself
+            return hydra_errors.one_line(error)
+        case InstantiationException():
+            return _instantiation(error)
+        case MissingMandatoryValue():
+            key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
+            return f"{key} has no value; set {key}=…"
+        case PermissionError() if error.filename:
+            unread = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
+            return f"no permission to {'read' if unread else 'write'} {error.filename}"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return (
+                f"no space is left on the disk of {error.filename or 'the outputs'}; earlier files are intact: free some space and "
+                "run the same command again"
+            )
+        case NotADirectoryError() | FileExistsError() if error.filename:
+            return f"cannot create the folder {error.filename}: a file has that name; choose another folder"
+        case OSError(errno=errno.ENAMETOOLONG):
+            return f"{error.filename} is too long a name: choose a shorter one"
+        case OSError(errno=errno.EROFS):
+            return f"{error.filename} is on a read-only disk; choose a folder on another one"
+        case OSError(errno=errno.EFBIG):
+            return (
+                f"{error.filename} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes"
+            )
+    return None
+
+
+def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | None:
+    """One sentence for options that no config can be composed from, or None."""
+    match error:
+        case MissingConfigException():
+            return _missing(error)
+        case OverrideParseException():
+            return (
+                f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
+            )
+        case MissingMandatoryValue():
+            return f"{error.full_key} has no value; set {error.full_key}=…"
+        case ConfigCompositionException() | OmegaConfBaseException():
+            return _composition(error, command, conf)
+        case YAMLError():
+            return f"cannot read a config: {' '.join(str(error).split())}"
+        case ValueError() if hydra_errors.is_two_modes(error):
+            return hydra_errors.one_line(error)
+        case ValueError() if hydra_errors.is_null_group(error):
+            return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"
+    return None
+
+
+def _instantiation(error: InstantiationException) -> str | None:
+    """Options that an object refuses: its own sentence, and the place of the option."""
+    where, lost = hydra_errors.place(error), hydra_errors.missing_target(error)
+    if lost:
+        return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; check its spelling and its installation"
+    cause = error.__cause__
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, InterpolationKeyError):
+        return _of_another_family(cause)
+    place = f"{where}: " if where else ""
+    if (
+        isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError)
+        or type(cause).__name__ == "MisconfigurationException"
+    ):
+        return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
+    if isinstance(cause, ArithmeticError | RuntimeError):
+        return f"{place}these values do not work ({' '.join(str(cause).split())})"
+    if isinstance(cause, TypeError):
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        what = (
+            f"there is no option {unexpected[1]}"
+            if unexpected
+            else f"a value is of the wrong kind ({' '.join(str(cause).split())})"
+        )
+        return place + what
+    return None if cause is not None else hydra_errors.one_line(error)
+
+
+def _of_another_family(error: InterpolationKeyError) -> str:
+    """A model refers to an option that the choice of a group does not have, as sampling=temperature of a VAE."""
+    wanted = hydra_errors.missing_reference(error)
+    if wanted is None:
+        return hydra_errors.one_line(error)
+    group, _, option = wanted.rpartition(".")
+    if not group:
+        return f"this model needs {option}, which no choice sets: check that network=… is one of its family"
+    return f"{group}: this model needs {option}, which your choice does not have; choose another"
+
+
+def _missing(error: MissingConfigException) -> str:
+    """A group has no such option."""
+    if error.missing_cfg_file == "hydra/sweeper/optuna":
+        return "hydra/sweeper=optuna is not installed: pip install 'diffusion-lab[optuna]'"
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or [])
+    if not group or not options:
+        return hydra_errors.one_line(error)
+    return f"{group}={option}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
+
+
+def _composition(error: Exception, command: str, conf: Path) -> str:
+    """An option that does not exist, or a value of the wrong kind."""
+    named = hydra_errors.refused_option(error) or hydra_errors.place(error)
+    if named is None:
+        return hydra_errors.one_line(error)
+    key, file = named.split("@")[0], hydra_errors.refused_by(error)
+    if file is not None:
+        return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
+    wrong = hydra_errors.wrong_kind(error)
+    if wrong is not None:
+        return f"{key}: {wrong}"
+    if command in ("train", "schedule") and (conf / key).is_dir():
+        models = sorted(file.stem for file in (conf / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
+        others = f", or choose model={' or '.join(models)}" if models else ""
+        return f"{key} is not a part of the model that you chose: remove {key}=…{others}"
+    if key not in SCORING_GROUPS and (conf / key).is_dir():
+        return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
+    hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
+    return f"there is no option {key!r}{hint}"
+
+
+def _known_options(command: str, conf: Path) -> list[str]:
+    """Every dotted key of the command's default config, and its groups."""
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        leaves = flat(OmegaConf.to_container(compose(command), resolve=False))
+    return list(dict.fromkeys(key for leaf in leaves for key in above_and_itself(leaf)))
+
+
+def _hint(word: str, known: list[str], otherwise: str = "") -> str:
+    if word in known:
+        return f" with your choice of {word.partition('.')[0]}"
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else otherwise

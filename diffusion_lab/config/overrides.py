@@ -1,0 +1,79 @@
+"""Values as text in Hydra's override grammar."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from diffusion_lab.store.options import flat
+
+
+def quoted(value: Any) -> str:
+    """A value in Hydra's override grammar, where nothing in it is read as anything else."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case str():
+            return QuotedString(value, Quote.double).with_quotes()
+        case list():
+            return f"[{','.join(map(quoted, value))}]"
+    return str(value)
+
+
+def unquoted(text: str) -> str:
+    """The text that a user put in quotes, without them and their escapes; anything else, as it is."""
+    if not text.startswith(("'", '"')):
+        return text
+    try:
+        value = OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:  # Hydra says so when it composes the config
+        return text
+    return value if isinstance(value, str) else text
+
+
+def with_values(group: str, values: Mapping[str, Any]) -> list[str]:
+    """Options that give a group each of these values, also where its choice has no such option."""
+    return [f"++{group}.{key}={quoted(value)}" for key, value in flat(values).items()]
+
+
+def as_options(given: Mapping[str, Any]) -> list[str]:
+    """{"sampler": DDIMSampler(EvenSpacing(20)), "seed": 3} as options of the command line. None sets nothing.
+
+    An object becomes its class and its fields, in place of a choice. ValueError where one of them is no plain value.
+    """
+    options = []
+    for name, value in given.items():
+        plain = _plain(name, value)
+        if isinstance(plain, dict):
+            options += [f"~{name}", *with_values(name, plain)]
+        elif plain is not None:
+            options.append(f"{name}={quoted(plain)}")
+    return options
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as yaml has it: a path as text, an array as a list, a dataclass as `_target_` and its fields."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Path():
+            return str(value)
+        case list() | tuple():
+            return [_plain(name, each) for each in value]
+    kind = type(value)
+    # By the outermost package that exports it, as in conf/, so that an object and a choice of the same values are one score.
+    for module in accumulate(kind.__module__.split("."), "{}.{}".format):
+        if is_dataclass(kind) and getattr(sys.modules.get(module), kind.__name__, None) is kind:
+            parts = {field.name: _plain(name, getattr(value, field.name)) for field in fields(kind) if field.init}
+            return {"_target_": f"{module}.{kind.__name__}", **parts}
+    raise ValueError(f"{name}: no option can hold a {kind.__name__}; use one of the choices of {name}, by its name")

@@ -1,0 +1,247 @@
+"""From the words of a multirun to its plan: every cell composed, and where its model and its score lie or will lie."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from diffusion_lab.config.build import (
+    CODE,
+    build_model,
+    build_training_data,
+    fill_in_facts,
+    plain_config,
+    settle_budget,
+    settle_labels,
+    training_fingerprint,
+)
+from diffusion_lab.config.hydra_errors import could_not_override, refused_option
+from diffusion_lab.config.kinds import check_kinds
+from diffusion_lab.config.leftovers import drop_leftovers
+from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores, requested_weights
+from diffusion_lab.config.ranks import check_launcher
+from diffusion_lab.config.scores import check_planned_score, run_of
+from diffusion_lab.store import model_directory
+from diffusion_lab.store.fingerprints import canonical_json, named_in
+from diffusion_lab.store.imports import Scope
+from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
+from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
+from diffusion_lab.training.devices import visible_gpus
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+
+_AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
+ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A cell's config without Hydra's own part, and the model family that it names."""
+
+    cfg: DictConfig
+    family: str
+
+
+def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
+    """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
+    axes = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
+        key = _key(override)
+        if not override.is_sweep_override():
+            axes[key] = Axis(key, {override.get_value_element_as_str(): override.input_line}, swept=False)
+            continue
+        if not override.is_discrete_sweep():
+            raise MistakeError(f"{override.input_line}: an interval has no values to try; write {key}=value,value")
+        if key in ASKED_ONCE:
+            raise MistakeError(f"{override.input_line}: {key} cannot differ between the cells of a sweep")
+        element = override.get_key_element()
+        listed = list(override.sweep_string_iterator())
+        values = {value: f"{element}={value}" for value in listed}
+        if not listed:
+            raise MistakeError(f"{override.input_line}: it names no value; write {key}=value,value")
+        if len(values) < len(listed):
+            raise MistakeError(f"{override.input_line}: remove the repeated value")
+        axes[key] = Axis(key, values, swept=len(values) > 1)
+    axes.pop(_SHARES, None)  # no option of a cell
+    return list(axes.values())
+
+
+def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
+    """The axes and, for evaluation.at, one more: each moment is a cell. MistakeError where that is swept, or the weights too."""
+    named = {axis.key: axis for axis in axes}
+    if _AT in named and named[_AT].swept:
+        raise MistakeError(
+            f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
+        )
+    wanted = requested_weights(master.evaluation.get("at"))
+    if not wanted:
+        return list(axes)
+    if _WEIGHTS in named:
+        raise MistakeError(f"{_WEIGHTS}: {_AT} already chooses the weights; remove one of the two")
+    return [*axes, Axis(_WEIGHTS, {name: f"{_WEIGHTS}={name}" for name in wanted}, swept=len(wanted) > 1)]
+
+
+def make_plan(
+    axes: Sequence[Axis], loader: ConfigLoader, master: DictConfig, check: bool
+) -> tuple[Plan, int | None, list[str]]:
+    """What is to be done, the evaluation's seed, and notes. `master`: the config of the command without what it sweeps over.
+
+    check: whether to build every model, so that a value that it refuses is an error before the first job.
+    """
+    found, count = combinations(axes, _Composer(loader, master))
+    data_of = _data_sets()
+    cells = [_cell(combination, data_of, Path(master.outputs), check) for combination in found]
+    _check_devices(found, master)
+    planned = plan(cells, count, master.retrain, master.rescore, master.score, master.sweep.jobs_per_model)
+    return planned, _evaluation_seed(found), _notes(axes, found)
+
+
+def _evaluation_seed(found: Sequence[Combination[Composed]]) -> int | None:
+    """What keys the noise that all cells are sampled and scored with, so that their differences are paired; None: they differ."""
+    seeds = {combination.config.cfg.evaluation.seed for combination in found}
+    return seeds.pop() if len(seeds) == 1 else None
+
+
+def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list[str]:
+    """A sentence on what is swept over without any sampler that shows it."""
+    if not any(axis.swept and axis.key == "variance" for axis in axes):
+        return []
+    with users_mistakes():
+        samplers = {get_class(each.config.cfg.sampler._target_) for each in found if "sampler" in each.config.cfg}
+    if any(getattr(sampler, "reads_variance", True) for sampler in samplers):
+        return []
+    return ["no sampler here uses the variance, so it changes bits/dim but not the samples; sampler=strided uses it"]
+
+
+def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
+    gpus = visible_gpus()
+    with users_mistakes():
+        for combination in found:
+            check_launcher(combination.config.cfg.trainer, master.hydra.launcher, gpus)
+
+
+class _Composer:
+    """Overrides -> config.
+
+    Hydra reads some twenty files for a config, so it composes each different choice of files once; plain values are put into
+    a copy, in the way in which Hydra does it.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._parsed: dict[str, Override] = {}
+        self._values: set[str] = set()
+        self._bases: dict[tuple[str, ...], Composed] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> Composed:
+        for line in overrides:
+            if line not in self._parsed:
+                (self._parsed[line],) = self._parser.parse_overrides([line])
+                if self._is_value(self._parsed[line]):
+                    self._values.add(line)
+        values = [line for line in overrides if line in self._values]
+        base = self._base(tuple(line for line in overrides if line not in self._values))
+        cfg = copy.deepcopy(base.cfg)
+        for line in values:
+            override = self._parsed[line]
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            except (ConfigAttributeError, ConfigKeyError) as error:
+                refused = could_not_override(override.key_or_group)
+                raise MissingOptionError(_key(override)) from refused.with_traceback(error.__traceback__)
+        self._check_references(cfg, overrides)
+        return Composed(cfg, base.family)
+
+    def _check_references(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+        """MissingOptionError for a choice without an option that the model needs: sampling=draws does not fit a flow."""
+        chosen = {_key(self._parsed[line]) for line in overrides}
+        for value in OmegaConf.to_container(cfg.model, resolve=False).values():
+            wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
+            if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
+                message = f"{wanted[1]}: no model of this sweep uses this choice"
+                raise MissingOptionError(wanted[1]) from MistakeError(message)
+
+    def _is_value(self, override: Override) -> bool:
+        """Not the choice of a file, nor a key that is added or deleted."""
+        is_group = bool(self._loader.get_group_options(override.key_or_group))
+        return override.type is OverrideType.CHANGE and override.package is None and not is_group
+
+    def _base(self, overrides: tuple[str, ...]) -> Composed:
+        if overrides not in self._bases:
+            try:
+                cfg = self._loader.load_sweep_config(self._master, list(overrides))
+            except ConfigCompositionException as error:
+                refused = refused_option(error)
+                if refused not in {_key(self._parsed[line]) for line in overrides}:
+                    raise
+                raise MissingOptionError(refused) from error
+            family = cfg.hydra.runtime.choices.model
+            if cfg.hydra.runtime.choices.get("experiment"):
+                drop_leftovers(cfg, [self._parsed[line] for line in overrides])
+            with open_dict(cfg):
+                del cfg["hydra"]
+            self._bases[overrides] = Composed(cfg, family)
+        return self._bases[overrides]
+
+
+def _key(override: Override) -> str:
+    return override.get_key_element().lstrip("+~")
+
+
+def _data_sets() -> Callable[[DictConfig], DataModule]:
+    """cfg -> its data set, each read once."""
+    known: dict[str, DataModule] = {}
+
+    def data_of(cfg: DictConfig) -> DataModule:
+        groups = [OmegaConf.to_container(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
+        options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
+        if options not in known:
+            known[options] = build_training_data(cfg)
+        return known[options]
+
+    return data_of
+
+
+def _cell(
+    combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
+) -> PlannedCell:
+    """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
+    from diffusion_lab.models.base import GenerativeModel
+
+    cfg = combination.config.cfg
+    check_kinds(cfg)
+    settle_budget(cfg)
+    settle_labels(cfg)
+    with users_mistakes():
+        add_scored_moments(cfg)
+        data = data_of(cfg)
+        fill_in_facts(cfg, data)
+        fingerprint = training_fingerprint(cfg)
+        CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
+        directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
+        (score,) = requested_scores(cfg)  # the axes pick one
+        model = build_model(cfg) if check else None
+        if isinstance(model, GenerativeModel):
+            check_planned_score(score, data, model, directory, kept_weights(cfg))
+        elif check and cfg.score:
+            raise MistakeError(
+                f"model={combination.config.family} generates no samples, so it cannot be scored; add score=false"
+            )
+    return PlannedCell(
+        combination.choices, combination.overrides, directory, run_of(directory, fingerprint, score, outputs)
+    )

@@ -1,0 +1,263 @@
+"""What a model's folder may ask for, because it may be somebody else's.
+
+In practice someone downloads a folder, or is given one, and samples from it or scores it. Hydra calls whatever a `_target_` in
+its config.yaml names and resolves ${oc.env:…}; a damaged or hostile file asks for a network, a chain or a number of samples that
+no machine has. Three things prevent that:
+
+- A file holds plain values, and references ${a.b} from `model` to other groups (`check_plain`).
+- At each place stands a class of the type that is needed there: the groups of `PLACES`, and below them each parameter of a class
+  by its annotation (`check_targets`). Outside the packages of `_COMPUTE` and `_READ` nothing is even imported.
+- Memory and time are summed over the whole config (`check_sizes`), and no model becomes much larger than the file of its weights.
+
+What the user types or writes in a conf/ is trusted and comes later; so is a class of the packages that DIFFUSION_LAB_TARGETS names.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from hydra._internal.utils import _locate  # what Hydra itself finds a target with
+from omegaconf import MISSING
+
+from diffusion_lab.config.kinds import parameter_annotations
+from diffusion_lab.store.contents import wrong_in_facts
+from diffusion_lab.store.foreign import RunError, printable
+
+VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
+REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
+# Every part of a config that a command builds by itself, and its type. All others are parts of these.
+PLACES = {
+    "sampler": "diffusion_lab.diffusion.Sampler",
+    "guidance": "diffusion_lab.diffusion.Guidance",
+    "variance": "diffusion_lab.diffusion.Variance",
+    "measured_variance": "diffusion_lab.diffusion.Variance",
+    "objective": "diffusion_lab.diffusion.Objective",
+    "evaluation": "diffusion_lab.metrics.settings.Evaluation",
+    "data": "diffusion_lab.data.base.DataModule",
+    "labels": "diffusion_lab.data.clusters.Clusters",
+    "model": "diffusion_lab.models.trainable.TrainableModel",
+    "features": "diffusion_lab.metrics.features.Features",
+    "metrics": "diffusion_lab.metrics.Metric",
+}
+_SEVERAL = ("features", "metrics")  # by name
+_ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
+# Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
+_COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
+_COMPUTE += ("torch.nn", "torch.optim")
+_READ = tuple(f"diffusion_lab.{part}" for part in ("data", "metrics", "config.classifier", "config.worse"))
+_KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
+_DEEPEST = 32  # levels of nesting
+_MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
+_MOST_EVALUATIONS = 7 * 24 * 3600 * 1000
+_USUAL_IMAGES = 2048  # drawn if the file names no number
+_ROW, _PIXEL, _PROCESS = 2**10, 2**6, 2**28  # bytes of a row of a table, of a number in an image, of a worker
+_COUNTED = ("model", "evaluation", "metrics", "features", "data", "labels")
+_FREE = re.compile(r".*seed|.*\.max_\w+|model\.optimization\..*|data\.batch_size")  # they cost nothing here
+_left: list[float] = []  # parameters that each model may have, from the outer to the one that guides it
+
+
+def check_plain(config: dict[str, Any], file: Path) -> None:
+    """RunError, naming the key, if the config in `file` holds more than plain values, targets, and references in `model`.
+
+    So resolving it reads nothing but itself and stays small, and none of its keys or values can become another option.
+    """
+    total = 0
+    for path, value in _leaves(config):
+        key = printable(".".join(map(str, path)))[:200]
+        if len(path) > _DEEPEST or not all(isinstance(name, int) or _KEY.fullmatch(str(name)) for name in path):
+            raise RunError(f"{file}: {key} is not an option that a file may set")
+        if not (isinstance(value, str | dict | list | None) or (isinstance(value, int | float) and abs(value) < 2**64)):
+            raise RunError(f"{file}: {key} is not a string, a finite number of 64 bits, true, false or null")
+        if isinstance(value, str) and "${" in value:
+            if path[0] != "model" or path[-1] == "_target_" or not REFERENCE.fullmatch(value):
+                named = f"{key}={printable(value)}"
+                raise RunError(f"{file}: {named} is refused: only `model` may refer, to other groups, as ${{a.b}}")
+            node: Any = config
+            for name in value[2:-1].split("."):
+                node = node.get(name) if isinstance(node, dict) else None
+            total += sum(1 for _ in _leaves(node))
+            if total > _MOST_VALUES:
+                raise RunError(f"{file} is not a config: its references expand to more than {_MOST_VALUES:,} values")
+
+
+def leave_out(config: dict[str, Any]) -> None:
+    """Unset what a file does not decide: what is fetched, which file holds published weights, and which other model is used."""
+    guidance, features = config.get("guidance") or {}, (config.get("features") or {}).values()
+    unset = [(config.get("data"), "download", False), (config.get("measured_variance"), "head", None)]
+    unset += [(part, option, value) for part in features for option, value in (("download", False), ("path", None))]
+    for node, option, value in [*unset, (guidance, "model", MISSING), (guidance.get("worse"), "model", MISSING)]:
+        if isinstance(node, dict) and node.get(option) is not None:
+            node[option] = value
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every target in plain containers."""
+    return (value for path, value in _leaves(node) if path and path[-1] == "_target_" and isinstance(value, str))
+
+
+def check_targets(config: Mapping[str, Any], file: Path) -> None:
+    """RunError, naming the key, unless each object in a file's resolved config is of the type that its place requires."""
+    for group in sorted(config, key=lambda group: group not in PLACES):  # others are built as parts of these only
+        node = config[group]
+        kinds = {_locate(PLACES[group]): group == "measured_variance"} if group in PLACES else {object: None}
+        parts = {f"{group}.{name}": part for name, part in (node or {}).items()} if group in _SEVERAL else {group: node}
+        for key, part in parts.items():
+            if group in PLACES and part is not None and not (isinstance(part, dict) and "_target_" in part):
+                raise RunError(f"{file}: {key} is not {_a(kinds)}: it names no class with _target_")
+            if group not in _ONLY_TRAINED:
+                _check(part, key, kinds, file)
+
+
+def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -> None:
+    """kinds: allowed type -> whether it must have `_partial_` (None: either)."""
+    for index, child in enumerate(node if isinstance(node, list) else ()):
+        _check(child, f"{key}.{index}", kinds, file)
+    if not isinstance(node, dict):
+        return
+    annotations, unsaid = {}, {}
+    if "_target_" in node:
+        target, later = node["_target_"], bool(node.get("_partial_"))
+        own = tuple(filter(None, re.split(r"[\s,]+", os.environ.get(VARIABLE, ""))))
+        found = _found(target, (*_COMPUTE, *_READ, *own))
+        if callable(found) and _within(getattr(found, "__module__", None), own):
+            unsaid = {object: None}  # where a class of the user has no annotations
+        elif not any(_belongs(found, kind) and when in (None, later) for kind, when in kinds.items()):
+            package = str(target).partition(".")[0]
+            known = package in ("diffusion_lab", "torch", *sys.stdlib_module_names) or not package.isidentifier()
+            fix = "" if known else f"; if it is a class of your own, {VARIABLE}={package} in the environment allows it"
+            named = f"{key}._target_={printable(str(target))}{' with _partial_' if later else ''}"
+            raise RunError(f"{file}: {named} is not built, because {_a(kinds)} belongs here{fix}")
+        annotations = parameter_annotations(target)
+    for name, child in node.items():
+        if annotations.get(name) == Path | None and child not in (None, MISSING):  # such as another model that guides
+            raise RunError(f"{file}: {key}.{name}={printable(str(child))} is a path, which a file may not choose")
+        _check(child, f"{key}.{name}", dict(_mentioned(annotations[name])) if name in annotations else unsaid, file)
+
+
+def _found(target: Any, packages: tuple[str, ...]) -> Any:
+    """What a target names; None unless it lies in one of these packages, or if its import fails."""
+    try:
+        return _locate(target) if _within(target, packages) else None
+    except Exception:  # whatever the import of a module raises
+        return None
+
+
+def _belongs(found: Any, kind: type) -> bool:
+    packages = (*_COMPUTE, *_READ) if _within(kind.__module__, ("diffusion_lab",)) else _COMPUTE
+    return isinstance(found, type) and issubclass(found, kind) and _within(found.__module__, packages)
+
+
+def _mentioned(annotation: Any, later: bool = False) -> Iterator[tuple[type, bool]]:
+    """The classes in an annotation such as Callable[..., nn.Module] | None, but Python's own; whether a Callable returns them."""
+    origin = get_origin(annotation)
+    if origin is not None:
+        for part in get_args(annotation)[-1:] if origin is Callable else get_args(annotation):
+            yield from _mentioned(part, later or origin is Callable)
+    elif isinstance(annotation, type) and annotation.__module__ not in ("builtins", "pathlib"):
+        yield annotation, later
+
+
+def _within(name: Any, packages: tuple[str, ...]) -> bool:
+    return isinstance(name, str) and any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def _a(kinds: Mapping[type, bool | None]) -> str:
+    names = (
+        " or ".join(f"{kind.__name__}{' with _partial_' if later else ''}" for kind, later in kinds.items()) or "value"
+    )
+    return "a part of a model" if object in kinds else f"{'an' if names[0] in 'AEIOU' else 'a'} {names}"
+
+
+def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any] | None = None) -> None:
+    """RunError, naming the option, for facts that no data set has, and for numbers that need too much memory or time.
+
+    of_file: the resolved config of the file, where the user changed options of it, which are not bounded.
+    """
+    facts = config.get("facts") or {}
+    if wrong := wrong_in_facts(facts):
+        raise RunError(f"{file}: {wrong}")
+    numbers = dict(_numbers(config).items() & _numbers(config if of_file is None else of_file).items())
+
+    def most(names: str) -> float:
+        return max((number for key, number in numbers.items() if re.fullmatch(names, key)), default=0)
+
+    image, row = math.prod(facts.get("shape") or [1]), max(_ROW, 16 * most(r"data\.dim"))
+    shown = most(r"data\.image_size.*") ** 2 * (most(r"data\.channels") or 1)
+
+    def bytes_of(key: str, number: float) -> float:
+        if key.startswith(("data.image_size", "data.channels")):
+            return _PIXEL * shown
+        if key.endswith("batch_size"):
+            return number * _PIXEL * image
+        return number * (_PROCESS if key == "data.num_workers" else row)
+
+    def refuse(cost: Mapping[str, float], what: str) -> None:
+        key = max(cost, key=lambda name: (cost[name], numbers[name]))
+        how = f"; add +{key}=… with a smaller number" if key.startswith("data.") else ""
+        raise RunError(f"{file}: {key}={numbers[key]:.15g} is too large, because it needs {what}{how}")
+
+    memory = {key: bytes_of(key, number) for key, number in numbers.items()}
+    if sum(memory.values()) > _memory_here():
+        refuse(memory, f"more memory than this machine has, {_memory_here() / 2**30:.0f} GiB")
+    chain = {key: number for key, number in numbers.items() if re.fullmatch(r"model\..*num_(steps|timesteps)", key)}
+    chain = {key: number for key, number in chain.items() if key.endswith("num_steps")} or chain
+    drawn = {key: number for key, number in numbers.items() if key.startswith(("evaluation.", "metrics."))}
+    drawn |= {
+        key: drawn[key] * drawn.get(f"{key[:-5]}images", 1) for key in drawn if key.endswith("num_draws")
+    }  # of each image
+    if max(chain.values(), default=1) * (_USUAL_IMAGES + sum(drawn.values())) > _MOST_EVALUATIONS:
+        refuse(drawn | chain, "more than a week at 1,000 network evaluations a second")
+
+
+def _numbers(config: Mapping[str, Any]) -> dict[str, float]:
+    """Key -> number, of all that determine the cost of using a trained model."""
+    found = {".".join(map(str, path)): value for path, value in _leaves({part: config.get(part) for part in _COUNTED})}
+    return {key: abs(value) for key, value in found.items() if type(value) in (int, float) and not _FREE.fullmatch(key)}
+
+
+def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(names and indices, value) of plain containers; one that is empty is a value."""
+    if isinstance(node, dict | list) and node:
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(child, (*path, name))
+    else:
+        yield path, node
+
+
+def _memory_here() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def no_larger_than(weights: Path) -> Iterator[None]:
+    """Inside the block a model is built: ValueError as soon as it has many more parameters than the file of its weights holds.
+
+    A parameter is registered before it is filled, so memory that is reserved here is not used yet.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from torch.nn.parameter import is_lazy
+
+    _left.append(weights.stat().st_size + 2**20)  # a layer may register a parameter again in another form
+    depth = len(_left)
+
+    def spend(module: object, name: str, parameter: Any) -> None:
+        if parameter is not None and not is_lazy(parameter) and len(_left) == depth:
+            if parameter.numel() == 0:
+                raise ValueError("the model has a layer without any channels")
+            _left[-1] -= max(parameter.numel(), 64)  # one of a single number takes memory too
+            if _left[-1] < 0:
+                raise ValueError(f"the model has many more parameters than {weights}")
+
+    handle = register_module_parameter_registration_hook(spend)
+    try:
+        yield
+    finally:
+        handle.remove()
+        _left.pop()

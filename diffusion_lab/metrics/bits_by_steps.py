@@ -1,0 +1,115 @@
+"""Bits per dimension of a diffusion model for every number of steps and every spacing, from one pass over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, derive_seed
+from diffusion_lab.metrics.likelihood import label_bits
+from diffusion_lab.metrics.metric import Metric, Naming, Need
+from diffusion_lab.metrics.settings import check_at_least
+from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.store.measures import LOW, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.metrics.scores import Scores
+    from diffusion_lab.metrics.subject import Subject
+
+SPACINGS = ("even", "quadratic", "log_snr", "optimal")
+
+_COLUMNS = 8  # a table has no room for more; plots and files show all
+
+
+@dataclass(frozen=True)
+class BitsBySteps(Metric):
+    """The bound of the unguided ancestral chain on the first num_images test or validation images, in bits per dimension, with each
+    of num_steps and each of the spacings, all with the same noise.
+
+    A number of steps that the chain does not have is left out. batch_size: images at a time.
+    """
+
+    needs = (Need.MODEL,)
+    needs_samples = False
+    needs_step_costs = True
+
+    spacings: Sequence[str] = SPACINGS
+    num_steps: Sequence[int] = (5, 10, 20, 50, 100, 200, 500, 1000)
+    num_images: int = 64
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            check_at_least(1, name, getattr(self, name))
+        for count in self.num_steps:
+            check_at_least(1, "num_steps", count)
+        if not self.num_steps:
+            raise ValueError("metrics.bits_by_steps.num_steps is empty: name a number of steps, such as [10, 50]")
+        if not self.spacings:
+            raise ValueError(f"metrics.bits_by_steps.spacings is empty: choose from {', '.join(SPACINGS)}")
+        for name in self.spacings:
+            if name not in SPACINGS:
+                raise ValueError(
+                    f"metrics.bits_by_steps.spacings: {name} is unknown; choose from {', '.join(SPACINGS)}"
+                )
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        last = len(self.num_steps) - 1
+        # The first and the last are among them.
+        shown = {self.num_steps[place * last // (_COLUMNS - 1)] for place in range(_COLUMNS)}
+        for spacing in self.spacings:
+            for count in self.num_steps:
+                meaning = f"bound of {count} ancestral steps, spacing {spacing}, on held-out images"
+                name, label = self._name(spacing, count), f"bits/dim, {spacing} {count}"
+                how = ("data", "bits_by_steps")
+                column = spacing == self.spacings[0] and count in shown
+                yield Measure(name, label, better=LOW, meaning=meaning, agrees=how, logs=True, column=column)
+
+    @staticmethod
+    def _name(spacing: str, count: int) -> str:
+        return f"bits_{spacing}_{count}"
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        if subject.model.log_snrs(2) is None:
+            raise UnmeasurableError("this family has no noisy chain")
+        longest = subject.model.process.num_timesteps
+        counts = [count for count in self.num_steps if count <= longest]
+        if not counts:
+            raise UnmeasurableError(f"the chain has {longest} steps")
+        split, per_image = subject.settings.unseen_split, self._per_image(subject, counts)
+        curve: dict[str, Any] = {"num_steps": counts}
+        for spacing, columns in per_image.items():
+            curve[spacing] = columns.mean(dim=0).tolist()
+            for count, bits in zip(counts, columns.unbind(dim=1), strict=True):
+                scores.record(self._name(spacing, count), float(bits.mean()))
+                scores.spread(self._name(spacing, count), f"{split} images", bits)
+        for spacing in self.spacings:
+            for count in set(self.num_steps) - set(counts):
+                scores.record(self._name(spacing, count), None, f"the chain has {longest} steps")
+        scores.curves["bits_by_steps"] = curve
+        scores.protocol["bits_by_steps"] = {
+            "split": split,
+            "num_images": min(self.num_images, subject.data.size(split)),
+            "seed": subject.settings.seed,
+        }
+
+    def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
+        """Of each spacing (n, len(counts)) float64."""
+        kinds = dict(zip(SPACINGS, (EvenSpacing, QuadraticSpacing, LogSNRSpacing, OptimalSpacing), strict=True))
+        model, data = subject.model, subject.data
+        seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
+        chains = [kinds[name](count) for name in self.spacings for count in counts]
+        split = subject.settings.unseen_split
+        size, batches, done = min(self.num_images, data.size(split)), [], 0
+        for x_0, y in data.batches(split, self.batch_size, limit=size):
+            indices = torch.arange(done, done + len(x_0), device=model.device)
+            known = None if y is None or model.num_classes is None else y.to(model.device)
+            bits = model.chain_bits(x_0.to(model.device), known, seed, indices, chains).cpu()
+            batches.append(bits if known is None else bits + label_bits(data, known)[:, None])
+            done += len(x_0)
+            subject.progress("bits by number of steps", done, size)
+        return dict(zip(self.spacings, torch.cat(batches).split(len(counts), dim=1), strict=True))

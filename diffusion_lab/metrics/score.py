@@ -1,0 +1,120 @@
+"""Samples, some sets of features of real images, a list of metrics -> all numbers, each with its protocol and its meaning.
+
+A number that does not exist (no likelihood, too few images, samples that are not finite) is left out of `values`, and
+`protocol["absent"]` says why. Nothing is compared silently with what was measured otherwise: the floor states its own n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from diffusion_lab.data.pictures import may_fail
+from diffusion_lab.metrics.metric import Metric, Naming
+from diffusion_lab.metrics.needs import Need
+from diffusion_lab.metrics.reference import Progress, Reference
+from diffusion_lab.metrics.samples import KEPT_IMAGES
+from diffusion_lab.metrics.scores import Scores
+from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.source import Source
+from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.subject import Subject, View
+from diffusion_lab.store.measures import Measure
+from diffusion_lab.versions import versions
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.metrics.features import Features
+
+
+def score(
+    source: Source,
+    references: Sequence[Reference],
+    metrics: Sequence[Metric],
+    settings: Evaluation,
+    progress: Progress | None = None,
+) -> Scores | None:
+    """What `metrics` measure of the samples of `source`.
+
+    references: real images of one data set as one set of features sees them, or several; the numbers of the first have the plain
+    names. Where several ranks call it, rank 0 returns the scores, the others None.
+    Raises ValueError if the samples, the data, the features and the metrics do not belong together.
+    """
+    data = references[0].data
+    source.check(data)
+    features = [reference.features for reference in references]
+    measures = check_measures(features, metrics, data)
+    progress = progress or (lambda stage, done, total: None)
+    scores = Scores()
+    if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
+        settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
+    with source.ready(settings):
+        found = source.samples(references, settings, progress)
+        if found is None:
+            return None
+        ways = zip(_namings(features), found, references, strict=True)
+        views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
+        subject = Subject(source, data, views, settings, progress)
+        for metric in metrics:
+            scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
+        scores.samples = subject.drawn.images
+        with may_fail("the picture of its latents"):
+            scores.interpolation, scores.reconstructions = source.pictures(data, settings)
+    remarks = [*source.remarks(data, settings), *references[0].remarks]
+    if remarks:
+        scores.protocol["remarks"] = remarks
+        for measure in measures:
+            if measure.headline and measure.name in scores.details and "reference" in measure.agrees:
+                scores.details[measure.name] = "; ".join([scores.details[measure.name], *remarks])
+    scores.describe(measures)
+    scores.protocol |= _protocol(subject)
+    return scores
+
+
+def check_measures(features: Sequence[Features], metrics: Sequence[Metric], data: DataModule) -> list[Measure]:
+    """All that these metrics may measure. ValueError if the features do not work for the data, or two numbers have one name."""
+    for part in features:
+        part.check(data.shape)
+    measures = [measure for metric in metrics for measure in metric.measures(_namings(features))]
+    names = [measure.name for measure in measures]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two metrics or two features have a value named {twice[0]}: remove one of them")
+    return measures
+
+
+def _namings(features: Sequence[Features]) -> list[Naming]:
+    return [Naming(part.name, part.metric_name, part is features[0], part.kind) for part in features]
+
+
+def _score(metric: Metric, subject: Subject, scores: Scores) -> None:
+    lacks = {**subject.source.lacks, **subject.views[0].reference.lacks}
+    missing = [lacks[need] for need in metric.needs if need in lacks]
+    if missing:
+        raise UnmeasurableError(missing[0])
+    metric.score(subject, scores)
+
+
+def _protocol(subject: Subject) -> dict:
+    """What holds for every number."""
+    data, view, settings = subject.data, subject.views[0], subject.settings
+    of_source = subject.source.protocol(settings)
+    common = {
+        "num_images": len(subject.drawn.features),
+        "seed": settings.seed,
+        "precision": settings.precision,
+        "num_levels": data.num_levels,
+    }
+    return {
+        **of_source,
+        "samples": common | of_source["samples"],
+        "reference": view.reference.protocol(view.split),
+        **({} if data.clusters is None else {"classes": data.clusters.name}),
+        "data": {"name": data.name, "identity": data.identity, "shape": list(data.shape)},
+        **{
+            view.naming("features"): {"name": view.features.name, "identity": view.features.identity}
+            for view in subject.views
+        },
+        "versions": versions(),
+    }

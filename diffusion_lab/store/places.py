@@ -1,0 +1,136 @@
+"""Where things lie in outputs/, and what lies there. Nothing here makes a folder."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.models import ModelDirectory
+from diffusion_lab.store.runs import RunDirectory
+from diffusion_lab.store.sweeps import SweepDirectory
+
+FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
+_MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
+
+
+def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
+    """The directory of the model with this fingerprint, which need not exist. RunError if it holds another model."""
+    directory = ModelDirectory(outputs / _MODELS / f"{data}-{model}-{fingerprint[:FINGERPRINT_LENGTH]}")
+    found = None
+    with suppress(RunError):  # no finished training, or a damaged file, which its reader names
+        found = directory.read_training().get("fingerprint")
+    if found not in (None, fingerprint):
+        raise RunError(f"{directory.path} holds the model of another training: rename or remove it")
+    return directory
+
+
+def named_model(outputs: Path, name: str) -> ModelDirectory:
+    """The model whose folder is called so."""
+    return ModelDirectory(outputs / _MODELS / name)
+
+
+def run_directory(outputs: Path, run_id: str) -> RunDirectory:
+    return RunDirectory(outputs / _RUNS / run_id)
+
+
+def sweep_directory(outputs: Path, name: str) -> SweepDirectory:
+    return SweepDirectory(outputs / _SWEEPS / name)
+
+
+def models_in(outputs: Path) -> list[ModelDirectory]:
+    """Every folder that models lie in, finished or not, by name."""
+    return [ModelDirectory(path) for path in _folders(outputs / _MODELS)]
+
+
+def folders_of(outputs: Path) -> list[Path]:
+    """The folders that everything lies in."""
+    return [outputs / _MODELS, outputs / _RUNS, outputs / _SWEEPS, outputs / _CACHE]
+
+
+def runs_folder(outputs: Path) -> Path:
+    """The folder of all scored cells."""
+    return outputs / _RUNS
+
+
+def runs_in(outputs: Path) -> list[RunDirectory]:
+    """Every folder that a cell is or will be scored in, by name."""
+    return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
+
+
+def names_of_runs(outputs: Path) -> list[str]:
+    """The names of all folders of cells."""
+    return os.listdir(outputs / _RUNS) if (outputs / _RUNS).is_dir() else []
+
+
+def scored_runs(folder: Path) -> list[RunDirectory]:
+    """The cells in a folder of them that have their score, by name."""
+    return [run for run in map(RunDirectory, _folders(folder)) if run.metrics.is_file()]
+
+
+def sweeps_in(outputs: Path) -> list[SweepDirectory]:
+    """Every sweep, by name."""
+    return [sweep for sweep in map(SweepDirectory, _folders(outputs / _SWEEPS)) if sweep.sweep.is_file()]
+
+
+def named_sweep(outputs: Path, named: str | None) -> SweepDirectory:
+    """The sweep in the folder `named`, or of that name under outputs/sweeps; None: the newest. RunError if there is none."""
+    if named is None:
+        return newest_sweep(outputs)
+    for sweep in (SweepDirectory(Path(named)), sweep_directory(outputs, named)):
+        if sweep.sweep.is_file():
+            return sweep
+    known = [sweep.path.name for sweep in sweeps_in(outputs)]
+    there = f"there are {', '.join(known)}" if known else f"there is none in {sweep.path.parent}"
+    raise RunError(f"sweep={named}: there is no such sweep; {there}")
+
+
+def newest_sweep(outputs: Path) -> SweepDirectory:
+    """The sweep that was started last. RunError if there is none."""
+    sweeps = sweeps_in(outputs)
+    if not sweeps:
+        raise RunError(f"there is no sweep in {outputs / _SWEEPS}; run `diffusion-lab train -m …` first")
+    return max(sweeps, key=lambda sweep: sweep.sweep.stat().st_mtime_ns)
+
+
+def cache_directory(outputs: Path) -> Path:
+    return outputs / _CACHE
+
+
+def features_file(outputs: Path, data: str, digest: str) -> Path:
+    """The file of features that were trained on these data and have this SHA-256."""
+    return outputs / "features" / f"{data}-{digest[:FINGERPRINT_LENGTH]}.safetensors"
+
+
+def is_in_outputs(folder: Path) -> bool:
+    """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
+
+    def holds_results(above: Path) -> bool:
+        return ModelDirectory(above).config.is_file() and any(
+            file.is_file()
+            for file in (above / "choices.json", ModelDirectory(above).training, RunDirectory(above).metrics)
+        )
+
+    for above in (folder, *folder.parents):
+        if holds_results(above) or SweepDirectory(above).sweep.is_file():
+            return True
+        places = folders_of(above)
+        inside = folder == above or any(folder.is_relative_to(place) for place in places)
+        if inside and any(holds_results(path) for place in places for path in place.glob("*")):
+            return True
+    return False
+
+
+def newest_model(outputs: Path) -> ModelDirectory:
+    """The model whose training finished last, and not a head that serves another one. RunError if there is none."""
+    models = [model for model in models_in(outputs) if model.serves is None]
+    finished = [model for model in models if model.finished]
+    if not finished:
+        others = f" ({len(models)} unfinished)" if models else ""
+        raise RunError(f"there is no trained model in {outputs / _MODELS}{others}; run `diffusion-lab train` first")
+    return max(finished, key=lambda model: model.training.stat().st_mtime_ns)
+
+
+def _folders(above: Path) -> list[Path]:
+    return sorted(path for path in above.glob("*") if path.is_dir())

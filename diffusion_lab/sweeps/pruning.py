@@ -1,0 +1,309 @@
+"""What in outputs/ nothing refers to: models, scores, cached files, copies of code and snapshots. Imports no torch.
+
+A sweep, a config and a score refer to a folder by its name, anywhere in their text. A name ends in 12 digits of a fingerprint, that
+of a score, <model>-<digits>, in two times 12, and they are there for no other reason: so these digits are what is looked for.
+What cannot be read is kept, with all that it may refer to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
+from diffusion_lab.store.cache import read_key
+from diffusion_lab.store.contents import snapshot_name
+from diffusion_lab.store.foreign import RunError, inside, read_bytes, read_json
+from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.places import folders_of, models_in, named_model, run_directory, runs_in, sweeps_in
+from diffusion_lab.store.sweeps import SweepDirectory
+from diffusion_lab.store.written import is_ours, names
+from diffusion_lab.sweeps.frozen import unused_copies
+
+Place = ModelDirectory | RunDirectory
+# Whether the code of today, given the config in a folder, makes a training with this fingerprint (its first digits). RunError, in
+# one sentence, where it is not known.
+IsCurrent = Callable[[Place, str], bool]
+_DIGITS = f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}"
+_KEY = re.compile(rf".-({_DIGITS}(?:-{_DIGITS})?)\Z")
+_KEYS = re.compile(rf"(?=-({_DIGITS})(-{_DIGITS})?)")  # also those that overlap
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)
+_HAS_USUAL_MOMENT = "Autoguidance"  # in the name of a class that has a moment of its own where the config says null
+_LARGEST = 2**26  # bytes
+
+
+@dataclass(frozen=True)
+class Unused:
+    """path: a folder or a file, for who reads the list. why: half a sentence. files: what is removed, for its size.
+
+    home: the folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a
+    thing. is_needed: whether something refers to it, checked again while `home` is held. jobs: of a copy of code, the folder of the
+    queued jobs that may run from it.
+    """
+
+    path: Path
+    why: str
+    files: Sequence[Path]
+    home: Path | None = None
+    is_needed: Callable[[], bool] = lambda: False
+    jobs: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.lstat().st_size for file in self.files if os.path.lexists(file))
+
+
+class Outputs:
+    """What lies in outputs/. models, runs: those that stay. notes: a sentence on each that is kept because its code is not known.
+
+    RunError if a sweep cannot be read, because then it is not known what it uses.
+    """
+
+    def __init__(self, outputs: Path, is_current: IsCurrent) -> None:
+        self._outputs = outputs
+        links = [folder for folder in folders_of(outputs) if folder.is_symlink()]
+        self.notes = [f"{folder} is a link, which prune does not follow" for folder in links]
+        self._everything: list[Place] = [*models_in(outputs), *runs_in(outputs)]
+        self._runs_of: dict[str, list[RunDirectory]] = defaultdict(list)  # by the name of their model
+        by_key: dict[str, list[Place]] = defaultdict(list)
+        for place in self._everything:
+            by_key[_key(place)].append(place)
+            if isinstance(place, RunDirectory):
+                self._runs_of[_model_of(place)].append(place)
+        self._there = {place.path.name for place in self._everything if isinstance(place, ModelDirectory)}
+        named = _keys_of_sweeps(outputs)
+        named |= {key for place in self._everything if is_held(place.path) for key in _keys_in(place.path.name)}
+        waiting = [
+            place
+            for place in self._everything
+            if _is_none_of_ours(place) or _key(place) in named or self._stays(place, is_current)
+        ]
+        self._kept: dict[Path, Place] = {}
+        while waiting:  # what is kept may refer to more
+            place = waiting.pop()
+            if place.path not in self._kept:
+                self._kept[place.path] = place
+                waiting += self._runs_of[place.path.name]
+                waiting += [other for key in _keys_in(_config(place)) for other in by_key[key]]
+        kept = [place for place in self._everything if place.path in self._kept]
+        self.models = [place for place in kept if isinstance(place, ModelDirectory)]
+        self.runs = [place for place in kept if isinstance(place, RunDirectory)]
+
+    def _stays(self, place: Place, is_current: IsCurrent) -> bool:
+        """Whether a folder is kept that nothing refers to: it was made by today's code, or its code is not known."""
+        if isinstance(place, RunDirectory) and _model_of(place) in self._there:
+            return False  # it goes with its model
+        try:
+            if isinstance(place, RunDirectory) and _is_of_given(place):
+                return True
+            recorded = _recorded(place)
+            renamed = isinstance(place, ModelDirectory) and recorded != _last(place)
+            return recorded is not None and (renamed or is_current(place, recorded))
+        except RunError as error:
+            self.notes.append(f"{place.path} is kept, because the code that trained it is not known: {error}")
+            return True
+
+    def unused_models(self) -> Iterator[Unused]:
+        for place in self._everything:
+            if isinstance(place, ModelDirectory) and place.path not in self._kept:
+                begun = "an unfinished training with other code" if place.begun else "no training has begun here"
+                yield self._folder(place, "trained with other code" if place.finished else begun)
+
+    def unused_runs(self) -> Iterator[Unused]:
+        for place in self._everything:
+            if isinstance(place, RunDirectory) and place.path not in self._kept:
+                there = _model_of(place) in self._there
+                yield self._folder(place, "its model is listed too" if there else "its model is gone")
+
+    def unused_cache(self) -> Iterator[Unused]:
+        """Files there under our keys. What decides them is named by hashes, which a config or a score that needs them contains."""
+        cache = CacheDirectory(cache_directory(self._outputs))
+        scores = list(map(_score, self.runs))
+        # A model that has no score yet may need any of its data.
+        configs = [_config(model) for model in self.models if not any(map(_score, self._runs_of[model.path.name]))]
+        for file in cache.references:
+            key = read_key(file) or {}
+            data, features, kind = (str(key.get(name)) for name in ("data", "features", "kind"))
+            # Where a chain started from moments (start=data_moments), the score names their data, but no features.
+            start = f"training images, {data[:12]}" if kind == "moments" or kind.endswith("-means") else features
+            scored = any(data in score and (features in score or start in score) for score in scores)
+            if not scored and not any(data in config for config in configs):
+                yield Unused(file, "no score has these data and features", [file])
+        stay = {_last(model) for model in self.models}
+        measured = {text for score in scores for text in _FINGERPRINT.findall(score)}
+        for folder, files in cache.streams.items():
+            fingerprint = str((read_key(files[0]) or {}).get("model")).partition(" ")[0]
+            if fingerprint[:FINGERPRINT_LENGTH] not in stay and fingerprint not in measured and not is_held(folder):
+                yield Unused(folder, "of a model that is listed or gone", files, folder)
+
+    def unused_snapshots(self) -> Iterator[Unused]:
+        """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
+        naming: dict[str, list[str]] = defaultdict(list)
+        for text in map(_config, self._kept.values()):
+            for key in _keys_in(text):
+                naming[key].append(text)
+        for model in self.models:
+            if (
+                _is_none_of_ours(model)
+                or not model.finished
+                or model.retraining.path.exists()
+                or self._is_at_work(model)
+            ):
+                continue
+            runs = self._runs_of[model.path.name]
+            used = _used_weights(model, [*map(_config, runs), *naming[_key(model)]], [*map(_score, runs)])
+            for file in sorted(model.snapshots) if used is not None else ():
+                if file.stem not in used and is_ours(file):
+                    needed = partial(self._is_at_work, model)
+                    yield Unused(file, "no score, guidance or training used it", [file], model.path, needed)
+
+    def unused_code(self, jobs: Path) -> Iterator[Unused]:
+        """Copies of sweeps whose cells all have their score. jobs: where queued jobs, which may outlive their command, are."""
+        unscored = _unscored(self._outputs)
+        for sweep in sweeps_in(self._outputs):
+            linked = any(path.is_symlink() for path in (sweep.code, sweep.path, sweep.path.parent))
+            if linked or sweep.path.name in unscored:
+                continue
+            for copy in unused_copies(sweep.code, jobs):
+                files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
+                yield Unused(copy, "every cell of its sweep has its score", files, jobs=jobs)
+
+    def _is_at_work(self, model: ModelDirectory) -> bool:
+        """Whether a process works on a score of the model, or a cell of it in a sweep has no score yet."""
+        runs = [run for run in runs_in(self._outputs) if _model_of(run) == model.path.name]
+        return model.path.name in _unscored(self._outputs) or any(is_held(run.path) for run in runs)
+
+    def _folder(self, place: Place, why: str) -> Unused:
+        return Unused(place.path, why, place.files, place.path, partial(self._is_needed, place))
+
+    def _is_needed(self, place: Place) -> bool:
+        """Whether a sweep or a process needs the folder now; called by the process that holds it."""
+        model = place.path.name if isinstance(place, ModelDirectory) else _model_of(place)
+        related = [run for run in runs_in(self._outputs) if _model_of(run) == model]
+        others = [named_model(self._outputs, model), *related]
+        held = any(is_held(other.path) for other in others if other.path != place.path)
+        return held or _key(place) in _keys_of_sweeps(self._outputs)
+
+
+def _keys_in(text: str) -> set[str]:
+    """The digits by which a text refers to folders."""
+    return {key for one, more in _KEYS.findall(text) for key in (one, one + more)}
+
+
+def _key(place: Place) -> str:
+    """The digits at the end of a folder's name, by which texts refer to it; empty where there are none."""
+    found = _KEY.search(place.path.name)
+    return found[1] if found else ""
+
+
+def _last(model: ModelDirectory) -> str:
+    """The first digits of its fingerprint, as its name says them."""
+    return _key(model)[-FINGERPRINT_LENGTH:]
+
+
+def _model_of(run: RunDirectory) -> str:
+    """The name of its model; of a folder that is no score of ours its own."""
+    return re.sub(rf"-{_DIGITS}\Z", "", run.path.name)
+
+
+def _is_none_of_ours(place: Place) -> bool:
+    """Whether a folder is called otherwise, is a link or lies behind one, or has nothing in it that we wrote."""
+    linked = place.path.is_symlink() or place.path.parent.is_symlink()
+    return not _key(place) or linked or (any(place.path.iterdir()) and not names(place.path))
+
+
+def _is_of_given(run: RunDirectory) -> bool:
+    """Whether it is the score of given images: it has no model, and our code cannot make them again."""
+    samples = _protocol(run).get("samples")
+    return isinstance(samples, dict) and "given" in samples
+
+
+def _protocol(run: RunDirectory) -> dict[str, Any]:
+    """Of its score; empty where there is none."""
+    protocol = run.read_metrics().get("protocol") if run.metrics.is_file() else None
+    return protocol if isinstance(protocol, dict) else {}
+
+
+def _recorded(place: Place) -> str | None:
+    """The first digits of the fingerprint of a model, or of a score's model; None: nothing has come of it."""
+    if isinstance(place, ModelDirectory):
+        if place.finished:
+            return place.read_training().get("fingerprint", _last(place))[:FINGERPRINT_LENGTH]
+        return _last(place) if place.begun else None
+    if not place.metrics.is_file():
+        return None
+    recorded = _protocol(place).get("fingerprint")
+    if not isinstance(recorded, str):
+        raise RunError(f"{place.metrics} does not name its training")
+    return recorded[:FINGERPRINT_LENGTH]
+
+
+def _used_weights(model: ModelDirectory, configs: Sequence[str], scores: Sequence[str]) -> set[str] | None:
+    """Names of the weights that scores, guidances and trainings name in these texts; None: any of them may be."""
+    moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
+    if any(moment == "null" and _HAS_USUAL_MOMENT in text for moment, text in moments):
+        return None
+    texts = [*configs, *scores]  # a weights: at_0.2 of a config, a "weights": "at_0.2" of a score
+    named = {name for name in model.weight_names if any(re.search(rf': "?{re.escape(name)}\b', text) for text in texts)}
+    for moment, _ in moments:
+        for read in (float, str):  # 0.2, 2m; null is no moment
+            with suppress(ValueError):
+                named.add(snapshot_name(read(moment)))
+                break
+    return named
+
+
+def _unscored(outputs: Path) -> set[str]:
+    """Names of sweeps, and of models, with a cell in a sweep that has no score."""
+    cells = [cell for sweep in sweeps_in(outputs) for cell in _cells(sweep, sweep.sweep.stat().st_mtime_ns)]
+    return {name for *names, run in cells if not run_directory(outputs, run).metrics.is_file() for name in names}
+
+
+@cache
+def _cells(sweep: SweepDirectory, changed: int) -> list[tuple[str, str, str]]:
+    """(name of the sweep, of the model, of the run) of each cell of a sweep that was changed at that time."""
+    return [(sweep.path.name, cell["model"], cell["run"]) for cell in sweep.read_sweep()["cells"]]
+
+
+def _keys_of_sweeps(outputs: Path) -> set[str]:
+    """The folders that sweeps refer to."""
+    files = [sweep.sweep for sweep in sweeps_in(outputs)]
+    return {key for file in files for key in _keys_of_sweep(file, file.stat().st_mtime_ns)}
+
+
+@cache
+def _keys_of_sweep(file: Path, changed: int) -> set[str]:
+    """Of a file that was changed at that time. As JSON it may write a letter as a number. RunError for a damaged one."""
+    return _keys_in(json.dumps(read_json(file), ensure_ascii=False))
+
+
+def _config(place: Place) -> str:
+    return _text_of(place, place.config)
+
+
+def _score(run: RunDirectory) -> str:
+    return _text_of(run, run.metrics)
+
+
+def _text_of(place: Place, file: Path) -> str:
+    """Of a file in a folder; empty where there is none, or one that is none of ours."""
+    try:
+        return _text(inside(place.path, file), file.stat().st_mtime_ns)
+    except (RunError, OSError):
+        return ""
+
+
+@cache
+def _text(file: Path, changed: int) -> str:
+    """Of a file that was changed at that time."""
+    return read_bytes(file, _LARGEST).decode(errors="replace")

@@ -1,0 +1,126 @@
+"""Skips optimizer steps whose gradients are not finite. Lightning has had nothing like it since it removed `terminate_on_nan`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diffusion_lab.diffusion.waiting import is_on_host
+from diffusion_lab.models.optimization import parameters_of
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.taking_back import keep_state_on_device, undo_step_unless
+
+
+class NotFiniteError(RuntimeError):
+    """Training has stopped because its gradients were not finite for too many steps in a row."""
+
+
+class _Step(NamedTuple):
+    """A step that was not checked yet. finite: bool, on the device. t, losses: of each sample, where the model returns them."""
+
+    finite: Tensor
+    step: int
+    batch: int
+    t: Tensor | None
+    losses: Tensor | None
+
+
+class SkipNotFinite(Callback):
+    """A step whose gradients are not all finite is skipped and counted in `model.skipped_steps`.
+
+    `stop_after` of them in a row end training with NotFiniteError. Gradients and not the loss are looked at: under several ranks
+    they are summed already, so all ranks decide alike; and a finite loss may have others. A gradient scaler (16-mixed) skips such
+    steps by itself.
+
+    On a GPU the host does not wait for the answer: the step is taken, and undone there if it must be. It is counted, and
+    training ends, at the next of every `trainer.log_every_n_steps` steps.
+
+    Stands before `Monitor` and before clipping, which use the norm that it leaves in `model.gradient_norm`.
+    """
+
+    def __init__(self, stop_after: int = 20) -> None:
+        if stop_after < 1:
+            raise ValueError(f"callbacks.finite.stop_after={stop_after} must be at least 1")
+        self.stop_after = stop_after
+        self._skipped_steps, self._in_a_row = 0, 0
+        self._finite: list[Tensor] = []  # of this batch: an entry for each of a model's optimizers
+        self._unread: list[_Step] = []
+        self._failure: str | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+        pl_module.skipped_steps = self._skipped_steps
+        for optimizer in trainer.optimizers:
+            keep_state_on_device(optimizer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Optimizer) -> None:
+        parameters = parameters_of(optimizer)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        pl_module.gradient_norm = norm
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        finite = norm.isfinite()
+        self._finite.append(finite)
+        if not is_on_host(finite):
+            undo_step_unless(finite, optimizer)
+        elif not bool(finite):
+            for parameter in parameters:
+                parameter.grad = None  # an optimizer skips what has no gradient
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: dict[str, Any], batch: Any, batch_idx: int
+    ) -> None:
+        if not self._finite:  # gradients are still being accumulated, or a scaler looks at them
+            return
+        finite, self._finite = torch.stack(self._finite).all(), []
+        where = outputs.get("t"), outputs.get("losses")
+        self._unread.append(_Step(finite, trainer.global_step, pl_module.batches_trained - 1, *where))
+        if is_on_host(finite) or trainer.global_step % trainer.log_every_n_steps == 0:
+            self._end(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+        self._end(pl_module)
+
+    def _end(self, pl_module: TrainableModel) -> None:
+        self._read()
+        pl_module.skipped_steps = self._skipped_steps
+        if self._failure is not None:
+            raise NotFiniteError(self._failure)
+
+    def _read(self) -> None:
+        """Count the steps since the last time, in order: the one place where a GPU is waited for."""
+        unread, self._unread = self._unread, []
+        if not unread or self._failure is not None:
+            return
+        for step, finite in zip(unread, torch.stack([step.finite for step in unread]).tolist(), strict=True):
+            self._in_a_row = 0 if finite else self._in_a_row + 1
+            self._skipped_steps += not finite
+            if self._in_a_row >= self.stop_after:
+                self._failure = (
+                    f"the gradients were not finite for {self._in_a_row} steps in a row, the last one step {step.step}, batch "
+                    f"{step.batch}{_where(step)}; none of them changed the weights; try a lower optimizer.lr, a longer "
+                    "lr_scheduler.warmup_steps, or trainer.precision=32-true"
+                )
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        self._read()
+        return {"skipped_steps": self._skipped_steps, "in_a_row": self._in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._skipped_steps, self._in_a_row = state["skipped_steps"], state["in_a_row"]
+
+
+def _where(step: _Step) -> str:
+    """ ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
+    if step.t is None:
+        return ""
+    t = step.t[~torch.isfinite(step.losses)].unique().tolist()
+    return (
+        f", t = {', '.join(f'{value:.6g}' for value in t[:8])}{', …' if len(t) > 8 else ''}"
+        if t
+        else ", although the losses on this rank were finite"
+    )

@@ -1,0 +1,96 @@
+"""metrics.csv: the local record of training, flushed at once; W&B and TensorBoard mirror it.
+
+Our own logger, because Lightning's CSVLogger deletes the earlier rows when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from diffusion_lab.store.files import extend, write_whole
+from diffusion_lab.store.written import is_ours
+
+_DIGITS = 18  # at most, in the number of a step
+
+
+class CSVRecord(Logger):
+    """One row a logged step, in order, one column a metric, "step" first. What is logged again at a step replaces its values.
+
+    The first row of a process removes all later ones: they are of an earlier process, and after its last checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._begun = False
+
+    @property
+    def name(self) -> str:
+        return ""  # a part of the path of others' files
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The resolved config is already stored beside the record."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        # Lightning adds the epoch, and training is a single one.
+        row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        columns, rows, whole = _read(content)
+        last = int(rows[-1]["step"]) if rows else -1
+        later = [kept for kept in rows if int(kept["step"]) > step] if self._begun else []
+        self._begun = True
+        if whole and set(row) <= set(columns) and last < step and is_ours(self.path):
+            text = io.StringIO(newline="")
+            csv.DictWriter(text, columns).writerow(row)
+            extend(self.path, content, text.getvalue().encode())
+            return
+        earlier = [kept for kept in rows if int(kept["step"]) < step]
+        same = next((kept for kept in rows if int(kept["step"]) == step), {})
+        columns = list(dict.fromkeys([*columns, *row]))
+        write_whole(self.path, _written(columns, [*earlier, same | row, *later]))
+
+
+def copy_rows(source: Path, target: Path, last: int) -> None:
+    """Copy a record, without the rows of steps after `last`."""
+    columns, rows, _ = _read(source.read_bytes())
+    write_whole(target, _written(columns, [row for row in rows if int(row["step"]) <= last]))
+
+
+def _read(content: bytes) -> tuple[list[str], list[dict[str, str]], bool]:
+    """Columns, rows, and whether the file holds nothing else. Rows that are cut off or damaged are left out."""
+    lines = content.decode(errors="replace").splitlines(keepends=True)
+    parsed = [_cells(line) for line in lines if line.endswith("\n")]
+    columns = parsed[0] if parsed else []
+    if "step" not in columns or len({*columns}) < len(columns):
+        return [], [], False
+    rows = [dict(zip(columns, cells, strict=True)) for cells in parsed[1:] if len(cells) == len(columns)]
+    rows = [row for row in rows if row["step"].isdecimal() and len(row["step"]) < _DIGITS]
+    return columns, rows, len(rows) == len(lines) - 1
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
+
+
+def _written(columns: list[str], rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,74 @@
+"""A grid of images every N steps, always from the same latents: how the same pictures come into being."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from diffusion_lab.data.pictures import may_fail, picture, png
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.models import grid_file
+from diffusion_lab.training.ema import default_weights
+from diffusion_lab.training.tracking import SAMPLES
+
+
+class SampleGrid(Callback):
+    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that generates no samples has none.
+
+    Parameters
+    ----------
+    every_n_steps: 0 turns it off. num_images: the images of latents 0, 1, … of stream `seed`, by the averaged weights; a
+        conditional model draws its classes in turn. Diffusion takes at most 50 deterministic, unguided steps.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int, num_images: int, seed: int) -> None:
+        if num_images < 1:
+            raise ValueError(
+                f"callbacks.sample_grid.num_images={num_images} must be at least 1; "
+                "set callbacks.sample_grid.every_n_steps=0 for no grids"
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"callbacks.sample_grid.seed={seed} must be a whole number from 0 to 2**64 - 1")
+        self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        path = grid_file(self.folder, step)
+        due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
+        if not (due and trainer.is_global_zero and isinstance(pl_module, GenerativeModel)) or path.exists():
+            return
+        pl_module.eval()
+        image = None
+        try:
+            with (
+                may_fail(path.name),
+                torch.no_grad(),
+                pl_module.use_weights(default_weights(pl_module.weight_names, step)),
+            ):
+                indices = torch.arange(self.num_images, device=pl_module.device)
+                # Decoded, not sampled: a sampler of many steps would take its time out of a budget of minutes.
+                z = pl_module.latents(indices, self.seed)
+                x = pl_module.decode(z, pl_module.classes_in_turn(indices))
+                image = picture(x.cpu(), pl_module.num_levels)
+        finally:
+            pl_module.train()
+        if image is None:
+            return
+        write_whole(path, png(image))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(SAMPLES, [str(path)], step=step)
+            elif isinstance(logger, MLFlowLogger):
+                logger.experiment.log_artifact(logger.run_id, str(path), SAMPLES)
+            elif isinstance(logger, TensorBoardLogger):
+                pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+                size = (image.height, image.width, 3)
+                logger.experiment.add_image(SAMPLES, pixels.reshape(size), step, dataformats="HWC")

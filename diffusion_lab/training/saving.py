@@ -1,0 +1,197 @@
+"""resume.ckpt, from which training resumes: when it is written, how, and which one is intact.
+
+Our own writer, because Lightning 2.6 stages a checkpoint in the temporary folder and moves it, which across file systems is
+a copy that a crash or a full disk can cut; and our own callback, because ModelCheckpoint knows no signals.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, BinaryIO
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.store.files import clear, whole_file
+from diffusion_lab.store.models import previous_of
+from diffusion_lab.store.moments import SECONDS, Moment
+from diffusion_lab.training.interruption import Interruption
+from diffusion_lab.training.snapshots import used_by
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears whole or not at all, the one before it stays as `previous_of(path)`; nothing is unpickled."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with whole_file(Path(path), previous=previous_of(Path(path))) as file:
+            errors = _Errors(file)
+            try:
+                torch.save(checkpoint, errors)
+            except RuntimeError as error:
+                raise errors.first or error from None  # torch says "unexpected pos" where the disk is full
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        return load_state(Path(path))
+
+
+class Saving(Checkpoint):
+    """Saves at intervals of steps and of minutes, and at a signal; after a signal training ends.
+
+    It must come last, so that it sees the state of a step that is over. Lightning moves a `Checkpoint` behind all other callbacks.
+    A checkpoint of a training that something else has ended at this very step ends it again when it is loaded.
+
+    every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, kept in the file.
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: str, interruption: Interruption, every_n_steps: int, every_minutes: float
+    ) -> None:
+        self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
+        self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
+        self._step, self._saved_at = 0, monotonic()
+        self._ended, self._asked_to_stop, self._after_validation = False, False, False
+        self._branches: Sequence[Moment] = ()
+        self._branch_due = False
+
+    def keep_branches(self, at: Sequence[Moment], file_of: Callable[[int], Path]) -> None:
+        """Keep the checkpoint of the first step that reaches each of these moments, in the file of that step.
+
+        The file is there before any checkpoint of a later step, so a training that was killed has it or comes to the step again.
+        """
+        self._branches, self._branch_file = at, file_of
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+        trainer.should_stop = trainer.should_stop or self._ended
+        self.interruption.listen()  # Lightning has put its own handlers over ours
+        self._step, self._saved_at = trainer.global_step, monotonic()
+        self._used = self._used_by(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._step:  # gradients are still being accumulated
+            return
+        self._step = step
+        before, self._used = self._used, self._used_by(trainer, pl_module)
+        self._branch_due = any(before[at.unit] < at.amount <= self._used[at.unit] for at in self._branches)
+        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        late = self.every_seconds > 0 and monotonic() - self._saved_at >= self.every_seconds
+        late, signum = _agreed(trainer, late, self.interruption.signum or 0)
+        self._ended = trainer.should_stop
+        if signum:
+            self.interruption.signum, self._asked_to_stop = signum, True
+        if not (due or late or signum or self._branch_due):
+            return
+        # A step is over when the validation that follows it is: what looks at that is a part of the state.
+        self._after_validation = _validates_next(trainer)
+        if not self._after_validation:
+            if signum:
+                trainer.limit_val_batches = 0  # Lightning validates at an early end
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._after_validation:
+            self._after_validation = False
+            self._ended = trainer.should_stop
+            self._save(trainer)
+
+    def _used_by(self, trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+        used = used_by(trainer, model)
+        if any(at.unit == SECONDS for at in self._branches):  # all ranks save at the same step, but clocks differ
+            used[SECONDS] = trainer.strategy.broadcast(used[SECONDS])
+        return used
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._branch_due:
+            branch = self._branch_file(trainer.global_step)
+            trainer.save_checkpoint(branch)
+            if trainer.is_global_zero:  # where the training came to this step a second time
+                clear(previous_of(branch))
+        trainer.save_checkpoint(self.path)
+        self._saved_at = monotonic()
+        trainer.should_stop = trainer.should_stop or self._asked_to_stop
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fingerprint"] = self.fingerprint
+        checkpoint["ended"] = self._ended
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._ended = checkpoint["ended"]
+
+
+def newest_good(path: Path, fingerprint: str) -> tuple[Path | None, list[str]]:
+    """The newest of the checkpoint at `path` and the one before it that is whole and of this training, and what is wrong with
+    those that were skipped, a sentence each."""
+    wrong = []
+    for candidate in (path, previous_of(path)):
+        if not candidate.exists():
+            continue
+        try:
+            found = load_state(candidate).get("fingerprint")
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if found == fingerprint:
+            return candidate, wrong
+        wrong.append(f"{candidate} belongs to another training")
+    return None, wrong
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain containers and tensors, on the CPU. ValueError, naming the file, if it is broken or holds code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch reads past a wrong checksum
+        if damaged is None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(state, dict):
+                return state
+    except (zipfile.BadZipFile, EOFError):
+        pass
+    except Exception as error:  # torch has no one class for what it cannot read
+        if isinstance(error, OSError | MemoryError):
+            raise
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise ValueError(f"{path} holds more than tensors and plain values and is not loaded") from None
+    raise ValueError(f"{path} is damaged")
+
+
+def _validates_next(trainer: Trainer) -> bool:
+    """Whether Lightning validates before the next step: at its interval, and when training has ended."""
+    if not trainer.enable_validation:
+        return False
+    return trainer.should_stop or (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+
+
+def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
+    """If one rank decides to save, all ranks save: clocks differ, and a signal may reach only one of them."""
+    if trainer.world_size == 1:
+        return late, signum
+    flags = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
+    late_somewhere, signum_somewhere = trainer.strategy.reduce(flags, reduce_op="max").tolist()
+    return bool(late_somewhere), int(signum_somewhere)
+
+
+class _Errors:
+    """A file that remembers its first error."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.first: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.first = self.first or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()

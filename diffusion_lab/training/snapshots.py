@@ -1,0 +1,71 @@
+"""Weights kept during training, for evaluation; training cannot resume from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+
+from diffusion_lab.models.budget import budget_used
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.store.contents import snapshot_name
+from diffusion_lab.store.moments import IMAGES, SECONDS, SHARE, STEPS, read_moment
+from diffusion_lab.training.ema import default_weights
+from diffusion_lab.training.monitor import seconds_trained
+
+
+class Snapshots(Callback):
+    """Writes the weights that would be scored, had training ended at these moments: one file a moment.
+
+    The moment is the first step at which so much of the budget, of time, of steps or of images is used. The file is there before
+    any checkpoint of that step or a later one, so a training that was killed and resumes either has it or comes to the moment
+    again: the same bits, for a budget of steps and a moment that is no time.
+    It must come after the averages and before what saves.
+
+    at: moments, each as `read_moment` reads it. file_of: the file of the weights of a name.
+    """
+
+    def __init__(self, at: Sequence[float | str], file_of: Callable[[str], Path]) -> None:
+        if not isinstance(at, Sequence) or isinstance(at, str):
+            raise ValueError(f"snapshots.at={at}: give a list of moments, such as [0.1,2m]")
+        try:
+            self.at = [read_moment(written) for written in at]
+        except ValueError as error:
+            raise ValueError(f"snapshots.at={list(at)}: {error}") from None
+        if len(set(self.at)) < len(at):
+            raise ValueError(f"snapshots.at={list(at)}: remove the repeated moment")
+        self.file_of = file_of
+        self._step, self._used = 0, {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+        self._step, self._used = trainer.global_step, used_by(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._step:  # gradients are still being accumulated
+            return
+        before, self._step, self._used = self._used, step, used_by(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
+        for moment in self.at:
+            if before[moment.unit] < moment.amount <= self._used[moment.unit]:
+                facts = {STEPS: "step", SECONDS: SECONDS, IMAGES: IMAGES}
+                pl_module.save_snapshot(
+                    default_weights(pl_module.weight_names, step),
+                    self.file_of(snapshot_name(moment)),
+                    **{name: f"{self._used[unit]:.15g}" for unit, name in facts.items()},
+                )
+
+
+def used_by(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+    """Unit of a moment -> how much of it training has used."""
+    return {
+        SHARE: budget_used(trainer, trainer.global_step),
+        SECONDS: seconds_trained(trainer),
+        STEPS: trainer.global_step,
+        IMAGES: model.batches_trained * trainer.datamodule.batch_size,
+    }

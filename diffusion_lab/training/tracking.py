@@ -1,0 +1,241 @@
+"""Where trainings, scores and reports are shown besides our own files, which are the record: TensorBoard, Weights & Biases.
+
+What these lose (a connection, the last records before a kill) is in metrics.csv and metrics.json all the same. Lightning is
+imported where a training begins: reports are made without it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_lab.store.files import make_folders, write_whole
+from diffusion_lab.store.foreign import inside
+from diffusion_lab.store.options import flat
+from diffusion_lab.training.interruption import Interrupted
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from lightning.pytorch.loggers import Logger
+    from wandb import Run, Settings
+
+# What W&B's panels are made of, besides the names of losses and measures.
+SAMPLES, BOUND_BY_T, STEP = "samples", "L_t", "trainer/global_step"
+
+_PATIENCE_SECONDS = 30.0
+_LONGEST_NAME = 128  # of an artifact
+
+
+@dataclass(frozen=True)
+class About:
+    """The description of a training, a score or a report for a tracker.
+
+    name: of its directory. folder: for the tracker's own files. id_file: where the id of its run is kept.
+    group: the sweep that asked for it, if one did. tags: the user's, and the choices, as schedule=cosine. config: the whole
+    one, nested.
+    """
+
+    name: str
+    folder: Path
+    id_file: Path
+    group: str | None
+    tags: tuple[str, ...]
+    config: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is shown of a score. labels: names of the values with their units. bound: columns of the bound by t, or empty."""
+
+    values: Mapping[str, float | None]
+    labels: Mapping[str, str]
+    bound: Mapping[str, list[float]]
+    samples_png: Path
+
+
+class Tracker(ABC):
+    """One of the entries of `logger`."""
+
+    @abstractmethod
+    def training(self, about: About) -> Any:
+        """A context that gives Lightning's logger of a training, and learns how the training ended."""
+
+    @abstractmethod
+    def scoring(self, about: About) -> Any:
+        """A context that gives a function which shows a `Score`, and learns how the scoring ended."""
+
+    @abstractmethod
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        """Keep the files of the report on a sweep, name in the report -> file; an earlier one stays beside it."""
+
+
+class TensorBoard(Tracker):
+    """Trainings only: TensorBoard has no place for a score of many measures, nor for files."""
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        make_folders(about.folder)
+        yield TensorBoardLogger(save_dir=about.folder, name="", version="")
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        yield lambda score: None
+
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        pass
+
+
+class TrainingsOnly(Tracker):
+    """Any of Lightning's loggers. They log trainings only, not scores or reports."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        make_folders(about.folder)
+        self._logger.log_hyperparams(flat(about.config))
+        yield self._logger
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        yield lambda score: None
+
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        pass
+
+
+class WeightsAndBiases(Tracker):
+    """One run for each training, each score and each sweep's reports; its id is in its folder, so a resumed training keeps its run.
+
+    project, entity: where runs are filed; entity None: the account's default entity. ValueError where W&B needs a login.
+    """
+
+    def __init__(self, project: str, entity: str | None) -> None:
+        import wandb
+
+        if os.path.lexists("wandb/settings"):  # of the working directory: it could send the key to another server
+            with chdir(Path(__file__).parent):
+                wandb.setup()
+        online = os.environ.get("WANDB_MODE", "online") == "online"
+        if online and not wandb.login(prompt=False, verify=False):
+            raise ValueError(
+                "you are not logged in to Weights & Biases: run `wandb login`, or set WANDB_MODE=offline "
+                "and upload the runs later"
+            )
+        self.project, self.entity = project, entity
+
+    @contextmanager
+    def training(self, about: About) -> Iterator[Logger]:
+        from lightning.pytorch.loggers import WandbLogger
+
+        with self._run(about, "train") as run:
+            run.define_metric(STEP)
+            run.define_metric("*", step_metric=STEP, step_sync=True)
+            yield WandbLogger(experiment=run)
+
+    @contextmanager
+    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
+        with self._run(about, "evaluate") as run:
+            yield lambda score: _show(run, score)
+
+    def report(self, about: About, files: Mapping[str, Path]) -> None:
+        """A new version of the artifact that is called like the sweep, unless nothing has changed."""
+        import wandb
+
+        with self._run(about, "report") as run:
+            artifact = wandb.Artifact(re.sub(r"[^A-Za-z0-9_.-]", "-", about.name)[:_LONGEST_NAME], type="report")
+            for name, file in files.items():
+                # What `wandb sync` sends some day must be what was logged today: a report is written over.
+                copy = Path(run.dir).parent / "report" / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+                artifact.add_file(str(copy), name=name, policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
+
+    @contextmanager
+    def _run(self, about: About, job_type: str) -> Iterator[Run]:
+        """Whatever ends the block, the run ends with it: finished, failed, or preempted and to be continued."""
+        import wandb
+
+        make_folders(about.folder)
+        if not about.id_file.is_file():
+            write_whole(about.id_file, secrets.token_hex(8).encode())
+        options = {
+            "project": self.project,
+            "entity": self.entity,
+            "id": read_id(about.id_file),
+            "resume": "allow",
+            "dir": about.folder.absolute(),  # its service may have been started in another folder
+            "name": about.name,
+            "group": about.group,
+            "job_type": job_type,
+            "tags": about.tags,
+            "config": flat(about.config),
+        }
+        try:
+            run = wandb.init(**options, settings=_settings(wandb))
+        except wandb.errors.CommError as error:
+            reason = " ".join(str(error).split())
+            print(f"cannot reach W&B ({reason}); the work continues and is recorded offline", file=sys.stderr)
+            wandb.teardown()  # its service would say that the id is in use
+            run = wandb.init(**options, mode="offline", settings=_settings(wandb))
+        code = 1
+        try:
+            yield run
+            code = 0
+        except Interrupted:
+            run.mark_preempting()
+            raise
+        finally:
+            run.finish(exit_code=code)
+            if run.offline:
+                print(f"W&B is offline; to upload this run: wandb sync {Path(run.dir).parent}", file=sys.stderr)
+
+
+def how_to_upload(folders: Iterable[Path]) -> str | None:
+    """The command that uploads the offline runs in these folders that are not uploaded yet; None if there are none."""
+    runs = [run for folder in folders for run in sorted(folder.glob("wandb/offline-run-*"))]
+    left = [str(run) for run in runs if not any(run.glob("*.synced"))]
+    return f"W&B is offline; to upload {len(left)} runs: wandb sync {shlex.join(left)}" if left else None
+
+
+def read_id(file: Path) -> str:
+    """The id of a run. ValueError for text that W&B or a path could misread, because the folder may come from somebody else."""
+    written = inside(file.parent, file).read_text(errors="replace")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", written):
+        raise ValueError(f"{file} does not contain a run id; remove it to start a new run")
+    return written
+
+
+def _settings(wandb: ModuleType) -> Settings:
+    """Nothing waits longer than half a minute for a service that may be down, or than W&B's own variables WANDB_…_TIMEOUT say."""
+    waits = [name for name in ("init_timeout", "finish_timeout") if f"WANDB_{name.upper()}" not in os.environ]
+    return wandb.Settings(silent=True, **dict.fromkeys(waits, _PATIENCE_SECONDS))
+
+
+def _show(run: Run, score: Score) -> None:
+    import wandb
+
+    run.config.update({"measures": dict(score.labels)}, allow_val_change=True)
+    values = {name: value for name, value in score.values.items() if value is not None}
+    picture = {SAMPLES: wandb.Image(str(score.samples_png))} if score.samples_png.is_file() else {}
+    run.log({**values, **picture})  # one row, so that values can be plotted against each other
+    if score.bound:
+        table = wandb.Table(
+            columns=list(score.bound), data=[list(row) for row in zip(*score.bound.values(), strict=True)]
+        )
+        run.log({BOUND_BY_T: wandb.plot.line(table, "t", "bits_per_dim", title="L_t (bits/dim)")})

@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from diffusion_lab.metrics.diagnosis import _share, errors_by_log_snr, posterior_mean
+from diffusion_lab.models.base import Denoised
+
+from .stand_ins import GaussianModel, TinyImages
+
+LOG_SNRS = [6.0, 2.0, -2.0, -6.0]
+
+
+def pair(log_snr):
+    """α and σ with α² + σ² = 1."""
+    share = torch.tensor(log_snr, dtype=torch.float64).sigmoid()
+    return float(share.sqrt()), float((1 - share).sqrt())
+
+
+def by_hand(x_t, signal, noise, x):
+    return (-(x_t[:, None] - signal * x).square().sum(dim=-1) / (2 * noise**2)).softmax(dim=1) @ x
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_the_best_denoiser_weighs_all_images_by_their_likelihood_in_one_pass(by_class):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(50, 6, generator=generator).double() * 2 - 1, torch.arange(50) % 3
+    pairs = [pair(log_snr) for log_snr in LOG_SNRS]
+    x_t = torch.stack([a * x[:7] + s * torch.randn(7, 6, generator=generator) for a, s in pairs])
+    signal, noise = (torch.tensor(column).double() for column in zip(*pairs, strict=True))
+    found = posterior_mean(
+        x_t, signal, noise, y[:7] if by_class else None, lambda: zip(x.split(8), y.split(8), strict=True)
+    )
+    for row, a, s, got in zip(x_t, signal, noise, found, strict=True):
+        for i in range(7):
+            among = x[y == y[i]] if by_class else x
+            torch.testing.assert_close(got[i], by_hand(row[i : i + 1], a, s, among)[0])
+
+
+class Denoiser(GaussianModel):
+    """x̂_0 = the best there is, and a constant more."""
+
+    def __init__(self, data, more=0.0, **of_model):
+        super().__init__(**of_model)
+        self.data, self.more = data, more
+
+    def denoise(self, x_0, y, seed, indices, log_snr):
+        signal, noise = pair(log_snr)
+        eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed + int(indices[0])))
+        x_t = signal * x_0 + noise * eps
+        images, labels = self.data.splits["train"]
+        rows = []
+        for i, row in enumerate(x_t.flatten(1).double()):
+            among = images.flatten(1).double()[slice(None) if y is None else labels == y[i]]
+            rows.append(by_hand(row[None], signal, noise, among)[0])
+        return Denoised(x_t, signal, noise, torch.stack(rows).view_as(x_0) + self.more, y)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classes):
+    """The posterior mean's error is orthogonal to a constant on average only, so the excess is (1 + SNR)·c² up to noise."""
+    data = TinyImages()
+    data.prepare()
+    quiet = lambda *said: None  # noqa: E731
+    ask = (data, 1, LOG_SNRS, 40, 16, quiet)
+    errors, least = errors_by_log_snr(Denoiser(data, num_classes=num_classes), *ask)
+    assert errors == pytest.approx(least, rel=1e-6)
+    worse, same = errors_by_log_snr(Denoiser(data, more=10.0, num_classes=num_classes), *ask)
+    assert same == pytest.approx(least)
+    for log_snr, a, b in zip(LOG_SNRS, worse, same, strict=True):
+        snr = torch.tensor(log_snr).exp()
+        assert a - b == pytest.approx(float((1 + snr) * 100), rel=0.05)
+
+
+def test_the_share_above_a_log_snr_is_read_off_the_line_between_two_points():
+    assert _share([2.0, -2.0], [1.0, 3.0], 0.0) == 0.5
+    assert _share([4.0, 1.0, -1.0, -4.0], [1.0, 2.0, 4.0, 5.0], 0.0) == 0.5
+    assert _share([4.0, -4.0], [2.0, 2.0], 0.0) is None
+    assert _share([8.0, 2.0], [1.0, 2.0], 0.0) is None  # the chain ends above it

@@ -1,0 +1,209 @@
+"""What is drawn once stays drawn, whoever draws it and however often it is stopped."""
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+from diffusion_lab.metrics import drawing, samples
+from diffusion_lab.metrics.drawing import Drawn, draw_once
+from diffusion_lab.metrics.reference import references_of
+from diffusion_lab.metrics.samples import KEPT_IMAGES
+from diffusion_lab.metrics.sampling import Stream
+from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.scores import Scores
+from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.shards import SampleStore
+from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.trained import TrainedModel
+from diffusion_lab.store.lease import hold
+from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
+
+CPU = torch.device("cpu")
+STREAM = Stream(seed=0, batch_size=16, num_levels=17)  # shards of 128 images
+
+
+class Counting(GaussianModel):
+    """Remembers which samples it was asked for, and can be stopped at one."""
+
+    def __init__(self, stop_at: int | None = None, num_classes: int | None = None) -> None:
+        super().__init__(num_classes)
+        self.asked: list[int] = []
+        self.stop_at = stop_at
+
+    def sample(self, indices, seed, y=None):
+        if self.stop_at in indices.tolist():
+            raise KeyboardInterrupt
+        self.asked += indices.tolist()
+        return super().sample(indices, seed, y)
+
+
+def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Drawn:
+    store = SampleStore(folder, {"seed": stream.seed})
+    drawn = draw_once((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
+    return drawn and drawn[0]
+
+
+def same(a: Drawn, b: Drawn) -> bool:
+    return torch.equal(a.features, b.features) and torch.equal(a.images, b.images)
+
+
+def whole_shards(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*.safetensors"))
+
+
+def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypatch):
+    expected = torch.cat(list(STREAM.draw(GaussianModel().eval(), range(300), drawing.Stopwatch(CPU))))
+    drawn = draw(tmp_path / "a")
+    assert torch.equal(drawn.vectors().reshape(-1, 1, 2, 2), expected)
+    assert torch.equal(drawn.images, expected)  # small ones are all kept
+    assert drawn.moments(CPU).n == 300
+    assert drawn.nfe == 5
+    monkeypatch.setattr(samples, "KEPT_VALUES", 0)
+    assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
+
+
+def test_the_same_samples_are_drawn_once_and_cost_what_they_cost(tmp_path):
+    first, model = draw(tmp_path), Counting()
+    second = draw(tmp_path, model)
+    assert model.asked == []
+    assert same(first, second)
+    assert second.seconds_per_1000() == first.seconds_per_1000()
+    assert second.nfe == first.nfe
+    assert second.cost_protocol() == first.cost_protocol()
+
+
+def test_an_interrupted_drawing_goes_on_at_the_first_missing_shard(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path, Counting(stop_at=200))
+    assert whole_shards(tmp_path) == ["00000000.safetensors"]
+    model = Counting()
+    assert same(draw(tmp_path, model), draw(tmp_path / "undisturbed"))
+    assert model.asked == list(range(128, 300))
+
+
+def test_more_samples_extend_what_is_there(tmp_path):
+    draw(tmp_path, n=300)
+    model = Counting()
+    drawn = draw(tmp_path, model, n=700)
+    assert model.asked == list(range(256, 700))  # the last shard was not whole
+    assert same(drawn, draw(tmp_path / "at once", n=700))
+    fewer = draw(tmp_path, model := Counting(), n=150)
+    assert model.asked == []
+    assert torch.equal(fewer.features, drawn.features[:150])
+    assert len(fewer.images) == 150
+
+
+def test_a_broken_shard_is_drawn_anew(tmp_path):
+    expected = draw(tmp_path)
+    (path,) = tmp_path.rglob("00000128.safetensors")
+    path.write_bytes(path.read_bytes()[:-9])
+    model = Counting()
+    assert same(draw(tmp_path, model), expected)
+    assert model.asked == list(range(128, 256))
+
+
+def test_anew_forgets_what_is_there(tmp_path):
+    draw(tmp_path)
+    model = Counting()
+    draw(tmp_path, model, anew=True)
+    assert model.asked == list(range(300))
+
+
+def test_samples_that_are_not_finite_are_not_measured(tmp_path):
+    for _ in range(2):  # drawn now, found later
+        result = draw(tmp_path, Broken(), n=50)
+        for measure in (result.vectors, lambda result=result: result.moments(CPU)):
+            with pytest.raises(UnmeasurableError, match="8 of 50 samples are not finite"):
+                measure()
+
+
+def test_times_on_different_machines_are_no_time(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path, Counting(stop_at=200))
+    monkeypatch.setattr(drawing, "device_name", lambda device: "another card")
+    drawn = draw(tmp_path)
+    with pytest.raises(UnmeasurableError, match=r"some samples were drawn on another card .*, others on cpu"):
+        drawn.seconds_per_1000()
+    assert drawn.cost_protocol()["device"] == "another card, cpu"
+
+
+def test_the_first_batch_after_an_interruption_does_not_count_either(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path, Counting(stop_at=200))
+    assert draw(tmp_path).cost_protocol()["timed_images"] == 300 - 2 * 16
+
+
+def test_progress_counts_to_the_end_from_what_is_there(tmp_path):
+    seen = []
+    draw(tmp_path, n=50, progress=lambda *what: seen.append(what))
+    assert seen == [("samples", done, 50) for done in (16, 32, 48, 50)]
+    draw(tmp_path, n=128)
+    seen.clear()
+    draw(tmp_path, n=150, progress=lambda *what: seen.append(what))
+    assert seen == [("samples", done, 150) for done in (144, 150)]
+
+
+def scored(folder: Path, model: GaussianModel) -> Scores | None:
+    """The conditional model needs the classes' shares on every rank."""
+    settings = Evaluation(num_samples=600, weights="raw")
+    return score(
+        TrainedModel(model, ["made up"], folder),
+        references_of(TinyImages(), [RawPixels()], folder, "cpu"),
+        METRICS,
+        settings,
+    )
+
+
+LIMIT = 2.0  # seconds that a collective may take in the first part of `in_ranks`
+
+
+def in_ranks(number: str, where: str) -> None:
+    """Draw from a store that somebody else holds, without patience; then score."""
+    rank, folder = int(number), Path(where)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/impatient", rank=rank, world_size=2)
+    distributed.barrier()
+    distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=LIMIT))
+    drawn = draw(folder / "held", progress=lambda what, *_: (folder / what.partition(" ")[0]).touch())
+    assert (drawn is None) == (rank == 1)
+    distributed.destroy_process_group()
+
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
+    model = Counting(num_classes=3)
+    scores = scored(folder / "cache", model)
+    (folder / f"{rank}.json").write_text(json.dumps([model.asked, scores and scores.values]))
+    if rank == 1:
+        return  # and rank 0 is not left waiting for it
+    distributed.destroy_process_group()
+
+
+@pytest.mark.thorough
+def test_two_ranks_outwait_another_command_share_the_shards_out_and_score_what_one_scores(tmp_path, zygote):
+    """The other one draws for longer than a collective may take. What is scored has the first of five shards already."""
+    alone = scored(tmp_path / "one rank", GaussianModel(num_classes=3)).values
+    for path in (tmp_path / "one rank").rglob("00000000.safetensors"):
+        (tmp_path / "cache" / path.relative_to(tmp_path / "one rank")).parent.mkdir(parents=True)
+        path.rename(tmp_path / "cache" / path.relative_to(tmp_path / "one rank"))
+    with hold(SampleStore(tmp_path / "held", {"seed": STREAM.seed}).folder, print):
+        ranks = []
+        for rank in "01":
+            (tmp_path / rank).mkdir()
+            ranks.append(zygote.call(tmp_path / rank, in_ranks, rank, str(tmp_path)))
+        while not (tmp_path / "waiting").exists() and all(rank.poll() is None for rank in ranks):
+            time.sleep(0.01)
+        time.sleep(LIMIT + 1)
+    for rank in ranks:
+        _, err = rank.communicate()
+        assert rank.returncode == 0, err
+    assert len(whole_shards(tmp_path / "held")) == 3
+    (asked, scores), (asked_of_one, nothing) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert asked == [*range(128, 256), *range(384, 512)]
+    assert asked_of_one == [*range(256, 384), *range(512, 600)]
+    assert nothing is None
+    for name in ("seconds_per_1000_samples", "peak_memory_mib"):
+        del alone[name], scores[name]
+    assert scores == alone

@@ -1,0 +1,202 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from diffusion_lab.data import DataError, DataModule
+from diffusion_lab.data.digits import Digits
+from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.metrics.classifiers import FOLDER, WeightsError, load_classifier
+from diffusion_lab.metrics.features import ClassifierFeatures, Features, Pixels, SelfSupervisedFeatures
+from diffusion_lab.metrics.frechet import frechet_distance
+from diffusion_lab.metrics.self_supervised import Encoder, written
+from diffusion_lab.metrics.statistics import FeatureStatistics
+from tests.metrics.random_vision import write_clip, write_dinov2
+
+CONF = Path(__file__).parents[2] / "conf" / "features"
+CLASSIFIERS = sorted(path.stem for path in FOLDER.glob("*.json") if not path.stem.endswith("_ssl"))
+
+
+@pytest.fixture(scope="module")
+def digits() -> Digits:
+    return Digits(batch_size=1, seed=0)
+
+
+@pytest.fixture(scope="module")
+def fashion() -> FashionMNIST:
+    data = FashionMNIST(batch_size=1, seed=0)
+    try:
+        data.prepare()
+    except DataError as error:
+        pytest.skip(str(error))
+    return data
+
+
+def accuracy(features: ClassifierFeatures, data: DataModule) -> float:
+    """Of the first 1000 test images at most."""
+    batches = data.batches("test", 500, limit=min(1000, data.num_test))
+    return torch.cat([features.logits(x).argmax(1) == y for x, y in batches]).double().mean().item()
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_resnet"])
+def test_a_card_tells_what_its_classifier_was_trained_on_and_how_well_it_does(digits: Digits, name: str) -> None:
+    card = json.loads((FOLDER / f"{name}.json").read_text())
+    digits.prepare()
+    assert card["data"] == {"name": "digits", "identity": digits.identity, "split": "train"}
+    assert card["accuracy"]["test"] >= 0.97
+    # Stored to four places, by another machine perhaps: one digit of 360 may fall the other way.
+    assert accuracy(ClassifierFeatures(name), digits) == pytest.approx(card["accuracy"]["test"], abs=1.1 / 360)
+
+
+@pytest.mark.needs("dataset-fashion-mnist")
+@pytest.mark.parametrize("name", ["fashion_cnn", "fashion_resnet"])
+def test_clothes_are_told_apart_as_the_card_says(fashion: FashionMNIST, name: str) -> None:
+    card = json.loads((FOLDER / f"{name}.json").read_text())
+    assert card["data"]["identity"] == fashion.identity
+    assert card["accuracy"]["test"] >= 0.92
+    assert accuracy(ClassifierFeatures(name), fashion) == pytest.approx(
+        card["accuracy"]["test"], abs=0.02
+    )  # 2.5 standard errors
+
+
+def test_the_two_rulers_of_a_data_set_share_neither_network_nor_seed_nor_augmentation() -> None:
+    for data in ("digits", "fashion"):
+        first, second = (json.loads((FOLDER / f"{data}_{name}.json").read_text()) for name in ("cnn", "resnet"))
+        assert first["data"] == second["data"]
+        assert (first.get("network", "convolutional"), second["network"]) == ("convolutional", "residual")
+        assert first["training"]["seed"] != second["training"]["seed"]
+        assert "max_shift" in first["training"]
+        assert "max_degrees" in second["training"]
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_features_of_a_yaml_carry_its_name_and_keep_the_interface(path: Path, random_inception, tmp_path) -> None:
+    weights = random_inception._asdict() if path.stem.startswith("inception") else {}
+    if path.stem.startswith(("dinov2", "clip")):
+        write = write_dinov2 if path.stem.startswith("dinov2") else write_clip
+        weights = {"path": tmp_path / "weights", "sha256": write(tmp_path / "weights")}
+    if path.stem == "own":
+        (tmp_path / "weights").write_bytes(written(Encoder((3, 4, 4))))
+        weights = {"weights": tmp_path / "weights"}
+    features = instantiate(OmegaConf.load(path)[path.stem], **weights)
+    assert isinstance(features, Features)
+    assert features.name == path.stem
+    assert features.metric_name.removesuffix("_bilinear224") == f"fd_{path.stem}"  # random weights make no FID
+    assert len(features.identity) == 64
+    shape = (3, 4, 4)
+    if isinstance(features, ClassifierFeatures):
+        shape = features.classifier.shape
+    elif isinstance(features, SelfSupervisedFeatures):
+        shape = features.encoder.image_shape
+    features.check(shape)
+    x = torch.rand(5, *shape) * 2 - 1
+    vectors = features(x)
+    assert vectors.shape == (5, features.dim)
+    assert vectors.dtype == torch.float32
+    assert not vectors.requires_grad
+    assert not list(filter(lambda p: p.requires_grad, features.parameters()))
+    assert (features.class_logits(vectors) is not None) == (path.stem == "inception")
+
+
+def test_pixels_are_the_values_themselves() -> None:
+    pixels = Pixels()
+    pixels.check((1, 2, 2))
+    assert pixels.dim == 4
+    assert pixels(torch.arange(8.0).view(2, 1, 2, 2)).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    pixels.check((2,))
+    assert pixels.dim == 2
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_feature_depends_on_its_image_alone(name: str) -> None:
+    features = ClassifierFeatures(name)
+    x = torch.rand(6, *features.classifier.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    together = features(x)
+    for mode in (features.train(), features.eval()):
+        apart = torch.cat([mode(row[None]) for row in x])
+        torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_does_not_shorten_the_ruler() -> None:
+    features = ClassifierFeatures("digits_cnn")
+    x = torch.rand(6, 1, 8, 8) * 2 - 1
+    plain = features(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features(x), plain)
+        assert features.logits(x).dtype == torch.float32
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"features=digits_cnn .* \(1, 8, 8\), but the data have shape \(1, 28, 28\)"):
+        ClassifierFeatures("digits_cnn").check((1, 28, 28))
+    ClassifierFeatures("digits_cnn").check([1, 8, 8])
+
+
+def test_a_changed_ruler_is_refused(tmp_path: Path) -> None:
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(FOLDER / f"digits_cnn{suffix}", tmp_path)
+    assert load_classifier("digits_cnn", tmp_path)[1] == ClassifierFeatures("digits_cnn").identity
+
+    weights = tmp_path / "digits_cnn.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"digits_cnn\.safetensors is not the file that its card describes"):
+        load_classifier("digits_cnn", tmp_path)
+
+
+def test_a_missing_ruler_is_named() -> None:
+    with pytest.raises(WeightsError, match=r"no features 'nonesuch': .*digits_cnn"):
+        ClassifierFeatures("nonesuch")
+
+
+def test_the_weights_are_small() -> None:
+    for name in CLASSIFIERS:
+        assert 100_000 < (FOLDER / f"{name}.safetensors").stat().st_size < 1_000_000
+
+
+def moments(features: Features, x: torch.Tensor):
+    statistics = FeatureStatistics(features.dim)
+    statistics.update(features(from_levels(to_levels(x, 17), 17)))
+    return statistics.compute()
+
+
+def test_360_digits_have_a_covariance_of_full_rank(digits: Digits) -> None:
+    x, _ = next(digits.batches("test", 360))
+    spectrum = torch.linalg.eigvalsh(moments(ClassifierFeatures("digits_cnn"), x).covariance)
+    assert spectrum.min() > 1e-7 * spectrum.max()
+
+
+def test_the_distance_grows_with_the_damage(digits: Digits) -> None:
+    features = ClassifierFeatures("digits_cnn")
+    train, _ = next(digits.batches("train", 1437))
+    x, y = next(digits.batches("test", 360))
+    reference = moments(features, train)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+    floor = frechet_distance(moments(features, x), reference)
+    noisy = [frechet_distance(moments(features, x + s * noise), reference) for s in (0.15, 0.3, 0.6)]
+    assert floor < noisy[0] < noisy[1] < noisy[2]
+    assert noisy[1] > 3 * floor
+
+    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), value=-1.0), 3, stride=1)
+    without_threes = x[y != 3]
+    for damaged in (blurred, without_threes, x.flip(-1), (x + 1) * 0.7 - 1):
+        assert frechet_distance(moments(features, damaged), reference) > 3 * floor
+
+
+@pytest.mark.needs("dataset-fashion-mnist")
+def test_mirrored_clothes_are_not_in_the_data(fashion: FashionMNIST) -> None:
+    """Why data=fashion_mnist does not mirror: half the real images mirrored are far from the real images."""
+    features = ClassifierFeatures("fashion_resnet")
+    x, _ = next(fashion.batches("test", 1000))
+    other, _ = next(fashion.batches("train", 1000))
+    mirrored = torch.cat([x[:500], x[500:].flip(-1)])
+
+    floor, far = (frechet_distance(moments(features, part), moments(features, other)) for part in (x, mirrored))
+    assert far > 3 * floor

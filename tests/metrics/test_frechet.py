@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from diffusion_lab.metrics import duration
+from diffusion_lab.metrics.frechet import frechet_distance
+from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError
+
+
+def gaussian(mean, covariance):
+    return Moments(torch.tensor(1000.0), torch.as_tensor(mean).double(), torch.as_tensor(covariance).double())
+
+
+def random_features(seed, n=500, dim=24):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator).double() @ torch.randn(dim, dim, generator=generator).double()
+
+
+def moments(x):
+    statistics = FeatureStatistics(x.shape[1])
+    statistics.update(x)
+    return statistics.compute()
+
+
+def test_in_one_dimension_it_is_difference_of_means_and_of_standard_deviations():
+    assert frechet_distance(gaussian([1.0], [[4.0]]), gaussian([-2.0], [[0.25]])) == pytest.approx(3**2 + 1.5**2)
+
+
+def test_one_dimensional_features():
+    x = torch.tensor([[0.0], [2.0]])
+    assert frechet_distance(moments(x), moments(x + 3)) == pytest.approx(9)
+
+
+def test_diagonal_covariances():
+    a, b = torch.tensor([1.0, 4.0, 9.0]), torch.tensor([0.25, 4.0, 0.0])
+    expected = (a.sqrt() - b.sqrt()).square().sum() + 3 * 0.5**2
+    assert frechet_distance(gaussian([0.0] * 3, a.diag()), gaussian([0.5] * 3, b.diag())) == pytest.approx(
+        float(expected)
+    )
+
+
+def test_equal_covariances_leave_the_distance_of_the_means():
+    a = moments(random_features(0))
+    moved = Moments(a.n, a.mean + 0.1, a.covariance)
+    assert frechet_distance(a, moved) == pytest.approx(24 * 0.1**2, rel=1e-9)
+    assert 0 <= frechet_distance(a, a) < 1e-11 * float(a.covariance.trace())
+
+
+def test_scaling_a_gaussian_scales_its_spread():
+    a = gaussian(torch.zeros(24), moments(random_features(0)).covariance)
+    scaled = gaussian(torch.zeros(24), 9 * a.covariance)
+    assert frechet_distance(a, scaled) == pytest.approx(4 * float(a.covariance.trace()), rel=1e-12)  # (3 − 1)²
+
+
+def test_symmetric_and_the_same_in_every_rotated_frame():
+    a, b = moments(random_features(1)), moments(random_features(2) + 0.3)
+    q, _ = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(3)).double())
+    rotated = [Moments(m.n, q @ m.mean, q @ m.covariance @ q.T) for m in (a, b)]
+    d = frechet_distance(a, b)
+    assert frechet_distance(b, a) == pytest.approx(d, rel=1e-12)
+    assert frechet_distance(*rotated) == pytest.approx(d, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_sqrtm_and_with_torch_fidelity(seed):
+    x, y = random_features(seed), random_features(seed + 10, n=300) + 0.2
+    a, b = moments(x), moments(y)
+    root = scipy.linalg.sqrtm(a.covariance.numpy() @ b.covariance.numpy())
+    by_hand = float((a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace()) - 2 * np.trace(
+        root.real
+    )
+    peer = fid_statistics_to_metric(fid_features_to_statistics(x), fid_features_to_statistics(y), verbose=False)
+    assert frechet_distance(a, b) == pytest.approx(by_hand, rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(peer["frechet_inception_distance"], rel=1e-9)
+
+
+def test_fewer_images_than_dimensions():
+    # Both covariances are singular with different null spaces; the exact value comes from the features themselves:
+    # the trace term is the nuclear norm of X^T Y over the root of the degrees of freedom, X and Y centred.
+    x, y = random_features(5, n=10), random_features(6, n=14)
+    centred = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y)]
+    trace = np.linalg.svd(centred[0].numpy() @ centred[1].numpy().T, compute_uv=False).sum()
+    expected = float(
+        (x.mean(0) - y.mean(0)).square().sum() + centred[0].square().sum() + centred[1].square().sum()
+    ) - 2 * float(trace)
+    assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected, rel=1e-10)
+    assert 0 <= frechet_distance(moments(x), moments(x)) < 1e-11 * float(moments(x).dense().trace())
+
+
+@pytest.mark.parametrize("sizes", [(10, 14), (10, 500), (500, 14)])
+def test_the_smaller_side_gives_what_covariances_give(sizes):
+    a, b = (moments(random_features(seed, n) + seed) for seed, n in enumerate(sizes))
+    dense = [Moments(m.n, m.mean, m.dense()) for m in (a, b)]
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*dense), rel=1e-10)
+
+
+def test_many_features_of_few_images_take_no_time():
+    """Nothing of D × D numbers is made for 30 and 40 images of 100,000 features: it would take 80 GB."""
+    a, b = (moments(torch.rand(n, 100_000, generator=torch.Generator().manual_seed(n))) for n in (30, 40))
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
+
+
+def test_what_takes_long_says_so_first(caplog, monkeypatch):
+    monkeypatch.setattr(duration, "_per_second", lambda: 1e6)
+    duration.say_if_long("counting", 1e12)
+    assert [record.message for record in caplog.records] == ["counting takes about 16667 minutes"]
+    duration.say_if_long("counting", 1e9)
+    duration.say_if_long("counting on a GPU", 1e12, "cuda")
+    assert len(caplog.records) == 1
+
+
+def test_a_point_mass_has_no_spread_at_all():
+    a = moments(random_features(7))
+    point = gaussian(torch.zeros(24), torch.zeros(24, 24))
+    assert frechet_distance(a, point) == pytest.approx(float(a.mean.square().sum() + a.covariance.trace()))
+    assert frechet_distance(point, point) == 0
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="3 and 2 dimensions"):
+        frechet_distance(gaussian(torch.zeros(3), torch.eye(3)), gaussian(torch.zeros(2), torch.eye(2)))
+    with pytest.raises(UnmeasurableError, match="not finite"):
+        frechet_distance(
+            gaussian(torch.zeros(2), torch.full((2, 2), torch.nan)), gaussian(torch.zeros(2), torch.eye(2))
+        )

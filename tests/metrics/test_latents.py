@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from diffusion_lab.metrics.latents import PAIRS, PATH_IMAGES, PATHS, latent_pictures
+
+from .stand_ins import GaussianModel, TinyImages
+
+
+class Halving(GaussianModel):
+    """Its latents are half the distance to the mean of the class."""
+
+    def encode(self, x_0, y=None):
+        self.labels.append(y)
+        return (x_0 - self.decode(torch.zeros_like(x_0), y)) / 0.6
+
+
+@pytest.fixture(scope="module")
+def data():
+    data = TinyImages()
+    data.prepare()
+    return data
+
+
+def ways(data, **conditions):
+    """The ways of a model, and samples that they lead between: (PATHS, PATH_IMAGES, …), (PATHS, 2, …)."""
+    model = GaussianModel(**conditions).eval()
+    found, _ = latent_pictures(model, data, seed=5)
+    classes = torch.arange(PATHS).repeat_interleave(2) % model.num_classes if model.num_classes else None
+    with torch.no_grad():
+        samples = model.sample(torch.arange(2 * PATHS), 5, classes)
+    return found.unflatten(0, (PATHS, PATH_IMAGES)), samples.unflatten(0, (PATHS, 2))
+
+
+def test_ways_begin_and_end_at_samples_of_the_stream(data):
+    found, samples = ways(data)
+    torch.testing.assert_close(found[:, [0, -1]], samples)
+    assert len(found.flatten(0, 1).unique(dim=0)) == PATHS * PATH_IMAGES
+
+
+def test_a_class_is_kept_all_the_way(data):
+    found, samples = ways(data, num_classes=3)
+    torch.testing.assert_close(found[:, [0, -1]], samples)
+
+
+def test_test_images_stand_beside_the_images_of_their_latents(data):
+    model = Halving().eval()
+    _, pairs = latent_pictures(model, data, seed=5)
+    x_0, _ = next(data.batches("test", PAIRS, limit=PAIRS))
+    assert torch.equal(pairs[::2], x_0)
+    torch.testing.assert_close(pairs[1::2], x_0 / 2)
+    assert model.labels == [None]
+
+
+def test_a_conditional_model_is_told_the_class(data):
+    model = Halving(num_classes=3).eval()
+    _, pairs = latent_pictures(model, data, seed=5)
+    x_0, y = next(data.batches("test", PAIRS, limit=PAIRS))
+    assert torch.equal(model.labels[0], y)
+    centre = 0.4 * (y - 1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(pairs[1::2], (x_0 - centre) / 2 + centre)
+
+
+def test_a_noisy_chain_draws_the_images_again(data):
+    """Latents of a network that has learned nothing would give the images back."""
+    noised = []
+
+    class Chain(Halving):
+        def log_snrs(self, count):
+            return [0.0] * count
+
+        def redraw(self, x_0, y, seed, indices, log_snr):
+            noised.append((seed, indices.tolist(), log_snr))
+            return -x_0
+
+    _, pairs = latent_pictures(Chain().eval(), data, seed=5)
+    assert torch.equal(pairs[1::2], -pairs[::2])
+    assert noised == [(5, list(range(len(pairs) // 2)), 0.0)]
+
+
+def test_a_family_that_cannot_look_back_has_no_picture(data):
+    assert latent_pictures(GaussianModel().eval(), data, seed=5)[1] is None

@@ -1,0 +1,117 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.metrics.reference import Reference
+from tests.metrics.stand_ins import RawPixels, TinyImages
+
+
+@pytest.fixture
+def reference(tmp_path):
+    data = TinyImages()
+    data.prepare()
+    return Reference(data, RawPixels(), tmp_path / "cache")
+
+
+def files(reference):
+    return sorted(reference.cache.glob("[!.]*"))
+
+
+def same(a, b):
+    return all(mine is yours is None or torch.equal(mine, yours) for mine, yours in zip(a, b, strict=True))
+
+
+def test_moments_are_those_of_all_images_of_the_split(reference):
+    x = reference.data.splits["train"][0].flatten(1).double()
+    n, mean, covariance, _ = reference.moments("train")
+    assert n == 300
+    np.testing.assert_allclose(mean, x.mean(0), atol=1e-7)
+    np.testing.assert_allclose(covariance, x.T.cov(), atol=1e-7)
+
+
+def test_a_subset_is_not_the_first_class_only(reference):
+    whole, subset = reference.moments("test"), reference.moments("test", 12)
+    assert subset.n == 12
+    first_class = reference.data.splits["test"][0][:12].mean()
+    assert abs(subset.mean.mean() - whole.mean.mean()) < abs(first_class - whole.mean.mean()) / 2
+
+
+def test_images_are_read_once_for_each_question(reference):
+    first = reference.moments("train"), reference.vectors("train", 50)
+    reads = reference.data.reads
+    again = Reference(reference.data, RawPixels(), reference.cache)
+    assert same(again.moments("train"), first[0])
+    assert torch.equal(again.vectors("train", 50), first[1])
+    assert reference.data.reads == reads
+
+
+@pytest.mark.parametrize("what", ["data", "features", "split", "num_images"])
+def test_another_key_is_another_file(reference, what):
+    reference.moments("train")
+    if what == "data":
+        other = Reference(TinyImages(seed=1), RawPixels(), reference.cache)
+        other.data.prepare()
+    else:
+        other = Reference(reference.data, RawPixels(), reference.cache)
+        other.features.identity = "1" * 64 if what == "features" else other.features.identity
+    other.moments("test" if what == "split" else "train", 7 if what == "num_images" else None)
+    assert len(files(reference)) == 2
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "empty":
+        content = bytearray()
+    elif how == "truncated":
+        del content[-40:]
+    elif how == "garbage":
+        content = bytearray(os.urandom(len(content)))
+    elif how == "one bit of a number":
+        content[-20] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "garbage", "one bit of a number"])
+def test_a_damaged_file_is_computed_anew(reference, how):
+    expected = reference.moments("train")
+    (path,) = files(reference)
+    intact = path.read_bytes()
+    damage(path, how)
+    assert path.read_bytes() != intact
+    assert same(reference.moments("train"), expected)
+    reads = reference.data.reads
+    assert same(reference.moments("train"), expected)
+    assert reference.data.reads == reads  # and is whole again
+
+
+def test_a_file_of_another_key_under_this_name_is_not_believed(reference):
+    expected = reference.moments("train")
+    reference.moments("test")
+    test, train = files(reference)
+    train.write_bytes(test.read_bytes())
+    assert same(reference.moments("train"), expected)
+
+
+def test_a_crash_while_writing_leaves_nothing_behind(reference, monkeypatch):
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        reference.moments("train")
+    assert files(reference) == []
+
+
+def test_the_same_images_are_found_whatever_is_held_back(reference):
+    """Test images stay the same; training images depend on the number of images for validation."""
+    reference.moments("test"), reference.moments("train")
+    for held_back, new in ((20, 2), (30, 2)):
+        data, before = TinyImages(), len(files(reference))
+        data.hold_back(held_back)
+        data.prepare()
+        divided = Reference(data, RawPixels(), reference.cache)
+        assert same(divided.moments("test"), reference.moments("test"))
+        assert (divided.moments("train").n, divided.moments("validation").n) == (300 - held_back, held_back)
+        assert len(files(reference)) - before == new

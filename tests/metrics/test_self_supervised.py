@@ -1,0 +1,146 @@
+"""Features trained without labels: the loss, what training reads, and which faults the distances show."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data.digits import Digits
+from diffusion_lab.data.memory import Split
+from diffusion_lab.metrics.classifiers import FOLDER, WeightsError
+from diffusion_lab.metrics.features import SelfSupervisedFeatures
+from diffusion_lab.metrics.frechet import frechet_distance
+from diffusion_lab.metrics.self_supervised import Encoder, read_encoder, shifted, train_encoder, vicreg, written
+from diffusion_lab.metrics.statistics import FeatureStatistics, Moments
+
+SHIPPED = ["digits_ssl", "fashion_ssl"]
+
+
+def test_vicreg_is_the_papers_formula() -> None:
+    """Sums written out for single numbers: equations 1 to 6 with λ = μ = 25, ν = 1."""
+    first, second = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0)).double() * 0.7
+    wanted = 25 * sum(float((a - b) ** 2) for a, b in zip(first.flatten(), second.flatten(), strict=True)) / 15
+    for z in (first.numpy(), second.numpy()):
+        covariance = np.cov(z, rowvar=False)
+        wanted += 25 / 2 * sum(max(0.0, 1 - np.sqrt(covariance[j, j] + 1e-4)) for j in range(3)) / 3
+        wanted += sum(covariance[i, j] ** 2 for i in range(3) for j in range(3) if i != j) / 3
+    assert float(vicreg(first, second)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_shift_moves_whole_pixels() -> None:
+    x = torch.arange(2 * 9.0).view(2, 1, 3, 3)
+    moved = shifted(x.expand(2, 1, 3, 3), 1, torch.Generator().manual_seed(0), fill=-1.0)
+    for before, after in zip(x, moved, strict=True):
+        padded = torch.nn.functional.pad(before, (1, 1, 1, 1), value=-1.0)
+        places = [padded[..., i : i + 3, j : j + 3] for i in range(3) for j in range(3)]
+        assert any(torch.equal(after, place) for place in places)
+
+
+class OtherLabels(Digits):
+    """The same images with other labels."""
+
+    def __init__(self, labels: torch.Tensor | None) -> None:
+        super().__init__(batch_size=32, seed=0)
+        self.labels = labels
+
+    def _read(self) -> tuple[Split, Split]:
+        train, test = super()._read()
+        return Split(train.values, self.labels), test
+
+
+def test_training_reads_no_label() -> None:
+    """Equal weights to the bit without labels and with garbage; the global random numbers stay where they were."""
+    garbage = torch.arange(1437).flip(0)
+    before = torch.get_rng_state()
+    weights = [
+        written(train_encoder(data, num_steps=3, seed=0))
+        for data in (Digits(32, seed=0), OtherLabels(None), OtherLabels(garbage))
+    ]
+    assert weights[0] == weights[1] == weights[2]
+    assert torch.equal(before, torch.get_rng_state())
+    assert written(train_encoder(Digits(32, seed=0), num_steps=3, seed=1)) != weights[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 64, 64), (3, 20, 33), (2, 1, 5)], ids=str)
+def test_an_encoder_is_read_as_it_was_written(shape: tuple[int, ...]) -> None:
+    encoder = Encoder(shape, num_features=5).half().float()
+    content = written(encoder)
+    read, identity = read_encoder(content, Path("x"))
+    x = torch.randn(3, *shape)
+    torch.testing.assert_close(read(x), encoder(x))
+    assert len(content) < 1_000_000
+    assert len(identity) == 64
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", "short", "other"], ids=str)
+def test_a_file_that_is_no_encoder_is_refused(content: bytes | str) -> None:
+    good = written(Encoder((1, 8, 8)))
+    if content == "short":
+        content = good[:-1]
+    elif content == "other":
+        content = (FOLDER / "digits_cnn.safetensors").read_bytes()
+    with pytest.raises(WeightsError, match=r"x\.safetensors holds no features"):
+        read_encoder(content, Path("x.safetensors"))
+
+
+def test_a_pipe_holds_no_features(tmp_path: Path) -> None:
+    """A model's own file may name it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        SelfSupervisedFeatures("own", tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_features_are_those_of_their_card(name: str) -> None:
+    features, card = SelfSupervisedFeatures(name), json.loads((FOLDER / f"{name}.json").read_text())
+    assert features.identity == card["sha256"]
+    assert card["network"] == "encoder"
+    assert (FOLDER / f"{name}.safetensors").stat().st_size < 1_000_000
+    with pytest.raises(ValueError, match=r"features=.*_ssl work for images of shape .* \(3, 5, 5\)"):
+        features.check((3, 5, 5))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_feature_depends_on_its_image_alone(name: str) -> None:
+    features = SelfSupervisedFeatures(name)
+    x = torch.rand(6, *features.encoder.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    together = features.train()(x)
+    torch.testing.assert_close(torch.cat([features(row[None]) for row in x]), together, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features(x), together)
+
+
+def moments(features: SelfSupervisedFeatures, x: torch.Tensor) -> Moments:
+    found = FeatureStatistics(features.dim)
+    found.update(features(x))
+    return found.compute()
+
+
+def test_the_distance_grows_with_each_fault() -> None:
+    """Blur, noise, contrast, thickness: from half of the fault to all of it, and twice the floor at least."""
+    data, features = Digits(batch_size=1, seed=0), SelfSupervisedFeatures("digits_ssl")
+    train, _ = next(data.batches("train", 1437))
+    x, y = next(data.batches("test", 360))
+    reference = moments(features, train)
+    floor = frechet_distance(moments(features, x), reference)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    pool = torch.nn.functional
+    changes = {
+        "blur": pool.avg_pool2d(pool.pad(x, (1, 1, 1, 1), value=-1.0), 3, stride=1) - x,
+        "noise": 0.3 * noise,
+        "contrast": -0.3 * (x + 1),
+        "thicker": 0.4 * (pool.max_pool2d(x, 3, 1, 1) - x),
+        "thinner": -0.4 * (pool.max_pool2d(-x, 3, 1, 1) + x),
+    }
+    for fault, change in changes.items():
+        half, whole = (frechet_distance(moments(features, x + s * change), reference) for s in (0.5, 1.0))
+        assert floor < half < whole, fault
+        assert whole > 2 * floor, fault
+    distances = [
+        frechet_distance(moments(features, part), reference) for part in (x[y != 3], x[y < 5], x[y == 3], x[:36])
+    ]
+    assert floor < distances[0] < distances[1] < distances[2]
+    assert distances[3] > 3 * floor

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError, merge
+
+
+def moments(x, batches=1):
+    statistics = FeatureStatistics(x.shape[1])
+    for part in x.chunk(batches):
+        statistics.update(part)
+    return statistics.compute()
+
+
+@pytest.mark.parametrize("batches", [1, 7, 100])
+def test_mean_and_unbiased_covariance_however_the_images_are_batched(batches):
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)).double() * torch.arange(1, 6) + 3
+    n, mean, covariance, _ = moments(x, batches)
+    assert n == 100
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(covariance, np.cov(x.numpy(), rowvar=False, ddof=1), rtol=1e-11)
+
+
+def test_a_mean_far_from_zero_costs_no_digits():
+    # Sums of x·x^T lose the covariance altogether here: 1e8² has no room for a 1 in float64.
+    x = torch.randn(1000, 3, generator=torch.Generator().manual_seed(1)).double()
+    np.testing.assert_allclose(moments(x + 1e8, 9).covariance, moments(x, 9).covariance, rtol=0, atol=1e-6)
+
+
+def test_float32_features_are_summed_in_float64():
+    x = torch.rand(5000, 2, generator=torch.Generator().manual_seed(2))
+    np.testing.assert_allclose(moments(x, 50).mean, x.double().mean(0), rtol=1e-14)
+
+
+def test_merging_is_adding_up_and_a_part_may_be_empty():
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(3)).double()
+
+    def state(rows):
+        found = torch.zeros(5, 5, dtype=torch.float64)
+        if len(rows):
+            found[0, 0], found[0, 1:] = len(rows), rows.mean(0)
+            found[1:, 1:] = (rows - rows.mean(0)).T @ (rows - rows.mean(0))
+        return found
+
+    together = merge(torch.stack([state(x[:10]), state(x[:0]), state(x[10:])]))
+    np.testing.assert_allclose(together, state(x), rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_batch_changes_nothing():
+    statistics = FeatureStatistics(2)
+    statistics.update(torch.ones(3, 2))
+    before = statistics.compute()
+    statistics.update(torch.empty(0, 2))
+    assert all(torch.equal(a, b) for a, b in zip(statistics.compute()[:3], before[:3], strict=True))
+
+
+@pytest.mark.parametrize("n", [9, 10, 11])
+def test_fewer_vectors_than_features_are_kept(n):
+    """Nothing (D, D) is formed of n < D vectors, and the covariance is the same as if it were."""
+    x = torch.randn(n, 10, generator=torch.Generator().manual_seed(4))
+    found = moments(x, 3)
+    assert (found.covariance is None, found.factor is None) == (n < 10, n >= 10)
+    np.testing.assert_allclose(found.mean, x.double().mean(0), atol=1e-15)
+    np.testing.assert_allclose(found.dense(), x.double().T.cov(), atol=1e-14)
+    again = Moments.of(found.tensors())
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(again, found, strict=True))
+
+
+def test_one_image_has_no_covariance():
+    with pytest.raises(UnmeasurableError, match="at least 2 feature vectors, got 1"):
+        moments(torch.ones(1, 3))

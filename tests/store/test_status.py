@@ -1,0 +1,46 @@
+"""status.json: how work ended, in its own words."""
+
+import signal
+
+import pytest
+
+from diffusion_lab.store.status import DONE, FAILED, INTERRUPTED, Announcement, read_status
+from diffusion_lab.store.written import PlaceError
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (ValueError("two\nlines"), FAILED, "two lines"),
+        (ValueError(), FAILED, "ValueError"),
+        (KeyboardInterrupt(), INTERRUPTED, "KeyboardInterrupt"),
+        (SystemExit("said"), INTERRUPTED, "said"),
+        (SystemExit(128 + signal.SIGTERM), INTERRUPTED, "SIGTERM; run the same command again to resume"),
+        (SystemExit(128 + signal.SIGUSR2), INTERRUPTED, "SIGUSR2; run the same command again to resume"),
+    ],
+)
+def test_what_ends_work_says_why(tmp_path, error, state, reason):
+    with pytest.raises(type(error)), Announcement(tmp_path):
+        raise error
+    status = read_status(tmp_path)
+    assert (status.state, status.reason) == (state, reason)
+
+
+def test_a_removed_folder_does_not_hide_why_work_ended(tmp_path, monkeypatch):
+    def work():
+        with Announcement(tmp_path):
+            monkeypatch.setattr("diffusion_lab.store.status.write_whole", removed)
+            raise KeyboardInterrupt
+
+    def removed(*_):
+        raise PlaceError("removed")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_work_that_ends_by_itself_is_done(tmp_path):
+    with Announcement(tmp_path, steps=3) as work:
+        work.step(3)
+    status = read_status(tmp_path)
+    assert (status.state, status.step, status.reason) == (DONE, 3, None)

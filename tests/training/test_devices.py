@@ -1,0 +1,135 @@
+"""Which devices there are and what may be asked of them; the machine is a stand-in, an `nvidia-smi` on the PATH."""
+
+import subprocess
+import sys
+
+import pytest
+
+from diffusion_lab.training.devices import Place, requested, visible_gpus
+from tests.machine import EIGHT, UUIDS, pretend
+
+MIG = ["MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", "MIG-a28ad590-3fda-56dd-84fc-0a0b96edc58d"]
+SPLIT = [
+    EIGHT[0],
+    f"  MIG 3g.40gb     Device  0: (UUID: {MIG[0]})",
+    f"  MIG 3g.40gb     Device  1: (UUID: {MIG[1]})",
+    EIGHT[1],
+]
+
+
+@pytest.mark.parametrize(
+    ("restriction", "visible"),
+    [
+        (None, list("01234567")),
+        ("4,5,6,7", list("4567")),
+        ("7, 2", ["7", "2"]),
+        (f"{UUIDS[3]},{UUIDS[0]}", [UUIDS[3], UUIDS[0]]),
+        ("GPU-25d5", ["GPU-25d5"]),  # a beginning will do
+        ("GPU-", []),  # if it is of one
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0,8,1", ["0"]),  # nothing behind what does not exist
+        ("1,1", []),
+    ],
+)
+def test_the_visible_gpus_are_those_that_cuda_would_take(tmp_path, monkeypatch, restriction, visible):
+    pretend(monkeypatch, tmp_path, EIGHT, restriction)
+    assert list(visible_gpus()) == visible
+
+
+def test_a_gpu_that_is_split_counts_as_its_slices(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, SPLIT)
+    assert visible_gpus() == (*MIG, "1")
+    for names in ((MIG[1],), (f"MIG-{UUIDS[0]}/1/0",), ("1", MIG[0])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+        assert visible_gpus() == names
+
+
+def test_a_machine_without_gpus_has_none(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, [])
+    assert visible_gpus() == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert visible_gpus() == ()
+
+
+def test_without_nvidia_smi_pytorch_is_asked(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"{UUIDS[4]},{UUIDS[6]}")
+    assert visible_gpus() == (UUIDS[4], UUIDS[6])
+
+
+def test_looking_needs_no_torch(tmp_path, monkeypatch):
+    pretend(monkeypatch, tmp_path, EIGHT)
+    code = "import sys; from diffusion_lab.training.devices import visible_gpus as v; print(len(v()), 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["8", "False"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "num_gpus", "on_gpu", "size"),
+    [
+        ("auto", 1, 8, True, 1),
+        ("auto", 1, 0, False, 1),
+        ("auto", "auto", 8, True, 8),
+        ("auto", -1, 3, True, 3),
+        ("gpu", "-1", 3, True, 3),
+        ("cuda", "2", 3, True, 2),
+        ("cpu", "auto", 8, False, 1),
+        ("cpu", 4, 0, False, 4),
+        ("auto", -1, 0, False, 1),
+        ("auto", None, 8, True, 8),
+        ("auto", [2, 0], 3, True, 2),
+    ],
+)
+def test_what_the_options_ask_for(accelerator, devices, num_gpus, on_gpu, size):
+    request = requested(accelerator, devices, [str(index) for index in range(num_gpus)])
+    assert (request.on_gpu, request.size) == (on_gpu, size)
+
+
+def test_a_list_says_which():
+    request = requested("auto", [2, 0], ["a", "b", "c"])
+    assert [request.index(rank) for rank in range(2)] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "num_gpus", "said"),
+    [
+        (
+            "gpu",
+            1,
+            0,
+            "trainer.accelerator=gpu: there is no GPU here that PyTorch can use (CUDA_VISIBLE_DEVICES=); use auto or cpu",
+        ),
+        ("mps", 1, 0, "trainer.accelerator=mps: choose auto, gpu or cpu"),
+        ("auto", 9, 8, "trainer.devices=9: 8 GPUs are visible here (CUDA_VISIBLE_DEVICES=)"),
+        ("gpu", [0, 1], 1, "trainer.devices=[0, 1]: 1 GPU is visible here (CUDA_VISIBLE_DEVICES=)"),
+        *(
+            ("cpu", wrong, 0, f"trainer.devices={wrong}: give a number of devices, or auto for all")
+            for wrong in (0, -2, "many", "0,1", 1.5, [], [0, 0], [-1])
+        ),
+    ],
+)
+def test_what_there_is_not_is_refused(monkeypatch, accelerator, devices, num_gpus, said):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole sentence is below
+        requested(accelerator, devices, [str(index) for index in range(num_gpus)])
+    assert str(error.value) == said
+
+
+def test_more_processes_than_cores_are_refused():
+    assert requested("cpu", 2, [], cores=2).size == 2
+    assert requested("auto", 8, list("01234567"), cores=2).size == 8, "a process of a GPU shares the cores"
+    with pytest.raises(ValueError, match=r"^devices=99: each process needs a core of its own, and 2 CPU cores are av"):
+        requested("cpu", 99, [], cores=2, prefix="")
+
+
+def test_a_place_is_said_as_its_user_would_say_it():
+    assert str(Place(("5",), 1, 2)) == "GPU 5"
+    assert str(Place(("4", "6"), 2, 2)) == "GPUs 4, 6"
+    assert str(Place((MIG[0],), 1, 1)) == MIG[0]
+    assert str(Place((), 1, 1)) == "CPU, 1 thread"
+    assert str(Place((), 2, 3)) == "CPU, 2 processes of 3 threads"

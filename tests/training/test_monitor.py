@@ -1,0 +1,116 @@
+"""Through a real Trainer, on made-up numbers."""
+
+import csv
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+
+from diffusion_lab.training.finite import SkipNotFinite
+from diffusion_lab.training.monitor import Monitor
+from diffusion_lab.training.record import CSVRecord
+
+
+class Counted(LightningModule):
+    """Batch k says: sum k of k + 1 losses in the first quarter, none in the second."""
+
+    skipped_steps, batches_trained = 0, 0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        k = batch_idx
+        return {
+            "loss": self.weight * 3,
+            "terms": {"loss": torch.tensor(float(k))},
+            "sums": {
+                "loss_quarter_1": (torch.tensor(float(k)), torch.tensor(k + 1)),
+                "loss_quarter_2": (torch.tensor(0.0), torch.tensor(0)),
+            },
+        }
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+class Lazy(Counted):
+    """The first batch has a penalty, the others have none. It is 1 on rank 0 and 2 on rank 1, as every loss."""
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.tensor(self.global_rank + 1.0)
+        sums = {"penalty": (loss, torch.tensor(1))} if self.global_step == 0 else {}
+        return {"loss": self.weight * 3, "terms": {"loss": loss}, "sums": sums}
+
+
+def train(folder, model, max_steps, resumed=None, **options):
+    """Its Trainer, after a training that logs every second step."""
+    trainer = Trainer(
+        max_steps=max_steps,
+        log_every_n_steps=2,
+        accelerator="cpu",
+        logger=CSVRecord(folder / "metrics.csv"),
+        callbacks=[SkipNotFinite(), Monitor()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+    trainer.fit(model, torch.utils.data.DataLoader(torch.zeros(8, 1), num_workers=0), ckpt_path=resumed)
+    return trainer
+
+
+def trained(folder, **options):
+    """What metrics.csv says: its header and its rows."""
+    train(folder, Counted(), max_steps=4, **options)
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    return header, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_means_are_over_the_window_and_those_of_sums_over_summands(tmp_path):
+    header, said = trained(tmp_path)
+    assert [float(row["train/loss"]) for row in said] == [0.5, 2.5]
+    assert [float(row["train/loss_quarter_1"]) for row in said] == pytest.approx([1 / 3, 5 / 7])
+    assert "train/loss_quarter_2" not in header, "a mean of nothing is no number"
+    assert [float(row["train/grad_norm"]) for row in said] == [3, 3]
+    assert [float(row["train/lr"]) for row in said] == [0.5, 0.5]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
+def test_where_gradients_are_accumulated_a_mean_is_over_all_batches_of_its_steps(tmp_path):
+    _, said = trained(tmp_path, accumulate_grad_batches=2)
+    assert [(row["step"], float(row["train/loss"])) for row in said] == [("2", 1.5), ("4", 5.5)]
+
+
+def interrupted(folder, rank="0", port=None):
+    """A training of `Lazy` that was saved after its first step and resumed. port: of rank 0, where there are two ranks."""
+    options = {}
+    if port is not None:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+        os.environ.update(address, WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank)
+        options = {"strategy": "ddp", "devices": 2}
+    file = Path(folder) / "resume.ckpt"
+    train(Path(folder), Lazy(), max_steps=1, **options).save_checkpoint(file)
+    train(Path(folder), Lazy(), max_steps=2, resumed=file, **options)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_resumed_training_logs_what_it_would_have_logged(tmp_path, zygote, ranks):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = [str(free.getsockname()[1])] if ranks > 1 else []
+    for rank in range(ranks):
+        (tmp_path / str(rank)).mkdir()
+    started = [zygote.call(tmp_path / str(n), interrupted, str(tmp_path), str(n), *port) for n in range(ranks)]
+    for process in started:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    mean = sum(range(1, ranks + 1)) / ranks
+    assert (float(row["train/penalty"]), float(row["train/loss"])) == (mean, mean)

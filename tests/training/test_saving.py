@@ -1,0 +1,148 @@
+"""A checkpoint is there whole, or the one before it is; and none of them can run anything."""
+
+import pickle
+import signal
+import subprocess
+import time
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion_lab.store.files import remove_staged
+from diffusion_lab.store.moments import read_moment
+from diffusion_lab.training.monitor import Monitor
+from diffusion_lab.training.saving import Saving, WholeCheckpoints, load_state, newest_good, previous_of
+
+
+class Harm:
+    def __reduce__(self):
+        return (subprocess.call, (["touch", "harm"],))
+
+
+def save(path, **state):
+    WholeCheckpoints().save_checkpoint({"fingerprint": "f", **state}, path)
+
+
+def test_the_one_before_is_kept(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    for n in range(3):
+        save(path, n=n)
+    assert load_state(path)["n"] == 2
+    assert load_state(previous_of(path))["n"] == 1
+    assert newest_good(path, "f") == (path, [])
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    save(path, weights=torch.zeros(100))
+    content = path.read_bytes()
+    weights = content.index(bytes(400))
+    for place in (weights, weights + 200, weights + 399):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"resume\.ckpt is damaged"):
+            load_state(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1, -100])
+def test_a_cut_file_is_broken(tmp_path, length):
+    path = tmp_path / "resume.ckpt"
+    save(path, weights=torch.zeros(100))
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"resume\.ckpt is damaged"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
+def test_a_pickle_does_not_run(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write({"fingerprint": "f", "harm": Harm()}, tmp_path / "resume.ckpt")
+    good, wrong = newest_good(tmp_path / "resume.ckpt", "f")
+    assert good is None
+    assert len(wrong) == 1
+    assert "resume.ckpt" in wrong[0]
+    assert not (tmp_path / "harm").exists()
+
+
+def test_the_newest_that_is_whole_and_of_this_training(tmp_path):
+    path = tmp_path / "resume.ckpt"
+    assert newest_good(path, "f") == (None, [])
+    save(path, n=0)
+    save(path, n=1, fingerprint="of another")
+    assert newest_good(path, "f") == (previous_of(path), [f"{path} belongs to another training"])
+    path.unlink()  # as after a crash between the two moves
+    assert newest_good(path, "f") == (previous_of(path), [])
+
+
+@pytest.mark.needs("mount")
+def test_checkpoints_do_not_pass_through_the_temporary_folder(tmp_path, small_disk, monkeypatch):
+    """Another file system that is full: Lightning's own writer stages there."""
+    monkeypatch.setenv("TMPDIR", str(small_disk))
+    (small_disk / "filler").write_bytes(bytes(int(2.9 * 2**20)))
+    state = {"weights": torch.zeros(2**19)}
+    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
+    WholeCheckpoints().save_checkpoint(state, tmp_path / "resume.ckpt")
+    for file in (tmp_path / "resume.ckpt", previous_of(tmp_path / "resume.ckpt")):
+        assert torch.equal(load_state(file)["weights"], state["weights"])
+
+
+@pytest.mark.parametrize("ahead", [-1.0, 1.0])
+def test_a_branch_at_a_time_is_saved_by_all_ranks_at_one_step(tmp_path, ahead):
+    """One that saves alone waits for the others for ever. A step takes 0.6 s; this rank's clock is ahead of that of rank 0."""
+    monitor, saved = Monitor(), []
+    trainer = SimpleNamespace(
+        global_step=0,
+        max_steps=10,
+        world_size=2,
+        is_global_zero=False,
+        should_stop=False,
+        enable_validation=False,
+        callbacks=[monitor],
+        datamodule=SimpleNamespace(batch_size=8),
+        strategy=SimpleNamespace(
+            root_device="cpu", reduce=lambda said, reduce_op: said, broadcast=lambda seconds: seconds - ahead
+        ),
+        save_checkpoint=saved.append,
+    )
+    model, signals = SimpleNamespace(batches_trained=0), SimpleNamespace(listen=lambda: None, signum=None)
+    saving = Saving(tmp_path / "resume.ckpt", "f", signals, every_n_steps=0, every_minutes=0)
+    saving.keep_branches([read_moment("2m")], lambda step: step)
+    for step in range(6):
+        trainer.global_step, monitor.seconds = step, 118.1 + 0.6 * step + ahead
+        if step == 0:
+            saving.on_train_start(trainer, model)
+        else:
+            saving.on_train_batch_end(trainer, model, {}, None, 0)
+    assert saved == [4, saving.path]
+
+
+def write_without_end(path):
+    for n in count(1):
+        save(path, n=n, weights=torch.full((2**16,), n))
+        print(n, flush=True)
+
+
+@pytest.mark.thorough
+def test_killed_while_writing_a_checkpoint_one_of_the_two_always_loads(tmp_path, zygote):
+    """A process writes without end and is killed at random moments."""
+    path = tmp_path / "there" / "resume.ckpt"
+    path.parent.mkdir()
+    for delay in (0.0, 0.002, 0.005, 0.007):
+        (tmp_path / "out").write_text("")
+        process = zygote.call(tmp_path, write_without_end, str(path))
+        while (tmp_path / "out").read_text().count("\n") < 3 and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        said = [int(line) for line in process.communicate()[0].split()]
+        assert process.returncode == -signal.SIGKILL
+        good, wrong = newest_good(path, "f")
+        assert wrong == []
+        state = load_state(good)
+        assert state["n"] >= max(said, default=3)
+        assert (state["weights"] == state["n"]).all()
+        remove_staged(path.parent)
+        assert {file.name for file in path.parent.glob("[!.]*")} <= {"resume.ckpt", "resume.previous.ckpt"}
