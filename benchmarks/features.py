@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.frechet import frechet_distance
 from diffusion_lab.metrics.sliced import sliced_wasserstein

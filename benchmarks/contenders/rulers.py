@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.metrics.features import ClassifierFeatures, SelfSupervisedFeatures
 from diffusion_lab.metrics.frechet import frechet_distance
 from diffusion_lab.metrics.reference import Reference

@@ -10,7 +10,7 @@ from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.noisy_classifier import NoisyClassifier
 
 

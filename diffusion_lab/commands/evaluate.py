@@ -25,7 +25,7 @@ from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.base import GenerativeModel
 
 

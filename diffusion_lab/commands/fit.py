@@ -39,7 +39,7 @@ from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 _BYTES = 4  # of a number in a checkpoint
@@ -187,7 +187,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
 
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
-    from diffusion_lab.data.error import DataError
+    from diffusion_lab.data.module import DataError
 
     fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.editing import Edit
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.diffusion import Guidance, Sampler
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.store import ModelDirectory

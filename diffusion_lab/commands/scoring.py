@@ -37,7 +37,7 @@ from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.reference import Reference
     from diffusion_lab.metrics.scores import Scores
     from diffusion_lab.metrics.source import Source

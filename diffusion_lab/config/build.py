@@ -34,8 +34,8 @@ from diffusion_lab.store.fingerprints import (
 from diffusion_lab.store.imports import Code
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
     from diffusion_lab.data.clusters import Clusters
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
     from diffusion_lab.store import ModelDirectory
 

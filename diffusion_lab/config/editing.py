@@ -156,7 +156,7 @@ def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
-    from diffusion_lab.data.levels import from_levels, to_levels
+    from diffusion_lab.diffusion.levels import from_levels, to_levels
 
     if isinstance(image, int):
         data = trained_data(saved)
@@ -174,7 +174,7 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
 
 def _read(file: str, image_size: Sequence[int], channels: int) -> Tensor:
     """uint8 (channels, *image_size)."""
-    from diffusion_lab.data.images import read_image
+    from diffusion_lab.data.image_files import read_image
 
     if not Path(file).is_file():
         raise MistakeError(f"{file}: there is no such file")

@@ -22,9 +22,9 @@ from diffusion_lab.store.fingerprints import GIVEN, fingerprint, named_in
 if TYPE_CHECKING:
     import torch
 
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import Images
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.data.module import DataModule
+    from diffusion_lab.interop.given_images import Images
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.reference import Progress, Reference
@@ -95,8 +95,8 @@ def are_given(options: Sequence[str]) -> bool:
 
 def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import differences, levels, read_images
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.score import check_measures
 
@@ -138,9 +138,9 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     """The images, none where only statistics were published; and the statistics, by the suffix of their names."""
     import torch
 
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import levels
-    from diffusion_lab.interop.statistics import read_reference
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.interop.given_images import levels
+    from diffusion_lab.interop.given_statistics import read_reference
 
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")

@@ -16,7 +16,7 @@ from diffusion_lab.store import ModelDirectory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.diffusion import Variance
     from diffusion_lab.metrics.reference import Progress
     from diffusion_lab.models.base import GenerativeModel

@@ -42,7 +42,7 @@ from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training.devices import visible_gpus
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep

@@ -19,7 +19,7 @@ from diffusion_lab.store.contents import is_snapshot, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics import Metric
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.models.base import GenerativeModel

@@ -40,7 +40,7 @@ PLACES = {
     "measured_variance": "diffusion_lab.diffusion.Variance",
     "objective": "diffusion_lab.diffusion.Objective",
     "evaluation": "diffusion_lab.metrics.settings.Evaluation",
-    "data": "diffusion_lab.data.base.DataModule",
+    "data": "diffusion_lab.data.module.DataModule",
     "labels": "diffusion_lab.data.clusters.Clusters",
     "model": "diffusion_lab.models.trainable.TrainableModel",
     "features": "diffusion_lab.metrics.features.Features",

@@ -31,7 +31,7 @@ from diffusion_lab.store.foreign import inside, printable, read_yaml
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 

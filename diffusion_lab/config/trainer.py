@@ -25,7 +25,7 @@ from diffusion_lab.training.saving import WholeCheckpoints
 from diffusion_lab.training.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 # Options of Lightning's Trainer that would be ignored or get in the way.

@@ -10,7 +10,7 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 BATCH_SIZE = 256
 

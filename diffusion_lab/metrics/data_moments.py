@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.metrics.duration import say_if_long
 from diffusion_lab.metrics.features import Pixels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.frechet import frechet_distance
 from diffusion_lab.metrics.metric import Metric, Naming, Need
 from diffusion_lab.metrics.reference import Progress

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.data.splits import evenly_spaced
+from diffusion_lab.data.order import evenly_spaced
 from diffusion_lab.metrics.duration import say_if_long
 from diffusion_lab.metrics.fidelity import in_manifolds, kernel_distance, kernel_influences
 from diffusion_lab.metrics.frechet import frechet_distance

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.splits import fixed_rest, fixed_subset
+from diffusion_lab.data.order import fixed_rest, fixed_subset
 from diffusion_lab.metrics.needs import Need
 from diffusion_lab.metrics.reference import Progress, Reference, references_of
 from diffusion_lab.metrics.samples import Samples, num_kept
@@ -18,8 +18,8 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.source import Source
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.data.module import DataModule
 
 _MODEL = "needs a model, but these samples are images"
 _LABELS = "the samples have no class labels (an npz may have them as arr_1)"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-from diffusion_lab.data.levels import to_levels
+from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.classifiers import WeightsError
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.weight_files import read_weights, usual_place

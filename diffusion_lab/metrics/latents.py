@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # real images, each beside its reconstruction

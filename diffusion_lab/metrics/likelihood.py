@@ -14,7 +14,7 @@ from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 Measure = Callable[
     [Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]

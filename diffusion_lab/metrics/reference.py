@@ -22,8 +22,8 @@ from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, Unmeasu
 from diffusion_lab.store import CacheDirectory
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.data.one_set import OneSet
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all

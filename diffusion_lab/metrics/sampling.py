@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.stopwatch import Stopwatch
 from diffusion_lab.models.base import GenerativeModel

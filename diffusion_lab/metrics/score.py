@@ -24,7 +24,7 @@ from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
 
 

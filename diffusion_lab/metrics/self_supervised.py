@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.classifiers import WeightsError
 
 _COARSEST, _FINEST = 128, 16  # channels

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")

@@ -18,7 +18,7 @@ from diffusion_lab.metrics.source import Source
 from diffusion_lab.metrics.statistics import Moments
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.models.base import GenerativeModel
 

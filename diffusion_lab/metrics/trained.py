@@ -20,7 +20,7 @@ from diffusion_lab.metrics.stopwatch import TrainingCost
 from diffusion_lab.models.base import GenerativeModel
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, Fe
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.transforms.functional import normalize
 
-from diffusion_lab.data.levels import to_levels
+from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.classifiers import WeightsError
 from diffusion_lab.metrics.dinov2 import DINOv2
 from diffusion_lab.metrics.features import Features

@@ -12,9 +12,9 @@ from diffusion_lab.baselines.dequantization import (
     undo,
     uniform_from_normal,
 )
-from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.diffusion import Gaussian, SampleNoise
 from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.data.one_set import OneSet
+from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion import (
     ClassifierFree,
     CosineSchedule,

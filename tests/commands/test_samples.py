@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.interop.images import read_images
+from diffusion_lab.interop.given_images import read_images
 
 from .conftest import STRIDED, TINY, files
 

@@ -14,7 +14,7 @@ from .conftest import STRIDED, TINY
 
 OWN = """
 import torch
-from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 
 class Own(InMemoryDataModule):
     name, num_classes, num_levels = "own", None, None

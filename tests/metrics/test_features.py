@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataError, DataModule
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.data.mnist import FashionMNIST
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics.classifiers import FOLDER, WeightsError, load_classifier
 from diffusion_lab.metrics.features import ClassifierFeatures, Features, Pixels, SelfSupervisedFeatures
 from diffusion_lab.metrics.frechet import frechet_distance

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.levels import to_levels
-from diffusion_lab.data.one_set import OneSet
+from diffusion_lab.data.in_memory import OneSet
+from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.given import GivenImages
 from diffusion_lab.metrics.patches import SlicedWasserstein

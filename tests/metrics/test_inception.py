@@ -8,8 +8,9 @@ import torch_fidelity
 from torch.nn import functional as F  # noqa: N812
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.pictures import to_uint8
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics import FrechetDistance, InceptionScore, KernelDistance, Naming, PrecisionRecall, inception
 from diffusion_lab.metrics.classifiers import WeightsError
 from diffusion_lab.metrics.inception import FILE_NAME, SHA256, InceptionFeatures, InceptionSpatialFeatures

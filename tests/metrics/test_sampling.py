@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from diffusion_lab.data.levels import from_levels
+from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics.sampling import Stream, labels, quantise
 from diffusion_lab.metrics.stopwatch import Stopwatch
 from tests.metrics.stand_ins import GaussianModel

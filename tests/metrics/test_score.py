@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.data.levels import from_levels
+from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import BitsPerDim, Copying, Cost, SlicedWasserstein
 from diffusion_lab.metrics.frechet import frechet_distance
 from diffusion_lab.metrics.latents import PAIRS

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.memory import Split
+from diffusion_lab.data.in_memory import Split
 from diffusion_lab.metrics.classifiers import FOLDER, WeightsError
 from diffusion_lab.metrics.features import SelfSupervisedFeatures
 from diffusion_lab.metrics.frechet import frechet_distance

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics.classifiers import WeightsError
 from diffusion_lab.metrics.dinov2 import DINOv2
 from diffusion_lab.metrics.vision_transformers import SHA256, CLIPFeatures, DINOv2Features

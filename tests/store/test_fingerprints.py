@@ -217,7 +217,7 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
 COUNTED = {
     "diffusion.process diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
     "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
-    "data.order data.digits data.base training.ema training.profiles": ALL,
+    "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
     "config.trainer config.started commands.fit commands.train training.snapshots": "training",
     "training.finite training.taking_back training.power_averages": "training",

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.array_files import members, one_sentence, read_array
-from diffusion_lab.data.error import DataError
+from diffusion_lab.data.arrays import members, one_sentence, read_array
+from diffusion_lab.data.module import DataError
 from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
-from diffusion_lab.interop.images import Images, read_images
+from diffusion_lab.interop.given_images import Images, read_images
 from diffusion_lab.metrics.statistics import Moments
 
 _MOST_BYTES = 2**30  # of sigma: 11,000 features

@@ -21,10 +21,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from diffusion_lab.data.array_files import MOST_CLASSES, check_member, header, members, one_sentence, read_array
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import SUFFIXES, read_as_it_is
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.data.arrays import MOST_CLASSES, check_member, header, members, one_sentence, read_array
+from diffusion_lab.data.image_files import SUFFIXES, read_as_it_is
+from diffusion_lab.data.module import DataError
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.store.foreign import printable
 
 MOST_BYTES = 2**34  # of all images, decoded: 16 GiB, 80,000 of 3 × 256 × 256

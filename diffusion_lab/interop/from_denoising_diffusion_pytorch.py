@@ -18,9 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.interop.betas import schedule_options
-from diffusion_lab.interop.checkpoints import CheckpointError, tensors_in
-from diffusion_lab.interop.imported import Imported, image_size_of, wrapped_weights, written
+from diffusion_lab.interop.checkpoints import (
+    CheckpointError,
+    Imported,
+    image_size_of,
+    schedule_options,
+    tensors_in,
+    wrapped_weights,
+    written,
+)
 from diffusion_lab.store.foreign import printable
 
 TAKES = frozenset(("image_size", "weights"))  # options of the command

@@ -18,9 +18,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.order import BatchOrder, batches_trained
-from diffusion_lab.data.splits import fixed_rest, fixed_subset, without_validation
+from diffusion_lab.data.order import BatchOrder, batches_trained, fixed_rest, fixed_subset, without_validation
 from diffusion_lab.diffusion import SampleNoise
 
 if TYPE_CHECKING:
@@ -33,6 +31,10 @@ Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror
 T = TypeVar("T")
 _LOOKED_AT = 1000  # images of which the shares of the levels are taken
 _AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+class DataError(ValueError):
+    """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
 class DataModule(LightningDataModule, ABC):
@@ -175,15 +177,14 @@ class DataModule(LightningDataModule, ABC):
         self.num_validation = num_images
 
     def _divide(self) -> None:
-        if not self.num_validation:
-            return
-        if self.num_validation >= self.num_train:
+        if 0 < self.num_train <= self.num_validation:
             raise DataError(
                 f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
                 "some are left to train on."
             )
-        train, validation = without_validation(self.num_train, self.num_validation)
-        self._places, self.num_train = {"train": train, "validation": validation}, len(train)
+        if self.num_validation:
+            train, validation = without_validation(self.num_train, self.num_validation)
+            self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
     @property
     def validation_split(self) -> str:
@@ -206,19 +207,15 @@ class DataModule(LightningDataModule, ABC):
     def _cluster(self, clusters: Clusters) -> None:
         """The clusters of the images that training shows, or of some of them."""
         count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
-        clusters.find(
-            torch.cat(
-                [x for x, _ in self._of("train", _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE))]
-            )
-        )
+        picks = _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE)
+        clusters.find(torch.cat([x for x, _ in self._of("train", picks)]))
         self.num_classes, self.class_names = clusters.num_clusters, None
 
     def _of(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         """`_show`, for "validation" too."""
-        places = self._places.get(split)
-        if places is None:
+        if split not in self._places:
             return self._show(split, picks)
-        return self._show("train", ((places[indices], mirrored) for indices, mirrored in picks))
+        return self._show("train", ((self._places[split][indices], mirrored) for indices, mirrored in picks))
 
     def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
         """`_of`, labelled by clusters if they serve as classes: a mirrored image has the cluster of the original."""
@@ -269,8 +266,8 @@ class DataModule(LightningDataModule, ABC):
         return Batches(lambda: self._show_held_out(mine, seed))
 
     def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
-        picks = [_unmirrored(indices) for indices in chosen]
-        for indices, (x, y) in zip(chosen, self._labelled(self.validation_split, picks), strict=True):
+        batches = self._labelled(self.validation_split, map(_unmirrored, chosen))
+        for indices, (x, y) in zip(chosen, batches, strict=True):
             yield x, y, SampleNoise(seed, indices)
 
     @property
@@ -291,10 +288,9 @@ class DataModule(LightningDataModule, ABC):
         the subset of a smaller limit is its beginning. `start` skips that many images of this sequence.
         """
         self.prepare()
-        if split not in ("train", "test", *self._places):
-            raise DataError(
-                f"There is no split {split!r}: the splits are {', '.join(('train', 'test', *self._places))}."
-            )
+        splits = dict.fromkeys(("train", "test", *self._places))
+        if split not in splits:
+            raise DataError(f"There is no split {split!r}: the splits are {', '.join(splits)}.")
         order = fixed_subset(self.size(split), limit)
         return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
 
@@ -302,11 +298,9 @@ class DataModule(LightningDataModule, ABC):
     def training_identity(self) -> str:
         """SHA-256 of the images that a model is trained on, without those for validation, and of their clusters if these are
         the classes."""
-        held_back = [f"without {self.num_validation}"] if self.num_validation else []
-        clusters = [] if self.clusters is None else [self.clusters.identity]
-        if not held_back and not clusters:
-            return self.identity
-        return hashlib.sha256(" ".join([self.identity, *held_back, *clusters]).encode()).hexdigest()
+        parts = [f"without {self.num_validation}"] if self.num_validation else []
+        parts += [] if self.clusters is None else [self.clusters.identity]
+        return hashlib.sha256(" ".join([self.identity, *parts]).encode()).hexdigest() if parts else self.identity
 
     def class_shares(self, split: str) -> Tensor | None:
         """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
