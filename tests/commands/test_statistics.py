@@ -13,7 +13,7 @@ from torch_fidelity.utils import cache_lookup_one_recompute_on_miss
 
 from diffusion_lab.interop.statistics import read_reference
 from diffusion_lab.metrics import inception
-from diffusion_lab.metrics.inception import InceptionFeatures
+from diffusion_lab.metrics.features.inception import InceptionFeatures
 from tests.metrics.random_inception import write_random_weights
 
 from .conftest import files
