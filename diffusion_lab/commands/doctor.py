@@ -260,11 +260,11 @@ def data_sets() -> Iterator[Finding]:
 
 def inception_weights() -> Iterator[Finding]:
     """The weights of the original FID."""
-    from diffusion_lab.metrics.classifiers import WeightsError
-    from diffusion_lab.metrics.inception import checked, usual_file
+    from diffusion_lab.metrics.features import WeightsError
+    from diffusion_lab.metrics.features.inception import check_file, usual_file
 
     try:
-        checked(usual_file())
+        check_file(usual_file())
     except WeightsError as error:
         found, _, to_do = str(error).rstrip(".").partition(": ")
         yield Finding("features=inception", LACKS, found, to_do)

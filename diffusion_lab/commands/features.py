@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    from diffusion_lab.metrics.self_supervised import train_encoder, written
+    from diffusion_lab.metrics.features.self_supervised import train_encoder, written
 
     check_free([] if cfg.to is None else [Path(cfg.to)])
     with users_mistakes(), Progress(transient=True) as bar:

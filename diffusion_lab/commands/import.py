@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> None:
     """Read and check everything, then write the directory that a training would have left."""
     from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.interop.opening import OPTIONS, opened
-    from diffusion_lab.metrics.ranks import hold_together
+    from diffusion_lab.metrics.shards import hold_together
 
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()

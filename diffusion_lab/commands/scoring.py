@@ -39,8 +39,8 @@ from diffusion_lab.training.profiles import wanted_length
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.reference import Reference
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.source import Source
+    from diffusion_lab.metrics.score import Scores
+    from diffusion_lab.metrics.sources import Source
     from diffusion_lab.metrics.stopwatch import TrainingCost
     from diffusion_lab.models.base import GenerativeModel
 
@@ -61,9 +61,9 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.metrics.ranks import rank
     from diffusion_lab.metrics.reference import references_of
-    from diffusion_lab.metrics.trained import TrainedModel
+    from diffusion_lab.metrics.shards import rank
+    from diffusion_lab.metrics.sources import TrainedModel
     from diffusion_lab.training.ema import default_weights
 
     training = directory.read_training()
@@ -151,7 +151,7 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.metrics.ranks import broadcast_from_rank_zero, hold_together, rank
+    from diffusion_lab.metrics.shards import broadcast_from_rank_zero, hold_together, rank
 
     console = Terminal(quiet=quiet or rank() > 0)
 
@@ -226,8 +226,8 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
     from diffusion_lab.data.pictures import may_fail, picture, png
-    from diffusion_lab.metrics.latents import PATH_IMAGES
-    from diffusion_lab.metrics.nearest import SHOWN
+    from diffusion_lab.metrics.copying import SHOWN
+    from diffusion_lab.metrics.sources import PATH_IMAGES
 
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns

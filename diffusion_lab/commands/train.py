@@ -45,7 +45,7 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.config.trainer import check_training
-    from diffusion_lab.metrics.ranks import hold_together
+    from diffusion_lab.metrics.shards import hold_together
     from diffusion_lab.models.base import GenerativeModel
 
     quiet_lightning()

@@ -92,7 +92,7 @@ class Drawing:
         import torch
         from rich.progress import track
 
-        from diffusion_lab.metrics.ranks import gather_to_rank_zero, num_ranks, rank
+        from diffusion_lab.metrics.shards import gather_to_rank_zero, num_ranks, rank
 
         sample = edit.draw if edit else self.model.sample if self.x_T is None else partial(self._sample_from, self.x_T)
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
@@ -131,7 +131,7 @@ class Drawing:
         """
         import torch
 
-        from diffusion_lab.metrics.sampling import labels
+        from diffusion_lab.metrics.draw import labels
 
         if self.cfg.label is not None:
             return torch.tensor(list(self.cfg.label), device=indices.device)[indices % len(self.cfg.label)]

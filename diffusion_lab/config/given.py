@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.interop.given_images import Images
     from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.given import GivenImages
-    from diffusion_lab.metrics.reference import Progress, Reference
-    from diffusion_lab.metrics.statistics import Moments
+    from diffusion_lab.metrics.reference import Moments, Reference
+    from diffusion_lab.metrics.shards import Progress
+    from diffusion_lab.metrics.sources import GivenImages
 
 CONFIG = "evaluate_samples"  # what such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
@@ -70,7 +70,8 @@ class Given:
         self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
     ) -> list[Reference]:
         """What the samples are compared with, as each of the features sees it."""
-        from diffusion_lab.metrics.reference import GivenReference, references_of
+        from diffusion_lab.metrics.reference import references_of
+        from diffusion_lab.metrics.sources import GivenReference
 
         if "data" in self.cfg:
             return references_of(self.data, features, cache, device, progress)
@@ -97,8 +98,8 @@ def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.interop.given_images import differences, levels, read_images
-    from diffusion_lab.metrics.given import GivenImages
     from diffusion_lab.metrics.score import check_measures
+    from diffusion_lab.metrics.sources import GivenImages
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:

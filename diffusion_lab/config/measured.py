@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.diffusion import Variance
-    from diffusion_lab.metrics.reference import Progress
+    from diffusion_lab.metrics.shards import Progress
     from diffusion_lab.models.base import GenerativeModel
 
 
@@ -39,8 +39,7 @@ def use_measured(
     All ranks must call it.
     """
     from diffusion_lab.diffusion import NetworkStatistics
-    from diffusion_lab.metrics.data_moments import data_moments
-    from diffusion_lab.metrics.measuring import measure_once
+    from diffusion_lab.metrics.measuring import data_moments, measure_once
     from diffusion_lab.metrics.settings import check_at_least
 
     if model.needs_data_moments:

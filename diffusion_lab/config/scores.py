@@ -69,7 +69,7 @@ def check_planned_score(
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
         if model.needs_data_moments and model.num_classes is not None:
-            from diffusion_lab.metrics.data_moments import check_classes
+            from diffusion_lab.metrics.measuring import check_classes
 
             check_classes(data)
         check_moments(map(snapshot_name, model.moments), weights, whose)

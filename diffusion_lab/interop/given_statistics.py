@@ -24,7 +24,7 @@ from diffusion_lab.data.arrays import members, one_sentence, read_array
 from diffusion_lab.data.module import DataError
 from diffusion_lab.interop.checkpoints import CheckpointError, check_bombs
 from diffusion_lab.interop.given_images import Images, read_images
-from diffusion_lab.metrics.statistics import Moments
+from diffusion_lab.metrics.reference import Moments
 
 _MOST_BYTES = 2**30  # of sigma: 11,000 features
 _TORCH = (".pt", ".pth")

@@ -8,15 +8,123 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from diffusion_lab.metrics.naming import Naming
-from diffusion_lab.metrics.needs import Need
-from diffusion_lab.store.measures import Measure
+import torch
+from torch import Tensor
+
+from diffusion_lab.metrics.draw import Samples
+from diffusion_lab.metrics.reference import Moments, Need, Reference
+from diffusion_lab.metrics.settings import Evaluation, check_at_least
+from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.metrics.sources import Source
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.store.measures import IMAGES, Measure
 
 if TYPE_CHECKING:
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.subject import Subject, View
+    from diffusion_lab.data.module import DataModule
+    from diffusion_lab.metrics.features import Features
+    from diffusion_lab.metrics.score import Scores
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Names of the numbers of one set of features: plain for the first set, with the name of the set for the others.
+
+    features: its name. distance: the name of a Fréchet distance of these features, which is unique. kind: what they are, and
+    whether they were trained with labels, in words.
+    """
+
+    features: str
+    distance: str
+    first: bool = True
+    kind: str = "features of images"
+
+    def __call__(self, name: str) -> str:
+        """`name`, or `name`_<features>."""
+        return name if self.first else f"{name}_{self.features}"
+
+    def agrees(self, *more: str) -> tuple[str, ...]:
+        """The parts of the protocol that decide a number of these features, and `more`."""
+        return (*(self(part) if part == "features" else part for part in IMAGES), *more)
+
+    def measure(self, name: str, label: str = "", more: Sequence[str] = (), **facts: Any) -> Measure:
+        """A measure whose name does not say the features yet. more: further parts of the protocol that must agree."""
+        label = label or name
+        label = label if self.first else f"{label} ({self.features})"
+        return Measure(self(name), label, agrees=self.agrees(*more), **facts)
+
+
+@dataclass(frozen=True)
+class View:
+    """Samples and real images as one set of features sees them. naming: what its numbers are called."""
+
+    naming: Naming
+    drawn: Samples
+    reference: Reference
+    settings: Evaluation
+
+    @property
+    def features(self) -> Features:
+        return self.reference.features
+
+    @property
+    def device(self) -> torch.device:
+        return self.reference.device
+
+    @property
+    def split(self) -> str:
+        """Which real images are the reference."""
+        return self.settings.reference
+
+    @property
+    def num_held_out(self) -> int:
+        """How many images the other split has."""
+        return self.reference.data.size(self.settings.held_out_split)
+
+    @property
+    def compared(self) -> str:
+        """What the samples are compared with, in words."""
+        return self.reference.described(self.split)
+
+    @cached_property
+    def real(self) -> Moments:
+        """Of all images of the reference."""
+        return self.reference.moments(self.split)
+
+    @cached_property
+    def some_real(self) -> Tensor:
+        """(n, D) float32: the features of some images of the reference, settings.reference_features at most."""
+        return self.reference.vectors(self.split, self.settings.reference_features)
+
+    @cached_property
+    def on_device(self) -> Tensor:
+        """(n, D) float32: the features of all samples, where the features compute. Samples that are not finite are among them."""
+        return self.drawn.features.to(self.device)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, on which data. views: at least one; all are of the same samples."""
+
+    source: Source
+    data: DataModule
+    views: Sequence[View]
+    settings: Evaluation
+    progress: Progress
+
+    @property
+    def drawn(self) -> Samples:
+        """The samples; of a model, with what drawing them took."""
+        return self.views[0].drawn
+
+    @property
+    def model(self) -> GenerativeModel:
+        """What drew them, for a metric that needs a model."""
+        assert self.source.model is not None
+        return self.source.model
 
 
 class Metric(ABC):
@@ -25,11 +133,19 @@ class Metric(ABC):
     needs: what it cannot do without. Where that is missing, `score` is not called, and all its numbers have the reason.
     needs_samples: whether it looks at samples; where no metric does, a model draws only those of the picture.
     needs_step_costs: what each step of the model's chain costs is measured before.
+    least: options, each with the least number that it may be; None is allowed too.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
     needs_samples: ClassVar[bool] = True
     needs_step_costs: ClassVar[bool] = False
+    least: ClassVar[tuple[tuple[str, int], ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Of a subclass that is a dataclass: ValueError that names an option that is too small."""
+        for option, least in self.least:
+            if getattr(self, option) is not None:
+                check_at_least(least, option, getattr(self, option))
 
     @abstractmethod
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
@@ -59,4 +175,5 @@ class FeatureMetric(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         for view in subject.views:
-            scores.attempt(self.feature_measures(view.naming), lambda view=view: self.score_view(view, scores))
+            with scores.attempt(measure.name for measure in self.feature_measures(view.naming)):
+                self.score_view(view, scores)

@@ -80,10 +80,9 @@ TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.power_averages", "training.profiles", "training.snapshots",
     "training.taking_back", "commands.fit", "commands.train", "config.build", "config.started", "config.trainer",
 ))
-SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.trained"))
-GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.given"))  # images that no model draws
-# The samples of a score. `measuring` imports one function of `metrics.trained`, which imports everything that scores.
-DRAWING = Scope(_SCORES, frozenset(("metrics.trained",)), _LOADED | _lab("metrics.cached_samples"))
+SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
+GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws
+DRAWING = Scope(_SCORES, roots=_LOADED | _lab("metrics.draw"))  # the samples of a score
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("metrics.measuring"))  # the statistics of a network
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")

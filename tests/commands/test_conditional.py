@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from diffusion_lab.metrics.sampling import labels
+from diffusion_lab.metrics.draw import labels
 from diffusion_lab.store import newest_model
 
 from .conftest import STRIDED, TINY, files

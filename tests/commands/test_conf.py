@@ -26,12 +26,13 @@ from diffusion_lab.diffusion import (
     SampleNoise,
 )
 from diffusion_lab.metrics import Metric, Naming
-from diffusion_lab.metrics.features import ClassifierFeatures, Pixels, SelfSupervisedFeatures
-from diffusion_lab.metrics.given import GivenImages
-from diffusion_lab.metrics.reference import GivenReference
+from diffusion_lab.metrics.features import Pixels
+from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
+from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.statistics import Moments
+from diffusion_lab.metrics.sources import GivenImages, GivenReference
 from diffusion_lab.store.fingerprints import training_part
 
 from ..diffusion.oracles import GaussianData

@@ -197,8 +197,8 @@ POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_siz
 BITS = {"_target_": "diffusion_lab.metrics.BitsPerDim", "num_images": 1000}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
 WANDB = {"_target_": "diffusion_lab.training.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
-INCEPTION = "diffusion_lab.metrics.inception.InceptionFeatures"
-CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.ClassifierFeatures", "name": "digits_cnn"}
+INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
+CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.classifiers.ClassifierFeatures", "name": "digits_cnn"}
 
 
 def at(key: str, name: object, **options: object):

@@ -12,8 +12,8 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.utils import cache_lookup_one_recompute_on_miss
 
 from diffusion_lab.interop.given_statistics import read_reference
-from diffusion_lab.metrics import inception
-from diffusion_lab.metrics.inception import InceptionFeatures
+from diffusion_lab.metrics.features import inception
+from diffusion_lab.metrics.features.inception import InceptionFeatures
 from tests.metrics.random_inception import write_random_weights
 
 from .conftest import files

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffusion_lab.metrics.diagnosis import _share, errors_by_log_snr, posterior_mean
+from diffusion_lab.metrics.distance_by_log_snr import _share
+from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_mean
 from diffusion_lab.models.base import Denoised
 
 from .stand_ins import GaussianModel, TinyImages

@@ -4,9 +4,9 @@ import scipy.linalg
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from diffusion_lab.metrics import duration
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.metrics import stopwatch
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError
 
 
 def gaussian(mean, covariance):
@@ -103,11 +103,11 @@ def test_many_features_of_few_images_take_no_time():
 
 
 def test_what_takes_long_says_so_first(caplog, monkeypatch):
-    monkeypatch.setattr(duration, "_per_second", lambda: 1e6)
-    duration.say_if_long("counting", 1e12)
+    monkeypatch.setattr(stopwatch, "_per_second", lambda: 1e6)
+    stopwatch.say_if_long("counting", 1e12)
     assert [record.message for record in caplog.records] == ["counting takes about 16667 minutes"]
-    duration.say_if_long("counting", 1e9)
-    duration.say_if_long("counting on a GPU", 1e12, "cuda")
+    stopwatch.say_if_long("counting", 1e9)
+    stopwatch.say_if_long("counting on a GPU", 1e12, "cuda")
     assert len(caplog.records) == 1
 
 

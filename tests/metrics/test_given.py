@@ -7,11 +7,11 @@ from diffusion_lab.data.digits import Digits
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.given import GivenImages
-from diffusion_lab.metrics.patches import SlicedWasserstein
 from diffusion_lab.metrics.reference import references_of
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
+from diffusion_lab.metrics.sources import GivenImages
 
 N = 900
 

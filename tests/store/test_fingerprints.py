@@ -222,12 +222,12 @@ COUNTED = {
     "config.trainer config.started commands.fit commands.train training.snapshots": "training",
     "training.finite training.taking_back training.power_averages": "training",
     "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
-    "config.trained config.power_averages metrics.drawing": AFTER,
-    "metrics.data_moments metrics.measuring": AFTER,
-    "metrics.score metrics.trained metrics.frechet store.measures": "scoring",
+    "config.trained config.power_averages metrics.draw metrics.shards": AFTER,
+    "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
+    "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
     "store.files store.runs report.page": "",
-    "metrics.copying metrics.patches": "",
+    "metrics.copying metrics.sliced_wasserstein": "",
     "training.tracking training.monitor training.progress training.sample_grid training.saving store.lease": "",
 }
 

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diffusion_lab.metrics.metric import Metric, Naming, Need
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
 from diffusion_lab.metrics.stopwatch import num_parameters
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
 if TYPE_CHECKING:
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.subject import Subject
+    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)
@@ -43,17 +42,16 @@ class Cost(Metric):
         drawn, training = subject.drawn, subject.source.training
         cost = drawn.cost_protocol()
         scores.protocol["cost"] = cost
-        scores.measure([SECONDS], lambda: (drawn.seconds_per_1000(),))
+        with scores.attempt([SECONDS]):
+            scores.record(SECONDS, drawn.seconds_per_1000())
         scores.details[SECONDS] = f"per 1000 samples ({cost['device']})"
-        scores.record("peak_memory_mib", drawn.peak_memory_mib(), cost["peak_memory"])
+        scores.record("peak_memory_mib", drawn.peak_memory_mib(), str(cost["peak_memory"]))
         scores.record("parameters", num_parameters(subject.model))
         if training is not None:
-            unknown = "the training up to these weights was not recorded"
-            scores.record("training_steps", training.steps, unknown)
-            scores.record(
-                "training_seconds", training.seconds, "the training time up to these weights was not recorded"
-            )
-            scores.record("training_images", training.images, unknown)
+            for fact in ("steps", "seconds", "images"):
+                what = "training time" if fact == "seconds" else "training"
+                unknown = f"the {what} up to these weights was not recorded"
+                scores.record(f"training_{fact}", getattr(training, fact), unknown)
             if training.steps is not None:
                 scores.details["training_seconds"] = f"{training.steps} steps, {training.images} images"
         scores.record("flops_per_sample", subject.model.sampling_flops())

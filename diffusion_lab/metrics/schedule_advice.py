@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffusion_lab.metrics.likelihood import label_bits
-from diffusion_lab.metrics.metric import Metric, Naming, Need
-from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.bits_per_dim import label_bits
+from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import Measure
 
 if TYPE_CHECKING:
     from diffusion_lab.diffusion import GaussianDiffusion, ScheduleAdvice
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.subject import Subject
+    from diffusion_lab.metrics.score import Scores
 
 _LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
 
@@ -42,16 +43,14 @@ class StepAdvice(Metric):
     def score(self, subject: Subject, scores: Scores) -> None:
         model, data, size = subject.model, subject.data, subject.settings.statistics_images
         split = data.choosing_split
-        if model.log_snrs(2) is None:
-            raise UnmeasurableError("this family has no noisy chain")
-        x_0, y = next(data.batches(split, size, limit=size))
-        known = None if y is None or model.num_classes is None else y.to(model.device)
+        log_snrs_of(model, 2)
+        x_0, y, _ = next(batches_of(model, data, split, size, size))
         try:
             with torch.no_grad():
-                advice = model.advise(x_0.to(model.device), known)
+                advice = model.advise(x_0, y)
         except ValueError as error:
             raise UnmeasurableError(str(error)) from error
-        if known is not None:
+        if y is not None:
             advice = advice.with_more(float(label_bits(data, y).mean()))
         scores.record("advised_gain", advice.gain)
         scores.record("advised_steps", advice.fewest)

@@ -6,11 +6,52 @@ The squared Fréchet (2-Wasserstein) distance of two Gaussians (Dowson & Landau 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.duration import say_if_long
-from diffusion_lab.metrics.statistics import Moments, UnmeasurableError
+from diffusion_lab.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.metrics.reference import Moments, UnmeasurableError
+from diffusion_lab.metrics.stopwatch import say_if_long
+from diffusion_lab.store.measures import LOW, Measure
+
+if TYPE_CHECKING:
+    from diffusion_lab.metrics.metric import View
+    from diffusion_lab.metrics.score import Scores
+
+
+@dataclass(frozen=True)
+class FrechetDistance(FeatureMetric):
+    """The Fréchet distance of samples to all images of the reference, and its floor: that of as many real images."""
+
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
+        name, agrees = naming.distance, naming.agrees()
+        floor, meaning = f"{name}_floor", f"Fréchet distance by {naming.kind}"
+        yield Measure(name, name, "", LOW, meaning, agrees, floor_of=floor, logs=True, headline=True)
+        yield Measure(
+            floor, "  its floor", meaning="the same distance between real images", agrees=agrees, column=False
+        )
+
+    def score_view(self, view: View, scores: Scores) -> None:
+        name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
+        n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
+        with scores.attempt([name]):
+            scores.record(name, frechet_distance(view.drawn.moments(view.device), real))
+        scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
+        if not as_many:
+            scores.record(
+                f"{name}_floor", None, f"needs real images besides the reference, but {view.compared} are all there are"
+            )
+            return
+        with scores.attempt([f"{name}_floor"]):
+            scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
+        scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
+            "" if as_many == n else "; a different n, so not comparable"
+        )
+        scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -24,7 +24,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.classifiers import WeightsError
+from diffusion_lab.metrics.features import Features, WeightsError
+from diffusion_lab.metrics.features.classifiers import FOLDER, read_shipped
+from diffusion_lab.store.foreign import RunError, read_bytes
 
 _COARSEST, _FINEST = 128, 16  # channels
 _EMBEDDING = 256  # dimensions of an embedding in the loss
@@ -167,3 +169,40 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
         raise WeightsError(f"{path} holds no features that `diffusion-lab features` trained") from error
     identity = hashlib.sha256(content).hexdigest()
     return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last), identity
+
+
+class SelfSupervisedFeatures(Features):
+    """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
+
+    name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
+    Always float32, under autocast too.
+    """
+
+    kind = "features trained on images without labels"
+    encoder: Encoder
+
+    def __init__(self, name: str, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.name = name
+        path = FOLDER / name if weights is None else Path(weights)
+        try:
+            content = read_shipped(name)[0] if weights is None else read_bytes(path, MOST_BYTES)
+        except (OSError, RunError) as error:
+            raise WeightsError(
+                f"features.{name}.weights={path} cannot be read: set a file that `diffusion-lab features data=…` wrote"
+            ) from error
+        self.encoder, self.identity = read_encoder(content, path)
+        self.dim = self.encoder.hidden.out_features
+
+    def check(self, shape: Sequence[int]) -> None:
+        trained = self.encoder.image_shape
+        if tuple(shape) != trained:
+            raise ValueError(
+                f"features={self.name} work for images of shape {trained}, but the data have shape {tuple(shape)}: choose "
+                "features=pixels, or train features on these data with `diffusion-lab features`."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.encoder(x.float().contiguous(memory_format=torch.channels_last))

@@ -17,11 +17,9 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-FOLDER = Path(__file__).parent / "weights"
+from diffusion_lab.metrics.features import Features, WeightsError
 
-
-class WeightsError(ValueError):
-    """The weights of features are missing, or are not those that their card describes."""
+FOLDER = Path(__file__).parents[1] / "weights"
 
 
 class ShippedClassifier(nn.Module, ABC):
@@ -149,3 +147,43 @@ def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any
     if hashlib.sha256(weights).hexdigest() != card["sha256"]:
         raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
     return weights, card
+
+
+class ClassifierFeatures(Features):
+    """The hidden layer of a shipped classifier trained with labels, 64 numbers per image.
+
+    WeightsError if the weights do not match their card.
+    name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
+    Always float32, under autocast too: the same image must always give the same vector.
+    """
+
+    kind = "features of a classifier trained with labels"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.classifier, self.identity = load_classifier(name)
+        self.dim = self.classifier.hidden.out_features
+
+    def check(self, shape: Sequence[int]) -> None:
+        if tuple(shape) != self.classifier.shape:
+            raise ValueError(
+                f"features={self.name} work for images of shape {self.classifier.shape}, but the data have shape "
+                f"{tuple(shape)}: choose features=pixels, or the features made for these data."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier.features(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """x as in `forward` -> (B, num_classes) float32: which class the classifier takes each image for."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def classes(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.classifier.logits_of(vectors.to(self.classifier.output.weight)).argmax(1)
