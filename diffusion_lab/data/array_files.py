@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from diffusion_lab.data.error import DataError
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 _MOST_TENSORS = 100_000
 _KINDS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)) | {

@@ -20,7 +20,7 @@ from diffusion_lab.interop.checkpoints import CheckpointError, read_tensors
 from diffusion_lab.interop.diffusers_scheduler import scheduler_options
 from diffusion_lab.interop.imported import Imported, image_size_of, wrapped_weights, written
 from diffusion_lab.networks.diffusers_unet import GROUPED
-from diffusion_lab.store.foreign import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
+from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"

@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion_lab.interop.betas import schedule_options
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.imported import MOST_STEPS
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 _SAMPLERS = {  # with the most steps that it starts with
     "DDPMScheduler": ("strided", 50),

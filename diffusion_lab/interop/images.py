@@ -25,7 +25,7 @@ from diffusion_lab.data.array_files import MOST_CLASSES, check_member, header, m
 from diffusion_lab.data.error import DataError
 from diffusion_lab.data.images import SUFFIXES, read_as_it_is
 from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 MOST_BYTES = 2**34  # of all images, decoded: 16 GiB, 80,000 of 3 × 256 × 256
 MOST_NUMBERS = 2**24  # of one image

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import CheckpointError
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 MOST_STEPS = 8000  # of a chain whose β are listed one by one in a config
 

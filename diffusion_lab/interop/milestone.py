@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffusion_lab.interop.betas import schedule_options
 from diffusion_lab.interop.checkpoints import CheckpointError, tensors_in
 from diffusion_lab.interop.imported import Imported, image_size_of, wrapped_weights, written
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 TAKES = frozenset(("image_size", "weights"))  # options of the command
 _EMA, _MODEL = "ema", "model"  # the two weights, as the file calls them

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 Pair = tuple[str, str]  # our name of a module, the published one
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.metrics.classifiers import FOLDER, WeightsError, load_classifier, read_shipped
 from diffusion_lab.metrics.self_supervised import MOST_BYTES, Encoder, read_encoder
-from diffusion_lab.store.foreign import RunError, read_bytes
+from diffusion_lab.store.records import RunError, read_bytes
 
 
 class Features(nn.Module, ABC):

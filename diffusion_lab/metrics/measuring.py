@@ -21,7 +21,7 @@ from diffusion_lab.metrics.reference import Progress
 from diffusion_lab.metrics.trained import ready
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.cache import shard_file
+from diffusion_lab.store.places import shard_file
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from diffusion_lab.metrics.cache import read_tensors, write_tensors
 from diffusion_lab.metrics.stopwatch import Lap
-from diffusion_lab.store.cache import shard_file, shard_files, stream
 from diffusion_lab.store.files import clear
+from diffusion_lab.store.places import shard_file, shard_files, stream
 
 SHARD_IMAGES = 128  # about as many as may be lost
 RECIPE = 1  # raise it when the same key would give other numbers

@@ -226,7 +226,7 @@ COUNTED = {
     "metrics.data_moments metrics.measuring": AFTER,
     "metrics.score metrics.trained metrics.frechet store.measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
-    "store.files store.runs report.page": "",
+    "store.files store.layout report.page": "",
     "metrics.copying metrics.patches": "",
     "training.tracking training.monitor training.progress training.sample_grid training.saving store.lease": "",
 }
