@@ -25,7 +25,7 @@ from diffusion_lab.config.leftovers import drop_leftovers
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options
 from diffusion_lab.config.outputs import name_folders
 from diffusion_lab.config.working_directory import importing, own_configs, read_environment, typed_modules
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain
 from diffusion_lab.training.interruption import Interrupted
 

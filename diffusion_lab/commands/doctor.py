@@ -21,7 +21,7 @@ from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.sweeps.submitted import ask
+from diffusion_lab.sweeps.jobs import ask
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.devices import num_cores, precision_of, usable_gpus, visible_gpus
 

@@ -13,8 +13,8 @@ from rich.text import Text
 from diffusion_lab.config.current import is_current
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store.files import clear, remove_written
-from diffusion_lab.store.foreign import RunError
 from diffusion_lab.store.lease import OvertakenError, give_up, hold
+from diffusion_lab.store.records import RunError
 from diffusion_lab.store.written import PlaceError, is_ours
 from diffusion_lab.sweeps.frozen import remove_copy
 from diffusion_lab.sweeps.pruning import Outputs, Unused

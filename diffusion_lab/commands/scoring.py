@@ -29,9 +29,9 @@ from diffusion_lab.store import (
     RunDirectory,
     cache_directory,
 )
-from diffusion_lab.store.contents import is_snapshot, snapshot_name
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length

@@ -31,13 +31,12 @@ from diffusion_lab.config.tracking import track_report
 from diffusion_lab.report.make import make_report
 from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
-from diffusion_lab.store.foreign import is_folder_name, printable
-from diffusion_lab.store.job_files import jobs_folder
+from diffusion_lab.store.places import jobs_folder
+from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
-from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
+from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_all, sweep_content
 from diffusion_lab.sweeps.watch import watching
-from diffusion_lab.sweeps.work import do, forget_failures, run_all
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.tracking import how_to_upload

@@ -18,7 +18,6 @@ from diffusion_lab.config.guiding import by_content, identity_of
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.starting import content_of_start, identity_of_base
 from diffusion_lab.config.strangers import REFERENCE
-from diffusion_lab.store.contents import wrong_in_facts
 from diffusion_lab.store.fingerprints import (
     DRAWING,
     MEASURING,
@@ -32,6 +31,7 @@ from diffusion_lab.store.fingerprints import (
     training_part,
 )
 from diffusion_lab.store.imports import Code
+from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
     from diffusion_lab.data.clusters import Clusters
@@ -91,7 +91,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "labels=clusters), or other data (image_folder: data.classes=subfolders)"
         )
     facts = {"shape": list(data.shape), "num_levels": data.num_levels, "num_classes": data.num_classes}
-    wrong = wrong_in_facts(facts)
+    wrong = wrong_in({"facts": facts}, FACTS)
     if wrong:
         raise ValueError(f"{data.name}: {wrong}")
     with open_dict(cfg):

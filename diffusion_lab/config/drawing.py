@@ -19,7 +19,7 @@ from diffusion_lab.config.measured import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import load_model, trained_config, trained_data
 from diffusion_lab.store import ModelDirectory, cache_directory
-from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.records import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor

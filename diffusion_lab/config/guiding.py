@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import snapshot_name
 from diffusion_lab.store.fingerprints import named_in
-from diffusion_lab.store.foreign import RunError, inside, read_yaml
+from diffusion_lab.store.records import RunError, inside, read_yaml
+from diffusion_lab.store.weights import snapshot_name
 
 _FOLDERS = ("classifier", "model")  # options that name one
 _GROUPS = ("model", "network", "schedule", "prediction")

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.guiding import sha256_of
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.records import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import snapshot_name
-from diffusion_lab.store.foreign import RunError, inside
-from diffusion_lab.store.moments import IMAGES, SECONDS, STEPS, Moment, read_moment
+from diffusion_lab.store.records import RunError, inside
+from diffusion_lab.store.weights import IMAGES, SECONDS, STEPS, Moment, read_moment, snapshot_name
 
 END = "end"  # the finished model
 _AUTO = "auto"

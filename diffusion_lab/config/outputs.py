@@ -28,7 +28,7 @@ def usual_outputs() -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     from diffusion_lab.config.working_directory import local_settings
-    from diffusion_lab.store.foreign import RunError
+    from diffusion_lab.store.records import RunError
 
     found = (local_settings(file) for file in files if file.is_file())
     try:

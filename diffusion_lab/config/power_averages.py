@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.foreign import RunError, inside
+from diffusion_lab.store.records import RunError, inside
 from diffusion_lab.training.profiles import TRACKED, Profile, combination, wanted_length
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import quoted
-from diffusion_lab.store.processes import PARENT
+from diffusion_lab.store.lease import PARENT
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
 from diffusion_lab.training.interruption import Interrupted
 

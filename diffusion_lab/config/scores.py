@@ -15,7 +15,7 @@ from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.power_averages import check_buildable
 from diffusion_lab.config.trained import check_moments
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
-from diffusion_lab.store.contents import is_snapshot, snapshot_name
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from diffusion_lab.config.guiding import identity_of, sha256_of
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import is_snapshot
-from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.records import RunError
+from diffusion_lab.store.weights import is_snapshot
 
 RAW = "raw"
 

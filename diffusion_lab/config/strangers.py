@@ -27,8 +27,7 @@ from hydra._internal.utils import _locate  # what Hydra itself finds a target wi
 from omegaconf import MISSING
 
 from diffusion_lab.config.kinds import parameter_annotations
-from diffusion_lab.store.contents import wrong_in_facts
-from diffusion_lab.store.foreign import RunError, printable
+from diffusion_lab.store.records import FACTS, RunError, printable, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
@@ -181,7 +180,7 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
     of_file: the resolved config of the file, where the user changed options of it, which are not bounded.
     """
     facts = config.get("facts") or {}
-    if wrong := wrong_in_facts(facts):
+    if wrong := wrong_in({"facts": facts}, FACTS):
         raise RunError(f"{file}: {wrong}")
     numbers = dict(_numbers(config).items() & _numbers(config if of_file is None else of_file).items())
 

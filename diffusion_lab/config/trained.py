@@ -25,9 +25,9 @@ from diffusion_lab.config.strangers import (
     no_larger_than,
 )
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
-from diffusion_lab.store.contents import is_snapshot, snapshot_name
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
-from diffusion_lab.store.foreign import inside, printable, read_yaml
+from diffusion_lab.store.records import inside, printable, read_yaml
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from diffusion_lab.config.ranks import cluster_environment, request_of
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.training.announce import Announce
 from diffusion_lab.training.devices import precision_of
 from diffusion_lab.training.interruption import Interruption

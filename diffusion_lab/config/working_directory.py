@@ -28,8 +28,8 @@ from yaml import YAMLError
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.outputs import LOCAL, working_directory
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
-from diffusion_lab.store.foreign import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
 from diffusion_lab.store.imports import imported, parsed
+from diffusion_lab.store.records import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
 from diffusion_lab.sweeps.frozen import copied
 
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")

@@ -9,8 +9,7 @@ from diffusion_lab.config.unguided import unguided
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import snapshot_name
-from diffusion_lab.store.moments import read_moment
+from diffusion_lab.store.weights import read_moment, snapshot_name
 from diffusion_lab.training.ema import default_weights
 
 USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where

@@ -19,7 +19,7 @@ from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.module import DataError
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import MOST_LEVELS
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 MOST_CLASSES = 2**20  # a label beyond is none: a model has a row of weights for each class
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion import CosineSchedule, LinearSchedule, Schedule, SigmoidSchedule
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 _MOST_TENSORS = 100_000
 _KINDS = frozenset((torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)) | {

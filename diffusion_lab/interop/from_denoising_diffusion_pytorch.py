@@ -27,7 +27,7 @@ from diffusion_lab.interop.checkpoints import (
     wrapped_weights,
     written,
 )
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 TAKES = frozenset(("image_size", "weights"))  # options of the command
 _EMA, _MODEL = "ema", "model"  # the two weights, as the file calls them

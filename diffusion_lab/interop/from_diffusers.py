@@ -28,7 +28,7 @@ from diffusion_lab.interop.checkpoints import (
     written,
 )
 from diffusion_lab.networks.diffusers_unet import GROUPED
-from diffusion_lab.store.foreign import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
+from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
 _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"

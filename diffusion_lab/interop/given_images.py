@@ -25,7 +25,7 @@ from diffusion_lab.data.arrays import MOST_CLASSES, check_member, header, member
 from diffusion_lab.data.image_files import SUFFIXES, read_as_it_is
 from diffusion_lab.data.module import DataError
 from diffusion_lab.diffusion.levels import from_levels, to_levels
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 MOST_BYTES = 2**34  # of all images, decoded: 16 GiB, 80,000 of 3 × 256 × 256
 MOST_NUMBERS = 2**24  # of one image

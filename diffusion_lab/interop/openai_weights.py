@@ -20,7 +20,7 @@ from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.store.records import printable
 
 Pair = tuple[str, str]  # our name of a module, the published one
 

@@ -23,7 +23,7 @@ from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_o
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.cache import shard_file
+from diffusion_lab.store.places import shard_file
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule

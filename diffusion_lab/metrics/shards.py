@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor, distributed
 
 from diffusion_lab.metrics.stopwatch import Effort, Lap
-from diffusion_lab.store.cache import shard_file, shard_files, stream
 from diffusion_lab.store.files import clear, write_whole
 from diffusion_lab.store.lease import hold
+from diffusion_lab.store.places import shard_file, shard_files, stream
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
 T = TypeVar("T")

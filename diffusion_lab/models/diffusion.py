@@ -47,7 +47,7 @@ from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
 from diffusion_lab.networks.cost import NetworkCost, network_cost
-from diffusion_lab.store.contents import snapshot_name
+from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 

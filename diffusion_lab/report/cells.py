@@ -13,7 +13,6 @@ from typing import Any
 
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.store.foreign import inside, is_folder_name
 from diffusion_lab.store.measures import (
     REAL_IMAGES,
     SAMPLES,
@@ -23,7 +22,8 @@ from diffusion_lab.store.measures import (
     read_measures,
     samples_key,
 )
-from diffusion_lab.store.status import DONE, FAILED, read_status
+from diffusion_lab.store.records import inside, is_folder_name
+from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that nothing else tells apart

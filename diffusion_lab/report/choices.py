@@ -9,8 +9,8 @@ from typing import Any
 
 from diffusion_lab.report.class_names import TARGET, Choice, as_scored, choices_of, is_choice
 from diffusion_lab.store.fingerprints import SCORING_GROUPS, TRAINING_EXCLUDED
-from diffusion_lab.store.foreign import RunError, inside, printable, read_yaml
 from diffusion_lab.store.options import above_and_itself, flat
+from diffusion_lab.store.records import RunError, inside, printable, read_yaml
 
 # What is chosen for scoring is a choice here; `model` repeats the groups, `facts` are the data set's own.
 _IGNORED = (TRAINING_EXCLUDED - {*SCORING_GROUPS, "data.validation"}) | {"model", "facts", "evaluation.batch_size"}

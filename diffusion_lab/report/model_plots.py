@@ -13,7 +13,7 @@ from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, seed_of
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.foreign import RunError, inside, read_bytes
+from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.store.foreign import RunError, inside, read_bytes
+from diffusion_lab.store.records import RunError, inside, read_bytes
 
 # As pictures.grid draws: the smallest longer side of an image on the screen, and the frame around it; a test compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2

@@ -9,8 +9,8 @@ from diffusion_lab.report.crossings import Cost, in_sentences, races, ranked_mea
 from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
 from diffusion_lab.report.row_plots import floor_level, spans_decades
 from diffusion_lab.report.table import Choice, Group, Row, Table
-from diffusion_lab.store.contents import is_snapshot
 from diffusion_lab.store.measures import Measure
+from diffusion_lab.store.weights import is_snapshot
 
 _MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 _WEIGHTS = "evaluation.weights"

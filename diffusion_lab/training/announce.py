@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.status_file import Announcement
 
 
 class Announce(Callback):

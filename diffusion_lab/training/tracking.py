@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_lab.store.files import make_folders, write_whole
-from diffusion_lab.store.foreign import inside
 from diffusion_lab.store.options import flat
+from diffusion_lab.store.records import inside
 from diffusion_lab.training.interruption import Interrupted
 
 if TYPE_CHECKING:

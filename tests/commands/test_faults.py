@@ -9,7 +9,7 @@ import torch
 from diffusion_lab.metrics.shards import SampleStore
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.status import FAILED, read_status
+from diffusion_lab.store.status_file import FAILED, read_status
 from diffusion_lab.training.saving import load_state
 
 from ..leases import put_lease

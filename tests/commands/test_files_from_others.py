@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from diffusion_lab.config import strangers
 from diffusion_lab.config.trained import load_config, settled
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.store.foreign import RunError, printable
 from diffusion_lab.store.lease import FILE
+from diffusion_lab.store.records import RunError, printable
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -187,9 +187,9 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
 NO_CHOICE, NO_VALUE, NO_SHAPE = (
-    "is not the choice of an option",
+    "is not an object of groups and options",
     "is not a string, a finite number",
-    "data must be images",
+    "is not that of images",
 )
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
@@ -312,7 +312,7 @@ CONFIG = {
     "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), NO_SHAPE),
     "a shape of negative sides": (config("facts.shape", [1, -8, -8]), NO_SHAPE),
     "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
-    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
+    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels='x' is not a number from 2 to 65,536"),
     "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
 }
 # the same with the command `sample`: the ways that a config takes to the user, and the other files
@@ -365,8 +365,11 @@ SAMPLE = {
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
-    "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
-    "training.json with shares that do not sum to one": (training(cluster_shares=[0.5, 0.2]), "are not probabilities"),
+    "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
+    "training.json with shares that do not sum to one": (
+        training(cluster_shares=[0.5, 0.2]),
+        "is not a list of shares that sum to 1",
+    ),
     "training.json with a number that is none": (file("training.json", b'{"steps": 1e999}'), "not a finite number"),
     "training.json that is nested without end": (
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),

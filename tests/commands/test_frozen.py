@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store import SweepDirectory
-from diffusion_lab.store.status import RUNNING, read_status
+from diffusion_lab.store.status_file import RUNNING, read_status
 
 from .cluster import PACED, models, wait_until
 from .conftest import STRIDED, TINY

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from diffusion_lab.store.status import RUNNING, read_status
+from diffusion_lab.store.status_file import RUNNING, read_status
 
 from .cluster import PACED, models, rows, scored_cells, wait_until
 from .conftest import TINY

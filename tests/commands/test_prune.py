@@ -17,8 +17,8 @@ from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import hold
 from diffusion_lab.store.places import models_in
 from diffusion_lab.sweeps.frozen import make_copy
+from diffusion_lab.sweeps.jobs import Submitted
 from diffusion_lab.sweeps.pruning import Outputs
-from diffusion_lab.sweeps.submitted import Submitted
 
 from .conftest import STRIDED, TINY, files
 

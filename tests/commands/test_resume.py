@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.commands.main import main
 from diffusion_lab.store import ModelDirectory, lease
-from diffusion_lab.store.status import INTERRUPTED, read_status
+from diffusion_lab.store.status_file import INTERRUPTED, read_status
 from diffusion_lab.training.saving import load_state, previous_of
 
 from .conftest import STRIDED, TINY

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from diffusion_lab.store.status import INTERRUPTED
+from diffusion_lab.store.status_file import INTERRUPTED
 
 from .cluster import PACED, jobs, models, rows, scored_cells, status, wait_until
 from .conftest import TINY

@@ -41,5 +41,5 @@ def test_it_answers_without_torch(process):
     asked = process("status", PYTHONPROFILEIMPORTTIME="1")
     assert asked.returncode == 0
     assert "2 queued" in asked.stdout
-    assert "diffusion_lab.sweeps.progress" in asked.stderr
+    assert "diffusion_lab.sweeps.watch" in asked.stderr
     assert " torch" not in asked.stderr

@@ -12,7 +12,7 @@ from diffusion_lab.diffusion import CosineSchedule, DDIMSampler, SigmoidSchedule
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.opening import opened
 from diffusion_lab.interop.to_diffusers import to_diffusers
-from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.records import RunError
 
 from .strangers import STEPS, diffusers_folder, model_of, random_weights
 from .test_checkpoints import Code

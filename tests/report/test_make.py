@@ -8,7 +8,7 @@ import pytest
 from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.store import RunError, SweepDirectory
-from diffusion_lab.store.status import Status
+from diffusion_lab.store.status_file import Status
 
 from .synthetic import write_sweep
 

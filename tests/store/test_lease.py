@@ -14,7 +14,7 @@ from filelock import SoftFileLease
 from diffusion_lab.store import lease
 from diffusion_lab.store.files import clear, move, write_whole
 from diffusion_lab.store.lease import FILE, OvertakenError, give_up, hold, is_held
-from diffusion_lab.store.status import DONE, FAILED, RUNNING, Status, read_status
+from diffusion_lab.store.status_file import DONE, FAILED, RUNNING, Status, read_status
 from diffusion_lab.store.written import PlaceError
 from tests.leases import put_lease
 

@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.features import Features, WeightsError
 from diffusion_lab.metrics.features.classifiers import FOLDER, read_shipped
-from diffusion_lab.store.foreign import RunError, read_bytes
+from diffusion_lab.store.records import RunError, read_bytes
 
 _COARSEST, _FINEST = 128, 16  # channels
 _EMBEDDING = 256  # dimensions of an embedding in the loss

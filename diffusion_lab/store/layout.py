@@ -1,23 +1,71 @@
-"""One trained model: outputs/models/<data>-<model>-<fingerprint>/."""
+"""The folders under outputs/ and the files in them: one trained model, one scored cell, one sweep."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import written
-from diffusion_lab.store.contents import is_kept_average, is_snapshot, is_weights, wrong_in_choices, wrong_in_training
-from diffusion_lab.store.directory import Directory, validated, write_json
 from diffusion_lab.store.files import check_links, clear, move, remove_staged
-from diffusion_lab.store.foreign import RunError, inside, read_json, read_printable_json
-from diffusion_lab.store.status import FILE as STATUS
+from diffusion_lab.store.records import (
+    CHOICES,
+    SWEEP,
+    TRAINING,
+    RunError,
+    inside,
+    read_printable_json,
+    read_record,
+    write_json,
+)
+from diffusion_lab.store.status_file import FILE as STATUS
+from diffusion_lab.store.weights import is_kept_average, is_snapshot, is_weights
+from diffusion_lab.store.written import ours_below
 
-_CONFIG, _CHOICES, _TRAINING, _CSV = "config.yaml", "choices.json", "training.json", "metrics.csv"
-_RETRAINING = "retraining"
+_CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"
 _BRANCH = re.compile(r"branch_(\d+)\.ckpt")
+
+
+@dataclass(frozen=True)
+class _In:
+    """The path of a file or folder in a directory, as an attribute of it."""
+
+    name: str
+
+    def __get__(self, directory: Directory, kind: object = None) -> Path:
+        return directory.path / self.name
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """That of a new training of the model, where it counts."""
+
+    name: str
+
+    def __get__(self, directory: ModelDirectory, kind: object = None) -> Path:
+        return directory.newest(self.name)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One folder under outputs/ for something that a tracker may log."""
+
+    path: Path
+    logs = _In("logs")  # TensorBoard's and W&B's own files
+    tracked_as = _In("wandb_id")  # the id of its run at W&B
+
+    @property
+    def home(self) -> Path:
+        """The folder that is held and that says how far the work is; its name is that of the work."""
+        return self.path
+
+    @property
+    def files(self) -> list[Path]:
+        """What we wrote here and nobody has changed, the last written first. Neither links nor what loggers keep in `logs`."""
+        return ours_below(self.path)
 
 
 def previous_of(checkpoint: Path) -> Path:
@@ -38,30 +86,25 @@ class ModelDirectory(Directory):
     a reader finds the old model whole or the new one.
     """
 
+    config = _Newest(_CONFIG)  # resolved, that it was trained with
+    choices = _Newest(_CHOICES)  # which option of each group that config was composed from
+    training = _Newest(_TRAINING)  # steps, seconds and images of the finished training
+    metrics_csv = _Newest("metrics.csv")  # losses and rates while training
+    resume = _In("resume.ckpt")  # what training resumes from
+    previous_resume = _In("resume.previous.ckpt")
+    accuracy = _In("accuracy.json")  # of a classifier of noisy images, by t: what it has instead of a score
+    samples = _In("samples")  # grids drawn while training
+    result = _In(_TRAINING)  # where `training` lies in the end: it changes when a new training has been put in place
+    _mark = _In("in_place")
+
+    @property
+    def home(self) -> Path:
+        return self.path.parent if self.path.name == _RETRAINING else self.path
+
     @property
     def retraining(self) -> ModelDirectory:
         """Where this model is trained again."""
-        return _Retraining(self.path / _RETRAINING)
-
-    @property
-    def config(self) -> Path:
-        """The resolved config it was trained with."""
-        return self._newest(_CONFIG)
-
-    @property
-    def choices(self) -> Path:
-        """Which option of each group that config was composed from."""
-        return self._newest(_CHOICES)
-
-    @property
-    def resume(self) -> Path:
-        """The checkpoint that training resumes from."""
-        return self.path / "resume.ckpt"
-
-    @property
-    def previous_resume(self) -> Path:
-        """The checkpoint before `resume`."""
-        return previous_of(self.resume)
+        return ModelDirectory(self.path / _RETRAINING)
 
     def branch(self, step: int) -> Path:
         """The checkpoint of this step, from which a training of another length continues."""
@@ -73,34 +116,9 @@ class ModelDirectory(Directory):
         found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
         return dict(sorted((int(named[1]), file) for named, file in found))
 
-    @property
-    def training(self) -> Path:
-        """Steps, seconds and images of the finished training."""
-        return self._newest(_TRAINING)
-
-    @property
-    def result(self) -> Path:
-        """Where `training` lies in the end: it changes when a new training has been put in place."""
-        return self.path / _TRAINING
-
-    @property
-    def accuracy(self) -> Path:
-        """Of a classifier of noisy images, by t: what it has instead of a score."""
-        return self.path / "accuracy.json"
-
-    @property
-    def metrics_csv(self) -> Path:
-        """Losses and rates while training."""
-        return self._newest(_CSV)
-
-    @property
-    def samples(self) -> Path:
-        """Folder of the grids drawn while training."""
-        return self.path / "samples"
-
     def weights(self, name: str) -> Path:
         """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
-        return self._newest(f"{name}.safetensors")
+        return self.newest(f"{name}.safetensors")
 
     @property
     def weight_names(self) -> list[str]:
@@ -191,15 +209,12 @@ class ModelDirectory(Directory):
                 empty.rmdir()
 
     @property
-    def _mark(self) -> Path:
-        return self.path / "in_place"
-
-    @property
     def _is_replaced(self) -> bool:
         """Whether files of the new training count."""
         return (self.path / _RETRAINING / _TRAINING).is_file()
 
-    def _newest(self, name: str) -> Path:
+    def newest(self, name: str) -> Path:
+        """The file of this name that counts."""
         new = self.path / _RETRAINING / name
         return new if self._is_replaced and new.exists() else self.path / name
 
@@ -207,8 +222,7 @@ class ModelDirectory(Directory):
         """What `finish` wrote; RunError if training has not finished."""
         if not self.finished:
             raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
-        path = inside(self.path, self.training)
-        return validated(path, read_printable_json(path), wrong_in_training, "a training")
+        return read_record(self.path, self.training, TRAINING, "a training")
 
     @property
     def serves(self) -> str | None:
@@ -219,12 +233,61 @@ class ModelDirectory(Directory):
 
     def read_choices(self) -> dict[str, str | None]:
         """Which option of each group it was trained with. RunError if the file holds anything but names."""
-        return validated(inside(self.path, self.choices), read_json(self.choices), wrong_in_choices, "a training")
+        return read_record(self.path, self.choices, CHOICES, "a training")
 
 
-class _Retraining(ModelDirectory):
-    """The folder inside a model's folder in which it is trained again."""
+class RunDirectory(Directory):
+    """One scored cell."""
+
+    config = _In(_CONFIG)  # resolved, that it was sampled and scored with
+    metrics = _In("metrics.json")  # values, protocol and curves
+    samples_png = _In("samples.png")
+    interpolation_png = _In("interpolation.png")  # ways from one sample to another through the latents
+    reconstructions_png = _In("reconstructions.png")  # test images, each followed by what the model makes of its latent
+    nearest_png = _In("nearest.png")  # samples, and below each the nearest training images
 
     @property
-    def home(self) -> Path:
-        return self.path.parent
+    def outputs(self) -> Path:
+        """The outputs/ that this cell and its model lie in."""
+        return self.path.parent.parent
+
+    def write_metrics(self, content: Mapping[str, Any]) -> None:
+        write_json(self.metrics, content)
+
+    def read_metrics(self) -> dict[str, Any]:
+        return read_printable_json(inside(self.path, self.metrics))
+
+
+class SweepDirectory(Directory):
+    """Many cells: their command, and the report on them. The cells themselves lie in outputs/runs."""
+
+    sweep = _In("sweep.json")  # the axes, and the model and run directory of each cell; written before anything starts
+    code = _In("code")  # copies of the code and the configs that its jobs run from
+    jobs = _In("jobs")  # the jobs' logs, one folder each
+    cancelled = _In("cancelled")  # a mark: nothing more of this sweep is to be submitted
+    report = _In("report")  # report.html, the tables and the figures
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs/ that this sweep, its models and its runs lie in."""
+        return self.path.parent.parent
+
+    def write_sweep(self, content: Mapping[str, Any]) -> None:
+        write_json(self.sweep, content)
+
+    def read_sweep(self) -> dict[str, Any]:
+        """What `write_sweep` wrote. RunError if it is not what a sweep writes."""
+        content = read_record(self.path, self.sweep, SWEEP, "a sweep")
+        for number, cell in enumerate(content["cells"]):
+            known = {axis: (None, *values) for axis, values in content["axes"].items()}
+            chosen = cell["choices"]
+            if chosen.keys() != known.keys() or any(chosen[axis] not in values for axis, values in known.items()):
+                raise RunError(
+                    f"{self.sweep} is not what a sweep writes: the choices of cell {number} are not among the values of the axes"
+                )
+        return content
+
+
+def job_log(folder: Path) -> Path:
+    """What the job whose folder this is, one of `SweepDirectory.jobs`, printed."""
+    return folder / "log.txt"

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.foreign import RunError, inside, read_printable_json
 from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.records import RunError, inside, read_printable_json
 from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"

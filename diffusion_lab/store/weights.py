@@ -1,4 +1,4 @@
-"""A moment of a training: a share of its budget, a time, a number of steps or of images. Imports no torch."""
+"""Names of the weights that a model keeps; moments of a training: a share of its budget, a time, a number of steps or images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ WAYS = "0.1 (a share of the budget), 2m (also s and h), 1000steps or 64000images
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)(s|m|h|steps|images)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _LARGEST = 1e15
+_NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"  # as Python writes it
+_NAME = re.compile(rf"raw|ema_{_NUMBER}|at_{_NUMBER}([smh]|steps|images)?")
+_SNAPSHOT, _KEPT_AVERAGE = "at_", "power_"
 
 
 @dataclass(frozen=True)
@@ -42,3 +45,31 @@ def read_moment(written: Any) -> Moment:
         if 0 < moment.amount < _LARGEST and (unit in _SECONDS or amount.is_integer()):
             return moment
     raise ValueError(f"{written} is not a moment of a training; write {WAYS}")
+
+
+def is_weights(name: str) -> bool:
+    """Whether weights of a model are called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def snapshot_name(moment: float | str | Moment) -> str:
+    """0.2 -> "at_0.2", "2m" -> "at_2m": the weights that would have been scored, had training ended then.
+
+    ValueError for what is no moment.
+    """
+    return f"{_SNAPSHOT}{moment if isinstance(moment, Moment) else read_moment(moment)}"
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether weights of an earlier moment of training are called so."""
+    return name.startswith(_SNAPSHOT) and is_weights(name)
+
+
+def kept_average_name(share: float) -> str:
+    """0.125 -> "power_0.125": two averages as they were when so much of the budget was used, to build others from."""
+    return f"{_KEPT_AVERAGE}{float(share)!r}"
+
+
+def is_kept_average(name: str) -> bool:
+    """Whether a file of such averages is called so."""
+    return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None
