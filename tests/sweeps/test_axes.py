@@ -1,6 +1,6 @@
 import pytest
 
-from diffusion_lab.sweeps.axes import Axis, MissingOptionError, combinations, sweep_name
+from diffusion_lab.sweeps.plan import Axis, MissingOptionError, combinations, sweep_name
 
 OPTIONS = {"ddpm": {"sampler"}, "strided": {"sampler", "steps"}, "ddim": {"sampler", "steps", "eta"}}
 
