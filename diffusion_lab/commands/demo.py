@@ -46,11 +46,6 @@ _CSS = """
 """
 
 
-def completed(options: list[str]) -> list[str]:
-    """`demo` takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     if find_spec("gradio") is None:

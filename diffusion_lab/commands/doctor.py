@@ -58,11 +58,6 @@ class Finding(NamedTuple):
 Check = Callable[[], Iterable[Finding]]
 
 
-def completed(options: list[str]) -> list[str]:
-    """`doctor` takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Print one line per finding, and below it what to do, in columns. MistakeError where the default command would fail."""
     console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))

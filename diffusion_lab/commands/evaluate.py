@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.commands.scoring import score_once, score_source
+from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.drawing import Load
 from diffusion_lab.config.given import CONFIG, are_given, read_given
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
@@ -18,7 +19,6 @@ from diffusion_lab.config.trained import (
     load_model,
     trained_config,
     trained_data,
-    with_trained_choices,
 )
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.fingerprints import SCORING_GROUPS

@@ -15,11 +15,6 @@ from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
 
-def completed(options: list[str]) -> list[str]:
-    """The options, unchanged."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:

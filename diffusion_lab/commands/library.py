@@ -17,20 +17,18 @@ from omegaconf import DictConfig
 from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
-from diffusion_lab.config.outputs import name_folders
 from diffusion_lab.config.overrides import as_options
 from diffusion_lab.config.ranks import request_of
 from diffusion_lab.config.trained import (
     load_model,
-    model_dir_of,
     trained_config,
     trained_data,
-    with_trained_choices,
 )
-from diffusion_lab.config.working_directory import own_configs
+from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 
 if TYPE_CHECKING:
@@ -251,9 +249,9 @@ class Model:
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
-        options = with_trained_choices([*self._options, *options], GROUPS if command == "sample" else SCORING_GROUPS)
-        with _own_hydra(), own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(command, options)
+        options = with_own_choices([*self._options, *options])
+        with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(command, with_trained_choices(options, GROUPS if command == "sample" else SCORING_GROUPS))
         check_kinds(cfg, command)
         name_folders(cfg)
         return cfg
@@ -289,7 +287,7 @@ def _call_of(command: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+            message = mistake_in_job(error) or mistake_in_options(error, command)
             if message is None:
                 raise
             raise ValueError(message) from None

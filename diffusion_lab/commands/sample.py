@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks
-from diffusion_lab.config.trained import with_trained_choices
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
 from diffusion_lab.terminal import Terminal

@@ -25,11 +25,6 @@ ROWS = 10  # values of t that are shown
 SIGNAL_LEFT = 2e-2  # √ᾱ_T above which samples start from noise that training never saw; EDM leaves 0.0125 of its σ_T
 
 
-def completed(options: list[str]) -> list[str]:
-    """The schedule takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
     import torch

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from diffusion_lab.metrics.features import Features
 
 
-def completed(options: list[str]) -> list[str]:
-    """The options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Write `to`, and print which evaluator reads which of its arrays."""
     if cfg.get("data") is None or cfg.to is None:

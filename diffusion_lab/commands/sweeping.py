@@ -24,10 +24,10 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import CODE
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.config.outputs import name_folders
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
+from diffusion_lab.config.working_directory import name_folders
 from diffusion_lab.report.make import make_report
 from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
@@ -76,7 +76,7 @@ def sweep(
             )
         launcher = config.hydra.launcher
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
-            raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(context)))
+            raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(config)))
         for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
             console.print(line)
         if dry_run:
@@ -173,15 +173,10 @@ class _Logged:
                 raise
 
 
-def _config_folders(context: HydraContext) -> list[Path]:
+def _config_folders(config: DictConfig) -> list[Path]:
     """Where Hydra searches for the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
-    paths = [element.path or "" for element in context.config_loader.config_search_path.get_path()]
-    folders = [
-        Path(path.removeprefix("file://"))
-        for path in paths
-        if path and ("://" not in path or path.startswith("file://"))
-    ]
-    return [folder for folder in folders if folder != CONF]
+    sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    return [folder for folder in sources if folder != CONF]
 
 
 def _reason(returned: JobReturn) -> str | None:

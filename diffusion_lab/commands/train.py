@@ -32,11 +32,6 @@ from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.terminal import Terminal
 
 
-def completed(options: list[str]) -> list[str]:
-    """Training takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> float | None:
     """Build and check everything, train what is not trained yet, score what is not scored yet.
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from hydra._internal.utils import _locate  # what Hydra itself finds a target with
+from hydra.utils import get_object
 from omegaconf import MISSING
 
 from diffusion_lab.config.kinds import parameter_annotations
@@ -105,7 +105,7 @@ def check_targets(config: Mapping[str, Any], file: Path) -> None:
     """RunError, naming the key, unless each object in a file's resolved config is of the type that its place requires."""
     for group in sorted(config, key=lambda group: group not in PLACES):  # others are built as parts of these only
         node = config[group]
-        kinds = {_locate(PLACES[group]): group == "measured_variance"} if group in PLACES else {object: None}
+        kinds = {get_object(PLACES[group]): group == "measured_variance"} if group in PLACES else {object: None}
         parts = {f"{group}.{name}": part for name, part in (node or {}).items()} if group in _SEVERAL else {group: node}
         for key, part in parts.items():
             if group in PLACES and part is not None and not (isinstance(part, dict) and "_target_" in part):
@@ -143,7 +143,7 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
 def _found(target: Any, packages: tuple[str, ...]) -> Any:
     """What a target names; None unless it lies in one of these packages, or if its import fails."""
     try:
-        return _locate(target) if _within(target, packages) else None
+        return get_object(target) if _within(target, packages) else None
     except Exception:  # whatever the import of a module raises
         return None
 

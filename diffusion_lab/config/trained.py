@@ -11,11 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.build import build_training_data, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.config.outputs import usual_outputs
-from diffusion_lab.config.overrides import unquoted, with_values
 from diffusion_lab.config.power_averages import build_average
 from diffusion_lab.config.strangers import (
     check_plain,
@@ -34,69 +31,6 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
-
-_CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
-_HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
-
-
-def model_dir_of(options: list[str]) -> ModelDirectory:
-    """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
-    named = {key: value for key, _, value in (option.partition("=") for option in options)}
-    written = named.get("model_dir", "null")
-    wanted = unquoted(written)
-    if wanted == written and "," in wanted:
-        raise MistakeError(
-            f"model_dir={wanted}: give one model, and run the command once for each; put quotes around a comma in a name"
-        )
-    if wanted != "null":
-        return ModelDirectory(Path(wanted))
-    return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
-
-
-def with_trained_choices(options: list[str], groups: tuple[str, ...]) -> list[str]:
-    """`options`, after those that give each scoring group the value it had in training, unless the user picks that group or part.
-
-    So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
-    """
-    if "--help" in options or "-h" in options:
-        return options
-    directory = model_dir_of(options)
-    saved = load_config(directory)
-    choices = directory.read_choices()
-    picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
-    _refuse_unknown_groups(directory, saved, picked, groups)
-    before = []
-    for group in groups:
-        if f"{group}=[]" in options and not any(
-            option.startswith(f"++{group}.") for option in options
-        ):  # as ranks have it
-            raise MistakeError(f"{group}: choose at least one")
-        if group in picked:
-            continue
-        if group in _HOLD_SEVERAL and group in saved:
-            before += [f"{group}=[]", *with_values(group, OmegaConf.to_container(saved[group]))]
-            continue
-        if choices.get(group) is None or group not in saved:
-            continue
-        if not (CONF / group / f"{choices[group]}.yaml").is_file() and not _names_own_folders(options):
-            raise RunError(f"{directory.choices}: {group}={choices[group]} is not one of the choices of {group}")
-        parts = {key.partition("/")[2] for key in picked if key.startswith(f"{group}/")}
-        kept = {name: value for name, value in saved[group].items_ex(resolve=False) if name not in parts}
-        before += [f"{group}={choices[group]}", *with_values(group, OmegaConf.to_container(OmegaConf.create(kept)))]
-    # After flags such as -m: Hydra needs all options in one piece.
-    first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
-    return [*options[:first], *before, *options[first:]]
-
-
-def _refuse_unknown_groups(
-    directory: ModelDirectory, saved: DictConfig, picked: set[str], groups: tuple[str, ...]
-) -> None:
-    """MistakeError for a choice that means nothing to the model: a temperature of a diffusion model, a sampler of a flow."""
-    for option in sorted(picked):
-        group = option.partition(".")[0].partition("/")[0]
-        if group in groups and _CHOSEN_WITH.get(group, group) not in saved:
-            known = ", ".join(name for name in groups if name in saved)
-            raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
@@ -277,8 +211,3 @@ def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory
             "depends on; train another model to compare the two"
         )
     saved.variance = variance
-
-
-def _names_own_folders(options: list[str]) -> bool:
-    """Whether the user has choices outside of conf/, which only Hydra finds."""
-    return any(option.startswith(("--config-dir", "-cd", "hydra.searchpath")) for option in options)

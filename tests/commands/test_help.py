@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import completion
 from diffusion_lab.commands.main import COMMANDS, main
@@ -80,14 +79,15 @@ def test_the_config_can_be_shown(lab):
     assert files(lab.folder) == []
 
 
-def test_completion_knows_commands_options_and_choices(lab):
+def test_completion_knows_commands_options_and_choices(lab, monkeypatch, capfd):
     def candidates(line):
-        try:
-            return completion.candidates(line, COMMANDS)
-        finally:
-            GlobalHydra.instance().clear()
+        monkeypatch.setenv("COMP_LINE", line)
+        assert completion.complete(["query=fish"], COMMANDS) == 0
+        return capfd.readouterr().out.splitlines()
 
     assert candidates("diffusion-lab tr") == ["train "]
+    assert candidates("diffusion-lab trian sched") == []
+    assert "samples=" in candidates("diffusion-lab evaluate samp")  # without any model
     assert "schedule=" in candidates("diffusion-lab train sched")
     assert set(candidates("diffusion-lab train schedule=")) >= {
         "schedule=cosine",
