@@ -51,7 +51,7 @@ def run(command: str, options: list[str]) -> int:
             typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
             _drop_leftovers(cfg, typed)
             _say_ignored_labels(cfg, typed)
-            check_kinds(cfg, HydraConfig.get().job.config_name, [override.key_or_group for override in typed])
+            check_kinds(cfg, HydraConfig.get().job.config_name)
             name_folders(cfg)
             return module.run(cfg)
         except Exception as error:

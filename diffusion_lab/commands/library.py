@@ -17,13 +17,14 @@ from omegaconf import DictConfig
 from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
 from diffusion_lab.config.outputs import name_folders
 from diffusion_lab.config.overrides import as_options
 from diffusion_lab.config.ranks import request_of
+from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
+    DRAWING_GROUPS,
     load_model,
     model_dir_of,
     trained_config,
@@ -251,7 +252,9 @@ class Model:
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
-        options = with_trained_choices([*self._options, *options], GROUPS if command == "sample" else SCORING_GROUPS)
+        options = with_trained_choices(
+            [*self._options, *options], DRAWING_GROUPS if command == "sample" else SCORING_GROUPS
+        )
         with _own_hydra(), own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose(command, options)
         check_kinds(cfg, command)

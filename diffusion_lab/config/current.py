@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.config.build import CODE, training_fingerprint
+from diffusion_lab.config.identity import CODE, training_fingerprint
 from diffusion_lab.config.strangers import check_targets, targets
 from diffusion_lab.config.trained import read_config
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError

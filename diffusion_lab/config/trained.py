@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.build import build_training_data, variance_matters
+from diffusion_lab.config.build import build_training_data
+from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.config.outputs import usual_outputs
 from diffusion_lab.config.overrides import unquoted, with_values
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
 
+DRAWING_GROUPS = (
+    "sampler",
+    "guidance",
+    "sampling",
+    "rounding",
+    "start",
+)  # `sample` begins with the choices of training
+Load = Callable[..., "GenerativeModel"]  # as `load_model`
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
 _HOLD_SEVERAL = ("features", "metrics")  # options, by name: no choice of a file says which
 
@@ -258,6 +267,17 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         if mistake_in_job(error) is not None:
             raise
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
+
+
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
+    """Give a model that is never trained further the weights that suit its training; their name."""
+    from diffusion_lab.models.trainable import RAW
+    from diffusion_lab.training.ema import default_weights
+
+    weights = default_weights(directory.weight_names, directory.read_training()["steps"])
+    model.load_weights({RAW: directory.weight_files()[weights]})
+    model.requires_grad_(False).eval()
+    return weights
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
