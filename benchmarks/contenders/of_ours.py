@@ -13,7 +13,7 @@ from torch import Tensor
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from diffusion_lab.commands import app
-from diffusion_lab.config.measured import use_measured
+from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.trained import load_config, load_model, trained_config, trained_data
 from diffusion_lab.metrics.draw import labels
 from diffusion_lab.models import budget as lab_budget

@@ -109,7 +109,7 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
     _say_ignored_labels(cfg, typed)
-    check_kinds(cfg, HydraConfig.get().job.config_name, [override.key_or_group for override in typed])
+    check_kinds(cfg, HydraConfig.get().job.config_name)
     name_folders(cfg)
     return module.run(cfg)
 

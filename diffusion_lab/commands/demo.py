@@ -73,6 +73,8 @@ def run(cfg: DictConfig) -> None:
 
 def _free_port(wanted: int) -> int:
     """The port; a free one for 0. MistakeError where another process listens there."""
+    if not 0 <= wanted <= 65535:
+        raise MistakeError(f"port={wanted}: choose a port from 0 to 65535")
     try:
         with socket.create_server((HOST, wanted)) as server:
             return server.getsockname()[1]

@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.config.composing import with_trained_choices
-from diffusion_lab.config.drawing import Load
 from diffusion_lab.config.given import CONFIG, are_given, read_given
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
 from diffusion_lab.config.moments import requested_scores
 from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.config.scores import check_scoring, is_scored
 from diffusion_lab.config.trained import (
+    Load,
     load_model,
     trained_config,
     trained_data,

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.branching import BranchPoint, requested_branches
-from diffusion_lab.config.build import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.callbacks import Added, added_callbacks, stopping_callbacks
+from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.ranks import Ranks
 from diffusion_lab.config.tracking import build_trackers, tracked_training

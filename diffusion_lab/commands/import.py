@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.build import (
-    build_data,
-    build_model,
-    choices_made,
-    code_of_training,
-    fill_in_facts,
-    plain_config,
-    training_fingerprint,
-)
+from diffusion_lab.config.build import build_data, build_model, choices_made, fill_in_facts
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
-from diffusion_lab.config.guiding import sha256_of
+from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.overrides import put_first, quoted, unquoted
 from diffusion_lab.config.strangers import no_larger_than

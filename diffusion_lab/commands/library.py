@@ -18,12 +18,13 @@ from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import model_dir_of, with_trained_choices
-from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
 from diffusion_lab.config.overrides import as_options
 from diffusion_lab.config.ranks import request_of
+from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
+    DRAWING_GROUPS,
     load_model,
     trained_config,
     trained_data,
@@ -251,7 +252,9 @@ class Model:
         """The config of a command for this model."""
         options = with_own_choices([*self._options, *options])
         with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(command, with_trained_choices(options, GROUPS if command == "sample" else SCORING_GROUPS))
+            cfg = compose(
+                command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
+            )
         check_kinds(cfg, command)
         name_folders(cfg)
         return cfg

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from diffusion_lab.config.build import CODE, training_fingerprint
+from diffusion_lab.config.identity import CODE, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.strangers import check_targets, targets
 from diffusion_lab.config.trained import read_config

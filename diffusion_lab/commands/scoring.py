@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from diffusion_lab.commands.table import score_table
-from diffusion_lab.config.build import plain_config, sampling_identity
-from diffusion_lab.config.heads import needed_head
-from diffusion_lab.config.measured import use_measured
+from diffusion_lab.config.identity import plain_config, sampling_identity
+from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.moments import read_training_progress
 from diffusion_lab.config.power_averages import profile_error

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
 from diffusion_lab.config.ranks import ranks, request_of
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import cache_directory
@@ -31,6 +31,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
         raise MistakeError(f"split={cfg.split}: choose train or test")
+    check_at_least(1, cfg, "num_images")
     to = Path(cfg.to)
     if to.suffix not in _WRITERS:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.commands.report import show
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.build import CODE
+from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, mistake_in_job
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
@@ -58,6 +58,7 @@ def sweep(
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
+        check_at_least(1, config, "sweep.jobs_per_model")
         if config.retrain and config.sweep.jobs_per_model > 1:
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)

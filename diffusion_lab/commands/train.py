@@ -20,13 +20,13 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
     settle_labels,
-    training_fingerprint,
 )
+from diffusion_lab.config.identity import training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores
 from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 from diffusion_lab.config.scores import check_planned_score, run_of
-from diffusion_lab.config.started import start
+from diffusion_lab.config.starting import start
 from diffusion_lab.config.trained import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.terminal import Terminal

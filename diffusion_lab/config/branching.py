@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import plain_config, training_fingerprint
+from diffusion_lab.config.identity import plain_config, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.moments import moments_of, read_training_progress
 from diffusion_lab.config.trained import load_config

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.trained import trained_data
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.data.image_files import read_image
+from diffusion_lab.diffusion import SampleNoise, denoise_from, inpaint, slerp
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.diffusion import DiffusionModel
 
 WHITE = 128  # of a mask, from here up
 
@@ -63,10 +63,6 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> E
 
 def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
     """Another filling of the hole for every index."""
-    import torch
-
-    from diffusion_lab.diffusion import SampleNoise, inpaint
-
     _check_has_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
@@ -90,10 +86,6 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     With two labels each image has its own, and an image in between has that of the nearer one. Without a label, a model on clusters
     that always had one in training takes the clusters of the images.
     """
-    import torch
-
-    from diffusion_lab.diffusion import slerp
-
     if len(cfg.interpolate.images) != 2:
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
     if cfg.num_images < 2:
@@ -120,8 +112,6 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
 
 def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
     """Another noisy version of the image, and what the model sees in it, for every index."""
-    from diffusion_lab.diffusion import SampleNoise, denoise_from
-
     _check_has_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
@@ -156,8 +146,6 @@ def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
-    from diffusion_lab.diffusion.levels import from_levels, to_levels
-
     if isinstance(image, int):
         data = trained_data(saved)
         if not 0 <= image < data.num_test:
@@ -174,8 +162,6 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
 
 def _read(file: str, image_size: Sequence[int], channels: int) -> Tensor:
     """uint8 (channels, *image_size)."""
-    from diffusion_lab.data.image_files import read_image
-
     if not Path(file).is_file():
         raise MistakeError(f"{file}: there is no such file")
     return read_image(Path(file), image_size, channels)

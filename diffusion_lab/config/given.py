@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.build import CODE, build_data, features_by_content, plain_config
+from diffusion_lab.config.build import build_data
+from diffusion_lab.config.identity import CODE, features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory

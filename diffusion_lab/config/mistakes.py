@@ -19,7 +19,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
@@ -39,6 +39,14 @@ from diffusion_lab.sweeps.axes import MissingOptionError
 
 class MistakeError(Exception):
     """A mistake of the user; the message says in one sentence what is wrong."""
+
+
+def check_at_least(least: int, cfg: DictConfig, *options: str) -> None:
+    """MistakeError for the first of these options whose number is smaller."""
+    for option in options:
+        value = OmegaConf.select(cfg, option)
+        if value is not None and value < least:
+            raise MistakeError(f"{option}={value}: this option must be at least {least}")
 
 
 @contextmanager

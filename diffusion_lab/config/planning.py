@@ -18,17 +18,9 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.config.build import (
-    CODE,
-    build_model,
-    build_training_data,
-    fill_in_facts,
-    plain_config,
-    settle_budget,
-    settle_labels,
-    training_fingerprint,
-)
+from diffusion_lab.config.build import build_model, build_training_data, fill_in_facts, settle_budget, settle_labels
 from diffusion_lab.config.composing import drop_leftovers
+from diffusion_lab.config.identity import CODE, plain_config, training_fingerprint
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores, requested_weights

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import build_each, scoring_fingerprint
-from diffusion_lab.config.heads import needed_head
+from diffusion_lab.config.build import build_each
+from diffusion_lab.config.identity import scoring_fingerprint
+from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.power_averages import check_buildable
 from diffusion_lab.config.trained import check_moments

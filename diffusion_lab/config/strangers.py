@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
 from omegaconf import MISSING
@@ -50,7 +50,8 @@ _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a fi
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
 _COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
 _COMPUTE += ("torch.nn", "torch.optim")
-_READ = tuple(f"diffusion_lab.{part}" for part in ("data", "metrics", "config.classifier", "config.worse"))
+_GUIDANCE = "diffusion_lab.config.guidance"  # functions that read another model and return a guidance
+_READ = ("diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting
 _MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
@@ -150,7 +151,10 @@ def _found(target: Any, packages: tuple[str, ...]) -> Any:
 
 def _belongs(found: Any, kind: type) -> bool:
     packages = (*_COMPUTE, *_READ) if _within(kind.__module__, ("diffusion_lab",)) else _COMPUTE
-    return isinstance(found, type) and issubclass(found, kind) and _within(found.__module__, packages)
+    made = found
+    if not isinstance(found, type) and getattr(found, "__module__", None) == _GUIDANCE:
+        made = get_type_hints(found).get("return")
+    return isinstance(made, type) and issubclass(made, kind) and _within(found.__module__, packages)
 
 
 def _mentioned(annotation: Any, later: bool = False) -> Iterator[tuple[type, bool]]:

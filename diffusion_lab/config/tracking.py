@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import choices_made, plain_config
+from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
 from diffusion_lab.store import Directory, ModelDirectory, RunDirectory, SweepDirectory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.config.build import build_training_data, variance_matters
+from diffusion_lab.config.build import build_training_data
+from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.config.power_averages import build_average
 from diffusion_lab.config.strangers import (
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.models.trainable import TrainableModel
+
+# `sample` begins with the choices of training.
+DRAWING_GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")
+Load = Callable[..., "GenerativeModel"]  # as `load_model`
 
 
 def load_config(directory: ModelDirectory) -> DictConfig:
@@ -192,6 +197,17 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         if mistake_in_job(error) is not None:
             raise
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
+
+
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
+    """Give a model that is never trained further the weights that suit its training; their name."""
+    from diffusion_lab.models.trainable import RAW
+    from diffusion_lab.training.ema import default_weights
+
+    weights = default_weights(directory.weight_names, directory.read_training()["steps"])
+    model.load_weights({RAW: directory.weight_files()[weights]})
+    model.requires_grad_(False).eval()
+    return weights
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:

@@ -74,11 +74,11 @@ def _lab(*modules: str) -> frozenset[str]:
 
 # The weights that are scored, and what is measured for them before they draw.
 _LOADED = _lab(
-    "training.profiles", "config.heads", "config.measured", "config.power_averages", "config.trained"
+    "training.profiles", "config.measured_variance", "config.power_averages", "config.trained"
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.power_averages", "training.profiles", "training.snapshots",
-    "training.taking_back", "commands.fit", "commands.train", "config.build", "config.started", "config.trainer",
+    "training.taking_back", "commands.fit", "commands.train", "config.build", "config.starting", "config.trainer",
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
 GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws

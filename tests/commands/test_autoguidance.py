@@ -194,7 +194,7 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
     other = other_model(lab)
     directory = ModelDirectory(lab.folder / model_of(lab, other))
     config = OmegaConf.load(directory.config)
-    target = "diffusion_lab.config.worse.TrainedAutoguidance"
+    target = "diffusion_lab.config.guidance.autoguidance"
     named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
     named |= {"interval": None, "log_snr_interval": None, "identity": config.facts.identity}
     named["schedule"] = OmegaConf.to_container(config.schedule)
@@ -225,4 +225,4 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
         assert "is a path, which a file may not choose" in one_sentence(err)
 
 
-TRAINED_WORSE = "diffusion_lab.config.worse.TrainedWorse"
+TRAINED_WORSE = "diffusion_lab.config.guidance.worse_model"

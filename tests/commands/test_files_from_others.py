@@ -182,7 +182,7 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
-GUIDANCE = "diffusion_lab.config.classifier.TrainedClassifierGuidance"
+GUIDANCE = "diffusion_lab.config.guidance.classifier_guidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
@@ -243,7 +243,7 @@ CONFIG = {
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "a sampler as the spacing": (at("sampler.spacing", "diffusion_lab.diffusion.DDIMSampler"), "Spacing belongs here"),
     "another model that guides": (
-        at("model.guidance", "diffusion_lab.config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
+        at("model.guidance", "diffusion_lab.config.guidance.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),

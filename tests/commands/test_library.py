@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from diffusion_lab import load
-from diffusion_lab.config.drawing import Drawing
+from diffusion_lab.config.sample_options import Drawing
 from diffusion_lab.data.densities import TwoMoons
 from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.config import build
+from diffusion_lab.config import identity
 from diffusion_lab.store import newest_model
 from diffusion_lab.store.fingerprints import TRAINING, named_in, training_part
 
@@ -44,7 +44,7 @@ def test_every_module_that_runs_while_training_counts(lab, monkeypatch, family):
     assert code == 0, err
     (model,) = (model for model in models(lab.folder) if f"-{family}-" in model.path.name)
     names = named_in(training_part(OmegaConf.to_container(OmegaConf.load(model.config))))
-    counted = {module.path for module in build.CODE.reached(names, TRAINING).values()}
+    counted = {module.path for module in identity.CODE.reached(names, TRAINING).values()}
     ran = {path for path in map(Path, files) for place in TRAINING.places if path.is_relative_to(PACKAGE / place)}
     assert len(ran) > 10
     assert ran - counted == set()
@@ -125,10 +125,12 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
 
     def names(classifier):
         cfg.guidance = {
-            "_target_": "diffusion_lab.config.classifier.TrainedClassifierGuidance",
+            "_target_": "diffusion_lab.config.guidance.classifier_guidance",
             "classifier": str(classifier),
         }
-        return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")
+        return identity.scoring_fingerprint("f" * 64, cfg), identity.sampling_identity(
+            "f" * 64, cfg, {"variance"}, "pixels"
+        )
 
     before = names(classifier)
     moved = Path(shutil.copytree(classifier, tmp_path / "elsewhere"))

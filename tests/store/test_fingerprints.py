@@ -219,7 +219,7 @@ COUNTED = {
     "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
     "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
-    "config.trainer config.started commands.fit commands.train training.snapshots": "training",
+    "config.trainer config.starting commands.fit commands.train training.snapshots": "training",
     "training.finite training.taking_back training.power_averages": "training",
     "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
     "config.trained config.power_averages metrics.draw metrics.shards": AFTER,

@@ -1,7 +1,7 @@
-"""variance=regressed: which head serves a model, and the head itself. A head is known by the weights that it was trained on.
+"""Statistics measured from trained weights and from their data, which the variance, the steps or the start of a chain need.
 
-The head's training is a model directory beside the others. Its training.json holds the digest of the weights that it serves, so a
-head is found for a model, and a head of other weights is refused.
+The head of variance=regressed is trained beforehand. Its folder lies beside the others, and its training.json holds the digest of
+the weights that it was trained on: so the head of a model is found, and a head of other weights is refused.
 """
 
 from __future__ import annotations
@@ -13,17 +13,73 @@ from typing import TYPE_CHECKING
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.guiding import sha256_of
+from diffusion_lab.config.identity import measuring_identity, sha256_of
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.trained import build_trained, load_config, settled, use_last_weights
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.diffusion import Variance
+    from diffusion_lab.metrics.reference import Progress
+    from diffusion_lab.models.base import GenerativeModel
 
 _OPTION = "measured_variance.head"
+
+
+def use_measured(
+    model: GenerativeModel,
+    data: Callable[[], DataModule],
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    weights: str,
+    cache: Path,
+    progress: Progress | None = None,
+    and_costs: bool = False,
+) -> None:
+    """Give `model` the statistics that `cfg` asks for with these weights, measured if need be; does nothing if it asks for none.
+
+    and_costs: what each step of its chain costs too, where it has a chain.
+
+    All ranks must call it.
+    """
+    from diffusion_lab.diffusion import NetworkStatistics
+    from diffusion_lab.metrics.measuring import data_moments, measure_once
+    from diffusion_lab.metrics.settings import check_at_least
+
+    if model.needs_data_moments:
+        model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
+    variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
+    if head is not None:
+        model.use_head(*load_head(head, variance))
+        variance = None
+    and_costs = model.needs_last_steps or (and_costs and model.log_snrs(2) is not None)
+    if variance is None and not and_costs:
+        return
+    identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
+    about = f"{directory.path.name}-{weights}"
+    num_images = cfg.evaluation.statistics_images
+    check_at_least(1, "evaluation.statistics_images", num_images)
+    rest = (data(), num_images, weights, cache, identity, about, progress)
+    found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
+    if variance is not None:
+        chosen = instantiate(variance)
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest)
+        means = dict(measured.means)
+        if chosen.func.needs_dimensions:
+            means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
+        found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
+    if and_costs:  # by which steps are chosen
+        split = data().choosing_split
+        facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest, split)
+        last_steps = measure_once(model, model.measure_last_steps, facts, *rest, split).means["bits"]
+        found.append((NetworkStatistics(**measured.means, of=measured.about), last_steps, None))
+    for each in found:
+        model.use_measured(*each)
 
 
 def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> ModelDirectory | None:
@@ -72,8 +128,6 @@ def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
 
 
 def _how(directory: ModelDirectory, weights: str) -> str:
-    from diffusion_lab.config.trained import load_config
-
     try:
         choices, conditional = directory.read_choices(), load_config(directory).get("conditional") is True
     except RunError:
@@ -87,16 +141,9 @@ def _how(directory: ModelDirectory, weights: str) -> str:
 def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
     """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
     reads v."""
-    from diffusion_lab.config.trained import build_trained, load_config, settled
-    from diffusion_lab.models.trainable import RAW
-    from diffusion_lab.training.ema import default_weights
-
     model = build_trained(head, settled(load_config(head), head))
     if not model.needs_base:
         raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
-    files = head.weight_files()
-    weights = default_weights(head.weight_names, head.read_training()["steps"])
-    model.load_weights({RAW: files[weights]})
-    model.requires_grad_(False).eval()
-    name = f"{head.path.name}, {weights}, {sha256_of(files[weights])[:12]}"
+    weights = use_last_weights(model, head)
+    name = f"{head.path.name}, {weights}, {sha256_of(head.weight_files()[weights])[:12]}"
     return lambda x, timesteps: model.to(x.device)(x, timesteps), instantiate(variance)(head=name)

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import repeat
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.progress import track
+from torch import Tensor
 
 from diffusion_lab.config.editing import Edit, wanted_edit
-from diffusion_lab.config.measured import use_measured
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.trained import load_model, trained_config, trained_data
+from diffusion_lab.config.measured_variance import use_measured
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
+from diffusion_lab.diffusion.noise import check_seed
+from diffusion_lab.metrics.draw import labels
+from diffusion_lab.metrics.shards import gather_to_rank_zero, num_ranks, rank
+from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.records import RunError
+from diffusion_lab.training.ema import default_weights
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffusion_lab.models.base import GenerativeModel
-
-GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")  # begin as the model was trained with them
 MOST_COLUMNS = 20  # of a grid with a column for each class
-Load = Callable[..., "GenerativeModel"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,6 @@ class Drawing:
     @cached_property
     def _cluster_shares(self) -> Tensor | None:
         """(num_classes,) float64: how often each cluster occurs in the data; None for a model without clusters."""
-        import torch
-
         if not self.on_clusters:
             return None
         shares = self.directory.read_training().get("cluster_shares", [])
@@ -66,16 +65,12 @@ class Drawing:
 
     def check_trajectory(self, option: str) -> None:
         """MistakeError for a model that draws in one step. option: what needs a trajectory."""
-        import torch
-
         if self.model.trajectory(torch.arange(1), self.cfg.seed) is None:
             raise MistakeError(f"{option}: {self.directory.path} has no steps between noise and image to show")
 
     @contextmanager
     def on(self, device: str) -> Iterator[tuple[Edit | None, Tensor, Tensor | None]]:
         """Inside the block the model is on `device` and has the weights. Yields the edit, the indices and their labels, if any."""
-        import torch
-
         with torch.no_grad(), self.model.to(device).use_weights(self.weights):
             with users_mistakes():
                 cache = cache_directory(Path(self.cfg.outputs))
@@ -89,12 +84,7 @@ class Drawing:
 
     def draw(self, edit: Edit | None, indices: Tensor, y: Tensor | None, progress_bar: bool) -> Tensor | None:
         """All samples, drawn by all ranks together, float32 on the CPU on rank 0; None on the others."""
-        import torch
-        from rich.progress import track
-
-        from diffusion_lab.metrics.shards import gather_to_rank_zero, num_ranks, rank
-
-        sample = edit.draw if edit else self.model.sample if self.x_T is None else partial(self._sample_from, self.x_T)
+        sample = edit.draw if edit else self._sample
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
         mine = batches[rank() :: num_ranks()]
@@ -106,16 +96,16 @@ class Drawing:
 
     def trajectory(self, indices: Tensor, y: Tensor | None) -> Iterator[Tensor]:
         """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
-        own = {} if self.x_T is None else {"x_T": self.x_T[indices.cpu()].to(indices.device)}
-        return self.model.trajectory(indices, self.cfg.seed, y, **own)
+        return self.model.trajectory(indices, self.cfg.seed, y, **self._start_of(indices))
 
-    def _sample_from(self, x_T: Tensor, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
-        return self.model.sample(indices, seed, y, x_T=x_T[indices.cpu()].to(indices.device))
+    def _sample(self, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
+        return self.model.sample(indices, seed, y, **self._start_of(indices))
+
+    def _start_of(self, indices: Tensor) -> dict[str, Tensor]:
+        return {} if self.x_T is None else {"x_T": self.x_T[indices.cpu()].to(indices.device)}
 
     def in_grid(self, x: Tensor, edit: Edit | None) -> Tensor:
         """The samples, after the images that they were made from."""
-        import torch
-
         return x if edit is None else torch.cat([edit.inputs.cpu(), x])
 
     def columns(self, y: Tensor | None) -> int | None:
@@ -129,10 +119,6 @@ class Drawing:
 
         None for given images, whose classes are not known.
         """
-        import torch
-
-        from diffusion_lab.metrics.draw import labels
-
         if self.cfg.label is not None:
             return torch.tensor(list(self.cfg.label), device=indices.device)[indices % len(self.cfg.label)]
         if edit is None:
@@ -151,8 +137,6 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
 
     load: builds the model, as `load_model` does.
     """
-    from diffusion_lab.training.ema import default_weights
-
     with users_mistakes():
         directory, saved = trained_config(cfg)
         model = load(directory, saved, cfg.weights)
@@ -169,8 +153,7 @@ def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = No
 
     x_T: own starts in place of noise, (num_images, *shape).
     """
-    from diffusion_lab.diffusion.noise import check_seed
-
+    check_at_least(1, cfg, "num_images", "batch_size", "inpaint.repeats")
     with users_mistakes():
         check_seed(cfg.seed)
     directory, saved, model, weights = chosen_model(cfg, load)
