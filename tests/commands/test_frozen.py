@@ -109,7 +109,7 @@ def test_an_edit_after_the_plan_changes_and_stops_nothing(lab_copy, more):
     wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
     names = planned(work)
     edit(work / "steepness.py", "1.5", "1.4")
-    edit(lab / "diffusion_lab" / "evaluation" / "frechet.py", "def frechet_distance(", "def another(")
+    edit(lab / "diffusion_lab" / "metrics" / "frechet.py", "def frechet_distance(", "def another(")
     edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
     for broken in (work / "mine.py", *edited):
         broken.write_text("raise SystemExit('edited')\n")
@@ -141,7 +141,7 @@ def test_four_models_and_sixteen_cells(lab_copy, request, launcher):
     """One cell fails, another one kills its job, and all code is edited as soon as the first model trains."""
     if launcher == "slurm":
         request.getfixturevalue("cluster")
-    work, room = lab_copy / "work", lab_copy / "lab" / "diffusion_lab" / "evaluation"
+    work, room = lab_copy / "work", lab_copy / "lab" / "diffusion_lab" / "metrics"
     (work / "ray.py").write_text(RAY)
     for what in ("fails", "kills"):
         (work / what).touch()
