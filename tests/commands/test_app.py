@@ -25,5 +25,4 @@ def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_impo
 
 def test_a_module_in_the_working_directory_can_be_a_target(lab):
     (lab.folder / "my_schedules.py").write_text("from diffusion_lab.diffusion import CosineSchedule as Mine\n")
-    code, _, err = lab("schedule", "schedule._target_=my_schedules.Mine", "sampler.spacing.num_steps=10")
-    assert code == 0, err
+    lab.done("schedule", "schedule._target_=my_schedules.Mine", "sampler.spacing.num_steps=10")

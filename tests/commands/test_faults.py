@@ -1,7 +1,6 @@
 """What goes wrong while training ends in one sentence, and nothing that was there is lost."""
 
 import errno
-import sys
 
 import pytest
 import torch
@@ -48,10 +47,7 @@ def poison(monkeypatch, batches):
 
 def test_a_loss_that_is_not_finite_takes_no_step_and_is_counted(lab, monkeypatch):
     poison(monkeypatch, batches={2})
-    code, _, err = lab(
-        "train", *OPTIONS, "optimizer=adamw", "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1"
-    )
-    assert code == 0, err
+    lab.done("train", *OPTIONS, "optimizer=adamw", "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1")
     directory = only_model(lab.folder)
     state = load_state(directory.resume)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
@@ -66,8 +62,7 @@ def test_not_finite_again_and_again_stops_and_names_step_batch_and_t(lab, monkey
     poison(monkeypatch, batches=range(3, 99))
     options = ["trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", "callbacks.finite.stop_after=4"]
     code, _, err = lab("train", *OPTIONS, *options)
-    assert code == 1
-    assert "Traceback" not in err
+    assert (code, err.count("\n")) == (1, 1), err
     assert "not finite for 4 steps in a row, the last one step 7, batch 6, t = " in err
     directory = only_model(lab.folder)
     state = load_state(directory.resume)
@@ -167,9 +162,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
     assert load_state(directory.resume)["global_step"] == 3
     assert not list(directory.path.glob(".*.staged"))
     filler.unlink()
-    code, out, err = lab("train", *options)
-    assert code == 0, err
-    assert "resuming from" in out
+    assert "resuming from" in lab.done("train", *options)
 
 
 @pytest.mark.needs("mount")
@@ -187,14 +180,4 @@ def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
     assert code == 1
     assert "Traceback" not in err
     assert "cannot create the folder file/models/" in err
-    assert "training images" not in out
-
-
-@pytest.mark.needs("Linux")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is of Linux")
-def test_a_folder_that_nobody_may_make_is_found_before_training(lab):
-    code, out, err = lab("train", *OPTIONS, "outputs=/proc/outputs")
-    assert code == 1
-    assert "Traceback" not in err
-    assert "no permission to write /proc/outputs" in err
     assert "training images" not in out

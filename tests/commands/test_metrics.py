@@ -35,8 +35,7 @@ def only_metrics(lab) -> dict:
 def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, monkeypatch):
     (lab.folder / "mine.py").write_text(MINE)
     options = ["features=[pixels,digits_cnn]", "metrics=[frechet_distance]", *OWN]
-    code, out, err = lab("train", "-m", *SMALL, *options, "seed=1,2", "hydra.sweeper.name=x")
-    assert code == 0, err
+    out = lab.done("train", "-m", *SMALL, *options, "seed=1,2", "hydra.sweeper.name=x")
     score = json.loads(next(lab.folder.glob("outputs/runs/*/metrics.json")).read_text())
     assert [measure["name"] for measure in score["measures"]] == [
         *("fd_pixels", "fd_pixels_floor", "fd_digits_cnn", "fd_digits_cnn_floor"),
@@ -47,8 +46,7 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
     assert "brightness" in table.read_text()
 
     monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "mine")  # the model's folder names it now
-    code, out, err = lab("evaluate", "features=pixels")
-    assert code == 0, err
+    out = lab.done("evaluate", "features=pixels")
     assert "how bright the samples are" in out, "the model's own choice of metrics"
     assert "digits_cnn" not in out
 
@@ -65,8 +63,5 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
     ids=str,
 )
 def test_what_cannot_be_measured_is_one_sentence_before_training(lab, options, said):
-    code, _, err = lab("train", *SMALL, "features=pixels", *options)
-    assert code == 1
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
+    lab.refused("train", *SMALL, "features=pixels", *options, said=said)
     assert not (lab.folder / "outputs").exists()

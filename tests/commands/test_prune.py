@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,9 +39,7 @@ def swept(model: ModelDirectory, command: tuple[str, ...] = (), run: str = "a-ru
 
 
 def pruned(lab, *options: str) -> str:
-    code, out, err = lab("prune", *options)
-    assert code == 0, err
-    return out
+    return lab.done("prune", *options)
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:20], lambda text: text.replace("digits", "\\u0064igits")])
@@ -194,28 +191,6 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
-def test_what_disappears_meanwhile_ends_it_in_one_sentence(lab, monkeypatch, old_model):
-    old = old_model()
-    monkeypatch.setattr(Outputs, "unused_cache", lambda _: (lab.folder / "gone").read_bytes())
-    code, _, err = lab("prune", "remove=true")
-    assert (code, err.count("\n")) == (1, 1)
-    assert "gone has disappeared" in err
-    assert old.finished
-
-
-@pytest.mark.thorough
-def test_two_at_once_remove_everything_and_nothing_else(process, old_model):
-    for kind in ("gan", "vae", "flow", "diffusion_fixed", "noisy_classifier"):
-        old_model(kind, process.folder / "outputs")
-    command = [sys.executable, "-m", "diffusion_lab", "prune", "remove=true"]
-    both = [subprocess.Popen(command, cwd=process.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "12"]
-    for one in both:
-        _, err = one.communicate(timeout=120)
-        assert err == b"" or b"has disappeared: another process is removing files" in err
-    assert process("prune", "remove=true").returncode == 0
-    assert list((process.folder / "outputs" / "models").iterdir()) == []
-
-
 def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch, old_model):
     (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
     gone = old_model("vae", data={"_target_": "gone.Data"})
@@ -248,6 +223,7 @@ def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab, old_
     assert "cache/" not in out
 
 
+@pytest.mark.thorough
 def test_what_is_cached_goes_with_its_models_and_scores(lab):
     measured = ["variance=analytic", "evaluation.statistics_images=8", "start=data_moments", "conditional=true"]
     lab.given("train", *TINY, *STRIDED, *measured, "features=digits_cnn")
@@ -293,18 +269,16 @@ def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
     assert "nothing to prune" in pruned(lab, "what=[snapshots]")
 
 
+@pytest.mark.thorough
 def test_what_another_training_started_from_stays(lab):
     lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
     first = newest_model(OUTPUTS)
     start = [f"init_from={first.path}", "init_weights=at_0.4", "score=false"]
-    code, _, err = lab("train", *TINY, *STRIDED, *start)
-    assert code == 0, err
+    lab.done("train", *TINY, *STRIDED, *start)
     out = pruned(lab, "what=[models,runs,cache,snapshots]", "remove=true")
     assert "trained with other code" not in out
     assert [file.stem for file in first.snapshots] == ["at_0.4"]
-    code, out, err = lab("train", *TINY, *STRIDED, *start)
-    assert code == 0, err
-    assert "this model is already trained" in out
+    assert "this model is already trained" in lab.done("train", *TINY, *STRIDED, *start)
 
 
 def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, old_model):
@@ -364,26 +338,3 @@ def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(la
         shutil.copytree(keep, model.path)
     assert number >= 5
     assert not model.path.exists()
-
-
-@pytest.mark.parametrize("what", ["everything", "[models,everything]"])
-def test_a_kind_that_there_is_not(lab, what):
-    code, _, err = lab("prune", f"what={what}")
-    assert code == 1
-    assert err == "diffusion-lab prune: what=everything: choose from runs, models, cache, code, snapshots\n"
-
-
-def test_a_sweep_that_cannot_be_read_stops_it(lab, old_model):
-    old = old_model()
-    swept(old)
-    sweep_directory(OUTPUTS, "mine").sweep.write_bytes(bytes(2**26 + 1))
-    code, _, err = lab("prune", "remove=true")
-    assert code == 1
-    assert "sweep.json is larger than" in err
-    assert old.finished
-
-
-def test_an_empty_folder_has_nothing_to_prune(lab):
-    assert "nothing to prune in outputs" in pruned(lab)
-    assert files(lab.folder) == []
-    assert not OUTPUTS.exists()

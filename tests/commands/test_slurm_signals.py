@@ -126,25 +126,6 @@ def test_a_cancelled_job_is_saved_and_the_same_command_goes_on(tmp_path, zygote,
     assert_same_training(model, twin(undisturbed, model))
 
 
-def test_a_requeued_job_goes_on_as_one_training(tmp_path, zygote, undisturbed):
-    sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1", "score=false")
-    sweep.pace(0.5)
-    running = sweep.start()
-    (model,) = begun(sweep)
-    (job,) = jobs(sweep.folder)
-    slurm("scontrol", "requeue", job)
-    wait_until(lambda: status(model).state == INTERRUPTED, 20)
-    sweep.pace(0)
-    assert "SIGTERM at step" in status(model).reason
-    assert load_state(model.resume)["global_step"] == len(rows(model)) < STEPS
-    out, err = running.communicate()
-    assert running.returncode == 0, out + err
-    assert jobs(sweep.folder) == [job]
-    assert sweep.log(model).count("resuming from") == 1
-    assert "1 done" in sweep.status()
-    assert_same_training(model, twin(undisturbed, model))
-
-
 def test_a_job_saves_before_its_time_limit_and_goes_on(tmp_path, zygote, undisturbed):
     """Slurm looks at the time every half minute, so the signal comes 20 to 50 seconds after the start."""
     limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=10"]

@@ -32,14 +32,6 @@ def test_brackets_in_what_it_shows_are_no_markup():
     assert "\\" not in said
 
 
-def test_inception_numbers_have_their_names_and_their_direction():
-    said = shown({"fid": 12.345, "fid_floor": 1.5, "inception_score": 2.5, "inception_score_std": 0.25}, {})
-    lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "fid ↓ 12.345 Fréchet distance by features of images" in lines
-    assert "its floor 1.500 the same distance between real images" in lines
-    assert any(line.startswith("inception score ↑ 2.500 how sure a classifier is") for line in lines)
-
-
 def test_what_could_not_be_measured_stands_there_with_its_reason():
     mixed = "some samples were drawn on a card, others on cpu"
     absent = {"fid": "2 of 50 samples are not finite", "seconds_per_1000_samples": mixed}

@@ -193,6 +193,7 @@ def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_roo
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder(image_root, num_workers=2)
     data.prepare()

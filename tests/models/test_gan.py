@@ -17,7 +17,6 @@ from diffusion_lab.baselines.adversarial import (
     Wasserstein,
 )
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.diffusion import slerp
 from diffusion_lab.models.gan import GAN
 from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
 from diffusion_lab.networks.discriminator import Discriminator, PointDiscriminator
@@ -253,24 +252,6 @@ def test_gradients_are_scaled_down_to_the_norm():
     for network in ("network", "discriminator"):
         steps = torch.cat([step.detach().flatten() for name, step in moved.items() if name.startswith(network)])
         assert float(steps.norm()) == pytest.approx(1e-3, rel=1e-3)
-
-
-def test_a_sample_is_a_function_of_weights_seed_index_and_label():
-    model = gan(num_classes=3).eval()
-    indices, y = torch.arange(7), torch.arange(7) % 3
-    with torch.no_grad():
-        whole = model.sample(indices, 3, y)
-        alone = torch.cat([model.sample(i[None], 3, y[i][None]) for i in indices])
-        torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
-        assert not torch.allclose(model.sample(indices, 4, y), whole, atol=1e-3)
-        z = model.latents(indices, 3)
-        assert torch.equal(model.decode(z, y), whole)
-        middle = model.interpolate(indices, indices.flip(0), torch.full((7,), 0.5), 3, y)
-        torch.testing.assert_close(middle, model.decode(slerp(z, z.flip(0), torch.full((7,), 0.5)), y))
-    assert model.nfe == 1
-    assert model.encode(whole) is None
-    assert model.likelihood(whole, y, 0, indices, None) is None
-    assert model.protocol()["family"] == "gan"
 
 
 def test_cost_is_the_generators():

@@ -172,26 +172,6 @@ def test_a_uniform_decoder_behind_the_prior_takes_exactly_log2_levels():
     assert stated.standard_error == 0
 
 
-@PRIORS
-def test_samples_and_likelihood_are_functions_of_seed_and_index(prior):
-    for means in (True, False):
-        vae = model(samples_are_means=means, prior=prior)
-        with torch.no_grad():
-            whole = vae.sample(torch.arange(7), seed=3)
-            parts = [vae.sample(torch.arange(7)[rows], seed=3) for rows in (slice(0, 2), slice(2, 7))]
-            torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
-            assert not torch.allclose(vae.sample(torch.arange(7), seed=4), whole)
-        assert float(whole.abs().max()) <= 1
-        assert not torch.equal(whole[0], whole[1])
-    x_0 = digits(6)
-    whole = likelihood(vae, x_0)
-    part = likelihood(vae, x_0[4:], first=4)
-    torch.testing.assert_close(part.bits_per_dim, whole.bits_per_dim[4:], rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        part.beside["importance_weighted"], whole.beside["importance_weighted"][4:], rtol=1e-5, atol=0
-    )
-
-
 def test_samples_are_decoded_latents_or_draws_around_them():
     indices = torch.arange(3)
     with torch.no_grad():
