@@ -71,7 +71,9 @@ def _store(group: str, values: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         _store(f"{group}/{name}", part)
     own = {name: value for name, value in values.items() if name not in parts}
-    ConfigStore.instance().store(TRAINED, own | {"defaults": [*({name: TRAINED} for name in parts), "_self_"]}, group)
+    newer = ["default"] if group == "evaluation" else []  # options that the code which trained it may not have had
+    defaults = [*newer, *({name: TRAINED} for name in parts), "_self_"]
+    ConfigStore.instance().store(TRAINED, {**own, "defaults": defaults}, group)
 
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
