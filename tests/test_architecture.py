@@ -98,6 +98,14 @@ def test_only_two_packages_see_a_config_and_modules_stay_small(path):
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
+def test_hydra_is_used_by_its_public_doors():
+    texts = {path.name: path.read_text() for path in (*FILES, *(ROOT / "hydra_plugins").rglob("*.py"))}
+    assert [name for name, text in texts.items() if "hydra._internal" in text] == []
+    assert [name for name, text in texts.items() if re.search(r"^\s*sys\.argv(\[.*\])? = ", text, re.MULTILINE)] == [
+        "app.py"
+    ]
+
+
 def test_one_file_reads_the_error_texts_of_hydra():
     said = re.compile("Could not override|full_key: |Error locating target|Interpolation key|Cannot convert")
     readers = [

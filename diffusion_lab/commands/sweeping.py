@@ -77,7 +77,7 @@ def sweep(
             )
         launcher = config.hydra.launcher
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
-            raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(config)))
+            raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
         for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
             console.print(line)
         if dry_run:
@@ -174,7 +174,7 @@ class _Logged:
                 raise
 
 
-def _config_folders(config: DictConfig) -> list[Path]:
+def config_folders(config: DictConfig) -> list[Path]:
     """Where Hydra searches for the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
     sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
     return [folder for folder in sources if folder != CONF]

@@ -22,7 +22,7 @@ from diffusion_lab.config.working_directory import usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
-NEEDS_NO_MODEL = {"-h", "--help", "-sc", "--shell-completion"}
+NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
 _CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
 _OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
 
@@ -71,7 +71,9 @@ def _store(group: str, values: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         _store(f"{group}/{name}", part)
     own = {name: value for name, value in values.items() if name not in parts}
-    ConfigStore.instance().store(TRAINED, own | {"defaults": [*({name: TRAINED} for name in parts), "_self_"]}, group)
+    newer = ["default"] if group == "evaluation" else []  # options that the code which trained it may not have had
+    defaults = [*newer, *({name: TRAINED} for name in parts), "_self_"]
+    ConfigStore.instance().store(TRAINED, {**own, "defaults": defaults}, group)
 
 
 def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:

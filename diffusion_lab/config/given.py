@@ -18,7 +18,7 @@ from diffusion_lab.config.identity import CODE, features_by_content, plain_confi
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.fingerprints import GIVEN, fingerprint, named_in
+from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
 
 if TYPE_CHECKING:
     import torch
@@ -33,24 +33,9 @@ if TYPE_CHECKING:
 
 CONFIG = "evaluate_samples"  # what such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
-_OF_A_MODEL = (
-    *(
-        "model_dir",
-        "devices",
-        "model",
-        "network",
-        "ema",
-        "sampler",
-        "guidance",
-        "sampling",
-        "rounding",
-        "start",
-        "decoder",
-        "bound",
-    ),
-    *("objective", "variance"),
-    *(f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")),
-)
+_OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
+_OF_A_MODEL -= {"evaluation", "features", "metrics"}
+_OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")}
 _LONGEST_NAME = 60
 
 
@@ -89,9 +74,8 @@ def are_given(options: Sequence[str]) -> bool:
     if named.get("samples", "null") == "null":
         return False
     for key in named:
-        for refused in _OF_A_MODEL:
-            if key.partition("@")[0] == refused or key.startswith((f"{refused}.", f"{refused}/")):
-                raise MistakeError(f"{key} has no effect with samples=…: remove it")
+        if {key, *re.split("[@/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
+            raise MistakeError(f"{key} has no effect with samples=…: remove it")
     return True
 
 
@@ -147,11 +131,11 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
     found = read_reference(Path(cfg.reference))
-    images = found.images
-    shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
-    none = torch.empty((0, *shape), dtype=torch.uint8)
-    pixels = none if images is None else levels(images, shape, num_levels, found.name)
-    data = OneSet(_name(found.name), pixels, num_levels, found.digest)
+    like = samples if found.images is None else found.images
+    pixels = torch.empty((0, *like.shape), dtype=torch.uint8)
+    if found.images is not None:
+        pixels = levels(found.images, like.shape, like.num_levels, found.name)
+    data = OneSet(_name(found.name), pixels, like.num_levels, found.digest)
     data.prepare()
     return data, found.moments
 

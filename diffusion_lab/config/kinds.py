@@ -12,7 +12,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra._internal.utils import _locate  # what Hydra itself finds a target with
+from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion_lab.conf_dir import CONF
@@ -84,7 +84,7 @@ def _is_reference(value: Any) -> bool:
 def parameter_annotations(target: str) -> dict[str, Any]:
     """Parameter name -> annotation of a target; empty if it cannot be imported or has no annotations."""
     try:
-        found = _locate(target)
+        found = get_object(target)
         return get_type_hints(found.__init__ if isinstance(found, type) else found)
     except Exception:  # whatever an import raises: building the object raises it again
         return {}

@@ -36,6 +36,18 @@ from diffusion_lab.store.options import above_and_itself, flat
 from diffusion_lab.store.written import PlaceError
 from diffusion_lab.sweeps.axes import MissingOptionError
 
+_FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
+_TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
+_OF_FILES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOTDIR: _TAKEN,
+    errno.EEXIST: _TAKEN,
+    errno.ENAMETOOLONG: "{} is too long a name: choose a shorter one",
+    errno.EROFS: "{} is on a read-only disk; choose a folder on another one",
+    errno.EFBIG: "{} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes",
+}
+
 
 class MistakeError(Exception):
     """A mistake of the user; the message says in one sentence what is wrong."""
@@ -116,24 +128,13 @@ def mistake_in_job(error: BaseException) -> str | None:
 
 def _of_a_file(error: OSError) -> str | None:
     name = error.filename
-    match error:
-        case PermissionError() if name:
-            unread = os.path.exists(name) and not os.access(name, os.R_OK)
-            return f"no permission to {'read' if unread else 'write'} {name}"
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return (
-                f"no space is left on the disk of {name or 'the outputs'}; earlier files are intact: free some space and "
-                "run the same command again"
-            )
-        case NotADirectoryError() | FileExistsError() if name:
-            return f"cannot create the folder {name}: a file has that name; choose another folder"
-        case OSError(errno=errno.ENAMETOOLONG):
-            return f"{name} is too long a name: choose a shorter one"
-        case OSError(errno=errno.EROFS):
-            return f"{name} is on a read-only disk; choose a folder on another one"
-        case OSError(errno=errno.EFBIG):
-            return f"{name} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes"
-    return None
+    if isinstance(error, PermissionError) and name:
+        unread = os.path.exists(name) and not os.access(name, os.R_OK)
+        return f"no permission to {'read' if unread else 'write'} {name}"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
+        return None
+    said = _OF_FILES.get(error.errno or 0)
+    return None if said is None else said.format(name or "the outputs")
 
 
 def mistake_in_options(error: BaseException, command: str) -> str | None:
@@ -147,8 +148,6 @@ def mistake_in_options(error: BaseException, command: str) -> str | None:
             return (
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
-        case MissingMandatoryValue():
-            return f"{error.full_key} has no value; set {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
             return _composition(error, command)
         case YAMLError():

@@ -21,6 +21,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -87,6 +88,7 @@ def with_own_choices(options: Sequence[str]) -> list[str]:
 @contextmanager
 def stored_configs(options: Sequence[str]) -> Iterator[None]:
     """In the block Hydra's store has the settings of conf/local, where Hydra does not find the file, and what the block adds."""
+    Plugins.instance()  # those of Hydra store their own configs
     folder, store = working_directory(), ConfigStore.instance()
     before, store.repo = store.repo, copy.deepcopy(store.repo)
     try:

@@ -296,13 +296,6 @@ SAMPLE = {
     "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
     "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
-    # ---- choices
-    "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
-    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
-    "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
-    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
-    "a choice that does not exist": (choice("none"), "sampler=none is not one of the choices of sampler"),
-    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
     "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
@@ -347,6 +340,14 @@ SAMPLE = {
     ),
     "a classifier whose weights are a pickle": (guided(weights(pickle.dumps(Harm()))), NO_WEIGHTS),
     "a model that guides itself": (guided(classifier="stranger"), "not a noisy classifier"),
+}
+CHOICES = {
+    "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
+    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
+    "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
+    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
+    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
+    "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
 }
 # the same with `evaluate`, which reads the data
 EVALUATE = {
@@ -399,6 +400,22 @@ def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch
     assert len(err.strip().splitlines()) == 1
     assert out == ""
     assert files(lab.folder) == before  # among them: no harm
+
+
+@pytest.mark.parametrize("door", CHOICES, ids=lambda text: text.replace(" ", "-"))
+def test_choices_are_refused_in_one_sentence(stranger, door):
+    tamper, expected = CHOICES[door]
+    tamper(stranger)
+    with pytest.raises(RunError, match=expected):
+        ModelDirectory(Path("stranger")).read_choices()
+
+
+def test_a_file_composes_nothing(lab, stranger):
+    """A list of defaults in it, which would be one of Hydra's, is left out."""
+    edit(stranger, "sampler.defaults", ["/optimizer@harm: adamw", "/harm"])
+    code, out, err = lab("sample", "model_dir=stranger", "num_images=2", "--cfg", "job")
+    assert code == 0, err
+    assert "harm" not in out
 
 
 def test_addresses_are_refused(lab):

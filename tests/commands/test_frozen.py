@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from diffusion_lab.commands.sweeping import config_folders
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store import SweepDirectory
 from diffusion_lab.store.status_file import RUNNING, read_status
@@ -27,6 +29,14 @@ class MySchedule(LinearSchedule):
     def alpha_bar(self):
         return super().alpha_bar() ** (FACTOR * float(Path(__file__).with_name("table.txt").read_text()))
 """
+
+
+def test_every_folder_of_configs_is_copied(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"hydra.searchpath=[file://{tmp_path}]"], return_hydra_config=True)
+    assert config_folders(cfg) == [tmp_path]
+
+
 # Whoever removes one of the two files, which are there once, fails or dies.
 RAY = """\
 import os

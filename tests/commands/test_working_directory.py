@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from diffusion_lab import load
@@ -93,6 +95,15 @@ def test_what_is_no_choice_finds_no_yaml_here(lab, write, option):
     for name in ("sweep/first", "trainer.max_steps/2"):
         write(f"conf/{name}.yaml", "_target_: harmful.X\n")
     assert "harmful" not in typed_modules([option])
+
+
+def test_other_programs_of_hydra_search_nothing_of_ours(lab, write):
+    write("conf/schedule/mine.yaml", "defaults: [cosine]\nlog_snr_max: 3.0\n")
+    code, out, err = lab("train", "schedule=mine", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).schedule.log_snr_max == 3.0
+    plugins = Plugins.instance().discover(SearchPathPlugin)
+    assert not [plugin for plugin in plugins if plugin.__module__.startswith("diffusion_lab")]
 
 
 def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
