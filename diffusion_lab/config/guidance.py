@@ -108,7 +108,9 @@ def _other_model(
         data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
         raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {than}")
     saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
-    return build_trained(directory, settled(saved, directory))
+    model = build_trained(directory, settled(saved, directory))
+    assert isinstance(model, kind)
+    return model
 
 
 def _check_schedule(model: DiffusionModel | NoisyClassifier, schedule: Schedule, option: str) -> None:

@@ -25,6 +25,7 @@ from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.ranks import gather_to_rank_zero, num_ranks, rank
 from diffusion_lab.metrics.sampling import labels
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.foreign import RunError
 from diffusion_lab.training.ema import default_weights
@@ -88,8 +89,8 @@ class Drawing:
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
         mine = batches[rank() :: num_ranks()]
-        mine = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
-        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in mine])
+        shown = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
+        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in shown])
         if drawn is None:
             return None
         return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
@@ -198,7 +199,7 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
 
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
     shape = (cfg.num_images, *model.shape)
-    if not hasattr(model, "process"):
+    if not isinstance(model, DiffusionModel):
         raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
         raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")
