@@ -12,7 +12,14 @@ from typing import TypeVar
 from hydra.utils import get_class
 from torch import Tensor
 
-from diffusion_lab.config.trained import build_trained, load_config, load_weights, settled, use_last_weights
+from diffusion_lab.config.trained import (
+    build_trained,
+    last_weights,
+    load_config,
+    load_weights,
+    settled,
+    use_last_weights,
+)
 from diffusion_lab.diffusion import Autoguidance, ClassifierGuidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.models.diffusion import DiffusionModel
@@ -21,7 +28,6 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.contents import snapshot_name
 from diffusion_lab.store.moments import read_moment
-from diffusion_lab.training.ema import default_weights
 
 Model = TypeVar("Model", bound=TrainableModel)
 USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where
@@ -81,8 +87,7 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
     worse = unguided(directory, identity, option, fix)
     _check_schedule(worse, schedule, option)
-    last = default_weights(directory.weight_names, directory.read_training()["steps"])
-    weights = last if moment is None else snapshot_name(moment)
+    weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
     with worse.use_weights(weights):
         return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}")

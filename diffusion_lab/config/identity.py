@@ -149,24 +149,13 @@ def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any
 
 def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a guidance, with each model folder replaced by what identifies the model in it."""
-    found = dict(guidance)
-    for option in _FOLDERS:
-        if guidance.get(option) is not None:
-            found[option] = _identity(guidance[option], guidance.get("moment"))
-    if isinstance(guidance.get("worse"), Mapping):
-        found["worse"] = by_content(guidance["worse"])
-    return found
-
-
-def own_moment(guidance: Mapping[str, Any]) -> float | None:
-    """The moment of the model's own training that a guidance names; None where it names none, or another model."""
-    worse = guidance.get("worse", guidance)
-    return None if worse.get("model") is not None else worse.get("moment")
-
-
-def _identity(folder: str, moment: float | None) -> dict[str, Any]:
-    """Of the model in a folder with the weights of a moment; None: the last."""
-    return identity_of(ModelDirectory(Path(folder)), None if moment is None else snapshot_name(moment))
+    moment, worse = guidance.get("moment"), guidance.get("worse")
+    weights = None if moment is None else snapshot_name(moment)
+    found = {
+        option: identity_of(ModelDirectory(Path(value)), weights) if option in _FOLDERS and value is not None else value
+        for option, value in guidance.items()
+    }
+    return found | {"worse": by_content(worse)} if isinstance(worse, Mapping) else found
 
 
 def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import build_trained, load_config, settled, use_last_weights
+from diffusion_lab.config.trained import build_trained, last_weights, load_config, settled, use_last_weights
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.foreign import RunError
 
@@ -88,8 +88,6 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
 
     The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
     """
-    from diffusion_lab.training.ema import default_weights
-
     node = cfg.get("measured_variance")
     if node is None or not getattr(get_object(node._target_), "needs_head", False):
         return None
@@ -98,7 +96,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
             "then its head with `diffusion-lab train model=variance_head init_from=…`"
         )
-    name = default_weights(directory.weight_names, directory.read_training()["steps"]) if weights == "auto" else weights
+    name = last_weights(directory) if weights == "auto" else weights
     file = directory.weight_files({name}).get(name)
     if file is None:
         raise MistakeError(
@@ -107,7 +105,8 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
         )
     served, named = sha256_of(file), node.get("head")
     if named is None:
-        heads = [head for head in _beside(directory) if head.serves == served]
+        beside = [ModelDirectory(path) for path in directory.path.resolve().parent.iterdir() if path.is_dir()]
+        heads = [head for head in beside if head.serves == served]
         if not heads:
             raise MistakeError(
                 f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; "
@@ -122,10 +121,6 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"
         )
     return head
-
-
-def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
-    return [ModelDirectory(path) for path in sorted(directory.path.resolve().parent.glob("*")) if path.is_dir()]
 
 
 def _how(directory: ModelDirectory, weights: str) -> str:

@@ -207,7 +207,6 @@ train bound.num_steps=1.5
 train val.every_n_steps=-1
 train model=vae sampling.means=maybe
 train model=flow sampling.temperature=abc
-train default_steps=0
 train -m sweep.jobs_per_model=0 seed=1,2
 evaluate bound=log_snr bound.num_steps=abc
 evaluate data.root=[a]
