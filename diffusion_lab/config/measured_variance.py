@@ -14,7 +14,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
-from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.mistakes import MistakeError, check_at_least
 from diffusion_lab.config.trained import build_trained, last_weights, load_config, settled, use_last_weights
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.foreign import RunError
@@ -49,7 +49,6 @@ def use_measured(
     from diffusion_lab.diffusion import NetworkStatistics
     from diffusion_lab.metrics.data_moments import data_moments
     from diffusion_lab.metrics.measuring import measure_once
-    from diffusion_lab.metrics.settings import check_at_least
 
     if model.needs_data_moments:
         model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
@@ -62,9 +61,8 @@ def use_measured(
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
-    num_images = cfg.evaluation.statistics_images
-    check_at_least(1, "evaluation.statistics_images", num_images)
-    rest = (data(), num_images, weights, cache, identity, about, progress)
+    check_at_least(1, cfg, "evaluation.statistics_images")
+    rest = (data(), cfg.evaluation.statistics_images, weights, cache, identity, about, progress)
     found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
     if variance is not None:
         chosen = instantiate(variance)
