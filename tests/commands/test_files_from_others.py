@@ -246,6 +246,7 @@ CONFIG = {
         at("model.guidance", "diffusion_lab.config.guidance.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
+    "a function that reads another model": (at("model", "diffusion_lab.config.guidance.unguided"), NOT_BUILT),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "a callback that is a list": (config("callbacks.monitor", []), "callbacks.monitor is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
