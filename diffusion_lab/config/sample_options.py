@@ -182,19 +182,14 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
     if type(given) is int and 0 <= given < num_classes:
         return given
     folded = [name.casefold() for name in names]
-    if isinstance(given, str) and given in names:
+    if given in names:
         return names.index(given)
     if isinstance(given, str) and folded.count(given.casefold()) == 1:
         return folded.index(given.casefold())
-    known = f"the classes 0 … {num_classes - 1}"
-    if names:
-        near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
-        nearest = [names[folded.index(name)] for name in near] or names[:10]
-        more = "" if near or len(names) <= len(nearest) else ", …"
-        known += f", {'the nearest names are ' if near else 'named '}{', '.join(nearest)}{more}"
-    elif isinstance(given, str):
-        known += " without names"
-    raise MistakeError(f"label={given}: {directory.path} has {known}")
+    near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
+    such = ", ".join([names[folded.index(name)] for name in near] or names[:10])
+    named = f", such as {such}" if names else ", without names" if isinstance(given, str) else ""
+    raise MistakeError(f"label={given}: {directory.path} has the classes 0 … {num_classes - 1}{named}")
 
 
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
