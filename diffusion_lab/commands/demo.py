@@ -48,6 +48,8 @@ _CSS = """
 
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
+    if not 0 <= cfg.port <= 65535:
+        raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
     with users_mistakes():
@@ -73,8 +75,6 @@ def run(cfg: DictConfig) -> None:
 
 def _free_port(wanted: int) -> int:
     """The port; a free one for 0. MistakeError where another process listens there."""
-    if not 0 <= wanted <= 65535:
-        raise MistakeError(f"port={wanted}: choose a port from 0 to 65535")
     try:
         with socket.create_server((HOST, wanted)) as server:
             return server.getsockname()[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -121,7 +121,7 @@ def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
     for name, node in (cfg.get(group) or {}).items():
         if node is None:
             continue
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        if not isinstance(node.get("_target_"), str):
             raise MistakeError(
                 f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
             )

@@ -12,7 +12,14 @@ from typing import TypeVar
 from hydra.utils import get_class
 from torch import Tensor
 
-from diffusion_lab.config.trained import build_trained, load_config, load_weights, settled, use_last_weights
+from diffusion_lab.config.trained import (
+    build_trained,
+    last_weights,
+    load_config,
+    load_weights,
+    settled,
+    use_last_weights,
+)
 from diffusion_lab.diffusion import Autoguidance, ClassifierGuidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.models.diffusion import DiffusionModel
@@ -20,7 +27,6 @@ from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.weights import read_moment, snapshot_name
-from diffusion_lab.training.ema import default_weights
 
 Model = TypeVar("Model", bound=TrainableModel)
 USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where
@@ -80,8 +86,7 @@ def worse_model(moment: float | int | str | None, model: Path | None, schedule: 
     fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
     worse = unguided(directory, identity, option, fix)
     _check_schedule(worse, schedule, option)
-    last = default_weights(directory.weight_names, directory.read_training()["steps"])
-    weights = last if moment is None else snapshot_name(moment)
+    weights = last_weights(directory) if moment is None else snapshot_name(moment)
     load_weights(worse, directory, weights)
     with worse.use_weights(weights):
         return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}")
@@ -107,7 +112,9 @@ def _other_model(
         data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
         raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {than}")
     saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
-    return build_trained(directory, settled(saved, directory))
+    model = build_trained(directory, settled(saved, directory))
+    assert isinstance(model, kind)
+    return model
 
 
 def _check_schedule(model: DiffusionModel | NoisyClassifier, schedule: Schedule, option: str) -> None:

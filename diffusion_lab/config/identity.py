@@ -6,7 +6,7 @@ Another model, such as one that guides, is identified by its content and not by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,29 +45,25 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
 
     Other interpolations are resolved there too: the environment may be another one when the config is read. But a logger or a
-    callback may be given a password by ${oc.env:NAME}, and what is recorded holds the name only.
+    callback may be given a password by ${oc.env:NAME}, so their texts are recorded as they were written, as {oc.env:NAME}.
     """
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    written = OmegaConf.to_container(cfg, resolve=False)
-    if "model" in resolved:
-        resolved["model"] = _kept(
-            written["model"], resolved["model"], lambda text: text if REFERENCE.fullmatch(text) else None
-        )
-    for group in _MAY_HOLD_SECRETS & resolved.keys():
-        resolved[group] = _kept(
-            written[group], resolved[group], lambda text: text.replace("${", "{") if "oc.env" in text else None
-        )
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    for group in {"model", *_MAY_HOLD_SECRETS} & resolved.keys():
+        resolved[group] = _recorded(written[group], resolved[group], secret=group in _MAY_HOLD_SECRETS)
     return resolved
 
 
-def _kept(written: Any, resolved: Any, recorded: Callable[[str], str | None]) -> Any:
-    """`resolved`, but for the texts of `written` that are recorded in a form of their own."""
+def _recorded(written: Any, resolved: Any, secret: bool) -> Any:
     if isinstance(written, dict):
-        return {key: _kept(child, resolved[key], recorded) for key, child in written.items()}
+        return {key: _recorded(child, resolved[key], secret) for key, child in written.items()}
     if isinstance(written, list):
-        return [_kept(*pair, recorded) for pair in zip(written, resolved, strict=True)]
-    own = recorded(written) if isinstance(written, str) else None
-    return resolved if own is None else own
+        return [_recorded(*pair, secret) for pair in zip(written, resolved, strict=True)]
+    if not isinstance(written, str):
+        return resolved
+    if secret and (isinstance(resolved, str) or "oc.env" in written):
+        return written.replace("${", "{")
+    return written if not secret and REFERENCE.fullmatch(written) else resolved
 
 
 def training_fingerprint(cfg: DictConfig) -> str:
@@ -133,7 +129,7 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
 
 def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
-    model = OmegaConf.to_container(cfg.model, resolve=True)
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
     parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
     return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
 
@@ -153,24 +149,13 @@ def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any
 
 def by_content(guidance: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a guidance, with each model folder replaced by what identifies the model in it."""
-    found = dict(guidance)
-    for option in _FOLDERS:
-        if guidance.get(option) is not None:
-            found[option] = _identity(guidance[option], guidance.get("moment"))
-    if isinstance(guidance.get("worse"), Mapping):
-        found["worse"] = by_content(guidance["worse"])
-    return found
-
-
-def own_moment(guidance: Mapping[str, Any]) -> float | None:
-    """The moment of the model's own training that a guidance names; None where it names none, or another model."""
-    worse = guidance.get("worse", guidance)
-    return None if worse.get("model") is not None else worse.get("moment")
-
-
-def _identity(folder: str, moment: float | None) -> dict[str, Any]:
-    """Of the model in a folder with the weights of a moment; None: the last."""
-    return identity_of(ModelDirectory(Path(folder)), None if moment is None else snapshot_name(moment))
+    moment, worse = guidance.get("moment"), guidance.get("worse")
+    weights = None if moment is None else snapshot_name(moment)
+    found = {
+        option: identity_of(ModelDirectory(Path(value)), weights) if option in _FOLDERS and value is not None else value
+        for option, value in guidance.items()
+    }
+    return found | {"worse": by_content(worse)} if isinstance(worse, Mapping) else found
 
 
 def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str, Any]:

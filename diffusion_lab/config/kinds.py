@@ -28,14 +28,15 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 def check_kinds(cfg: DictConfig, command: str = "train") -> None:
     """MistakeError for the first value of the wrong type. command: the name of its yaml in conf/."""
-    _check(OmegaConf.to_container(cfg, resolve=False), "", *_declared(command))
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    _check(plain, "", *_declared(command))
 
 
 @cache
 def _declared(command: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The defaults in the yaml of a command, and the types in its remarks by the last name of the option."""
     text = (CONF / f"{command}.yaml").read_text(encoding="utf-8")
-    defaults = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    defaults: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     remarks: dict[str, Any] = {
         name: Union[*map(_NAMED.get, kinds.split(" | "))] for name, kinds in _REMARK.findall(text)
     }

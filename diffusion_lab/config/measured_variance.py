@@ -14,8 +14,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import measuring_identity, sha256_of
-from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import build_trained, load_config, settled, use_last_weights
+from diffusion_lab.config.mistakes import MistakeError, check_at_least
+from diffusion_lab.config.trained import build_trained, last_weights, load_config, settled, use_last_weights
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError
 
@@ -48,7 +48,6 @@ def use_measured(
     """
     from diffusion_lab.diffusion import NetworkStatistics
     from diffusion_lab.metrics.measuring import data_moments, measure_once
-    from diffusion_lab.metrics.settings import check_at_least
 
     if model.needs_data_moments:
         model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
@@ -61,9 +60,8 @@ def use_measured(
         return
     identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
     about = f"{directory.path.name}-{weights}"
-    num_images = cfg.evaluation.statistics_images
-    check_at_least(1, "evaluation.statistics_images", num_images)
-    rest = (data(), num_images, weights, cache, identity, about, progress)
+    check_at_least(1, cfg, "evaluation.statistics_images")
+    rest = (data(), cfg.evaluation.statistics_images, weights, cache, identity, about, progress)
     found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
     if variance is not None:
         chosen = instantiate(variance)
@@ -87,8 +85,6 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
 
     The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
     """
-    from diffusion_lab.training.ema import default_weights
-
     node = cfg.get("measured_variance")
     if node is None or not getattr(get_object(node._target_), "needs_head", False):
         return None
@@ -97,7 +93,7 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
             "then its head with `diffusion-lab train model=variance_head init_from=…`"
         )
-    name = default_weights(directory.weight_names, directory.read_training()["steps"]) if weights == "auto" else weights
+    name = last_weights(directory) if weights == "auto" else weights
     file = directory.weight_files({name}).get(name)
     if file is None:
         raise MistakeError(
@@ -106,7 +102,8 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
         )
     served, named = sha256_of(file), node.get("head")
     if named is None:
-        heads = [head for head in _beside(directory) if head.serves == served]
+        beside = [ModelDirectory(path) for path in directory.path.resolve().parent.iterdir() if path.is_dir()]
+        heads = [head for head in beside if head.serves == served]
         if not heads:
             raise MistakeError(
                 f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; "
@@ -121,10 +118,6 @@ def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> Mod
             f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"
         )
     return head
-
-
-def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
-    return [ModelDirectory(path) for path in sorted(directory.path.resolve().parent.glob("*")) if path.is_dir()]
 
 
 def _how(directory: ModelDirectory, weights: str) -> str:

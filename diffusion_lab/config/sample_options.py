@@ -25,6 +25,7 @@ from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.draw import labels
 from diffusion_lab.metrics.shards import gather_to_rank_zero, num_ranks, rank
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.records import RunError
 from diffusion_lab.training.ema import default_weights
@@ -88,8 +89,8 @@ class Drawing:
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))
         batches = list(zip(indices.split(size), repeat(None) if y is None else y.split(size), strict=False))
         mine = batches[rank() :: num_ranks()]
-        mine = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
-        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in mine])
+        shown = track(mine, "drawing", transient=True, disable=rank() > 0) if progress_bar else mine
+        drawn = gather_to_rank_zero([sample(some, self.cfg.seed, classes).cpu() for some, classes in shown])
         if drawn is None:
             return None
         return torch.cat([drawn[number % num_ranks()][number // num_ranks()] for number in range(len(batches))])
@@ -181,24 +182,19 @@ def _class(given: Any, num_classes: int, names: Sequence[str], directory: ModelD
     if type(given) is int and 0 <= given < num_classes:
         return given
     folded = [name.casefold() for name in names]
-    if isinstance(given, str) and given in names:
+    if given in names:
         return names.index(given)
     if isinstance(given, str) and folded.count(given.casefold()) == 1:
         return folded.index(given.casefold())
-    known = f"the classes 0 … {num_classes - 1}"
-    if names:
-        near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
-        nearest = [names[folded.index(name)] for name in near] or names[:10]
-        more = "" if near or len(names) <= len(nearest) else ", …"
-        known += f", {'the nearest names are ' if near else 'named '}{', '.join(nearest)}{more}"
-    elif isinstance(given, str):
-        known += " without names"
-    raise MistakeError(f"label={given}: {directory.path} has {known}")
+    near = difflib.get_close_matches(str(given).casefold(), folded, n=3, cutoff=0.5)
+    such = ", ".join([names[folded.index(name)] for name in near] or names[:10])
+    named = f", such as {such}" if names else ", without names" if isinstance(given, str) else ""
+    raise MistakeError(f"label={given}: {directory.path} has the classes 0 … {num_classes - 1}{named}")
 
 
 def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model: GenerativeModel) -> None:
     shape = (cfg.num_images, *model.shape)
-    if not hasattr(model, "process"):
+    if not isinstance(model, DiffusionModel):
         raise MistakeError(f"x_T: {directory.path} has no chain that could start from it: remove x_T")
     if tuple(x_T.shape) != shape:
         raise MistakeError(f"x_T has the shape {tuple(x_T.shape)}: for {cfg.num_images} images it must be {shape}")

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
@@ -152,7 +153,7 @@ def _found(target: Any, packages: tuple[str, ...]) -> Any:
 def _belongs(found: Any, kind: type) -> bool:
     packages = (*_COMPUTE, *_READ) if _within(kind.__module__, ("diffusion_lab",)) else _COMPUTE
     made = found
-    if not isinstance(found, type) and getattr(found, "__module__", None) == _GUIDANCE:
+    if isinstance(found, FunctionType) and found.__module__ == _GUIDANCE and _within(kind.__module__, _COMPUTE[:1]):
         made = get_type_hints(found).get("return")
     return isinstance(made, type) and issubclass(made, kind) and _within(found.__module__, packages)
 

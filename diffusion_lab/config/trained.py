@@ -199,13 +199,17 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
 
 
-def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
-    """Give a model that is never trained further the weights that suit its training; their name."""
-    from diffusion_lab.models.trainable import RAW
+def last_weights(directory: ModelDirectory) -> str:
+    """The name of the weights that suit the length of a training."""
     from diffusion_lab.training.ema import default_weights
 
-    weights = default_weights(directory.weight_names, directory.read_training()["steps"])
-    model.load_weights({RAW: directory.weight_files()[weights]})
+    return default_weights(directory.weight_names, directory.read_training()["steps"])
+
+
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
+    """Give a model that is never trained further the weights that suit its training; their name."""
+    weights = last_weights(directory)
+    model.load_weights({"raw": directory.weight_files()[weights]})
     model.requires_grad_(False).eval()
     return weights
 

@@ -235,6 +235,7 @@ CONFIG = {
         at("model.guidance", "diffusion_lab.config.guidance.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
+    "a function that reads another model": (at("model", "diffusion_lab.config.guidance.unguided"), NOT_BUILT),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
@@ -293,7 +294,7 @@ SAMPLE = {
     "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
     "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
-    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
+    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images=0: this option must be at least 1"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
     "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
     # ---- links that lead out of the folder

@@ -130,8 +130,8 @@ def test_a_class_is_a_number_or_a_name(lab, named):
 @pytest.mark.parametrize(
     ("label", "said"),
     [
-        ("snaeker", "label=snaeker: outputs/models/small has the classes 0 … 9, the nearest names are Sneaker"),
-        ("1999", "named T-shirt/top, Trouser"),
+        ("snaeker", "label=snaeker: outputs/models/small has the classes 0 … 9, such as Sneaker"),
+        ("1999", "such as T-shirt/top, Trouser"),
         ("[]", "give from one to num_images=2 classes"),
         ("[0,1,2]", "give from one to num_images=2 classes"),
         ("1.5", "must be a whole number"),

@@ -153,6 +153,17 @@ dashboard outputs=nowhere
 import checkpoint=nowhere.pt
 train +trainer.benchmark=3
 train features.pixels=3
+train bound.num_steps=1.5
+train val.every_n_steps=-1
+train model=vae sampling.means=maybe
+train model=flow sampling.temperature=abc
+train -m sweep.jobs_per_model=0 seed=1,2
+evaluate bound=log_snr bound.num_steps=abc
+evaluate data.root=[a]
+sample inpaint.repeats=0
+sample interpolate.images=a
+sample model_dir=[a]
+demo port=65536
 """
 
 
