@@ -76,7 +76,7 @@ def test_the_guided_x_0_goes_from_the_worse_ones_past_ones_own_whatever_either_p
 
 @pytest.mark.parametrize(
     ("sampler", "scale"),
-    [(HeunSampler(EvenSpacing(100)), 3.0), (DDIMSampler(EvenSpacing(250)), 2.0)],
+    [(HeunSampler(EvenSpacing(150)), 3.0), (DDIMSampler(EvenSpacing(250)), 2.0)],
     ids=str,
 )
 def test_samples_are_spread_as_the_two_spreads_extrapolated_on_a_log_scale(sampler, scale):

@@ -15,7 +15,6 @@ from diffusion_lab.diffusion import (
     EvenSpacing,
     FixedLarge,
     FixedSmall,
-    GaussianDecoder,
     Hybrid,
     LearnedRange,
     LearnedSchedule,
@@ -32,7 +31,6 @@ from diffusion_lab.diffusion import (
     StratifiedTimesteps,
     Unguided,
     UniformTimesteps,
-    VariationalBound,
 )
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
@@ -199,23 +197,6 @@ def test_loss_aware_timesteps_learn_from_unweighted_losses():
     assert "timesteps.history" in diffusion.state_dict()
 
 
-@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(5)), DDIMSampler(EvenSpacing(5), eta=0.5)], ids=str)
-def test_a_sample_depends_on_seed_and_index_and_evaluations_are_counted(sampler):
-    diffusion = model(sampler=sampler)
-    with torch.no_grad():
-        whole = diffusion.sample(torch.arange(7), seed=3)
-        assert diffusion.nfe == 5
-        parts = torch.cat([diffusion.sample(i, seed=3) for i in torch.arange(7).split(3)])
-        other = diffusion.sample(torch.arange(7), seed=4)
-    torch.testing.assert_close(parts, whole, rtol=0, atol=2e-5)
-    assert float((other - whole).abs().max()) > 0.1
-    assert whole.shape == (7, *SHAPE)
-    assert float(whole.abs().max()) <= 1
-    states = list(diffusion.trajectory(torch.arange(7), seed=3))
-    assert len(states) == 6
-    torch.testing.assert_close(states[-1], whole, rtol=0, atol=2e-5)
-
-
 def test_a_long_chain_takes_no_more_memory_than_a_short_one(monkeypatch):
     diffusion, kept, most = model(sampler=AncestralSampler(EvenSpacing(20))), weakref.WeakSet(), []
     step = AncestralSampler.step
@@ -364,12 +345,6 @@ def drawn(part, diffusion):
     return diffusion.likelihood(digits(2), None, 0, torch.arange(2), None).bits_per_dim
 
 
-@pytest.mark.parametrize("objective", [Simple(), VariationalBound(17), ContinuousBound(17, GaussianDecoder())], ids=str)
-def test_a_learned_schedule_that_nothing_would_train_is_refused(objective):
-    with pytest.raises(ValueError, match="has no gradient for it; use objective=vlb_continuous with decoder=levels"):
-        with_learned_schedule(objective)
-
-
 def test_what_scores_takes_the_last_step_from_the_decoder_of_the_model():
     x_0 = digits(4)
     gaussian, levels = (
@@ -378,47 +353,6 @@ def test_what_scores_takes_the_last_step_from_the_decoder_of_the_model():
     )
     torch.testing.assert_close(gaussian["steps"], levels["steps"])
     assert not torch.allclose(gaussian["decoder"], levels["decoder"])
-
-
-@pytest.mark.parametrize(
-    ("timesteps", "objective", "schedule", "message"),
-    [
-        (NormalTimesteps(CosineSchedule(30), 0.0, 1.0), Hybrid(17), None, "weighs them; use timesteps=stratified"),
-        (UniformTimesteps(30, real=True), VariationalBound(17), LogSNRSchedule(30), "draws t between them; use"),
-        (StratifiedTimesteps(30, real=True), Simple(), None, "is a table over integer t; use timesteps.real=false"),
-        (
-            LowDiscrepancyTimesteps(30, real=True),
-            ContinuousBound(17),
-            None,
-            "table over integer t; use schedule=log_snr, rec",
-        ),
-        (
-            StratifiedTimesteps(30),
-            ContinuousBound(17),
-            LogSNRSchedule(30),
-            "draws integer t; use timesteps=low_discrepancy",
-        ),
-        (
-            NormalTimesteps(LogSNRSchedule(30), 0.0, 1.0),
-            ContinuousBound(17),
-            LogSNRSchedule(30),
-            "weighs t; use timesteps=low",
-        ),
-    ],
-    ids=[
-        "density",
-        "sum over steps",
-        "table",
-        "integral over a table",
-        "integral over whole t",
-        "integral over a density",
-    ],
-)
-def test_timesteps_that_an_objective_or_a_schedule_cannot_take_are_refused_in_one_sentence(
-    timesteps, objective, schedule, message
-):
-    with pytest.raises(ValueError, match=message):
-        model(FixedLarge(), objective, timesteps, schedule=schedule)
 
 
 def test_a_pair_that_cannot_work_is_refused_with_the_fix():
