@@ -45,7 +45,9 @@ def drawn(lab):
     return scored
 
 
-@pytest.mark.parametrize("samples", ["npz/samples.npz", pytest.param("png", marks=pytest.mark.thorough), "samples.zip"])
+@pytest.mark.parametrize(
+    "samples", ["samples.zip", *(pytest.param(form, marks=pytest.mark.thorough) for form in ("npz/samples.npz", "png"))]
+)
 def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
     out = lab.done("evaluate", f"samples={samples}", "data=digits", *LIGHT)
     found = given(lab.folder / "outputs")
