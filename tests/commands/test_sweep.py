@@ -36,7 +36,8 @@ def test_a_sweep_holds_its_copy_while_it_plans(lab, monkeypatch):
     assert not is_held(copy)
 
 
-def test_a_model_is_trained_once_and_every_cell_scored_and_the_same_again_does_nothing(lab):
+def test_a_model_is_trained_once_and_every_cell_scored(lab):
+    """A model is trained once and every cell scored and the same again does nothing."""
     out = lab.done("train", "-m", *TINY, *CELLS)
     lines = out.splitlines()
     assert lines[:2] == [
@@ -196,7 +197,8 @@ def test_a_failed_model_is_marked_and_the_others_go_on(lab):
 
 
 @pytest.mark.thorough
-def test_a_cell_that_fails_is_tried_again_by_the_same_command(lab, monkeypatch):
+def test_a_cell_that_fails_is_tried_again(lab, monkeypatch):
+    """A cell that fails is tried again by the same command."""
     from diffusion_lab.models.diffusion import DiffusionModel
 
     likelihood = DiffusionModel.likelihood
@@ -218,7 +220,8 @@ def test_a_cell_that_fails_is_tried_again_by_the_same_command(lab, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_retrain_trains_each_model_once_and_scores_its_cells_anew(lab):
+def test_retrain_trains_each_model_once(lab):
+    """Retrain trains each model once and scores its cells anew."""
     options = ["sampler.spacing.num_steps=2,3"]
     lab("train", "-m", *TINY, *options)
     stamps = {
