@@ -27,11 +27,6 @@ SMALL = [option for option in TINY if not option.startswith(("metrics", "feature
 OWN = ["+metrics.mine._target_=mine.Brightness", "+metrics.mine.times=2.0"]
 
 
-def only_metrics(lab) -> dict:
-    (path,) = lab.folder.glob("outputs/runs/*/metrics.json")
-    return json.loads(path.read_text())
-
-
 def test_a_metric_of_the_users_own_goes(lab, monkeypatch):
     """A metric of the users own goes from an override to every table."""
     (lab.folder / "mine.py").write_text(MINE)
