@@ -119,6 +119,7 @@ def last_cell(option: str) -> str:
     return name + sign + (re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value) or [""])[-1]
 
 
+@pytest.mark.thorough
 def test_every_command_on_a_page_composes():
     """With its options; of a sweep, the last cell. `…` stands for what only the reader knows."""
     composed = 0

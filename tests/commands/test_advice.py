@@ -16,7 +16,8 @@ def content(lab, metric):
 
 
 @pytest.mark.thorough
-def test_the_advised_options_can_be_typed_and_the_report_repeats_them(lab):
+def test_the_advised_options_can_be_typed(lab):
+    """The advised options can be typed and the report repeats them."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     lab.done("evaluate", *ADVICE)
     found = content(lab, "advised_gain")

@@ -22,7 +22,8 @@ ARRAYS = ["data=arrays", "data.train=train.npz", "conditional=true"]
 
 
 @pytest.mark.thorough
-def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_drawn_and_scored(lab):
+def test_sixteen_bit_images_of_two_channels(lab):
+    """Sixteen bit images of two channels that are no squares are trained drawn and scored."""
     write(lab)
     lab.done("train", *ARRAYS, *TINY, *STRIDED)
     (run,) = (lab.folder / "outputs" / "runs").iterdir()
@@ -55,7 +56,8 @@ def test_sixteen_bit_images_of_two_channels_that_are_no_squares_are_trained_draw
     lab.done("sample", "num_images=2", "interpolate.images=[0,1]", "trajectory=false")
 
 
-def test_another_folder_and_another_file_with_the_same_content_are_the_same_training(lab):
+def test_another_folder_and_another_file(lab):
+    """Another folder and another file with the same content are the same training."""
     write(lab)
     train = ["train", "data=arrays", *TINY, *STRIDED, "score=false"]
     assert lab(*train, "data.train=train.npz")[0] == 0

@@ -15,7 +15,8 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
 
 
 @pytest.mark.parametrize("option", ["optimizer.lr", "trainer.max_steps"])
-def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_imported(tmp_path, option):
+def test_a_typed_option_is_checked(tmp_path, option):
+    """A typed option is checked before classes that it does not need are imported."""
     started = f"import sys; from diffusion_lab.commands.app import run; run('train', ['{option}=abc'])"
     program = f"{started}; print('lightning' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)

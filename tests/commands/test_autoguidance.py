@@ -34,7 +34,8 @@ def one_sentence(err: str) -> str:
     return err
 
 
-def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab):
+def test_any_model_is_guided_by_what_it_was(lab):
+    """Any model is guided by what it was and its evaluations are counted."""
     lab.given("train", *SIX)
     for options in ([], ["guidance.moment=0.4", "guidance.scale=3"], ["guidance.log_snr_interval=[-3,3]"]):
         lab.done("evaluate", AUTO, *options)
@@ -49,7 +50,8 @@ def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab)
 
 
 @pytest.mark.thorough
-def test_a_moment_may_be_a_step_or_a_time_and_comes_before_the_weights_that_it_guides(lab):
+def test_a_moment_may_be_a_step_or_a_time(lab):
+    """A moment may be a step or a time and comes before the weights that it guides."""
     lab.given("train", *SIX, AUTO, "snapshots.at=[1steps,2steps,4steps]", "guidance.moment=2steps")
     (run,) = scored(lab.folder)
     assert "itself at 2steps" in guidance_of(run)
@@ -99,7 +101,8 @@ def test_both_guidances_are_combined(lab):
 
 
 @pytest.mark.thorough
-def test_a_model_that_was_trained_with_it_is_sampled_and_scored_with_it(lab):
+def test_a_model_that_was_trained_with_it_is_sampled(lab):
+    """A model that was trained with it is sampled and scored with it."""
     lab.done("train", *SIX, AUTO, "guidance.moment=0.1")
     assert "already scored" in lab.done("evaluate")
     lab.done("sample", "num_images=2")
@@ -121,7 +124,8 @@ def test_what_makes_no_sense_is_said_in_one_sentence(lab, options, said):
 # ---- folders of somebody else ----------------------------------------------------------------------------------------------
 
 
-def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
+def test_a_config_does_not_choose_which_model_is_read(lab):
+    """A config does not choose which model is read and the user may."""
     other = other_model(lab)
     directory = ModelDirectory(lab.folder / model_of(lab, other))
     config = OmegaConf.load(directory.config)

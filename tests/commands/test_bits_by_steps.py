@@ -14,7 +14,8 @@ FEW = ["metrics.bits_by_steps.num_steps=[2,3,24,50]", "metrics.bits_by_steps.num
 
 
 @pytest.mark.thorough
-def test_it_agrees_with_the_bound_of_each_chain_and_leaves_out_chains_that_are_too_long(lab):
+def test_it_agrees_with_the_bound_of_each_chain(lab):
+    """It agrees with the bound of each chain and leaves out chains that are too long."""
     lab.given("train", *TINY, *STRIDED)
     lab.done("evaluate", *BITS, *FEW)
     (found,) = [one for one in scored(lab.folder) if "bits_by_steps" in one["curves"]]

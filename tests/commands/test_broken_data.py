@@ -28,7 +28,8 @@ def test_an_image_that_breaks_while_training_is_named(lab, monkeypatch, num_work
     assert torch.multiprocessing.active_children() == []
 
 
-def test_where_the_files_lie_and_how_they_came_there_is_not_another_training(lab):
+def test_where_files_lie_is_no_other_training(lab):
+    """Where the files lie and how they came there is not another training."""
     root = write_images(lab.folder / "own")
     own = ["data=image_folder", f"data.root={root}", "data.image_size=8", "data.num_workers=0"]
     assert lab("train", *TINY, *STRIDED, *own)[0] == 0

@@ -10,7 +10,8 @@ SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
 
 
 @pytest.mark.thorough
-def test_any_length_is_scored_and_sampled_without_training_again(lab):
+def test_any_length_is_scored(lab):
+    """Any length is scored and sampled without training again."""
     lab.given("train", *SIX)
     code, out, err = lab("train", "-m", *SIX, "evaluation.weights=ema_rel_0.05,ema_rel_0.1")
     assert code == 0, err + out

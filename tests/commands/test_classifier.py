@@ -22,7 +22,8 @@ def trained(lab):
     return tuple(str(path.relative_to(lab.folder)) for path in (model, classifier))
 
 
-def test_a_classifier_reports_accuracy_by_t_and_has_no_score(lab, trained):
+def test_a_classifier_reports_accuracy_by_t(lab, trained):
+    """A classifier reports accuracy by t and has no score."""
     folder = lab.folder / trained[1]
     measured = json.loads((folder / "accuracy.json").read_text())
     assert measured["t"] == [1, 4, 7, 10, 12, 15, 18, 21, 24]
@@ -49,8 +50,11 @@ def test_it_guides_a_model_that_knows_no_classes(lab, trained):
 
 
 @pytest.mark.thorough
-def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
-    """Its own config names the guidance and the classifier's folder."""
+def test_a_model_that_was_trained_with_it_is_evaluated(lab):
+    """A model that was trained with it is evaluated and sampled.
+
+    Its own config names the guidance and the classifier's folder.
+    """
     assert lab("train", "model=noisy_classifier", *SMALL)[0] == 0
     classifier = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
     guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
@@ -65,7 +69,8 @@ def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
 
 
 @pytest.mark.thorough
-def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained):
+def test_a_classifier_that_does_not_fit_is_refused(lab, trained):
+    """A classifier that does not fit is refused in one sentence."""
     model, classifier = trained
     lab.given("train", *TINY, *STRIDED, "schedule=linear")
     other = newest_model(lab.folder / "outputs").path
@@ -96,7 +101,8 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
     assert files(lab.folder) == before
 
 
-def test_points_have_classifiers_too_and_data_without_classes_have_none(lab):
+def test_points_have_classifiers_too(lab):
+    """Points have classifiers too and data without classes have none."""
     points = [o for o in SMALL if not o.startswith(("network", "data", "features"))]
     out = lab.done("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)
     assert "accuracy on test images" in out

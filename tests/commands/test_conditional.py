@@ -14,7 +14,8 @@ from .conftest import STRIDED, TINY, scored
 CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "conditional=true"]
 
 
-def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
+def test_guidance_is_a_choice_of_scoring(lab):
+    """Guidance is a choice of scoring and its cost is counted."""
     lab.done("train", *CONDITIONAL)
     out = lab.done("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
     assert "this model is already trained" in out
@@ -70,7 +71,8 @@ def test_samples_on_clusters_can_be_scored_as_files(lab):
     assert given["fd_pixels"] == pytest.approx(own["fd_pixels"], rel=1e-5)  # the same clusters are drawn
 
 
-def test_weights_of_a_model_with_other_labels_are_refused_with_the_fix(lab):
+def test_weights_of_a_model_with_other_labels(lab):
+    """Weights of a model with other labels are refused with the fix."""
     lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
     model = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
     lab.refused(
@@ -117,7 +119,8 @@ def test_clusters_stand_in_for_labels(lab):
         ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
     ],
 )
-def test_what_cannot_be_conditioned_or_guided_is_said_in_one_sentence(lab, command, options, said):
+def test_what_cannot_be_conditioned_or_guided(lab, command, options, said):
+    """What cannot be conditioned or guided is said in one sentence."""
     plain = [o for o in TINY if "data=gaussian" not in options or not o.startswith(("network", "data"))]
     lab.refused(command, *plain, *STRIDED, *options, said=said)
 

@@ -22,7 +22,8 @@ def values(lab):
     return content
 
 
-def test_a_score_has_a_picture_of_the_nearest_training_images_and_the_report_shows_it(lab):
+def test_a_score_has_a_picture_of_the_nearest_training(lab):
+    """A score has a picture of the nearest training images and the report shows it."""
     lab.given("train", *TINY, *STRIDED, "conditional=true")
     assert "copying (digits_cnn)" in lab.done("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
     found = values(lab)["values"]
@@ -47,7 +48,8 @@ def test_images_without_held_out_images_say_the_reason(lab):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("images", "num_steps", "copies"), [(64, 400, True), ("null", 100, False)])
-def test_a_model_trained_on_64_images_is_caught_and_a_normal_one_is_not(lab, images, num_steps, copies):
+def test_a_model_trained_on_64_images_is_caught(lab, images, num_steps, copies):
+    """A model trained on 64 images is caught and a normal one is not."""
     lab.done("train", "metrics=copying", *SMALL, f"train_images={images}", f"trainer.max_steps={num_steps}")
     found = values(lab)["values"]
     if copies:

@@ -22,7 +22,8 @@ def one_sentence(err: str) -> str:
     return err
 
 
-def test_a_training_keeps_and_scores_the_moments_that_are_asked_for(lab):
+def test_a_training_keeps_and_scores_the_moments(lab):
+    """A training keeps and scores the moments that are asked for."""
     lab.given("train", *SIX, AT)
     runs = runs_of(lab)
     assert runs.keys() == {"at_2steps", "at_32images", "ema_0.999"}
@@ -60,7 +61,8 @@ def test_a_moment_that_was_not_kept_is_named_with_the_fix(lab):
         ([AT, "evaluation.weights=raw"], "evaluation.weights=raw: evaluation.at already chooses the weights"),
     ],
 )
-def test_what_makes_no_sense_is_said_before_anything_is_written(lab, options, said):
+def test_what_makes_no_sense_is_said_first(lab, options, said):
+    """What makes no sense is said before anything is written."""
     lab.refused("train", *SIX, *options, said=said)
 
 

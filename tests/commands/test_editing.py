@@ -30,7 +30,8 @@ def hole(lab):
     return "inpaint.mask=mask.png"
 
 
-def test_inpainting_keeps_what_is_known_and_paints_the_rest_anew_each_time(lab, hole):
+def test_inpainting_keeps_what_is_known(lab, hole):
+    """Inpainting keeps what is known and paints the rest anew each time."""
     lab.given("train", *TINY, *STRIDED)
     options = ["num_images=3", "batch_size=2", "format=npz", hole, "inpaint.repeats=2"]
     lab.done("sample", "inpaint.image=5", *options)
@@ -42,7 +43,8 @@ def test_inpainting_keeps_what_is_known_and_paints_the_rest_anew_each_time(lab, 
     assert (images(lab) == filled).all()
 
 
-def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
+def test_denoising_from_0_is_the_image(lab):
+    """Denoising from 0 is the image and from further up no longer."""
     lab.given("train", *TINY, *STRIDED)
     options = ["denoise.image=2", "num_images=2", "format=npz"]
     assert lab("sample", "denoise.t=0", *options)[0] == 0
@@ -52,7 +54,8 @@ def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
 
 
 @pytest.mark.thorough
-def test_an_interpolation_has_as_many_images_as_asked_and_a_picture_begins_with_what_was_given(lab):
+def test_an_interpolation_has_as_many_images_as_asked(lab):
+    """An interpolation has as many images as asked and a picture begins with what was given."""
     lab.given("train", *TINY, *STRIDED, "conditional=true")
     lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
     assert images(lab).shape == (5, 8, 8)

@@ -34,7 +34,8 @@ def test_an_experiment_trains_two_steps(lab, monkeypatch, name):
     assert json.loads((model / "training.json").read_text())["steps"] == 2
 
 
-def test_another_choice_than_the_experiments_leaves_its_options_behind(lab):
+def test_another_choice_than_the_experiments_leaves(lab):
+    """Another choice than the experiments leaves its options behind."""
     options = [*TINY, "score=false", "experiment=edm_digits"]
     out = lab.done("train", *options, "sampler/spacing=all")
     assert "ignoring sampler.spacing.num_steps: experiment=edm_digits sets it for a different choice" in out

@@ -144,7 +144,8 @@ def test_the_card_says_what_it_is(lab, small, monkeypatch):
     ],
     ids=str,
 )
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(lab, small, options, said):
+def test_what_cannot_be_exported_is_refused(lab, small, options, said):
+    """What cannot be exported is refused and nothing is written."""
     lab.refused("export", *options, said=said)
 
 
@@ -156,7 +157,8 @@ def test_other_models_have_no_pipeline(lab, trained_model, name):
 
 
 @pytest.mark.thorough
-def test_a_program_has_means_of_a_decoder_s_likelihood_and_no_draws(lab, trained_model):
+def test_a_program_has_means_of_a_decoder_s_likelihood(lab, trained_model):
+    """A program has means of a decoder s likelihood and no draws."""
     shutil.copytree(trained_model("vae"), lab.folder / "vae")
     lab.refused(
         "export",

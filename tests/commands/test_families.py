@@ -38,7 +38,8 @@ def tiny(family, *more):
     return [f"model={family}", *SMALL.get(family, []), *COMMON, *more]
 
 
-def test_one_command_is_a_whole_experiment_and_the_same_again_finds_it(lab, family):
+def test_one_command_is_a_whole_experiment(lab, family):
+    """One command is a whole experiment and the same again finds it."""
     lab.done("train", *tiny(family, "conditional=true"))
     (run,) = scored(lab.folder)
     assert run["protocol"]["model"]["family"] == family
@@ -90,8 +91,11 @@ def test_a_killed_training_is_the_training(tmp_path, zygote, case):
 
 
 @pytest.mark.thorough
-def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
-    """With what all of them have; an option that only one has is dropped for the others."""
+def test_a_sweep_of_all_families_is_one_report(lab):
+    """A sweep of all families is one report that sets them side by side.
+
+    With what all of them have; an option that only one has is dropped for the others.
+    """
     models = f"model={','.join(FAMILIES)}"
     out = lab.done("train", "-m", models, *SMALL["diffusion"], *COMMON)
     assert f"{len(FAMILIES)} models: {len(FAMILIES)} to train" in out
@@ -102,8 +106,11 @@ def test_a_sweep_of_all_families_is_one_report_that_sets_them_side_by_side(lab):
 
 
 @pytest.mark.thorough
-def test_an_option_that_only_one_family_has_is_dropped_for_the_others(lab):
-    """Also where the default family, which Hydra composes first, does not have it."""
+def test_an_option_that_only_one_family_has_is_dropped(lab):
+    """An option that only one family has is dropped for the others.
+
+    Also where the default family, which Hydra composes first, does not have it.
+    """
     options = ["network.latent_dim=4", "network.channel_multipliers=[1]", "network.base_channels=8", *COMMON]
     assert "2 models: 2 to train" in lab.done("train", "-m", "model=gan,vae", *options, "score=false")
     configs = [(path / "config.yaml").read_text() for path in (lab.folder / "outputs" / "models").iterdir()]
@@ -147,7 +154,8 @@ def test_no_family_has_fewer_bits_than_the_entropy(lab, stated, data):
         assert lowest < values["bits_per_dim_importance_weighted"] <= highest
 
 
-def test_a_way_to_draw_that_only_one_family_has_is_dropped_for_the_others(lab):
+def test_a_way_to_draw_that_only_one_family(lab):
+    """A way to draw that only one family has is dropped for the others."""
     command = ["train", "-m", "model=gan,vae", *COMMON, "hydra.sweeper.dry_run=true"]
     out = lab.done(*command, "sampling=means,draws")
     assert "2 models" in out

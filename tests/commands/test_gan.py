@@ -38,6 +38,7 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         (["network.channel_multipliers=[1,1,1,1]"], "4 levels shrink a side of 8 pixels to 1"),
     ],
 )
-def test_what_cannot_work_is_one_sentence_and_nothing_is_written(lab, options, sentence):
+def test_what_cannot_work_is_one_sentence(lab, options, sentence):
+    """What cannot work is one sentence and nothing is written."""
     lab.refused("train", *TINY[:2], *options, said=sentence)
     assert not (lab.folder / "outputs").exists()

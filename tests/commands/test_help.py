@@ -33,7 +33,8 @@ def test_versions_are_told_without_torch(process):
 
 
 @pytest.mark.parametrize("command", ["train", "sample"])
-def test_every_command_says_what_it_does_and_shows_its_choices_and_options(lab, command):
+def test_help_of_a_command(lab, command):
+    """Every command says what it does and shows its choices and options."""
     out = lab.done(command, "--help")
     assert out.startswith(f"diffusion-lab {command}: ")
     assert "powered by Hydra" not in out

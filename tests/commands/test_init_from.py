@@ -24,7 +24,10 @@ def models(lab) -> set:
     return {path.name for path in (lab.folder / "outputs" / "models").iterdir()}
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "noisy_classifier"])
+@pytest.mark.parametrize(
+    "family",
+    ["gan", *(pytest.param(f, marks=pytest.mark.thorough) for f in [*FAMILIES, "noisy_classifier"] if f != "gan")],
+)
 def test_the_weights_are_those_of_the_other_model(lab, family):
     lab.given("train", *tiny(family))
     source = newest_model(lab.folder / "outputs")

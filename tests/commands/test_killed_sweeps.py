@@ -78,8 +78,11 @@ def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, sweep, undisturbed):
 
 @pytest.mark.thorough
 @pytest.mark.needs("submitit")
-def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_table(tmp_path, sweep, undisturbed):
-    """Of each model one of the cells, because every job is a process that starts from nothing."""
+def test_a_killed_worker_fails_its_model(tmp_path, sweep, undisturbed):
+    """A killed worker fails its model and the same command completes the table.
+
+    Of each model one of the cells, because every job is a process that starts from nothing.
+    """
     options = ["sampler.spacing.num_steps=2", "hydra/launcher=local", "hydra.launcher.parallel=1"]
     running = sweep(*options)
     wait_until(lambda: at_work(tmp_path))

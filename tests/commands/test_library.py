@@ -165,7 +165,8 @@ def test_chains_start_from_a_given_x_T(model):
     ],
     ids=str,
 )
-def test_a_mistake_is_a_value_error_with_the_sentence_of_the_command(lab, model, options, arguments):
+def test_a_mistake_is_a_value_error_with_the_sentence(lab, model, options, arguments):
+    """A mistake is a value error with the sentence of the command."""
     code, _, err = lab("sample", "model_dir=outputs/models/small", *options)
     assert code == 1
     with pytest.raises(ValueError, match=re.escape(err.strip().removeprefix("diffusion-lab sample: "))):

@@ -39,7 +39,8 @@ def test_any_number_of_steps_and_of_samplers_take_one_pass(lab):
 
 
 @pytest.mark.thorough
-def test_a_model_that_was_trained_with_it_is_scored_with_it_unless_the_user_says_otherwise(lab):
+def test_a_model_that_was_trained_with_it_is_scored(lab):
+    """A model that was trained with it is scored with it unless the user says otherwise."""
     lab.given("train", *TINY, *STRIDED, "variance=analytic", IMAGES)
     assert "already scored" in lab.done("evaluate")
     lab.done("evaluate", "variance=fixed_large")
@@ -57,7 +58,8 @@ def test_a_model_with_a_learned_variance_takes_it_too(lab):
 
 
 @pytest.mark.thorough
-def test_ddim_draws_the_same_with_it_and_analytic_ddim_does_not(lab):
+def test_ddim_draws_the_same_with_it(lab):
+    """Ddim draws the same with it and analytic ddim does not."""
     lab.given("train", *SIMPLE)
     drawn = set(shards(lab.folder / "outputs"))
     for sampler, more in (("ddim", 1), ("analytic_ddim", 3)):
@@ -82,7 +84,8 @@ def test_sample_draws_with_it(lab):
     assert len(passes(lab)) == 2  # as many images as the model was scored with
 
 
-def test_sample_refuses_a_variance_that_its_sampler_does_not_use(lab):
+def test_sample_refuses_a_variance_that_its_sampler(lab):
+    """Sample refuses a variance that its sampler does not use."""
     lab.given("train", *SIMPLE)
     lab.refused("sample", "num_images=2", "variance=fixed_large", said="variance: this sampler does not use it")
     assert not (lab.folder / "samples").exists()

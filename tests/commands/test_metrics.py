@@ -27,12 +27,8 @@ SMALL = [option for option in TINY if not option.startswith(("metrics", "feature
 OWN = ["+metrics.mine._target_=mine.Brightness", "+metrics.mine.times=2.0"]
 
 
-def only_metrics(lab) -> dict:
-    (path,) = lab.folder.glob("outputs/runs/*/metrics.json")
-    return json.loads(path.read_text())
-
-
-def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, monkeypatch):
+def test_a_metric_of_the_users_own_goes(lab, monkeypatch):
+    """A metric of the users own goes from an override to every table."""
     (lab.folder / "mine.py").write_text(MINE)
     options = ["features=[pixels,digits_cnn]", "metrics=[frechet_distance]", *OWN]
     out = lab.done("train", "-m", *SMALL, *options, "seed=1,2", "hydra.sweeper.name=x")
@@ -62,6 +58,7 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_one_sentence_before_training(lab, options, said):
+def test_what_cannot_be_measured_is_one_sentence(lab, options, said):
+    """What cannot be measured is one sentence before training."""
     lab.refused("train", *SMALL, "features=pixels", *options, said=said)
     assert not (lab.folder / "outputs").exists()

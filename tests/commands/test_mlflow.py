@@ -28,7 +28,8 @@ def runs(folder) -> list:
 @pytest.mark.thorough
 @pytest.mark.needs("mlflow-skinny")
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="pip install 'diffusion-lab[mlflow]'")
-def test_a_training_and_its_score_are_runs_and_a_training_goes_on_in_its_own(lab):
+def test_a_training_and_its_score_are_runs(lab):
+    """A training and its score are runs and a training goes on in its own."""
     options = [*TINY, *STRIDED, "logger=mlflow", "tags=[mine]"]
     options += ["callbacks.sample_grid.every_n_steps=2", "callbacks.sample_grid.num_images=4"]
     (lab.folder / "broken.py").write_text(

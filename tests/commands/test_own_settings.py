@@ -24,7 +24,8 @@ def local(lab):
     return file.write_text
 
 
-def test_local_settings_hold_for_every_command_and_the_experiment_and_the_command_line_win(lab, local):
+def test_local_settings_hold_for_every_command(lab, local):
+    """Local settings hold for every command and the experiment and the command line win."""
     local("outputs: mine\nseed: 7\nschedule:\n  log_snr_max: 3.0\n")
     lab.done("train", *TINY, *STRIDED, "score=false")
     for command, more in (("train", ["experiment=ddpm_digits"]), ("evaluate", []), ("status", []), ("report", [])):
@@ -69,7 +70,8 @@ def test_choices_beside_local_are_found_where_typed(lab, local, beside):
     assert OmegaConf.create(out).seed == (7 if beside else 1)
 
 
-def test_a_password_of_dotenv_reaches_its_logger_and_no_file(lab, monkeypatch):
+def test_a_password_of_dotenv_reaches_its_logger(lab, monkeypatch):
+    """A password of dotenv reaches its logger and no file."""
     for name in ("LAB_PASSWORD", "LAB_SET"):
         monkeypatch.setenv(name, "before")
     monkeypatch.delenv("LAB_PASSWORD")

@@ -167,7 +167,7 @@ KILLED = {
     "export": ["export", "model_dir=../trained", "format=openai"],
 }
 STAGED = r"\.[0-9a-f]{8}\.staged(/|$)"
-TIMES = int(os.environ.get("KILLS", "3"))
+TIMES = int(os.environ.get("KILLS", "2"))
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,8 @@ def test_a_pair_trains_samples_and_scores(schedule, prediction, variance, sample
     ("schedule", "prediction", "timesteps", "objective"),
     pairs(list(product(SCHEDULES, PREDICTIONS, TIMESTEPS, OBJECTIVES))),
 )
-def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
-    schedule, prediction, timesteps, objective
-):
+def test_a_pair_of_what_shapes_training_trains(schedule, prediction, timesteps, objective):
+    """A pair of what shapes training trains or is refused in one sentence."""
     options = [schedule, prediction, "variance=fixed_small", *timesteps.split(), *objective.split()]
     real, density = "real=true" in timesteps or "low_discrepancy" in timesteps, "normal" in timesteps
     continuous = objective.startswith("objective=vlb_continuous")
@@ -155,7 +154,8 @@ def test_a_pair_of_what_shapes_training_trains_or_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_learned_range_is_trained_or_refused_in_one_sentence(schedule):
+def test_a_learned_range_is_trained_or_refused(schedule):
+    """A learned range is trained or refused in one sentence."""
     if schedule == "schedule=learned":
         with pytest.raises(ValueError, match=r"^schedule LearnedSchedule .*; use objective=vlb_continuous with .*$"):
             built(schedule, "variance=learned", "objective=hybrid")

@@ -32,7 +32,8 @@ def test_auto_is_what_the_device_computes_in_hardware(monkeypatch, bf16):
 
 
 @pytest.mark.thorough
-def test_an_interrupted_training_goes_on_in_the_precision_that_it_began_with(lab, monkeypatch):
+def test_an_interrupted_training_keeps_its_precision(lab, monkeypatch):
+    """An interrupted training goes on in the precision that it began with."""
     (lab.folder / "mine.py").write_text(STOP)
     options = [*AUTO, "+callbacks.stop._target_=mine.Stop"]
     monkeypatch.setattr(devices, "_has_bf16", lambda on_gpu: True)

@@ -52,7 +52,8 @@ def test_a_damaged_sweep_keeps_what_it_names(lab, old_model, damage):
     assert files(lab.folder) == before
 
 
-def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab, old_model):
+def test_it_lists_what_other_code_has_made(lab, old_model):
+    """It lists what other code has made and removes nothing unless asked."""
     lab.given("train", *TINY, *STRIDED)
     mine = files(lab.folder)
     assert "nothing to prune in outputs" in pruned(lab), "today's code finds what it has just made"
@@ -73,7 +74,8 @@ def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab,
     assert "nothing to prune in outputs" in pruned(lab, "remove=true")
 
 
-def test_what_a_user_put_there_stays_and_links_are_not_followed(lab, old_model):
+def test_what_a_user_put_there_stays(lab, old_model):
+    """What a user put there stays and links are not followed."""
     old, outside = old_model(), lab.folder / "elsewhere"
     outside.mkdir()
     for name in ("raw.safetensors", "precious.txt"):
@@ -126,7 +128,8 @@ def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder, old_mod
     assert run.metrics.is_file() == (folder != "cache")
 
 
-def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab, old_model):
+def test_what_a_sweep_or_config_refers_to_stays(lab, old_model):
+    """What a sweep or a config that stays refers to stays."""
     old, run = old_model(), scored(old_model("vae"))
     classifier, other = old_model("noisy_classifier"), old_model("flow")
     swept(old, ("guidance=classifier", f"guidance.classifier=outputs/models/{classifier.path.name}"), run.path.name)
@@ -152,7 +155,8 @@ def test_other_code_is_known_by_the_digest_of_a_training(lab):
     assert "nothing to prune" in pruned(lab)
 
 
-def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab, old_model):
+def test_an_unfinished_training_of_todays_code_stays(lab, old_model):
+    """An unfinished training of todays code stays and one of other code is called so."""
     lab.given("train", *TINY, *STRIDED)
     mine, old = newest_model(OUTPUTS), old_model()
     for model in (mine, old):
@@ -171,7 +175,8 @@ def test_a_folder_that_a_process_holds_stays(lab, old_model):
     assert f"models/{old.path.name}" in pruned(lab)
 
 
-def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkeypatch, old_model):
+def test_who_comes_between_list_and_removal(lab, monkeypatch, old_model):
+    """Who comes between the list and the removal is not disturbed."""
     from diffusion_lab.commands import prune
 
     old, other, third = old_model(), old_model("vae"), old_model("flow")
@@ -191,7 +196,8 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
-def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch, old_model):
+def test_where_nobody_can_tell_a_model_stays(lab, monkeypatch, old_model):
+    """Where nobody can tell a model stays and nothing of it runs."""
     (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
     gone = old_model("vae", data={"_target_": "gone.Data"})
     there = old_model("flow", data={"_target_": "sentinel.Data"})
@@ -211,7 +217,8 @@ def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeyp
     assert "sentinel" not in sys.modules
 
 
-def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab, old_model):
+def test_a_run_without_its_model_stays_if_todays_code(lab, old_model):
+    """A run without its model stays if todays code would train that."""
     lab.given("train", *TINY, *STRIDED)
     mine = newest_model(OUTPUTS)
     old = scored(old_model())
@@ -252,7 +259,8 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
 
 
 @pytest.mark.thorough
-def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
+def test_snapshots_are_listed_when_asked(lab):
+    """Snapshots are listed when asked for and those that were used stay."""
     lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
     model = newest_model(OUTPUTS)
     assert "not listed: 3 snapshots" in pruned(lab, "remove=true")
@@ -281,7 +289,8 @@ def test_what_another_training_started_from_stays(lab):
     assert "this model is already trained" in lab.done("train", *TINY, *STRIDED, *start)
 
 
-def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, old_model):
+def test_copies_of_code_go_when_nothing_needs_them(lab, old_model):
+    """Copies of code go when each cell has its score and no job waits."""
     old = old_model()
     swept(old, run=scored(old).path.name)
     sweep, jobs = sweep_directory(OUTPUTS, "mine"), OUTPUTS / "jobs"
@@ -304,7 +313,9 @@ def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, ol
     assert "nothing to prune" in pruned(lab)
 
 
-def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(lab, monkeypatch, old_model):
+def test_killed_at_any_moment_nothing_looks_finished(lab, monkeypatch, old_model):
+    """Killed at any moment nothing looks finished and the next one goes on."""
+
     class _KilledError(BaseException):
         pass
 

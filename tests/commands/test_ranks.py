@@ -76,6 +76,7 @@ def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
             torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_ranks_equal_one(zygote, tmp_path):
     """With loss-aware t too: every rank keeps the whole history. They score together too."""
     options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]

@@ -7,7 +7,9 @@ from diffusion_lab.store import sweep_directory
 from .conftest import STRIDED, TINY, files
 
 
-def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
+@pytest.mark.thorough
+def test_a_report_on_runs_that_were_really_scored(lab):
+    """A report on runs that were really scored and on sweeps of them."""
     lab.given("train", *TINY, "sampler=strided", *STRIDED)
     assert lab("evaluate", "sampler=ddim", "sampler.spacing.num_steps=6")[0] == 0
 

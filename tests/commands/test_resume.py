@@ -256,7 +256,8 @@ def test_a_second_signal_ends_it_at_once(tmp_path, zygote):
 
 
 @pytest.mark.thorough
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, zygote):
+def test_a_broken_checkpoint_is_named(tmp_path, zygote):
+    """A broken checkpoint is named and the one before it is used."""
     options = [*EVERYTHING, "trainer.max_steps=20"]
     whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
     whole.finish()

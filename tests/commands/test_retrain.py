@@ -52,7 +52,8 @@ def stop_at(monkeypatch):
 
 
 @pytest.mark.thorough
-def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_goes_on(lab, stop_at):
+def test_the_old_model_serves_until_the_new_one(lab, stop_at):
+    """The old model serves until the new one is there and a stopped training goes on."""
     assert lab("train", *UNSCORED)[0] == 0
     (model,) = models(lab.folder)
     before, old = model.result.read_bytes(), weights(model)
@@ -79,7 +80,8 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
 
 
 @pytest.mark.thorough
-def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeypatch):
+def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
+    """A command that is stopped while it scores trains anew once."""
     assert lab("train", *OPTIONS)[0] == 0
     (model,) = models(lab.folder)
     with monkeypatch.context() as patch:
@@ -97,8 +99,11 @@ def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeyp
 
 
 @pytest.mark.thorough
-def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
-    """kill -9 in a real process; the finished model is whole meanwhile."""
+def test_a_killed_training_anew_goes_on(tmp_path, zygote):
+    """A killed training anew goes on and has the same bits.
+
+    kill -9 in a real process; the finished model is whole meanwhile.
+    """
     options = [*UNSCORED, "trainer.max_steps=24", "network.dropout=0.2"]
 
     def finish(*more):

@@ -45,7 +45,9 @@ def drawn(lab):
     return scored
 
 
-@pytest.mark.parametrize("samples", ["npz/samples.npz", pytest.param("png", marks=pytest.mark.thorough), "samples.zip"])
+@pytest.mark.parametrize(
+    "samples", ["samples.zip", *(pytest.param(form, marks=pytest.mark.thorough) for form in ("npz/samples.npz", "png"))]
+)
 def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
     out = lab.done("evaluate", f"samples={samples}", "data=digits", *LIGHT)
     found = given(lab.folder / "outputs")
@@ -60,7 +62,8 @@ def test_samples_of_a_model_have_its_distances(lab, drawn, samples):
     assert "fd_digits_cnn" in out
 
 
-def test_one_set_of_images_has_one_digest_and_its_score_is_made_once(lab, drawn):
+def test_one_set_of_images_has_one_digest(lab, drawn):
+    """One set of images has one digest and its score is made once."""
     for samples in ("npz/samples.npz", "png", "samples.zip"):
         assert lab("evaluate", f"samples={samples}", "data=digits", *LIGHT)[0] == 0
     protocols = [metrics["protocol"]["samples"] for metrics in scores(lab.folder / "outputs")]
@@ -95,7 +98,8 @@ def test_they_stand_beside_ours_in_one_table_of_the_report(lab, drawn):
 
 
 @pytest.mark.parametrize("count", [3, 20])
-def test_fewer_may_be_scored_and_more_than_there_are_may_not(lab, count):
+def test_fewer_may_be_scored(lab, count):
+    """Fewer may be scored and more than there are may not."""
     np.savez(lab.folder / "a.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8))
     code, _, err = lab("evaluate", "samples=a.npz", "data=digits", "features=pixels", f"evaluation.num_samples={count}")
     assert code == (0 if count == 3 else 1)
@@ -208,8 +212,11 @@ def test_one_thing_to_compare_with_has_to_be_named(lab, coloured, options):
     )
 
 
-def test_what_makes_a_distance_incomparable_stands_beside_it(lab):
-    """Another number than models are scored on, and a format that changes pixels."""
+def test_what_makes_a_distance_incomparable_stands(lab):
+    """What makes a distance incomparable stands beside it.
+
+    Another number than models are scored on, and a format that changes pixels.
+    """
     (lab.folder / "jpeg").mkdir()
     for i in range(4):
         Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(lab.folder / "jpeg" / f"{i}.jpg")
@@ -269,7 +276,8 @@ def test_png_of_sixteen_bits_keep_them(lab, channels):
     assert np.array_equal(found, np.load(lab.folder / "samples.npz")["arr_0"])
 
 
-def test_transparent_colours_of_sixteen_bits_are_shown_on_white(tmp_path):
+def test_transparent_colours_of_sixteen_bits_are_shown(tmp_path):
+    """Transparent colours of sixteen bits are shown on white."""
     pixels = np.zeros((4, 5, 4), np.uint16)
     pixels[..., 1], pixels[:2, :, 3] = 40_000, 65535
     for name in ("a.png", "b.png"):
@@ -287,7 +295,8 @@ def test_transparent_colours_of_sixteen_bits_are_shown_on_white(tmp_path):
         ("spread.npz", "eight", None),
     ],
 )
-def test_other_levels_than_those_of_the_data_are_said_beside_the_distance(lab, samples, data, said):
+def test_other_levels_than_those_of_the_data(lab, samples, data, said):
+    """Other levels than those of the data are said beside the distance."""
     pixels = deep(lab.folder / "deep", 0, 1)
     eight = (pixels // 257).astype(np.uint8)
     np.savez(lab.folder / "eight.npz", arr_0=eight)

@@ -99,7 +99,8 @@ def slurm(*command):
     subprocess.run(command, check=True, timeout=60)
 
 
-def test_a_cancelled_job_is_saved_and_the_same_command_goes_on(tmp_path, zygote, undisturbed):
+def test_a_cancelled_job_is_saved_and_the_same_command(tmp_path, zygote, undisturbed):
+    """A cancelled job is saved and the same command goes on."""
     sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1", "score=false")
     sweep.pace(0.5)
     running = sweep.start()
@@ -144,7 +145,8 @@ def test_a_job_saves_before_its_time_limit_and_goes_on(tmp_path, zygote, undistu
     assert_same_training(model, twin(undisturbed, model))
 
 
-def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygote, undisturbed):
+def test_a_killed_job_costs_its_row(tmp_path, zygote, undisturbed):
+    """A killed job costs its row and the same command mends it."""
     sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1,2", "callbacks.checkpoint.every_n_steps=2")
     sweep.pace(0.5)
     running = sweep.start()
@@ -170,7 +172,8 @@ def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygo
     assert scored_cells(sweep.folder) == scored_cells(undisturbed.folder)
 
 
-def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path, zygote):
+def test_two_nodes_train_what_one_does(tmp_path, zygote):
+    """Two nodes train what one does also when their job is requeued."""
     options = [*ROUNDS_LITTLE, "trainer.max_steps=8", "network.dropout=0.0", "score=false"]
     one = Sweep(zygote, tmp_path / "one", "-m", *options)
     code, _, err = one.finish()

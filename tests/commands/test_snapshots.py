@@ -27,7 +27,8 @@ def moments(directory: ModelDirectory) -> dict[str, int]:
     return found
 
 
-def test_a_training_keeps_three_moments_of_its_budget_and_they_are_scored(lab):
+def test_a_training_keeps_three_moments_of_its_budget(lab):
+    """A training keeps three moments of its budget and they are scored."""
     lab.given("train", *SIX)
     directory = model_of(lab)
     assert moments(directory) == {"at_0.1": 1, "at_0.2": 2, "at_0.4": 3}

@@ -50,8 +50,11 @@ def test_the_images_are_the_data(lab):
     assert "mu" not in out
 
 
-def test_what_is_written_is_a_reference_that_scores_as_the_data_do(lab):
-    """The floor of the data: test images against all training images."""
+def test_what_is_written_is_a_reference_that_scores(lab):
+    """What is written is a reference that scores as the data do.
+
+    The floor of the data: test images against all training images.
+    """
     write(lab, "features=digits_cnn")
     assert lab("statistics", "data=digits", "to=test.npz", "split=test", "moments=false")[0] == 0
     options = ["samples=test.npz", "features=digits_cnn", "metrics=[frechet_distance]"]
@@ -69,7 +72,8 @@ def test_what_is_written_is_a_reference_that_scores_as_the_data_do(lab):
     ("data", "count"),
     [("digits", 200), pytest.param("fashion_mnist", 500, marks=pytest.mark.needs("dataset-fashion-mnist"))],
 )
-def test_the_images_of_the_floor_have_its_distance_in_every_form(lab, data, count):
+def test_the_images_of_the_floor_have_its_distance(lab, data, count):
+    """The images of the floor have its distance in every form."""
     options = ["statistics", f"data={data}", "split=test", f"num_images={count}", "moments=false", "to=test.npz"]
     assert lab(*options)[0] == 0
     (lab.folder / "png").mkdir()
@@ -133,8 +137,11 @@ def test_torch_fidelity_reads_what_is_written(lab):
     assert fid_statistics_to_metric(theirs, drawn, verbose=False)["frechet_inception_distance"] > 0
 
 
-def test_torch_fidelity_makes_the_same_distance_of_what_is_written(lab):
-    """Test images against all training images, from two files and from the data themselves."""
+def test_torch_fidelity_makes_the_same_distance(lab):
+    """Torch fidelity makes the same distance of what is written.
+
+    Test images against all training images, from two files and from the data themselves.
+    """
     found = []
     for split in ("train", "test"):
         write(lab, "features=digits_cnn", f"split={split}")
@@ -196,8 +203,11 @@ def few(lab, monkeypatch) -> Few:
 
 
 @pytest.mark.thorough
-def test_statistics_of_inception_have_all_that_adm_needs_and_score_both_distances(lab, few):
-    """Expected: the distances of few images, with tr (Σ_1 Σ_2)^½ = ‖X_1 X_2^T‖_*/√((n_1 − 1)(n_2 − 1)), X the centred features."""
+def test_statistics_of_inception_have_all_that_adm(lab, few):
+    """Statistics of inception have all that adm needs and score both distances.
+
+    Expected: the distances of few images, with tr (Σ_1 Σ_2)^½ = ‖X_1 X_2^T‖_*/√((n_1 − 1)(n_2 − 1)), X the centred features.
+    """
     data = ["data=image_folder", "data.root=few", "data.image_size=8"]
     out = lab.done("statistics", *data, *few("inception"), "to=adm.npz")
     assert "mu_s, sigma_s: 2023 features of 4 train images, features=inception_spatial" in " ".join(out.split())

@@ -54,7 +54,8 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
         assert float(rows[-1][f"train/{column}"]) >= 0
 
 
-def test_the_same_command_trains_and_scores_once_and_says_so(lab):
+def test_the_same_command_trains_once(lab):
+    """The same command trains and scores once and says so."""
     lab.given("train", *TINY, *STRIDED)
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
     out = lab.done("train", *TINY, *STRIDED)
@@ -74,7 +75,8 @@ def test_retrain_trains_anew_and_gives_the_same_weights(lab):
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_not_makes_another_score(lab):
+def test_an_option_that_shapes_training_makes_another(lab):
+    """An option that shapes training makes another model and one that does not makes another score."""
     lab.given("train", *TINY, *STRIDED)
     lab("train", *TINY, "sampler.spacing.num_steps=4")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
@@ -83,15 +85,19 @@ def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_no
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 2
 
 
-def test_a_training_begun_with_one_fixed_variance_goes_on_under_the_other(lab):
+def test_a_training_goes_on_under_another_variance(lab):
+    """A training begun with one fixed variance goes on under the other."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
     model_of(lab).training.unlink()  # as if it had been killed
     lab.done("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
 
 
-def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
-    """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
+def test_an_interrupted_training_goes_on(lab):
+    """An interrupted training goes on and ends with the same weights.
+
+    Stopped between the checkpoint and the end: the weights are those of an undisturbed training.
+    """
     options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2", "score=false"]
     lab.given("train", *options)
     directory = model_of(lab)

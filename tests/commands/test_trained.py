@@ -41,7 +41,8 @@ def test_the_bound_kind_tells_which_chain_it_is_of(lab):
     }
 
 
-def test_a_variance_that_training_did_not_read_may_be_swapped(lab):
+def test_a_variance_that_training_did_not_read(lab):
+    """A variance that training did not read may be swapped."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
     lab.done("evaluate", "variance=fixed_large")
     small, large = sorted(scored(lab.folder), key=lambda run: "Large" in run["protocol"]["model"]["variance"])

@@ -39,7 +39,8 @@ def test_means_or_draws_are_a_choice_of_scoring(lab):
     assert len({values["fd_pixels"] for values in drawn.values()}) == 2
 
 
-def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(lab):
+def test_images_are_interpolated_through_its_latents(lab):
+    """Images are interpolated through its latents and not edited along steps."""
     lab.given("train", *TINY, "score=false")
     lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "batch_size=3", "format=npz")
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
@@ -48,8 +49,11 @@ def test_images_are_interpolated_through_its_latents_and_not_edited_along_steps(
         lab.refused("sample", *options, "to=other", said="a VAE has no steps to take between noise and image")
 
 
-def test_on_clusters_each_end_of_an_interpolation_has_its_own(lab):
-    """Nobody has to name clusters, so images are interpolated without a label, as without clusters."""
+def test_on_clusters_each_end_of_an_interpolation(lab):
+    """On clusters each end of an interpolation has its own.
+
+    Nobody has to name clusters, so images are interpolated without a label, as without clusters.
+    """
     lab.given("train", *TINY, "labels=clusters", "labels.num_clusters=3", "score=false")
     lab.done("sample", "interpolate.images=[5,6]", "num_images=4", "format=npz")
     ends = {}

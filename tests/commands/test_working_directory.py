@@ -38,7 +38,9 @@ def harmed(folder: Path) -> bool:
     return any(folder.rglob("harm"))
 
 
-@pytest.mark.parametrize(("as_module", "command"), [(False, "doctor"), (True, "train schedule=none")])
+@pytest.mark.parametrize(
+    ("as_module", "command"), [(False, "train schedule=none"), pytest.param(True, "doctor", marks=pytest.mark.thorough)]
+)
 def test_nothing_here_runs_by_itself(process, as_module, command):
     """Plugins of Hydra, and files called like packages that others try to import."""
     names = ("pynvml.py", "pytz.py", "submitit.py", "json.py", "csv.py", "typing.py", "__future__.py", "omegaconf.py")

@@ -42,7 +42,8 @@ def filled(sampler, left, repeats, known=(True, False)):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_known_pixels_stay_exactly_and_unknown_ones_are_never_looked_at(sampler):
+def test_known_pixels_stay_exactly(sampler):
+    """Known pixels stay exactly and unknown ones are never looked at."""
     x = filled(sampler, 0.3, repeats=2)
     assert (x[:, 0] == 0.3).all()
     assert (x[:, 1] < 3).all()  # the 7 below the mask leaves no trace
@@ -50,7 +51,8 @@ def test_known_pixels_stay_exactly_and_unknown_ones_are_never_looked_at(sampler)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_with_nothing_known_and_no_way_back_it_is_the_sampler(sampler):
+def test_with_nothing_known_and_no_way_back(sampler):
+    """With nothing known and no way back it is the sampler."""
     noise = SampleNoise(2, INDICES)
     plain = sampler(PROCESS, reverse(), noise.initial((2,)).double(), noise=noise)
     assert torch.equal(filled(sampler, 0.3, repeats=1, known=(False, False)), plain)
@@ -92,7 +94,8 @@ def test_far_modes_need_more_than_ten_repeats():
     assert above[0] + 0.05 < above[1] < share
 
 
-def test_a_filling_depends_on_its_index_and_not_on_its_batch():
+def test_a_filling_depends_on_its_index():
+    """A filling depends on its index and not on its batch."""
     x_0, known = torch.zeros(6, 2).double(), torch.tensor([[True, False]])
     sampler = AncestralSampler(EvenSpacing(5))
     draw = lambda i: inpaint(sampler, PROCESS, reverse(), x_0[i], known, SampleNoise(0, i), repeats=3)  # noqa: E731

@@ -49,7 +49,8 @@ def step(flow, x_0, k=0, rank=0, ranks=1, y=None):
     return flow.training_step((x_0[rows], None if y is None else y[rows]), 0)
 
 
-def test_training_is_a_function_of_the_seed_and_the_batch_number():
+def test_training_is_a_function_of_the_seed():
+    """Training is a function of the seed and the batch number."""
     x_0 = digits(8)
     losses = [float(step(model(seed=s), x_0, k)["loss"].detach()) for s, k in ((1, 0), (1, 0), (1, 1), (2, 0))]
     assert losses[0] == losses[1]
@@ -58,7 +59,8 @@ def test_training_is_a_function_of_the_seed_and_the_batch_number():
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("num_classes", [None, 10])
-def test_ranks_start_alike_and_see_the_rows_of_the_global_batch(ranks, num_classes):
+def test_ranks_start_alike_and_see_the_rows(ranks, num_classes):
+    """Ranks start alike and see the rows of the global batch."""
     x_0, y = digits(8), torch.arange(8)
     alone = model(num_classes, started=False)
     whole = float(step(alone, x_0, y=y)["loss"].detach())
@@ -130,7 +132,8 @@ def test_encoding_and_decoding_undo_each_other(temperature):
 
 
 @torch.no_grad()
-def test_temperature_shrinks_latents_and_changes_no_likelihood():
+def test_temperature_shrinks_latents_and_changes():
+    """Temperature shrinks latents and changes no likelihood."""
     warm, cold = model(), model(temperature=0.3)
     z = warm.latents(torch.arange(4), 0)
     assert torch.equal(z, cold.latents(torch.arange(4), 0))

@@ -86,7 +86,8 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_discriminators_step_leaves_the_generator_and_the_other_way_round():
+def test_the_discriminators_step_leaves_the_generator():
+    """The discriminators step leaves the generator and the other way round."""
     model, changes = gan(), []
     move = model._move
 
@@ -102,7 +103,8 @@ def test_the_discriminators_step_leaves_the_generator_and_the_other_way_round():
     assert changes == ["D", "G"] * 3
 
 
-def test_a_batch_is_one_step_and_the_learning_rate_follows_the_budget():
+def test_a_batch_is_one_step_and_the_learning_rate():
+    """A batch is one step and the learning rate follows the budget."""
     model = gan(learning_rate=CosineDecay())
     fit = trainer(4)
     fit.fit(model, digits(40))
@@ -144,7 +146,8 @@ def test_what_is_logged(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["discriminator", "generator"])
-def test_a_gradient_that_is_not_finite_skips_the_step_and_counts_once(broken):
+def test_a_gradient_that_is_not_finite_skips_the_step(broken):
+    """A gradient that is not finite skips the step and counts once."""
     model = gan()
     move, moves = model._move, []
 
@@ -169,7 +172,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_counts_once(broken):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_images_that_are_not_finite_skip_and_in_the_end_stop():
+def test_images_that_are_not_finite_skip():
+    """Images that are not finite skip and in the end stop."""
     model = gan()
     fit = trainer(3)
     fit.fit(model, digits(12, broken=[5]))
@@ -311,6 +315,7 @@ def test_spectral_norm_is_there_where_no_penalty_is():
         ({"accumulate_grad_batches": 2}, r"trainer\.accumulate_grad_batches=2: .*data\.batch_size"),
     ],
 )
-def test_what_the_trainer_cannot_do_is_said_before_it_begins(options, sentence):
+def test_what_the_trainer_cannot_do_is_said_first(options, sentence):
+    """What the trainer cannot do is said before it begins."""
     with pytest.raises(ValueError, match=sentence):
         gan().check_trainer(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options))
