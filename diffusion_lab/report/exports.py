@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.cells import Gathered
-from diffusion_lab.report.layout import NONE, Column, Entry, columns, seeds_of
-from diffusion_lab.report.notes import has_floor, notes
-from diffusion_lab.report.row_plots import reads_as_number
+from diffusion_lab.report.lines import reads_as_number
 from diffusion_lab.report.table import Group, Table
+from diffusion_lab.report.wording import NONE, Column, Entry, columns, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import LOW, Measure
 from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
@@ -81,9 +81,12 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
         formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not reads_as_number(value)
         return f"'{value}" if formula else value
 
-    return pd.DataFrame([{safe(name): safe(value) for name, value in line.items()} for line in lines]).to_csv(
-        index=False
-    )
+    text = io.StringIO()
+    columns = dict.fromkeys(safe(name) for line in lines for name in line)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({safe(name): safe(value) for name, value in line.items()} for line in lines)
+    return text.getvalue()
 
 
 def markdown(table: Table) -> str:

@@ -211,7 +211,7 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
     for place, (fits, what) in kinds.items():
         for name, values in _entries(content, place.split(".") if place else []):
             if not values:
-                return f"{name} is missing or lies in something else than an object"
+                return f"{name} is missing"
             if not fits(values[0]):
                 return f"{name}={_shown(values[0])} is not {what}" if name else f"it is not {what}"
     return None
