@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from diffusion_lab.report.panels import COLOUR, LINE, Panel, Series
+from diffusion_lab.report.panels import COLOUR, LINE, Panel, Plot, Series
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.store.options import short_names
@@ -105,6 +105,24 @@ def floor_level(group: Group, measure: Measure) -> list[tuple[str, float]]:
     """The value of real images, as a line across a plot; none where it is not known."""
     floor = group.floor(measure)
     return [] if floor is None else [("real images", floor)]
+
+
+def plot_of(
+    kind: str,
+    heading: str,
+    measure: Measure,
+    x_label: str,
+    panels: list[Panel],
+    note: str,
+    log_x: bool = True,
+    log_y: bool | None = None,
+    paper: bool | None = None,
+) -> Plot:
+    """A plot of one measure. log_y, paper: by default what the measure and its values suggest."""
+    logs = (measure.logs or spans_decades(panels)) if log_y is None else log_y
+    on_paper = measure.headline if paper is None else paper
+    key, y_label = f"{kind}_{measure.name}", ordinate(measure)
+    return Plot(key, heading, measure.label, x_label, y_label, panels, log_x, logs, note, on_paper)
 
 
 def ordinate(measure: Measure) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from diffusion_lab.report.lines import by_look, floor_level, ordinate, series_of
+from diffusion_lab.report.lines import by_look, floor_level, plot_of, series_of
 from diffusion_lab.report.panels import FRONT, SECONDS_LABEL, TIME, Panel, Plot
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.report.wording import columns, label
@@ -50,14 +50,4 @@ def _plot(table: Table, group: Group, measure: Measure) -> Plot | None:
     note = f"The Pareto front holds the rows that no other row beats in both: {' / '.join(fronts)}."
     if alone:
         note += f" Left out, because no other row was measured alike: {'; '.join(alone)}."
-    return Plot(
-        key=f"seconds_{measure.name}",
-        heading=TIME,
-        name=measure.label,
-        x_label=SECONDS_LABEL,
-        y_label=ordinate(measure),
-        panels=panels,
-        log_x=True,
-        log_y=True,
-        note=note,
-    )
+    return plot_of("seconds", TIME, measure, SECONDS_LABEL, panels, note, log_y=True, paper=True)

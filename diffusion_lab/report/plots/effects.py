@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from diffusion_lab.report.comparison import Measured
-from diffusion_lab.report.lines import ordinate, spans_decades
+from diffusion_lab.report.lines import plot_of, spans_decades
 from diffusion_lab.report.panels import EFFECTS, Panel, Plot, Series
 from diffusion_lab.report.table import Group, Table
 from diffusion_lab.store.measures import Measure
@@ -91,14 +91,5 @@ def _plot(table: Table, group: Group, measure: Measure) -> Plot | None:
         panels.append(Panel(names[axis], [dots, mean], categories=[value or "none" for value in effect.values]))
     if not panels:
         return None
-    return Plot(
-        key=f"effects_{measure.name}",
-        heading=EFFECTS,
-        name=measure.label,
-        x_label="",
-        y_label=ordinate(measure),
-        panels=panels,
-        log_y=spans_decades(panels),
-        paper=measure.headline,
-        note=_NOTE + (f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else ""),
-    )
+    note = _NOTE + (f" Left out, because there are no such cells: {', '.join(left_out)}." if left_out else "")
+    return plot_of("effects", EFFECTS, measure, "", panels, note, log_x=False, log_y=spans_decades(panels))

@@ -7,7 +7,7 @@ from itertools import chain, combinations
 
 from diffusion_lab.report.comparison import LEVEL
 from diffusion_lab.report.crossings import Cost, in_words, is_certain, races, ranked_measures
-from diffusion_lab.report.lines import by_choice, by_look, floor_level, in_panels, ordinate, sets_steps, spans_decades
+from diffusion_lab.report.lines import by_choice, by_look, floor_level, in_panels, plot_of, sets_steps
 from diffusion_lab.report.panels import LIKELIHOOD, SAMPLES, STEPS_LABEL, Panel, Plot
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import Measure
@@ -34,20 +34,8 @@ def plots(table: Table, group: Group) -> list[Plot]:
         note = [f"Each point is the {' or the '.join(filter(None, kinds))}."] if bound else []
         crossings = sentences(table, group, measure)
         note += [f"Where the order changes: {'; '.join(said for said, _ in crossings)}."] if crossings else []
-        found.append(
-            Plot(
-                key=f"steps_{measure.name}",
-                heading=LIKELIHOOD if bound else SAMPLES,
-                name=measure.label,
-                x_label=STEPS_LABEL,
-                y_label=ordinate(measure),
-                panels=panels,
-                log_x=True,
-                log_y=measure.logs or spans_decades(panels),
-                paper=measure.headline,
-                note=" ".join(note),
-            )
-        )
+        heading = LIKELIHOOD if bound else SAMPLES
+        found.append(plot_of("steps", heading, measure, STEPS_LABEL, panels, " ".join(note)))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from diffusion_lab.report.crossings import Cost, in_sentences, races, ranked_measures
-from diffusion_lab.report.lines import floor_level, ordinate, series_of, spans_decades
+from diffusion_lab.report.lines import floor_level, plot_of, series_of
 from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import Measure
@@ -40,20 +40,7 @@ def plots(table: Table, group: Group) -> list[Plot]:
         note = [f"{said[0].upper()}{said[1:]}." for said, _ in sentences(table, group, measure)]
         note += [_BETWEEN] if note else []
         note += [_BEFORE_THE_END] if has_snapshots else []
-        found.append(
-            Plot(
-                key=f"training_cost_{measure.name}",
-                heading=TRAINING_COST,
-                name=measure.label,
-                x_label=MINUTES_LABEL,
-                y_label=ordinate(measure),
-                panels=panels,
-                log_x=True,
-                log_y=measure.logs or spans_decades(panels),
-                paper=measure.headline,
-                note=" ".join(note),
-            )
-        )
+        found.append(plot_of("training_cost", TRAINING_COST, measure, MINUTES_LABEL, panels, " ".join(note)))
     return found
 
 
