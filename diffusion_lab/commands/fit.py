@@ -24,7 +24,8 @@ from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.store.fingerprints import changed_keys, training_part
+from diffusion_lab.store.fingerprints import training_part
+from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal

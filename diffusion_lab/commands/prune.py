@@ -139,20 +139,16 @@ def removed(one: Unused) -> str | None:
                     give_up(one.home)
                 else:
                     _clear(one.files)
-    except (_InUseError, OvertakenError, PlaceError, RunError) as error:
+    except (OvertakenError, PlaceError, RunError) as error:
         return str(error)
     except OSError as error:
         return f"{error.filename or one.path}: {error.strerror or error}"
     return None
 
 
-class _InUseError(Exception):
-    """The message says by whom."""
-
-
 def _refuse(holder: str) -> NoReturn:
     """For `lease.hold`: this does not wait."""
-    raise _InUseError(f"{holder} is using it")
+    raise PlaceError(f"{holder} is using it")
 
 
 def _clear(files: Sequence[Path]) -> None:

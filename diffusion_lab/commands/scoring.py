@@ -14,8 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
-from diffusion_lab.commands.table import score_table
 from diffusion_lab.config.identity import plain_config, sampling_identity
 from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
@@ -29,6 +30,7 @@ from diffusion_lab.store import (
     cache_directory,
 )
 from diffusion_lab.store.files import remove_staged, write_whole
+from diffusion_lab.store.measures import STANDARD_ERROR, Measure, ends, read_measures
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
@@ -249,3 +251,51 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(scores.content())
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """metrics.json -> a table of name, value and what the value means."""
+    protocol = metrics["protocol"]
+    title = Text(_title(protocol), style="table.title")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("", style="dim")
+    for measure in read_measures(metrics):
+        if measure.name in metrics["values"]:
+            value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
+        elif measure.name in protocol["absent"]:
+            value, note = "–", protocol["absent"][measure.name]
+        else:
+            continue
+        table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
+    return table
+
+
+def _value(measure: Measure, values: dict[str, float]) -> str:
+    """The value, with its standard error or with the interval that the score states.
+
+    An unbiased estimate of a non-negative quantity may be below 0: then only its interval is shown, starting at 0.
+    """
+
+    def written(number: float) -> str:
+        return f"{number:.{measure.decimals}f}"
+
+    name, error = measure.name, values.get(measure.name + STANDARD_ERROR)
+    interval = [values[end] for end in ends(name) if end in values]
+    text = written(values[name]) + (f" ± {written(error)}" if error is not None else "")
+    if len(interval) == 2:
+        text = (
+            f"0 to {written(max(0, interval[1]))}"
+            if values[name] < 0
+            else f"{text} [{', '.join(map(written, interval))}]"
+        )
+    return text + (f" {measure.unit}" if measure.unit else "")
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    given = protocol["samples"].get("given")
+    drawn = f"weights {protocol['weights']}" if given is None else given["name"]
+    reference = protocol["reference"]
+    real = reference.get("given") or f"{reference['num_images']} {reference['split']} images"
+    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}, against {real}"

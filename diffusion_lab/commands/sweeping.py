@@ -28,7 +28,6 @@ from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
-from diffusion_lab.report.make import make_report
 from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
 from diffusion_lab.store.places import jobs_folder
@@ -105,6 +104,8 @@ def sweep(
         if how:  # the reason is in the log of each job
             console.print(how)
         if config.score:
+            from diffusion_lab.report.make import make_report
+
             console.print(f"report {make_report(directory, show=show)}")
             track_report(config, directory, directory.report)
         if failures:

@@ -17,7 +17,8 @@ from diffusion_lab.config.moments import moments_of, read_training_progress
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.fingerprints import changed_keys, training_part
+from diffusion_lab.store.fingerprints import training_part
+from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.records import inside
 from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, Moment, kept_average_name, snapshot_name
 

@@ -23,13 +23,13 @@ from diffusion_lab.store.fingerprints import (
     SCORED_GROUPS,
     SCORING,
     TRAINING,
-    canonical_json,
+    Code,
     fingerprint,
     named_in,
     scored_part,
     training_part,
 )
-from diffusion_lab.store.imports import Code
+from diffusion_lab.store.options import canonical_json
 from diffusion_lab.store.records import RunError, inside, read_yaml
 from diffusion_lab.store.weights import is_snapshot, snapshot_name
 

@@ -27,8 +27,8 @@ from diffusion_lab.config.moments import add_scored_moments, kept_weights, reque
 from diffusion_lab.config.ranks import check_launcher
 from diffusion_lab.config.scores import check_planned_score, run_of
 from diffusion_lab.store import model_directory
-from diffusion_lab.store.fingerprints import canonical_json, named_in
-from diffusion_lab.store.imports import Scope
+from diffusion_lab.store.fingerprints import Scope, named_in
+from diffusion_lab.store.options import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training.devices import visible_gpus

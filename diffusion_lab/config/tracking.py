@@ -116,7 +116,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         trackers = build_trackers(cfg)
         if not trackers:
             return
-        from diffusion_lab.report.written import report_files
+        from diffusion_lab.report.make import report_files
         from diffusion_lab.training.tracking import About
 
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}

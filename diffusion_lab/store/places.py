@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from diffusion_lab.store.written import ours
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
-_JOB, _PROCESS = "_job.json", "_process.json"
 _LONGEST_HEAD = 2**20
 _REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
@@ -76,11 +75,6 @@ def runs_in(outputs: Path) -> list[RunDirectory]:
     return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
 
 
-def names_of_runs(outputs: Path) -> list[str]:
-    """The names of all folders of cells."""
-    return os.listdir(outputs / _RUNS) if (outputs / _RUNS).is_dir() else []
-
-
 def scored_runs(folder: Path) -> list[RunDirectory]:
     """The cells in a folder of them that have their score, by name."""
     return [run for run in map(RunDirectory, _folders(folder)) if run.metrics.is_file()]
@@ -124,10 +118,9 @@ def is_in_outputs(folder: Path) -> bool:
     """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
 
     def holds_results(above: Path) -> bool:
-        return ModelDirectory(above).config.is_file() and any(
-            file.is_file()
-            for file in (above / "choices.json", ModelDirectory(above).training, RunDirectory(above).metrics)
-        )
+        model = ModelDirectory(above)
+        results = (model.choices, model.training, RunDirectory(above).metrics)
+        return model.config.is_file() and any(file.is_file() for file in results)
 
     for above in (folder, *folder.parents):
         if holds_results(above) or SweepDirectory(above).sweep.is_file():
@@ -159,21 +152,17 @@ def jobs_folder(outputs: Path) -> Path:
 
 
 def job_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}{_JOB}"
-
-
-def job_files(folder: Path) -> dict[str, Path]:
-    """Name -> file, of all jobs that were submitted from a folder."""
-    return _named(folder, _JOB)
+    return folder / f"{job}_job.json"
 
 
 def process_file(folder: Path, job: str) -> Path:
-    return folder / f"{job}{_PROCESS}"
+    return folder / f"{job}_process.json"
 
 
-def process_files(folder: Path) -> dict[str, Path]:
-    """Name -> file, of the jobs of machines that were no cluster."""
-    return _named(folder, _PROCESS)
+def by_job(folder: Path, file: Callable[[Path, str], Path]) -> dict[str, Path]:
+    """Name -> file, of all jobs submitted from a folder that have it. file: `job_file` or `process_file`."""
+    ending = file(folder, "").name
+    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
 
 
 def outcome_file(folder: Path, job: str, rank: int) -> Path:
@@ -188,10 +177,6 @@ def has_outcome(folder: Path, job: str) -> bool:
 def log_file(folder: Path, job: str) -> Path:
     """What the first process of a job printed."""
     return folder / f"{job}_0_log.out"
-
-
-def _named(folder: Path, ending: str) -> dict[str, Path]:
-    return {file.name.removesuffix(ending): file for file in folder.glob(f"*{ending}")}
 
 
 @dataclass(frozen=True)
@@ -244,25 +229,18 @@ def shard_files(stream: Path) -> list[Path]:
 
 
 def read_key(file: Path) -> dict[str, Any] | None:
-    """The key in the head of a file; None where that is not a file of ours. Reads no tensor."""
-    key = _key(file)
-    try:
-        content = json.loads(key or "null")
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    """The key in the head of a file; None where that is not a file of ours. Reads no tensor.
 
-
-def _key(file: Path) -> str | None:
-    """The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts."""
+    The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts.
+    """
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
         head = content.read(min(length, _LONGEST_HEAD))
     try:
-        key = json.loads(head)["__metadata__"]["key"]
+        key = json.loads(json.loads(head)["__metadata__"]["key"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return key if isinstance(key, str) else None
+    return key if isinstance(key, dict) else None
 
 
 def _digest(key: str) -> str:

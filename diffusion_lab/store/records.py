@@ -159,29 +159,29 @@ def _are_shares(value: Any) -> bool:
     return probable and abs(sum(value) - 1) < 1e-6
 
 
-def _from_to(least: int, most: int) -> Kind:
-    def fits(value: Any) -> bool:
-        return value is None or (type(value) is int and least <= value <= most)
+def or_none(kind: Kind) -> Kind:
+    return lambda value: value is None or kind[0](value), kind[1]
 
-    return fits, f"a number from {least} to {most:,}"
+
+def _from_to(least: int, most: int) -> Kind:
+    return lambda value: type(value) is int and least <= value <= most, f"a number from {least} to {most:,}"
 
 
 TEXT: Kind = (lambda value: isinstance(value, str), "a string")
 TEXTS: Kind = (is_texts, "a list of strings")
 OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 FOLDER: Kind = (is_folder_name, "the name of a folder")
-_COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
-_WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
-_NONE_OR_COUNT: Kind = (lambda value: value is None or _COUNT[0](value), "a number")  # None: of an imported checkpoint
-_NONE_OR_WHOLE: Kind = (lambda value: value is None or _WHOLE[0](value), "a whole number")
+COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
+WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
 TRAINING: Kinds = {
-    "steps": _NONE_OR_WHOLE,
-    "seconds": _NONE_OR_COUNT,
-    "images": _NONE_OR_WHOLE,
-    "flops?": _COUNT,
+    # None: nobody recorded it, as of an imported checkpoint
+    "steps": or_none(WHOLE),
+    "seconds": or_none(COUNT),
+    "images": or_none(WHOLE),
+    "flops?": COUNT,
     "fingerprint?": TEXT,
     "branched_from?": TEXT,
-    "branched_at?": _WHOLE,
+    "branched_at?": WHOLE,
     "serves?": TEXT,
     "class_names?": TEXTS,
     "code?.names": TEXTS,
@@ -191,8 +191,8 @@ TRAINING: Kinds = {
 CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
 FACTS: Kinds = {
     "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
-    "facts.num_levels?": _from_to(2, 2**16),
-    "facts.num_classes?": _from_to(1, _MOST_NUMBERS),
+    "facts.num_levels?": or_none(_from_to(2, 2**16)),
+    "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
 }
 SWEEP: Kinds = {
     "axes.*": TEXTS,
@@ -211,7 +211,7 @@ def wrong_in(content: Any, kinds: Kinds) -> str | None:
     for place, (fits, what) in kinds.items():
         for name, values in _entries(content, place.split(".") if place else []):
             if not values:
-                return f"{name} is missing or lies in something else than an object"
+                return f"{name} is missing"
             if not fits(values[0]):
                 return f"{name}={_shown(values[0])} is not {what}" if name else f"it is not {what}"
     return None

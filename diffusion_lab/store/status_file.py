@@ -16,13 +16,24 @@ from pathlib import Path
 
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import is_held
-from diffusion_lab.store.records import RunError, inside, read_printable_json
+from diffusion_lab.store.records import TEXT, WHOLE, Kind, Kinds, RunError, is_number, or_none, read_record
 from diffusion_lab.store.written import PlaceError
 
 FILE = "status.json"
 SECONDS_BETWEEN_STEPS = 3.0
 _END_OF_TIME = 1e12  # seconds since 1970
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+_TIME: Kind = (lambda value: is_number(value, _END_OF_TIME) and value >= 0, "a time")
+_STATUS: Kinds = {
+    "state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state"),
+    "step?": or_none(WHOLE),
+    "steps?": or_none(WHOLE),
+    "reason?": or_none(TEXT),
+    "host?": TEXT,
+    "pid?": WHOLE,
+    "started?": _TIME,
+    "updated?": _TIME,
+}
 
 
 @dataclass(frozen=True)
@@ -70,21 +81,11 @@ def read_status(folder: Path) -> Status | None:
 
 
 def written_status(folder: Path) -> Status | None:
-    """What was last written there, true or not; None where that is not a status."""
+    """What was last written there, true or not; None where that is not a status, which anybody may have written."""
     try:
-        status = Status(**read_printable_json(inside(folder.parent, folder / FILE)))
+        return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
     except (OSError, RunError, TypeError):
         return None
-    return status if _is_status(status) else None
-
-
-def _is_status(status: Status) -> bool:
-    """Whether a file that anybody may have written holds what the fields are for."""
-    counts = all(isinstance(count, int | None) for count in (status.step, status.steps, status.pid))
-    texts = isinstance(status.host, str) and isinstance(status.reason, str | None)
-    moments = (status.started, status.updated)
-    times = all(isinstance(moment, int | float) and 0 <= moment < _END_OF_TIME for moment in moments)
-    return status.state in (RUNNING, DONE, FAILED, INTERRUPTED) and counts and texts and times
 
 
 class Announcement:

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import make_folders, remove_staged, staged_folder
-from diffusion_lab.store.imports import LAB, Module, is_lab
+from diffusion_lab.store.fingerprints import LAB, Module, is_lab
 from diffusion_lab.store.lease import hold, is_held
 from diffusion_lab.store.places import has_outcome
 from diffusion_lab.store.records import RunError

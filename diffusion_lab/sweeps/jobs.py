@@ -21,7 +21,7 @@ from typing import Any
 
 from diffusion_lab.store import RunError, read_json, write_json
 from diffusion_lab.store.lease import Process
-from diffusion_lab.store.places import job_file, job_files, log_file, outcome_file, process_file, process_files
+from diffusion_lab.store.places import by_job, job_file, log_file, outcome_file, process_file
 
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …
@@ -221,7 +221,7 @@ class Submitted:
 def submitted(folder: Path) -> dict[str, Submitted]:
     """Name -> job, of all whose files lie in `folder`."""
     found = {}
-    for name, file in job_files(folder).items():
+    for name, file in by_job(folder, job_file).items():
         content = read_json(file)
         found[name] = Submitted(**content | {"makes": tuple(content["makes"])})
     return found
@@ -230,7 +230,7 @@ def submitted(folder: Path) -> dict[str, Submitted]:
 def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
     """Job -> its process and its place, of the jobs of this machine that live."""
     found = {}
-    for name, file in process_files(folder).items():
+    for name, file in by_job(folder, process_file).items():
         content = read_json(file)
         process = Process(**content["process"])
         if process.is_of_this_machine and process.lives():

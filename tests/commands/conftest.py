@@ -21,7 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from diffusion_lab.commands import app
 from diffusion_lab.config.identity import CODE
 from diffusion_lab.store import ModelDirectory, named_model, written
-from diffusion_lab.store.imports import is_lab
+from diffusion_lab.store.fingerprints import is_lab
 from diffusion_lab.sweeps import frozen
 
 from ..recorded import record

@@ -552,13 +552,16 @@ SWEEP = {
 }
 SCORE = {
     "a number beyond all": (file(f"runs/{RUN}/metrics.json", b'{"values": {"nfe": 1e999}}'), "not a finite number"),
-    "a number that has no square": (metrics("values", "nfe", to=1e200), "nfe = 1e+200, which is not a number"),
-    "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is not a number"),
-    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "is not the name of a value"),
-    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "holds more than 1,000 values"),
-    "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
-    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is not an object"),
-    "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
+    "a number that has no square": (metrics("values", "nfe", to=1e200), "values.nfe=1e+200 is not a number"),
+    "a word for a number": (metrics("values", "nfe", to="many"), "values.nfe='many' is not a number"),
+    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "1,000 values by their names"),
+    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "1,000 values"),
+    "a protocol of text": (metrics("protocol", to="x"), "is not an object of what was measured"),
+    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data='x' is not an object"),
+    "a shape of nothing": (
+        metrics("protocol", "data", "shape", to=[1, 0, 0]),
+        "protocol.data.shape=[1, 0, 0] is not a shape",
+    ),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
     "a curve that is none": (metrics("curves", to={"bits_per_dim": {"x": [1.0]}}), "has no t or no bits_per_dim"),

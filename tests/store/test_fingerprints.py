@@ -12,13 +12,13 @@ from diffusion_lab.store.fingerprints import (
     MEASURING,
     SCORING,
     TRAINING,
-    canonical_json,
+    Code,
     fingerprint,
     named_in,
     scored_part,
     training_part,
 )
-from diffusion_lab.store.imports import Code
+from diffusion_lab.store.options import canonical_json
 
 ROOT = Path(__file__).parents[2]
 

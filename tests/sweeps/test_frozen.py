@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.store.imports import Code, Scope
+from diffusion_lab.store.fingerprints import Code, Scope
 from diffusion_lab.store.lease import hold
 from diffusion_lab.store.records import RunError
 from diffusion_lab.sweeps import frozen

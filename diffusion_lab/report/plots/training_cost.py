@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from diffusion_lab.report.crossings import Cost, in_sentences, races, ranked_measures
-from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot, Series
-from diffusion_lab.report.row_plots import floor_level, spans_decades
+from diffusion_lab.report.lines import floor_level, plot_of, series_of
+from diffusion_lab.report.panels import MINUTES_LABEL, TRAINING_COST, Panel, Plot
 from diffusion_lab.report.table import Choice, Group, Row, Table
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.store.weights import is_snapshot
 
+COST = "training time"
 _MINUTES = Cost("training_seconds", "minutes", per_unit=60.0)
 _WEIGHTS = "evaluation.weights"
 _BUDGETS = ("trainer.max_steps", "trainer.max_time", "default_steps")  # axes of how long training takes
@@ -23,44 +24,34 @@ _BEFORE_THE_END = (
 )
 
 
-def training_plots(table: Table, group: Group) -> list[Plot]:
+def plots(table: Table, group: Group) -> list[Plot]:
     """A plot for every measure of which some line has two points or more."""
-    plots = []
+    found = []
     for measure in ranked_measures(group):
         lines = _lines(table, group, measure)
-        if not _is_curve(lines):
+        if all(len({row.values[_MINUTES.name].mean for row in rows}) < 2 for rows in lines.values()):
             continue
-        series = [_series(name, rows, measure, number) for number, (name, rows) in enumerate(lines.items())]
+        series = [
+            series_of(rows, measure, _MINUTES.name, name, number, number, _MINUTES.per_unit)
+            for number, (name, rows) in enumerate(lines.items())
+        ]
         panels = [Panel("", series, levels=floor_level(group, measure))]
         has_snapshots = any("moment" in cell.protocol for rows in lines.values() for row in rows for cell in row.done)
-        sentences = [f"{said[0].upper()}{said[1:]}." for said, _ in comparisons(table, group, measure)]
-        plots.append(
-            Plot(
-                key=f"training_cost_{measure.name}",
-                heading=TRAINING_COST,
-                name=measure.label,
-                x_label=MINUTES_LABEL,
-                y_label=f"{measure.axis}, {measure.better} is better",
-                panels=panels,
-                log_x=True,
-                log_y=measure.logs or spans_decades(panels),
-                paper=measure.headline,
-                note=" ".join(
-                    [*sentences, *([_BETWEEN] if sentences else []), *([_BEFORE_THE_END] if has_snapshots else [])]
-                ),
-            )
-        )
-    return plots
+        note = [f"{said[0].upper()}{said[1:]}." for said, _ in sentences(table, group, measure)]
+        note += [_BETWEEN] if note else []
+        note += [_BEFORE_THE_END] if has_snapshots else []
+        found.append(plot_of("training_cost", TRAINING_COST, measure, MINUTES_LABEL, panels, " ".join(note)))
+    return found
 
 
-def comparisons(table: Table, group: Group, measure: Measure) -> list[tuple[str, bool]]:
+def sentences(table: Table, group: Group, measure: Measure) -> list[tuple[str, bool]]:
     """(sentence, whether it is certain): which line is better, and from when, of those measured alike with the same seeds."""
     lines = {name: rows for name, rows in _lines(table, group, measure).items() if len(rows) > 1}
     compared = [
-        ((first, second), races(some, others, measure, _MINUTES))
+        ((first, second), found)
         for (first, some), (second, others) in combinations(lines.items(), 2)
+        if (found := races(some, others, measure, _MINUTES))
     ]
-    compared = [(names, found) for names, found in compared if found]
     return in_sentences(compared, _MINUTES, len(ranked_measures(group)))[:_MOST_SENTENCES]
 
 
@@ -79,7 +70,9 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
     lines: dict[Choice, list[Row]] = {}
     for choice, trainings in alike.items():
         for length, rows in trainings.items():
-            snapshots, finals = _snapshots_and_finals(table, rows)
+            weights = [dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS) or "" for row in rows]
+            snapshots = [row for row, name in zip(rows, weights, strict=True) if is_snapshot(name)]
+            finals = [row for row in rows if row not in snapshots]
             of_training = choice if len(trainings) == 1 else tuple(a or b for a, b in zip(choice, length, strict=True))
             if snapshots:
                 lines[of_training] = [*snapshots, *(finals if len(finals) == 1 else [])]
@@ -87,10 +80,9 @@ def _lines(table: Table, group: Group, measure: Measure) -> dict[str, list[Row]]
                 for row in finals:
                     own = choice if len(finals) == 1 else _without(table, row.choice, _BUDGETS)
                     lines.setdefault(own, []).append(row)
-    names = _names(list(lines))
     return {
         name: sorted(rows, key=lambda row: row.values[_MINUTES.name].mean)
-        for name, rows in zip(names, lines.values(), strict=True)
+        for name, rows in zip(_names(list(lines)), lines.values(), strict=True)
     }
 
 
@@ -111,28 +103,5 @@ def _names(choices: Sequence[Choice]) -> list[str]:
     return [" · ".join(choice[i] or "none" for i in places) for choice in choices]
 
 
-def _snapshots_and_finals(table: Table, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Of one training: its earlier moments, and its finished models, of which there are several where averages are compared."""
-    weights = {row.number: dict(zip(table.axes, row.choice, strict=True)).get(_WEIGHTS) for row in rows}
-    snapshots = [row for row in rows if is_snapshot(weights[row.number] or "")]
-    return snapshots, [row for row in rows if row not in snapshots]
-
-
 def _without(table: Table, choice: Choice, axes: Sequence[str]) -> Choice:
     return tuple(None if axis in axes else value for axis, value in zip(table.axes, choice, strict=True))
-
-
-def _is_curve(lines: dict[str, list[Row]]) -> bool:
-    return any(len({row.values[_MINUTES.name].mean for row in rows}) > 1 for rows in lines.values())
-
-
-def _series(name: str, rows: list[Row], measure: Measure, number: int) -> Series:
-    return Series(
-        name,
-        [row.values[_MINUTES.name].mean / _MINUTES.per_unit for row in rows],
-        [row.values[measure.name].mean for row in rows],
-        [row.values[measure.name].error for row in rows],
-        colour=number,
-        line=number,
-        rows=[row.number for row in rows],
-    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from diffusion_lab.report.lines import by_choice, by_look, ordinate, reads_as_number, series_of, sets_steps, values_of
 from diffusion_lab.report.panels import TRADE, Panel, Plot, Series
-from diffusion_lab.report.row_plots import by_look, reads_as_number, series_of, sets_steps, values_of
-from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.report.table import Group, Row, Table
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.store.options import short_names
 
@@ -14,7 +14,7 @@ _PRECISION, _RECALL = "precision", "recall"
 _BEST = "Towards the upper right corner samples are both as real and as diverse as the data."
 
 
-def trade_plots(table: Table, group: Group) -> list[Plot]:
+def plots(table: Table, group: Group) -> list[Plot]:
     """Precision against recall where both were measured of several rows; none otherwise.
 
     Rows that differ in the knob alone are one line, and each of its points says the knob's value. Without a knob rows are dots.
@@ -23,21 +23,20 @@ def trade_plots(table: Table, group: Group) -> list[Plot]:
     rows = [row for row in group.rows if _PRECISION in row.values and _RECALL in row.values]
     if len(rows) < 2 or not {_PRECISION, _RECALL} <= said.keys():
         return []
-    precision, recall = said[_PRECISION], said[_RECALL]
     knob = _knob(table, group)
     if knob is None:
-        series = [replace(one, dots=True) for one in by_look(table, group, rows, precision, _RECALL)]
+        series = [replace(one, dots=True) for one in by_look(table, group, rows, said[_PRECISION], _RECALL)]
         note = _BEST
     else:
-        series = _lines(table, rows, knob, precision)
+        series = _lines(table, rows, knob, said[_PRECISION])
         note = f"Numbers are the values of {short_names(table.axes)[knob]}. {_BEST}"
     return [
         Plot(
             key="precision_recall",
             heading=TRADE,
             name=_PRECISION,
-            x_label=_axis(recall),
-            y_label=_axis(precision),
+            x_label=ordinate(said[_RECALL]),
+            y_label=ordinate(said[_PRECISION]),
             panels=[Panel("", series)],
             note=note,
         )
@@ -55,9 +54,7 @@ def _knob(table: Table, group: Group) -> str | None:
 
 def _lines(table: Table, rows: list[Row], knob: str, precision: Measure) -> list[Series]:
     place = table.axes.index(knob)
-    parts: dict[Choice, list[Row]] = {}
-    for row in rows:
-        parts.setdefault((*row.choice[:place], *row.choice[place + 1 :]), []).append(row)
+    parts = by_choice(table, rows, [axis for axis in table.axes if axis != knob])
     differ = [i for i, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
     lines = []
     for number, (choice, part) in enumerate(parts.items()):
@@ -66,7 +63,3 @@ def _lines(table: Table, rows: list[Row], knob: str, precision: Measure) -> list
         line = series_of(part, precision, _RECALL, name, number, number)
         lines.append(replace(line, labels=[row.choice[place] or "none" for row in part]))
     return lines
-
-
-def _axis(measure: Measure) -> str:
-    return f"{measure.axis}, {measure.better} is better"
