@@ -38,8 +38,8 @@ from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule
+    from diffusion_lab.metrics.metric import Scores
     from diffusion_lab.metrics.reference import Reference
-    from diffusion_lab.metrics.score import Scores
     from diffusion_lab.metrics.sources import Source
     from diffusion_lab.metrics.stopwatch import TrainingCost
     from diffusion_lab.models.base import GenerativeModel

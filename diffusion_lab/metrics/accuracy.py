@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
 
 BATCH_SIZE = 256
 

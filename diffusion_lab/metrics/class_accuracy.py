@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Subject, View
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, Subject, View
 from diffusion_lab.metrics.reference import FeatureStatistics, Reference, UnmeasurableError
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import HIGH, SAMPLES, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.score import Scores
 
 MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte of float64
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,13 +31,10 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import BATCH_SIZE, UnmeasurableError, quantise
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture

@@ -10,22 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import CLASS
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import FeatureStatistics, Moments, Reference, UnmeasurableError, quantise
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, SampleStore, Shard, digest, rank, shards, share_out
 from diffusion_lab.metrics.stopwatch import Effort, PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.features import Features
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import LOW, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)

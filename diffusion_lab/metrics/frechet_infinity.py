@@ -27,20 +27,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 FEWEST_SAMPLES = 1000  # with fewer, the estimate is too uncertain
 _MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all

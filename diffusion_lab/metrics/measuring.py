@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.features import Pixels
@@ -24,9 +25,6 @@ from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
 
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]

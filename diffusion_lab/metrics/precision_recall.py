@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.data.splits import evenly_spaced
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import HIGH, REAL_IMAGES, SAMPLES, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 _MANIFOLDS = {
     "precision": "share of samples that look real",

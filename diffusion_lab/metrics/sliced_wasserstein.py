@@ -13,19 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import IMAGES, LOW, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 SMALLEST = 16  # pixels of the shorter side of the coarsest band, where an image has as many
 PATCH = 7
