@@ -77,7 +77,8 @@ class BitsBySteps(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         log_snrs_of(subject.model, 2)
-        longest = int(subject.model.process.num_timesteps)
+        process: Any = subject.model.process  # every family with log SNRs has one
+        longest = process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")

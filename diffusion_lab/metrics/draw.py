@@ -22,6 +22,7 @@ from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, SampleStore, Shard, digest, rank, shards, share_out
 from diffusion_lab.metrics.stopwatch import Effort, PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
@@ -94,7 +95,7 @@ class Samples:
 
 
 @contextmanager
-def ready(model: GenerativeModel, weights: str) -> Iterator[None]:
+def ready(model: TrainableModel, weights: str) -> Iterator[None]:
     """The model has these weights and drops nothing inside the block. ValueError if there are no such weights."""
     was_training = model.training
     with model.use_weights(weights):

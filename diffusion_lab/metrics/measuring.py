@@ -21,8 +21,8 @@ from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
 from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_out, silent, write_tensors
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file
 
@@ -35,7 +35,7 @@ LARGEST = 4096  # values an image, whose covariance takes 128 MB
 
 
 def batches_of(
-    model: GenerativeModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
+    model: TrainableModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """(x_0, y, indices) of the first images of a split, on the device of the model; y None for a model without classes."""
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
@@ -143,13 +143,14 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
         counts, means = images.class_means("train")
         covariance = _within(whole.n, covariance, counts, means - mean)
         mean, about = means, f"{about}, by class"
-    say_if_long(f"start=data_moments, of {pixels.dim:,} values an image,", 6.0 * pixels.dim**3)
     return DataMoments.from_covariance(mean, covariance, about)
 
 
 def check_classes(data: DataModule) -> None:
     """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
-    counts = data.class_shares("train") * data.num_train if data.clusters is None else data.clusters.counts
+    shares = data.class_shares("train")
+    assert shares is not None
+    counts = shares * data.num_train if data.clusters is None else data.clusters.counts
     fewest = int(counts.argmin())
     if counts[fewest].round() < 2:
         fix = "use start=noise" + ("" if data.clusters is None else ", or a smaller labels.num_clusters")

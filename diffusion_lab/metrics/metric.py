@@ -7,7 +7,7 @@ sees batches of one kind, which a bound, a time and a number of parameters are n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -144,7 +144,7 @@ class Scores:
     interpolation: Tensor | None = None
     reconstructions: Tensor | None = None
     nearest: Tensor | None = None
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
     sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)

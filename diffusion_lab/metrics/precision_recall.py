@@ -15,7 +15,6 @@ from torch import Tensor
 from diffusion_lab.data.splits import evenly_spaced
 from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import HIGH, REAL_IMAGES, SAMPLES, Measure
 
 _MANIFOLDS = {
@@ -43,8 +42,6 @@ class PrecisionRecall(FeatureMetric):
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
         names = [view.naming(name) for name in _MANIFOLDS]
-        dim = view.features.dim
-        say_if_long(f"precision and recall of {dim:,} features", float(n + len(as_many)) ** 2 * dim)
         hits = in_manifolds(view.drawn.vectors(), as_many, self.neighbours)
         for name, source, own in zip(names, (SAMPLES, REAL_IMAGES), hits, strict=True):
             scores.share(name, source, own)

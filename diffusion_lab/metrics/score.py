@@ -56,7 +56,8 @@ def score(
         ways = zip(_namings(features), found, references, strict=True)
         views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
         subject = Subject(source, data, views, settings, progress)
-        for metric in metrics:
+        for number, metric in enumerate(metrics):
+            progress("metrics", number, len(metrics))
             with scores.attempt(measure.name for measure in metric.measures(_namings(features))):
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
