@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.scoring import score_once, score_source
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
@@ -38,6 +37,8 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Load, score, show."""
+    from diffusion_lab.commands.scoring import score_once
+
     outputs = Path(cfg.outputs)
     if cfg.samples is not None:
         _score_given(cfg, outputs)
@@ -74,6 +75,8 @@ def to_score(
 
 def _score_given(cfg: DictConfig, outputs: Path) -> None:
     """Nothing is drawn, so one process does it, on one device."""
+    from diffusion_lab.commands.scoring import score_source
+
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
     with ranks(request) as here:

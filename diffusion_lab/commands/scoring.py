@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -24,6 +24,16 @@ from diffusion_lab.config.moments import read_training_progress
 from diffusion_lab.config.power_averages import profile_error
 from diffusion_lab.config.scores import build_features, build_metrics, run_of
 from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.pictures import may_fail, picture, png
+from diffusion_lab.metrics.copying import SHOWN
+from diffusion_lab.metrics.metric import Scores
+from diffusion_lab.metrics.reference import Reference, references_of
+from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.shards import broadcast_from_rank_zero, hold_together, rank
+from diffusion_lab.metrics.sources import PATH_IMAGES, Source, TrainedModel
+from diffusion_lab.metrics.stopwatch import TrainingCost
+from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import (
     ModelDirectory,
     RunDirectory,
@@ -34,19 +44,13 @@ from diffusion_lab.store.measures import STANDARD_ERROR, Measure, ends, read_mea
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
 
-if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.reference import Reference
-    from diffusion_lab.metrics.score import Scores
-    from diffusion_lab.metrics.sources import Source
-    from diffusion_lab.metrics.stopwatch import TrainingCost
-    from diffusion_lab.models.base import GenerativeModel
-
 # Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
-References = Callable[..., list["Reference"]]
+References = Callable[..., list[Reference]]
 
 
 def score_once(
@@ -62,11 +66,6 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.metrics.reference import references_of
-    from diffusion_lab.metrics.shards import rank
-    from diffusion_lab.metrics.sources import TrainedModel
-    from diffusion_lab.training.ema import default_weights
-
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
     if "branched_from" in training:
@@ -113,8 +112,6 @@ def _cost(
 
     guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
     """
-    from diffusion_lab.metrics.stopwatch import TrainingCost
-
     if wanted_length(weights) is not None:
         error = profile_error(directory, weights)
         text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
@@ -152,8 +149,6 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.metrics.shards import broadcast_from_rank_zero, hold_together, rank
-
     console = Terminal(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
@@ -196,8 +191,6 @@ def _say_scored(console: Console, run: RunDirectory) -> None:
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
-    from diffusion_lab.metrics.score import score
-
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
     sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
@@ -226,10 +219,6 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
-    from diffusion_lab.data.pictures import may_fail, picture, png
-    from diffusion_lab.metrics.copying import SHOWN
-    from diffusion_lab.metrics.sources import PATH_IMAGES
-
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]

@@ -10,8 +10,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.commands.accuracy import report_accuracy
-from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.config.branching import branch_point
 from diffusion_lab.config.build import (
     build_model,
@@ -37,8 +35,10 @@ def run(cfg: DictConfig) -> float | None:
 
     Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
     """
+    from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.quiet import quiet_lightning
+    from diffusion_lab.commands.scoring import score_once
     from diffusion_lab.config.trainer import check_training
     from diffusion_lab.metrics.shards import hold_together
     from diffusion_lab.models.base import GenerativeModel

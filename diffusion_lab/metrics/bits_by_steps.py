@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,10 @@ from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, 
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.settings import check_at_least
 from diffusion_lab.store.measures import LOW, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 SPACINGS: dict[str, Callable[[int], Spacing]] = {
     "even": EvenSpacing,
@@ -80,7 +77,8 @@ class BitsBySteps(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         log_snrs_of(subject.model, 2)
-        longest = int(subject.model.process.num_timesteps)
+        process: Any = subject.model.process  # every family with log SNRs has one
+        longest = process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")

@@ -5,22 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.metrics.measuring import batches_of
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.store.measures import ENTROPY, LOW, Measure
 
-if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.score import Scores
-
 
 @dataclass(frozen=True)
 class BitsPerDim(Metric):

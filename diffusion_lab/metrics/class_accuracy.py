@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.frechet_distance import frechet_distance
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Subject, View
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, Subject, View
 from diffusion_lab.metrics.reference import FeatureStatistics, Reference, UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import HIGH, SAMPLES, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.score import Scores
 
 MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte of float64
 
@@ -82,8 +77,6 @@ def class_distances(vectors: Tensor, y: Tensor, reference: Reference, split: str
         raise UnmeasurableError(f"{reference.data.name} has no class labels")
     if dim * min(num_classes * dim, reference.size(split)) > MAX_VALUES:
         raise UnmeasurableError(f"{num_classes} covariances of {dim} features each do not fit into memory")
-    each = min(dim, reference.size(split) // num_classes)
-    say_if_long(f"the distances of {num_classes} classes, of {dim:,} features,", 15.0 * num_classes * each**3)
     columns: dict[str, list[float]] = {"class": [], "distance": [], "num_samples": [], "num_reference": []}
     for label, real in reference.class_moments(split).items():
         mine = vectors[y.cpu() == label]

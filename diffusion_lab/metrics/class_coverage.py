@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.store.measures import HIGH, Measure, interval_of_share
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,13 +31,9 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import BATCH_SIZE, UnmeasurableError, quantise
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 PIXELS = "pixels"
 SHOWN = 12  # samples in the picture
@@ -214,9 +209,6 @@ def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, Ne
     """
     data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
     searches = _searches(subject, num_held_out)
-    compared = sum(search.of_samples.rows.numel() + search.of_held_out.rows.numel() for search in searches.values())
-    # float32, in half the time
-    say_if_long(f"the nearest of {total:,} training images", float(total) * (1 + data.flip) * compared / 2, device)
     with torch.no_grad():
         for x, _ in data.batches("train", BATCH_SIZE, limit=total):
             shown = quantise(x.to(device), data.num_levels)

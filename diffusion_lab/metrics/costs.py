@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.stopwatch import num_parameters
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)

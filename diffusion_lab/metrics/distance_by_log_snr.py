@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from diffusion_lab.metrics.frechet_distance import frechet_distance
 from diffusion_lab.metrics.measuring import batches_of
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import FeatureStatistics, UnmeasurableError, quantise
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store.measures import Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import CLASS
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import FeatureStatistics, Moments, Reference, UnmeasurableError, quantise
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, SampleStore, Shard, digest, rank, shards, share_out
 from diffusion_lab.metrics.stopwatch import Effort, PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.features import Features
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this
@@ -97,7 +95,7 @@ class Samples:
 
 
 @contextmanager
-def ready(model: GenerativeModel, weights: str) -> Iterator[None]:
+def ready(model: TrainableModel, weights: str) -> Iterator[None]:
     """The model has these weights and drops nothing inside the block. ValueError if there are no such weights."""
     was_training = model.training
     with model.use_weights(weights):

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.shards import Progress
-from diffusion_lab.models.base import Denoised, GenerativeModel
+from diffusion_lab.models.base import Denoised
 from diffusion_lab.store.measures import Measure
 
-if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.score import Scores
-
 _BLOCK = 4096  # training images at a time
 
 
@@ -47,11 +44,8 @@ class ErrorByLogSNR(Metric):
 
     def score(self, subject: Subject, scores: Scores) -> None:
         log_snrs = log_snrs_of(subject.model, self.num_points)
-        settings = subject.settings
         size = min(self.num_images, subject.data.num_trained_on)
-        errors, best = errors_by_log_snr(
-            subject.model, subject.data, settings.seed, log_snrs, size, self.batch_size, subject.progress
-        )
+        errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
         scores.curves["error_by_log_snr"] = {"log_snr": log_snrs, "velocity_mse": errors, "least_velocity_mse": best}
         excess, log_snr = max(
             ((error - least, log_snr) for error, least, log_snr in zip(errors, best, log_snrs, strict=True)),
@@ -64,13 +58,7 @@ class ErrorByLogSNR(Metric):
 
 @torch.no_grad()
 def errors_by_log_snr(
-    model: GenerativeModel,
-    data: DataModule,
-    seed: int,
-    log_snrs: Sequence[float],
-    num_images: int,
-    batch_size: int,
-    progress: Progress,
+    subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
 ) -> tuple[list[float], list[float]]:
     """(1 + SNR)·E‖x_0 − x̂_0‖²/D of the network, and of the best denoiser there is, on noised training images, a log SNR each.
 
@@ -79,6 +67,7 @@ def errors_by_log_snr(
     The best one is E[x_0|x_t] over the images that training shows, mirrored too where training mirrors them, and those of class y
     alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
     """
+    model, data, seed = subject.model, subject.data, subject.settings.seed
     looks: list[list[Denoised]] = [[] for _ in log_snrs]
     given = []
     for x_0, y, indices in batches_of(model, data, "train", batch_size, num_images):
@@ -91,7 +80,7 @@ def errors_by_log_snr(
     own = [torch.cat([look.x_0 for look in row]).cpu().double().flatten(1) for row in looks]
     x_t = torch.stack([torch.cat([look.x_t for look in row]).cpu().double().flatten(1) for row in looks])
     signal, noise = (torch.tensor([getattr(row[0], name) for row in looks]).double() for name in ("signal", "noise"))
-    best = posterior_mean(x_t, signal, noise, y, lambda: _training_images(data, progress))
+    best = posterior_mean(x_t, signal, noise, y, lambda: _training_images(data, subject.progress))
     factor = (1 + (signal / noise).square()).tolist()
     errors, least = (
         [scale * float((x_0 - row).square().mean()) for scale, row in zip(factor, rows, strict=True)]

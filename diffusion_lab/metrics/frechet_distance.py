@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
 from diffusion_lab.metrics.reference import Moments, UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import LOW, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,6 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     mean_a, mean_b = a.mean.reshape(-1).double(), b.mean.reshape(-1).double()
     if mean_a.shape != mean_b.shape:
         raise ValueError(f"the two sets of features have {mean_a.numel()} and {mean_b.numel()} dimensions")
-    say_if_long(f"the Fréchet distance of {mean_a.numel():,} features", _multiplications(a, b))
     factor_a, factor_b = _factor(a), _factor(b)
     cross = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
     spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross
@@ -77,21 +70,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 def _factor(moments: Moments) -> Tensor:
     """L (D, rank) with L L^T = Σ. Eigenvalues below Σ's own rounding are its null space: their roots would be noise."""
-    known = moments.factor if moments.covariance is None else moments.covariance
-    if not known.isfinite().all():
+    if not moments.known.isfinite().all():
         raise UnmeasurableError("the features are not finite")
     if moments.covariance is None:
-        return known.double()
-    covariance = known.double().reshape(-1, round(known.numel() ** 0.5))
+        return moments.known.double()
+    covariance = moments.covariance.double().reshape(-1, round(moments.covariance.numel() ** 0.5))
     eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     rounding = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
     kept = eigenvalues > rounding
     return eigenvectors[:, kept] * eigenvalues[kept].sqrt()
-
-
-def _multiplications(a: Moments, b: Moments) -> float:
-    """Approximate multiplications of the distance: an eigendecomposition costs about 6 products, singular values 3 to 6."""
-    dim = a.mean.numel()
-    ranks = [dim if part.covariance is not None else part.factor.shape[1] for part in (a, b)]
-    dense = sum(6.0 * dim**3 for part in (a, b) if part.covariance is not None)
-    return dense + float(dim) * ranks[0] * ranks[1] + 6.0 * min(ranks) ** 2 * max(ranks)

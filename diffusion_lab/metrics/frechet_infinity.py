@@ -27,20 +27,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, Measure, ends
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 FEWEST_SAMPLES = 1000  # with fewer, the estimate is too uncertain
 _MOST_VALUES = 2**25  # of the reference's features: beyond that some of its images represent all
@@ -111,8 +105,6 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
         raise UnmeasurableError(f"needs at least two samples and two real images, got {len(x)} and {len(y)}")
     if not x.isfinite().all() or not y.isfinite().all():
         raise UnmeasurableError("the features are not finite")
-    what, (long, side) = f"the Fréchet distance of {x.shape[1]:,} features at n = ∞", sorted(y.shape, reverse=True)
-    say_if_long(f"whether there are enough images for {what}", float(side) ** 2 * (long + 2 * side), x.device)
     rank = _rank(y - y.mean(0))
     needed = _PER_FEATURE * rank
     if min(len(x), len(y)) < needed:
@@ -120,7 +112,6 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
             f"needs {needed} samples and as many real images, four for each of {rank} features that vary, "
             f"got {len(x)} and {len(y)}"
         )
-    say_if_long(what, 60.0 * side**3, x.device)  # ten eigendecompositions
     whole = _expand(x, y)
     if whole.distance < _SAME * abs(whole.distance - whole.corrected):
         raise UnmeasurableError("samples and real images are the same, but they must be independent")
@@ -138,7 +129,8 @@ def frechet_at_infinity(samples: Tensor, reference: Tensor, confidence: float = 
     at_zero = (1 - share / 2) * slope * max(bias, 0.0) / 2 + share / 2 * whole.pair_variance()
     low, high = _interval(distance, slope, at_zero, float(ndtri((1 + confidence) / 2)))
     poor = abs(further) > _POOR * abs(whole.distance - whole.corrected)
-    return AtInfinity(distance, low, high, bias, *(side.influence() for side in whole.sides), poor)
+    of_samples, of_reference = (side.influence() for side in whole.sides)
+    return AtInfinity(distance, low, high, bias, of_samples, of_reference, poor)
 
 
 def _interval(centre: float, slope: float, at_zero: float, z: float) -> tuple[float, float]:

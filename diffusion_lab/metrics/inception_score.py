@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-from diffusion_lab.metrics.metric import FeatureMetric, Naming
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import HIGH, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 
 @dataclass(frozen=True)

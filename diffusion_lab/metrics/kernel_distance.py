@@ -9,21 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from diffusion_lab.data.order import evenly_spaced
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import LOW, REAL_IMAGES, SAMPLES, STANDARD_ERROR, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 _MOST_ROWS = 2048  # of each side, whose pairs say how uncertain a kernel distance is
 
@@ -57,8 +51,6 @@ class KernelDistance(FeatureMetric):
             "subset_size": size,
             "num_reference": len(view.some_real),
         }
-        dim, pairs = view.features.dim, 3 * self.num_subsets * size**2 + (2 * _MOST_ROWS) ** 2
-        say_if_long(f"the kernel distance of {dim:,} features", float(pairs) * dim)
         found = kernel_distance(view.drawn.vectors(), view.some_real, self.num_subsets, size, view.settings.seed)
         scores.record(self._name(view.naming), found)
         self._spread(view, scores)

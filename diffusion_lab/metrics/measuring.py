@@ -10,24 +10,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.features import Pixels
 from diffusion_lab.metrics.reference import Reference, UnmeasurableError
 from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_out, silent, write_tensors
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.places import shard_file
 
-if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time
@@ -37,7 +36,7 @@ LARGEST = 4096  # values an image, whose covariance takes 128 MB
 
 
 def batches_of(
-    model: GenerativeModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
+    model: TrainableModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
     """(x_0, y, indices) of the first images of a split, on the device of the model; y None for a model without classes."""
     for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
@@ -145,13 +144,14 @@ def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progre
         counts, means = images.class_means("train")
         covariance = _within(whole.n, covariance, counts, means - mean)
         mean, about = means, f"{about}, by class"
-    say_if_long(f"start=data_moments, of {pixels.dim:,} values an image,", 6.0 * pixels.dim**3)
     return DataMoments.from_covariance(mean, covariance, about)
 
 
 def check_classes(data: DataModule) -> None:
     """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
-    counts = data.class_shares("train") * data.num_train if data.clusters is None else data.clusters.counts
+    shares = data.class_shares("train")
+    assert shares is not None
+    counts = shares * data.num_train if data.clusters is None else data.clusters.counts
     fewest = int(counts.argmin())
     if counts[fewest].round() < 2:
         fix = "use start=noise" + ("" if data.clusters is None else ", or a smaller labels.num_clusters")

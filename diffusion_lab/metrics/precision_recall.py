@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.data.order import evenly_spaced
-from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Need, Scores, View
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import HIGH, REAL_IMAGES, SAMPLES, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.metric import View
-    from diffusion_lab.metrics.score import Scores
 
 _MANIFOLDS = {
     "precision": "share of samples that look real",
@@ -48,8 +42,6 @@ class PrecisionRecall(FeatureMetric):
         as_many = some[evenly_spaced(len(some), min(n, len(some)))]
         scores.protocol["precision_recall"] = {"neighbours": self.neighbours, "num_reference": len(as_many)}
         names = [view.naming(name) for name in _MANIFOLDS]
-        dim = view.features.dim
-        say_if_long(f"precision and recall of {dim:,} features", float(n + len(as_many)) ** 2 * dim)
         hits = in_manifolds(view.drawn.vectors(), as_many, self.neighbours)
         for name, source, own in zip(names, (SAMPLES, REAL_IMAGES), hits, strict=True):
             scores.share(name, source, own)

@@ -16,22 +16,22 @@ none. With fewer vectors than features Σ is never formed: the centred vectors a
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.data.base import DataModule
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
 
-if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.features import Features
-
 BATCH_SIZE = 256
 RECIPE = 1  # raise it when the same key would give other numbers
 
@@ -106,11 +106,12 @@ class Reference:
         """
 
         def compute() -> dict[str, Tensor]:
-            statistics = [FeatureStatistics(self.features.dim) for _ in range(self.data.num_classes)]
+            statistics = defaultdict[int, FeatureStatistics](lambda: FeatureStatistics(self.features.dim))
             for vectors, y in self._encode(split, None):
+                assert y is not None
                 for label in y.unique().tolist():
                     statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
-            found = {label: s.compute().tensors() for label, s in enumerate(statistics) if s.n >= 2}
+            found = {label: s.compute().tensors() for label, s in statistics.items() if s.n >= 2}
             if not found:
                 raise UnmeasurableError(f"no class has two images in {split}")
             return {f"{label}.{name}": value for label, tensors in found.items() for name, value in tensors.items()}
@@ -125,9 +126,10 @@ class Reference:
         """How many images of the split each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
 
         def compute() -> dict[str, Tensor]:
-            counts = torch.zeros(self.data.num_classes, dtype=torch.float64)
+            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             sums = counts.new_zeros(len(counts), self.features.dim)
             for vectors, y in self._encode(split, None):
+                assert y is not None
                 counts += y.bincount(minlength=len(counts))
                 sums.index_add_(0, y, vectors.cpu().double())
             return {"n": counts, "mean": sums / counts[:, None]}
@@ -209,9 +211,16 @@ class Moments(NamedTuple):
     covariance: Tensor | None
     factor: Tensor | None = None
 
+    @property
+    def known(self) -> Tensor:
+        """The one of Σ and L that is set."""
+        known = self.factor if self.covariance is None else self.covariance
+        assert known is not None
+        return known
+
     def dense(self) -> Tensor:
         """Σ (D, D), whatever n is."""
-        return self.factor @ self.factor.T if self.covariance is None else self.covariance
+        return self.known @ self.known.T if self.covariance is None else self.covariance
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are set, on the CPU, by name."""
@@ -220,7 +229,7 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Moments:
         """The inverse of `tensors`."""
-        return cls(**{"covariance": None, **tensors})
+        return cls(tensors["n"], tensors["mean"], tensors.get("covariance"), tensors.get("factor"))
 
 
 def merge(parts: Tensor) -> Tensor:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
+from diffusion_lab.diffusion import ScheduleAdvice
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.diffusion import GaussianDiffusion, ScheduleAdvice
-    from diffusion_lab.metrics.score import Scores
 
 _LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
 
@@ -71,7 +68,7 @@ class StepAdvice(Metric):
             scores.details["advised_steps"] += _where_distance_arises(found)
 
 
-def _advice(process: GaussianDiffusion, advice: ScheduleAdvice) -> str:
+def _advice(process: Any, advice: ScheduleAdvice) -> str:
     """The options to type."""
     if advice.gain <= 0:
         return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"

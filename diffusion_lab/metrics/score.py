@@ -12,30 +12,21 @@ A number that does not exist (no likelihood, too few images, samples that are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.draw import KEPT_IMAGES
-from diffusion_lab.metrics.metric import Metric, Naming, Subject, View
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
 from diffusion_lab.metrics.reference import Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import Progress, silent
 from diffusion_lab.metrics.sources import Source
-from diffusion_lab.store.measures import Measure, ends, interval_of_share
+from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.features import Features
-
-MOST_BLOCKS = 50
 
 
 def score(
@@ -65,7 +56,8 @@ def score(
         ways = zip(_namings(features), found, references, strict=True)
         views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
         subject = Subject(source, data, views, settings, progress)
-        for metric in metrics:
+        for number, metric in enumerate(metrics):
+            progress("metrics", number, len(metrics))
             with scores.attempt(measure.name for measure in metric.measures(_namings(features))):
                 _check_needs(metric, subject)
                 metric.score(subject, scores)
@@ -129,75 +121,3 @@ def _protocol(subject: Subject) -> dict[str, Any]:
         },
         "versions": versions(),
     }
-
-
-@dataclass
-class Scores:
-    """values: finite numbers by name. protocol, curves: plain JSON. samples: the first ones drawn, float32 on the CPU.
-    sources: of a value, by name, what makes it uncertain, each with the means of `MOST_BLOCKS` blocks of what its images add to the
-    value's error: the standard error of their mean is the error, and blocks of two scores with the same images are paired.
-    measures: what the values mean; details: what has to be known of one of them besides, by name.
-    interpolation: PATHS ways of PATH_IMAGES images from one sample to another, one after the other; of images only.
-    reconstructions: real images, each before its reconstruction; of images only, and where the family has encoders.
-    nearest: as `copying.nearest_picture` makes it; of images only, and where it was measured."""
-
-    values: dict[str, float] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=lambda: {"absent": {}})
-    samples: Tensor = field(default_factory=lambda: torch.empty(0))
-    interpolation: Tensor | None = None
-    reconstructions: Tensor | None = None
-    nearest: Tensor | None = None
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    measures: list[Measure] = field(default_factory=list)
-    details: dict[str, str] = field(default_factory=dict)
-    sources: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def record(self, name: str, value: float | None, reason: str = "not measured") -> None:
-        """A finite value is kept; any other is replaced by the reason."""
-        if value is not None and isfinite(value):
-            self.values[name] = value
-        else:
-            self.protocol["absent"][name] = reason if value is None else f"the result is {value}"
-
-    @contextmanager
-    def attempt(self, names: Iterable[str]) -> Iterator[None]:
-        """The block records these values; those that it could not measure have the reason, if it raises UnmeasurableError."""
-        names = list(names)
-        try:
-            yield
-        except UnmeasurableError as error:
-            for name in names:
-                if name not in self.values:
-                    self.record(name, None, str(error))
-
-    def spread(self, name: str, source: str, influence: Tensor) -> None:
-        """The value `name` is uncertain because of `source`: image i adds influence[i] (n,) to it, less the mean of all, over n."""
-        self.sources.setdefault(name, {})[source] = blocks(influence)
-
-    def share(self, name: str, source: str, hits: Tensor) -> None:
-        """The share of images of `source` that are hits (n,), with its 95 % interval."""
-        self.record(name, float(hits.double().mean()))
-        self.values |= dict(zip(ends(name), interval_of_share(int(hits.sum()), len(hits)), strict=True))
-        self.spread(name, source, hits.double())
-
-    def describe(self, measures: Iterable[Measure]) -> None:
-        """Keep the descriptions of the values that exist, or that are absent for a reason."""
-        known = self.values.keys() | self.protocol["absent"].keys()
-        self.measures += [
-            replace(measure, detail=self.details.get(measure.name, "")) for measure in measures if measure.name in known
-        ]
-
-    def content(self) -> dict[str, Any]:
-        """values, protocol, curves, measures and sources, as metrics.json keeps them."""
-        described = [asdict(measure) for measure in self.measures]
-        return {"values": self.values, "protocol": self.protocol, "curves": self.curves, "measures": described} | (
-            {"sources": self.sources} if self.sources else {}
-        )
-
-
-def blocks(influence: Tensor) -> list[float]:
-    """(n,) -> sums over every k-th image, over n/k: numbers whose mean is 0 and whose standard error is that of the mean of all."""
-    centred = (influence - influence.mean()).double().cpu()
-    count = min(MOST_BLOCKS, len(centred))
-    sums = torch.zeros(count, dtype=torch.float64)
-    return (sums.index_add(0, torch.arange(len(centred)) % count, centred) * (count / len(centred))).tolist()

@@ -13,19 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from diffusion_lab.metrics.metric import Metric, Naming, Need, Subject
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
-from diffusion_lab.metrics.stopwatch import say_if_long
 from diffusion_lab.store.measures import IMAGES, LOW, Measure
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.score import Scores
 
 SMALLEST = 16  # pixels of the shorter side of the coarsest band, where an image has as many
 PATCH = 7
@@ -67,9 +62,6 @@ class SlicedWasserstein(Metric):
         real = _images(subject, settings.reference, size)
         held_out = _images(subject, settings.held_out_split, min(size, view.num_held_out))
         scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
-        sorted_numbers = 2.0 * (size + len(held_out)) * self.patches * projections(subject.data.shape)
-        # sorting one takes as long as about 1,800 multiplications, and the matrix products much less
-        say_if_long("the sliced Wasserstein distance", 1800 * sorted_numbers)
         bands = sliced_wasserstein(samples[:size], real, self.patches, settings.seed)
         scores.record(names[0], _mean(bands))
         by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
@@ -114,11 +106,6 @@ def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[st
         first, second = (normalised(sampled_patches(band, patches, generator)) for band in (ours, theirs))
         found[f"{ours.shape[-2]}x{ours.shape[-1]}"] = SCALE * _distance(first, second, generator)
     return found
-
-
-def projections(shape: Sequence[int]) -> int:
-    """How many directions a patch of images of this shape, (C, H, W), is projected on, over all bands."""
-    return _REPEATS * _DIRECTIONS * len(laplacian_pyramid(torch.zeros(1, *shape)))
 
 
 def laplacian_pyramid(x: Tensor) -> list[Tensor]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.base import DataModule
 from diffusion_lab.data.order import fixed_rest, fixed_subset
 from diffusion_lab.metrics.draw import Samples, draw_for_score, num_kept, ready
+from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.reference import Moments, Need, Reference, references_of
 from diffusion_lab.metrics.settings import Evaluation
@@ -25,7 +27,6 @@ from diffusion_lab.models.base import GenerativeModel
 if TYPE_CHECKING:
     from diffusion_lab.data.in_memory import OneSet
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.metrics.features import Features
 
 PATHS, PATH_IMAGES = 4, 8  # ways between samples, images of each
 PAIRS = 32  # real images, each beside its reconstruction

@@ -1,20 +1,15 @@
-"""Time and memory: measured where a model draws, and estimated before a long computation."""
+"""What a model costs: time, memory, parameters."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from time import perf_counter
 
 import torch
 from torch import nn
-
-LONG = 20.0  # seconds; a longer computation is announced
-_SIDE = 768  # of the matrices whose product is timed, for the speed of this machine
 
 
 @dataclass(frozen=True)
@@ -108,23 +103,3 @@ class PeakMemory:
         unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
         return peak, "largest resident size of the process since it started"
-
-
-def say_if_long(what: str, multiplications: float, device: torch.device | str = "cpu") -> None:
-    """Warn of the estimated time of so many float64 multiplications on this CPU, if it is longer than LONG."""
-    if multiplications < 1e10 or torch.device(device).type != "cpu":  # seconds on any machine
-        return
-    seconds = multiplications / _per_second()
-    if seconds > LONG:
-        time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-        logging.getLogger(__name__).warning(f"{what} takes about {time}")
-
-
-@cache
-def _per_second() -> float:
-    matrix = torch.ones(_SIDE, _SIDE, dtype=torch.float64)
-    matrix @ matrix  # the first product starts threads
-    start = perf_counter()
-    for _ in range(4):
-        matrix @ matrix
-    return 4 * _SIDE**3 / (perf_counter() - start)

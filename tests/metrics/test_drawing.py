@@ -11,8 +11,9 @@ from torch import distributed
 
 from diffusion_lab.metrics import draw as drawing
 from diffusion_lab.metrics.draw import KEPT_IMAGES, Samples, Stream, draw_once
+from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.reference import UnmeasurableError, references_of
-from diffusion_lab.metrics.score import Scores, score
+from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import SampleStore
 from diffusion_lab.metrics.sources import TrainedModel

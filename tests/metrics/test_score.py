@@ -213,6 +213,7 @@ def test_progress_is_told(tmp_path):
         "features of train images",
         "features of test images",
         "samples",
+        "metrics",
         "likelihood of test images",
     }
 

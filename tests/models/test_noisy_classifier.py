@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion_lab.commands.accuracy import accuracy_by_timestep
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, LossAwareTimesteps, StratifiedTimesteps
-from diffusion_lab.metrics.accuracy import accuracy_by_timestep
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.optimization import Constant, Optimization

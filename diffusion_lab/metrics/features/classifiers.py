@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from diffusion_lab.metrics.features import Features, WeightsError
+from diffusion_lab.metrics.features import Features, WeightsError, channels_last
 
 FOLDER = Path(__file__).parents[1] / "weights"
 
@@ -66,17 +66,17 @@ class Classifier(ShippedClassifier):
         channels = shape[0]
         self.stages = nn.ModuleList()
         for widths in stages:
-            self.stages.append(nn.ModuleList())
-            for width in widths:
-                self.stages[-1].append(nn.Conv2d(channels, width, 3, padding=1))
-                channels = width
+            inputs = [channels, *widths[:-1]]
+            pairs = zip(inputs, widths, strict=True)
+            self.stages.append(nn.ModuleList(nn.Conv2d(before, width, 3, padding=1) for before, width in pairs))
+            channels = widths[-1]
         self.hidden = nn.Linear(channels, num_features)
         self.output = nn.Linear(num_features, num_classes)
 
     def maps(self, x: Tensor) -> Tensor:
         for i, stage in enumerate(self.stages):
             x = F.max_pool2d(x, 2) if i else x
-            for convolution in stage:
+            for convolution in stage.children():
                 x = F.relu(convolution(x))
         return x
 
@@ -131,7 +131,7 @@ def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier
     weights, card = read_shipped(name, folder)
     classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
     classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
-    return classifier.requires_grad_(False).eval().to(memory_format=torch.channels_last), card["sha256"]
+    return channels_last(classifier.requires_grad_(False).eval()), card["sha256"]
 
 
 def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any]]:

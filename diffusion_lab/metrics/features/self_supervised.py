@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.features import Features, WeightsError
+from diffusion_lab.metrics.features import Features, WeightsError, channels_last
 from diffusion_lab.metrics.features.classifiers import FOLDER, read_shipped
 from diffusion_lab.store.records import RunError, read_bytes
 
@@ -88,14 +89,16 @@ def shifted(x: Tensor, max_shift: int, generator: torch.Generator, fill: float |
 
 def add_batch_norms(stages: nn.ModuleList) -> None:
     """Insert a batch norm after each convolution, for training."""
+    convolution: Any
     for i, convolution in enumerate(stages):
         stages[i] = nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels))
 
 
 def fold_batch_norms(stages: nn.ModuleList) -> None:
     """Fold batch norms into the convolutions before them, so that features do not depend on the mode. Only in eval mode."""
-    for i, (convolution, batch_norm) in enumerate(stages):
-        stages[i] = fuse_conv_bn_eval(convolution, batch_norm)
+    pair: Any
+    for i, pair in enumerate(stages):
+        stages[i] = fuse_conv_bn_eval(*pair)
 
 
 def train_encoder(
@@ -127,7 +130,7 @@ def train_encoder(
             *(nn.BatchNorm1d(_EMBEDDING), nn.ReLU(), nn.Linear(_EMBEDDING, _EMBEDDING)),
         )
     add_batch_norms(encoder.stages)
-    encoder.train().to(memory_format=torch.channels_last)
+    channels_last(encoder.train())
     optimizer = torch.optim.AdamW([*encoder.parameters(), *expander.parameters()], weight_decay=weight_decay)
     lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_lr, total_steps=max(2, num_steps))
     for step, (x, _) in enumerate(itertools.islice(data.train_dataloader(), num_steps), start=1):
@@ -168,7 +171,7 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path} holds no features that `diffusion-lab features` trained") from error
     identity = hashlib.sha256(content).hexdigest()
-    return encoder.requires_grad_(False).eval().to(memory_format=torch.channels_last), identity
+    return channels_last(encoder.requires_grad_(False).eval()), identity
 
 
 class SelfSupervisedFeatures(Features):
