@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from rich.table import Table
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.measuring import batches_of

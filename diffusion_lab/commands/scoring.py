@@ -24,7 +24,7 @@ from diffusion_lab.config.moments import read_training_progress
 from diffusion_lab.config.power_averages import profile_error
 from diffusion_lab.config.scores import build_features, build_metrics, run_of
 from diffusion_lab.config.tracking import tracked_score
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
@@ -48,7 +48,6 @@ from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
 
-    from diffusion_lab.data.module import DataModule
 # Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
 References = Callable[..., list[Reference]]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.noise import derive_seed
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
@@ -17,7 +17,6 @@ from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.store.measures import ENTROPY, LOW, Measure
 
-    from diffusion_lab.data.module import DataModule
 
 @dataclass(frozen=True)
 class BitsPerDim(Metric):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
@@ -16,7 +16,6 @@ from diffusion_lab.metrics.shards import Progress
 from diffusion_lab.models.base import Denoised
 from diffusion_lab.store.measures import Measure
 
-    from diffusion_lab.data.module import DataModule
 _BLOCK = 4096  # training images at a time
 
 

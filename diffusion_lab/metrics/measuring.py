@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import DataMoments
 from diffusion_lab.metrics.draw import ready
 from diffusion_lab.metrics.features import Pixels
@@ -26,7 +26,6 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.places import shard_file
 
-    from diffusion_lab.data.module import DataModule
 # (x_0, y, seed, indices) -> (B, …) by name
 Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time

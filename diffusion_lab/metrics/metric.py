@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.metrics.draw import Samples
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import Moments, Need, Reference, UnmeasurableError

@@ -25,13 +25,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion.levels import from_levels, to_levels
-from diffusion_lab.data.base import DataModule
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
 
-    from diffusion_lab.data.module import DataModule
 BATCH_SIZE = 256
 RECIPE = 1  # raise it when the same key would give other numbers
 

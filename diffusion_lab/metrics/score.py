@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail
 from diffusion_lab.metrics.draw import KEPT_IMAGES
 from diffusion_lab.metrics.features import Features

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-    from diffusion_lab.data.module import DataModule
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.order import fixed_rest, fixed_subset
 from diffusion_lab.metrics.draw import Samples, draw_for_score, num_kept, ready
 from diffusion_lab.metrics.features import Features

@@ -30,6 +30,7 @@ from diffusion_lab.diffusion import (
     step_costs,
     variational_bound,
 )
+from diffusion_lab.diffusion.regressed import log_residual
 from diffusion_lab.networks import MLP
 
 from .oracles import ExactNetwork, GaussianData, MixtureData, OptimalVariance, SigmaPoints, steps
@@ -233,7 +234,7 @@ def test_a_head_comes_nearer_to_the_residual():
 
     def off(head):
         _, v = reverse_of(process, data, error, head).evaluate(process, x_t, t)
-        return float((Regressed().log_residual(process, x_t, t, v) - right).square().mean().sqrt())
+        return float((log_residual(process, x_t, t, v) - right).square().mean().sqrt())
 
     heads = [trained_head(process, data, num_steps, error) for num_steps in (0, 40, 250)]
     distances = [off(head) for head in heads]
