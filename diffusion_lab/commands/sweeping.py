@@ -19,7 +19,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.commands.report import show
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
@@ -106,7 +105,7 @@ def sweep(
         if config.score:
             from diffusion_lab.report.make import make_report
 
-            console.print(f"report {make_report(directory, show=show)}")
+            console.print(f"report {make_report(directory, show=True)}")
             track_report(config, directory, directory.report)
         if failures:
             raise RunError(_list_of(failures, plan, directory))
