@@ -87,7 +87,8 @@ def sweep(
             return
         swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
         created = datetime.now().isoformat(timespec="seconds")
-        directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
+        about = {"name": name, "command": arguments, "axes": swept, "created": created, "score": config.score}
+        directory.write_sweep(sweep_content(plan, evaluation_seed=evaluation_seed, **about))
         clear(directory.cancelled)
         if plan.jobs and not wait:
             forget_failures(plan.work)
