@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
@@ -76,14 +75,10 @@ def run(cfg: DictConfig) -> None:
 
 def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
+    from diffusion_lab.commands.scoring import progress_bar
     from diffusion_lab.metrics.reference import references_of
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task("features")
-
-        def progress(_: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(Terminal()) as progress:
         (reference,) = references_of(data, [features], cache, device, progress)
         moments = reference.moments(split)
     suffix = features.moments_suffix
