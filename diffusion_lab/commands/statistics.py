@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,8 +19,7 @@ from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
 
 
@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"split={cfg.split}: choose train or test")
     check_at_least(1, cfg, "num_images")
     to = Path(cfg.to)
-    if to.suffix not in _WRITERS:
+    if to.suffix not in (".npz", ".pt"):
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
@@ -61,9 +61,7 @@ def run(cfg: DictConfig) -> None:
         arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
         parts.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
-    content = io.BytesIO()
-    _WRITERS[to.suffix](content, arrays)
-    write_whole(to, content.getvalue())
+    write_whole(to, _written(to.suffix, arrays))
     console = Terminal()
     console.print(f"statistics  {to}  ({'; '.join(parts)})")
     if chosen and chosen[0].metric_name != "fid":
@@ -85,22 +83,17 @@ def _moments(data: DataModule, features: Features, split: str, cache: Path, devi
     return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.dense().numpy()}
 
 
-def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
-    import numpy as np
-
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _torch(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
-    """mu in float32, as torch-fidelity computes it: it compares no means of two types."""
+def _written(suffix: str, arrays: dict[str, np.ndarray]) -> bytes:
+    """An npz, or, for torch-fidelity, a .pt with mu in float32, as it computes it: it compares no means of two types."""
     import torch
 
-    torch.save(
-        {name: array.astype("float32" if array.ndim == 1 else "float64") for name, array in arrays.items()}, file
-    )
-
-
-_WRITERS = {".npz": _npz, ".pt": _torch}
+    content = io.BytesIO()
+    if suffix == ".npz":
+        np.savez(content, **arrays)  # type: ignore[arg-type]  # names of arrays may be those of its options
+    else:
+        kinds = {name: "float32" if array.ndim == 1 else "float64" for name, array in arrays.items()}
+        torch.save({name: array.astype(kinds[name]) for name, array in arrays.items()}, content)
+    return content.getvalue()
 
 
 def _images(data: DataModule, split: str, count: int) -> np.ndarray:
