@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from diffusion_lab.config.drawing import GROUPS, chosen_model
+from diffusion_lab.config.loading import trained_data, with_trained_choices
 from diffusion_lab.config.measured import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.trained import trained_data, with_trained_choices
 from diffusion_lab.store import ModelDirectory, cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.terminal import Terminal

@@ -19,19 +19,19 @@ from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
-from diffusion_lab.config.outputs import name_folders
-from diffusion_lab.config.overrides import as_options
-from diffusion_lab.config.ranks import request_of
-from diffusion_lab.config.trained import (
+from diffusion_lab.config.loading import (
     load_model,
     model_dir_of,
     trained_config,
     trained_data,
     with_trained_choices,
 )
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.outputs import name_folders
+from diffusion_lab.config.overrides import as_options
 from diffusion_lab.config.working_directory import own_configs
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.training.ranks import request_of
 
 if TYPE_CHECKING:
     from torch import Tensor

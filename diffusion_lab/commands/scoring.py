@@ -20,10 +20,9 @@ from diffusion_lab.config.build import plain_config, sampling_identity
 from diffusion_lab.config.heads import needed_head
 from diffusion_lab.config.measured import use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.moments import read_training_progress
-from diffusion_lab.config.power_averages import profile_error
 from diffusion_lab.config.scores import build_features, build_metrics, run_of
 from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.config.weights import profile_error, read_training_progress
 from diffusion_lab.store import (
     ModelDirectory,
     RunDirectory,
@@ -61,10 +60,10 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.metrics.ranks import rank
     from diffusion_lab.metrics.reference import references_of
     from diffusion_lab.metrics.trained import TrainedModel
     from diffusion_lab.training.ema import default_weights
+    from diffusion_lab.training.ranks import rank
 
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
@@ -151,7 +150,7 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.metrics.ranks import broadcast_from_rank_zero, hold_together, rank
+    from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
 
     console = Terminal(quiet=quiet or rank() > 0)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.utils import get_class
 from torch import Tensor
 
-from diffusion_lab.config.trained import build_trained, load_config, settled
+from diffusion_lab.config.loading import build_trained, load_config, settled
 from diffusion_lab.diffusion import ClassifierGuidance, Schedule
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.models.noisy_classifier import NoisyClassifier

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.build import CODE, training_fingerprint
+from diffusion_lab.config.loading import read_config
 from diffusion_lab.config.strangers import check_targets, targets
-from diffusion_lab.config.trained import read_config
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError
 from diffusion_lab.store.fingerprints import TRAINING, training_part
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffusion_lab.config.editing import Edit, wanted_edit
+from diffusion_lab.config.loading import load_model, trained_config, trained_data
 from diffusion_lab.config.measured import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.trained import load_model, trained_config, trained_data
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.foreign import RunError
 
@@ -92,7 +92,7 @@ class Drawing:
         import torch
         from rich.progress import track
 
-        from diffusion_lab.metrics.ranks import gather_to_rank_zero, num_ranks, rank
+        from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
         sample = edit.draw if edit else self.model.sample if self.x_T is None else partial(self._sample_from, self.x_T)
         size = min(self.cfg.batch_size, ceil(len(indices) / num_ranks()))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from diffusion_lab.config.loading import trained_data
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.trained import trained_data
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -72,7 +72,7 @@ def _beside(directory: ModelDirectory) -> list[ModelDirectory]:
 
 
 def _how(directory: ModelDirectory, weights: str) -> str:
-    from diffusion_lab.config.trained import load_config
+    from diffusion_lab.config.loading import load_config
 
     try:
         choices, conditional = directory.read_choices(), load_config(directory).get("conditional") is True
@@ -87,7 +87,7 @@ def _how(directory: ModelDirectory, weights: str) -> str:
 def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
     """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
     reads v."""
-    from diffusion_lab.config.trained import build_trained, load_config, settled
+    from diffusion_lab.config.loading import build_trained, load_config, settled
     from diffusion_lab.models.trainable import RAW
     from diffusion_lab.training.ema import default_weights
 

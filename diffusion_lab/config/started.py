@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.config.starting import start_files
-from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.unguided import unguided
 from diffusion_lab.store import ModelDirectory
 

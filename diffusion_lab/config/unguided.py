@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hydra.utils import get_class
 
-from diffusion_lab.config.trained import build_trained, load_config, settled
+from diffusion_lab.config.loading import build_trained, load_config, settled
 from diffusion_lab.store import ModelDirectory
 
 if TYPE_CHECKING:

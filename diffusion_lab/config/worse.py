@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_lab.config.trained import load_weights
 from diffusion_lab.config.unguided import unguided
+from diffusion_lab.config.weights import load_weights
 from diffusion_lab.diffusion import Autoguidance, Schedule, Worse
 from diffusion_lab.diffusion.intervals import Interval
 from diffusion_lab.store import ModelDirectory

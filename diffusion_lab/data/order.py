@@ -10,6 +10,7 @@ it would have seen.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 import torch
@@ -45,12 +46,9 @@ class BatchOrder:
                 mirrored[here] = coins[places[here]]
         return torch.from_numpy(indices), torch.from_numpy(mirrored)
 
-    def batches_from(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch(start)`, `batch(start + 1)`, … without end."""
-        k = start
-        while True:
-            yield self.batch(k)
-            k += 1
+    def batches_from(self, start: int, cycle: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch(start)`, `batch(start + 1)`, … without end; cycle: of the first so many batches, again and again."""
+        return (self.batch(k % cycle if cycle else k) for k in count(start))
 
 
 def batches_trained(trainer: Trainer) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 from diffusion_lab.metrics.reference import Progress
 from diffusion_lab.metrics.samples import Samples, num_kept
 from diffusion_lab.metrics.sampling import Stream, labels
@@ -18,6 +17,7 @@ from diffusion_lab.metrics.shards import Effort, SampleStore, Shard, shards
 from diffusion_lab.metrics.statistics import UnmeasurableError
 from diffusion_lab.metrics.stopwatch import PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 if TYPE_CHECKING:
     from diffusion_lab.metrics.features import Features

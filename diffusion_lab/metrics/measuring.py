@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.metrics.cache import digest, read_tensors, write_tensors
-from diffusion_lab.metrics.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 from diffusion_lab.metrics.reference import Progress
 from diffusion_lab.metrics.trained import ready
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import CacheDirectory
 from diffusion_lab.store.cache import shard_file
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 if TYPE_CHECKING:
     from diffusion_lab.data.base import DataModule

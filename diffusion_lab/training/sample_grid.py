@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
@@ -15,11 +14,13 @@ from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.models import grid_file
 from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.tracking import SAMPLES
+from diffusion_lab.training.trackers import SAMPLES
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that generates no samples has none.
+    """Writes <folder>/step_<n>.png, and shows it to loggers with a method `log_image`.
+
+    A model that generates no samples has none.
 
     Parameters
     ----------
@@ -64,11 +65,5 @@ class SampleGrid(Callback):
             return
         write_whole(path, png(image))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if hasattr(logger, "log_image"):
                 logger.log_image(SAMPLES, [str(path)], step=step)
-            elif isinstance(logger, MLFlowLogger):
-                logger.experiment.log_artifact(logger.run_id, str(path), SAMPLES)
-            elif isinstance(logger, TensorBoardLogger):
-                pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-                size = (image.height, image.width, 3)
-                logger.experiment.add_image(SAMPLES, pixels.reshape(size), step, dataformats="HWC")

@@ -14,8 +14,8 @@ from wandb.util import get_core_path
 
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import newest_model, newest_sweep
-from diffusion_lab.training import tracking
-from diffusion_lab.training.tracking import WeightsAndBiases
+from diffusion_lab.training import trackers
+from diffusion_lab.training.trackers import WeightsAndBiases
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -213,10 +213,10 @@ def test_a_service_that_is_down_costs_a_warning_and_nothing_else(tmp_path, zygot
 
 
 def test_a_service_is_waited_for_half_a_minute_or_as_long_as_wandb_is_told(monkeypatch):
-    settings = tracking._settings(wandb)
+    settings = trackers._settings(wandb)
     assert settings.init_timeout == settings.finish_timeout == 30
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
-    assert {"init_timeout", "finish_timeout"} & tracking._settings(wandb).model_fields_set == {"finish_timeout"}
+    assert {"init_timeout", "finish_timeout"} & trackers._settings(wandb).model_fields_set == {"finish_timeout"}
 
 
 def test_tensorboard_lies_beside_the_model(lab):
@@ -256,7 +256,7 @@ WRONG = {
     "no name": (["+logger.entity=us"], "as logger.wandb.project"),
     "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
     "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),
-    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option fold"),
+    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option 'fold'"),
 }
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.loading import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
 
 from .conftest import STRIDED, TINY, files
