@@ -16,7 +16,7 @@ from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.loading import read_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.tracking import build_trackers, tracked_training
+from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trainer import added, build_callbacks, build_trainer
 from diffusion_lab.models.budget import time_budget
 from diffusion_lab.networks.compilation import compile_network
@@ -70,7 +70,8 @@ def fit(
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
-            trainer.loggers += stack.enter_context(tracked_training(trackers, cfg, directory, choices))
+            about = described(cfg, directory, choices)
+            trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -17,13 +17,10 @@ from omegaconf import DictConfig
 from diffusion_lab.config.build import choices_made, plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.panels import SERIES, series
-from diffusion_lab.store import Directory, ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.report.written import report_files
+from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.store.measures import read_measures
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
-    from diffusion_lab.training.trackers import About, Tracker
+from diffusion_lab.training.trackers import About, Score, Tracker, TrainingsOnly
 
 
 def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]:
@@ -31,8 +28,6 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
     folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
     """
-    from diffusion_lab.training.trackers import Tracker, TrainingsOnly
-
     trackers: list[Tracker] = []
     for name, node in (cfg.get("logger") or {}).items():
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
@@ -67,15 +62,6 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
 
 @contextmanager
-def tracked_training(
-    trackers: Sequence[Tracker], cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]
-) -> Iterator[list[Logger]]:
-    """Loggers for Lightning besides our own record."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(tracker.training(_about(cfg, directory, choices))) for tracker in trackers]
-
-
-@contextmanager
 def tracked_score(
     cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
@@ -84,11 +70,9 @@ def tracked_score(
     if not trackers:
         yield lambda metrics: None
         return
-    from diffusion_lab.training.trackers import Score
-
     chosen = {**choices, **{group: option for group, option in choices_made().items() if option}}
     with ExitStack() as stack:
-        shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
+        shows = [stack.enter_context(tracker.scoring(described(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
             labels = {measure.name: measure.axis for measure in read_measures(metrics) if measure.column}
@@ -105,9 +89,6 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         trackers = build_trackers(cfg)
         if not trackers:
             return
-        from diffusion_lab.report.written import report_files
-        from diffusion_lab.training.trackers import About
-
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
@@ -117,9 +98,8 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)
 
 
-def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
-    from diffusion_lab.training.trackers import About
-
+def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
+    """A training or a score for trackers. choices: of the groups."""
     hydra = HydraConfig.get()
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
     chosen = (f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))

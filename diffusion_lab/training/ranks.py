@@ -10,9 +10,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion_lab.store.lease import hold
 from diffusion_lab.store.processes import PARENT
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
-from diffusion_lab.training.interruption import Interrupted
+from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,25 +30,18 @@ if TYPE_CHECKING:
     from lightning.pytorch.plugins.environments import ClusterEnvironment
     from torch import Tensor
 
-_HANDLED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the signals that torchrun hands on to the ranks
-
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together: number `rank` of `size`.
+    """This process among those that work together. device: its own, as torch names it. place: where all of this machine run."""
 
-    device: its own, as torch names it. place: where all of this machine run.
-    """
-
-    rank: int
-    size: int
     device: str
     place: Place
 
     @property
     def is_first(self) -> bool:
         """Rank 0 holds the lock, prints and writes."""
-        return self.rank == 0
+        return rank() == 0
 
     def agree(self, value: Any) -> Any:
         """What rank 0 says, on all ranks."""
@@ -92,19 +83,19 @@ def start_ranks(command: str, options: Sequence[str], request: Request, num_node
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle=",".join(_HANDLED),
+        signals_to_handle=",".join(signum.name for signum in SIGNALS),
     )
     log = logging.getLogger("torch.distributed.elastic")  # our own message is shorter
     log.propagate, log.handlers = False, [logging.NullHandler()]
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
-        with _variables_of_ranks(request.size), _own_signal_handlers():
+        with _variables_of_ranks(request.size), restoring():  # torchrun leaves its handlers installed
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except SignalException as error:
         raise Interrupted(error.sigval, f"ended by {error.sigval.name}") from None
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise ValueError(f"rank {rank} ended with exit code {failure.exitcode}; its message is above") from None
+        number, failure = error.get_first_failure()
+        raise ValueError(f"rank {number} ended with exit code {failure.exitcode}; its message is above") from None
 
 
 @contextmanager
@@ -119,20 +110,6 @@ def _variables_of_ranks(processes: int) -> Iterator[None]:
     finally:
         for name in variables:
             del os.environ[name]
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Torchrun leaves its handlers installed; the next job of a multirun must not run under them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # neither we nor torchrun may install one there
-        return
-    before = {name: signal.getsignal(getattr(signal, name)) for name in _HANDLED}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager
@@ -151,12 +128,8 @@ def ranks(request: Request) -> Iterator[Ranks]:
         request.size,
         torch.get_num_threads(),
     )
-    if environment is None:
-        yield Ranks(0, 1, device, place)
-        return
-    if (
-        not torch.distributed.is_initialized()
-    ):  # the processes of a sweep's job stay connected from one cell to the next
+    # The processes of a sweep's job stay connected from one cell to the next.
+    if environment is not None and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
             init_method=f"tcp://{environment.main_address}:{environment.main_port}",
@@ -164,7 +137,7 @@ def ranks(request: Request) -> Iterator[Ranks]:
             world_size=environment.world_size(),
         )
         atexit.register(torch.distributed.destroy_process_group)
-    yield Ranks(environment.global_rank(), environment.world_size(), device, place)
+    yield Ranks(device, place)
 
 
 def where(here: Ranks, options: Mapping[str, Any]) -> str:
