@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,7 +18,7 @@ from diffusion_lab.config.loading import read_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trainer import added, build_callbacks, build_trainer
-from diffusion_lab.models.budget import time_budget
+from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
@@ -101,23 +101,23 @@ def fit(
             missing = branch and branch.bring(directory, cfg)
             if missing:
                 console.print(missing)
-        resumed = resumed or (branch and branch.checkpoint)
+        start = resumed or (None if branch is None else branch.checkpoint)
 
         with interruption.listening(), _mistakes_while_training(cfg):
-            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
+            trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
             raise Interrupted(interruption.signum, said)
         ended_by = _ended_by(trainer, added(callbacks))
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
-            for part in trainer.callbacks:
-                if isinstance(part, PowerAverages):
-                    part.finish()
+            kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)
+            if kept is not None:
+                kept.finish()
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
             directory.finish(
                 steps=trainer.global_step,
-                seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
+                seconds=0.0 if monitor is None else monitor.seconds,
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
@@ -142,7 +142,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         remove_staged(folder)
     config = plain_config(cfg)
     if directory.config.is_file():
-        before = OmegaConf.to_container(read_config(directory))
+        before = cast("dict[str, Any]", OmegaConf.to_container(read_config(directory)))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
             key

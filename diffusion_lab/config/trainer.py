@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
@@ -113,7 +113,7 @@ def build_trainer(
         Announce(announcement),
     ]
     options = trainer_options(
-        OmegaConf.to_container(cfg.trainer, resolve=True),
+        cast("dict[str, Any]", OmegaConf.to_container(cfg.trainer, resolve=True)),
         request,
         directory.path,
         directory.metrics_csv,

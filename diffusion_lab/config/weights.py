@@ -106,9 +106,8 @@ def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarr
         raise RunError(f"{directory.path} holds more than {_MOST_FILES} files of averages")
     steps = [int(read_training_progress(directory, file.stem, ["step"])["step"]) for file in files]
     kept = [Profile(step, sigma) for step in steps for sigma in TRACKED]
-    return [inside(directory.path, file) for file in files], *combination(
-        kept, Profile(max(steps), wanted_length(weights))
-    )
+    wanted = Profile(max(steps), wanted_length(weights) or 0.0)
+    return [inside(directory.path, file) for file in files], *combination(kept, wanted)
 
 
 def read_training_progress(

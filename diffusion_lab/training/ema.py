@@ -43,24 +43,22 @@ class EMA(Callback):
         self.num_updates = 0
         self._restored: Averages = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.averages |= _started(self.decays, self._restored, pl_module)
         self._restored = {}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step <= self.num_updates:  # gradients are still being accumulated
             return
         self.num_updates = trainer.global_step
         warm = _warm_up(self.num_updates)
         _update(pl_module.averages, {name: min(decay, warm) for name, decay in self.decays.items()}, pl_module)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["averages"] = pl_module.averages
         checkpoint["averages_num_updates"] = self.num_updates
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["averages"]
         self.num_updates = checkpoint["averages_num_updates"]
 
@@ -77,7 +75,7 @@ def default_weights(names: Sequence[str], num_steps: int | None) -> str:
     the shortest stands for them. Without averages, as where nobody recorded the steps: "raw".
     """
     averages = _averages(names)
-    warm = [name for name in averages if _warm_up(num_steps) >= _decay(name)]
+    warm = [name for name in averages if num_steps is not None and _warm_up(num_steps) >= _decay(name)]
     return warm[-1] if warm else averages[0] if averages else RAW
 
 
@@ -134,16 +132,14 @@ class PowerAverages(Callback):
         self.num_updates, self.complete = 0, True
         self._used, self._written = 0.0, 0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.complete:
             self.averages = _started(self._profiles, self.averages, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._used = budget_used(trainer, trainer.global_step)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if not self.complete or step <= self.num_updates:  # gradients are still being accumulated
             return
@@ -168,11 +164,11 @@ class PowerAverages(Callback):
         }
         write_whole(self.file_of(kept_average_name(share)), save(tensors, {"step": str(self.num_updates)}))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self.complete:
             checkpoint[_STATE] = {"averages": self.averages, "num_updates": self.num_updates, "written": self._written}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get(_STATE)
         self.complete = state is not None
         if state is not None:

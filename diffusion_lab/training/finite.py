@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.diffusion.waiting import is_on_host
+from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.optimization import parameters_of
-from diffusion_lab.models.trainable import TrainableModel
 
 
 class NotFiniteError(RuntimeError):
@@ -50,12 +50,12 @@ class SkipNotFinite(Callback):
         self._unread: list[_Step] = []
         self._failure: str | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.skipped_steps = self._skipped_steps
         for optimizer in trainer.optimizers:
             keep_state_on_device(optimizer)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         parameters = parameters_of(optimizer)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         pl_module.gradient_norm = norm
@@ -69,21 +69,19 @@ class SkipNotFinite(Callback):
             for parameter in parameters:
                 parameter.grad = None  # an optimizer skips what has no gradient
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: dict[str, Any], batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self._finite:  # gradients are still being accumulated, or a scaler looks at them
             return
         finite, self._finite = torch.stack(self._finite).all(), []
         where = outputs.get("t"), outputs.get("losses")
         self._unread.append(_Step(finite, trainer.global_step, pl_module.batches_trained - 1, *where))
-        if is_on_host(finite) or trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_on_host(finite) or trainer.global_step % logging_interval(trainer) == 0:
             self._end(pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._end(pl_module)
 
-    def _end(self, pl_module: TrainableModel) -> None:
+    def _end(self, pl_module: Any) -> None:
         self._read()
         pl_module.skipped_steps = self._skipped_steps
         if self._failure is not None:
@@ -115,7 +113,7 @@ class SkipNotFinite(Callback):
 
 def _where(step: _Step) -> str:
     """ ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
-    if step.t is None:
+    if step.t is None or step.losses is None:
         return ""
     t = step.t[~torch.isfinite(step.losses)].unique().tolist()
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +114,13 @@ class MLflow(Tracker):
         from mlflow.exceptions import MlflowException
 
         files = None if os.environ.get(_SERVER) else (self._folder / "files").as_uri()
-        if client.get_experiment_by_name(self._experiment) is None:
-            with suppress(MlflowException):
-                client.create_experiment(self._experiment, files)
-        return client.get_experiment_by_name(self._experiment).experiment_id
+        found = client.get_experiment_by_name(self._experiment)
+        if found is not None:
+            return found.experiment_id
+        try:
+            return client.create_experiment(self._experiment, files)
+        except MlflowException:
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                raise
+            return found.experiment_id

@@ -11,8 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from diffusion_lab.models.budget import budget_used, time_budget
-from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
 from diffusion_lab.store.status import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import default_weights
@@ -47,14 +46,14 @@ class Monitor(Callback):
         """`seconds`, with those of a step that is not over."""
         return self.seconds + (0.0 if self._clock is None else perf_counter() - self._clock)
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         # The sums of a checkpoint are those of all ranks: rank 0 keeps them.
         for name, pair in self._sums.items():
             self._sums[name] = (pair if trainer.is_global_zero else torch.zeros(2)).to(pl_module.device)
         self._show(trainer)
         self._clock, self._logged = perf_counter(), trainer.global_step
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
             return  # a GAN's discriminator
         norm = pl_module.gradient_norm
@@ -62,27 +61,26 @@ class Monitor(Callback):
         self._add(f"grad_norm{_SUM}", torch.where(counts, norm, 0.0))
         self._add(f"grad_norm{_COUNT}", counts)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for name, value in outputs["terms"].items():
             self._add(name, value)
         for name, (total, count) in outputs.get("sums", {}).items():
             self._add(f"{name}{_SUM}", total)
             self._add(f"{name}{_COUNT}", count)
         now = perf_counter()
-        self.seconds += now - self._clock
-        self._window_seconds += now - self._clock
+        taken = 0.0 if self._clock is None else now - self._clock
+        self.seconds += taken
+        self._window_seconds += taken
         self._window_images += len(batch[0]) * trainer.world_size
         self._clock = now
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step != self._logged:
+        if trainer.global_step % logging_interval(trainer) == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
             self._logged = trainer.global_step
 
-    def on_validation_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.validated_weights = default_weights(pl_module.weight_names, trainer.global_step)
 
-    def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def _log(self, trainer: Trainer, pl_module: Any) -> None:
         means = {name: float(total / count) for name, (total, count) in self._over_ranks().items() if count > 0}
         measured = _quotients(means)
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
@@ -121,7 +119,8 @@ def seconds_trained(trainer: Trainer) -> float:
     time = time_budget(trainer)
     if time is not None:
         return time.elapsed
-    return next((part.seconds_now for part in trainer.callbacks if isinstance(part, Monitor)), 0.0)
+    monitor = callback_of(trainer, Monitor)
+    return 0.0 if monitor is None else monitor.seconds_now
 
 
 def _quotients(means: dict[str, float]) -> dict[str, float]:

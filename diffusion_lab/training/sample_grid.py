@@ -10,7 +10,6 @@ from lightning import Callback, Trainer
 
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.models import grid_file
 from diffusion_lab.training.ema import default_weights
@@ -38,9 +37,7 @@ class SampleGrid(Callback):
             raise ValueError(f"callbacks.sample_grid.seed={seed} must be a whole number from 0 to 2**64 - 1")
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         path = grid_file(self.folder, step)
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0

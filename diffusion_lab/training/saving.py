@@ -66,15 +66,13 @@ class Saving(Checkpoint):
         self._step, self._saved_at = 0, monotonic()
         self._ended, self._asked_to_stop, self._after_validation, self._branch_due = False, False, False, False
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # Lightning has put its own handlers over ours
         self._step, self._saved_at = trainer.global_step, monotonic()
         self._used = self._used_by(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
@@ -109,7 +107,7 @@ class Saving(Checkpoint):
         return used
 
     def _save(self, trainer: Trainer) -> None:
-        if self._branch_due:
+        if self._branch_due and self._branch_file is not None:
             branch = self._branch_file(trainer.global_step)
             trainer.save_checkpoint(branch)
             if trainer.is_global_zero:  # where the training came to this step a second time
@@ -170,7 +168,7 @@ def _validates_next(trainer: Trainer) -> bool:
     if not trainer.enable_validation:
         return False
     ends = trainer.should_stop and trainer.fit_loop._can_stop_early
-    return ends or (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+    return ends or (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:

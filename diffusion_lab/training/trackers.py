@@ -167,7 +167,7 @@ class WeightsAndBiases(Tracker):
         make_folders(about.folder)
         if not about.id_file.is_file():
             write_whole(about.id_file, secrets.token_hex(8).encode())
-        options = {
+        options: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,
             "id": read_id(about.id_file),

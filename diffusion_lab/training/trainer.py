@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningBar
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.strategies import StrategyRegistry
 
+from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.training.devices import Request, precision_of
 from diffusion_lab.training.monitor import MEASURED
@@ -144,7 +145,7 @@ def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int,
     """
     held_out = [f"val/{name}" for name in model.term_names] if every > 0 else []
     trained = [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
-    first_logged = dict.fromkeys(held_out, every) | dict.fromkeys(trained, trainer.log_every_n_steps)  # name -> step
+    first_logged = dict.fromkeys(held_out, every) | dict.fromkeys(trained, logging_interval(trainer))  # name -> step
     endless = not isinstance(trainer.limit_train_batches, int)
     # A callback of the user's own may log whatever it likes, so that another may wait for it.
     known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())

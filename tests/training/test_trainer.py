@@ -41,7 +41,7 @@ def test_a_wrong_value_is_named(tmp_path, option, wrong):
 
 
 def test_an_epoch_of_no_batches_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="trainer.limit_train_batches=0"):
+    with pytest.raises(ValueError, match=r"trainer\.limit_train_batches=0"):
         options(tmp_path, limit_train_batches=0)
 
 
@@ -51,7 +51,7 @@ def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
     if on_gpu:
         assert options(tmp_path, request, precision="16-mixed")["precision"] == "16-mixed"
     else:
-        with pytest.raises(ValueError, match="trainer.precision=16-mixed needs a GPU"):
+        with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed needs a GPU"):
             options(tmp_path, request, precision="16-mixed")
 
 
