@@ -60,11 +60,11 @@ class Snapshots(Callback):
                 )
 
 
-def used_by(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+def used_by(trainer: Any, model: TrainableModel) -> dict[str, float]:
     """Unit of a moment -> how much of it training has used."""
     return {
         SHARE: budget_used(trainer, trainer.global_step),
         SECONDS: seconds_trained(trainer),
         STEPS: trainer.global_step,
-        IMAGES: model.batches_trained * model.trainer.datamodule.batch_size,
+        IMAGES: model.batches_trained * trainer.datamodule.batch_size,
     }
