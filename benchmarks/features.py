@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from diffusion_lab.metrics.features import Features
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.sliced import sliced_wasserstein
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments
+from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
 
 USUAL = {
     "digits": ["digits_ssl", "digits_cnn", "digits_resnet", "pixels", "dinov2_s"],

@@ -29,9 +29,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from diffusion_lab.data import DataModule
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.metrics.classifiers import FOLDER, NETWORKS, ShippedClassifier, load_classifier
-from diffusion_lab.metrics.self_supervised import (
+from diffusion_lab.data.mnist import FashionMNIST
+from diffusion_lab.metrics.features.classifiers import FOLDER, NETWORKS, ShippedClassifier, load_classifier
+from diffusion_lab.metrics.features.self_supervised import (
     add_batch_norms,
     fold_batch_norms,
     shifted,

@@ -16,15 +16,17 @@ gc.set_threshold(
     50_000, 20, 20
 )  # torch and Hydra are a large heap: to search it as often as usual is a tenth of the time
 
-# The theory, the networks, the data and a trained model through the commands.
-QUICK = ("tests/diffusion/", "tests/baselines/", "tests/networks/", "tests/data/", "tests/commands/test_trained.py")
-
-# Where single tests take longest. They run first: at the end, when some processes have nothing left to do, only short tests run.
-LONG = (
-    "tests/commands/",
-    "tests/metrics/",
-    *(f"tests/test_{name}.py" for name in ("contributing", "notebooks", "readme", "site", "wheel")),
-)
+# The kind of a test, by its place: the first that fits.
+KINDS = {
+    "contracts": ("tests/commands/test_conf.py", "tests/commands/test_pairs.py"),
+    "theory": ("tests/diffusion/", "tests/baselines/"),
+    "parity": ("tests/interop/", "tests/metrics/test_inception.py", "tests/metrics/test_vision_transformers.py"),
+    "promises": (
+        "tests/commands/",
+        "tests/benchmarks/",
+        *(f"tests/test_{name}.py" for name in ("contributing", "golden", "notebooks", "readme", "site", "wheel")),
+    ),
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -36,10 +38,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the kinds. Promises, where single tests take longest, run first: at the end only short tests are left."""
     for item in items:
-        if item.nodeid.startswith(QUICK) and item.get_closest_marker("thorough") is None:
-            item.add_marker("quick")
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+        item.add_marker(next((kind for kind, places in KINDS.items() if item.nodeid.startswith(places)), "contracts"))
+    items.sort(key=lambda item: item.get_closest_marker("promises") is None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -56,6 +58,14 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory):
     """Nothing in a test finds, or leaves, a file in the user's own cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk():
+    """Tests kill processes, never the machine, and to wait for the disk is a third of a short training's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

@@ -13,9 +13,10 @@ def pairs(cells: Collection[tuple]) -> list[tuple]:
     def meetings(cell: tuple) -> set:
         return set(combinations(enumerate(cell), 2))
 
-    missing = set().union(*map(meetings, cells))
+    meet = {cell: meetings(cell) for cell in cells}
+    missing = set().union(*meet.values())
     chosen = []
     while missing:
-        chosen.append(max(cells, key=lambda cell: len(meetings(cell) & missing)))
-        missing -= meetings(chosen[-1])
+        chosen.append(max(cells, key=lambda cell: len(meet[cell] & missing)))
+        missing -= meet[chosen[-1]]
     return chosen

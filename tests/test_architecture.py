@@ -98,12 +98,20 @@ def test_only_two_packages_see_a_config_and_modules_stay_small(path):
     assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
 
 
+def test_hydra_is_used_by_its_public_doors():
+    texts = {path.name: path.read_text() for path in (*FILES, *(ROOT / "hydra_plugins").rglob("*.py"))}
+    assert [name for name, text in texts.items() if "hydra._internal" in text] == []
+    assert [name for name, text in texts.items() if re.search(r"^\s*sys\.argv(\[.*\])? = ", text, re.MULTILINE)] == [
+        "app.py"
+    ]
+
+
 def test_one_file_reads_the_error_texts_of_hydra():
-    said = re.compile("Could not override|full_key: |Error locating target|Interpolation key|annot be converted")
+    said = re.compile("Could not override|full_key: |Error locating target|Interpolation key|Cannot convert")
     readers = [
         path.name for path in FILES if re.search(r"\bhydra\b", path.read_text()) and said.search(path.read_text())
     ]
-    assert readers == ["hydra_errors.py"]
+    assert readers == ["mistakes.py"]
 
 
 @pytest.mark.parametrize(
@@ -138,8 +146,8 @@ LAYOUT_FILES = {
 }
 LAYOUT_FILES |= {"metrics.json", "interpolation.png", "reconstructions.png", "log.txt"}
 LAYOUT_FOLDERS = {"models", "runs", "sweeps", "cache", "samples", "logs", "jobs", "code", "retraining"}
-SHIPPED = PACKAGE / "metrics" / "classifiers.py"  # weights that lie in the package
-DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "diffusers_folder.py")}  # the layout of others
+SHIPPED = PACKAGE / "metrics" / "features" / "classifiers.py"  # weights that lie in the package
+DIFFUSERS = {PACKAGE / "interop" / name for name in ("to_diffusers.py", "from_diffusers.py")}  # the layout of others
 
 
 def layout_in(path: Path) -> list[str]:
@@ -174,7 +182,7 @@ def test_the_checker_sees_the_layout(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text('a = x / "models"\nb = x.glob("*/metrics.json")\nc = f"{name}.safetensors"\nd = "the models"\n')
     assert len(layout_in(file)) == 3
-    assert {*layout_in(PACKAGE / "store" / "models.py")} > {"config.yaml", "resume.ckpt", "samples"}
+    assert {*layout_in(PACKAGE / "store" / "layout.py")} > {"config.yaml", "resume.ckpt"}
 
 
 def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 Each section names files, followed by what they hold (a diff, where a file is there already), and commands that show it at work.
 """
 
-import ast
 import json
 import os
 import re
@@ -11,15 +10,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from .commands.zygote import Zygote
-from .test_architecture import imported
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -279,28 +276,3 @@ def test_files_that_the_page_names_are_there_or_written_by_it():
     assert len(named) > len(written) > 20
     for name in named - written:
         assert (ROOT / name).exists() or (ROOT / "diffusion_lab" / name).exists(), name
-
-
-def is_there(module: str, files: Collection[str]) -> bool:
-    """Whether a module is of others, of this repository, or in these files."""
-    path = module.replace(".", "/")
-    ours = path.startswith(("diffusion_lab", "hydra_plugins"))
-    return not ours or f"{path}.py" in files or (ROOT / path).is_dir() or (ROOT / f"{path}.py").is_file()
-
-
-@pytest.mark.parametrize("title", ITEMS)
-def test_what_the_page_writes_can_be_read_and_its_yaml_names_its_class(title):
-    files = SECTIONS[title].files
-    classes, targets = set(), set()
-    for name, (language, content) in files.items():
-        if language == "python":
-            module = name.removesuffix(".py").replace("/", ".")
-            nodes = ast.parse(content).body
-            assert not [needed for needed in imported(ROOT / name, content) if not is_there(needed, files)]
-            classes |= {f"{module}.{node.name}" for node in nodes if isinstance(node, ast.ClassDef)}
-        elif language == "yaml":
-            yaml.safe_load(content)
-            targets |= set(re.findall(r"_target_: (\S+)", content))
-        else:
-            assert changed((ROOT / name).read_text(), content)
-    assert bool(targets & classes) == bool(targets)

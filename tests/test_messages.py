@@ -17,5 +17,5 @@ def test_the_table_has_what_is_raised_printed_and_returned(tmp_path, capsys):
         (4, "print", "this is shown"),
         (7, "text", "two of three words"),
     ]
-    main("diffusion_lab/status")
-    assert "diffusion_lab/store/status.py:" in capsys.readouterr().out
+    main("diffusion_lab/store/status")
+    assert "diffusion_lab/store/status_file.py:" in capsys.readouterr().out

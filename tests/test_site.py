@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.measures import Measure
-from scripts.site import configs, equations, reference
+from scripts.site import configs, reference
 from scripts.site.links import led_to_pages, links
 from scripts.site.quoted import QUOTE, source_of, with_sources
 
@@ -119,6 +119,7 @@ def last_cell(option: str) -> str:
     return name + sign + (re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|\([^)]*\)|[^,])+", value) or [""])[-1]
 
 
+@pytest.mark.thorough
 def test_every_command_on_a_page_composes():
     """With its options; of a sweep, the last cell. `…` stands for what only the reader knows."""
     composed = 0
@@ -161,17 +162,6 @@ def test_links_lead_to_pages_of_the_site_and_other_files_become_text(tmp_path):
     led = led_to_pages(text, tmp_path / "docs/howto/page.md", "howto/page.md", pages)
     assert led.splitlines()[0] == "[how](../contributing.md#a-metric) code [out](https://a.b) ![](../a.png)"
     assert "[raw](../../x.py)" in led
-
-
-def test_equations_are_set_with_indices():
-    for text, said in (
-        ("q(x_{t−1} | x_0)^s", "q(x<sub>t−1</sub> | x<sub>0</sub>)<sup>s</sup>"),
-        ("σ_t² − α_ts²·σ²_s", "σ<sub>t</sub>² − α<sub>ts</sub>²·σ²<sub>s</sub>"),
-    ):
-        assert equations.typeset(f'<p class="eq">{text}</p>') == f'<p class="eq">{said}</p>'
-        assert equations.typeset(text) == text
-    said = equations.typeset_prose("With q(x_t) and L_simple, `x_t` and [a](b_c.md) in step_size.")
-    assert said == ("With q(<i>x</i><sub>t</sub>) and <i>L</i><sub>simple</sub>, `x_t` and [a](b_c.md) in step_size.")
 
 
 def test_the_reference_of_a_group_has_each_option_with_its_value_and_comment():

@@ -23,6 +23,7 @@ def test_a_skip_without_a_declared_need_fails(marker, outcome):
     assert end.value.value.outcome == outcome
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("unshare -m")
 def test_parts_are_hidden_by_name_and_by_place(tmp_path):
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:

@@ -98,6 +98,7 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
+@pytest.mark.thorough
 def test_wheel_and_sdist_hold_every_file_that_is_needed_and_no_other(built):
     wheel, sdist = built
     sources = {

@@ -17,7 +17,7 @@ from torch.optim import AdamW, Optimizer
 
 from contenders.contender import END, Budget, Contender, Facts, Trained
 from contenders.shared import in_our_terms
-from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.data.mnist import FashionMNIST
 from diffusion_lab.diffusion import Prediction
 from diffusion_lab.models.optimization import CosineDecay, LearningRate
 from diffusion_lab.store.files import write_whole

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.metrics.features import ClassifierFeatures, SelfSupervisedFeatures
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.reference import Reference
-from diffusion_lab.metrics.sampling import quantise
-from diffusion_lab.metrics.sliced import sliced_wasserstein
-from diffusion_lab.metrics.statistics import FeatureStatistics
+from diffusion_lab.data.mnist import FashionMNIST
+from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
+from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Reference, quantise
+from diffusion_lab.metrics.sliced_wasserstein import sliced_wasserstein
 
 SLICED = "sliced_wasserstein"
 NAMES = ("fd_fashion_ssl", SLICED, "fd_fashion_cnn")

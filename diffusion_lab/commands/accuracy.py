@@ -1,24 +1,24 @@
-"""What a noisy classifier has instead of a score: its accuracy by t."""
+"""What a noisy classifier has instead of a score: its accuracy by t, which shows at which noise the class is lost."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from rich.table import Table
 
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.metrics.draw import ready
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.store import ModelDirectory, read_json, write_json
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ema import default_weights
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.models.noisy_classifier import NoisyClassifier
+BATCH_SIZE = 256
 
 
 def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDirectory, device: str) -> None:
     """Measure it once for a training, on `device`, write it beside the weights, and show it."""
-    from diffusion_lab.metrics.accuracy import accuracy_by_timestep
-    from diffusion_lab.training.ema import default_weights
-
     if not directory.accuracy.is_file():
         model.load_weights(directory.weight_files())
         model.to(device)
@@ -37,3 +37,22 @@ def report_accuracy(model: NoisyClassifier, data: DataModule, directory: ModelDi
         f"chance is {100 / model.num_classes:.1f} %; to guide sampling with it: "
         f"guidance=classifier guidance.classifier={directory.path}",
     )
+
+
+def accuracy_by_timestep(
+    model: NoisyClassifier, data: DataModule, weights: str, num_timesteps: int = 9, num_images: int = 1000
+) -> dict[str, list[float]]:
+    """{"t", "accuracy"} at evenly spaced t from 1 to T, over (at most) num_images images of `data.validation_split`, with the
+    averaged `weights`.
+
+    The noise of image i at t is a function of (i, t): every classifier sees the same noisy images.
+    """
+    ts = torch.linspace(1, model.process.num_timesteps, num_timesteps).round().long().unique().tolist()
+    correct, seen = torch.zeros(len(ts), dtype=torch.float64), 0
+    with ready(model, weights):
+        for x_0, y, indices in batches_of(model, data, data.validation_split, BATCH_SIZE, num_images):
+            assert y is not None
+            noise = SampleNoise(0, indices)
+            correct += torch.tensor([float(model.is_correct(x_0, y, t, noise(t, x_0)).sum()) for t in ts])
+            seen += len(y)
+    return {"t": ts, "accuracy": (correct / seen).tolist()}

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import hydra
@@ -19,15 +20,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.hydra_errors import refused_option
+from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.leftovers import drop_leftovers
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options
-from diffusion_lab.config.outputs import name_folders
-from diffusion_lab.config.working_directory import importing, own_configs, read_environment, typed_modules
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, refused_option
+from diffusion_lab.config.working_directory import (
+    importing,
+    name_folders,
+    read_environment,
+    stored_configs,
+    typed_modules,
+    with_own_choices,
+)
+from diffusion_lab.store.records import printable
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain
 from diffusion_lab.training.interruption import Interrupted
+
+_MULTIRUN = {"-m", "--multirun"}
 
 
 def run(command: str, options: list[str]) -> int:
@@ -39,39 +47,33 @@ def run(command: str, options: list[str]) -> int:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    failed: list[Exception] = []
 
     def task(cfg: DictConfig) -> Any:
         """One job. In a sweep Hydra handles an error: it names the job and continues with the next."""
         with importing(modules):  # repeated here, because a launcher may start the job in another process
-            return job(cfg)
-
-    def job(cfg: DictConfig) -> Any:
-        try:
-            _refuse_launcher()
-            typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-            _drop_leftovers(cfg, typed)
-            _say_ignored_labels(cfg, typed)
-            check_kinds(cfg, HydraConfig.get().job.config_name, [override.key_or_group for override in typed])
-            name_folders(cfg)
-            return module.run(cfg)
-        except Exception as error:
-            message = mistake_in_job(error)
-            if traceback_wanted or message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise
-            raise SystemExit(message) from None  # not an Exception, so Hydra adds no lines of its own
+            try:
+                return _job(module, cfg)
+            except Exception as error:
+                if HydraConfig.get().mode is RunMode.MULTIRUN:
+                    raise
+                failed.append(error)  # to be raised below: Hydra would add lines of its own
 
     try:
         empty = next((option for option in options if re.fullmatch(r"""\+*[\w./@]+=(''|"")?""", option)), None)
         if empty is not None:
             raise MistakeError(f"{empty} is empty: give a value, or remove it")  # as with an unset variable
-        ignored = read_environment(options)
+        # Hydra's parser takes no options on both sides of a flag.
+        found = with_own_choices(sorted(options, key=lambda option: option not in _MULTIRUN))
+        ignored = read_environment(found)
         if ignored and "LOCAL_RANK" not in os.environ and not os.environ.get(VARIABLE):  # it has been said
             print(f"ignoring {ignored}", file=sys.stderr)
-        modules = typed_modules(options)
-        # Hydra's parser takes no options on both sides of a flag.
-        options = sorted(options, key=lambda option: option not in ("-m", "--multirun"))
-        with own_configs(options), importing(modules):
-            _start(command, module.completed(options), task)
+        modules = typed_modules(found)
+        with stored_configs(found), importing(modules):
+            completed = getattr(module, "completed", list)  # of commands that start from what a model or a file has
+            _start(command, completed(found), task)
+            if failed:
+                raise failed[0]
     except StartAgain as again:
         os.environ["HYDRA_FULL_ERROR"] = "1" if traceback_wanted else "0"
         again.start(command, options)
@@ -83,18 +85,14 @@ def run(command: str, options: list[str]) -> int:
         print(f"diffusion-lab {command}: interrupted", file=sys.stderr)
         return 130
     except SystemExit as stop:
-        if not isinstance(stop.code, str):
-            return int(stop.code or 0)  # Hydra's own, after --help
-        print(_sentence(command, stop.code), file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader is gone: no mistake of the user
-        raise
+        return int(stop.code or 0)  # Hydra's own, after --help
     except Exception as error:
         GlobalHydra.instance().clear()  # a hint may have to compose the config again
-        message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+        message = mistake_in_job(error) or (None if error in failed else mistake_in_options(error, command))
         if traceback_wanted or message is None:
             raise
-        print(_sentence(command, message), file=sys.stderr)
+        # One line, without control characters, which a value in a stranger's file may hold.
+        print(printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}"), file=sys.stderr)
         return 1
     finally:
         GlobalHydra.instance().clear()
@@ -102,17 +100,18 @@ def run(command: str, options: list[str]) -> int:
     return 0
 
 
-def _sentence(command: str, message: str) -> str:
-    """One line, without control characters, which a value in a stranger's file may hold."""
-    return printable(f"diffusion-lab {command}: {' '.join(message.splitlines())}")
-
-
-def _drop_leftovers(cfg: DictConfig, typed: Sequence[Override]) -> None:
+def _job(module: ModuleType, cfg: DictConfig) -> Any:
+    """Check a composed config, and do what the command does with it."""
+    _refuse_launcher()
+    typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     experiment = HydraConfig.get().runtime.choices.get("experiment")
-    if experiment:
-        dropped = drop_leftovers(cfg, typed)
-        if dropped:
-            print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
+    dropped = drop_leftovers(cfg, typed) if experiment else []
+    if dropped:
+        print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
+    _say_ignored_labels(cfg, typed)
+    check_kinds(cfg, HydraConfig.get().job.config_name)
+    name_folders(cfg)
+    return module.run(cfg)
 
 
 def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
@@ -133,30 +132,19 @@ def _refuse_launcher() -> None:
             raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
 
 
-def _start(command: str, options: list[str], task: Callable[[DictConfig], Any]) -> None:
+def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
+    """Hydra composes the config and calls the task, shows the config, completes a word, or hands a sweep to its sweeper."""
     sys.argv = [f"diffusion-lab {command}", *options]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
     except ConfigCompositionException as error:
-        left_to_cells = _left_to_cells(options, error)
-        if left_to_cells is None:
+        # Hydra composes the fixed options of a sweep before its swept ones: network.latent_dim=8 fails although model=vae,flow
+        # follows. As an axis of one value it is left to the cells.
+        refused = f"{refused_option(error)}="
+        if not _MULTIRUN & {*options} or refused.startswith("hydra"):
+            raise
+        axes = [f"{refused}choice({o.removeprefix(refused)})" if o.startswith(refused) else o for o in options]
+        if axes == [*options] or f"{refused}choice(" in " ".join(options):
             raise
         GlobalHydra.instance().clear()
-        _start(command, left_to_cells, task)
-
-
-def _left_to_cells(options: list[str], error: ConfigCompositionException) -> list[str] | None:
-    """In a sweep, the option that the default family does not have as a choice of one; None where that is not what is wrong.
-
-    Hydra composes the fixed options of a sweep before its swept ones: network.latent_dim=8 fails although model=vae,flow follows.
-    """
-    refused = refused_option(error)
-    if refused is None or not {"-m", "--multirun"} & set(options):
-        return None
-    for place, option in enumerate(options):
-        key, _, value = option.partition("=")
-        if key != refused or key.startswith("hydra"):
-            continue
-        if not OverridesParser.create().parse_override(option).is_sweep_override():
-            return [*options[:place], f"{key}=choice({value})", *options[place + 1 :]]
-    return None
+        _start(command, axes, task)

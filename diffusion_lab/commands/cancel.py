@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from diffusion_lab.commands.status import completed
 from diffusion_lab.store import named_sweep
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.job_files import outcome_file
-from diffusion_lab.sweeps.submitted import cancel, submitted
+from diffusion_lab.store.places import outcome_file
+from diffusion_lab.sweeps.jobs import cancel, submitted
 from diffusion_lab.terminal import Terminal
 
 __all__ = ["completed", "run"]

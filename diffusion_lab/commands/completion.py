@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
-from importlib import import_module
 
 _BASH = """\
 _diffusion_lab() {
@@ -25,29 +25,22 @@ complete -c diffusion-lab -f -a '(__diffusion_lab)'
 _INSTALL = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 
 
-def complete(arguments: list[str], commands: Collection[str]) -> None:
+def complete(arguments: list[str], commands: Collection[str]) -> int:
     """`-sc install=<shell>` prints what to evaluate in the shell; `-sc query=<shell>` answers for the line in COMP_LINE."""
     what, _, shell = (arguments or [""])[0].partition("=")
-    if what == "install" and shell in _INSTALL:
-        print(_INSTALL[shell], end="")
-    elif what == "query":
-        print("\n".join(candidates(os.environ.get("COMP_LINE", ""), commands)))
-    else:
+    if shell not in _INSTALL or what not in ("install", "query"):
         print("usage: diffusion-lab -sc install=bash (or zsh, fish)")
+    elif what == "install":
+        print(_INSTALL[shell], end="")
+    else:
+        line = os.environ.get("COMP_LINE", "")
+        words = line.split()[1:] + ([""] if line.endswith(" ") else [])
+        if len(words) > 1 and words[0] in commands:
+            from diffusion_lab.commands.app import run
 
-
-def candidates(line: str, commands: Collection[str]) -> list[str]:
-    """What the last word of `line` may become."""
-    words = line.split()[1:] + ([""] if line.endswith(" ") else [])
-    if len(words) <= 1:
-        return [f"{command} " for command in commands if command.startswith(words[0] if words else "")]
-    if words[0] not in commands:
-        return []
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
-
-    app = import_module("diffusion_lab.commands.app")
-    hydra = Hydra.create_main_hydra2(words[0], create_config_search_path(str(app.CONF)))
-    plugin = DefaultCompletionPlugin(hydra.config_loader)
-    return plugin._query(config_name=words[0], line=" ".join(words[1:]))
+            os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+\s+)\S+\s+", r"\1", line)  # as that of an app without commands
+            return run(words[0], ["-sc", f"query={shell}"])
+        if len(words) <= 1:
+            start = words[0] if words else ""
+            print("\n".join(f"{command} " for command in commands if command.startswith(start)))
+    return 0

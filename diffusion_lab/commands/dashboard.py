@@ -28,11 +28,6 @@ _PATIENCE_SECONDS = 30
 _MOST_RUNS = 1000  # that a panel shows
 
 
-def completed(options: list[str]) -> list[str]:
-    """The dashboard takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Build the workspace from what the runs in `outputs` have logged, and send it."""
     if find_spec("wandb_workspaces") is None:

@@ -46,13 +46,10 @@ _CSS = """
 """
 
 
-def completed(options: list[str]) -> list[str]:
-    """`demo` takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
+    if not 0 <= cfg.port <= 65535:
+        raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
     with users_mistakes():

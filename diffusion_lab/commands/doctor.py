@@ -21,7 +21,7 @@ from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.sweeps.submitted import ask
+from diffusion_lab.sweeps.jobs import ask
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.devices import num_cores, precision_of, usable_gpus, visible_gpus
 
@@ -56,11 +56,6 @@ class Finding(NamedTuple):
 
 
 Check = Callable[[], Iterable[Finding]]
-
-
-def completed(options: list[str]) -> list[str]:
-    """`doctor` takes its options as they are."""
-    return options
 
 
 def run(cfg: DictConfig) -> None:
@@ -260,11 +255,11 @@ def data_sets() -> Iterator[Finding]:
 
 def inception_weights() -> Iterator[Finding]:
     """The weights of the original FID."""
-    from diffusion_lab.metrics.classifiers import WeightsError
-    from diffusion_lab.metrics.inception import checked, usual_file
+    from diffusion_lab.metrics.features import WeightsError
+    from diffusion_lab.metrics.features.inception import check_file, usual_file
 
     try:
-        checked(usual_file())
+        check_file(usual_file())
     except WeightsError as error:
         found, _, to_do = str(error).rstrip(".").partition(": ")
         yield Finding("features=inception", LACKS, found, to_do)

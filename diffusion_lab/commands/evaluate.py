@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.scoring import score_once, score_source
-from diffusion_lab.config.drawing import Load
+from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
-from diffusion_lab.config.loading import (
-    load_model,
-    trained_config,
-    trained_data,
-    with_trained_choices,
-)
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import check_scoring, is_scored, requested_scores
+from diffusion_lab.config.trained import (
+    Load,
+    load_model,
+    trained_config,
+    trained_data,
+)
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.base import GenerativeModel
 
 
@@ -38,6 +37,8 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Load, score, show."""
+    from diffusion_lab.commands.scoring import score_once
+
     outputs = Path(cfg.outputs)
     if cfg.samples is not None:
         _score_given(cfg, outputs)
@@ -75,6 +76,8 @@ def to_score(
 
 def _score_given(cfg: DictConfig, outputs: Path) -> None:
     """Nothing is drawn, so one process does it, on one device."""
+    from diffusion_lab.commands.scoring import score_source
+
     with users_mistakes():
         request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
     with ranks(request) as here:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffusion_lab.config.drawing import GROUPS, chosen_model
-from diffusion_lab.config.loading import trained_data, with_trained_choices
-from diffusion_lab.config.measured import use_measured
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.composing import with_trained_choices
+from diffusion_lab.config.measured_variance import use_measured
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
+from diffusion_lab.config.trained import DRAWING_GROUPS, trained_data
 from diffusion_lab.store import ModelDirectory, cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.terminal import Terminal
@@ -29,15 +29,18 @@ Exported = tuple[dict[str, bytes], str, str]  # files; how they are used; the li
 
 def completed(options: list[str]) -> list[str]:
     """What is exported starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, GROUPS)
+    return with_trained_choices(options, DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
     """Write `to`, and print what lies there."""
     import torch
 
+    from diffusion_lab.config.sample_options import chosen_model
+
     if cfg.format not in _FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(_FORMATS)}")
+    check_at_least(1, cfg, "batch_size")
     to = Path(cfg.to)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise MistakeError(f"to={to} already exists and is not overwritten; choose another folder")
@@ -130,7 +133,7 @@ def _program(model: GenerativeModel, batch_size: int) -> Exported:
 
 
 def _openai(model: GenerativeModel, batch_size: int) -> Exported:
-    from diffusion_lab.interop.to_openai import to_openai
+    from diffusion_lab.interop.openai_weights import to_openai
 
     content, settings = to_openai(model)
     options = "\n".join(f"    {name}={value!r}," for name, value in settings.items())

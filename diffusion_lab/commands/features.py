@@ -9,24 +9,20 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
 from diffusion_lab.store import features_file
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
-
-
-def completed(options: list[str]) -> list[str]:
-    """The options, unchanged."""
-    return options
 
 
 def run(cfg: DictConfig) -> None:
     """Train, write the weights, and print the options that use them."""
     if cfg.get("data") is None:
         raise MistakeError("set the data set, such as data=image_folder data.root=FOLDER")
-    from diffusion_lab.metrics.self_supervised import train_encoder, written
+    from diffusion_lab.metrics.features.self_supervised import train_encoder, written
 
     check_free([] if cfg.to is None else [Path(cfg.to)])
+    check_at_least(1, cfg, "num_steps")
     with users_mistakes(), Progress(transient=True) as bar:
         data = build_data(cfg)
         data.batch_size = cfg.batch_size

@@ -13,17 +13,18 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.branching import BranchPoint
-from diffusion_lab.config.build import code_of_training, plain_config, variance_matters
-from diffusion_lab.config.loading import read_config
+from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
+from diffusion_lab.config.trained import read_config
 from diffusion_lab.config.trainer import added, build_callbacks, build_trainer
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.store.fingerprints import changed_keys, training_part
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.fingerprints import training_part
+from diffusion_lab.store.options import changed_keys
+from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import PowerAverages
@@ -37,7 +38,7 @@ from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 _BYTES = 4  # of a number in a checkpoint
@@ -171,7 +172,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
 
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
-    from diffusion_lab.data.error import DataError
+    from diffusion_lab.data.module import DataError
 
     fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"

@@ -17,19 +17,18 @@ from omegaconf import DictConfig
 from diffusion_lab.commands.evaluate import to_score
 from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
+from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.loading import (
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
+from diffusion_lab.config.overrides import as_options
+from diffusion_lab.config.sample_options import Drawing, drawing_of
+from diffusion_lab.config.trained import (
+    DRAWING_GROUPS,
     load_model,
-    model_dir_of,
     trained_config,
     trained_data,
-    with_trained_choices,
 )
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
-from diffusion_lab.config.outputs import name_folders
-from diffusion_lab.config.overrides import as_options
-from diffusion_lab.config.working_directory import own_configs
+from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.training.ranks import request_of
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.config.editing import Edit
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.diffusion import Guidance, Sampler
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.store import ModelDirectory
@@ -251,9 +250,11 @@ class Model:
 
     def config(self, command: str, options: Sequence[str] = ()) -> DictConfig:
         """The config of a command for this model."""
-        options = with_trained_choices([*self._options, *options], GROUPS if command == "sample" else SCORING_GROUPS)
-        with _own_hydra(), own_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose(command, options)
+        options = with_own_choices([*self._options, *options])
+        with _own_hydra(), stored_configs(options), initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose(
+                command, with_trained_choices(options, DRAWING_GROUPS if command == "sample" else SCORING_GROUPS)
+            )
         check_kinds(cfg, command)
         name_folders(cfg)
         return cfg
@@ -289,7 +290,7 @@ def _call_of(command: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            message = mistake_in_job(error) or mistake_in_options(error, command, CONF)
+            message = mistake_in_job(error) or mistake_in_options(error, command)
             if message is None:
                 raise
             raise ValueError(message) from None

@@ -12,9 +12,8 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.outputs import usual_outputs
-from diffusion_lab.store.foreign import RunError
-from diffusion_lab.store.processes import end_with_parent
+from diffusion_lab.store.lease import end_with_parent
+from diffusion_lab.store.records import RunError
 from diffusion_lab.training.interruption import Interrupted, ending
 from diffusion_lab.versions import __version__
 
@@ -104,6 +103,7 @@ def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments:
         from diffusion_lab.commands.next_steps import next_steps
+        from diffusion_lab.config.working_directory import usual_outputs
 
         try:
             lines = next_steps(Path(usual_outputs()))
@@ -124,8 +124,7 @@ def _main() -> None:
     if arguments[0] in ("-sc", "--shell-completion"):
         from diffusion_lab.commands.completion import complete
 
-        complete(arguments[1:], COMMANDS)
-        return
+        sys.exit(complete(arguments[1:], COMMANDS))
     leading: list[str] = []
     while len(arguments) > 1 and arguments[0].startswith("-"):
         count = 2 if arguments[0] in ("--config-dir", "-cd", "--cfg", "-c") else 1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, newest_sweep
 from diffusion_lab.store.places import models_in, runs_folder, scored_runs
-from diffusion_lab.store.status import FAILED, INTERRUPTED, RUNNING, read_status
-from diffusion_lab.sweeps.progress import is_over, job_progress, summary
+from diffusion_lab.store.status_file import FAILED, INTERRUPTED, RUNNING, read_status
+from diffusion_lab.sweeps.watch import is_over, job_progress, summary
 
 Command = tuple[str, str]  # as it is typed, and what it does
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from omegaconf import DictConfig, ListConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from diffusion_lab.config.current import is_current
+from diffusion_lab.config.identity import CODE, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.strangers import check_targets, targets
+from diffusion_lab.config.trained import read_config
+from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.files import clear, remove_written
-from diffusion_lab.store.foreign import RunError
+from diffusion_lab.store.fingerprints import TRAINING, training_part
 from diffusion_lab.store.lease import OvertakenError, give_up, hold
+from diffusion_lab.store.records import RunError
 from diffusion_lab.store.written import PlaceError, is_ours
 from diffusion_lab.sweeps.frozen import remove_copy
 from diffusion_lab.sweeps.pruning import Outputs, Unused
 from diffusion_lab.terminal import Terminal
 
+_BUILT = ("variance", "objective")  # to know what they read; the folder may be somebody else's
 KINDS = ("runs", "models", "cache", "code", "snapshots")  # in the order of removal: a score goes before its model
-
-
-def completed(options: list[str]) -> list[str]:
-    """`prune` takes its options as they are."""
-    return options
 
 
 def run(cfg: DictConfig) -> None:
@@ -71,6 +74,32 @@ def _find_unused(outputs: Path, jobs: Path) -> tuple[dict[str, list[Unused]], li
     return unused, found.notes
 
 
+def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
+    """Whether the fingerprint of the training in `place`, computed again by the current code, begins with these digits.
+
+    RunError, in one sentence, where it cannot be computed: it names a module that is not here, or what a file may not hold.
+    """
+    code = place.read_training().get("code") if isinstance(place, ModelDirectory) and place.finished else None
+    if code is not None and all(map(_is_found, {name.partition(".")[0] for name in code["names"]})):
+        return CODE.digest(code["names"], TRAINING) == code["digest"]  # as recorded: nothing has to be composed again
+    cfg = read_config(place)
+    if not isinstance(cfg.facts.get("identity"), str):
+        raise RunError(f"{place.config} does not say which data it was trained on")
+    try:
+        for target in targets(training_part(OmegaConf.to_container(cfg))):
+            package = target.partition(".")[0]
+            if not _is_found(package):
+                raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
+        check_targets({group: OmegaConf.to_container(cfg[group]) for group in _BUILT if cfg.get(group)}, place.config)
+        return training_fingerprint(cfg).startswith(fingerprint)
+    except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None
+
+
+def _is_found(package: str) -> bool:
+    return package.isidentifier() and find_spec(package) is not None
+
+
 def _lines(unused: Sequence[Unused], outputs: Path) -> Iterator[str]:
     """A table that is as wide as its paths, so that they can be copied."""
     rows = [("size", f"in {outputs}", "why it is not needed")]
@@ -110,20 +139,16 @@ def removed(one: Unused) -> str | None:
                     give_up(one.home)
                 else:
                     _clear(one.files)
-    except (_InUseError, OvertakenError, PlaceError, RunError) as error:
+    except (OvertakenError, PlaceError, RunError) as error:
         return str(error)
     except OSError as error:
         return f"{error.filename or one.path}: {error.strerror or error}"
     return None
 
 
-class _InUseError(Exception):
-    """The message says by whom."""
-
-
 def _refuse(holder: str) -> NoReturn:
     """For `lease.hold`: this does not wait."""
-    raise _InUseError(f"{holder} is using it")
+    raise PlaceError(f"{holder} is using it")
 
 
 def _clear(files: Sequence[Path]) -> None:

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, ListConfig
 from diffusion_lab.commands.status import completed
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.tracking import build_trackers, track_report
-from diffusion_lab.report.make import make_report, report_on_runs
 from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
 
@@ -27,6 +26,8 @@ __all__ = ["completed", "run", "show"]
 
 def run(cfg: DictConfig) -> None:
     """Show the tables and write the report."""
+    from diffusion_lab.report.make import make_report, report_on_runs
+
     if cfg.runs is not None and cfg.sweep is not None:
         raise MistakeError("give sweep=… or runs=…, not both")
     trackers = build_trackers(cfg)  # what is wrong with them is said before anything is written
@@ -53,7 +54,7 @@ def show(gathered: Gathered, table: Table) -> None:
     from rich.text import Text
 
     from diffusion_lab.report.exports import terminal
-    from diffusion_lab.report.findings import findings
+    from diffusion_lab.report.plots import findings
 
     console = Terminal()
     for group, (shown, notes, width) in zip(table.groups, terminal(table, console.width), strict=True):

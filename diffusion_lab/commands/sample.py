@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from diffusion_lab.config.drawing import GROUPS, Drawing, drawing_of
-from diffusion_lab.config.loading import with_trained_choices
+from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
 from diffusion_lab.terminal import Terminal
@@ -29,6 +29,7 @@ from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, st
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from diffusion_lab.config.sample_options import Drawing
     from diffusion_lab.models.base import GenerativeModel
 
 FORMATS = ("grid", "png", "npz")
@@ -38,11 +39,13 @@ FRAMES = 60  # of an animation, about; the last is x_0
 
 def completed(options: list[str]) -> list[str]:
     """Sampling starts from the sampler and the guidance that the model was trained with."""
-    return with_trained_choices(options, GROUPS)
+    return with_trained_choices(options, DRAWING_GROUPS)
 
 
 def run(cfg: DictConfig) -> None:
     """Draw samples 0 … num_images − 1 of the seed and write them to the folder `to`."""
+    from diffusion_lab.config.sample_options import drawing_of  # imports torch
+
     if cfg.format not in FORMATS:
         raise MistakeError(f"format={cfg.format}: unknown format; choose one of {', '.join(FORMATS)}")
     with users_mistakes():

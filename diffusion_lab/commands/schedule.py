@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from diffusion_lab.config.build import build_data, fill_in_facts
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
 
@@ -25,11 +25,6 @@ ROWS = 10  # values of t that are shown
 SIGNAL_LEFT = 2e-2  # √ᾱ_T above which samples start from noise that training never saw; EDM leaves 0.0125 of its σ_T
 
 
-def completed(options: list[str]) -> list[str]:
-    """The schedule takes its options as they are."""
-    return options
-
-
 def run(cfg: DictConfig) -> None:
     """Print the table and warnings, write schedule.png and forward.png into the folder `to`."""
     import torch
@@ -39,6 +34,7 @@ def run(cfg: DictConfig) -> None:
 
     if "schedule" not in cfg:
         raise MistakeError("this model has no noise schedule; use model=diffusion")
+    check_at_least(1, cfg, "num_images")
     places = [Path(cfg.to) / name for name in ("schedule.png", "forward.png")]
     check_free(places)
     with users_mistakes():

@@ -8,43 +8,47 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
 
-from diffusion_lab.commands.table import score_table
-from diffusion_lab.config.build import plain_config, sampling_identity
-from diffusion_lab.config.heads import needed_head
-from diffusion_lab.config.measured import use_measured
+from diffusion_lab.config.identity import plain_config, sampling_identity
+from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics, run_of
 from diffusion_lab.config.tracking import tracked_score
-from diffusion_lab.config.weights import profile_error, read_training_progress
+from diffusion_lab.config.weight_files import profile_error, read_training_progress
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.pictures import may_fail, picture, png
+from diffusion_lab.metrics.copying import SHOWN
+from diffusion_lab.metrics.metric import Scores
+from diffusion_lab.metrics.reference import Reference, references_of
+from diffusion_lab.metrics.score import score
+from diffusion_lab.metrics.sources import PATH_IMAGES, Source, TrainedModel
+from diffusion_lab.metrics.stopwatch import TrainingCost
+from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.store import (
     ModelDirectory,
     RunDirectory,
     cache_directory,
 )
-from diffusion_lab.store.contents import is_snapshot, snapshot_name
 from diffusion_lab.store.files import remove_staged, write_whole
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.measures import STANDARD_ERROR, Measure, ends, read_measures
+from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.metrics.reference import Reference
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.source import Source
-    from diffusion_lab.metrics.stopwatch import TrainingCost
-    from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
 
 # Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
-References = Callable[..., list["Reference"]]
+References = Callable[..., list[Reference]]
 
 
 def score_once(
@@ -60,11 +64,6 @@ def score_once(
 
     Where several ranks call it, they share the drawing of samples; rank 0 takes the lock, writes the files and prints.
     """
-    from diffusion_lab.metrics.reference import references_of
-    from diffusion_lab.metrics.trained import TrainedModel
-    from diffusion_lab.training.ema import default_weights
-    from diffusion_lab.training.ranks import rank
-
     training = directory.read_training()
     cost, moment = _cost(directory, training, cfg.evaluation.weights, model.moments)
     if "branched_from" in training:
@@ -111,8 +110,6 @@ def _cost(
 
     guided_by: moments of the training that guide the model. MistakeError if one of them is not earlier than the weights.
     """
-    from diffusion_lab.metrics.stopwatch import TrainingCost
-
     if wanted_length(weights) is not None:
         error = profile_error(directory, weights)
         text = f"built from averages of {len(directory.kept_averages)} moments, with an error of {error:.1%} of its profile"
@@ -150,8 +147,6 @@ def score_source(
     references: of features, makes what the samples are compared with. recorded: what the protocol says besides. choices: of the
     model, for trackers.
     """
-    from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
-
     console = Terminal(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
@@ -194,8 +189,6 @@ def _say_scored(console: Console, run: RunDirectory) -> None:
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
-    from diffusion_lab.metrics.score import score
-
     with users_mistakes():
         features, metrics, settings = build_features(cfg), build_metrics(cfg), instantiate(cfg.evaluation)
     sizes = {f"metrics.{name}": node for name, node in cfg.metrics.items()} | {"evaluation": cfg.evaluation}
@@ -224,10 +217,6 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory) -> None:
     """Pictures, config and, last, the numbers. MistakeError if a number is not finite."""
-    from diffusion_lab.data.pictures import may_fail, picture, png
-    from diffusion_lab.metrics.latents import PATH_IMAGES
-    from diffusion_lab.metrics.nearest import SHOWN
-
     columns = {f"{name}.{key}": column for name, curve in scores.curves.items() for key, column in curve.items()}
     numbers = {name: [value] for name, value in scores.values.items()} | columns
     lost = [name for name, found in numbers.items() if not all(map(math.isfinite, found))]
@@ -249,3 +238,51 @@ def _write(scores: Scores, data: DataModule, cfg: DictConfig, run: RunDirectory)
             write_whole(path, drawn)
     write_whole(run.config, OmegaConf.to_yaml(plain_config(cfg)).encode())
     run.write_metrics(scores.content())
+
+
+def score_table(metrics: dict[str, Any]) -> Table:
+    """metrics.json -> a table of name, value and what the value means."""
+    protocol = metrics["protocol"]
+    title = Text(_title(protocol), style="table.title")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("", style="dim")
+    for measure in read_measures(metrics):
+        if measure.name in metrics["values"]:
+            value, note = _value(measure, metrics["values"]), measure.detail or measure.meaning
+        elif measure.name in protocol["absent"]:
+            value, note = "–", protocol["absent"][measure.name]
+        else:
+            continue
+        table.add_row(*map(Text, (f"{measure.label} {measure.arrow}", value, note)))
+    return table
+
+
+def _value(measure: Measure, values: dict[str, float]) -> str:
+    """The value, with its standard error or with the interval that the score states.
+
+    An unbiased estimate of a non-negative quantity may be below 0: then only its interval is shown, starting at 0.
+    """
+
+    def written(number: float) -> str:
+        return f"{number:.{measure.decimals}f}"
+
+    name, error = measure.name, values.get(measure.name + STANDARD_ERROR)
+    interval = [values[end] for end in ends(name) if end in values]
+    text = written(values[name]) + (f" ± {written(error)}" if error is not None else "")
+    if len(interval) == 2:
+        text = (
+            f"0 to {written(max(0, interval[1]))}"
+            if values[name] < 0
+            else f"{text} [{', '.join(map(written, interval))}]"
+        )
+    return text + (f" {measure.unit}" if measure.unit else "")
+
+
+def _title(protocol: dict[str, Any]) -> str:
+    given = protocol["samples"].get("given")
+    drawn = f"weights {protocol['weights']}" if given is None else given["name"]
+    reference = protocol["reference"]
+    real = reference.get("given") or f"{reference['num_images']} {reference['split']} images"
+    return f"{protocol['data']['name']}, {protocol['model']['family']}, {drawn}, against {real}"

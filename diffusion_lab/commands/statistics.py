@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import cache_directory
 from diffusion_lab.store.files import check_free, write_whole
@@ -21,13 +21,7 @@ from diffusion_lab.training.ranks import ranks, request_of
 if TYPE_CHECKING:
     import numpy as np
 
-    from diffusion_lab.data.base import DataModule
     from diffusion_lab.metrics.features import Features
-
-
-def completed(options: list[str]) -> list[str]:
-    """The options as they are."""
-    return options
 
 
 def run(cfg: DictConfig) -> None:
@@ -36,6 +30,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError("set the data set and the file to write, such as data=cifar10 to=cifar10.npz")
     if cfg.split not in ("train", "test"):
         raise MistakeError(f"split={cfg.split}: choose train or test")
+    check_at_least(1, cfg, "num_images")
     to = Path(cfg.to)
     if to.suffix not in _WRITERS:
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
@@ -117,7 +112,7 @@ def _images(data: DataModule, split: str, count: int) -> np.ndarray:
     """uint8 (n, H, W, 3): a fixed random choice of the split, or all of it."""
     import torch
 
-    from diffusion_lab.data.levels import to_uint8
+    from diffusion_lab.data.pictures import to_uint8
 
     shown = [to_uint8(x, data.num_levels) for x, _ in data.batches(split, 256, limit=count)]
     return torch.cat(shown).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

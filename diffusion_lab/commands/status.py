@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from rich.live import Live
 
 from diffusion_lab.store import named_sweep
-from diffusion_lab.sweeps.progress import is_over, job_progress, table
-from diffusion_lab.sweeps.submitted import queue_states
+from diffusion_lab.sweeps.jobs import queue_states
+from diffusion_lab.sweeps.watch import is_over, job_progress, table
 from diffusion_lab.terminal import Terminal
 
 _REFRESH_SECONDS = 2.0

@@ -21,23 +21,21 @@ from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.commands.report import show
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.build import CODE
+from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.config.outputs import name_folders
+from diffusion_lab.config.mistakes import MistakeError, check_at_least, mistake_in_job
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
-from diffusion_lab.report.make import make_report
+from diffusion_lab.config.working_directory import name_folders
 from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
-from diffusion_lab.store.foreign import is_folder_name, printable
-from diffusion_lab.store.job_files import jobs_folder
+from diffusion_lab.store.places import jobs_folder
+from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
-from diffusion_lab.sweeps.plan import Job, Plan, Work, sweep_content
+from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_all, sweep_content
 from diffusion_lab.sweeps.watch import watching
-from diffusion_lab.sweeps.work import do, forget_failures, run_all
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.trackers import how_to_upload
@@ -59,6 +57,7 @@ def sweep(
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
+        check_at_least(1, config, "sweep.jobs_per_model")
         if config.retrain and config.sweep.jobs_per_model > 1:
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)
@@ -77,7 +76,7 @@ def sweep(
             )
         launcher = config.hydra.launcher
         if plan.jobs and VARIABLE not in os.environ and not (dry_run or launcher.get("dry_run", False)):
-            raise StartAgain(make_copy(directory.code, CODE.modules(), _config_folders(context)))
+            raise StartAgain(make_copy(directory.code, CODE.modules(), config_folders(config)))
         for line in [*plan.summary(), *notes, *launches.summary(plan.jobs), f"sweep {directory.path}"]:
             console.print(line)
         if dry_run:
@@ -105,6 +104,8 @@ def sweep(
         if how:  # the reason is in the log of each job
             console.print(how)
         if config.score:
+            from diffusion_lab.report.make import make_report
+
             console.print(f"report {make_report(directory, show=show)}")
             track_report(config, directory, directory.report)
         if failures:
@@ -174,15 +175,10 @@ class _Logged:
                 raise
 
 
-def _config_folders(context: HydraContext) -> list[Path]:
+def config_folders(config: DictConfig) -> list[Path]:
     """Where Hydra searches for the user's configs: --config-dir, hydra.searchpath, and conf/ of the working directory."""
-    paths = [element.path or "" for element in context.config_loader.config_search_path.get_path()]
-    folders = [
-        Path(path.removeprefix("file://"))
-        for path in paths
-        if path and ("://" not in path or path.startswith("file://"))
-    ]
-    return [folder for folder in folders if folder != CONF]
+    sources = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    return [folder for folder in sources if folder != CONF]
 
 
 def _reason(returned: JobReturn) -> str | None:

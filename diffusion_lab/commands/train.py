@@ -10,8 +10,6 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from diffusion_lab.commands.accuracy import report_accuracy
-from diffusion_lab.commands.scoring import score_once
 from diffusion_lab.config.branching import branch_point
 from diffusion_lab.config.build import (
     build_model,
@@ -20,21 +18,16 @@ from diffusion_lab.config.build import (
     fill_in_facts,
     settle_budget,
     settle_labels,
-    training_fingerprint,
 )
+from diffusion_lab.config.identity import training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
 from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.scores import add_scored_moments, check_planned_score, kept_weights, requested_scores, run_of
-from diffusion_lab.config.started import start
-from diffusion_lab.config.weights import load_weights
+from diffusion_lab.config.starting import start
+from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-
-
-def completed(options: list[str]) -> list[str]:
-    """Training takes its options as they are."""
-    return options
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -42,7 +35,9 @@ def run(cfg: DictConfig) -> float | None:
 
     Returns the value that cfg.objective_metric names, if any, for a sweeper that searches.
     """
+    from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
+    from diffusion_lab.commands.scoring import score_once
     from diffusion_lab.config.trainer import check_training
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.training.ranks import hold_together

@@ -2,3 +2,7 @@
 
 Beside `commands` the only place that sees a cfg.
 """
+
+import logging
+
+logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # get_object logs what it raises

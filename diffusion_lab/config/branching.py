@@ -11,17 +11,17 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import plain_config, training_fingerprint
-from diffusion_lab.config.loading import load_config
+from diffusion_lab.config.identity import plain_config, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.scores import moments_of
-from diffusion_lab.config.weights import read_training_progress
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.weight_files import read_training_progress
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import kept_average_name, snapshot_name
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.fingerprints import changed_keys, training_part
-from diffusion_lab.store.foreign import inside
-from diffusion_lab.store.moments import IMAGES, SECONDS, SHARE, STEPS
+from diffusion_lab.store.fingerprints import training_part
+from diffusion_lab.store.options import changed_keys
+from diffusion_lab.store.records import inside
+from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_average_name, snapshot_name
 
 
 @dataclass(frozen=True)

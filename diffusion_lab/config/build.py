@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.config.guiding import by_content, identity_of
-from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.starting import content_of_start, identity_of_base
-from diffusion_lab.config.strangers import REFERENCE
-from diffusion_lab.store.contents import wrong_in_facts
-from diffusion_lab.store.fingerprints import (
-    DRAWING,
-    MEASURING,
-    SCORED_GROUPS,
-    SCORING,
-    TRAINING,
-    canonical_json,
-    fingerprint,
-    named_in,
-    scored_part,
-    training_part,
-)
-from diffusion_lab.store.imports import Code
+from diffusion_lab.config.identity import content_of_start, identity_of_base
+from diffusion_lab.config.mistakes import MistakeError, check_at_least
+from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
     from diffusion_lab.data.clusters import Clusters
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
-    from diffusion_lab.store import ModelDirectory
-
-CODE = Code()  # of this process
-_CARDS = Path(__file__).parents[1] / "evaluation" / "weights"  # of shipped weights, with their digests
-_VARIABLE = re.compile(r"oc\.env:\s*(\w+)")
-_MAY_HOLD_SECRETS = {"logger", "callbacks"}  # no file is read again for what these hold
 
 
 def choices_made() -> dict[str, str | None]:
@@ -91,7 +66,7 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
             "labels=clusters), or other data (image_folder: data.classes=subfolders)"
         )
     facts = {"shape": list(data.shape), "num_levels": data.num_levels, "num_classes": data.num_classes}
-    wrong = wrong_in_facts(facts)
+    wrong = wrong_in({"facts": facts}, FACTS)
     if wrong:
         raise ValueError(f"{data.name}: {wrong}")
     with open_dict(cfg):
@@ -119,6 +94,10 @@ def settle_budget(cfg: DictConfig) -> None:
 
     A settled config states how long it trains and has no default left.
     """
+    check_at_least(
+        1, cfg, *(f"trainer.{name}" for name in ("num_nodes", "accumulate_grad_batches", "log_every_n_steps"))
+    )
+    check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)
         if cfg.trainer.get("max_steps") is None:
@@ -142,7 +121,7 @@ def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
     for name, node in (cfg.get(group) or {}).items():
         if node is None:
             continue
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        if not isinstance(node.get("_target_"), str):
             raise MistakeError(
                 f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
             )
@@ -152,125 +131,3 @@ def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
     if not built:
         raise MistakeError(f"{group}: choose at least one")
     return built
-
-
-def plain_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config in plain containers. `model` keeps its references ${a.b} to the groups, which stand beside it.
-
-    Other interpolations are resolved there too: the environment may be another one when the config is read. But a logger or a
-    callback may be given a password by ${oc.env:NAME}, and what is recorded holds the name only.
-    """
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    written = OmegaConf.to_container(cfg, resolve=False)
-    if "model" in resolved:
-        resolved["model"] = _with_references(written["model"], resolved["model"])
-    secrets = {os.environ[name]: name for name in _VARIABLE.findall(str(written)) if os.environ.get(name)}
-    for group in _MAY_HOLD_SECRETS & resolved.keys():
-        resolved[group] = _without_secrets(written[group], resolved[group], secrets)
-    return resolved
-
-
-def _without_secrets(written: Any, resolved: Any, secrets: Mapping[str, str]) -> Any:
-    """`resolved`, with the names of variables of the environment where it holds their values."""
-    if isinstance(written, dict):
-        return {key: _without_secrets(child, resolved[key], secrets) for key, child in written.items()}
-    if isinstance(written, list):
-        return [_without_secrets(*pair, secrets) for pair in zip(written, resolved, strict=True)]
-    if not (isinstance(written, str) and "${" in written):
-        return resolved
-    if not isinstance(resolved, str):  # decoded, or a whole node
-        return written.replace("${", "{") if "oc.env" in written else resolved
-    for value in sorted(secrets, key=len, reverse=True):
-        resolved = resolved.replace(value, f"{{oc.env:{secrets[value]}}}")
-    return resolved
-
-
-def _with_references(node: Any, resolved: Any) -> Any:
-    """`resolved`, but for plain references that `node` has in these places."""
-    if isinstance(node, dict):
-        return {key: _with_references(child, resolved[key]) for key, child in node.items()}
-    if isinstance(node, list):
-        return [_with_references(*pair) for pair in zip(node, resolved, strict=True)]
-    return node if isinstance(node, str) and REFERENCE.fullmatch(node) else resolved
-
-
-def training_fingerprint(cfg: DictConfig) -> str:
-    """64 hex digits of everything that shapes training, and of nothing else. The facts must have been stated.
-
-    A variance that the objective does not read counts only by its width: fixed small and fixed large under L_simple are one model.
-    """
-    config = _shaping(cfg)
-    return fingerprint(config, cfg.facts.identity, CODE.digest(named_in(config), TRAINING))
-
-
-def code_of_training(cfg: DictConfig) -> dict[str, Any]:
-    """The record of the code of a training: the names that its config refers to, and the digest of their code."""
-    names = sorted(set(named_in(_shaping(cfg))))
-    return {"names": names, "digest": CODE.digest(names, TRAINING)}
-
-
-def _shaping(cfg: DictConfig) -> dict[str, Any]:
-    config = training_part(plain_config(cfg))
-    if not variance_matters(cfg):
-        config["variance"] = {"outputs_per_channel": instantiate(cfg.variance).outputs_per_channel}
-    return config
-
-
-def variance_matters(cfg: DictConfig) -> bool:
-    """Whether the variance shaped training: families without one have nothing to swap."""
-    return "variance" not in cfg or instantiate(cfg.objective).reads_variance
-
-
-def scoring_fingerprint(model_fingerprint: str, cfg: DictConfig, head: ModelDirectory | None = None) -> str:
-    """What makes two scores the same: the model, the choices of scoring, and the code that scores. head: of its variance."""
-    parts = _scored_parts(cfg, head)
-    choices = {key: parts[key] for key in SCORED_GROUPS if key in parts}
-    return fingerprint(choices, model_fingerprint, CODE.digest(named_in(parts), SCORING))
-
-
-def sampling_identity(
-    model_fingerprint: str, cfg: DictConfig, unread: Iterable[str], features: str, head: ModelDirectory | None = None
-) -> str:
-    """What decides a model's samples and their feature vectors, apart from its weights and sampler: how it was built,
-    and the code that draws samples and computes features.
-
-    unread: groups of `cfg` that decide none of its samples. features: the name of these features. head: of its variance.
-    """
-    read = _scored_parts(cfg, head)
-    read["model"] = {key: part for key, part in read["model"].items() if key not in unread}  # where it is held again
-    parts = {key: part for key, part in read.items() if key not in unread}
-    parts["features"] = parts["features"][features]
-    names = named_in({**parts, "metrics": None})  # what is measured decides no sample
-    return f"{model_fingerprint} {CODE.digest(names, DRAWING)} {canonical_json(parts.get('guidance'))}"
-
-
-def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of features, with the digest of their weights: of the user's file, or of the card of shipped ones."""
-    found = dict(features)
-    for name, options in found.items():
-        if isinstance(options, Mapping):
-            weights = options.get("weights") or _CARDS / f"{options.get('name')}.json"
-            if Path(weights).is_file():
-                with open(weights, "rb") as file:
-                    found[name] = {**options, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
-    return found
-
-
-def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
-    """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
-    model = OmegaConf.to_container(cfg.model, resolve=True)
-    parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
-    return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
-
-
-def _scored_parts(cfg: DictConfig, head: ModelDirectory | None) -> dict[str, Any]:
-    """What a score is made of: what the model was trained with, and the choices of scoring; other models by their content."""
-    parts = scored_part(plain_config(cfg))
-    guidance = parts.get("guidance")
-    if guidance is not None:
-        parts["guidance"] = by_content(guidance)
-    if parts.get("features") is not None:
-        parts["features"] = features_by_content(parts["features"])
-    if head is not None:
-        parts["measured_variance"] = {**parts["measured_variance"], "head": identity_of(head)}
-    return parts

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
-from diffusion_lab.config.loading import trained_data
 from diffusion_lab.config.mistakes import MistakeError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.config.trained import trained_data
+from diffusion_lab.data.image_files import read_image
+from diffusion_lab.diffusion import SampleNoise, denoise_from, inpaint, slerp
+from diffusion_lab.diffusion.levels import from_levels
+from diffusion_lab.metrics.reference import quantise
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.diffusion import DiffusionModel
 
 WHITE = 128  # of a mask, from here up
 
@@ -61,13 +62,9 @@ def wanted_edit(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> E
     return next(iter(wanted.values()))(cfg, model, saved)
 
 
-def inpainting(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+def inpainting(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """Another filling of the hole for every index."""
-    import torch
-
-    from diffusion_lab.diffusion import SampleNoise, inpaint
-
-    _check_has_chain(model, "inpaint.image")
+    model = _with_chain(model, "inpaint.image")
     if cfg.inpaint.mask is None:
         raise MistakeError("inpaint.mask=FILE is needed: white where the model paints, black where the image stays")
     if len(model.shape) != 3:
@@ -90,10 +87,6 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     With two labels each image has its own, and an image in between has that of the nearer one. Without a label, a model on clusters
     that always had one in training takes the clusters of the images.
     """
-    import torch
-
-    from diffusion_lab.diffusion import slerp
-
     if len(cfg.interpolate.images) != 2:
         raise MistakeError(f"interpolate.images={list(cfg.interpolate.images)}: give [first,second]")
     if cfg.num_images < 2:
@@ -103,7 +96,7 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     if cfg.label is not None and len(cfg.label) > 2:
         raise MistakeError(f"label={cfg.label}: give one class, or the classes of the two interpolate.images")
     if cfg.label is not None:
-        own = torch.tensor([cfg.label[0], cfg.label[-1]], device=model.device)
+        own: Tensor | None = torch.tensor([cfg.label[0], cfg.label[-1]], device=model.device)
     else:
         own = None if has_null_class else _clusters_of(ends, saved)
     latents = model.encode(ends, own)
@@ -118,11 +111,9 @@ def interpolation(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) ->
     return Edit(ends, draw, has_labels=own is not None)
 
 
-def denoising(cfg: DictConfig, model: DiffusionModel, saved: DictConfig) -> Edit:
+def denoising(cfg: DictConfig, model: GenerativeModel, saved: DictConfig) -> Edit:
     """Another noisy version of the image, and what the model sees in it, for every index."""
-    from diffusion_lab.diffusion import SampleNoise, denoise_from
-
-    _check_has_chain(model, "denoise.image")
+    model = _with_chain(model, "denoise.image")
     last = model.process.num_timesteps
     if cfg.denoise.t is None or not 0 <= cfg.denoise.t <= last:
         raise MistakeError(
@@ -144,10 +135,11 @@ def _clusters_of(x: Tensor, saved: DictConfig) -> Tensor | None:
     return None if clusters is None else clusters.of(x.cpu()).to(x.device)
 
 
-def _check_has_chain(model: GenerativeModel, option: str) -> None:
-    """MistakeError where there is no chain between image and noise to go along."""
-    if not hasattr(model, "process"):
+def _with_chain(model: GenerativeModel, option: str) -> DiffusionModel:
+    """The model. MistakeError where it has no chain between image and noise to go along."""
+    if not isinstance(model, DiffusionModel):
         raise MistakeError(f"{option}: a {type(model).__name__} has no steps to take between noise and image")
+    return model
 
 
 def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
@@ -156,8 +148,6 @@ def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:
     """(1, *shape) on the model's device: a file, or test image number `image` of the data that the model was trained on."""
-    from diffusion_lab.data.levels import from_levels, to_levels
-
     if isinstance(image, int):
         data = trained_data(saved)
         if not 0 <= image < data.num_test:
@@ -169,13 +159,11 @@ def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) ->
     if model.shape[0] not in (1, 3):
         raise MistakeError(f"{image}: this model draws {model.shape[0]} channels; give the number of a test image")
     x = from_levels(_read(image, model.shape[1:], model.shape[0]), 256)[None]
-    return from_levels(to_levels(x, model.num_levels), model.num_levels).to(model.device)
+    return quantise(x, model.num_levels).to(model.device)
 
 
 def _read(file: str, image_size: Sequence[int], channels: int) -> Tensor:
     """uint8 (channels, *image_size)."""
-    from diffusion_lab.data.images import read_image
-
     if not Path(file).is_file():
         raise MistakeError(f"{file}: there is no such file")
     return read_image(Path(file), image_size, channels)

@@ -13,43 +13,29 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.build import CODE, build_data, features_by_content, plain_config
+from diffusion_lab.config.build import build_data
+from diffusion_lab.config.identity import CODE, features_by_content, plain_config
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.scores import build_features, build_metrics
 from diffusion_lab.store import FINGERPRINT_LENGTH, RunDirectory, cache_directory, run_directory
-from diffusion_lab.store.fingerprints import GIVEN, fingerprint, named_in
+from diffusion_lab.store.fingerprints import GIVEN, SCORED_GROUPS, fingerprint, named_in
 
 if TYPE_CHECKING:
     import torch
 
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import Images
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.data.module import DataModule
+    from diffusion_lab.interop.given_images import Images
     from diffusion_lab.metrics.features import Features
-    from diffusion_lab.metrics.given import GivenImages
-    from diffusion_lab.metrics.reference import Progress, Reference
-    from diffusion_lab.metrics.statistics import Moments
+    from diffusion_lab.metrics.reference import Moments, Reference
+    from diffusion_lab.metrics.shards import Progress
+    from diffusion_lab.metrics.sources import GivenImages
 
 CONFIG = "evaluate_samples"  # what such a score is composed from
 _RECORDED = ("samples", "reference", "data", "features", "metrics", "evaluation", "logger", "seed")
-_OF_A_MODEL = (
-    *(
-        "model_dir",
-        "devices",
-        "model",
-        "network",
-        "ema",
-        "sampler",
-        "guidance",
-        "sampling",
-        "rounding",
-        "start",
-        "decoder",
-        "bound",
-    ),
-    *("objective", "variance"),
-    *(f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")),
-)
+_OF_A_MODEL = {"model_dir", "devices", "model", "network", "ema", "objective", *SCORED_GROUPS}
+_OF_A_MODEL -= {"evaluation", "features", "metrics"}
+_OF_A_MODEL |= {f"evaluation.{name}" for name in ("weights", "batch_size", "precision", "statistics_images")}
 _LONGEST_NAME = 60
 
 
@@ -70,7 +56,8 @@ class Given:
         self, features: Sequence[Features], cache: Path, device: torch.device, progress: Progress
     ) -> list[Reference]:
         """What the samples are compared with, as each of the features sees it."""
-        from diffusion_lab.metrics.reference import GivenReference, references_of
+        from diffusion_lab.metrics.reference import references_of
+        from diffusion_lab.metrics.sources import GivenReference
 
         if "data" in self.cfg:
             return references_of(self.data, features, cache, device, progress)
@@ -87,18 +74,17 @@ def are_given(options: Sequence[str]) -> bool:
     if named.get("samples", "null") == "null":
         return False
     for key in named:
-        for refused in _OF_A_MODEL:
-            if key.partition("@")[0] == refused or key.startswith((f"{refused}.", f"{refused}/")):
-                raise MistakeError(f"{key} has no effect with samples=…: remove it")
+        if {key, *re.split("[@/.]", key)[:1], ".".join(key.split(".")[:2])} & _OF_A_MODEL:
+            raise MistakeError(f"{key} has no effect with samples=…: remove it")
     return True
 
 
 def read_given(cfg: DictConfig, outputs: Path, device: str) -> Given:
     """The samples and what they are compared with, read and checked. MistakeError, in one sentence, for what cannot be scored."""
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import differences, levels, read_images
-    from diffusion_lab.metrics.given import GivenImages
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.interop.given_images import differences, levels, read_images
     from diffusion_lab.metrics.score import check_measures
+    from diffusion_lab.metrics.sources import GivenImages
 
     kept = OmegaConf.masked_copy(cfg, [key for key in _RECORDED if cfg.get(key) is not None])
     if "_target_" not in kept.data:
@@ -138,18 +124,18 @@ def _reference(cfg: DictConfig, samples: Images) -> tuple[OneSet, Mapping[str, M
     """The images, none where only statistics were published; and the statistics, by the suffix of their names."""
     import torch
 
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.interop.images import levels
-    from diffusion_lab.interop.statistics import read_reference
+    from diffusion_lab.data.in_memory import OneSet
+    from diffusion_lab.interop.given_images import levels
+    from diffusion_lab.interop.given_statistics import read_reference
 
     if cfg.evaluation.reference != "train":
         raise MistakeError("evaluation.reference has no effect with reference=…, which has no splits: remove it")
     found = read_reference(Path(cfg.reference))
-    images = found.images
-    shape, num_levels = (samples.shape, samples.num_levels) if images is None else (images.shape, images.num_levels)
-    none = torch.empty((0, *shape), dtype=torch.uint8)
-    pixels = none if images is None else levels(images, shape, num_levels, found.name)
-    data = OneSet(_name(found.name), pixels, num_levels, found.digest)
+    like = samples if found.images is None else found.images
+    pixels = torch.empty((0, *like.shape), dtype=torch.uint8)
+    if found.images is not None:
+        pixels = levels(found.images, like.shape, like.num_levels, found.name)
+    data = OneSet(_name(found.name), pixels, like.num_levels, found.digest)
     data.prepare()
     return data, found.moments
 

@@ -1,4 +1,7 @@
-"""What went wrong, in one sentence that names the option or the file and the fix; None where it is our fault, not the user's."""
+"""What went wrong, in one sentence that names the option or the file and the fix; None where it is our fault, not the user's.
+
+Some facts are only in the texts of Hydra's and OmegaConf's errors. No other file reads these texts.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import (
@@ -17,7 +19,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
@@ -26,16 +28,37 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from diffusion_lab.config import hydra_errors
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store import RunError
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.lease import OvertakenError
 from diffusion_lab.store.options import above_and_itself, flat
 from diffusion_lab.store.written import PlaceError
+from diffusion_lab.sweeps.axes import MissingOptionError
+
+_FULL = "no space is left on the disk of {}; earlier files are intact: free some space and run the same command again"
+_TAKEN = "cannot create the folder {}: a file has that name; choose another folder"
+_OF_FILES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.ENOTDIR: _TAKEN,
+    errno.EEXIST: _TAKEN,
+    errno.ENAMETOOLONG: "{} is too long a name: choose a shorter one",
+    errno.EROFS: "{} is on a read-only disk; choose a folder on another one",
+    errno.EFBIG: "{} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes",
+}
 
 
 class MistakeError(Exception):
     """A mistake of the user; the message says in one sentence what is wrong."""
+
+
+def check_at_least(least: int, cfg: DictConfig, *options: str) -> None:
+    """MistakeError for the first of these options whose number is smaller."""
+    for option in options:
+        value = OmegaConf.select(cfg, option)
+        if value is not None and value < least:
+            raise MistakeError(f"{option}={value}: this option must be at least {least}")
 
 
 @contextmanager
@@ -43,7 +66,7 @@ def users_mistakes() -> Iterator[None]:
     """Around code that builds from options: a ValueError in here is a mistake in the options."""
     try:
         yield
-    except InterpolationKeyError:  # a ValueError too, but what is wrong is said below
+    except InterpolationKeyError:  # a ValueError too, with a sentence of its own below
         raise
     except (ValueError, RunError) as error:
         raise MistakeError(str(error)) from error
@@ -88,94 +111,88 @@ def mistake_in_job(error: BaseException) -> str | None:
         case MistakeError() | RunError() | OvertakenError() | PlaceError():
             return str(error)
         case _ if _is_out_of_memory(error):
-            place = hydra_errors.place(error)
-            return f"{f'{place}: ' if place else ''}out of memory: choose smaller sizes, batches or numbers"
+            return f"{_place(error)}out of memory: choose smaller sizes, batches or numbers"
         case InterpolationKeyError():
             return _of_another_family(error)
         case InterpolationResolutionError():  # ${oc.env:NAME} without that variable, or a reference to itself
-            return hydra_errors.one_line(error)
+            return _one_line(error)
         case InstantiationException():
             return _instantiation(error)
         case MissingMandatoryValue():
             key = (error.full_key or "").removeprefix("model.")  # whose parts are references to the groups
             return f"{key} has no value; set {key}=…"
-        case PermissionError() if error.filename:
-            unread = os.path.exists(error.filename) and not os.access(error.filename, os.R_OK)
-            return f"no permission to {'read' if unread else 'write'} {error.filename}"
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return (
-                f"no space is left on the disk of {error.filename or 'the outputs'}; earlier files are intact: free some space and "
-                "run the same command again"
-            )
-        case NotADirectoryError() | FileExistsError() if error.filename:
-            return f"cannot create the folder {error.filename}: a file has that name; choose another folder"
-        case OSError(errno=errno.ENAMETOOLONG):
-            return f"{error.filename} is too long a name: choose a shorter one"
-        case OSError(errno=errno.EROFS):
-            return f"{error.filename} is on a read-only disk; choose a folder on another one"
-        case OSError(errno=errno.EFBIG):
-            return (
-                f"{error.filename} would become too large a file: raise the limit (ulimit -f), or choose smaller sizes"
-            )
+        case OSError():
+            return _of_a_file(error)
     return None
 
 
-def mistake_in_options(error: BaseException, command: str, conf: Path) -> str | None:
+def _of_a_file(error: OSError) -> str | None:
+    name = error.filename
+    if isinstance(error, PermissionError) and name:
+        unread = os.path.exists(name) and not os.access(name, os.R_OK)
+        return f"no permission to {'read' if unread else 'write'} {name}"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
+        return None
+    said = _OF_FILES.get(error.errno or 0)
+    return None if said is None else said.format(name or "the outputs")
+
+
+def mistake_in_options(error: BaseException, command: str) -> str | None:
     """One sentence for options that no config can be composed from, or None."""
     match error:
+        case MissingOptionError():
+            return _unknown(error.key, command)
         case MissingConfigException():
             return _missing(error)
         case OverrideParseException():
             return (
                 f"cannot read {error.override!r}: write option=value, and put quotes around spaces, commas and brackets"
             )
-        case MissingMandatoryValue():
-            return f"{error.full_key} has no value; set {error.full_key}=…"
         case ConfigCompositionException() | OmegaConfBaseException():
-            return _composition(error, command, conf)
+            return _composition(error, command)
         case YAMLError():
             return f"cannot read a config: {' '.join(str(error).split())}"
-        case ValueError() if hydra_errors.is_two_modes(error):
-            return hydra_errors.one_line(error)
-        case ValueError() if hydra_errors.is_null_group(error):
+        case ValueError() if str(error).startswith("Only one of --run"):
+            return _one_line(error)
+        case ValueError() if "Config group override must be" in str(error):
             return "a group cannot be null, as in callbacks=null: name one of its choices, or remove it with ~callbacks"
     return None
 
 
+def refused_option(error: BaseException) -> str | None:
+    """The key of an option that the config does not have; a choice of a group with its package, as group@package."""
+    return _found(r"Could not override '([^']+)'", error)
+
+
 def _instantiation(error: InstantiationException) -> str | None:
     """Options that an object refuses: its own sentence, and the place of the option."""
-    where, lost = hydra_errors.place(error), hydra_errors.missing_target(error)
+    place, lost = _place(error), _found(r"Error locating target '([^']+)'", error)
     if lost:
-        return f"{f'{where}.' if where else ''}_target_={lost}: Python cannot import this; check its spelling and its installation"
+        option = f"{place.removesuffix(': ')}._target_" if place else "_target_"
+        return f"{option}={lost}: Python cannot import this; check its spelling and its installation"
     cause = error.__cause__
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
+    said = " ".join(str(cause).split())
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
-    place = f"{where}: " if where else ""
-    if (
-        isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError)
-        or type(cause).__name__ == "MisconfigurationException"
-    ):
-        return place + " ".join(str(cause).split())  # the last is Lightning's, which is slow to import
+    if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError):
+        return place + said
+    if type(cause).__name__ == "MisconfigurationException":  # Lightning's, which is slow to import
+        return place + said
     if isinstance(cause, ArithmeticError | RuntimeError):
-        return f"{place}these values do not work ({' '.join(str(cause).split())})"
+        return f"{place}these values do not work ({said})"
     if isinstance(cause, TypeError):
-        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
-        what = (
-            f"there is no option {unexpected[1]}"
-            if unexpected
-            else f"a value is of the wrong kind ({' '.join(str(cause).split())})"
-        )
-        return place + what
-    return None if cause is not None else hydra_errors.one_line(error)
+        unexpected = _found(r"unexpected keyword argument '(\w+)'", cause)
+        return place + (f"there is no option {unexpected}" if unexpected else f"a value is of the wrong kind ({said})")
+    return None if cause is not None else _one_line(error)
 
 
 def _of_another_family(error: InterpolationKeyError) -> str:
     """A model refers to an option that the choice of a group does not have, as sampling=temperature of a VAE."""
-    wanted = hydra_errors.missing_reference(error)
+    wanted = _found(r"Interpolation key '([^']+)'", error)
     if wanted is None:
-        return hydra_errors.one_line(error)
+        return _one_line(error)
     group, _, option = wanted.rpartition(".")
     if not group:
         return f"this model needs {option}, which no choice sets: check that network=… is one of its family"
@@ -189,36 +206,36 @@ def _missing(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = sorted(error.options or [])
     if not group or not options:
-        return hydra_errors.one_line(error)
+        return _one_line(error)
     return f"{group}={option}: there is no such choice; choose one of {', '.join(options)}{_hint(option, options)}"
 
 
-def _composition(error: Exception, command: str, conf: Path) -> str:
+def _composition(error: Exception, command: str) -> str:
     """An option that does not exist, or a value of the wrong kind."""
-    named = hydra_errors.refused_option(error) or hydra_errors.place(error)
+    named = refused_option(error) or _found(r"full_key: (\S+)", error)
     if named is None:
-        return hydra_errors.one_line(error)
-    key, file = named.split("@")[0], hydra_errors.refused_by(error)
+        return _one_line(error)
+    key = named.partition("@")[0]
+    file = _found(r"In '([^']+)': Could not override", error)
     if file is not None:
         return f"{file}.yaml overrides the group {key}, which diffusion-lab {command} does not have"
-    wrong = hydra_errors.wrong_kind(error)
-    if wrong is not None:
-        return f"{key}: {wrong}"
-    if command in ("train", "schedule") and (conf / key).is_dir():
-        models = sorted(file.stem for file in (conf / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
+    if "could not be converted" in str(error) or "Cannot convert" in str(error):
+        return f"{key}: {str(error).splitlines()[0]}"
+    return _unknown(key, command)
+
+
+def _unknown(key: str, command: str) -> str:
+    """An option that the config does not have."""
+    if command in ("train", "schedule") and (CONF / key).is_dir():
+        models = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if f"  - /{key}: " in file.read_text())
         others = f", or choose model={' or '.join(models)}" if models else ""
         return f"{key} is not a part of the model that you chose: remove {key}=…{others}"
-    if key not in SCORING_GROUPS and (conf / key).is_dir():
+    if key not in SCORING_GROUPS and (CONF / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
-    hint = _hint(key, _known_options(command, conf), f"; see diffusion-lab {command} --help")
-    return f"there is no option {key!r}{hint}"
-
-
-def _known_options(command: str, conf: Path) -> list[str]:
-    """Every dotted key of the command's default config, and its groups."""
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         leaves = flat(OmegaConf.to_container(compose(command), resolve=False))
-    return list(dict.fromkeys(key for leaf in leaves for key in above_and_itself(leaf)))
+    known = list(dict.fromkeys(above for leaf in leaves for above in above_and_itself(leaf)))
+    return f"there is no option {key!r}{_hint(key, known, f'; see diffusion-lab {command} --help')}"
 
 
 def _hint(word: str, known: list[str], otherwise: str = "") -> str:
@@ -226,3 +243,19 @@ def _hint(word: str, known: list[str], otherwise: str = "") -> str:
         return f" with your choice of {word.partition('.')[0]}"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else otherwise
+
+
+def _place(error: BaseException) -> str:
+    """ "network.dropout: ", the key that an error is about, or nothing."""
+    key = _found(r"full_key: (\S+)", error)
+    return "" if key is None else f"{key}: "
+
+
+def _one_line(error: BaseException) -> str:
+    """The text, without the folders that configs were searched in."""
+    return " ".join(str(error).split("Config search path")[0].split())
+
+
+def _found(pattern: str, error: BaseException) -> str | None:
+    match = re.search(pattern, str(error))
+    return None if match is None else match[1]

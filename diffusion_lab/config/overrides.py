@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -41,9 +41,10 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def with_values(group: str, values: Mapping[str, Any]) -> list[str]:
-    """Options that give a group each of these values, also where its choice has no such option."""
-    return [f"++{group}.{key}={quoted(value)}" for key, value in flat(values).items()]
+def put_first(options: Sequence[str], added: Sequence[str]) -> list[str]:
+    """`added`, before the overrides in `options` and after flags: Hydra needs all overrides in one piece. Later ones win."""
+    first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
+    return [*options[:first], *added, *options[first:]]
 
 
 def options_of_this_job(**more: str) -> list[str]:
@@ -65,7 +66,7 @@ def as_options(given: Mapping[str, Any]) -> list[str]:
     for name, value in given.items():
         plain = _plain(name, value)
         if isinstance(plain, dict):
-            options += [f"~{name}", *with_values(name, plain)]
+            options += [f"~{name}", *(f"++{name}.{key}={quoted(part)}" for key, part in flat(plain).items())]
         elif plain is not None:
             options.append(f"{name}={quoted(plain)}")
     return options

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,20 +18,11 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from diffusion_lab.config.build import (
-    CODE,
-    build_model,
-    build_training_data,
-    fill_in_facts,
-    plain_config,
-    settle_budget,
-    settle_labels,
-    training_fingerprint,
-)
-from diffusion_lab.config.hydra_errors import could_not_override, refused_option
+from diffusion_lab.config.build import build_model, build_training_data, fill_in_facts, settle_budget, settle_labels
+from diffusion_lab.config.composing import drop_leftovers
+from diffusion_lab.config.identity import CODE, plain_config, training_fingerprint
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.leftovers import drop_leftovers
-from diffusion_lab.config.mistakes import MistakeError, users_mistakes
+from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -40,15 +32,15 @@ from diffusion_lab.config.scores import (
     run_of,
 )
 from diffusion_lab.store import model_directory
-from diffusion_lab.store.fingerprints import canonical_json, named_in
-from diffusion_lab.store.imports import Scope
+from diffusion_lab.store.fingerprints import Scope, named_in
+from diffusion_lab.store.options import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
 from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import requested, visible_gpus
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
 
 _AT, _WEIGHTS, _SHARES = "evaluation.at", "evaluation.weights", "sweep.jobs_per_model"
 ASKED_ONCE = ("outputs", "score", "retrain", "rescore", "tags", "debug", _SHARES)  # of the whole sweep
@@ -149,68 +141,58 @@ def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -
 
 
 class _Composer:
-    """Overrides -> config.
+    """Overrides -> config: the choices of files are composed, once for each different set of them, then values are put into a copy.
 
-    Hydra reads some twenty files for a config, so it composes each different choice of files once; plain values are put into
-    a copy, in the way in which Hydra does it.
+    Hydra reads some twenty files for a config. MissingOptionError for the first override that the config has no place for.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader, self._master = loader, master
-        self._parser = OverridesParser.create(config_loader=loader)
-        self._parsed: dict[str, Override] = {}
-        self._values: set[str] = set()
-        self._bases: dict[tuple[str, ...], Composed] = {}
+        parser = OverridesParser.create(config_loader=loader)
+        self._parsed = cache(parser.parse_override)
+        self._is_value = cache(self._names_value)
+        self._base = cache(self._compose)
 
     def __call__(self, overrides: Sequence[str]) -> Composed:
-        for line in overrides:
-            if line not in self._parsed:
-                (self._parsed[line],) = self._parser.parse_overrides([line])
-                if self._is_value(self._parsed[line]):
-                    self._values.add(line)
-        values = [line for line in overrides if line in self._values]
-        base = self._base(tuple(line for line in overrides if line not in self._values))
+        base = self._base(tuple(line for line in overrides if not self._is_value(line)))
         cfg = copy.deepcopy(base.cfg)
-        for line in values:
-            override = self._parsed[line]
+        for override in map(self._parsed, filter(self._is_value, overrides)):
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
-            except (ConfigAttributeError, ConfigKeyError) as error:
-                refused = could_not_override(override.key_or_group)
-                raise MissingOptionError(_key(override)) from refused.with_traceback(error.__traceback__)
-        self._check_references(cfg, overrides)
+            except (ConfigAttributeError, ConfigKeyError):
+                raise MissingOptionError(_key(override)) from None
+        self._check_references(cfg, {_key(self._parsed(line)) for line in overrides})
         return Composed(cfg, base.family)
 
-    def _check_references(self, cfg: DictConfig, overrides: Sequence[str]) -> None:
+    def _check_references(self, cfg: DictConfig, chosen: Collection[str]) -> None:
         """MissingOptionError for a choice without an option that the model needs: sampling=draws does not fit a flow."""
-        chosen = {_key(self._parsed[line]) for line in overrides}
         for value in OmegaConf.to_container(cfg.model, resolve=False).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
             if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
                 message = f"{wanted[1]}: no model of this sweep uses this choice"
                 raise MissingOptionError(wanted[1]) from MistakeError(message)
 
-    def _is_value(self, override: Override) -> bool:
+    def _names_value(self, line: str) -> bool:
         """Not the choice of a file, nor a key that is added or deleted."""
+        override = self._parsed(line)
         is_group = bool(self._loader.get_group_options(override.key_or_group))
         return override.type is OverrideType.CHANGE and override.package is None and not is_group
 
-    def _base(self, overrides: tuple[str, ...]) -> Composed:
-        if overrides not in self._bases:
-            try:
-                cfg = self._loader.load_sweep_config(self._master, list(overrides))
-            except ConfigCompositionException as error:
-                refused = refused_option(error)
-                if refused not in {_key(self._parsed[line]) for line in overrides}:
-                    raise
-                raise MissingOptionError(refused) from error
-            family = cfg.hydra.runtime.choices.model
-            if cfg.hydra.runtime.choices.get("experiment"):
-                drop_leftovers(cfg, [self._parsed[line] for line in overrides])
-            with open_dict(cfg):
-                del cfg["hydra"]
-            self._bases[overrides] = Composed(cfg, family)
-        return self._bases[overrides]
+    def _compose(self, overrides: tuple[str, ...]) -> Composed:
+        parsed = list(map(self._parsed, overrides))
+        try:
+            cfg = self._loader.load_sweep_config(self._master, list(overrides))
+        except ConfigCompositionException as error:
+            refused = refused_option(error)
+            if refused not in map(_key, parsed):
+                raise
+            raise MissingOptionError(refused) from None
+        choices = cfg.hydra.runtime.choices
+        if choices.get("experiment"):
+            drop_leftovers(cfg, parsed)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return Composed(cfg, choices.model)
 
 
 def _key(override: Override) -> str:

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.build import build_each, scoring_fingerprint
-from diffusion_lab.config.heads import needed_head
+from diffusion_lab.config.build import build_each
+from diffusion_lab.config.identity import scoring_fingerprint
+from diffusion_lab.config.measured_variance import needed_head
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.weights import check_buildable, check_moments
+from diffusion_lab.config.weight_files import check_buildable, check_moments
 from diffusion_lab.store import FINGERPRINT_LENGTH, ModelDirectory, RunDirectory, run_directory
-from diffusion_lab.store.contents import is_snapshot, snapshot_name
-from diffusion_lab.store.moments import IMAGES, SECONDS, STEPS, Moment, read_moment
+from diffusion_lab.store.weights import IMAGES, SECONDS, STEPS, Moment, is_snapshot, read_moment, snapshot_name
 from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics import Metric
     from diffusion_lab.metrics.features import Features
     from diffusion_lab.models.base import GenerativeModel
+
+END = "end"  # the finished model
+_AUTO = "auto"
 
 
 def run_of(directory: ModelDirectory, model_fingerprint: str, cfg: DictConfig, outputs: Path) -> RunDirectory:
@@ -70,7 +73,7 @@ def check_planned_score(
     check_scoring(cfg, data, weights, whose)
     if cfg.score:
         if model.needs_data_moments and model.num_classes is not None:
-            from diffusion_lab.metrics.data_moments import check_classes
+            from diffusion_lab.metrics.measuring import check_classes
 
             check_classes(data)
         check_moments(map(snapshot_name, model.moments), weights, whose)
@@ -86,10 +89,6 @@ def build_metrics(cfg: DictConfig) -> list[Metric]:
     from diffusion_lab.metrics import Metric
 
     return list(build_each(cfg, "metrics", Metric).values())
-
-
-END = "end"  # the finished model
-_AUTO = "auto"
 
 
 def requested_scores(cfg: DictConfig) -> list[DictConfig]:

@@ -1,49 +1,45 @@
-"""init_from: the model directory whose weights training starts from, or whose model it is trained beside. They are known by their
-content, not by their folder."""
+"""A model put in place: the weights that training starts from, or the model that it is trained beside."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from diffusion_lab.config.guiding import identity_of, sha256_of
-from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.identity import start_files
+from diffusion_lab.config.trained import load_config
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.contents import is_snapshot
-from diffusion_lab.store.foreign import RunError
 
-RAW = "raw"
-
-
-def content_of_start(cfg: DictConfig) -> str | None:
-    """Digests of the files that training starts from; None where it starts from fresh weights. RunError if they are not there."""
-    files = start_files(cfg)
-    return " ".join(map(sha256_of, files)) or None
+if TYPE_CHECKING:
+    from diffusion_lab.models.trainable import TrainableModel
 
 
-def identity_of_base(cfg: DictConfig) -> dict[str, Any]:
-    """The identity of the model that a head is trained on. MistakeError if init_from names none, RunError if it is not there."""
-    if cfg.get("init_from") is None:
-        raise MistakeError(
-            "model=variance_head: set init_from=…, the folder of the diffusion model that the head is trained on"
-        )
-    return identity_of(ModelDirectory(Path(cfg.init_from)), start_files(cfg)[-1].stem)
+def _classes(count: int | None) -> str:
+    return "nothing" if count is None else f"{count} classes or clusters"
 
 
-def start_files(cfg: DictConfig) -> list[Path]:
-    """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
-    if cfg.get("init_from") is None:
-        return []
-    from diffusion_lab.training.ema import default_weights
+def start(model: TrainableModel, cfg: DictConfig) -> None:
+    """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
+    from diffusion_lab.config.guidance import unguided  # imports torch
 
-    directory, name = ModelDirectory(Path(cfg.init_from)), cfg.init_weights
-    there = directory.weight_names
-    if name == "auto":
-        averages = [weights for weights in there if not is_snapshot(weights)]
-        name = default_weights(averages, directory.read_training()["steps"])
-    files = directory.weight_files([name])
-    if name not in files:
-        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(there)}")
-    return [files[weights] for weights in dict.fromkeys((RAW, name))]
+    files, started = start_files(cfg), model
+    if model.needs_base:
+        directory = ModelDirectory(Path(cfg.init_from))
+        than = "the head; train the head with the data=…, labels=… and conditional=… of that model"
+        option = f"init_from={cfg.init_from}"
+        started = unguided(directory, cfg.facts.identity, option, than)
+        model.attach_base(started)
+    try:
+        for file in files:
+            started.start_from(file)
+    except ValueError as error:
+        directory = ModelDirectory(Path(cfg.init_from))
+        theirs, ours = load_config(directory).facts.get("num_classes"), cfg.facts.num_classes
+        if theirs != ours:
+            raise ValueError(
+                f"init_from={cfg.init_from}: that model is conditioned on {_classes(theirs)}, but this one on {_classes(ours)}; "
+                "use its labels=… (own: no clusters) and conditional=…"
+            ) from error
+        config = directory.config
+        raise ValueError(f"init_from={cfg.init_from}: {error}; the options of its network are in {config}") from error

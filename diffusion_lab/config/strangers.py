@@ -21,14 +21,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import FunctionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from hydra._internal.utils import _locate  # what Hydra itself finds a target with
+from hydra.utils import get_object
 from omegaconf import MISSING
 
 from diffusion_lab.config.kinds import parameter_annotations
-from diffusion_lab.store.contents import wrong_in_facts
-from diffusion_lab.store.foreign import RunError, printable
+from diffusion_lab.store.records import FACTS, RunError, printable, wrong_in
 
 VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
@@ -40,7 +40,7 @@ PLACES = {
     "measured_variance": "diffusion_lab.diffusion.Variance",
     "objective": "diffusion_lab.diffusion.Objective",
     "evaluation": "diffusion_lab.metrics.settings.Evaluation",
-    "data": "diffusion_lab.data.base.DataModule",
+    "data": "diffusion_lab.data.module.DataModule",
     "labels": "diffusion_lab.data.clusters.Clusters",
     "model": "diffusion_lab.models.trainable.TrainableModel",
     "features": "diffusion_lab.metrics.features.Features",
@@ -51,7 +51,8 @@ _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a fi
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
 _COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
 _COMPUTE += ("torch.nn", "torch.optim")
-_READ = tuple(f"diffusion_lab.{part}" for part in ("data", "metrics", "config.classifier", "config.worse"))
+_GUIDANCE = "diffusion_lab.config.guidance"  # functions that read another model and return a guidance
+_READ = ("diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting
 _MOST_VALUES = 20_000  # to which all references expand; a table of 8,000 β needs nearly as many
@@ -106,7 +107,7 @@ def check_targets(config: Mapping[str, Any], file: Path) -> None:
     """RunError, naming the key, unless each object in a file's resolved config is of the type that its place requires."""
     for group in sorted(config, key=lambda group: group not in PLACES):  # others are built as parts of these only
         node = config[group]
-        kinds = {_locate(PLACES[group]): group == "measured_variance"} if group in PLACES else {object: None}
+        kinds = {get_object(PLACES[group]): group == "measured_variance"} if group in PLACES else {object: None}
         parts = {f"{group}.{name}": part for name, part in (node or {}).items()} if group in _SEVERAL else {group: node}
         for key, part in parts.items():
             if group in PLACES and part is not None and not (isinstance(part, dict) and "_target_" in part):
@@ -144,14 +145,17 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
 def _found(target: Any, packages: tuple[str, ...]) -> Any:
     """What a target names; None unless it lies in one of these packages, or if its import fails."""
     try:
-        return _locate(target) if _within(target, packages) else None
+        return get_object(target) if _within(target, packages) else None
     except Exception:  # whatever the import of a module raises
         return None
 
 
 def _belongs(found: Any, kind: type) -> bool:
     packages = (*_COMPUTE, *_READ) if _within(kind.__module__, ("diffusion_lab",)) else _COMPUTE
-    return isinstance(found, type) and issubclass(found, kind) and _within(found.__module__, packages)
+    made = found
+    if isinstance(found, FunctionType) and found.__module__ == _GUIDANCE and _within(kind.__module__, _COMPUTE[:1]):
+        made = get_type_hints(found).get("return")
+    return isinstance(made, type) and issubclass(made, kind) and _within(found.__module__, packages)
 
 
 def _mentioned(annotation: Any, later: bool = False) -> Iterator[tuple[type, bool]]:
@@ -181,7 +185,7 @@ def check_sizes(config: Mapping[str, Any], file: Path, of_file: Mapping[str, Any
     of_file: the resolved config of the file, where the user changed options of it, which are not bounded.
     """
     facts = config.get("facts") or {}
-    if wrong := wrong_in_facts(facts):
+    if wrong := wrong_in({"facts": facts}, FACTS):
         raise RunError(f"{file}: {wrong}")
     numbers = dict(_numbers(config).items() & _numbers(config if of_file is None else of_file).items())
 

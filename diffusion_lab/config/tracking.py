@@ -14,10 +14,11 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import choices_made, plain_config
+from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.report.make import report_files
 from diffusion_lab.report.panels import SERIES, series
-from diffusion_lab.report.written import report_files
 from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.training.trackers import About, Score, Tracker, TrainingsOnly

@@ -15,7 +15,7 @@ from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
@@ -24,7 +24,7 @@ from diffusion_lab.training.snapshots import Snapshots
 from diffusion_lab.training.trainer import Precision, check_callbacks, checked_precision, trainer_options
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 _NEEDED = ("finite", "monitor", "checkpoint")

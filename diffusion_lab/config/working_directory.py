@@ -7,31 +7,35 @@ In the folder of a model, and in `outputs`, nothing is read.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from io import StringIO
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.outputs import LOCAL, working_directory
+from diffusion_lab.config.overrides import put_first, quoted
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
-from diffusion_lab.store.foreign import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
-from diffusion_lab.store.imports import imported, parsed
+from diffusion_lab.store.files import name_root
+from diffusion_lab.store.places import is_in_outputs
+from diffusion_lab.store.records import LARGEST_CONFIG, RunError, printable, read_bytes, read_yaml
 from diffusion_lab.sweeps.frozen import copied
 
+LOCAL = Path("conf", "local", "default.yaml")  # the user's own settings, below the working directory
+_SEARCHPATH = "hydra.searchpath"
 _DOTTED = re.compile(r"(?<![\w./-])([^\W\d]\w*)(?:\.[^\W\d]\w*)+")
 _READ = re.compile(r"oc\.env:\s*(\w+)")
 _CREDENTIAL = re.compile(r"\w+_(KEY|TOKEN|USERNAME|PASSWORD)")
@@ -39,31 +43,62 @@ _SETS = "it sets credentials (names that end in _KEY, _TOKEN, _USERNAME or _PASS
 _PLAIN = re.compile(r"\$\{(oc\.env:\s*\w+(,[^${}]*)?|\w+(\.\w+)*)\}")  # ${oc.env:NAME,default} and ${a.b}
 
 
-class OwnChoices(SearchPathPlugin):
-    """Hydra searches `folder` after the lab's own configs, so a file of the same name overrides none of them."""
+def working_directory() -> Path | None:
+    """The working directory; None if it is the folder of a model, or in `outputs`, where nothing is read."""
+    folder = Path.cwd()
+    return None if is_in_outputs(folder) else folder
 
-    folder: Path | None = None
 
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.folder is not None:
-            search_path.append("working-directory", f"file://{self.folder}")
+def usual_outputs() -> str:
+    """`outputs`, unless the user's own conf/local/default.yaml names another folder. RunError where that file is wrong."""
+    files = [folder / LOCAL for folder in (CONF.parent, working_directory()) if folder is not None]
+    found = (local_settings(file) for file in files if file.is_file())
+    try:
+        return str(next(filter(None, (settings.get("outputs") for settings in found)), "outputs"))
+    except OmegaConfBaseException as error:
+        raise RunError(f"{LOCAL}: outputs cannot be resolved: {' '.join(str(error).split())}") from None
+
+
+def name_folders(cfg: Mapping[str, Any]) -> None:
+    """Register the folders that a command writes to, so that no link below leads out of them."""
+    for option in ("outputs", "to", "jobs", "sweep", "model_dir"):
+        if cfg.get(option) and not isinstance(cfg[option], Mapping):  # in train, sweep is a group of options
+            name_root(Path(str(cfg[option])))
+
+
+def with_own_choices(options: Sequence[str]) -> list[str]:
+    """`options`, and the folder conf/ here as one that Hydra searches after the lab's own configs.
+
+    Only if an option names a choice that it has and the lab has not. A sweep finds it in the copy that it runs from.
+    """
+    folder = working_directory()
+    named = [(key.lstrip("+").partition("@")[0], value) for key, _, value in (o.partition("=") for o in options)]
+    if folder is None or _SEARCHPATH in dict(named):
+        return [*options]
+    own = copied(folder / "conf")
+    for group, value in named:
+        if group.startswith("hydra") or not (CONF / group).is_dir():
+            continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
+        for choice in re.findall(r"[\w/.-]+", value):
+            if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
+                return put_first(options, [f"{_SEARCHPATH}={quoted([f'file://{own}'])}"])
+    return [*options]
 
 
 @contextmanager
-def own_configs(options: Sequence[str]) -> Iterator[None]:
-    """In the block Hydra finds the choices that the options name, and the settings of conf/local."""
-    folder = working_directory()
-    settings = local_settings(folder / LOCAL) if folder is not None and (folder / LOCAL).is_file() else None
-    found = any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *_own_folders(options)))  # by Hydra
-    Plugins.instance().register(OwnChoices)
+def stored_configs(options: Sequence[str]) -> Iterator[None]:
+    """In the block Hydra's store has the settings of conf/local, where Hydra does not find the file, and what the block adds."""
+    Plugins.instance()  # those of Hydra store their own configs
+    folder, store = working_directory(), ConfigStore.instance()
+    before, store.repo = store.repo, copy.deepcopy(store.repo)
     try:
-        OwnChoices.folder = _own_choices(options)
-        if settings is not None and not found:
-            ConfigStore.instance().store(group="local", name="default", node=settings)
+        if folder is not None and (folder / LOCAL).is_file():
+            settings = local_settings(folder / LOCAL)
+            if not any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *_own_folders(options))):
+                store.store(group="local", name="default", node=settings)
         yield
     finally:
-        OwnChoices.folder = None
-        ConfigStore.instance().repo.pop("local", None)
+        store.repo = before
 
 
 def read_environment(options: Sequence[str]) -> str | None:
@@ -104,66 +139,52 @@ def importing(modules: frozenset[str]) -> Iterator[None]:
     if os.path.lexists("matplotlibrc"):  # matplotlib reads it when it is imported: it may name programs, or be a pipe
         with chdir(CONF):
             import matplotlib  # noqa: F401
-    finder = _Finder(folder, {*modules}) if folder is not None else None
-    sys.meta_path += [finder] if finder is not None else []
+    finders = [] if folder is None else [_Finder(folder, modules)]
+    sys.meta_path += finders
     try:
         yield
     finally:
-        if finder is not None:
+        for finder in finders:
             sys.meta_path.remove(finder)
 
 
 class _Finder:
-    """Finds allowed modules only. With an entry of sys.path, the optional imports of packages would find any file of that name."""
+    """Finds allowed modules, and what those of them import that are found here.
 
-    def __init__(self, folder: Path, modules: set[str]) -> None:
+    With an entry of sys.path, the optional imports of packages would find any file of that name.
+    """
+
+    def __init__(self, folder: Path, modules: frozenset[str]) -> None:
         self._folder, self._modules = str(folder), modules
+        self._found: set[str] = set()
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-        if path is not None or name not in self._modules:
+        if path is not None or not (name in self._modules or _importing_module() in self._found):
             return None
         spec = PathFinder.find_spec(name, [self._folder])
-        if spec is not None:
-            inside = spec.submodule_search_locations
-            files = [(name, Path(spec.origin))] if inside is None else list(_files(name, inside))
-            trees = [(parsed(file.read_bytes()), module) for module, file in files if file.suffix == ".py"]
-            self._modules |= {name.partition(".")[0] for tree in trees for name, _, _ in imported(*tree)}
+        self._found |= set() if spec is None else {name}
         return spec
 
 
-def _files(package: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Name -> file, of the modules of a package."""
-    for folder in map(Path, folders):
-        for file in folder.rglob("*.py"):
-            yield ".".join([package, *file.relative_to(folder).with_suffix("").parts]), file
-
-
-def _own_choices(options: Sequence[str]) -> Path | None:
-    """The folder conf/ here, if one of the options names a choice that it has and the lab has not.
-
-    A sweep finds it in the copy that it runs from.
-    """
-    folder = working_directory()
-    if folder is None:
-        return None
-    own = copied(folder / "conf")
-    for key, _, value in (option.partition("=") for option in options):
-        group = key.lstrip("+").partition("@")[0]
-        if group.startswith("hydra") or not (CONF / group).is_dir():
-            continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
-        for choice in re.findall(r"[\w/.-]+", value):
-            if (own / group / f"{choice}.yaml").is_file() and not (CONF / group / f"{choice}.yaml").is_file():
-                return own
-    return None
+def _importing_module() -> str:
+    """The outermost package of the module whose statement imports."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package != "importlib" and not frame.f_code.co_filename.startswith("<frozen importlib"):
+            return package
+        frame = frame.f_back
+    return ""
 
 
 def _own_folders(options: Sequence[str]) -> list[Path]:
-    """Where the user's configs are: --config-dir, hydra.searchpath, and conf/ if it is searched."""
-    text = "\n".join(options)
-    named = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", text, re.MULTILINE)
-    named += re.findall(r"file://([^\]\s,'\"]+)", text)
-    own = _own_choices(options)
-    return [*map(Path, named), *([] if own is None else [own])]
+    """Where the user's configs are: --config-dir and hydra.searchpath, with conf/ if it is searched."""
+    named = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
+    for option in options:
+        if option.lstrip("+").startswith(f"{_SEARCHPATH}="):
+            value = OverridesParser.create().parse_override(option).value()
+            named += [str(path).removeprefix("file://") for path in (value if isinstance(value, list) else [])]
+    return [Path(name) for name in named]
 
 
 def _own_files(options: Sequence[str]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The data: x in [-1, 1] float32 (B, C, H, W) or (B, D), y class index; `base.DataModule` says the rest."""
 
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.error import DataError
+from diffusion_lab.data.module import DataError, DataModule
 
 __all__ = ["DataError", "DataModule"]

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from diffusion_lab.data.download import cache_folder, download
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.image_files import ImageFiles
-from diffusion_lab.data.images import MAX_PIXELS
-from diffusion_lab.data.published import first_wrong
+from diffusion_lab.data.image_files import MAX_PIXELS
+from diffusion_lab.data.image_folder import ImageFiles
+from diffusion_lab.data.module import DataError
+from diffusion_lab.data.published import cache_folder, download, first_wrong
 
 _FOLDER = datasets.CelebA.base_folder
 _IMAGES = "img_align_celeba"

@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from torchvision import datasets
 
-from diffusion_lab.data.download import cache_folder, download
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.memory import InMemoryDataModule, Split
-from diffusion_lab.data.published import first_wrong
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.module import DataError
+from diffusion_lab.data.published import cache_folder, download, first_wrong
 
 
 class CIFAR(InMemoryDataModule):

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.module import DataError
 from diffusion_lab.diffusion.bits import in_bits
 
 

@@ -3,8 +3,8 @@
 import torch
 from sklearn.datasets import load_digits
 
-from diffusion_lab.data.memory import InMemoryDataModule, Split
-from diffusion_lab.data.splits import fixed_subset
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.order import fixed_subset
 
 _NUM_TEST = 360
 

@@ -21,9 +21,9 @@ from diffusion_lab.data.arrays import (
     own_levels,
     parted,
 )
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import MAX_PIXELS, kind_of, read_image, sides_of
-from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.data.module import DataError
 
 _ROWS = 256  # read at a time
 

@@ -1,216 +1,225 @@
-"""Images in files of their own: checked and hashed when they are listed, decoded by worker processes when they are shown."""
+"""One image file, of any size and kind -> levels: upright, cropped to the middle, resized with antialiasing."""
 
 import hashlib
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import io
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
-from lightning.pytorch.utilities import rank_zero_only
-from rich.progress import track
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from diffusion_lab.data import images
-from diffusion_lab.data.base import Batch, DataModule, Pick
-from diffusion_lab.data.digests import RememberedDigests, state_of
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.images import MAX_PIXELS, check_image, most_bytes, read_image, sides_of
-from diffusion_lab.data.levels import MOST_LEVELS, from_levels
+from diffusion_lab.data.module import DataError
+from diffusion_lab.data.published import cache_folder
+from diffusion_lab.store.files import write_whole
 
-_AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+# What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_MODES = {1: "L", 3: "RGB"}
+_EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
+_OF_A_PROFILE = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})  # what is RGB for them, a profile decides
+_SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
 
-_MOST_NAMED = 10  # of the files that are left out
+# What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
+# the user can raise; it is asked for before a pixel is decoded.
+MAX_PIXELS = 178_956_970
+Image.MAX_IMAGE_PIXELS = None
 
 
-class ImageFiles(DataModule):
-    """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
+def most_bytes(max_pixels: int) -> int:
+    """How large a file of so many pixels may be: twice what uncompressed 16-bit RGBA takes, and 1 MiB for what describes it."""
+    return 16 * max_pixels + 2**20
 
-    on_error says what becomes of a file that is not a whole image when the set is listed: "raise" names it and stops;
-    "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
-    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
+
+def sides_of(image_size: int | Sequence[int]) -> list[int]:
+    """Height and width. DataError for a size that no image has."""
+    sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
+    if len(sides) != 2 or min(sides) < 1:
+        raise DataError(f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
+    return sides
+
+
+def check_image(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """DataError if `read_image` could not show the file with this content; its first picture is decoded to find out."""
+    with _opened(path, io.BytesIO(content), max_pixels) as image:
+        image.verify()  # checksums of PNG chunks, which decoding does not look at
+    with _opened(path, io.BytesIO(content), max_pixels) as image:
+        image.draft(None, (1, 1))  # of a JPEG an eighth of the resolution: the whole file is read all the same
+        _upright(image).convert("RGB")
+
+
+def read_image(
+    path: Path | str,
+    image_size: int | Sequence[int] | None,
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    deep: bool = False,
+    content: io.BytesIO | None = None,
+) -> Tensor:
+    """uint8 (channels, H, W): the largest part in the middle with these proportions, resized. channels: 1 is grey, 3 is RGB.
+
+    image_size: the side of a square, or H and W; None: as it is. Turned as its camera says; 16-bit grey scaled to 8 bits;
+    transparent parts are shown on white; of an animation the first picture. deep: uint16 instead, in grey only, and 8 bits are
+    scaled to 16. content: of the file, where it lies elsewhere. DataError if it is broken, has more than `max_pixels`, or levels
+    whose range is not known.
+    """
+    with _opened(path, content or path, max_pixels, options=content is None) as opened:
+        image = _deep_grey(opened) if deep else _upright(opened).convert(_MODES[channels])
+    if image_size is None:
+        image_size = (image.height, image.width)
+    height, width = sides_of(image_size)
+    scale = min(image.height / height, image.width / width)
+    kept_width, kept_height = max(round(scale * width), 1), max(round(scale * height), 1)
+    left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
+    # Cropped first: resize(box=…) would let what lies outside into the edges.
+    middle = image.crop((left, top, left + kept_width, top + kept_height))
+    pixels = np.array(middle.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    if deep:
+        pixels = pixels.round().clip(0, 65535).astype(np.uint16)
+    return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+
+
+def kind_of(name: str, content: io.BytesIO, max_pixels: int) -> tuple[int, bool]:
+    """(channels: 1 for grey, else 3; whether it has 16 bits). name: for the sentence that is said of a broken one."""
+    with _opened(name, content, max_pixels, options=False) as image:
+        deep = _is_sixteen_bit(image)
+        return 1 if deep or image.mode in ("1", "L") else 3, deep
+
+
+def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
+    """uint8 or, of 16 bits, uint16 (H, W, C), grey (C = 1) or RGB (C = 3), neither cropped nor resized; else as `read_image`.
+
+    name: for the sentence. DataError for 16-bit colours that are not PNG, which Pillow would cut to 8 bits, and for colours that
+    are not RGB.
+    """
+    with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
+        opened.verify()
+    with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
+        if _is_sixteen_bit(opened):
+            return np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint16)[..., None]
+        if opened.mode in _OF_A_PROFILE:
+            raise DataError(f"{name} has colours of mode {opened.mode}: convert it to RGB.")
+        if ";16" in str(opened.tile):  # how the pixels lie in the file
+            return _deep_colours(name, content, opened.format)
+        image = _upright(opened)
+        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return np.array(image).reshape(image.height, image.width, -1)
+
+
+@contextmanager
+def _opened(
+    path: Path | str, content: Path | str | io.BytesIO, max_pixels: int, options: bool = True
+) -> Iterator[ImageFile.ImageFile]:
+    """The image, not decoded yet. Whatever goes wrong with it in here becomes one sentence that names it.
+
+    options: whether a data set has it, whose options decide what becomes of it.
+    """
+    remedy = "or leave it out" + (" with data.on_error=skip" if options else "")
+    most, raised = (f"data.max_pixels={max_pixels}", "raise that limit, ") if options else (max_pixels, "")
+    try:
+        with Image.open(content, formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"{path} has {image.width}×{image.height} pixels, more than {most}, and may be "
+                    f"a decompression bomb: {raised}make the image smaller, {remedy}."
+                )
+            if image.mode not in _EIGHT_BIT and not _is_sixteen_bit(image):
+                raise DataError(
+                    f"{path} has 32-bit pixels (mode {image.mode}), whose range is not known: convert it to "
+                    f"8 or 16 bits, {remedy}."
+                )
+            yield image
+    except DataError:
+        raise
+    except Exception as error:
+        # Pillow meets damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and others.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"its content is not {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        raise DataError(f"{path} is not an image that can be read ({reason}): replace it, {remedy}.") from error
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    # Pillow gives 16-bit PPM, scaled to 0 … 65535, and in older versions 16-bit PNG, the mode of 32-bit integers.
+    return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PPM", "PNG"))
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Decoded and turned as the camera says, as float32 in 0 … 65535: what Pillow resizes without cutting it to 8 bits."""
+    if _is_sixteen_bit(image):
+        return Image.fromarray(np.asarray(ImageOps.exif_transpose(image)).astype(np.float32))
+    return Image.fromarray(np.asarray(_upright(image).convert("L"), np.float32) * 257)
+
+
+def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
+    """uint16 (H, W, C), C = 1 or 3, on white."""
+    from torchvision.io import decode_png  # slow to import
+
+    if form != "PNG":
+        raise DataError(f"{name} has 16-bit colours: save it as PNG, or all images as an npz (arr_0, uint16 NHWC).")
+    pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), apply_exif_orientation=True).numpy()
+    channels, alpha = (pixels[:-1], pixels[-1:] / 65535) if len(pixels) in (2, 4) else (pixels, 1)
+    shown = channels * alpha + 65535 * (1 - alpha)
+    return np.ascontiguousarray(shown.round().astype(np.uint16).transpose(1, 2, 0))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decoded, turned as the camera says, in 8 bits, on white."""
+    sixteen_bit = _is_sixteen_bit(image)
+    image = ImageOps.exif_transpose(image)
+    if sixteen_bit:  # Pillow's own conversion cuts off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+_SETTLED_SECONDS = 2.0
+
+
+class RememberedDigests:
+    """Digests of the files below `root`, by state of the file, in the user's cache folder.
+
+    `rules` is whatever else a digest was given for, such as the checks that a file had passed: under other rules
+    nothing is remembered.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        seed: int,
-        flip: bool,
-        root: Path,
-        image_size: int | Sequence[int],
-        channels: int,
-        num_workers: int = 2,
-        on_error: str = "raise",
-        max_pixels: int = MAX_PIXELS,
-        num_levels: int = 256,
-    ) -> None:
-        super().__init__(batch_size, seed, flip)
-        if channels not in (1, 3):
-            raise DataError(f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
-        sides = sides_of(image_size)
-        if num_levels not in (256, MOST_LEVELS):
-            raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
-        if num_levels > 256 and channels != 1:
-            raise DataError(
-                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits."
-            )
-        if num_workers < 0:
-            raise DataError(f"data.num_workers={num_workers} must not be negative.")
-        if on_error not in ("raise", "skip"):
-            raise DataError(f"data.on_error={on_error} must be raise or skip.")
-        if max_pixels < 1:
-            raise DataError(f"data.max_pixels={max_pixels} must be at least 1.")
-        self.root = root
-        self.shape = (channels, *sides)
-        self.num_levels = num_levels
-        self.num_workers = num_workers
-        self.on_error = on_error
-        self.max_pixels = max_pixels
+    def __init__(self, root: Path, rules: str) -> None:
+        key = hashlib.sha256(f"{root.resolve()}\n{rules}".encode()).hexdigest()
+        self._file = cache_folder("digests") / f"{key}.json"
+        self._known: dict[str, list] = {}
+        self._fresh: dict[str, list] = {}
+        with suppress(OSError, ValueError):  # none yet, or broken: every file is read
+            known = json.loads(self._file.read_bytes())
+            self._known = known if isinstance(known, dict) else {}
 
-    def _usable(self, paths: list[Path]) -> dict[Path, str]:
-        """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
-        # Everything that the verdict on a file depends on.
-        rules = f"{hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()} {PIL.__version__} {self.max_pixels}"
-        remembered = RememberedDigests(self.root, rules)
-        digests: dict[Path, str] = {}
-        broken: list[DataError] = []
+    def find(self, path: Path, state: list[int]) -> str | None:
+        """The digest of the file, if it is in the state in which it was remembered."""
+        match self._known.get(str(path)):
+            case [remembered, str(digest)] if remembered == state:
+                return digest
+        return None
 
-        def digest_of(path: Path) -> str | DataError:
-            try:
-                return _checked_digest(path, self.max_pixels, remembered)
-            except DataError as error:
-                if self.on_error == "raise":
-                    raise
-                return error
+    def remember(self, path: Path, state: list[int], digest: str) -> None:
+        """`state` is that of before the file was read."""
+        _, _, *changed = state
+        if max(changed) < (time.time() - _SETTLED_SECONDS) * 1e9:
+            self._fresh[str(path)] = [state, digest]
 
-        try:
-            with ThreadPoolExecutor(max_workers=8) as readers:
-                parts = range(0, len(paths), _AT_A_TIME)
-                for first in track(parts, "checking images", transient=True, disable=len(parts) < 2):
-                    some = paths[first : first + _AT_A_TIME]
-                    for path, digest in zip(some, readers.map(digest_of, some), strict=True):
-                        if isinstance(digest, DataError):
-                            broken.append(digest)
-                        else:
-                            digests[path] = digest
-        finally:
-            remembered.save()
-        if broken and not digests:
-            raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
-        if broken:
-            named = [
-                str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]
-            ]  # without the remedy, which is to skip it
-            named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
-            _warn(
-                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}."
-            )
-        return digests
-
-    def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
-        """These files are the splits: set the facts that follow from them."""
-        for split in ("train", "test"):
-            if not paths[split]:
-                raise DataError(
-                    f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
-                )
-        self._images = {
-            split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
-            for split in ("train", "test")
-        }
-        self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
-        identity = hashlib.sha256(f"{self.shape}\n".encode())
-        for split, shown in self._images.items():
-            classes = [None] * len(shown.paths) if shown.labels is None else shown.labels.tolist()
-            for path, label in zip(shown.paths, classes, strict=True):
-                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
-        self.identity = identity.hexdigest()
-
-    def _classes(self, split: str) -> Tensor | None:
-        return self._images[split].labels
-
-    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        loader = DataLoader(
-            self._images[split],
-            batch_size=None,
-            sampler=picks,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-        )
-        try:
-            for batch in loader:
-                if isinstance(batch, DataError):
-                    raise batch
-                levels, labels = batch
-                yield from_levels(levels, self.num_levels), labels
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
-                f"A process that decodes images ended ({' '.join(str(error).split())}): this often means that memory ran out; "
-                f"try data.num_workers={self.num_workers // 2} or a smaller data.batch_size."
-            ) from error
+    def save(self) -> None:
+        """For the next start. A folder that cannot be written only makes that one slower."""
+        if self._fresh:
+            with suppress(OSError):
+                write_whole(self._file, json.dumps({**self._known, **self._fresh}).encode())
 
 
-@dataclass(frozen=True)
-class _Images(Dataset):
-    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
-
-    paths: list[Path]
-    labels: Tensor | None
-    shape: tuple[int, ...]
-    max_pixels: int
-    deep: bool
-
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
-        indices, mirrored = pick
-        channels, *image_size = self.shape
-        try:
-            levels = torch.stack(
-                [read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep) for i in indices.tolist()]
-            )
-        except DataError as error:
-            # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
-            # one sentence.
-            return error
-        if mirrored.any():  # torch flips no uint16
-            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
-        return levels, None if self.labels is None else self.labels[indices]
-
-
-def _as_it_is(batch: object) -> object:
-    return batch
-
-
-def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
-    try:
-        state = state_of(path)
-        if digest := remembered.find(path, state):
-            return digest
-        size = state[0]
-        if size > most_bytes(max_pixels):
-            raise DataError(
-                f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
-                "file, or leave it out with data.on_error=skip."
-            )
-        with path.open("rb") as file:
-            content = file.read(size)  # no further, should it grow meanwhile
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): give permission to read it, or leave it out with data.on_error=skip."
-        ) from error
-    if not content:
-        raise DataError(f"{path} is empty (0 bytes): replace it, or leave it out with data.on_error=skip.")
-    check_image(path, content, max_pixels)
-    digest = hashlib.sha256(content).hexdigest()
-    remembered.remember(path, state, digest)
-    return digest
-
-
-@rank_zero_only
-def _warn(sentence: str) -> None:
-    logging.getLogger(__name__).warning(sentence)
+def state_of(path: Path) -> list[int]:
+    """Size, inode, times of change and of status change in nanoseconds. OSError if there is no such file."""
+    status = path.stat()
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,14 +1,229 @@
-"""Your own images: a folder, or one folder per class, streamed through worker processes."""
+"""Images in files of their own: checked and hashed when they are listed, decoded by worker processes when they are shown."""
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import PIL
 import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from diffusion_lab.data.error import DataError
-from diffusion_lab.data.image_files import ImageFiles
-from diffusion_lab.data.images import MAX_PIXELS, SUFFIXES
-from diffusion_lab.data.splits import held_out
+from diffusion_lab.data import image_files
+from diffusion_lab.data.image_files import (
+    MAX_PIXELS,
+    SUFFIXES,
+    RememberedDigests,
+    check_image,
+    most_bytes,
+    read_image,
+    sides_of,
+    state_of,
+)
+from diffusion_lab.data.module import Batch, DataError, DataModule, Pick
+from diffusion_lab.data.order import held_out
+from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
+
+_AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
+
+_MOST_NAMED = 10  # of the files that are left out
+
+
+class ImageFiles(DataModule):
+    """Files below `root`, each shown in `image_size`, a side or H and W. A subclass lists them: `_usable`, then `_hold`.
+
+    on_error says what becomes of a file that is not a whole image when the set is listed: "raise" names it and stops;
+    "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
+    stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        root: Path,
+        image_size: int | Sequence[int],
+        channels: int,
+        num_workers: int = 2,
+        on_error: str = "raise",
+        max_pixels: int = MAX_PIXELS,
+        num_levels: int = 256,
+    ) -> None:
+        super().__init__(batch_size, seed, flip)
+        if channels not in (1, 3):
+            raise DataError(f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
+        sides = sides_of(image_size)
+        if num_levels not in (256, MOST_LEVELS):
+            raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
+        if num_levels > 256 and channels != 1:
+            raise DataError(
+                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits."
+            )
+        if num_workers < 0:
+            raise DataError(f"data.num_workers={num_workers} must not be negative.")
+        if on_error not in ("raise", "skip"):
+            raise DataError(f"data.on_error={on_error} must be raise or skip.")
+        if max_pixels < 1:
+            raise DataError(f"data.max_pixels={max_pixels} must be at least 1.")
+        self.root = root
+        self.shape = (channels, *sides)
+        self.num_levels = num_levels
+        self.num_workers = num_workers
+        self.on_error = on_error
+        self.max_pixels = max_pixels
+
+    def _usable(self, paths: list[Path]) -> dict[Path, str]:
+        """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
+        # Everything that the verdict on a file depends on.
+        rules = (
+            f"{hashlib.sha256(Path(image_files.__file__).read_bytes()).hexdigest()} {PIL.__version__} {self.max_pixels}"
+        )
+        remembered = RememberedDigests(self.root, rules)
+        digests: dict[Path, str] = {}
+        broken: list[DataError] = []
+
+        def digest_of(path: Path) -> str | DataError:
+            try:
+                return _checked_digest(path, self.max_pixels, remembered)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                return error
+
+        try:
+            with ThreadPoolExecutor(max_workers=8) as readers:
+                parts = range(0, len(paths), _AT_A_TIME)
+                for first in track(parts, "checking images", transient=True, disable=len(parts) < 2):
+                    some = paths[first : first + _AT_A_TIME]
+                    for path, digest in zip(some, readers.map(digest_of, some), strict=True):
+                        if isinstance(digest, DataError):
+                            broken.append(digest)
+                        else:
+                            digests[path] = digest
+        finally:
+            remembered.save()
+        if broken and not digests:
+            raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
+        if broken:
+            named = [
+                str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]
+            ]  # without the remedy, which is to skip it
+            named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
+            _warn(
+                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}."
+            )
+        return digests
+
+    def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
+        """These files are the splits: set the facts that follow from them."""
+        for split in ("train", "test"):
+            if not paths[split]:
+                raise DataError(
+                    f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
+                )
+        self._images = {
+            split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
+            for split in ("train", "test")
+        }
+        self.num_train, self.num_test = len(paths["train"]), len(paths["test"])
+        identity = hashlib.sha256(f"{self.shape}\n".encode())
+        for split, shown in self._images.items():
+            classes = [None] * len(shown.paths) if shown.labels is None else shown.labels.tolist()
+            for path, label in zip(shown.paths, classes, strict=True):
+                identity.update(f"{split} {path.relative_to(self.root).as_posix()} {label} {digests[path]}\n".encode())
+        self.identity = identity.hexdigest()
+
+    def _classes(self, split: str) -> Tensor | None:
+        return self._images[split].labels
+
+    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        loader = DataLoader(
+            self._images[split],
+            batch_size=None,
+            sampler=picks,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+        )
+        try:
+            for batch in loader:
+                if isinstance(batch, DataError):
+                    raise batch
+                levels, labels = batch
+                yield from_levels(levels, self.num_levels), labels
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"A process that decodes images ended ({' '.join(str(error).split())}): this often means that memory ran out; "
+                f"try data.num_workers={self.num_workers // 2} or a smaller data.batch_size."
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Images(Dataset):
+    """images[pick] is a batch: uint8 or uint16 (B, C, H, W) and labels. deep: 16-bit grey."""
+
+    paths: list[Path]
+    labels: Tensor | None
+    shape: tuple[int, ...]
+    max_pixels: int
+    deep: bool
+
+    def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor | None] | DataError:
+        indices, mirrored = pick
+        channels, *image_size = self.shape
+        try:
+            levels = torch.stack(
+                [read_image(self.paths[i], image_size, channels, self.max_pixels, self.deep) for i in indices.tolist()]
+            )
+        except DataError as error:
+            # Raised in a worker it would reach the user wrapped in the worker's traceback; handed over, it stays
+            # one sentence.
+            return error
+        if mirrored.any():  # torch flips no uint16
+            levels[mirrored] = torch.from_numpy(np.flip(levels[mirrored].numpy(), -1).copy())
+        return levels, None if self.labels is None else self.labels[indices]
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
+
+
+def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
+    try:
+        state = state_of(path)
+        if digest := remembered.find(path, state):
+            return digest
+        size = state[0]
+        if size > most_bytes(max_pixels):
+            raise DataError(
+                f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
+                "file, or leave it out with data.on_error=skip."
+            )
+        with path.open("rb") as file:
+            content = file.read(size)  # no further, should it grow meanwhile
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): give permission to read it, or leave it out with data.on_error=skip."
+        ) from error
+    if not content:
+        raise DataError(f"{path} is empty (0 bytes): replace it, or leave it out with data.on_error=skip.")
+    check_image(path, content, max_pixels)
+    digest = hashlib.sha256(content).hexdigest()
+    remembered.remember(path, state, digest)
+    return digest
+
+
+@rank_zero_only
+def _warn(sentence: str) -> None:
+    logging.getLogger(__name__).warning(sentence)
 
 
 class ImageFolder(ImageFiles):

@@ -78,4 +78,7 @@ class AnalyticDiagonal(Analytic):
     needs_dimensions = True
 
     def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
-        return self.statistics.eps_square_by_dimension
+        table = self.statistics.eps_square_by_dimension
+        if table is None:
+            raise ValueError("AnalyticDiagonal needs statistics by dimension, which were not measured; use Analytic")
+        return table

@@ -133,7 +133,7 @@ class EndLevelDecoder(LevelDecoder):
             object.__setattr__(self, "shares", check_shares(self.shares, "decoder", instead="levels"))
 
     def end_log_odds(self, num_levels: int) -> tuple[float, float]:
-        return end_log_odds(self.shares, num_levels) if num_levels > 2 else (0.0, 0.0)
+        return (0.0, 0.0) if self.shares is None or num_levels < 3 else end_log_odds(self.shares, num_levels)
 
 
 GAUSSIAN, LEVELS = GaussianDecoder(), LevelDecoder()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from .gaussian import Gaussian
@@ -27,7 +27,7 @@ from .intervals import Acts, Interval, acts, check_interval
 from .predictions import eps_from_x_0, x_0_from_eps
 from .process import GaussianDiffusion, per_sample
 from .reverse import ReverseProcess, ReverseStep
-from .shapes import Images, Labels, Steps
+from .shapes import Images, Labels, Number, Steps
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class Worse:
     reverse: the reverse process of another model. name: of the other one, for the record.
     """
 
-    moment: float | int | str | None = None
+    moment: Number | str | None = None
     reverse: ReverseProcess | None = None
     name: str = ""
 
@@ -52,7 +52,7 @@ class Worse:
         return self.name or ("itself" if self.moment is None else f"itself at {self.moment} of its training")
 
     @property
-    def own_moment(self) -> float | str | None:
+    def own_moment(self) -> Number | str | None:
         """The moment of the model's own training that it is; None for another model."""
         return self.moment if self.reverse is None else None
 
@@ -60,9 +60,10 @@ class Worse:
     def is_itself(self) -> bool:
         return self.reverse is None and self.moment is None
 
-    def beside(self, earlier: Callable[[float | str], ReverseProcess] | None) -> ReverseProcess | None:
+    def beside(self, earlier: Callable[[Number | str], ReverseProcess] | None) -> ReverseProcess | None:
         """Its reverse process; None where that is the model's own: also of a moment while there is no `earlier`."""
-        return earlier(self.moment) if self.own_moment is not None and earlier is not None else self.reverse
+        moment = self.own_moment
+        return earlier(moment) if moment is not None and earlier is not None else self.reverse
 
 
 class ReverseInputs(NamedTuple):
@@ -104,7 +105,7 @@ class Guidance(ABC):
         return acts(process, t, self.interval, self.log_snr_interval)
 
     def around(
-        self, reverse: ReverseProcess, earlier: Callable[[float | str], ReverseProcess] | None = None
+        self, reverse: ReverseProcess, earlier: Callable[[Number | str], ReverseProcess] | None = None
     ) -> "GuidedReverse":
         """`reverse`, guided. earlier: its training's earlier moments; None: there are none yet, and a guidance by one waits."""
         return GuidedReverse(reverse, self, None if self.worse is None else self.worse.beside(earlier))
@@ -149,7 +150,7 @@ class ClassifierFree(Guidance):
     worse: whose output(∅) it is; None: the model's own. So it leads away from having no label and from a worse model at once.
     """
 
-    scale: float | int = 2.0
+    scale: Number = 2.0
     interval: Interval = None
     log_snr_interval: Interval = None
     worse: Worse | None = None
@@ -168,6 +169,10 @@ class ClassifierFree(Guidance):
         if worse is not None:
             nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
             return _away_from(worse, nothing, self.scale, acts.where, reverse, inputs)
+        if reverse.null_class is None:
+            raise ValueError(
+                "classifier-free guidance needs a network that was trained without labels too: model.label_dropout"
+            )
         nothing = torch.full_like(y, reverse.null_class)
         if self.scale == 0:
             return reverse(process, x_t, t, torch.where(acts.where, nothing, y))
@@ -195,7 +200,7 @@ class Autoguidance(Guidance):
     """
 
     worse: Worse
-    scale: float | int = 2.0
+    scale: Number = 2.0
     interval: Interval = None
     log_snr_interval: Interval = None
 
@@ -217,7 +222,7 @@ class Autoguidance(Guidance):
 def _away_from(
     worse: ReverseProcess,
     labels: Labels,
-    scale: float | int,
+    scale: Number,
     acts: Bool[Tensor, " b"],
     reverse: ReverseProcess,
     inputs: ReverseInputs,
@@ -230,7 +235,7 @@ def _away_from(
     return reverse.from_output(process, _extrapolated(base, output, scale, acts), v, x_t, t)
 
 
-def _extrapolated(base: Images, output: Images, scale: float | int, acts: Bool[Tensor, " b"]) -> Images:
+def _extrapolated(base: Images, output: Images, scale: Number, acts: Bool[Tensor, " b"]) -> Images:
     """base + s·(output − base) where the guidance acts."""
     return torch.where(acts.reshape(-1, *[1] * (output.ndim - 1)), base + scale * (output - base), output)
 
@@ -252,7 +257,7 @@ class ClassifierGuidance(Guidance):
 
     classifier: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
     num_classes: int
-    scale: float | int = 1.0
+    scale: Number = 1.0
     name: str = ""
     interval: Interval = None
     log_snr_interval: Interval = None
@@ -271,11 +276,11 @@ class ClassifierGuidance(Guidance):
         mean = distribution.mean + distribution.log_variance.exp() * shift
         eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
         guess = x_0_from_eps(process, eps, x_t, t)
-        x_0 = reverse.clip_x_0(guess)
+        x_0 = reverse.clipping(guess)
         eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
         return replace(predicted, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
 
-    def _gradient(self, x_t: Images, timesteps: Steps, y: Labels) -> Float[Tensor, "b *dims"]:
+    def _gradient(self, x_t: Images, timesteps: Steps, y: Int64[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
         """∇ log p(y|x_t) with respect to x_t, nats."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
@@ -284,7 +289,7 @@ class ClassifierGuidance(Guidance):
             return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
 
 
-def _check(scale: float | int, interval: Interval, log_snr_interval: Interval) -> None:
+def _check(scale: Number, interval: Interval, log_snr_interval: Interval) -> None:
     check_interval(interval, log_snr_interval)
     if not (0 <= scale < math.inf):
         raise ValueError(f"guidance.scale={scale} must be at least 0")

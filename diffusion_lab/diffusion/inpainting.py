@@ -27,10 +27,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .noise import NoNoise, SampleNoise, StepNoise
+from .noise import SampleNoise, StepNoise
 from .process import GaussianDiffusion
 from .reverse import ReverseStep
-from .samplers import Memory, Reverse, Sampler, full
+from .samplers import Draw, Memory, Reverse, Sampler, full
 from .shapes import Images, Labels
 from .streams import BACK, KNOWN, UNKNOWN
 
@@ -52,7 +52,9 @@ def inpaint(
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} must be at least 1")
-    rule = _Inpainting(spacing=sampler.spacing, sampler=sampler, x_0=x_0, known=known.to(x_0.device), repeats=repeats)
+    rule = _Inpainting(
+        sampler.spacing, sampler=sampler, x_0=x_0, known=known.to(x_0.device), repeats=repeats, noise=noise
+    )
     return rule(process, reverse, noise.initial(x_0.shape[1:]).to(x_0), y, noise)
 
 
@@ -64,24 +66,22 @@ class _Inpainting(Sampler):
     x_0: Images
     known: Bool[Tensor, "..."]
     repeats: int
+    noise: SampleNoise
 
     def step(
-        self,
-        process: GaussianDiffusion,
-        reverse: Reverse,
-        x_t: Images,
-        t: int,
-        s: int,
-        noise: StepNoise | NoNoise,
-        memory: Memory,
+        self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
     ) -> tuple[Images, Memory]:
         last = self.repeats - 1 if s > 0 else 0
         for repeat in range(last + 1):
-            drawn = noise if repeat == 0 else noise.fork(UNKNOWN).fork(repeat)
+            drawn = noise if repeat == 0 else self._more(noise, UNKNOWN, repeat)
             unknown, memory = self.sampler.step(process, reverse, x_t, t, s, drawn, memory)
-            kept = process.q_sample(self.x_0, full(s, x_t), noise.fork(KNOWN).fork(repeat)(x_t))
+            kept = process.q_sample(self.x_0, full(s, x_t), self._more(noise, KNOWN, repeat)(x_t))
             x_s = torch.where(self.known, kept, unknown)
             if repeat < last:
-                x_t = process.q_step(x_s, full(t, x_t), noise.fork(BACK).fork(repeat)(x_t))
+                x_t = process.q_step(x_s, full(t, x_t), self._more(noise, BACK, repeat)(x_t))
                 memory = ()  # a step that remembers the one before it has lost it
         return x_s, memory
+
+    def _more(self, noise: Draw, stream: int, repeat: int) -> Draw:
+        """Independent noise for the same step."""
+        return StepNoise(self.noise.fork(stream).fork(repeat), noise.key) if isinstance(noise, StepNoise) else noise

@@ -37,16 +37,13 @@ def check_interval(interval: Interval, log_snr_interval: Interval) -> None:
 
 def acts(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Acts:
     """Whether t of `process` lies in the interval, both ends included. `interval` counts t of the original chain."""
-    if interval is None and log_snr_interval is None:
+    place, between = (process.time, interval) if log_snr_interval is None else (process.log_snr, log_snr_interval)
+    if between is None:
         return Acts(True, torch.ones_like(t, dtype=torch.bool))
+    lo, hi = between
     if process.shared_t is not None:
-        anywhere = bool(_inside(process, torch.tensor([process.shared_t]), interval, log_snr_interval))
+        anywhere = lo <= float(place(torch.tensor([process.shared_t]))) <= hi
         return Acts(anywhere, torch.full_like(t, anywhere, dtype=torch.bool))
-    where = _inside(process, t, interval, log_snr_interval)
+    here = place(t)
+    where = (here >= lo) & (here <= hi)
     return Acts(bool(where.any()) if is_on_host(where) else True, where)
-
-
-def _inside(process: GaussianDiffusion, t: Times, interval: Interval, log_snr_interval: Interval) -> Bool[Tensor, " b"]:
-    place = process.time(t) if log_snr_interval is None else process.log_snr(t)
-    lo, hi = interval if log_snr_interval is None else log_snr_interval
-    return (place >= lo) & (place <= hi)

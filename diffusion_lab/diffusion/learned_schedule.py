@@ -5,7 +5,7 @@ VDM, section 5.1). So its gradient trains the ends; the path is free, and is tra
 the bound's estimate at random t.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float64
@@ -45,6 +45,7 @@ class LearnedSchedule(LogSNRSchedule):
     """
 
     num_bins: int = 32
+    _trained: _Trained = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,35 @@
-"""Data on L levels, x = 2·level/(L − 1) − 1: which level is x nearest to?"""
+"""Data on L levels 0 … L − 1, which a model sees as x = 2·level/(L − 1) − 1 in [−1, 1].
+
+The round trip level → x → level is the identity for every number of levels up to 65,536.
+"""
 
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from .shapes import Images, Number
+
+MOST_LEVELS = 2**16
+
+
+def to_levels(x: Tensor, num_levels: int) -> Tensor:
+    """The nearest level to x, uint8 (uint16 for more than 256 levels), same shape. ValueError unless 2 ≤ L ≤ 65,536."""
+    _check(num_levels)
+    return nearest_level(x.float(), num_levels).to(torch.uint8 if num_levels <= 256 else torch.uint16)
+
+
+def from_levels(levels: Tensor, num_levels: int) -> Tensor:
+    """The x in [−1, 1] of each level, float32, same shape. ValueError unless 2 ≤ L ≤ 65,536."""
+    _check(num_levels)
+    # Divided, not multiplied by 2/(num_levels − 1): that rounds, and the last level would miss 1.
+    return levels.float() * 2 / (num_levels - 1) - 1
+
+
+def _check(num_levels: int) -> None:
+    if not 2 <= num_levels <= MOST_LEVELS:
+        raise ValueError(f"num_levels={num_levels} must lie between 2 and {MOST_LEVELS}: levels are stored as uint16.")
 
 
 def nearest_level(x: Images, num_levels: int) -> Images:

@@ -124,19 +124,12 @@ class StepNoise:
     def __call__(self, like: Images) -> Images:
         return self.noise(self.key, like)
 
-    def fork(self, key: int) -> "StepNoise":
-        """Independent noise for the same step, where a rule needs more than one."""
-        return StepNoise(self.noise.fork(key), self.key)
-
 
 class NoNoise:
     """ε = 0: the last step of a chain adds none (Ho et al. 2020, algorithm 2, line 3)."""
 
     def __call__(self, like: Images) -> Images:
         return torch.zeros_like(like)
-
-    def fork(self, key: int) -> "NoNoise":
-        return self
 
 
 def fresh_noise(batch_size: int, device: torch.device) -> SampleNoise:

@@ -109,9 +109,12 @@ class Objective(ABC):
 
     sums_over_steps: ClassVar[bool] = False
     integrates_over_t: ClassVar[bool] = False
-    reads_variance: ClassVar[bool]
     trains_variance: ClassVar[bool]
     term_names: ClassVar[tuple[str, ...]]
+
+    @property
+    @abstractmethod
+    def reads_variance(self) -> bool: ...
 
     @abstractmethod
     def __call__(

@@ -1,13 +1,12 @@
 """Which steps is the bound least for?"""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from .process import GaussianDiffusion
 from .shapes import Number
-from .spacings import EvenSpacing, Spacing, Visited
-from .step_costs import StepCosts
+from .spacings import Costs, EvenSpacing, Spacing, Visited
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class OptimalSpacing(Spacing):
     """
 
     num_steps: int
-    costs: StepCosts | None = field(default=None)
+    costs: Costs | None = None
     log_snr_min: Number | None = None
 
     needs_costs = True
@@ -44,5 +43,5 @@ class OptimalSpacing(Spacing):
         log_snr = process.log_snr(torch.arange(1, process.num_timesteps + 1))
         return int((log_snr - self.log_snr_min).abs().argmin()) + 1
 
-    def measured(self, costs: StepCosts) -> "OptimalSpacing":
+    def measured(self, costs: Costs) -> "OptimalSpacing":
         return replace(self, costs=costs)

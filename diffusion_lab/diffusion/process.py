@@ -11,7 +11,8 @@ A chain is a list of times at which the pair is known, so a chain over some of t
 them: s is then the kept step before t (Nichol & Dhariwal 2021, eq. 19).
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float64, Int64
@@ -23,13 +24,12 @@ from .shapes import Broadcast, Images, Number, PerSample, Steps, Times
 from .waiting import is_on_host
 
 _CPU = torch.device("cpu")
+Value = TypeVar("Value", Tensor, float)
 
 
-Value = PerSample | float
-
-
-class Row(NamedTuple):
-    """What is known about the step t of a chain and the step s before it: a row of its table."""
+@dataclass(frozen=True)
+class Row(Generic[Value]):
+    """What is known about the step t of a chain and the step s before it: a row of its table, of each sample or of all alike."""
 
     time: Value  # on the clock of the schedule
     network_time: Value  # what the network sees
@@ -75,7 +75,7 @@ class GaussianDiffusion:
         if schedule.trained is None:  # a trained schedule may be on a GPU, and its table is not needed for real t
             self._table(_CPU)
         self.prior_std = self._prior_std()
-        self._here: tuple[Steps | None, Row | None] = None, None
+        self._here: tuple[Steps, Row[Tensor]] | None = None
         self.shared_t: int | None = None
 
     def _prior_std(self) -> float:
@@ -232,8 +232,8 @@ class GaussianDiffusion:
     # ---- the table, computed once and looked up once a step ----------------------------------------------------------
 
     @torch.no_grad()
-    def _rows(self) -> Row:
-        """The columns of the table, for t = 0 … K."""
+    def _columns(self) -> list[Tensor]:
+        """Of the table, for t = 0 … K."""
         pair = self.schedule.pair(self._times)
         signal, noise = _after(1, pair[0]), _after(0, pair[1])
         alpha, beta, beta_tilde, of_x_t, of_x_0 = _between(
@@ -248,23 +248,22 @@ class GaussianDiffusion:
         log_beta_tilde = torch.cat([beta_tilde[:1], first[None], beta_tilde[2:]]).log()
         network_time = _after(-1, self.schedule.network_time(self._times.double()))
         time = _after(0, self._times.double())
-        return Row(
-            time, network_time, signal, noise, alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0
-        )
+        of_steps = (alpha, beta, beta.log(), beta_tilde, log_beta_tilde, of_x_t, of_x_0)
+        return [time, network_time, signal, noise, *of_steps]
 
     def at(self, t: Times, shared_t: int | None = None) -> "GaussianDiffusion":
         """This process with its values at t looked up once: for the same tensor they are not read again. A real t has no table.
 
         shared_t: the step of all samples as a plain number, for callers that branch on it, because t may be on a GPU.
         """
-        if self._here[0] is t or t.is_floating_point():
+        if t.is_floating_point() or (self._here is not None and self._here[0] is t):
             return self
         here = object.__new__(type(self))
         here.__dict__.update(self.__dict__, _here=(t, self._row(t)), shared_t=shared_t)
         return here
 
-    def _row(self, t: Steps) -> Row:
-        if self._here[0] is t:
+    def _row(self, t: Steps) -> Row[Tensor]:
+        if self._here is not None and self._here[0] is t:
             return self._here[1]
         try:
             return Row(*self._table(t.device).index_select(0, t).unbind(1))
@@ -273,14 +272,14 @@ class GaussianDiffusion:
                 f"t = {t.tolist()} is not within 0 … {self.num_timesteps}, the steps of this chain"
             ) from error
 
-    def numbers(self, t: int) -> Row:
+    def numbers(self, t: int) -> Row[float]:
         """The row of step t as plain numbers, for those that treat all samples alike."""
         return Row(*self._table(_CPU)[t].tolist())
 
     def _table(self, device: torch.device) -> Tensor:
         """(K + 1, columns of a `Row`), brought to a device once."""
         if device not in self._tables:
-            self._tables[device] = torch.stack(self._rows(), 1) if device == _CPU else self._table(_CPU).to(device)
+            self._tables[device] = torch.stack(self._columns(), 1) if device == _CPU else self._table(_CPU).to(device)
         return self._tables[device]
 
 

@@ -12,8 +12,6 @@ import torch
 from .schedules import End, Schedule, Table, settle_ends
 from .shapes import Number, PerSample, Times
 
-_BISECTIONS = 60  # halvings that find a time to the last bit of float64
-
 
 @dataclass(frozen=True)
 class RealSchedule(Schedule):
@@ -24,16 +22,6 @@ class RealSchedule(Schedule):
     @abstractmethod
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         """(α_t, σ_t), t in [1, T]."""
-
-    def time_at(self, log_snr: PerSample) -> PerSample:
-        """The real t at which the pair has a log SNR, which lies between those of the ends: here by halving [1, T]."""
-        low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            signal, noise = self.pair(middle)
-            noisier = 2 * (signal / noise).log() < log_snr
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return high
 
     def alpha_bar(self) -> Table:
         """α_t² for t = 0 … T: the ᾱ_t of DDPM where α_t² + σ_t² = 1."""
@@ -62,7 +50,7 @@ class LogSNRSchedule(RealSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle_ends(self)
-        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
+        _check_falls(self.log_snr_max, self.log_snr_min)
         if self.log_snr_max is None:
             raise ValueError("log_snr_max must be a number for a linear log SNR; use log_snr_max=13.3")
 
@@ -86,7 +74,7 @@ class RectifiedSchedule(RealSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle_ends(self)
-        _check_falls("log_snr", math.inf if self.log_snr_max is None else self.log_snr_max, self.log_snr_min)
+        _check_falls(self.log_snr_max, self.log_snr_min)
 
     def pair(self, t: Times) -> tuple[PerSample, PerSample]:
         u = self._between(t, *self._ends)
@@ -143,6 +131,7 @@ def of_log_snr(log_snr: PerSample) -> tuple[PerSample, PerSample]:
     return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
 
-def _check_falls(name: str, first: Number, last: Number) -> None:
+def _check_falls(first: Number | None, last: Number) -> None:
+    first = math.inf if first is None else first
     if not -math.inf < last < first:
-        raise ValueError(f"{name}_max = {first} and {name}_min = {last}: choose {name}_max above {name}_min")
+        raise ValueError(f"log_snr_max = {first} and log_snr_min = {last}: choose log_snr_max above log_snr_min")

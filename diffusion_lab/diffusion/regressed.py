@@ -51,11 +51,7 @@ class Regressed(Variance):
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         of_x_0 = process.signal(t - 1) * process.beta(t) / process.noise(t).square()
         own, from_x_0 = per_sample(process.beta_tilde(t).log(), x_t), per_sample(2 * of_x_0.log(), x_t)
-        return torch.logaddexp(own, from_x_0 + self.log_residual(process, x_t, t, v))
-
-    def log_residual(self, process: GaussianDiffusion, x_t: Images, t: Times, v: Images) -> Images:
-        """log r, at any t."""
-        return _relative(v) - per_sample(process.snr(t).log1p(), x_t)
+        return torch.logaddexp(own, from_x_0 + log_residual(process, x_t, t, v))
 
 
 @dataclass(frozen=True)
@@ -83,12 +79,18 @@ def residual_terms(
     """
     x_t = process.q_sample(x_0, t, eps)
     output, v = reverse.evaluate(process, x_t, t, y)
-    x_0_hat = reverse.clip_x_0(reverse.prediction.to_x_0(process, output, x_t, t))
-    ratio = (x_0 - x_0_hat).square() * (-reverse.variance.log_residual(process, x_t, t, v)).exp()
+    x_0_hat = reverse.clipping(reverse.prediction.to_x_0(process, output, x_t, t))
+    ratio = (x_0 - x_0_hat).square() * (-log_residual(process, x_t, t, v)).exp()
     loss = (ratio + _relative(v) - 1) / 2
     return {name: term.flatten(1).mean(dim=1).double() for name, term in (("loss", loss), ("fit", ratio))}
 
 
-def _relative(v: Images) -> Images:
+def log_residual(process: GaussianDiffusion, x_t: Images, t: Times, v: Images | None) -> Images:
+    """log r, at any t."""
+    return _relative(v) - per_sample(process.snr(t).log1p(), x_t)
+
+
+def _relative(v: Images | None) -> Images:
     """log(0.001 + eᵛ)."""
+    assert v is not None  # since outputs_per_channel is 1
     return torch.logaddexp(v, torch.full_like(v, math.log(_LEAST)))

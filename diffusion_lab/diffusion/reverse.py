@@ -61,6 +61,11 @@ class ReverseProcess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "clip_x_0", as_clipping(self.clip_x_0))
 
+    @property
+    def clipping(self) -> Clipping:
+        """`clip_x_0`, which is no bool any more."""
+        return as_clipping(self.clip_x_0)
+
     def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
         """p_θ(x_s|x_t), t in 1 … process.num_timesteps; t = 0 has no step back (see `process.network_time`)."""
         process = process.at(t)
@@ -86,7 +91,7 @@ class ReverseProcess:
     ) -> ReverseStep:
         """p_θ(x_s|x_t) of the two parts of an output at x_t."""
         guess = self.prediction.to_x_0(process, output, x_t, t)
-        x_0 = self.clip_x_0(guess)
+        x_0 = self.clipping(guess)
         untouched = x_0 is guess
         eps = self.prediction.to_eps(process, output, x_t, t) if untouched else eps_from_x_0(process, x_0, x_t, t)
         mean = process.q_posterior(x_0, x_t, t).mean

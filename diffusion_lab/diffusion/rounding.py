@@ -56,7 +56,7 @@ class EndLevels(Rounding):
         object.__setattr__(self, "shares", check_shares(self.shares, "rounding", instead="nearest"))
 
     def __call__(self, x_0: Images) -> Images:
-        if self.num_levels is None or self.num_levels < 3:
+        if self.shares is None or self.num_levels is None or self.num_levels < 3:
             return x_0
         inside, per_level = x_0.clamp(-1, 1), 2 / (self.num_levels - 1)
         low, high = (  # what each end gains over the level nearest to x̂_0, times 2·s²

@@ -46,8 +46,11 @@ class Sampler(ABC):
     spacing: Spacing = field(default_factory=AllSteps)
     draws_from_reverse_process: ClassVar[bool] = False
     reads_variance: ClassVar[bool] = True
-    order: ClassVar[int] = 1
     evaluations_per_step: ClassVar[int] = 1
+
+    @property
+    def order(self) -> int:
+        return 1
 
     @abstractmethod
     def step(
@@ -104,7 +107,7 @@ class Sampler(ABC):
         memory: Memory = ()
         yield times[-1], x
         for t in range(chain.num_timesteps, 0, -1):
-            own = StepNoise(noise, times[t] if whole else t) if t > 1 else NoNoise()
+            own: Draw = StepNoise(noise, times[t] if whole else t) if t > 1 else NoNoise()
             x, memory = self.step(chain, conditioned, x, t, t - 1, own, memory)
             yield times[t - 1], x
 

@@ -23,6 +23,8 @@ from .shapes import Number, PerSample, Times
 
 Table = Float64[Tensor, " T_plus_1"]
 
+_BISECTIONS = 60  # halvings that find a time to the last bit of float64
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -69,6 +71,16 @@ class Schedule(ABC):
         """The t that the network is given: t − 1, also between integers."""
         return t - 1
 
+    def time_at(self, log_snr: PerSample) -> PerSample:
+        """The real t at which the pair has a log SNR, which lies between those of the ends: here by halving [1, T]."""
+        low, high = torch.ones_like(log_snr), torch.full_like(log_snr, float(self.num_timesteps))
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            signal, noise = self.pair(middle)
+            noisier = 2 * (signal / noise).log() < log_snr
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return high
+
     def own_loss(self, t: Times, loss: PerSample) -> PerSample:
         """What a trained schedule adds to the loss at t, of value 0: its gradient trains what the loss itself does not."""
         return torch.zeros_like(loss)
@@ -77,8 +89,7 @@ class Schedule(ABC):
 _FINEST = 256  # levels whose spacing the clean end still follows
 
 
-@dataclass(frozen=True)
-class CleanEnd:
+class CleanEnd(float):
     """The log SNR at t = 1 that fits data with levels: 2·log(ratio/bin), bin = 2/(num_levels − 1), so σ_1/α_1 = bin/ratio.
 
     Less noise than that leaves nothing to learn, and a network that does not know the levels pays for it in bits; more noise leaves
@@ -91,22 +102,19 @@ class CleanEnd:
     ratio: standard deviations of the noise in a bin. continuous: infinite where the schedule has an end of its own.
     """
 
-    num_levels: int | None
-    ratio: Number = 2.0
-    continuous: Number = math.inf
-
-    def __post_init__(self) -> None:
-        levels = self.num_levels is None or (isinstance(self.num_levels, int) and self.num_levels >= 2)
-        if not (levels and is_number(self.ratio) and 0 < self.ratio < math.inf and is_number(self.continuous)):
-            raise ValueError(f"{self}: num_levels must be null or at least 2, and ratio above 0")
-
-    def __float__(self) -> float:
-        if self.num_levels is None:
-            return float(self.continuous)
-        return 2 * math.log(self.ratio * (min(self.num_levels, _FINEST) - 1) / 2)
+    def __new__(cls, num_levels: int | None, ratio: Number = 2.0, continuous: Number = math.inf) -> "CleanEnd":
+        levels = num_levels is None or (isinstance(num_levels, int) and num_levels >= 2)
+        if not (levels and is_number(ratio) and 0 < ratio < math.inf and is_number(continuous)):
+            raise ValueError(
+                f"CleanEnd(num_levels={num_levels}, ratio={ratio}, continuous={continuous}): num_levels must be null or at least "
+                "2, and ratio above 0"
+            )
+        if num_levels is None:
+            return super().__new__(cls, continuous)
+        return super().__new__(cls, 2 * math.log(ratio * (min(num_levels, _FINEST) - 1) / 2))
 
 
-End = Number | CleanEnd
+End = Number | CleanEnd  # where a choice may stand for the number
 
 
 @dataclass(frozen=True)
@@ -133,12 +141,12 @@ class CutSchedule(Schedule):
         if self.log_snr_max is None and self.log_snr_min is None:
             return whole
         log = whole.log()
-        ends = [self._place(log, self.log_snr_max, 1), self._place(log, self.log_snr_min, self.num_timesteps)]
-        if not ends[0] < ends[1]:
+        first, last = self._place(log, self.log_snr_max, 1), self._place(log, self.log_snr_min, self.num_timesteps)
+        if not first < last:
             noisy = "the noisy end" if self.log_snr_min is None else f"log_snr_min = {self.log_snr_min}"
             raise ValueError(f"log_snr_max = {self.log_snr_max} must lie above {noisy}")
-        t = torch.linspace(*ends, self.num_timesteps, dtype=torch.float64)
-        t[-1] = ends[1]  # also of a single step
+        t = torch.linspace(first, last, self.num_timesteps, dtype=torch.float64)
+        t[-1] = last  # also of a single step
         before = t.long().clamp(max=self.num_timesteps - 1)
         cut = torch.lerp(log[before], log[before + 1], t - before).exp()
         return torch.cat([whole[:1], cut])
@@ -239,12 +247,12 @@ class SigmoidSchedule(CutSchedule):
 
 
 def settle_ends(schedule: Schedule) -> None:
-    """log_snr_max as a number; None where the formula has its own end."""
+    """The ends as plain numbers; None where the formula has its own. ValueError for what is no number."""
     for name in ("log_snr_max", "log_snr_min"):
         end = getattr(schedule, name)
-        end = end if end is None or is_number(end) else float(end) if isinstance(end, CleanEnd) else math.nan
-        if end is not None and math.isnan(end):
-            raise ValueError(f"{name} = {getattr(schedule, name)} must be a number")
+        if end is not None and not (is_number(end) and end == end):
+            raise ValueError(f"{name} = {end} must be a number")
+        end = float(end) if isinstance(end, CleanEnd) else end
         object.__setattr__(schedule, name, None if end == math.inf else end)
 
 

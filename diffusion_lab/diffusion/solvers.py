@@ -11,7 +11,6 @@ equation in the variables x/α and σ/α, d(x/α)/d(σ/α) = ε̂.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 from .process import GaussianDiffusion
 from .samplers import Draw, Memory, Reverse, Sampler, evaluate_at, past
@@ -27,8 +26,8 @@ class HeunSampler(Sampler):
     """
 
     reads_variance = False
-    order: ClassVar[int] = 2
-    evaluations_per_step: ClassVar[int] = 2
+    order = 2
+    evaluations_per_step = 2
 
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory
@@ -91,7 +90,7 @@ class IPNDMSampler(Sampler):
     """
 
     reads_variance = False
-    order: ClassVar[int] = 2
+    order = 2
 
     def step(
         self, process: GaussianDiffusion, reverse: Reverse, x_t: Images, t: int, s: int, noise: Draw, memory: Memory

@@ -97,7 +97,7 @@ class MomentsStart(Start):
             return NoiseStart().draw(chain, eps, y)
         last = chain.numbers(chain.num_timesteps)
         basis, flat = self.moments.basis.to(eps), eps.flatten(1)
-        spread = self._variance(chain).sqrt().to(eps)
+        spread = _variance(chain, self.moments).sqrt().to(eps)
         mean = last.signal * self.moments.means(y, len(eps)).to(eps)
         return (mean + ((flat @ basis) * spread) @ basis.T).view_as(eps)
 
@@ -105,14 +105,15 @@ class MomentsStart(Start):
         if self.moments is None:
             return NoiseStart().kl(chain, x_0, y)
         last = chain.numbers(chain.num_timesteps)
-        ratio = last.noise**2 / self._variance(chain).to(x_0.device)
+        ratio = last.noise**2 / _variance(chain, self.moments).to(x_0.device)
         distance = (last.signal / last.noise * self.moments.around_mean(x_0, y)).square()
         return ((1 + distance) * ratio - 1 - ratio.log()).mean(dim=1) / 2
 
-    def _variance(self, chain: GaussianDiffusion) -> Float[Tensor, " d"]:
-        """Of x_T along each column of U."""
-        last = chain.numbers(chain.num_timesteps)
-        return last.signal**2 * self.moments.eigenvalues + last.noise**2
-
     def measured(self, moments: DataMoments) -> "MomentsStart":
         return replace(self, moments=moments)
+
+
+def _variance(chain: GaussianDiffusion, moments: DataMoments) -> Float[Tensor, " d"]:
+    """Of x_T along each column of U."""
+    last = chain.numbers(chain.num_timesteps)
+    return last.signal**2 * moments.eigenvalues + last.noise**2

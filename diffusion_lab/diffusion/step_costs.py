@@ -113,17 +113,18 @@ def last_step_bits(
     num_levels: int | None,
 ) -> Float64[Tensor, "b f g"]:
     """L_0 of each image, in bits/dim, at each t of `first_steps` and each log Σ of its nodes; each t with the noise of its key."""
-    first = first_steps(process.num_timesteps)
+    first, ones = first_steps(process.num_timesteps), full(1, x_0)
+
+    def bits(chain: GaussianDiffusion, x_t: Images, mean: Images, node: float) -> PerSample:
+        last = Gaussian(mean, torch.full_like(mean[(slice(None), *[slice(1)] * (mean.ndim - 1))], node))
+        return -bits_per_dim(decoder.log_prob(chain, ones, lambda: last, x_0, x_t, num_levels))
+
     columns = []
     for t, nodes in zip(first.tolist(), _nodes(process, first).tolist(), strict=True):
-        chain, ones = process.respace(torch.tensor([t])), full(1, x_0)
+        chain = process.respace(torch.tensor([t]))
         x_t = chain.q_sample(x_0, ones, noise(t, x_0))
         mean = reverse(chain, x_t, ones, y).distribution.mean
-        row = []
-        for node in nodes if decoder.reads_reverse else nodes[:1]:
-            last = Gaussian(mean, torch.full_like(mean[(slice(None), *[slice(1)] * (mean.ndim - 1))], node))
-            log_prob = decoder.log_prob(chain, ones, lambda last=last: last, x_0, x_t, num_levels)
-            row.append(-bits_per_dim(log_prob))
+        row = [bits(chain, x_t, mean, node) for node in (nodes if decoder.reads_reverse else nodes[:1])]
         columns.append(torch.stack(row, dim=1).expand(-1, len(nodes)))
     return torch.stack(columns, dim=1)
 

@@ -1,6 +1,7 @@
 """What is known of every stride from t to s at once? Many chains of two steps, looked up as one."""
 
 import torch
+from torch import Tensor
 
 from .process import GaussianDiffusion, Row, _between
 from .shapes import Steps
@@ -18,7 +19,7 @@ class TwoSteps(GaussianDiffusion):
     """
 
     def __init__(self, process: GaussianDiffusion, s: Steps, t: Steps) -> None:
-        self.__dict__.update(process.__dict__, num_timesteps=2, _here=(None, None), shared_t=None)
+        self.__dict__.update(process.__dict__, num_timesteps=2, _here=None, shared_t=None)
         nothing = torch.zeros_like(s)
         time, signal, noise = (
             torch.stack([of(step) for step in (nothing, s, t)], dim=1).double()
@@ -31,5 +32,5 @@ class TwoSteps(GaussianDiffusion):
         columns = (time, time - 1, signal, noise, *(torch.cat([unknown, column], dim=1) for column in of_steps))
         self._chains = torch.stack(columns, dim=-1)
 
-    def _row(self, t: Steps) -> Row:
+    def _row(self, t: Steps) -> Row[Tensor]:
         return Row(*self._chains[torch.arange(len(t)), t].unbind(-1))

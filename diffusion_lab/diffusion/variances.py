@@ -17,7 +17,6 @@ from .process import GaussianDiffusion, per_sample
 from .shapes import Broadcast, Images, Steps
 
 
-@dataclass(frozen=True)
 class Variance(ABC):
     """log Σ_θ(x_t, t). `outputs_per_channel` network outputs a data channel carry it: 0 or 1.
 
@@ -28,8 +27,8 @@ class Variance(ABC):
     `needs_unit_variance`: it takes β_t for the variance of x_s given x_t where x_0 is N(0, I), so it needs α² + σ² = 1.
     """
 
-    outputs_per_channel: ClassVar[int]
-    stop_gradient: ClassVar[bool] = False
+    outputs_per_channel: int
+    stop_gradient: bool = False
     by_image: ClassVar[bool] = False
     needs_dimensions: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
@@ -87,5 +86,6 @@ class LearnedRange(Variance):
 
     def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
         low, high = per_sample(process.log_beta_tilde(t), x_t), per_sample(process.log_beta(t), x_t)
+        assert v is not None  # since outputs_per_channel is 1
         f = (v + 1) / 2
         return f * high + (1 - f) * low

@@ -9,14 +9,18 @@ The networks are the same functions; the parameters have other names and, in pla
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffusion_lab.interop.checkpoints import CheckpointError
+from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
-from diffusion_lab.store.foreign import printable
+from diffusion_lab.networks.norm import GroupNorm
+from diffusion_lab.store.records import printable
 
 Pair = tuple[str, str]  # our name of a module, the published one
 
@@ -164,3 +168,68 @@ def _pool(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
         query, key_value = torch.split(rows.flatten(1) if rows.ndim > 1 else rows, (channels, 2 * channels))
         found |= {f"pool.query.{part}": query, f"pool.key_value.{part}": key_value}
     return found
+
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.base import GenerativeModel
+
+_GROUPS = 32  # of every norm of theirs
+_TRAILING = {"skip_connection.weight": 2, "qkv.weight": 1, "proj_out.weight": 1}  # 1s in the shape of a 1×1 convolution
+
+
+def to_openai(model: GenerativeModel) -> tuple[bytes, dict[str, Any]]:
+    """(the file, what UNetModel is built with), of the weights that the model has now.
+
+    ValueError, in one sentence, where that class has no such network.
+    """
+    network = model.network
+    if type(network) is not UNet:
+        raise ValueError(f"openai's UNetModel is not a {type(network).__name__}: export with format=program")
+    settings = _settings(network, model.shape)
+    content = io.BytesIO()
+    torch.save(to_published(network), content)
+    return content.getvalue(), settings
+
+
+def to_published(network: UNet) -> dict[str, Tensor]:
+    """Published name -> parameter, float32 on the CPU, in the shapes of the published file."""
+    own, found = network.state_dict(), {}
+    for theirs, ours in published_names(network).items():
+        trailing = next((count for end, count in _TRAILING.items() if theirs.endswith(end)), 0)
+        tensor = own[ours].detach().float().cpu()
+        found[theirs] = tensor.reshape(*tensor.shape, *[1] * trailing).contiguous()
+    return found
+
+
+def _settings(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
+    layout, conditioning = network.layout, network.encoder.conditioning
+    groups = sorted({part.num_groups for part in network.modules() if isinstance(part, GroupNorm)} - {_GROUPS})
+    if groups:
+        raise ValueError(
+            f"openai's UNetModel has {_GROUPS} groups in every norm, but this network has {groups[0]} in some: "
+            "train with +network.num_groups=32, or with network.base_channels=128 or a multiple of it"
+        )
+    if network.encoder.features.frequencies:
+        raise ValueError("openai's UNetModel has no network.fourier_periods: export with format=program")
+    if shape[1] != shape[2] or shape[1] % 2 ** (len(layout.widths) - 1):
+        raise ValueError(
+            f"openai's UNetModel needs square images that can be halved evenly, not {shape[1]}×{shape[2]} pixels: export with "
+            "format=program"
+        )
+    if layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1:
+        raise ValueError("network.embedding_channels and network.timestep_scale are not exported: use format=program")
+    heads = {"num_heads": layout.num_heads} if layout.num_heads else {"num_head_channels": layout.head_channels}
+    return {
+        "image_size": shape[1],
+        "in_channels": shape[0],
+        "model_channels": layout.base_channels,
+        "out_channels": network.output.out_channels,
+        "num_res_blocks": layout.num_res_blocks,
+        "attention_resolutions": [2**level for level, attends in enumerate(layout.attending) if attends],
+        "channel_mult": list(layout.channel_multipliers),
+        "num_classes": None if conditioning.classes is None else conditioning.classes.num_embeddings,
+        **heads,
+        "use_scale_shift_norm": not layout.additive_embedding,
+        "resblock_updown": layout.residual_resampling,
+        "use_new_attention_order": True,
+    }

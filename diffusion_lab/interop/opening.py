@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffusion_lab.interop import diffusers_folder, milestone, openai
-from diffusion_lab.interop.checkpoints import CheckpointError, read_saved
-from diffusion_lab.interop.imported import Imported
+from diffusion_lab.interop import from_denoising_diffusion_pytorch, from_diffusers, from_openai
+from diffusion_lab.interop.checkpoints import CheckpointError, Imported, read_saved
 
 OPTIONS = tuple(
-    sorted(diffusers_folder.TAKES | milestone.TAKES | openai.TAKES)
+    sorted(from_diffusers.TAKES | from_denoising_diffusion_pytorch.TAKES | from_openai.TAKES)
 )  # of the command, for one format or another
 
 
@@ -21,14 +20,14 @@ def opened(path: Path, given: Mapping[str, str]) -> Imported:
     sentence, where it cannot be imported, or where an option does not belong to its format.
     """
     if path.is_dir():
-        _check_options(given, diffusers_folder.TAKES, "a folder of diffusers")
-        return diffusers_folder.opened(path, given)
+        _check_options(given, from_diffusers.TAKES, "a folder of diffusers")
+        return from_diffusers.opened(path, given)
     saved = read_saved(path)
-    if milestone.is_milestone(saved):
-        _check_options(given, milestone.TAKES, "a milestone of denoising-diffusion-pytorch")
-        return milestone.opened(path, saved, given)
-    _check_options(given, openai.TAKES, "a state dict of OpenAI's code")
-    return openai.opened(path, saved, given)
+    if from_denoising_diffusion_pytorch.is_milestone(saved):
+        _check_options(given, from_denoising_diffusion_pytorch.TAKES, "a milestone of denoising-diffusion-pytorch")
+        return from_denoising_diffusion_pytorch.opened(path, saved, given)
+    _check_options(given, from_openai.TAKES, "a state dict of OpenAI's code")
+    return from_openai.opened(path, saved, given)
 
 
 def _check_options(given: Mapping[str, str], taken: frozenset[str], what: str) -> None:

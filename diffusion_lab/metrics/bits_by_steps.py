@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, derive_seed
-from diffusion_lab.metrics.likelihood import label_bits
-from diffusion_lab.metrics.metric import Metric, Naming, Need
+from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, Spacing, derive_seed
+from diffusion_lab.metrics.bits_per_dim import label_bits
+from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.settings import check_at_least
-from diffusion_lab.metrics.statistics import UnmeasurableError
 from diffusion_lab.store.measures import LOW, Measure
 
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.subject import Subject
-
-SPACINGS = ("even", "quadratic", "log_snr", "optimal")
-
+SPACINGS: dict[str, Callable[[int], Spacing]] = {
+    "even": EvenSpacing,
+    "quadratic": QuadraticSpacing,
+    "log_snr": LogSNRSpacing,
+    "optimal": OptimalSpacing,
+}
 _COLUMNS = 8  # a table has no room for more; plots and files show all
 
 
@@ -36,15 +38,15 @@ class BitsBySteps(Metric):
     needs = (Need.MODEL,)
     needs_samples = False
     needs_step_costs = True
+    least = (("num_images", 1), ("batch_size", 1))
 
-    spacings: Sequence[str] = SPACINGS
+    spacings: Sequence[str] = tuple(SPACINGS)
     num_steps: Sequence[int] = (5, 10, 20, 50, 100, 200, 500, 1000)
     num_images: int = 64
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
-            check_at_least(1, name, getattr(self, name))
+        super().__post_init__()
         for count in self.num_steps:
             check_at_least(1, "num_steps", count)
         if not self.num_steps:
@@ -74,9 +76,9 @@ class BitsBySteps(Metric):
         return f"bits_{spacing}_{count}"
 
     def score(self, subject: Subject, scores: Scores) -> None:
-        if subject.model.log_snrs(2) is None:
-            raise UnmeasurableError("this family has no noisy chain")
-        longest = subject.model.process.num_timesteps
+        log_snrs_of(subject.model, 2)
+        process: Any = subject.model.process  # every family with log SNRs has one
+        longest = process.num_timesteps
         counts = [count for count in self.num_steps if count <= longest]
         if not counts:
             raise UnmeasurableError(f"the chain has {longest} steps")
@@ -99,17 +101,13 @@ class BitsBySteps(Metric):
 
     def _per_image(self, subject: Subject, counts: Sequence[int]) -> dict[str, Tensor]:
         """Of each spacing (n, len(counts)) float64."""
-        kinds = dict(zip(SPACINGS, (EvenSpacing, QuadraticSpacing, LogSNRSpacing, OptimalSpacing), strict=True))
-        model, data = subject.model, subject.data
+        model, data, split = subject.model, subject.data, subject.settings.unseen_split
         seed = derive_seed(subject.settings.seed, 0)  # the first draw of bits_per_dim
-        chains = [kinds[name](count) for name in self.spacings for count in counts]
-        split = subject.settings.unseen_split
+        chains = [SPACINGS[name](count) for name in self.spacings for count in counts]
         size, batches, done = min(self.num_images, data.size(split)), [], 0
-        for x_0, y in data.batches(split, self.batch_size, limit=size):
-            indices = torch.arange(done, done + len(x_0), device=model.device)
-            known = None if y is None or model.num_classes is None else y.to(model.device)
-            bits = model.chain_bits(x_0.to(model.device), known, seed, indices, chains).cpu()
-            batches.append(bits if known is None else bits + label_bits(data, known)[:, None])
+        for x_0, y, indices in batches_of(model, data, split, self.batch_size, size):
+            bits = model.chain_bits(x_0, y, seed, indices, chains).cpu()
+            batches.append(bits if y is None else bits + label_bits(data, y)[:, None])
             done += len(x_0)
             subject.progress("bits by number of steps", done, size)
         return dict(zip(self.spacings, torch.cat(batches).split(len(counts), dim=1), strict=True))

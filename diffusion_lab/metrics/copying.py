@@ -22,9 +22,8 @@ it covered 92 % or more of 400 to 1,000 trials.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,69 +31,15 @@ from scipy.stats import beta
 from torch import Tensor
 
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.metric import Metric, Naming, Need
-from diffusion_lab.metrics.nearest import nearest_picture, nearest_training_images
-from diffusion_lab.metrics.settings import check_at_least
-from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import BATCH_SIZE, UnmeasurableError, quantise
 from diffusion_lab.store.measures import REAL_IMAGES, SAMPLES, Measure, ends, interval_of_share
 
-
-@dataclass(frozen=True)
-class Nearer:
-    """probability: Δ, or the share within a quantile, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds."""
-
-    probability: float
-    low: float
-    high: float
-    of_samples: Tensor
-    of_held_out: Tensor
-
-
-def nearer(samples: Tensor, held_out: Tensor) -> Nearer:
-    """Δ from the distances of samples (n,) and of held-out images (m,), n and m at least 2; ties count half."""
-    n, m = len(samples), len(held_out)
-    of_samples, of_held_out = 1 - _below(held_out, samples), _below(samples, held_out)
-    delta = float(of_samples.mean())
-    variance = float(of_samples.var() / n + of_held_out.var() / m)
-    trials = min(delta * (1 - delta) / variance if variance > 0 else torch.inf, 4 * n * m / (n + m))
-    return Nearer(delta, *interval_of_share(delta * trials, trials), of_samples, of_held_out)
-
-
-def _below(values: Tensor, at: Tensor) -> Tensor:
-    """The share of `values` below each of `at`, float64, ties counted half."""
-    ordered = values.sort().values
-    sides = (torch.searchsorted(ordered, at.contiguous(), side=side) for side in ("left", "right"))
-    return sum(side.double() for side in sides) / (2 * len(values))
-
-
-def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Nearer:
-    """The share of samples (n,) that are as near as the nearest `share` of held-out images (m,).
-
-    On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.
-    """
-    n, m = len(samples), len(held_out)
-    rank = max(1.0, share * (m + 1))
-    levels = beta.ppf((0.025, 0.975), rank, m + 1 - rank)  # between which the level of the estimated quantile is
-    quantiles = np.quantile(held_out.cpu().numpy(), (share, *levels), method="weibull").tolist()
-    hits, fewest, most = ((samples <= quantile).double() for quantile in quantiles)
-    found, least, largest = (float(within.mean()) for within in (hits, fewest, most))
-    low, high = interval_of_share(float(hits.sum()), n)
-    slope = (largest - least) / (levels[1] - levels[0])
-    return Nearer(
-        found,
-        max(0.0, found - math.hypot(found - low, found - least)),
-        min(1.0, found + math.hypot(high - found, largest - found)),
-        hits,
-        -slope * (held_out <= quantiles[0]).double(),
-    )
-
-
-if TYPE_CHECKING:
-    from diffusion_lab.metrics.scores import Scores
-    from diffusion_lab.metrics.subject import Subject
-
-_PIXELS = "pixels"
+PIXELS = "pixels"
+SHOWN = 12  # samples in the picture
 _FEW = 0.01  # of the held-out images, the nearest ones
+_MOST_VALUES = 2**25  # of training features that are kept for other scores
+_ROWS = 1024  # whose distances to a block of training images are in memory at once
 
 
 @dataclass(frozen=True)
@@ -105,14 +50,12 @@ class Copying(Metric):
     """
 
     needs = (Need.REAL_IMAGES,)
+    least = (("num_images", 2),)
 
     num_images: int = 1000
 
-    def __post_init__(self) -> None:
-        check_at_least(2, "num_images", self.num_images)
-
     def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
-        agrees = {_PIXELS: ("data", "samples", "copying")} | {n.features: n.agrees("copying") for n in namings}
+        agrees = {PIXELS: ("data", "samples", "copying")} | {n.features: n.agrees("copying") for n in namings}
         nearer = (
             "how often a sample is nearer to a training image than a held-out image is: 0.5 where nothing is copied"
         )
@@ -153,3 +96,156 @@ class Copying(Metric):
         if len(data.shape) == 3:
             with may_fail("the picture of the nearest images"):
                 scores.nearest = nearest_picture(subject, searches)
+
+
+@dataclass(frozen=True)
+class Nearer:
+    """probability: Δ, or the share within a quantile, and its 95 % interval. of_samples (n,), of_held_out (m,): what each adds."""
+
+    probability: float
+    low: float
+    high: float
+    of_samples: Tensor
+    of_held_out: Tensor
+
+
+def nearer(samples: Tensor, held_out: Tensor) -> Nearer:
+    """Δ from the distances of samples (n,) and of held-out images (m,), n and m at least 2; ties count half."""
+    n, m = len(samples), len(held_out)
+    of_samples, of_held_out = 1 - _below(held_out, samples), _below(samples, held_out)
+    delta = float(of_samples.mean())
+    variance = float(of_samples.var() / n + of_held_out.var() / m)
+    trials = min(delta * (1 - delta) / variance if variance > 0 else torch.inf, 4 * n * m / (n + m))
+    return Nearer(delta, *interval_of_share(delta * trials, trials), of_samples, of_held_out)
+
+
+def _below(values: Tensor, at: Tensor) -> Tensor:
+    """The share of `values` below each of `at`, float64, ties counted half."""
+    ordered = values.sort().values
+    sides = (torch.searchsorted(ordered, at.contiguous(), side=side) for side in ("left", "right"))
+    return sum((side.double() for side in sides), torch.zeros(())) / (2 * len(values))
+
+
+def within_held_out_quantile(samples: Tensor, held_out: Tensor, share: float) -> Nearer:
+    """The share of samples (n,) that are as near as the nearest `share` of held-out images (m,).
+
+    On average over held-out images a `share` of other images is, where there are at least 1/share − 1 of them.
+    """
+    n, m = len(samples), len(held_out)
+    rank = max(1.0, share * (m + 1))
+    levels = beta.ppf((0.025, 0.975), rank, m + 1 - rank)  # between which the level of the estimated quantile is
+    quantiles = np.quantile(held_out.cpu().numpy(), (share, *levels), method="weibull").tolist()
+    hits, fewest, most = ((samples <= quantile).double() for quantile in quantiles)
+    found, least, largest = (float(within.mean()) for within in (hits, fewest, most))
+    low, high = interval_of_share(float(hits.sum()), n)
+    slope = (largest - least) / (levels[1] - levels[0])
+    return Nearer(
+        found,
+        max(0.0, found - math.hypot(found - low, found - least)),
+        min(1.0, found + math.hypot(high - found, largest - found)),
+        hits,
+        -slope * (held_out <= quantiles[0]).double(),
+    )
+
+
+# ---- the nearest training images ----
+
+
+class NearestImages:
+    """Of each row of `rows` (n, D) the nearest of all vectors that `see` is given, block by block.
+
+    index: int64 (n,), the number of that vector. Among vectors that are as near up to the rounding of float32, any may be found.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows.float()
+        self.index = torch.full((len(rows),), -1, device=rows.device)
+        self._found = torch.zeros_like(self.rows)
+        self._least = torch.full((len(rows),), torch.inf, device=rows.device)
+
+    def see(self, vectors: Tensor, first: int) -> None:
+        """vectors (B, D), whose numbers are first, first + 1, …"""
+        half_square = vectors.square().sum(dim=1) / 2
+        for start in range(0, len(self.rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            # ‖x − r‖²/2 − ‖r‖²/2, by a matrix product
+            least, place = (half_square - self.rows[part] @ vectors.T).min(dim=1)
+            nearer = least < self._least[part]
+            self._least[part][nearer] = least[nearer]
+            self.index[part][nearer] = place[nearer] + first
+            self._found[part][nearer] = vectors[place[nearer]]
+
+    @property
+    def distances(self) -> Tensor:
+        """float64 (n,), from each row to what was found, without the cancellation of the matrix product."""
+        return (self.rows.double() - self._found.double()).norm(dim=1)
+
+
+@dataclass(frozen=True)
+class NearestSearch:
+    """embed: images (B, *shape) as the data would store them -> vectors (B, D). of_samples (n, D), of_held_out (m, D): what of them
+    is nearest. known: the vectors of all training images, where they were computed before."""
+
+    embed: Callable[[Tensor], Tensor]
+    of_samples: NearestImages
+    of_held_out: NearestImages
+    known: Tensor | None = None
+
+    def see(self, images: Tensor, first: int) -> None:
+        """Training images, whose numbers are first, first + 1, …"""
+        if self.known is not None and first < len(self.known):
+            vectors = self.known[first : first + len(images)].to(images.device)
+        else:
+            vectors = self.embed(images).float()
+        self.of_samples.see(vectors, first)
+        self.of_held_out.see(vectors, first)
+
+
+def nearest_training_images(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
+    """By pixels, of the samples that are kept as images, and by each set of features, of all samples; by name.
+
+    Training image i of N is number i, and mirrored, where training shows it so, number i + N. UnmeasurableError if a sample is not
+    finite.
+    """
+    data, device, total, done = subject.data, subject.views[0].device, subject.data.num_trained_on, 0
+    searches = _searches(subject, num_held_out)
+    with torch.no_grad():
+        for x, _ in data.batches("train", BATCH_SIZE, limit=total):
+            shown = quantise(x.to(device), data.num_levels)
+            for images, first in [(shown, done)] + ([(shown.flip(-1), total + done)] if data.flip else []):
+                for search in searches.values():
+                    search.see(images, first)
+            done += len(x)
+            subject.progress("nearest training images", done, total)
+    return searches
+
+
+def _searches(subject: Subject, num_held_out: int) -> dict[str, NearestSearch]:
+    drawn, device, total = subject.drawn, subject.views[0].device, subject.data.num_trained_on
+    split = subject.settings.unseen_split
+    held_out = [x.flatten(1) for x, _ in subject.data.batches(split, BATCH_SIZE, limit=num_held_out)]
+    own, others = (
+        NearestImages(rows.to(device)) for rows in (drawn.finite(drawn.images).flatten(1), torch.cat(held_out))
+    )
+    searches = {PIXELS: NearestSearch(lambda x: x.flatten(1), own, others)}
+    for view in subject.views:
+        sides = view.drawn.vectors(), view.reference.vectors(split, num_held_out)
+        own, others = (NearestImages(rows.to(device)) for rows in sides)
+        limit = None if total == subject.data.num_train else total
+        known = view.reference.vectors("train", limit) if total * view.features.dim <= _MOST_VALUES else None
+        searches[view.features.name] = NearestSearch(view.features, own, others, known)
+    return searches
+
+
+def nearest_picture(subject: Subject, searches: Mapping[str, NearestSearch]) -> Tensor:
+    """A row of at most SHOWN samples, the nearest by the first features first, above a row of training images for each search."""
+    images, first = subject.drawn.images, searches[subject.views[0].features.name]
+    shown = first.of_samples.distances[: len(images)].argsort()[:SHOWN].cpu()
+    found = [int(i) for search in searches.values() for i in search.of_samples.index.cpu()[shown]]
+    return torch.cat([images[shown], *(_training_image(subject, number) for number in found)])
+
+
+def _training_image(subject: Subject, number: int) -> Tensor:
+    total = subject.data.num_trained_on
+    x, _ = next(subject.data.batches("train", 1, limit=total, start=number % total))
+    return x.flip(-1) if number >= total else x

@@ -1,37 +1,48 @@
-"""One pass over training or validation images: a network's output and its error at each t, measured once and stored.
+"""What is measured before anything is drawn: statistics of a network, and the mean and covariance of training images.
 
-A shard, which is a fixed range of images, does not depend on the process that measures it. So a pass that was stopped resumes at
-the first shard that is missing, ranks divide the shards, and a process that finds another one at the same pass waits for it.
+One pass over images records a network's output and its error at each t. It is stored in shards, so a pass that was stopped resumes,
+ranks divide it, and a process that finds another one at the same pass waits for it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.cache import digest, read_tensors, write_tensors
-from diffusion_lab.metrics.reference import Progress
-from diffusion_lab.metrics.trained import ready
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion import DataMoments
+from diffusion_lab.metrics.draw import ready
+from diffusion_lab.metrics.features import Pixels
+from diffusion_lab.metrics.reference import Reference, UnmeasurableError
+from diffusion_lab.metrics.shards import Progress, digest, read_tensors, share_out, silent, write_tensors
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
-from diffusion_lab.store.cache import shard_file
-from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
+from diffusion_lab.store.places import shard_file
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-
-Measure = Callable[
-    [Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]
-]  # (x_0, y, seed, indices) -> (B, …) by name
+# (x_0, y, seed, indices) -> (B, …) by name
+Measure = Callable[[Tensor, Tensor | None, int, Tensor], Mapping[str, Tensor]]
 SHARD_IMAGES = 32  # images at a time
 SEED = 0  # of the noise: always the same
 RECIPE = 2  # raise it when the same key would give other numbers
+LARGEST = 4096  # values an image, whose covariance takes 128 MB
+
+
+def batches_of(
+    model: TrainableModel, data: DataModule, split: str, batch_size: int, limit: int, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """(x_0, y, indices) of the first images of a split, on the device of the model; y None for a model without classes."""
+    for x_0, y in data.batches(split, batch_size, limit=limit, start=start):
+        indices = torch.arange(start, start + len(x_0), device=model.device)
+        known = None if y is None or model.num_classes is None else y.to(model.device)
+        yield x_0.to(model.device), known, indices
+        start += len(x_0)
 
 
 @dataclass(frozen=True)
@@ -62,27 +73,11 @@ def measure_once(
     and all return the result.
     """
     data.prepare()
+    total, progress = min(num_images, data.size(split)), progress or silent
+    parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
+    found: dict[range, dict[str, Tensor]] = {}
     with ready(model, weights):
-        return _measure_once(
-            model, measure, facts, data, split, min(num_images, data.size(split)), cache, identity, about, progress
-        )
-
-
-def _measure_once(
-    model: GenerativeModel,
-    measure: Measure,
-    facts: Mapping[str, Any],
-    data: DataModule,
-    split: str,
-    total: int,
-    cache: Path,
-    identity: str,
-    about: str,
-    progress: Progress | None,
-) -> Measured:
-    progress = progress or (lambda stage, done, total: None)
-    key = json.dumps(
-        {
+        decisive = {
             **facts,
             **({} if data.named(split) == "train" else {"split": data.named(split)}),
             "model": identity,
@@ -91,37 +86,29 @@ def _measure_once(
             "num_images": total,
             "shard_images": SHARD_IMAGES,
             "recipe": RECIPE,
-        },
-        sort_keys=True,
-    )
-    folder = CacheDirectory(cache).statistics(f"{about}-{total}", key)
-    parts = [range(start, min(start + SHARD_IMAGES, total)) for start in range(0, total, SHARD_IMAGES)]
+        }
+        key = json.dumps(decisive, sort_keys=True)
+        folder = CacheDirectory(cache).statistics(f"{about}-{total}", key)
 
-    def waiting(holder: str) -> None:
-        progress(f"waiting for {holder}", 0, 1)
+        def missing() -> list[range]:
+            """Read the stored parts; return the others."""
+            shards = {part: read_tensors(shard_file(folder, part.start), key) for part in parts if part not in found}
+            found.update({part: shard[0] for part, shard in shards.items() if shard is not None})
+            return [part for part in parts if part not in found]
 
-    def read_shards() -> list[dict[str, Tensor] | None]:
-        found = (read_tensors(shard_file(folder, part.start), key) for part in parts)
-        return [None if shard is None else shard[0] for shard in found]
+        def make(wanted: Sequence[range], lacking: Sequence[range]) -> None:
+            done = total - sum(map(len, lacking))
+            for part in wanted:
+                write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, split, part, total))
+                done += len(part)
+                progress("statistics of the network", done, total)
 
-    def go_on(wanted: list[range], done: int) -> None:
-        for part in wanted:
-            write_tensors(shard_file(folder, part.start), key, _sums(model, measure, data, split, part, total))
-            done += len(part)
-            progress("statistics of the network", done, total)
-
-    def missing_parts() -> list[range]:
-        return [part for part, shard in zip(parts, read_shards(), strict=True) if shard is None]
-
-    with hold_together(folder, waiting):
-        # Rank 0 says what is missing: ranks that looked at different moments would share it out differently.
-        missing = broadcast_from_rank_zero(missing_parts() if rank() == 0 else None)
-        done = total - sum(map(len, missing))
-        go_on(missing[rank() :: num_ranks()], done)
-        wait_for_all()
-        go_on(missing_parts(), done)  # ranks that share no file system
-    shards = read_shards()
-    means = {name: sum(shard[name] for shard in shards) / total for name in shards[0]}
+        share_out([folder], progress, missing, make)
+        unseen = missing()  # what ranks on another file system measured
+        make(unseen, unseen)
+        missing()
+    shards = [found[part] for part in parts]
+    means = {name: sum((shard[name] for shard in shards), torch.zeros(())) / total for name in shards[0]}
     return Measured(means, f"{total} {'training' if split == 'train' else split} images, {digest(means)[:12]}")
 
 
@@ -130,8 +117,51 @@ def _sums(
     model: GenerativeModel, measure: Measure, data: DataModule, split: str, part: range, total: int
 ) -> dict[str, Tensor]:
     """Over the images of a shard."""
-    x_0, y = next(data.batches(split, len(part), limit=total, start=part.start))
-    indices = torch.arange(part.start, part.stop, device=model.device)
-    y = y.to(model.device) if y is not None and model.num_classes is not None else None
-    rows = measure(x_0.to(model.device), y, SEED, indices)
-    return {name: values.sum(dim=0).cpu() for name, values in rows.items()}
+    x_0, y, indices = next(batches_of(model, data, split, len(part), total, part.start))
+    return {name: values.sum(dim=0).cpu() for name, values in measure(x_0, y, SEED, indices).items()}
+
+
+def data_moments(data: DataModule, by_class: bool, cache: Path, progress: Progress | None = None) -> DataMoments:
+    """Of all training images, without mirroring; by class, one mean for each class and the covariance within classes.
+
+    Raises UnmeasurableError where the images are too large, or a class has fewer than two.
+    """
+    data.prepare()
+    pixels = Pixels()
+    pixels.check(data.shape)
+    if pixels.dim > LARGEST:
+        raise UnmeasurableError(
+            f"start=data_moments needs the covariance of images of {pixels.dim} values, more than {LARGEST}: use start=noise"
+        )
+    if by_class:
+        check_classes(data)
+    images = Reference(data, pixels, cache, progress=progress)
+    about = f"{data.num_train} training images, {data.identity[:12]}"
+    whole = images.moments("train")
+    mean, covariance = whole.mean.reshape(1, pixels.dim), whole.dense().reshape(pixels.dim, pixels.dim)
+    if by_class:
+        counts, means = images.class_means("train")
+        covariance = _within(whole.n, covariance, counts, means - mean)
+        mean, about = means, f"{about}, by class"
+    return DataMoments.from_covariance(mean, covariance, about)
+
+
+def check_classes(data: DataModule) -> None:
+    """UnmeasurableError where a class has fewer than two training images, or a cluster fewer than two of those looked at."""
+    shares = data.class_shares("train")
+    assert shares is not None
+    counts = shares * data.num_train if data.clusters is None else data.clusters.counts
+    fewest = int(counts.argmin())
+    if counts[fewest].round() < 2:
+        fix = "use start=noise" + ("" if data.clusters is None else ", or a smaller labels.num_clusters")
+        raise UnmeasurableError(
+            f"start=data_moments needs two training images of each class, but class {fewest} has fewer: {fix}"
+        )
+
+
+def _within(n: Tensor, covariance: Tensor, counts: Tensor, shifts: Tensor) -> Tensor:
+    """((n − 1)·Σ − Σ_k n_k·s_k·s_kᵀ) / (n − K), around the mean of each class; s_k (K, D) are these less the mean of all.
+
+    The covariance of each class is not needed: of a hundred classes they would take gigabytes.
+    """
+    return ((n - 1) * covariance - (counts[:, None] * shifts).T @ shifts) / (n - len(counts))

@@ -1,34 +1,58 @@
 """What samples are compared with: features of real images, computed once per data set, features and split.
 
-Two things are kept under the cache folder: the moments of *all* images of a split (a Fréchet distance needs no more),
-and the features themselves, float32, of a subset (kernel distance, precision and recall need single images; all
-60,000 images in 2048 dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images.
+Two things are kept under the cache folder: the moments of *all* images of a split (a Fréchet distance needs no more), and the
+features themselves, float32, of a subset (kernel distance, precision and recall need single images; all 60,000 images in 2048
+dimensions would be half a gigabyte). The same function gives the floor: moments of n held-out images.
+
+Moments are the mean m and the covariance Σ of features, in one pass over any number of batches:
+
+    n = Σ_r n_r,   m = Σ_r n_r m_r / n,   M = Σ_r [M_r + n_r (m_r − m)(m_r − m)^T],   Σ = M / (n − 1)
+
+with M_r = Σ_i (x_i − m_r)(x_i − m_r)^T over batch r (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", in
+the form for any number of parts). Plain sums of x x^T lose as many digits as the mean is larger than the spread; centred sums lose
+none. With fewer vectors than features Σ is never formed: the centred vectors are its factor.
 """
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.metrics.cache import read_tensors, write_tensors
-from diffusion_lab.metrics.needs import Need
-from diffusion_lab.metrics.sampling import quantise
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.shards import Progress, read_tensors, silent, write_tensors
 from diffusion_lab.store import CacheDirectory
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.data.one_set import OneSet
-    from diffusion_lab.metrics.features import Features
-
-Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
 BATCH_SIZE = 256
 RECIPE = 1  # raise it when the same key would give other numbers
+
+
+class Need(Enum):
+    """What not all samples come with, or not all references."""
+
+    MODEL = "what drew the samples"
+    LABELS = "the class that each sample shows"
+    REAL_IMAGES = "real images one by one"
+
+
+class UnmeasurableError(ValueError):
+    """A number does not exist for these images; the message is the reason, in one sentence that a table can show."""
+
+
+def quantise(x: Tensor, num_levels: int | None) -> Tensor:
+    """x in [-1, 1] rounded to the nearest of the data's levels; unchanged for continuous data.
+
+    Real images lie on the levels. Samples that do not could be told apart by that alone, and features might.
+    """
+    return x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels)
 
 
 class Reference:
@@ -51,7 +75,7 @@ class Reference:
         progress: Progress | None = None,
     ) -> None:
         self.data, self.features, self.cache, self.device = data, features, cache, torch.device(device)
-        self.progress = progress or (lambda stage, done, total: None)
+        self.progress = progress or silent
         if data.clusters is not None:
             self.lacks = {Need.LABELS: "the labels are clusters, which these features cannot recognise"}
 
@@ -81,11 +105,12 @@ class Reference:
         """
 
         def compute() -> dict[str, Tensor]:
-            statistics = [FeatureStatistics(self.features.dim) for _ in range(self.data.num_classes)]
+            statistics = defaultdict[int, FeatureStatistics](lambda: FeatureStatistics(self.features.dim))
             for vectors, y in self._encode(split, None):
+                assert y is not None
                 for label in y.unique().tolist():
                     statistics[label].update(vectors[(y == label).to(vectors.device)].cpu())
-            found = {label: s.compute().tensors() for label, s in enumerate(statistics) if s.n >= 2}
+            found = {label: s.compute().tensors() for label, s in statistics.items() if s.n >= 2}
             if not found:
                 raise UnmeasurableError(f"no class has two images in {split}")
             return {f"{label}.{name}": value for label, tensors in found.items() for name, value in tensors.items()}
@@ -100,9 +125,10 @@ class Reference:
         """How many images of the split each class has, (K,), and their mean, (K, D); float64. NaN where there is none."""
 
         def compute() -> dict[str, Tensor]:
-            counts = torch.zeros(self.data.num_classes, dtype=torch.float64)
+            counts = torch.zeros(self.data.num_classes or 0, dtype=torch.float64)
             sums = counts.new_zeros(len(counts), self.features.dim)
             for vectors, y in self._encode(split, None):
+                assert y is not None
                 counts += y.bincount(minlength=len(counts))
                 sums.index_add_(0, y, vectors.cpu().double())
             return {"n": counts, "mean": sums / counts[:, None]}
@@ -161,46 +187,6 @@ class Reference:
         return tensors
 
 
-class GivenReference(Reference):
-    """Given images, all of which are the reference, or published mean and covariance.
-
-    data: the images, perhaps none where there are statistics. published: the statistics, of these features; of images that are
-    not known. None: those of the images.
-    """
-
-    def __init__(
-        self,
-        data: OneSet,
-        features: Features,
-        cache: Path,
-        device: torch.device | str,
-        progress: Progress | None,
-        published: Moments | None = None,
-    ) -> None:
-        super().__init__(data, features, cache, device, progress)
-        self._published = published
-        if published is not None:
-            self.remarks = ["the file does not say which split, resizing and network its author used"]
-        if not data.num_train:
-            self.lacks = {Need.REAL_IMAGES: f"needs real images, but {data.name} holds only statistics"}
-
-    def described(self, split: str) -> str:
-        form = f"{self.data.num_train} images" if self._published is None else "mu and sigma"
-        return f"{form} of {self.data.name}"
-
-    def protocol(self, split: str) -> dict[str, Any]:
-        form = "images" if self._published is None else "mu and sigma"
-        return {
-            "given": self.data.name,
-            "form": form,
-            "num_images": self.data.num_train,
-            "identity": self.data.identity,
-        }
-
-    def moments(self, split: str, num_images: int | None = None) -> Moments:
-        return super().moments(split, num_images) if self._published is None else self._published
-
-
 def references_of(
     data: DataModule,
     features: Sequence[Features],
@@ -211,3 +197,91 @@ def references_of(
     """Real images of `data` as each of the features sees them, on `device`."""
     data.prepare()
     return [Reference(data, part.to(device).eval(), cache, device, progress) for part in features]
+
+
+class Moments(NamedTuple):
+    """n, the mean (D,) and the unbiased covariance Σ of n feature vectors, float64.
+
+    Σ is `covariance` (D, D) where n ≥ D. Where n < D, that is None, and L·L^T = Σ with L = `factor` (D, n).
+    """
+
+    n: Tensor
+    mean: Tensor
+    covariance: Tensor | None
+    factor: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """The one of Σ and L that is set."""
+        known = self.factor if self.covariance is None else self.covariance
+        assert known is not None
+        return known
+
+    def dense(self) -> Tensor:
+        """Σ (D, D), whatever n is."""
+        return self.known @ self.known.T if self.covariance is None else self.covariance
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are set, on the CPU, by name."""
+        return {name: value.cpu() for name, value in self._asdict().items() if value is not None}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Moments:
+        """The inverse of `tensors`."""
+        return cls(tensors["n"], tensors["mean"], tensors.get("covariance"), tensors.get("factor"))
+
+
+def merge(parts: Tensor) -> Tensor:
+    """(R, D + 1, D + 1) states of R parts -> (D + 1, D + 1), the state of all of them together."""
+    n, means, centred = parts[:, 0, 0], parts[:, 0, 1:], parts[:, 1:, 1:]
+    mean = (n[:, None] * means).sum(0) / n.sum().clamp(min=1)
+    shift = means - mean
+    merged = torch.zeros_like(parts[0])
+    merged[0, 0] = n.sum()
+    merged[0, 1:] = mean
+    merged[1:, 1:] = centred.sum(0) + (n[:, None] * shift).T @ shift
+    return merged
+
+
+class FeatureStatistics:
+    """Mean and unbiased covariance of all feature vectors seen, float64, on their device.
+
+    Up to D − 1 vectors are kept as they are. From then on there is one state (D + 1, D + 1): n at [0, 0], the mean in the rest
+    of row 0, the centred products M below it.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim, self.n = dim, 0
+        self._rows: list[Tensor] = []
+        self._state: Tensor | None = None
+
+    def update(self, features: Tensor) -> None:
+        """features: (B, D) of any floating type."""
+        if len(features) == 0:
+            return
+        self.n += len(features)
+        self._rows.append(features)
+        if self.n < self.dim:
+            return
+        for rows in self._rows:
+            self._add(rows.double())
+        self._rows = []
+
+    def _add(self, x: Tensor) -> None:
+        batch = x.new_zeros(self.dim + 1, self.dim + 1)
+        batch[0, 0] = len(x)
+        batch[0, 1:] = x.mean(0)
+        x = x - x.mean(0)
+        batch[1:, 1:] = x.T @ x
+        before = torch.zeros_like(batch) if self._state is None else self._state
+        self._state = merge(torch.stack([before, batch]))
+
+    def compute(self) -> Moments:
+        """Raises UnmeasurableError below two vectors: one has no covariance."""
+        if self.n < 2:
+            raise UnmeasurableError(f"a covariance needs at least 2 feature vectors, got {self.n}")
+        if self._state is not None:
+            return Moments(self._state[0, 0], self._state[0, 1:], self._state[1:, 1:] / (self._state[0, 0] - 1))
+        x = torch.cat(self._rows).double()
+        mean = x.mean(0)
+        return Moments(torch.tensor(float(self.n)).double(), mean, None, (x - mean).T / (self.n - 1) ** 0.5)

@@ -1,4 +1,10 @@
-"""Samples, some sets of features of real images, a list of metrics -> all numbers, each with its protocol and its meaning.
+"""The path of a score: samples, seen by sets of features beside real images -> metrics -> numbers with protocol and meaning.
+
+    source      draws samples, or has them                            sources.py, draw.py, shards.py
+    references  real images as each set of features sees them         reference.py, features/
+    subject     the samples and the references, for a metric          metric.py
+    metrics     measure and record                                    a file each
+    scores      numbers, protocol, curves, pictures                   below
 
 A number that does not exist (no likelihood, too few images, samples that are not finite) is left out of `values`, and
 `protocol["absent"]` says why. Nothing is compared silently with what was measured otherwise: the floor states its own n.
@@ -8,24 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.metric import Metric, Naming
-from diffusion_lab.metrics.needs import Need
-from diffusion_lab.metrics.reference import Progress, Reference
-from diffusion_lab.metrics.samples import KEPT_IMAGES
-from diffusion_lab.metrics.scores import Scores
+from diffusion_lab.metrics.draw import KEPT_IMAGES
+from diffusion_lab.metrics.features import Features
+from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
+from diffusion_lab.metrics.reference import Need, Reference, UnmeasurableError
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.source import Source
-from diffusion_lab.metrics.statistics import UnmeasurableError
-from diffusion_lab.metrics.subject import Subject, View
+from diffusion_lab.metrics.shards import Progress, silent
+from diffusion_lab.metrics.sources import Source
 from diffusion_lab.store.measures import Measure
 from diffusion_lab.versions import versions
-
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
-    from diffusion_lab.metrics.features import Features
 
 
 def score(
@@ -33,7 +34,7 @@ def score(
     references: Sequence[Reference],
     metrics: Sequence[Metric],
     settings: Evaluation,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Scores | None:
     """What `metrics` measure of the samples of `source`.
 
@@ -45,7 +46,6 @@ def score(
     source.check(data)
     features = [reference.features for reference in references]
     measures = check_measures(features, metrics, data)
-    progress = progress or (lambda stage, done, total: None)
     scores = Scores()
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
@@ -56,8 +56,11 @@ def score(
         ways = zip(_namings(features), found, references, strict=True)
         views = [View(naming, samples, reference, settings) for naming, samples, reference in ways]
         subject = Subject(source, data, views, settings, progress)
-        for metric in metrics:
-            scores.attempt(metric.measures(_namings(features)), lambda metric=metric: _score(metric, subject, scores))
+        for number, metric in enumerate(metrics):
+            progress("metrics", number, len(metrics))
+            with scores.attempt(measure.name for measure in metric.measures(_namings(features))):
+                _check_needs(metric, subject)
+                metric.score(subject, scores)
         scores.samples = subject.drawn.images
         with may_fail("the picture of its latents"):
             scores.interpolation, scores.reconstructions = source.pictures(data, settings)
@@ -88,15 +91,15 @@ def _namings(features: Sequence[Features]) -> list[Naming]:
     return [Naming(part.name, part.metric_name, part is features[0], part.kind) for part in features]
 
 
-def _score(metric: Metric, subject: Subject, scores: Scores) -> None:
+def _check_needs(metric: Metric, subject: Subject) -> None:
+    """UnmeasurableError if the samples or the references lack what the metric needs."""
     lacks = {**subject.source.lacks, **subject.views[0].reference.lacks}
-    missing = [lacks[need] for need in metric.needs if need in lacks]
-    if missing:
-        raise UnmeasurableError(missing[0])
-    metric.score(subject, scores)
+    for need in metric.needs:
+        if need in lacks:
+            raise UnmeasurableError(lacks[need])
 
 
-def _protocol(subject: Subject) -> dict:
+def _protocol(subject: Subject) -> dict[str, Any]:
     """What holds for every number."""
     data, view, settings = subject.data, subject.views[0], subject.settings
     of_source = subject.source.protocol(settings)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from diffusion_lab.data.base import DataModule
+from diffusion_lab.data.module import DataModule
 
 MAX_DEFAULT_SAMPLES = 2048
 PRECISIONS = ("32-true", "bf16-mixed")

@@ -1,39 +1,97 @@
-"""Samples on the disk: their features, the first as pictures, and what drawing them took, a shard a file.
+"""Results in shards: a fixed range of images a file, which is used only if it is intact and has the right key.
 
-Sample i depends on (weights, seed, i) alone, so a shard, which is a fixed range of indices, is the same whoever draws it
-and when. An interrupted scoring resumes at the first shard that is missing, more samples extend what is there, ranks share
-the shards out, and cells that sample alike draw once.
+A shard is the same whoever computes it and when, because row i depends on (weights, seed, i) alone. So what was interrupted goes on
+at the first shard that is missing, more samples extend those that exist, processes of torch.distributed (ranks) divide the shards,
+and cells that sample alike draw once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.metrics.cache import read_tensors, write_tensors
-from diffusion_lab.metrics.stopwatch import Lap
-from diffusion_lab.store.cache import shard_file, shard_files, stream
-from diffusion_lab.store.files import clear
+from diffusion_lab.metrics.stopwatch import Effort, Lap
+from diffusion_lab.store.files import clear, write_whole
+from diffusion_lab.store.places import shard_file, shard_files, stream
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
+Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
+T = TypeVar("T")
 SHARD_IMAGES = 128  # about as many as may be lost
 RECIPE = 1  # raise it when the same key would give other numbers
 
 
-@dataclass(frozen=True)
-class Effort:
-    """What drawing a shard took, and on what: times on different machines are not one number."""
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody is shown."""
 
-    laps: list[Lap]
-    device: str
-    threads: int
-    nfe: int
-    peak_memory_mib: float | None
-    peak_memory_of: str
+
+# ---- tensors in a file --------------------------------------------------------------------------------------------------------
+
+
+def write_tensors(path: Path, key: str, tensors: Mapping[str, Tensor], facts: str = "") -> None:
+    """CPU tensors and a text about them, written whole or not at all; `key` says what was computed."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(path, save(tensors, metadata={"key": key, "facts": facts, "sha256": digest(tensors, facts)}))
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str] | None:
+    """(tensors, facts) as they were written, or None if the file is missing, damaged or of another key."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return None
+    facts = metadata.get("facts", "")
+    intact = metadata.get("key") == key and metadata.get("sha256") == digest(tensors, facts)
+    return (tensors, facts) if intact else None
+
+
+def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
+    """SHA-256 of names, types, shapes and values, on whatever device they are.
+
+    safetensors checks lengths, not content: a flipped bit would be a wrong score for ever.
+    """
+    sha256 = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
+
+
+# ---- several processes ----------------------------------------------------------------------------------------------------------
+
+
+def share_out(
+    folders: Iterable[Path],
+    progress: Progress,
+    missing: Callable[[], Sequence[T]],
+    make: Callable[[Sequence[T], Sequence[T]], None],
+) -> None:
+    """Every rank makes its share of what is missing in these folders, while no other command works in them. All must call it.
+
+    make: is given the share, and all that is missing. Ranks that share no file system do not see each other's work afterwards.
+    """
+    with ExitStack() as held:
+        for folder in sorted(folders):  # all commands hold them in this order
+            held.enter_context(hold_together(folder, lambda holder: progress(f"waiting for {holder}", 0, 1)))
+        # Rank 0 decides what is missing: ranks that looked at different moments would divide it differently.
+        wanted = broadcast_from_rank_zero(missing() if rank() == 0 else None)
+        make(wanted[rank() :: num_ranks()], wanted)
+        wait_for_all()
+
+
+# ---- samples --------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

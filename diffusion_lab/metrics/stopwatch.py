@@ -1,4 +1,4 @@
-"""What a model costs: parameters, time, memory, arithmetic."""
+"""What a model costs: time, memory, parameters."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ class Lap:
     images: int
     seconds: float
     first: bool
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What drawing some samples took, and on what: times on different machines are not one number."""
+
+    laps: list[Lap]
+    device: str
+    threads: int
+    nfe: int
+    peak_memory_mib: float | None
+    peak_memory_of: str
 
 
 class Stopwatch:

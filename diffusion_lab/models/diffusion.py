@@ -47,7 +47,8 @@ from diffusion_lab.models.measured import MeasuredDiffusion
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
 from diffusion_lab.networks.cost import NetworkCost, network_cost
-from diffusion_lab.store.contents import snapshot_name
+from diffusion_lab.networks.sizes import check_counts
+from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 
@@ -94,6 +95,7 @@ class DiffusionModel(MeasuredDiffusion):
         super().__init__()
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"model.label_dropout={label_dropout} must be a probability between 0 and 1")
+        check_counts("bound", num_steps=bound_steps)
         check_parts(schedule, variance, objective, timesteps)
         if guidance.needs_null_class and (num_classes is None or label_dropout == 0):
             raise ValueError(

@@ -53,7 +53,7 @@ class FlowModel(GenerativeModel):
         seed: int,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
+        if not (isinstance(temperature, int | float) and temperature > 0):
             raise ValueError(f"sampling.temperature={temperature} must be above 0; 1 draws from the model's density")
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization, self.temperature = seed, optimization, temperature

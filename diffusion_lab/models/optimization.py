@@ -92,10 +92,13 @@ class Optimization:
     def check(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
         """ValueError where the optimizer does not take its options."""
         try:
-            self.optimizer(parameters)
+            groups = self.optimizer(parameters).param_groups
         except (TypeError, IndexError, ValueError) as error:
             named = "" if "optimizer." in str(error) else "optimizer: "
             raise ValueError(f"{named}{' '.join(str(error).split())}") from error
+        for group in groups:
+            if group.get("lr") == 0:  # torch takes it
+                raise ValueError("optimizer.lr=0 must be above 0")
 
     def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> dict:
         """What LightningModule.configure_optimizers returns."""

@@ -66,6 +66,8 @@ class VAE(GenerativeModel):
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization = seed, optimization
         self.decoder_likelihood = decoder_likelihood
+        if not isinstance(samples_are_means, bool):
+            raise ValueError(f"sampling.means={samples_are_means} must be true or false")
         self.beta, self.free_bits, self.samples_are_means = beta, free_bits, samples_are_means
         self.network = network(
             out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes

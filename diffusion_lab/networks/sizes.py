@@ -8,7 +8,7 @@ Sides = int | Sequence[int]  # of an image: its side in pixels, or its height an
 def check_counts(group: str = "network", /, **counts: int) -> None:
     """ValueError, naming it, for a size that is not a positive whole number. group: whose options they are."""
     for name, count in counts.items():
-        if count < 1 or count != int(count):
+        if not isinstance(count, int) or count < 1:
             raise ValueError(f"{group}.{name}={count} must be a whole number of at least 1")
 
 

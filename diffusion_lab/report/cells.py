@@ -13,7 +13,6 @@ from typing import Any
 
 from diffusion_lab.report.choices import read_choices
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, SweepDirectory, named_model, run_directory
-from diffusion_lab.store.foreign import inside, is_folder_name
 from diffusion_lab.store.measures import (
     REAL_IMAGES,
     SAMPLES,
@@ -23,7 +22,8 @@ from diffusion_lab.store.measures import (
     read_measures,
     samples_key,
 )
-from diffusion_lab.store.status import DONE, FAILED, read_status
+from diffusion_lab.store.records import OBJECT, TEXT, TEXTS, Kinds, inside, is_folder_name, is_number, wrong_in
+from diffusion_lab.store.status_file import DONE, FAILED, read_status
 
 MISSING = "missing"
 MODEL_DIR = "model_dir"  # the axis of models that nothing else tells apart
@@ -152,79 +152,67 @@ def _metrics(
     """values, protocol, curves, measures, sources. RunError that names the file if it is not one of ours."""
     inside(run.path.parent, run.path)
     content = run.read_metrics()
-    values, protocol, curves = (content.get(part, {}) for part in ("values", "protocol", "curves"))
-    if not (isinstance(values, dict) and isinstance(protocol, dict) and isinstance(curves, dict)):
-        raise RunError(f"{run.metrics} does not hold values, protocol and curves")
-    if not values or not protocol:
-        raise RunError(f"{run.metrics} holds no values or no protocol")
-    if len(values) > _MOST_VALUES:
-        raise RunError(f"{run.metrics} holds more than {_MOST_VALUES:,} values")
-    for name, value in values.items():
-        if not re.fullmatch(r"\w+", name):  # names become those of columns and of figures
-            raise RunError(f"{run.metrics}: {name!r} is not the name of a value")
-        if not _is_number(value):
-            raise RunError(f"{run.metrics} holds {name} = {value!r}, which is not a number")
-    sources = content.get("sources", {})
-    wrong = _wrong_in_protocol(protocol) or _wrong_in_curves(curves) or _wrong_in_sources(sources)
+    wrong = wrong_in(content, _SCORE) or _wrong_in_curves(content.get("curves", {}))
     if wrong:
         raise RunError(f"{run.metrics} is not a valid score: {wrong}")
     try:
         measures = read_measures(content)
     except ValueError as error:
         raise RunError(f"{run.metrics} is not a valid score: {error}") from None
-    return {name: float(value) for name, value in values.items()}, protocol, curves, measures, sources
+    values = {name: float(value) for name, value in content["values"].items()}
+    return values, content["protocol"], content.get("curves", {}), measures, content.get("sources", {})
 
 
-def _wrong_in_protocol(protocol: Mapping[str, Any]) -> str | None:
-    for part in _PARTS:
-        if not isinstance(protocol.get(part, {}), dict):
-            return f"protocol.{part} is not an object"
-    shape = protocol.get("data", {}).get("shape", [])
-    sides = isinstance(shape, list) and all(type(side) is int and 0 < side < _LARGEST for side in shape)
-    if not sides or len(shape) > _MOST_SHAPE:
-        return f"protocol.data.shape is {shape!r}"
-    for part, name in (("data", "name"), ("bound", "kind"), ("model", "family")):
-        if part in protocol and not isinstance(protocol[part].get(name), str):
-            return f"protocol.{part}.{name} is not a string"
-    if not isinstance(protocol.get("weights"), str | None):
-        return "protocol.weights is not a string"
-    if not all(isinstance(reason, str) for reason in protocol.get("absent", {}).values()):
-        return "protocol.absent has values that are not strings"
-    given = protocol.get("samples", {}).get("given", {})
-    if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in ("name", "digest")):
-        return "protocol.samples.given does not say which samples"
-    remarks = protocol.get("remarks", [])
-    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
-        return "protocol.remarks is not a list of strings"
-    model = protocol.get("model_directory", "")
-    if model != "" and not is_folder_name(model):
-        return f"protocol.model_directory is {model!r}, which is not the name of a folder"
-    return None
+def _is_shape(value: Any) -> bool:
+    sides = isinstance(value, list) and len(value) <= _MOST_SHAPE
+    return sides and all(type(side) is int and 0 < side < _LARGEST for side in value)
 
 
-def _wrong_in_curves(curves: Mapping[str, Any]) -> str | None:
+def _are_values(value: Any) -> bool:
+    """Names become those of columns and of figures."""
+    fits = isinstance(value, dict) and 0 < len(value) <= _MOST_VALUES
+    return fits and all(re.fullmatch(r"\w+", name) for name in value)
+
+
+def _are_sources(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(found, dict) and found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}
+        for found in value.values()
+    )
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(is_number(number, _LARGEST) for number in value)
+
+
+def _wrong_in_curves(curves: Mapping[str, Mapping[str, list[float]]]) -> str | None:
     for name, curve in curves.items():
-        columns = curve.values() if isinstance(curve, dict) else [None]
-        if not all(isinstance(column, list) and all(map(_is_number, column)) for column in columns):
-            return f"curves.{name} is not made of lists of numbers"
-        if len({len(column) for column in columns}) > 1:
+        if len({len(column) for column in curve.values()}) > 1:
             return f"curves.{name} has lists of several lengths"
     curve = curves.get("bits_per_dim")
-    if curve and not {"t", "bits_per_dim"} <= curve.keys():
-        return "curves.bits_per_dim has no t or no bits_per_dim"
-    return None
+    return (
+        "curves.bits_per_dim has no t or no bits_per_dim" if curve and not {"t", "bits_per_dim"} <= {*curve} else None
+    )
 
 
-def _wrong_in_sources(sources: Any) -> str | None:
-    if not isinstance(sources, dict) or len(sources) > _MOST_VALUES:
-        return "sources is not an object"
-    for name, found in sources.items():
-        if not isinstance(found, dict) or not found.keys() <= {SAMPLES, REAL_IMAGES, TEST_IMAGES, VALIDATION_IMAGES}:
-            return f"sources.{name} does not say what makes it uncertain"
-        if not all(isinstance(b, list) and len(b) <= _MOST_VALUES and all(map(_is_number, b)) for b in found.values()):
-            return f"sources.{name} is not made of lists of numbers"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= _LARGEST
+# What the report relies on.
+_SCORE: Kinds = {
+    "values": (_are_values, f"an object of 1 to {_MOST_VALUES:,} values by their names"),
+    "values.*": (lambda value: is_number(value, _LARGEST), "a number"),
+    "protocol": (lambda value: isinstance(value, dict) and bool(value), "an object of what was measured"),
+    **{f"protocol.{part}?": OBJECT for part in _PARTS},
+    "protocol.data?.name": TEXT,
+    "protocol.bound?.kind": TEXT,
+    "protocol.model?.family": TEXT,
+    "protocol.data?.shape?": (_is_shape, "a shape"),
+    "protocol.absent?.*": TEXT,
+    "protocol.remarks?": TEXTS,
+    "protocol.weights?": (lambda value: isinstance(value, str | None), "a string"),
+    **{f"protocol.samples?.given?{of}": kind for of, kind in (("", OBJECT), (".name?", TEXT), (".digest?", TEXT))},
+    "protocol.model_directory?": (lambda value: value == "" or is_folder_name(value), "the name of a folder"),
+    "curves?": OBJECT,
+    "curves?.*": OBJECT,
+    "curves?.*.*": (_is_list_of_numbers, "a list of numbers"),
+    "sources?": (_are_sources, "an object of what makes each value uncertain"),
+    "sources?.*.*": (lambda value: _is_list_of_numbers(value) and len(value) <= _MOST_VALUES, "a list of numbers"),
+}

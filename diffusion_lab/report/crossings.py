@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from diffusion_lab.report.compare import LEVEL, listed, paired_p
+from diffusion_lab.report.comparison import LEVEL, listed, paired_p
 from diffusion_lab.report.table import Group, Row
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 

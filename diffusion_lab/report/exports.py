@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from diffusion_lab.report.cells import Gathered
-from diffusion_lab.report.layout import NONE, Column, Entry, columns, seeds_of
-from diffusion_lab.report.notes import has_floor, notes
-from diffusion_lab.report.row_plots import reads_as_number
+from diffusion_lab.report.lines import reads_as_number
 from diffusion_lab.report.table import Group, Table
+from diffusion_lab.report.wording import NONE, Column, Entry, columns, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import LOW, Measure
 from diffusion_lab.store.options import short_names
 from diffusion_lab.terminal import Terminal
@@ -81,9 +81,12 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
         formula = isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and not reads_as_number(value)
         return f"'{value}" if formula else value
 
-    return pd.DataFrame([{safe(name): safe(value) for name, value in line.items()} for line in lines]).to_csv(
-        index=False
-    )
+    text = io.StringIO()
+    columns = dict.fromkeys(safe(name) for line in lines for name in line)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({safe(name): safe(value) for name, value in line.items()} for line in lines)
+    return text.getvalue()
 
 
 def markdown(table: Table) -> str:
@@ -95,7 +98,7 @@ def markdown(table: Table) -> str:
 
     parts = []
     for group in table.groups:
-        head, *body = _lines(table, group, written, _md, lambda m: f"{_md(m.label)} {m.arrow}".strip(), brief(group))
+        head, *body = _lines(table, group, written, _md, brief(group))
         align = [":--" if i < len(table.axes) else "--:" for i in range(len(head))]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, align, *body)))
         parts.append("\n".join(f"- {_md(note)}" for note in notes(group, brief(group))))
@@ -112,9 +115,7 @@ def latex(table: Table) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for group in table.groups:
         measures = brief(group)
-        head, *body = _lines(
-            table, group, written, escape_tex, lambda m: escape_tex(f"{m.label} {m.arrow}".strip()), measures
-        )
+        head, *body = _lines(table, group, written, escape_tex, measures)
         floors = 1 if has_floor(group) else 0
         head_line, *rows = (_after_a_break(" & ".join(line)) + r" \\" for line in (head, *body))
         parts += [
@@ -162,7 +163,7 @@ def _terminal_table(table: Table, group: Group, measures: Sequence[Measure]) -> 
         text.append(f" {entry.letter}" if entry.letter else "", style="dim")
         return text
 
-    head, *body = _lines(table, group, written, Text, lambda m: Text(f"{m.label} {m.arrow}".strip()), measures)
+    head, *body = _lines(table, group, written, Text, measures)
     shown = TerminalTable(box=None, pad_edge=False, header_style="dim", caption_justify="left", caption_style="dim")
     for i, name in enumerate(head):
         shown.add_column(name, justify="left" if i < len(table.axes) else "right", no_wrap=True)
@@ -190,7 +191,6 @@ def _lines(
     group: Group,
     written: Callable[[Entry], Any],
     escaped: Callable[[str], Any],
-    headed: Callable[[Measure], Any],
     measures: Sequence[Measure],
 ) -> Iterator[list]:
     """The head, the rows, those without a result, and the floor: each a list of texts."""
@@ -203,7 +203,7 @@ def _lines(
         *(["seeds"] if many_seeds else []),
         *([""] if unnamed else []),
     ]
-    yield [*first, *(headed(c.measure) for c in shown)]
+    yield [*first, *(escaped(f"{column.measure.label} {column.measure.arrow}".strip()) for column in shown)]
     for row in [*group.rows, *group.unfinished]:
         choices = [NONE if value is None else escaped(value) for value in row.choice]
         entries = [

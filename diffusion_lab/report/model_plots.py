@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from diffusion_lab.report.cells import Cell, Gathered
 from diffusion_lab.report.panels import ADVICE, BOUND, DIAGNOSIS, TRAINING, Panel, Plot, Series
 from diffusion_lab.report.table import SEED, seed_of
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.foreign import RunError, inside, read_bytes
+from diffusion_lab.store.records import RunError, inside, read_bytes
 
 _PREFIX = "train/"
 _NO_LOSS = ("grad_norm", "lr", "skipped_steps", "images_per_second")
@@ -21,6 +21,8 @@ _COLUMN = re.compile(r"\w+/\w+")  # the name of a figure's file follows from it
 _LARGEST_LOG = 2**28  # bytes
 _LARGEST = 1e100
 _MOST_POINTS, _MOST_COLUMNS, _MOST_MODELS = 200, 4, 64
+Models = Mapping[Path, list[Cell]]
+Names = Mapping[Path, tuple[str, str]]  # (choices, seed) of each model
 
 
 def model_plots(gathered: Gathered) -> list[Plot]:
@@ -32,8 +34,8 @@ def model_plots(gathered: Gathered) -> list[Plot]:
     names = _names(shown, gathered)
     note = "" if len(shown) == len(models) else f"The first {len(shown)} of {len(models)} models. "
     note += "A line style for each seed." if len({seed for _, seed in names.values()}) > 1 else ""
-    by_t = [*_bound(shown, names, note), *_diagnosis(shown, names, note)]
-    return [*by_t, *_advice(shown, names, note), *_losses(shown, names, note)]
+    drawn = [*_bound(shown, names), *_diagnosis(shown, names), *_advice(shown, names), *_losses(shown, names)]
+    return [replace(plot, note=f"{plot.note} {note}".strip()) for plot in drawn]
 
 
 def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
@@ -41,8 +43,8 @@ def losses_of(models: Iterable[ModelDirectory]) -> list[str]:
     return _loss_columns([_read_csv(model.metrics_csv) for model in models])
 
 
-def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tuple[str, str]]:
-    """(its choices, its seed). A choice is named where models differ in it; "a/b" where one model serves two."""
+def _names(models: Models, gathered: Gathered) -> Names:
+    """A choice is named where models differ in it; "a/b" where one model serves two."""
     chosen = {
         path: {a: tuple(sorted({cell.choices.get(a) for cell in cells}, key=str)) for a in gathered.axes}
         for path, cells in models.items()
@@ -57,18 +59,21 @@ def _names(models: dict[Path, list[Cell]], gathered: Gathered) -> dict[Path, tup
     }
 
 
-def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+def _with_curve(models: Models, curve: str, columns: Collection[str], largest: str = "nfe") -> dict[Path, Cell]:
+    """Of each model whose cells have this curve, the one of the largest value."""
+    known = {
+        path: [cell for cell in cells if all(cell.curves.get(curve, {}).get(column) for column in columns)]
+        for path, cells in models.items()
+    }
+    return {path: max(some, key=lambda cell: cell.values.get(largest, 0.0)) for path, some in known.items() if some}
+
+
+def _bound(models: Models, names: Names) -> list[Plot]:
     """L_t of each model's longest chain: terms of shorter chains are other terms."""
-    lines = []
-    for path, cells in models.items():
-        known = [cell for cell in cells if cell.curves.get("bits_per_dim", {}).get("bits_per_dim")]
-        if known:
-            longest = max(known, key=lambda cell: cell.values.get("nfe", 0))
-            curve = longest.curves["bits_per_dim"]
-            lines.append((path, curve["t"], curve["bits_per_dim"], longest.protocol.get("bound", {}).get("kind", "")))
-    if not lines:
+    longest = _with_curve(models, "bits_per_dim", ["bits_per_dim"])
+    if not longest:
         return []
-    kinds = "; ".join(dict.fromkeys(kind for *_, kind in lines))
+    kinds = dict.fromkeys(cell.protocol.get("bound", {}).get("kind", "") for cell in longest.values())
     return [
         Plot(
             key="bound_by_t",
@@ -76,10 +81,10 @@ def _bound(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], n
             name="L_t",
             x_label="t",
             y_label="L_t (bits/dim)",
-            panels=[Panel("", _lines(((path, x, y) for path, x, y, _ in lines), names))],
+            panels=[Panel("", _of_cells(longest, "bits_per_dim", "t", "bits_per_dim", names))],
             log_x=True,
             log_y=True,
-            note=f"For each model, the longest chain that was scored ({kinds}). {note}".strip(),
+            note=f"For each model, the longest chain that was scored ({'; '.join(kinds)}).",
         )
     ]
 
@@ -92,27 +97,16 @@ _BY_LOG_SNR = {
 }
 
 
-def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+def _diagnosis(models: Models, names: Names) -> list[Plot]:
     """Curves by log SNR, of each model the score with the most evaluations an image."""
     plots = []
     for curve, meaning in _BY_LOG_SNR.items():
         log = curve == "distance_by_log_snr"
-        best = {
-            path: max(known, key=lambda cell: cell.values.get("nfe", 0)).curves[curve]
-            for path, cells in models.items()
-            if (known := [cell for cell in cells if cell.curves.get(curve, {}).get("log_snr")])
-        }
-        columns = dict.fromkeys(name for entries in best.values() for name in entries if name != "log_snr")
+        best = _with_curve(models, curve, ["log_snr"])
+        columns = dict.fromkeys(name for cell in best.values() for name in cell.curves[curve] if name != "log_snr")
         for name in [column for column in columns if not column.startswith("least_")]:
-            lines = [(path, entries["log_snr"], entries[name]) for path, entries in best.items() if name in entries]
-            least = [
-                (path, entries["log_snr"], entries[f"least_{name}"])
-                for path, entries in best.items()
-                if f"least_{name}" in entries
-            ]
-            faint = [
-                replace(line, faint=True, name=f"{line.name}, best possible") for line in _lines(least, names, log)
-            ]
+            lines = _of_cells(best, curve, "log_snr", name, names, log)
+            least = _of_cells(best, curve, "log_snr", f"least_{name}", names, log)
             plots.append(
                 Plot(
                     key=f"{curve}_{name}",
@@ -120,31 +114,21 @@ def _diagnosis(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]
                     name=name.replace("_", " "),
                     x_label="log SNR",
                     y_label=name.replace("_", " "),
-                    panels=[Panel("", [*_lines(lines, names, log), *faint])],
+                    panels=[Panel("", [*lines, *_faint(least, "best possible")])],
                     log_y=log,
-                    note=f"{meaning} {note}".strip(),
+                    note=meaning,
                 )
             )
     return plots
 
 
-def _advice(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+def _advice(models: Models, names: Names) -> list[Plot]:
     """The least bound of each number of steps, and that of even ones, with the options that a score of each model advises."""
-    curve, columns, found = "bits_by_num_steps", ("bits_per_dim", "even_bits_per_dim"), {}
-    for path, cells in models.items():
-        known = [cell for cell in cells if {"num_steps", *columns} <= cell.curves.get(curve, {}).keys()]
-        if known:
-            found[path] = max(known, key=lambda cell: cell.values.get("advised_gain", 0.0))  # it has most to say
+    curve, best, even = "bits_by_num_steps", "bits_per_dim", "even_bits_per_dim"
+    found = _with_curve(models, curve, ["num_steps", best, even], "advised_gain")  # it has most to say
     if not found:
         return []
-    best, even = (
-        _lines(
-            [(path, cell.curves[curve]["num_steps"], cell.curves[curve][column]) for path, cell in found.items()],
-            names,
-            log=False,
-        )
-        for column in columns
-    )
+    lines = [_of_cells(found, curve, "num_steps", column, names, log=False) for column in (best, even)]
     advised = [
         f"{names[path][0]}: {measure.detail}."
         for path, cell in found.items()
@@ -159,32 +143,24 @@ def _advice(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], 
             name="bits/dim by number of steps",
             x_label="steps",
             y_label="bits/dim",
-            panels=[Panel("", [*best, *(replace(line, faint=True, name=f"{line.name}, even") for line in even)])],
+            panels=[Panel("", [*lines[0], *_faint(lines[1], "even")])],
             log_x=True,
-            note=" ".join(filter(None, [meaning, *advised, note])),
+            note=" ".join([meaning, *advised]),
         )
     ]
 
 
-def _losses(models: dict[Path, list[Cell]], names: dict[Path, tuple[str, str]], note: str) -> list[Plot]:
+def _losses(models: Models, names: Names) -> list[Plot]:
     read = {path: _read_csv(cells[0].model.metrics_csv) for path, cells in models.items()}
     wanted = _loss_columns(read.values())
-    return [
-        Plot(
-            key=f"training_{column.removeprefix(_PREFIX)}",
-            heading=TRAINING,
-            name=column.removeprefix(_PREFIX).replace("_", " "),
-            x_label="training step",
-            y_label=column.removeprefix(_PREFIX).replace("_", " "),
-            panels=[
-                Panel("", _lines(((path, *lines[column]) for path, lines in read.items() if column in lines), names))
-            ],
-            log_y=True,
-            note=note,
-            paper=column == wanted[0],
-        )
-        for column in wanted
-    ]
+    plots = []
+    for column in wanted:
+        key = column.removeprefix(_PREFIX)
+        lines = [_line(path, *columns[column], names) for path, columns in read.items() if column in columns]
+        name = key.replace("_", " ")
+        panels, paper = [Panel("", lines)], column == wanted[0]
+        plots.append(Plot(f"training_{key}", TRAINING, name, "training step", name, panels, log_y=True, paper=paper))
+    return plots
 
 
 def _loss_columns(tables: Collection[Iterable[str]]) -> list[str]:
@@ -194,20 +170,22 @@ def _loss_columns(tables: Collection[Iterable[str]]) -> list[str]:
     return sorted(losses, key=lambda column: -sum(column in table for table in tables))[:_MOST_COLUMNS]
 
 
-def _lines(
-    curves: Iterable[tuple[Path, Sequence[float], Sequence[float]]],
-    names: dict[Path, tuple[str, str]],
-    log: bool = True,
-) -> list[Series]:
+def _of_cells(cells: Mapping[Path, Cell], curve: str, x: str, y: str, names: Names, log: bool = True) -> list[Series]:
+    """The line of each model whose cell has this column of the curve."""
+    curves = {path: cell.curves[curve] for path, cell in cells.items()}
+    return [_line(path, columns[x], columns[y], names, log) for path, columns in curves.items() if y in columns]
+
+
+def _line(path: Path, x: Sequence[float], y: Sequence[float], names: Names, log: bool = True) -> Series:
     """A colour for each choice, a line for each seed of it. log: the axis is, so that 0 has no place on it."""
-    choices = list(dict.fromkeys(choice for choice, _ in names.values()))
-    seeds = list(dict.fromkeys(seed for _, seed in names.values()))
-    series = []
-    for path, x, y in curves:
-        choice, seed = names[path]
-        kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0 or not log]
-        series.append(Series(choice, *_thinned(kept), colour=choices.index(choice), line=seeds.index(seed)))
-    return series
+    choices, seeds = (list(dict.fromkeys(parts)) for parts in zip(*names.values(), strict=True))
+    choice, seed = names[path]
+    kept = [(a, b) for a, b in zip(x, y, strict=True) if b > 0 or not log]
+    return Series(choice, *_thinned(kept), colour=choices.index(choice), line=seeds.index(seed))
+
+
+def _faint(lines: Iterable[Series], which: str) -> list[Series]:
+    return [replace(line, faint=True, name=f"{line.name}, {which}") for line in lines]
 
 
 def _thinned(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

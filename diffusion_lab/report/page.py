@@ -16,16 +16,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from diffusion_lab.report.cells import Gathered
-from diffusion_lab.report.contrast import Contender
-from diffusion_lab.report.findings import findings
-from diffusion_lab.report.interactive import figure, swatch
-from diffusion_lab.report.layout import columns, label, question, seeds_of
-from diffusion_lab.report.nearest import NearestImages
-from diffusion_lab.report.notes import has_floor, notes
-from diffusion_lab.report.panels import Plot
-from diffusion_lab.report.sprites import Sprite
-from diffusion_lab.report.style import DARK, LIGHT, legend
+from diffusion_lab.report.figures import figure, swatch
+from diffusion_lab.report.panels import DARK, LIGHT, Plot, legend
+from diffusion_lab.report.plots import findings
+from diffusion_lab.report.sprites import Sprite, contenders, nearest_images, sprites
 from diffusion_lab.report.table import SEED, Group, Row, Table, seed_of
+from diffusion_lab.report.wording import columns, has_floor, label, notes, question, seeds_of
 from diffusion_lab.store.options import flat, short_names
 from diffusion_lab.versions import __version__
 
@@ -38,13 +34,14 @@ def page(
     gathered: Gathered,
     table: Table,
     plots: Sequence[tuple[str, Sequence[Plot]]],
-    sprites: Mapping[Path, Sprite | None],
     command: str,
-    contrast: Sequence[tuple[Contender, Sprite | None]] = (),
-    nearest: Sequence[NearestImages] = (),
 ) -> str:
-    """The page. plots: under which heading which. sprites: of samples, by run folder. command: what makes the report again.
-    contrast: the families and the sprites of their interpolations. nearest: rows whose nearest training images were looked for."""
+    """The page. plots: under which heading which. command: what makes the report again."""
+    pictures = [(cell.run.samples_png, cell.protocol.get("data", {}).get("shape", ())) for cell in gathered.done]
+    drawn = dict(zip((cell.run.path for cell in gathered.done), sprites(pictures), strict=True))
+    families = contenders(table)
+    ways = sprites([(one.cell.run.interpolation_png, one.cell.protocol["data"]["shape"]) for one in families])
+    nearest = nearest_images(table)
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -68,7 +65,7 @@ def page(
         findings=_findings(table),
         groups=[_group(group) for group in table.groups],
         other_noise="" if len(_noise(table)) < 2 else ", but these rows were drawn with several evaluation seeds",
-        contrast=[one for one, _ in contrast],
+        contrast=families,
         nearest=nearest,
         plots=[(title, _by_heading(some)) for title, some in plots if some],
         figure=partial(figure, rows={row.number: label(row) for row in table.rows}),
@@ -82,11 +79,12 @@ def page(
         command=command,
         data=_script_json(
             {
-                "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, sprites)},
+                "rows": {row.number: data for group in table.groups for row, data in _rows_data(group, drawn)},
                 "shown": _shown_first(table),
                 "nearest": [one.sprite for one in nearest],
                 "contrast": [
-                    {"samples": sprites.get(one.cell.run.path), "interpolation": way} for one, way in contrast
+                    {"samples": drawn.get(one.cell.run.path), "interpolation": way}
+                    for one, way in zip(families, ways, strict=True)
                 ],
             }
         ),
@@ -130,18 +128,20 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _rows_data(group: Group, sprites: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tuple[Row, dict[str, Any]]]:
     """The data of each row for the script: its name, its main value, and its samples by seed."""
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
-        drawn = [(cell, sprites.get(cell.run.path)) for cell in row.done]
+        pictures = [(cell, drawn.get(cell.run.path)) for cell in row.done]
         known = main is not None and main.measure.name in row.values
         yield (
             row,
             {
                 "label": label(row),
                 "value": f"{main.measure.label} {main.entry(row, set()).text}" if known else "",
-                "pictures": [{"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in drawn if sprite is not None],
+                "pictures": [
+                    {"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in pictures if sprite is not None
+                ],
             },
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 # Headings under which plots stand, on the page and at W&B.
 SAMPLES, LIKELIHOOD = "Samples against steps", "Likelihood against steps"
@@ -72,3 +74,94 @@ class Plot:
     log_y: bool = False
     note: str = ""
     paper: bool = True
+
+
+# Of series, on white and on black: after Okabe & Ito, which everyone can distinguish, without their yellow, and darker on white.
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#b85c99", "#c98a00", "#3f9fd4", "#777777", "#222222")
+DARK = ("#5aa9e6", "#ff8c42", "#3cc9a0", "#e39cc8", "#f0b429", "#8fd0f5", "#a8a8a8", "#ffffff")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "x", "cross")
+_MANY = 30  # points of a line that are not marked one by one
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """colour: place in LIGHT and DARK, None for that of text. dash, marker: plotly's names, None for no line and no marks.
+    width, size: of line and marks, in those of an ordinary series. steps: from point to point first along x, then along y.
+    caps: on error bars."""
+
+    colour: int | None
+    dash: str | None
+    marker: str | None
+    width: float = 1.0
+    size: float = 1.0
+    opacity: float = 1.0
+    steps: bool = False
+    caps: bool = True
+
+
+def stroke(series: Series) -> Stroke:
+    if series.colour == FRONT:
+        return Stroke(None, "solid", "circle-open", size=2.0, steps=True)
+    many = len(series.x) > _MANY and not series.dots
+    return Stroke(
+        colour=series.colour % len(LIGHT),
+        dash=None if series.dots else _DASHES[series.line % len(_DASHES)],
+        marker=None if many else _MARKERS[series.line % len(_MARKERS)],
+        width=0.7 if many else 1.0,
+        size=0.8 if series.faint else 1.0,
+        opacity=0.3 if series.faint else 1.0,
+        caps=not many,
+    )
+
+
+def legend(plot: Plot) -> list[Series]:
+    """One series for each name that is to be told apart: none where there is one name, or where the axis says them."""
+    first = {series.name: series for panel in reversed(plot.panels) for series in reversed(panel.series)}
+    names = dict.fromkeys(series.name for panel in plot.panels for series in panel.series if not series.faint)
+    return [first[name] for name in names] if len(names) > 1 and not plot.panels[0].categories else []
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One axis. ticks: where, and what is written there; empty where the library's own will do."""
+
+    low: float
+    high: float
+    log: bool
+    ticks: list[tuple[float, str]]
+
+
+def scales(plot: Plot, panel: Panel) -> tuple[Scale, Scale]:
+    """Of x and of y: the panels of a plot share both, but for names along x."""
+    series = [one for part in plot.panels for one in part.series]
+    ends = [y + side * (error or 0) for s in series for y, error in zip_longest(s.y, s.error) for side in (-1, 1)]
+    levels = [level for part in plot.panels for _, level in part.levels]
+    y = _scale([*ends, *levels], plot.log_y, 0.07)
+    if panel.categories:
+        return Scale(-0.4, len(panel.categories) - 0.6, False, list(enumerate(panel.categories))), y
+    return _scale([x for one in series for x in one.x], plot.log_x, 0.06), y
+
+
+def _scale(values: Sequence[float], log: bool, room: float) -> Scale:
+    shown = [value for value in values if value > 0 or not log] or [1.0]
+    low, high = min(shown), max(shown)
+    if not log:
+        space = room * (high - low or abs(high) or 1)
+        return Scale(low - space, high + space, False, [])
+    factor = (high / low) ** room * 1.05
+    low, high = low / factor, high * factor
+    return Scale(low, high, True, [(tick, f"{tick:.10g}") for tick in _log_ticks(low, high)])
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 10, 100, … over several decades; 1, 2, 5, 10, … or 1, 2, 3, … over less; evenly spaced ones where that is too few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for parts in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
+        ticks = [float(f"{part}e{power}") for power in powers for part in parts]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) > 2 and (len(parts) > 1 or high / low >= 200):
+            return ticks[:: 1 + len(ticks) // 10]
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= max(part for part in (1, 2, 5) if 2 * part * step <= high - low)
+    return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

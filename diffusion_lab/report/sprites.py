@@ -16,13 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion_lab.store.foreign import RunError, inside, read_bytes
+from diffusion_lab.report.cells import Cell
+from diffusion_lab.report.table import Group, Row, Table
+from diffusion_lab.report.wording import Column, Entry, columns, label
+from diffusion_lab.store.measures import Measure, ends
+from diffusion_lab.store.records import RunError, inside, read_bytes
 
 # As pictures.grid draws: the smallest longer side of an image on the screen, and the frame around it; a test compares the two.
 _SMALLEST_SIDE, _FRAME = 48, 2
 _MOST_BYTES = 16 * 2**20  # of all pictures of a report together
 _LARGEST = 2**26  # bytes of a file
 _MOST_PIXELS = 2**26  # of one picture
+_MOST_NEAREST = 24  # pictures of nearest images
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,91 @@ def _uri(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if grey else pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@dataclass(frozen=True)
+class NearestImages:
+    """The nearest training images of one row, of its first seed. said: how often that copies."""
+
+    label: str
+    said: list[str]
+    sprite: Sprite
+
+
+def nearest_images(table: Table) -> list[NearestImages]:
+    """One for each row whose first seed has a nearest.png, and no more than _MOST_NEAREST."""
+    rows = [(group, row) for group in table.groups for row in group.rows if row.done[0].run.nearest_png.is_file()]
+    rows = rows[:_MOST_NEAREST]
+    pictures = sprites([(row.done[0].run.nearest_png, row.done[0].protocol["data"]["shape"]) for _, row in rows])
+    found = []
+    for (group, row), sprite in zip(rows, pictures, strict=True):
+        said = [_value_with_interval(measure, row.done[0]) for measure in group.measures if "copying" in measure.agrees]
+        if sprite is not None:
+            found.append(NearestImages(label(row), list(filter(None, said)), sprite))
+    return found
+
+
+def _value_with_interval(measure: Measure, cell: Cell) -> str:
+    """A value with its interval."""
+    numbers = [cell.values.get(name) for name in (measure.name, *ends(measure.name))]
+    if None in numbers:
+        return ""
+    value, low, high = (f"{number:.3f}" for number in numbers)
+    return f"{measure.label} {value} [{low}, {high}]"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One family. facts: (what, value as written, what it means). cell: the one whose pictures are shown."""
+
+    family: str
+    label: str
+    facts: list[tuple[str, Entry, str]]
+    cell: Cell
+
+
+def contenders(table: Table) -> list[Contender]:
+    """The families of the largest group of rows that were measured alike, as they come; empty unless there are several.
+
+    A family is represented by its row with the smallest distance, or by its first row where no distance was measured.
+    """
+    if not table.groups:
+        return []
+    group = table.groups[0]
+    by_family: dict[str, list[Row]] = {}
+    for row in group.rows:
+        if row.done[0].given is not None:
+            continue
+        by_family.setdefault(_family(row), []).append(row)
+    if len(by_family) < 2:
+        return []
+    shown = columns(group)
+    best = {family: min(rows, key=lambda row: _distance(group, row)) for family, rows in by_family.items()}
+    return [Contender(family, label(row), _facts(row, shown), row.done[0]) for family, row in best.items()]
+
+
+def _family(row: Row) -> str:
+    return str(row.done[0].protocol.get("model", {}).get("family", "unknown"))
+
+
+def _distance(group: Group, row: Row) -> float:
+    measure = next((measure for measure in group.measures if measure.floor_of), None)
+    return row.values[measure.name].mean if measure and measure.name in row.values else float("inf")
+
+
+def _facts(row: Row, shown: list[Column]) -> list[tuple[str, Entry, str]]:
+    facts = []
+    for column in shown:
+        entry, meaning = column.entry(row, set()), column.measure.meaning
+        if column.measure.name == "bits_per_dim":
+            kinds = (cell.protocol.get("bound", {}).get("kind") for cell in row.cells_with("bits_per_dim").values())
+            meaning = next(kinds, None) or entry.why
+        facts.append((column.measure.label, entry, meaning))
+    for name, what, scale, unit in (
+        ("training_seconds", "s to train", 1, ""),
+        ("training_images", "images seen", 1e-3, " k"),
+        ("parameters", "parameters", 1e-6, " M"),
+    ):
+        if name in row.values:
+            facts.append((what, Entry(f"{row.values[name].mean * scale:.3g}{unit}"), "of the model that is shown"))
+    return facts

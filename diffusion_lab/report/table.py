@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.compare import Difference, Measured, difference, holm, same
+from diffusion_lab.report.comparison import Difference, Measured, difference, holm, same
 from diffusion_lab.store.measures import LOW, STANDARD_ERROR, Measure, merged, samples_key
 
 SEED = "seed"  # the axis that is folded
@@ -247,14 +247,10 @@ def _group(rows: list[Row]) -> Group:
 def _where_it_belongs(row: Row, groups: Sequence[Group]) -> Group:
     """The group that a row without a result would join: by the axes that tell groups apart first, then by all."""
     there = [[{other.choice[i] for other in group.rows} for i in range(len(row.choice))] for group in groups]
-    distinguishing = {
-        i
-        for i in range(len(row.choice))
-        if sum(len(values[i]) for values in there) == len(set().union(*(values[i] for values in there)))
-    }
+    apart = [sum(map(len, sets)) == len(set().union(*sets)) for sets in zip(*there, strict=True)]
 
     def likeness(number: int) -> tuple[int, int]:
-        alike = {i for i, value in enumerate(row.choice) if value in there[number][i]}
-        return len(alike & distinguishing), len(alike)
+        alike = [value in values for value, values in zip(row.choice, there[number], strict=True)]
+        return sum(a and b for a, b in zip(alike, apart, strict=True)), sum(alike)
 
     return groups[max(range(len(groups)), key=likeness)]

@@ -11,12 +11,10 @@ The fingerprint is `fingerprints.fingerprint`'s: the same command finds its mode
 Nothing here makes a folder until something is written into it.
 """
 
-from diffusion_lab.store.cache import CacheDirectory
-from diffusion_lab.store.directory import Directory, write_json
-from diffusion_lab.store.foreign import RunError, read_json
-from diffusion_lab.store.models import ModelDirectory
+from diffusion_lab.store.layout import Directory, ModelDirectory, RunDirectory, SweepDirectory, job_log
 from diffusion_lab.store.places import (
     FINGERPRINT_LENGTH,
+    CacheDirectory,
     cache_directory,
     features_file,
     model_directory,
@@ -29,8 +27,7 @@ from diffusion_lab.store.places import (
     scored_runs,
     sweep_directory,
 )
-from diffusion_lab.store.runs import RunDirectory
-from diffusion_lab.store.sweeps import SweepDirectory, job_log
+from diffusion_lab.store.records import RunError, read_json, write_json
 
 __all__ = [
     "FINGERPRINT_LENGTH",

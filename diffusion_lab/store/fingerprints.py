@@ -1,44 +1,69 @@
-"""What makes two trainings the same. Imports no torch.
+"""What makes two trainings the same: their fingerprint. Imports no torch.
 
-The fingerprint is that of everything that shapes training and of nothing else: the training part of the resolved config, the
-data set's identity, and a digest of the code that trains. So the same command finds its model again.
+It is that of everything that shapes training and of nothing else: the training part of the resolved config, the data set's
+identity, and a digest of the code that trains. So the same command finds its model again. Files are only read, nothing is imported.
 
-The code is that of whole modules (see `imports`): of the classes that the config names, of what every training uses besides, and of
-all that these import, in the packages of the lab that train. What only samples, scores, watches or shows is left out, unless the
-config or a module of the user names it: an edit there retrains nothing. A score counts the same packages, sampling and metrics.
-Installed packages count by name only: their versions are recorded with the model, and another one retrains nothing.
+The code is that of whole modules, without docstrings: of the classes that the config names, of what every training uses besides,
+and of all that these import, at their top or in a function but not below `if TYPE_CHECKING`, in the packages of the lab that train.
+What only samples, scores, watches or shows is left out, unless the config or a module of the user names it: an edit there retrains
+nothing. A score counts the same packages, sampling and metrics. A name imported from a package of the lab leads to the module that
+defines it, and the package's `__init__` does not count: a new file changes nothing. In the user's packages `__init__` counts, with
+all that it imports, because that may register something. So do files in the folder of a user's module, or below it, that the module
+names, such as a table. Installed packages count by name only: their versions are recorded with the model, and another one retrains
+nothing. A module named by a string (importlib) is not followed.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import json
+import importlib.util
 import re
-from collections.abc import Iterator, Mapping
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.store.imports import LAB, Scope
+from diffusion_lab.store.options import canonical_json
+
+LAB = __name__.partition(".")[0]
+_FILE_NAME = re.compile(r"[\w-][\w ./-]{0,100}\.\w{1,20}")
+_LARGE = 2**26  # bytes
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_INSTALLED = {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which code of the lab counts: the packages and modules that its imports are followed into, and those to start from.
+
+    What a config names, and what the user's code imports, counts wherever it is.
+    """
+
+    places: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
+    roots: frozenset[str] = frozenset()
+
+    def follows(self, source: str, target: str) -> bool:
+        """Whether an import of one module in another counts."""
+        parts = target.split(".")
+        above = {".".join(parts[1:end]) for end in range(2, len(parts) + 1)}
+        return not (is_lab(source) and is_lab(target)) or bool(above & self.places and not above & self.left_out)
+
 
 # What may be chosen after training.
+# fmt: off
 SCORING_GROUPS = (
-    "sampler",
-    "guidance",
-    "rounding",
-    "start",
-    "decoder",
-    "bound",
-    "sampling",
-    "evaluation",
-    "features",
-    "metrics",
+    "sampler", "guidance", "rounding", "start", "decoder", "bound", "sampling", "evaluation", "features", "metrics",
     "measured_variance",  # what variance=analytic names
 )
 SCORED_GROUPS = (*SCORING_GROUPS, "variance")  # which may too where it did not shape training
 # Keys of the resolved config that do not shape the weights, with everything below them; all other keys do.
-# fmt: off
 TRAINING_EXCLUDED = frozenset((
     *SCORING_GROUPS,
     # what is watched and kept while training
@@ -74,16 +99,15 @@ def _lab(*modules: str) -> frozenset[str]:
 
 # The weights that are scored, and what is measured for them before they draw.
 _LOADED = _lab(
-    "training.profiles", "config.heads", "config.measured", "config.loading", "config.weights"
+    "training.profiles", "config.measured_variance", "config.trained", "config.weight_files"
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",
-    "commands.fit", "commands.train", "config.build", "config.started", "config.trainer",
+    "commands.fit", "commands.train", "config.build", "config.starting", "config.trainer",
 ))
-SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.trained"))
-GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.given"))  # images that no model draws
-# The samples of a score. `measuring` imports one function of `metrics.trained`, which imports everything that scores.
-DRAWING = Scope(_SCORES, frozenset(("metrics.trained",)), _LOADED | _lab("metrics.cached_samples"))
+SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
+GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws
+DRAWING = Scope(_SCORES, roots=_LOADED | _lab("metrics.draw"))  # the samples of a score
 MEASURING = Scope(_SCORES, roots=_LOADED | _lab("metrics.measuring"))  # the statistics of a network
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -123,27 +147,10 @@ def _is_ours(callback: Mapping[str, Any]) -> bool:
     return str(callback.get("_target_", "diffusion_lab.")).startswith("diffusion_lab.")
 
 
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, or that only one of the two has."""
-    changed = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            changed += changed_keys(before, after, f"{prefix}{key}.")
-        elif key not in old or key not in new or before != after:
-            changed.append(f"{prefix}{key}")
-    return changed
-
-
 def fingerprint(training_config: Mapping[str, Any], data_identity: str, code: str) -> str:
     """64 hex digits; equal for equal trainings. Raises TypeError or ValueError for what JSON cannot hold."""
     content = {"config": training_config, "data": data_identity, "code": code}
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def canonical_json(content: Any) -> str:
-    """One text for one content: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)
 
 
 def named_in(config: Any) -> Iterator[str]:
@@ -155,3 +162,184 @@ def named_in(config: Any) -> Iterator[str]:
             yield from named_in(child)
     elif isinstance(config, str) and _DOTTED.fullmatch(config):
         yield config
+
+
+# ---- the code
+
+
+class Module:
+    """One module, as its file was when it was first read.
+
+    path: None for a package without `__init__`. folders: of a package; None for other modules. digest: SHA-256 of the syntax tree,
+    or of a file that is no Python, and of the files that a user's module names.
+    """
+
+    def __init__(self, name: str, path: Path | None, folders: list[str] | None) -> None:
+        self.name, self.path, self.folders = name, path, folders
+        self.content = b"" if path is None else path.read_bytes()
+        tree = parsed(self.content) if path is None or path.suffix == ".py" else None
+        try:
+            code = self.content if tree is None else _text(tree).encode()
+        except RecursionError:  # a chain of hundreds of operands
+            code = self.content
+        self.imports = list(imported(tree, name if folders is not None else name.rpartition(".")[0]))
+        files = [] if is_lab(name) or path is None or tree is None else _files(tree, path.parent)
+        self.digest = hashlib.sha256(b"\n".join([code, *files])).hexdigest()
+
+
+class Code:
+    """The code that this process sees, each file read once, whatever is edited while it runs.
+
+    path: where modules are searched for; None: where Python finds them.
+    """
+
+    def __init__(self, path: Sequence[str] | None = None) -> None:
+        self._path = path
+        self._modules: dict[str, Module | None] = {}
+        self._targets: dict[str, list[str]] = {}
+
+    def digest(self, names: Iterable[str], scope: Scope) -> str:
+        """SHA-256 of dotted names, and of the modules that they and the roots lead to."""
+        names = {*names}
+        lines = [f"{name} {module.digest}" for name, module in self.reached(names, scope).items()]
+        return hashlib.sha256("\n".join([*sorted(names), *sorted(lines)]).encode()).hexdigest()
+
+    def reached(self, names: Iterable[str], scope: Scope) -> dict[str, Module]:
+        """Name -> module, of all that these names and the roots lead to."""
+        found: dict[str, Module] = {}
+        queue = [("", name) for root in {*names, *scope.roots} for name in self._named(root)]
+        while queue:
+            source, name = queue.pop()
+            if name not in found and scope.follows(source, name):
+                found[name] = self.module(name)
+                queue += [(name, target) for target in self._targets_of(found[name])]
+        return found
+
+    def modules(self) -> list[Module]:
+        """All that were read."""
+        return [module for module in self._modules.values() if module is not None]
+
+    def module(self, name: str) -> Module | None:
+        """The module of this name; None where there is none, or where it is installed."""
+        if name not in self._modules:
+            self._modules[name] = self._found(name)
+        return self._modules[name]
+
+    def _named(self, name: str) -> Iterator[str]:
+        """The modules that a dotted name leads to."""
+        module, *rest = name.split(".")
+        while rest and self.module(f"{module}.{rest[0]}") is not None:
+            module = f"{module}.{rest.pop(0)}"
+        yield from self._leads(module, rest[0] if rest else None)
+
+    def _targets_of(self, module: Module) -> list[str]:
+        """The modules that a module imports."""
+        if module.name not in self._targets:
+            self._targets[module.name] = [
+                target for source, name, _ in module.imports for target in self._leads(source, name)
+            ]
+        return self._targets[module.name]
+
+    def _leads(self, name: str, attribute: str | None) -> Iterator[str]:
+        """The modules that are needed for `from name import attribute`."""
+        module = self.module(name)
+        if module is None:
+            return
+        if not is_lab(name):
+            parts = name.split(".")
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            if attribute and self.module(f"{name}.{attribute}") is not None:
+                yield f"{name}.{attribute}"
+            return
+        handed_on = [
+            (source, below) for source, below, bound in module.imports if bound == attribute and source != name
+        ]
+        if handed_on and module.folders is not None:
+            yield from self._leads(*handed_on[-1])
+        else:
+            yield f"{name}.{attribute}" if attribute and self.module(f"{name}.{attribute}") is not None else name
+
+    def _found(self, name: str) -> Module | None:
+        parent, places = self.module(name.rpartition(".")[0]) if "." in name else None, self._path
+        if "." in name:
+            places = [] if parent is None or parent.folders is None else parent.folders
+        try:
+            spec = importlib.util.find_spec(name) if places is None else PathFinder.find_spec(name, places)
+        except (ImportError, ValueError):  # ValueError: made without a file, as __main__ in a notebook
+            return None
+        if spec is None:
+            return None
+        folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+        path = Path(spec.origin) if spec.origin and spec.has_location else None
+        if not (path or folders):
+            return None
+        installed = not is_lab(name) and any(_is_installed(Path(file)) for file in folders or [str(path)])
+        return None if installed else Module(name, path, folders)
+
+
+def parsed(content: bytes) -> ast.Module | None:
+    """The syntax tree of a module; None where it is not Python."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError):  # Python reports it on import
+        return None
+
+
+def imported(tree: ast.Module | None, package: str) -> Iterator[tuple[str, str | None, str]]:
+    """(module, name or None, name that it is bound to) of each import of a module in this package."""
+    for node in _running(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None, alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = parts[: len(parts) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from ((module, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def is_lab(name: str) -> bool:
+    return name.partition(".")[0] == LAB
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a file or a folder belongs to Python or to an installed package."""
+    above = {path, *path.parents}
+    return bool(above & _INSTALLED) or any(part.name in ("site-packages", "dist-packages") for part in above)
+
+
+def _files(tree: ast.Module, folder: Path) -> Iterator[bytes]:
+    """Digests of the files in a folder, or below it, that a module there names."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for name in sorted(filter(_FILE_NAME.fullmatch, texts)):
+        file = folder / name
+        if ".." not in Path(name).parts and file.is_file() and file.suffix != ".py":
+            size = file.stat().st_size  # a larger file would take seconds at each command
+            yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest() if size <= _LARGE else size}".encode()
+
+
+def _running(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING`, in the order of the source."""
+    stack: list[ast.AST] = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        if isinstance(node, ast.If) and getattr(node.test, "attr", getattr(node.test, "id", None)) == "TYPE_CHECKING":
+            stack += reversed(node.orelse)
+        else:
+            stack += reversed(list(ast.iter_child_nodes(node)))
+
+
+def _text(node: object) -> str:
+    """One text for one code, as ast.dump, but without docstrings and without empty fields, which newer Pythons add."""
+    if isinstance(node, ast.AST):
+        return f"{type(node).__name__}({','.join(f'{name}={_text(value)}' for name, value in _fields(node))})"
+    return f"[{','.join(map(_text, node))}]" if isinstance(node, list) else repr(node)
+
+
+def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            value = value[1:]
+        if value is not None and value != []:
+            yield name, value

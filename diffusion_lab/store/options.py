@@ -1,7 +1,8 @@
-"""Options by name: a nested config as dotted names, and names as short as they can be."""
+"""Options by name: a nested config as dotted names, names as short as they can be, and in what two configs differ."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
@@ -25,3 +26,20 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """Name -> its last part, sampler.spacing.num_steps -> num_steps, where no other name ends so."""
     last = {name: name.replace("/", ".").rpartition(".")[2] for name in names}
     return {name: short if list(last.values()).count(short) == 1 else name for name, short in last.items()}
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, or that only one of the two has."""
+    changed = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            changed += changed_keys(before, after, f"{prefix}{key}.")
+        elif key not in old or key not in new or before != after:
+            changed.append(f"{prefix}{key}")
+    return changed
+
+
+def canonical_json(content: Any) -> str:
+    """One text for one content: keys sorted, no spaces, floats in their shortest exact form (Python's repr)."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=True)

@@ -1,18 +1,34 @@
-"""Where things lie in outputs/, and what lies there. Nothing here makes a folder."""
+"""Where things lie in outputs/: models, runs, sweeps, the files of jobs, and what was computed once. Nothing here makes a folder.
+
+    jobs/<id>_job.json              what a job does, written when it is submitted
+    jobs/<id>_process.json          of a job of this machine: which process it is, and where it runs
+    jobs/<id>_<rank>_outcome.json   how each of its processes ended
+    jobs/<id>_<rank>_log.out        what they printed; the name is submitit's
+    cache/<data>-<features>-<kind>-<split>-<subset>-<hash>.safetensors   of real images   (`reference`)
+    cache/samples/<hash>/<first index>.safetensors                       of samples       (`stream`, `shard_file`)
+    cache/statistics/<model>-<weights>-<images>-<hash>/<first index>.safetensors   of a network   (`statistics`, `shard_file`)
+
+Each file of the cache holds its key, a text that says which question it answers, and is named by a hash of it.
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import json
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from diffusion_lab.store.foreign import RunError
-from diffusion_lab.store.models import ModelDirectory
-from diffusion_lab.store.runs import RunDirectory
-from diffusion_lab.store.sweeps import SweepDirectory
+from diffusion_lab.store.layout import ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.store.records import RunError
+from diffusion_lab.store.written import ours
 
 FINGERPRINT_LENGTH = 12  # hex digits in a folder's name
 _MODELS, _RUNS, _SWEEPS, _CACHE = "models", "runs", "sweeps", "cache"
+_LONGEST_HEAD = 2**20
+_REFERENCE_DIGITS, _STREAM_DIGITS = 12, 16  # of a hash in a name
 
 
 def model_directory(outputs: Path, data: str, model: str, fingerprint: str) -> ModelDirectory:
@@ -59,11 +75,6 @@ def runs_in(outputs: Path) -> list[RunDirectory]:
     return [RunDirectory(path) for path in _folders(outputs / _RUNS)]
 
 
-def names_of_runs(outputs: Path) -> list[str]:
-    """The names of all folders of cells."""
-    return os.listdir(outputs / _RUNS) if (outputs / _RUNS).is_dir() else []
-
-
 def scored_runs(folder: Path) -> list[RunDirectory]:
     """The cells in a folder of them that have their score, by name."""
     return [run for run in map(RunDirectory, _folders(folder)) if run.metrics.is_file()]
@@ -107,10 +118,9 @@ def is_in_outputs(folder: Path) -> bool:
     """Whether a folder is that of a model, a score or a sweep, or `outputs`, which holds them, or lies in one of these."""
 
     def holds_results(above: Path) -> bool:
-        return ModelDirectory(above).config.is_file() and any(
-            file.is_file()
-            for file in (above / "choices.json", ModelDirectory(above).training, RunDirectory(above).metrics)
-        )
+        model = ModelDirectory(above)
+        results = (model.choices, model.training, RunDirectory(above).metrics)
+        return model.config.is_file() and any(file.is_file() for file in results)
 
     for above in (folder, *folder.parents):
         if holds_results(above) or SweepDirectory(above).sweep.is_file():
@@ -134,3 +144,104 @@ def newest_model(outputs: Path) -> ModelDirectory:
 
 def _folders(above: Path) -> list[Path]:
     return sorted(path for path in above.glob("*") if path.is_dir())
+
+
+def jobs_folder(outputs: Path) -> Path:
+    """Where the launchers keep the files of their jobs, unless the user says another place."""
+    return outputs / "jobs"
+
+
+def job_file(folder: Path, job: str) -> Path:
+    return folder / f"{job}_job.json"
+
+
+def process_file(folder: Path, job: str) -> Path:
+    return folder / f"{job}_process.json"
+
+
+def by_job(folder: Path, file: Callable[[Path, str], Path]) -> dict[str, Path]:
+    """Name -> file, of all jobs submitted from a folder that have it. file: `job_file` or `process_file`."""
+    ending = file(folder, "").name
+    return {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+
+
+def outcome_file(folder: Path, job: str, rank: int) -> Path:
+    return folder / f"{job}_{rank}_outcome.json"
+
+
+def has_outcome(folder: Path, job: str) -> bool:
+    """Whether any process of a job has told how it ended."""
+    return any(folder.glob(f"{job}_*_outcome.json"))
+
+
+def log_file(folder: Path, job: str) -> Path:
+    """What the first process of a job printed."""
+    return folder / f"{job}_0_log.out"
+
+
+@dataclass(frozen=True)
+class CacheDirectory:
+    path: Path
+
+    @property
+    def samples(self) -> Path:
+        """Folder of the streams of samples."""
+        return self.path / "samples"
+
+    def statistics(self, about: str, key: str) -> Path:
+        """Folder of what was measured of one network. about: in words, for who lists the folder."""
+        return self._statistics / f"{about}-{_digest(key)[:_STREAM_DIGITS]}"
+
+    @property
+    def _statistics(self) -> Path:
+        return self.path / "statistics"
+
+    def reference(self, about: str, key: str) -> Path:
+        """File of what was computed of real images. about: in words, for who lists the folder."""
+        return self.path / f"{about}-{_digest(key)[:_REFERENCE_DIGITS]}.safetensors"
+
+    @property
+    def references(self) -> list[Path]:
+        """Our files of real images that lie here."""
+        return sorted(ours(self.path))
+
+    @property
+    def streams(self) -> dict[Path, list[Path]]:
+        """Folder -> our shards there, of samples and of statistics."""
+        above = [] if self.path.is_symlink() else [self.samples, self._statistics]
+        folders = [folder for each in above if not each.is_symlink() for folder in sorted(each.glob("*/"))]
+        return {folder: files for folder in folders if (files := ours(folder))}
+
+
+def stream(samples: Path, key: str) -> Path:
+    """Folder of one stream of samples."""
+    return samples / _digest(key)[:_STREAM_DIGITS]
+
+
+def shard_file(stream: Path, first: int) -> Path:
+    """File of the samples from index `first` on."""
+    return stream / f"{first:08d}.safetensors"
+
+
+def shard_files(stream: Path) -> list[Path]:
+    """All of them that lie there."""
+    return sorted(path for path in stream.glob("*.safetensors") if path.stem.isdecimal() and len(path.stem) == 8)
+
+
+def read_key(file: Path) -> dict[str, Any] | None:
+    """The key in the head of a file; None where that is not a file of ours. Reads no tensor.
+
+    The safetensors format: the length of the head in 8 bytes, then the head as JSON, with a `__metadata__` of texts.
+    """
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        head = content.read(min(length, _LONGEST_HEAD))
+    try:
+        key = json.loads(json.loads(head)["__metadata__"]["key"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return key if isinstance(key, dict) else None
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -23,11 +23,11 @@ from typing import NoReturn
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.files import make_folders, remove_staged, staged_folder
-from diffusion_lab.store.foreign import RunError
-from diffusion_lab.store.imports import LAB, Module, is_lab
-from diffusion_lab.store.job_files import has_outcome
+from diffusion_lab.store.fingerprints import LAB, Module, is_lab
 from diffusion_lab.store.lease import hold, is_held
-from diffusion_lab.sweeps.submitted import submitted
+from diffusion_lab.store.places import has_outcome
+from diffusion_lab.store.records import RunError
+from diffusion_lab.sweeps.jobs import submitted
 
 # The copy that this process runs from; set but empty: the sweep runs from the code as it is.
 VARIABLE = "DIFFUSION_LAB_CODE"

@@ -1,27 +1,32 @@
-"""Jobs in processes of their own: hand them to a queue, wait for all of them, learn how each ended.
+"""Jobs in processes of their own: handed to a queue, waited for, found again by later commands, and cancelled.
 
-Jobs report through files in one folder (store/job_files.py). Nothing is pickled on the way back, so any exception of a job can be
+Jobs report through files in one folder (store/places.py). Nothing is pickled on the way back, so any exception of a job can be
 reported, and a job that vanished can be told from one that ended.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from diffusion_lab.store import RunError, write_json
-from diffusion_lab.store.job_files import log_file, outcome_file
-from diffusion_lab.sweeps.submitted import Submitted, cancel, submitted
+from diffusion_lab.store import RunError, read_json, write_json
+from diffusion_lab.store.lease import Process
+from diffusion_lab.store.places import by_job, job_file, log_file, outcome_file, process_file
 
 _POLL_SECONDS = 0.5
 _ASK_AGAIN = 1.5  # query a queue that others use too at growing intervals, …
 _ASK_SECONDS = (2.0, 30.0)  # … from the first to the second
+_ANSWER_SECONDS = 60
 
 
 class JobError(RunError):
@@ -195,3 +200,84 @@ class _Submission:
         return (
             Outcome(reason=f"{self._queue.failure_reason(job)}; its log is {log_file(folder, job)}") if gone else None
         )
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job in a queue.
+
+    makes: names of what it makes; directory: of its log; code: the copy that it runs from; tasks: its processes.
+    """
+
+    makes: tuple[str, ...]
+    directory: str
+    code: str
+    tasks: int
+
+    def write(self, folder: Path, job: str) -> None:
+        write_json(job_file(folder, job), asdict(self))
+
+
+def submitted(folder: Path) -> dict[str, Submitted]:
+    """Name -> job, of all whose files lie in `folder`."""
+    found = {}
+    for name, file in by_job(folder, job_file).items():
+        content = read_json(file)
+        found[name] = Submitted(**content | {"makes": tuple(content["makes"])})
+    return found
+
+
+def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
+    """Job -> its process and its place, of the jobs of this machine that live."""
+    found = {}
+    for name, file in by_job(folder, process_file).items():
+        content = read_json(file)
+        process = Process(**content["process"])
+        if process.is_of_this_machine and process.lives():
+            found[name] = (process, content["place"])
+    return found
+
+
+def in_slurm(folder: Path) -> dict[str, str] | None:
+    """Job -> PENDING, RUNNING, …, of the jobs submitted from `folder` that Slurm still has; None: it does not answer."""
+    answer = ask("squeue", "--me", "--array", "--noheader", "--format=%i %T %o")
+    if answer is None:
+        return None
+    lines = (line.split(maxsplit=2) for line in answer.splitlines())
+    return {line[0]: line[1] for line in lines if len(line) == 3 and Path(line[2]).parent.resolve() == folder.resolve()}
+
+
+def queue_states(folder: Path) -> dict[str, str]:
+    """Name of a model or a cell -> the state in which Slurm has the job that makes it; nothing where there is no Slurm."""
+    jobs = submitted(folder)
+    states = in_slurm(folder) if _of_slurm(folder, jobs) else None
+    return {made: state for name, state in (states or {}).items() if name in jobs for made in jobs[name].makes}
+
+
+def cancel(folder: Path, jobs: Collection[str]) -> list[str]:
+    """Signal pending and running jobs to save and exit; return their names. RunError if Slurm does not do it."""
+    here = {name: process for name, (process, _) in running_here(folder).items() if name in jobs}
+    for process in here.values():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+    in_queue = []
+    if _of_slurm(folder, jobs):
+        states = in_slurm(folder)
+        in_queue = [name for name in states or () if name in jobs]
+        if states is None or (in_queue and ask("scancel", *in_queue) is None):
+            raise RunError("Slurm does not respond, so jobs still in its queue were not cancelled; try again later")
+    return [*here, *in_queue]
+
+
+def _of_slurm(folder: Path, jobs: Collection[str]) -> bool:
+    """Whether a cluster was given any of these jobs."""
+    return any(not process_file(folder, job).is_file() for job in jobs)
+
+
+def ask(*command: str, seconds: float = _ANSWER_SECONDS) -> str | None:
+    """What a command of Slurm prints; None if it fails or does not answer in so many seconds."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

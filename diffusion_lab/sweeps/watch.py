@@ -1,26 +1,35 @@
-"""What a user sees of a running sweep: a line for each model and cell when it ends, and on a terminal the progress of the others.
+"""Progress of a sweep: a line for each model and cell when it ends, bars for the others, and the table of `status`.
 
-It looks at their folders only, so it is the same for jobs of this process, of other processes, and of other machines.
+Only folders are read, and the queue of a cluster, so it is the same for jobs of this process, of other processes and machines.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.store import RunError, read_json
+from diffusion_lab.store import ModelDirectory, RunError, SweepDirectory, named_model, read_json, run_directory
 from diffusion_lab.store.measures import SECONDS, read_measures
-from diffusion_lab.store.status import FAILED, INTERRUPTED, RUNNING, written_status
-from diffusion_lab.sweeps.plan import Work
+from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status, read_status, written_status
+from diffusion_lab.sweeps.plan import MODEL, PlannedCell, Work, plan
 
 _POLL_SECONDS = 0.5
+QUEUED, REQUEUED = "queued", "requeued"
+_WAITS, _ENDS = ("PENDING", "REQUEUED", "REQUEUE_HOLD"), "COMPLETING"  # in Slurm's words
+_STYLES = {  # in this order
+    RUNNING: "cyan", FAILED: "red", INTERRUPTED: "yellow", REQUEUED: "yellow", QUEUED: "dim", DONE: "green",
+}  # fmt: skip
 
 
 @contextmanager
@@ -98,3 +107,123 @@ def result_line(work: Work) -> str:
         return f"trained, {result['steps']} steps in {result['seconds']:.0f} s"
     main = [m for m in read_measures(result) if m.name in values and (m.headline or m.name == SECONDS)]
     return "  ".join(f"{m.label} {values[m.name]:.{m.decimals}f}" for m in main)
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """One model or cell. state: a key of _STYLES. status: what it says of itself, if anything. reason: why it is not done."""
+
+    what: str
+    label: str
+    folder: Path
+    state: str
+    status: Status | None
+    reason: str = ""
+
+
+def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
+    """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read.
+
+    in_queue: name of a model or a cell -> the state in which a cluster has its work.
+    """
+    content = sweep.read_sweep()
+    cells = [
+        PlannedCell(
+            cell["choices"],
+            tuple(cell["overrides"]),
+            named_model(sweep.outputs, cell["model"]),
+            run_directory(sweep.outputs, cell["run"]),
+        )
+        for cell in content["cells"]
+    ]
+    all_of_it = plan(cells, len(cells), retrain=True, score=content.get("score", True))
+    cancelled, stopped = sweep.cancelled.is_file(), dict[str, JobProgress]()
+    models = {cell["run"]: cell["model"] for cell in content["cells"]}
+    found = []
+    for work in all_of_it.work:
+        name = work.folder.name
+        found.append(_progress_of(work, in_queue.get(name), stopped.get(models.get(name, "")), cancelled))
+        if found[-1].state in (FAILED, INTERRUPTED):
+            stopped[name] = found[-1]
+    return sorted(found, key=lambda standing: list(_STYLES).index(standing.state))
+
+
+def is_over(found: Sequence[JobProgress]) -> bool:
+    """Whether nothing runs and nothing waits."""
+    return all(standing.state in (DONE, FAILED) for standing in found)
+
+
+def seconds_left(status: Status, earlier: Status | None) -> float | None:
+    """By the pace since `earlier`, a status of the same process, or since it began; None where no steps are counted yet."""
+    if status.step is None or status.steps is None:
+        return None
+    if earlier is not None and earlier.pid == status.pid and earlier.step is not None and earlier.step < status.step:
+        pace = (status.updated - earlier.updated) / (status.step - earlier.step)
+    elif status.step > 0:
+        pace = (status.updated - status.started) / status.step
+    else:
+        return None
+    return max(0.0, (status.steps - status.step) * pace - (time.time() - status.updated))
+
+
+def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
+    """A line for each, and how many are where. earlier: a status of the same folders from before, for the pace."""
+    shown = Table(
+        box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
+    )
+    for column in ("", "choices", "state", "step", "left"):
+        shown.add_column(column, justify="right" if column in ("step", "left") else "left", no_wrap=column != "choices")
+    shown.add_column("why", overflow="fold")
+    for standing in found:
+        status = standing.status
+        running = status is not None and standing.state == RUNNING
+        left = seconds_left(status, earlier.get(standing.folder)) if running else None
+        shown.add_row(
+            standing.what,
+            Text(standing.label or standing.folder.name),
+            Text(standing.state, _STYLES[standing.state]),
+            f"{status.step or 0}/{status.steps}" if running and status.steps else "",
+            "" if left is None else _duration(left),
+            Text(standing.reason),
+        )
+    return shown
+
+
+def _progress_of(work: Work, in_queue: str | None, model: JobProgress | None, cancelled: bool) -> JobProgress:
+    """in_queue: the state in which a cluster has the job, if it has it. model: its model, if that failed or was interrupted."""
+    status = read_status(work.folder)
+    state = QUEUED if status is None else status.state
+    reason = (status.reason or "") if status is not None else ""
+    if state == RUNNING or (state == DONE and work.result.is_file()):
+        pass
+    elif in_queue in _WAITS:
+        state = REQUEUED if state in (INTERRUPTED, FAILED) else QUEUED
+    elif state in (FAILED, INTERRUPTED) and work.what == MODEL and ModelDirectory(work.folder).is_retraining:
+        reason = f"training again: {reason}; the earlier model is still there"
+    elif work.result.is_file():
+        state, reason = DONE, ""
+    elif in_queue is not None:
+        state = REQUEUED if state == INTERRUPTED and in_queue != _ENDS else state
+    elif state == QUEUED and model is not None and model.state == FAILED:
+        state, reason = FAILED, f"its model failed: {model.reason}"
+    elif state == QUEUED and cancelled:
+        state, reason = INTERRUPTED, "cancelled; run the same command again to resume"
+    elif state == QUEUED and model is not None:
+        state, reason = INTERRUPTED, "its model was interrupted"
+    return JobProgress(work.what, work.label, work.folder, state, status, reason)
+
+
+def summary(found: Sequence[JobProgress]) -> str:
+    """models: 2 done, 1 running; cells: 4 queued"""
+    parts = []
+    for what in ("model", "cell"):
+        count = Counter(standing.state for standing in found if standing.what == what)
+        parts.append(f"{what}s: " + ", ".join(f"{count[state]} {state}" for state in reversed(_STYLES) if count[state]))
+    return "; ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """90 -> 1:30; 7200 -> 2:00:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

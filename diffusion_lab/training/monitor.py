@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor
 
 from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
-from diffusion_lab.store.status import Announcement
+from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import sum_over_ranks

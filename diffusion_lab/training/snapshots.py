@@ -10,8 +10,7 @@ from lightning import Callback, Trainer
 
 from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.store.contents import snapshot_name
-from diffusion_lab.store.moments import IMAGES, SECONDS, SHARE, STEPS, read_moment
+from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, read_moment, snapshot_name
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.monitor import seconds_trained
 

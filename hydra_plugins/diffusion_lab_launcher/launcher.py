@@ -63,7 +63,7 @@ class Call:
         """
         from submitit import JobEnvironment
 
-        from diffusion_lab.store.job_files import outcome_file
+        from diffusion_lab.store.places import outcome_file
         from diffusion_lab.training.interruption import Interrupted
 
         environment = JobEnvironment()
@@ -92,7 +92,7 @@ class Call:
 
     def _run(self, name: str, is_alone: bool) -> Outcome:
         from diffusion_lab.sweeps.jobs import Outcome
-        from diffusion_lab.sweeps.work import do
+        from diffusion_lab.sweeps.plan import do
 
         Singleton.set_state(self.singletons)
         setup_globals()

@@ -38,7 +38,7 @@ from diffusion_lab.diffusion import (
     SigmoidSchedule,
     variational_bound,
 )
-from diffusion_lab.report.style import LIGHT
+from diffusion_lab.report.panels import LIGHT
 
 OUT = Path(__file__).parents[2] / "docs" / "theory"
 T = 1000

@@ -8,7 +8,7 @@ import yaml
 from diffusion_lab import metrics
 from diffusion_lab.commands.main import COMMANDS
 from diffusion_lab.metrics import FeatureMetric, Metric, Naming
-from diffusion_lab.metrics.features import SelfSupervisedFeatures
+from diffusion_lab.metrics.features.self_supervised import SelfSupervisedFeatures
 
 from .configs import options
 

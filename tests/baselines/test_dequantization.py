@@ -12,13 +12,14 @@ from diffusion_lab.baselines.dequantization import (
     undo,
     uniform_from_normal,
 )
-from diffusion_lab.data.levels import from_levels, to_levels
 from diffusion_lab.diffusion import Gaussian, SampleNoise
 from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_bins_are_those_of_the_datas_levels_and_every_level_comes_back(num_levels):
+def test_bins_are_those_of_the_datas_levels(num_levels):
+    """Bins are those of the datas levels and every level comes back."""
     levels = torch.arange(num_levels)
     x = from_levels(levels, num_levels)
     for u in (0.001, 0.25, 0.5, 0.999):
@@ -31,15 +32,21 @@ def test_bins_are_those_of_the_datas_levels_and_every_level_comes_back(num_level
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_the_identity_flow_on_uniform_data_has_exactly_the_bits_of_its_levels(num_levels):
-    """A uniform density on [−1, 1)^D, log p(y) = −D·log 2."""
+def test_the_identity_flow_on_uniform_data_has_exactly(num_levels):
+    """The identity flow on uniform data has exactly the bits of its levels.
+
+    A uniform density on [−1, 1)^D, log p(y) = −D·log 2.
+    """
     bits = in_bits(torch.full((3,), 64 * math.log(2), dtype=torch.float64), 64) + scale_bits(num_levels)
     torch.testing.assert_close(bits, torch.full_like(bits, math.log2(num_levels)), rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("std", [0.05, 0.3, 2.0])
-def test_the_mean_over_the_noise_is_a_bound_on_the_mass_of_a_level(std):
-    """E_u log p(x + u) ≤ log P(x), with P by the density's own distribution function; equal where p is flat in the bin."""
+def test_the_mean_over_the_noise_is_a_bound(std):
+    """The mean over the noise is a bound on the mass of a level.
+
+    E_u log p(x + u) ≤ log P(x), with P by the density's own distribution function; equal where p is flat in the bin.
+    """
     num_levels = 17
     x = from_levels(torch.arange(num_levels), num_levels).double()[:, None]
     u = (torch.arange(20000, dtype=torch.float64) + 0.5)[None] / 20000

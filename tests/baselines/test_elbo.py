@@ -54,15 +54,16 @@ def test_the_rate_is_the_kl_to_the_standard_normal():
     assert not rate(Gaussian(torch.zeros(3, 5), torch.zeros(3, 5))).any()
 
 
-def test_with_the_optimal_posterior_every_bound_is_log_p_from_any_draw():
+def test_with_the_optimal_posterior_every_bound_is_log():
+    """With the optimal posterior every bound is log p from any draw."""
     torch.testing.assert_close(elbo(optimal()), log_p())
     for num_draws in (1, 7):
         torch.testing.assert_close(importance_weighted(optimal(), num_draws)[0], log_p())
 
 
 @pytest.mark.parametrize("std", [0.2, 0.5])
-def test_elbo_below_importance_weighted_below_log_p_and_it_converges(std):
-    """The optimal standard deviation is 0.26."""
+def test_elbo_below_importance_weighted_below_log_p(std):
+    """Elbo below importance weighted below log p and it converges. The optimal standard deviation is 0.26."""
     posterior = gaussian(optimal().mean + 0.1, std)
     bounds = [importance_weighted(posterior, num_draws, repeats=20_000) for num_draws in (1, 4, 32)]
     errors = [bound.std(0) / math.sqrt(len(bound)) for bound in bounds]
@@ -74,7 +75,8 @@ def test_elbo_below_importance_weighted_below_log_p_and_it_converges(std):
     torch.testing.assert_close(importance_weighted(posterior, 4_000)[0], log_p(), rtol=0, atol=0.05)
 
 
-def test_the_gradient_of_the_bound_points_at_the_optimal_posterior():
+def test_the_gradient_of_the_bound_points():
+    """The gradient of the bound points at the optimal posterior."""
     mean = torch.zeros_like(X, requires_grad=True)
     log_variance = torch.zeros_like(X, requires_grad=True)
     optimizer = torch.optim.LBFGS([mean, log_variance], max_iter=100, line_search_fn="strong_wolfe")

@@ -42,7 +42,8 @@ def test_masses_of_all_levels_sum_to_one(kind, num_levels, spread):
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=2e-5)
 
 
-def test_a_mass_is_the_difference_of_the_distribution_function_with_open_edges():
+def test_a_mass_is_the_difference_of_the_distribution():
+    """A mass is the difference of the distribution function with open edges."""
     mean, log_scale = 0.3, -1.2
     likelihood, output = one_component(17, mean, log_scale)
     edges = torch.linspace(-1, 1, 17, dtype=torch.float64)[:-1] + 1 / 16
@@ -121,7 +122,8 @@ def test_channels_have_mixtures_of_their_own():
 
 
 @pytest.mark.parametrize(("num_levels", "spread"), [(17, 0.0), (17, 2.0), (256, 1.0), (2, 1.0)])
-def test_the_mean_is_that_of_the_levels_to_less_than_half_a_level(num_levels, spread):
+def test_the_mean_is_that_of_the_levels_to_less(num_levels, spread):
+    """The mean is that of the levels to less than half a level."""
     likelihood = DiscretizedLogisticMixture(num_levels)
     output = outputs(likelihood, spread)
     exact = (masses(likelihood, output) * levels(num_levels).double()).sum(0)

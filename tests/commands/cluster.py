@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.status import Status, read_status
+from diffusion_lab.store.status_file import Status, read_status
 
 SLURM = ["-m", "hydra/launcher=slurm"]
 OF_THE_MACHINE = ("seconds", "memory")  # in the names of measures that no two runs share

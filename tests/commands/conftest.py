@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from fontTools.subset import Options
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion_lab.commands import app
-from diffusion_lab.config.build import CODE
+from diffusion_lab.config.identity import CODE
 from diffusion_lab.store import ModelDirectory, named_model, written
-from diffusion_lab.store.imports import is_lab
+from diffusion_lab.store.fingerprints import is_lab
 from diffusion_lab.sweeps import frozen
 
 from ..recorded import record
@@ -87,6 +88,8 @@ def forget_users_code() -> None:
 def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
     """lab("train", "option=value", …) -> (exit code, stdout, stderr), through the same entry as the installed command.
 
+    lab.done("train", …) -> stdout of a command that succeeds.
+    lab.refused("train", …, said="words") -> the sentence, with these words, of a command that fails and writes nothing.
     lab.given("train", …): what that command writes lies in the folder. It runs once a session; each test has a copy.
     """
     monkeypatch.chdir(tmp_path)
@@ -104,16 +107,28 @@ def lab(tmp_path, tmp_path_factory, monkeypatch, capfd, given_before):
         out, err = capfd.readouterr()
         return code, out, err
 
+    def done(*command: str) -> str:
+        code, out, err = run(*command)
+        assert code == 0, err
+        return out
+
+    def refused(*command: str, said: str | Sequence[str]) -> str:
+        before = files(tmp_path)
+        code, _, err = run(*command)
+        assert (code, len(err.strip().splitlines())) == (1, 1), err
+        assert all(words in err for words in ([said] if isinstance(said, str) else said)), err
+        assert files(tmp_path) == before
+        return err
+
     def given(*command: str) -> None:
         if command not in given_before:
             folder = tmp_path_factory.mktemp("given")
             with contextlib.chdir(folder):
-                code, _, err = run(*command)
-            assert code == 0, err
+                done(*command)
             given_before[command] = folder
         shutil.copytree(given_before[command], tmp_path, copy_function=shutil.copy, dirs_exist_ok=True)
 
-    run.folder, run.given = tmp_path, given
+    run.folder, run.given, run.done, run.refused = tmp_path, given, done, refused
     yield run
     # Modules of this folder: the next test has its own, some under the same name.
     for name, module in list(sys.modules.items()):
@@ -214,3 +229,8 @@ def files(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != written.FILE
     )
+
+
+def scored(folder: Path) -> list[dict]:
+    """metrics.json of every run in a folder's outputs."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/runs/*/metrics.json"))]

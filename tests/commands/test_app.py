@@ -15,7 +15,8 @@ def test_what_hydra_refuses_waits_for_no_import_of_torch():
 
 
 @pytest.mark.parametrize("option", ["optimizer.lr", "trainer.max_steps"])
-def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_imported(tmp_path, option):
+def test_a_typed_option_is_checked(tmp_path, option):
+    """A typed option is checked before classes that it does not need are imported."""
     started = f"import sys; from diffusion_lab.commands.app import run; run('train', ['{option}=abc'])"
     program = f"{started}; print('lightning' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
@@ -25,5 +26,4 @@ def test_a_typed_option_is_checked_before_classes_that_it_does_not_need_are_impo
 
 def test_a_module_in_the_working_directory_can_be_a_target(lab):
     (lab.folder / "my_schedules.py").write_text("from diffusion_lab.diffusion import CosineSchedule as Mine\n")
-    code, _, err = lab("schedule", "schedule._target_=my_schedules.Mine", "sampler.spacing.num_steps=10")
-    assert code == 0, err
+    lab.done("schedule", "schedule._target_=my_schedules.Mine", "sampler.spacing.num_steps=10")

@@ -7,15 +7,10 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.store import ModelDirectory, newest_model
 
-from .conftest import STRIDED, TINY, files
-from .test_conf import choices
+from .conftest import STRIDED, TINY, files, scored
 
 SIX = [*TINY, "sampler=strided", *STRIDED, "trainer.max_steps=6"]
 AUTO = "guidance=autoguidance"
-
-
-def runs_of(lab) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(lab.folder.glob("outputs/runs/*/metrics.json"))]
 
 
 def guidance_of(run: dict) -> str:
@@ -25,8 +20,7 @@ def guidance_of(run: dict) -> str:
 def other_model(lab) -> str:
     """A smaller one on the same data, relative to the folder of the test."""
     lab.given("train", *SIX)
-    code, _, err = lab("train", *SIX, "trainer.max_steps=2", "network.base_channels=4", "network.head_channels=4")
-    assert code == 0, err
+    lab.done("train", *SIX, "trainer.max_steps=2", "network.base_channels=4", "network.head_channels=4")
     return str(newest_model(lab.folder / "outputs").path.relative_to(lab.folder))
 
 
@@ -40,30 +34,29 @@ def one_sentence(err: str) -> str:
     return err
 
 
-def test_any_model_is_guided_by_what_it_was_and_its_evaluations_are_counted(lab):
+def test_any_model_is_guided_by_what_it_was(lab):
+    """Any model is guided by what it was and its evaluations are counted."""
     lab.given("train", *SIX)
     for options in ([], ["guidance.moment=0.4", "guidance.scale=3"], ["guidance.log_snr_interval=[-3,3]"]):
-        code, _, err = lab("evaluate", AUTO, *options)
-        assert code == 0, err
-    code, out, err = lab("train", *SIX, AUTO, "guidance.scale=2", "guidance.moment=0.1")
-    assert code == 0, err
-    assert "this model is already trained" in out
-    plain, *guided = sorted(runs_of(lab), key=lambda run: "Autoguidance" in guidance_of(run))
+        lab.done("evaluate", AUTO, *options)
+    assert "this model is already trained" in lab.done("train", *SIX, AUTO, "guidance.scale=2", "guidance.moment=0.1")
+    plain, *guided = sorted(scored(lab.folder), key=lambda run: "Autoguidance" in guidance_of(run))
     assert (plain["values"]["nfe"], len(guided)) == (3, 4)
     by_moment = {guidance_of(run).partition("itself at ")[2][:3]: run for run in guided if "-3" not in guidance_of(run)}
     assert {moment: run["values"]["nfe"] for moment, run in by_moment.items()} == {"0.1": 6, "0.2": 6, "0.4": 6}
     assert {run["values"]["nfe"] for run in guided if "-3" in guidance_of(run)} == {4}
-    assert len({run["values"]["bits_per_dim"] for run in runs_of(lab)}) == 5
+    assert len({run["values"]["bits_per_dim"] for run in scored(lab.folder)}) == 5
     assert {run["protocol"]["bound"]["kind"] for run in guided} == {"bound of a strided chain, guided"}
 
 
-def test_a_moment_may_be_a_step_or_a_time_and_comes_before_the_weights_that_it_guides(lab):
+@pytest.mark.thorough
+def test_a_moment_may_be_a_step_or_a_time(lab):
+    """A moment may be a step or a time and comes before the weights that it guides."""
     lab.given("train", *SIX, AUTO, "snapshots.at=[1steps,2steps,4steps]", "guidance.moment=2steps")
-    (run,) = runs_of(lab)
+    (run,) = scored(lab.folder)
     assert "itself at 2steps" in guidance_of(run)
     assert lab("evaluate", AUTO, "guidance.moment=1steps", "evaluation.at=[4steps,end]")[0] == 0
-    assert len(runs_of(lab)) == 3
-    before = files(lab.folder)
+    assert len(scored(lab.folder)) == 3
     for options, said in (
         (
             ["guidance.moment=4steps", "evaluation.at=[2steps]"],
@@ -72,31 +65,7 @@ def test_a_moment_may_be_a_step_or_a_time_and_comes_before_the_weights_that_it_g
         (["guidance.moment=2steps", "evaluation.at=[2steps]"], "choose an earlier one"),
         (["guidance.moment=soon"], "guidance.moment=soon: soon is not a moment of a training; write 0.1"),
     ):
-        code, _, err = lab("evaluate", AUTO, *options)
-        assert code == 1
-        assert said in one_sentence(err)
-    assert files(lab.folder) == before
-
-
-@pytest.mark.thorough
-def test_a_sweep_over_scale_and_moment_trains_once(lab):
-    code, out, err = lab("train", "-m", *SIX, AUTO, "guidance.scale=1,2", "guidance.moment=0.2,0.4")
-    assert code == 0, err + out
-    assert len(list((lab.folder / "outputs/models").iterdir())) == 1
-    assert sorted(run["values"]["nfe"] for run in runs_of(lab)) == [3, 3, 6, 6]
-
-
-@pytest.mark.parametrize("sampler", choices("sampler"))
-def test_every_sampler_draws_with_it(lab, sampler):
-    lab.given("train", *SIX)
-    steps = [] if sampler == "ddpm" else STRIDED
-    drawn = {}
-    for scale in (1, 300):  # after so few steps the two networks hardly differ
-        options = [f"sampler={sampler}", *steps, AUTO, f"guidance.scale={scale}", "num_images=2", "format=npz"]
-        code, _, err = lab("sample", *options, f"to=scale_{scale}")
-        assert code == 0, err
-        drawn[scale] = (lab.folder / f"scale_{scale}/samples.npz").read_bytes()
-    assert drawn[1] != drawn[300]
+        lab.refused("evaluate", AUTO, *options, said=said)
 
 
 @pytest.mark.thorough
@@ -104,23 +73,17 @@ def test_another_model_guides_one_it_fits(lab):
     other = other_model(lab)
     model = model_of(lab, other)
     for options, named in (([], "ema_0.999"), (["guidance.moment=0.4"], "at_0.4")):
-        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", *options)
-        assert code == 0, err
-        assert any(f"worse={other.split('/')[-1]}, {named}" in guidance_of(run) for run in runs_of(lab))
+        lab.done("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", *options)
+        assert any(f"worse={other.split('/')[-1]}, {named}" in guidance_of(run) for run in scored(lab.folder))
     for option, said in (
         ("guidance.moment=0.3", "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4"),
         ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
-        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
-        assert code == 1
-        assert said in one_sentence(err)
-    code, _, err = lab("train", *TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}")
-    assert code == 1
-    assert "train a worse model with the model's schedule" in one_sentence(err)
-    code, _, err = lab(
-        "train", *TINY, *STRIDED, "data=gaussian", AUTO, f"guidance.model={other}", "network=diffusion/points"
-    )
-    assert code == 1
+        lab.refused("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option, said=said)
+    worse = ["schedule=linear", AUTO, f"guidance.model={other}"]
+    lab.refused("train", *TINY, *STRIDED, *worse, said="train a worse model with the model's schedule")
+    points = ["data=gaussian", "network=diffusion/points"]
+    assert lab("train", *TINY, *STRIDED, *points, AUTO, f"guidance.model={other}")[0] == 1
 
 
 @pytest.mark.thorough
@@ -128,47 +91,21 @@ def test_both_guidances_are_combined(lab):
     lab.given("train", *SIX, "conditional=true")
     both = ["guidance=classifier_free", "guidance.scale=2"]
     for options in (both, [*both, "guidance.worse.moment=0.2"]):
-        code, _, err = lab("evaluate", *options)
-        assert code == 0, err
-    plain, free, combined = sorted(runs_of(lab), key=lambda run: len(guidance_of(run)))
+        lab.done("evaluate", *options)
+    plain, free, combined = sorted(scored(lab.folder), key=lambda run: len(guidance_of(run)))
     assert [run["values"]["nfe"] for run in (plain, free, combined)] == [3, 6, 6]
     assert "worse=None" in guidance_of(free)
     assert "worse=itself at 0.2 of its training" in guidance_of(combined)
     assert free["values"]["bits_per_dim"] != combined["values"]["bits_per_dim"]
-    code, _, err = lab("sample", AUTO, "label=3", "num_images=2")
-    assert code == 0, err
-
-
-def test_a_model_that_was_trained_with_it_is_sampled_and_scored_with_it(lab):
-    code, _, err = lab("train", *SIX, AUTO, "guidance.moment=0.1")
-    assert code == 0, err
-    code, out, err = lab("evaluate")
-    assert code == 0, err
-    assert "already scored" in out
-    code, _, err = lab("sample", "num_images=2")
-    assert code == 0, err
+    lab.done("sample", AUTO, "label=3", "num_images=2")
 
 
 @pytest.mark.thorough
-def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
-    asked = [AUTO, "guidance.moment=0.3"]
-    code, _, err = lab("train", *SIX, *asked)
-    assert code == 1
-    assert "will have no weights at_0.3" in one_sentence(err)
-    assert "snapshots.at" in err
-    code, _, err = lab("train", "-m", *SIX, AUTO, "guidance.moment=0.2,0.3", "hydra.sweeper.dry_run=true")
-    assert code == 1
-    assert "will have no weights at_0.3" in one_sentence(err)
-    assert files(lab.folder) == []
-    lab.given("train", *SIX)
-    before = files(lab.folder)
-    for command in (["train", *SIX], ["evaluate"], ["sample"]):
-        code, _, err = lab(*command, *asked)
-        assert code == 1
-        assert "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4" in one_sentence(err)
-    assert files(lab.folder) == before
-    code, _, err = lab("train", *SIX, *asked, "snapshots.at=[0.3]", "retrain=true")
-    assert code == 0, err
+def test_a_model_that_was_trained_with_it_is_sampled(lab):
+    """A model that was trained with it is sampled and scored with it."""
+    lab.done("train", *SIX, AUTO, "guidance.moment=0.1")
+    assert "already scored" in lab.done("evaluate")
+    lab.done("sample", "num_images=2")
 
 
 @pytest.mark.parametrize(
@@ -181,20 +118,18 @@ def test_a_moment_that_is_not_kept_is_said_before_and_after_training(lab):
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_sentence(lab, options, said):
-    code, _, err = lab("train", *SIX, AUTO, *options)
-    assert code == 1
-    assert said in one_sentence(err)
-    assert files(lab.folder) == []
+    lab.refused("train", *SIX, AUTO, *options, said=said)
 
 
 # ---- folders of somebody else ----------------------------------------------------------------------------------------------
 
 
-def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
+def test_a_config_does_not_choose_which_model_is_read(lab):
+    """A config does not choose which model is read and the user may."""
     other = other_model(lab)
     directory = ModelDirectory(lab.folder / model_of(lab, other))
     config = OmegaConf.load(directory.config)
-    target = "diffusion_lab.config.worse.TrainedAutoguidance"
+    target = "diffusion_lab.config.guidance.autoguidance"
     named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
     named |= {"interval": None, "log_snr_interval": None, "identity": config.facts.identity}
     named["schedule"] = OmegaConf.to_container(config.schedule)
@@ -210,8 +145,7 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
         assert "guidance.model" in one_sentence(err)
     assert files(lab.folder) == before
     for options in ([f"guidance.model={other}"], ["guidance.model=null"], ["guidance=none"]):
-        code, _, err = lab("sample", here, "num_images=2", *options)
-        assert code == 0, err
+        lab.done("sample", here, "num_images=2", *options)
     # Where it stands in the model itself, in place of a reference to the group.
     config.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
     for place in (
@@ -220,9 +154,7 @@ def test_a_config_does_not_choose_which_model_is_read_and_the_user_may(lab):
     ):
         config.model.guidance = place
         directory.config.write_text(OmegaConf.to_yaml(config))
-        code, _, err = lab("sample", here, "num_images=2", "guidance=none")
-        assert code == 1
-        assert "is a path, which a file may not choose" in one_sentence(err)
+        lab.refused("sample", here, "num_images=2", "guidance=none", said="is a path, which a file may not choose")
 
 
-TRAINED_WORSE = "diffusion_lab.config.worse.TrainedWorse"
+TRAINED_WORSE = "diffusion_lab.config.guidance.worse_model"

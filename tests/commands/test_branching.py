@@ -1,5 +1,7 @@
 """branch_from: a training goes on from what it has in common with one of another length, and is what it would have been."""
 
+import pytest
+
 from diffusion_lab.store import ModelDirectory, newest_model
 
 from .conftest import files
@@ -18,8 +20,7 @@ def trunk_in(lab, *options: str) -> ModelDirectory:
 def test_a_branch_is_bit_for_bit_the_training_of_its_length(lab, tmp_path):
     trunk = trunk_in(lab, "snapshots.at=[1steps,3steps]", "snapshots.averages=16")
     assert list(trunk.branches) == [2, 5]
-    code, out, err = lab("train", *BRANCH, f"branch_from={trunk.path}", "outputs=branched")
-    assert code == 0, err
+    out = lab.done("train", *BRANCH, f"branch_from={trunk.path}", "outputs=branched")
     assert f"branching from step 5 of {trunk.path}" in out
     lab.given("train", *BRANCH, "outputs=plain")
     branched, plain = (newest_model(lab.folder / name) for name in ("branched", "plain"))
@@ -38,19 +39,19 @@ def test_a_branch_is_bit_for_bit_the_training_of_its_length(lab, tmp_path):
     assert files(lab.folder) == before
 
 
+@pytest.mark.thorough
 def test_what_the_longer_training_did_not_keep_is_said(lab):
     trunk = trunk_in(lab, "snapshots.at=[3steps]", "snapshots.averages=0")
-    code, out, err = lab("train", *BRANCH, f"branch_from={trunk.path}")
-    assert code == 0, err
+    out = lab.done("train", *BRANCH, f"branch_from={trunk.path}")
     assert f"{trunk.path} did not keep at_0.1 (step 1), power_0.5 (step 5); this model will not have them either" in out
     names = newest_model(lab.folder / "outputs").weight_names
     assert {"at_0.3", "at_0.9"} < set(names)
     assert "at_0.1" not in names
 
 
+@pytest.mark.thorough
 def test_what_cannot_branch_is_refused_in_a_sentence(lab):
     trunk = trunk_in(lab, "snapshots.averages=0")
-    before = files(lab.folder)
     for option, said in (
         ("data.batch_size=4", "only the length may differ, but it differs in data.batch_size"),
         ("lr_scheduler.decay_share=0.25", "only the length may differ, but it differs in lr_scheduler.decay_share"),
@@ -58,25 +59,4 @@ def test_what_cannot_branch_is_refused_in_a_sentence(lab):
         ("trainer.max_time=00:00:01:00", "the length of both trainings must be in steps (trainer.max_steps)"),
         ("snapshots.branches=[11steps]", "snapshots.branches: training ends before 11steps (trainer.max_steps=10)"),
     ):
-        code, _, err = lab("train", *BRANCH, f"branch_from={trunk.path}", option)
-        assert code == 1
-        assert len(err.strip().splitlines()) == 1
-        assert said in err
-    assert files(lab.folder) == before
-
-
-def test_a_rate_that_depends_on_the_length_from_the_start_leaves_nothing_in_common(lab):
-    cosine = [*EVERYTHING, "lr_scheduler=cosine", "score=false"]
-    lab.given("train", *cosine, "trainer.max_steps=6", "snapshots.branches=[2steps]")
-    trunk = newest_model(lab.folder / "outputs")
-    code, _, err = lab("train", *cosine, "trainer.max_steps=4", f"branch_from={trunk.path}")
-    assert code == 1
-    assert "differ from the start; train both with lr_scheduler=warmup_stable_decay or constant" in err
-
-
-def test_a_training_that_kept_nothing_names_the_option(lab):
-    lab.given("train", *EVERYTHING, *RATE, "trainer.max_steps=16")
-    trunk = newest_model(lab.folder / "outputs")
-    code, _, err = lab("train", *BRANCH, f"branch_from={trunk.path}")
-    assert code == 1
-    assert "it kept no checkpoint to branch from; train it with snapshots.branches=[10steps]" in err
+        lab.refused("train", *BRANCH, f"branch_from={trunk.path}", option, said=said)

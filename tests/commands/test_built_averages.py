@@ -1,29 +1,26 @@
 """evaluation.weights=ema_rel_0.07: an average that is built after training, by the commands."""
 
-import json
-
 import pytest
 
 from diffusion_lab.store import newest_model
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, scored
 
 SIX = [*TINY, *STRIDED, "trainer.max_steps=6", "metrics=quick"]
 
 
 @pytest.mark.thorough
-def test_any_length_is_scored_and_sampled_without_training_again(lab):
+def test_any_length_is_scored(lab):
+    """Any length is scored and sampled without training again."""
     lab.given("train", *SIX)
     code, out, err = lab("train", "-m", *SIX, "evaluation.weights=ema_rel_0.05,ema_rel_0.1")
     assert code == 0, err + out
     assert "1 model: 0 to train, 1 reused" in out
-    runs = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
+    runs = scored(lab.folder)
     said = {run["protocol"]["weights"]: run["protocol"].get("average", "") for run in runs}
     assert said.keys() == {"ema_0.999", "ema_rel_0.05", "ema_rel_0.1"}
     assert said["ema_rel_0.05"] == "built from averages of 6 moments, with an error of 0.0% of its profile"
-    code, out, err = lab("sample", "num_images=2", "weights=ema_rel_0.07", *STRIDED)
-    assert code == 0, err
-    assert "(ema_rel_0.07)" in out
+    assert "(ema_rel_0.07)" in lab.done("sample", "num_images=2", "weights=ema_rel_0.07", *STRIDED)
     model = newest_model(lab.folder / "outputs")
     assert set(model.kept_averages) < set(model.files)
 
@@ -34,8 +31,4 @@ def test_what_cannot_be_built_is_said_before_training(lab):
         (["evaluation.weights=ema_rel_0.4"], "σ_rel=0.4 must lie between 0 and 0.289"),
         (["snapshots.averages=-1"], "snapshots.averages=-1: this option must be at least 0"),
     ):
-        code, _, err = lab("train", *SIX, *options)
-        assert code == 1
-        assert said in err
-        assert len(err.strip().splitlines()) == 1
-        assert files(lab.folder) == []
+        lab.refused("train", *SIX, *options, said=said)

@@ -35,8 +35,7 @@ def model_of(lab, outputs="outputs") -> ModelDirectory:
 
 
 def test_early_stopping_looks_at_the_held_out_loss_and_ends_training(lab):
-    code, out, err = lab("train", *TRAIN, *VALIDATED, *EARLY, "trainer.max_steps=20")
-    assert code == 0, err
+    out = lab.done("train", *TRAIN, *VALIDATED, *EARLY, "trainer.max_steps=20")
     assert "training ended by callbacks.early_stopping after 6 steps" in out
     training = model_of(lab).read_training()
     assert (training["steps"], training["ended_by"]) == (6, "callbacks.early_stopping")
@@ -68,8 +67,7 @@ def test_several_callbacks_at_once_by_yaml_and_override_with_ours_in_their_order
         "+callbacks.best._target_=lightning.pytorch.callbacks.ModelCheckpoint",
         "+callbacks.best.monitor=val/loss",
     ]
-    code, _, err = lab("train", *own, *TRAIN, *VALIDATED, *added)
-    assert code == 0, err
+    lab.done("train", *own, *TRAIN, *VALIDATED, *added)
     order = (lab.folder / "seen.txt").read_text().split("\n")[0].split()
     always = ["Precision", "EMA", "PowerAverages", "Snapshots", "Announce"]
     assert order == [
@@ -95,9 +93,7 @@ def test_several_callbacks_at_once_by_yaml_and_override_with_ours_in_their_order
 def test_a_callback_that_the_user_adds_is_another_training_and_ours_are_not(lab):
     lab("train", *TRAIN)
     ours = ["callbacks.progress=null", "callbacks.sample_grid.num_images=9", "val.every_n_steps=1"]
-    code, out, err = lab("train", *TRAIN, *ours)
-    assert code == 0, err
-    assert "this model is already trained" in out
+    assert "this model is already trained" in lab.done("train", *TRAIN, *ours)
     for patience in (3, 4):
         added = [*EARLY[:-1], f"+callbacks.early_stopping.patience={patience}", *VALIDATED]
         assert lab("train", *TRAIN, *added)[0] == 0
@@ -108,8 +104,7 @@ def test_validating_changes_no_bit_of_training(lab):
     """With everything random in training; the loss of each validation is that of the averages, the same images and noise."""
     options = [*EVERYTHING, "trainer.max_steps=6", "val.num_images=16"]
     for every in (0, 1):
-        code, _, err = lab("train", *options, f"outputs=every{every}", f"val.every_n_steps={every}")
-        assert code == 0, err
+        lab.done("train", *options, f"outputs=every{every}", f"val.every_n_steps={every}")
     without, watched = model_of(lab, "every0"), model_of(lab, "every1")
     assert without.path.name == watched.path.name
     for name in without.weight_names:
@@ -130,8 +125,7 @@ def test_every_family_has_a_held_out_loss(lab, family):
         "noisy_classifier": [option for option in TINY if option.startswith("network.")],
     }
     options = [*small.get(family, []), "data.batch_size=8", "trainer.log_every_n_steps=1", "trainer.max_steps=2"]
-    code, _, err = lab("train", f"model={family}", *options, *VALIDATED, "score=false")
-    assert code == 0, err
+    lab.done("train", f"model={family}", *options, *VALIDATED, "score=false")
     (directory,) = (lab.folder / "outputs" / "models").iterdir()
     row = log_of(ModelDirectory(directory))["2"]
     assert float(row["val/loss"]) == pytest.approx(float(row["val/loss"]))
@@ -226,8 +220,7 @@ FREE = [option for option in TRAIN if not option.startswith("trainer.max_steps")
     ],
 )
 def test_a_budget_that_the_user_gives_takes_the_place_of_the_default(lab, budget, ended_by, more):
-    code, out, err = lab("train", *FREE, *budget)
-    assert code == 0, err
+    out = lab.done("train", *FREE, *budget)
     training = model_of(lab).read_training()
     assert training["ended_by"] == ended_by.partition("=")[0]
     assert f"training ended by {ended_by} after {training['steps']} steps" in " ".join(out.split())
@@ -238,10 +231,7 @@ def test_a_budget_that_the_user_gives_takes_the_place_of_the_default(lab, budget
 def test_in_a_sweep_too_and_the_job_is_the_one_that_was_planned(lab):
     """The second time everything is there already."""
     options = ["-m", *FREE, "trainer.max_time=00:00:00:01", "seed=1,2"]
-    code, _, err = lab("train", *options)
-    assert code == 0, err
+    lab.done("train", *options)
     models = [ModelDirectory(path) for path in (lab.folder / "outputs" / "models").iterdir()]
     assert [model.read_training()["ended_by"] for model in models] == ["trainer.max_time"] * 2
-    code, out, err = lab("train", *options, "hydra.sweeper.dry_run=true")
-    assert code == 0, err
-    assert "train  " not in out
+    assert "train  " not in lab.done("train", *options, "hydra.sweeper.dry_run=true")

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_lab.store import newest_model
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, files, scored
 
 SMALL = [o for o in TINY if not o.startswith("evaluation")]
 
@@ -16,23 +16,21 @@ def trained(lab):
     """(model directory, classifier directory), relative to the folder of the test."""
     lab.given("train", *TINY, *STRIDED)
     model = newest_model(lab.folder / "outputs").path
-    code, out, err = lab("train", "model=noisy_classifier", *SMALL)
-    assert code == 0, err
-    assert "accuracy on test images" in out
+    assert "accuracy on test images" in lab.done("train", "model=noisy_classifier", *SMALL)
     classifier = newest_model(lab.folder / "outputs").path
     assert "noisy_classifier" in classifier.name
     return tuple(str(path.relative_to(lab.folder)) for path in (model, classifier))
 
 
-def test_a_classifier_reports_accuracy_by_t_and_has_no_score(lab, trained):
+def test_a_classifier_reports_accuracy_by_t(lab, trained):
+    """A classifier reports accuracy by t and has no score."""
     folder = lab.folder / trained[1]
     measured = json.loads((folder / "accuracy.json").read_text())
     assert measured["t"] == [1, 4, 7, 10, 12, 15, 18, 21, 24]
     assert all(0 <= accuracy <= 1 for accuracy in measured["accuracy"])
     assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 1  # the diffusion model's
     assert "train/accuracy_quarter_1" in (folder / "metrics.csv").read_text()
-    code, out, _ = lab("train", "model=noisy_classifier", *SMALL)
-    assert code == 0
+    out = lab.done("train", "model=noisy_classifier", *SMALL)
     assert "this model is already trained" in out
     assert "accuracy on test images" in out
 
@@ -40,43 +38,39 @@ def test_a_classifier_reports_accuracy_by_t_and_has_no_score(lab, trained):
 def test_it_guides_a_model_that_knows_no_classes(lab, trained):
     model, classifier = trained
     guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
-    code, _, err = lab("evaluate", f"model_dir={model}", *guidance, "sampler=ddim", *STRIDED)
-    assert code == 0, err
-    runs = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    lab.done("evaluate", f"model_dir={model}", *guidance, "sampler=ddim", *STRIDED)
+    runs = scored(lab.folder)
     (run,) = [run for run in runs if "ClassifierGuidance" in run["protocol"]["model"]["guidance"]]
     assert classifier.split("/")[-1] in run["protocol"]["model"]["guidance"]
     assert run["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
     (plain,) = [run for run in runs if "Unguided" in run["protocol"]["model"]["guidance"]]
     one, steps = plain["values"]["flops_per_sample"] / plain["values"]["nfe"], run["values"]["nfe"]
     assert run["values"]["flops_per_sample"] > 1.5 * steps * one  # the classifier and its gradient too
-    code, _, err = lab("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
-    assert code == 0, err
+    lab.done("sample", f"model_dir={model}", *guidance, "label=3", "num_images=2")
 
 
 @pytest.mark.thorough
-def test_a_model_that_was_trained_with_it_is_evaluated_and_sampled(lab):
-    """Its own config names the guidance and the classifier's folder."""
+def test_a_model_that_was_trained_with_it_is_evaluated(lab):
+    """A model that was trained with it is evaluated and sampled.
+
+    Its own config names the guidance and the classifier's folder.
+    """
     assert lab("train", "model=noisy_classifier", *SMALL)[0] == 0
     classifier = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
     guidance = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=2.0"]
-    code, out, err = lab("train", *TINY, *STRIDED, *guidance)
-    assert code == 0, err
-    assert "this model is already trained" not in out
-    code, out, err = lab("evaluate")
-    assert code == 0, err
-    assert "already scored" in out
-    code, _, err = lab("evaluate", "guidance.scale=3.0")
-    assert code == 0, err
-    guided = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    assert "this model is already trained" not in lab.done("train", *TINY, *STRIDED, *guidance)
+    assert "already scored" in lab.done("evaluate")
+    lab.done("evaluate", "guidance.scale=3.0")
+    guided = scored(lab.folder)
     named = {run["protocol"]["model"]["guidance"] for run in guided}
     assert all("ClassifierGuidance" in guidance and classifier.name in guidance for guidance in named)
     assert {scale for scale in ("2.0", "3.0") for guidance in named if f"scale={scale}" in guidance} == {"2.0", "3.0"}
-    code, _, err = lab("sample", "label=3", "num_images=2")
-    assert code == 0, err
+    lab.done("sample", "label=3", "num_images=2")
 
 
 @pytest.mark.thorough
-def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained):
+def test_a_classifier_that_does_not_fit_is_refused(lab, trained):
+    """A classifier that does not fit is refused in one sentence."""
     model, classifier = trained
     lab.given("train", *TINY, *STRIDED, "schedule=linear")
     other = newest_model(lab.folder / "outputs").path
@@ -103,25 +97,13 @@ def test_a_classifier_that_does_not_fit_is_refused_in_one_sentence(lab, trained)
         assert said in err
         assert len(err.strip().splitlines()) == 1, err
     for command in ("evaluate", "sample"):
-        code, _, err = lab(command, f"model_dir={classifier}")
-        assert code == 1
-        assert "holds a NoisyClassifier, which generates no samples" in err
+        lab.refused(command, f"model_dir={classifier}", said="holds a NoisyClassifier, which generates no samples")
     assert files(lab.folder) == before
 
 
-def test_a_sweep_trains_one_for_each_schedule(lab):
-    code, _, err = lab("train", "-m", "model=noisy_classifier", *SMALL, "schedule=linear,cosine")
-    assert code == 0, err
-    folders = list((lab.folder / "outputs" / "models").iterdir())
-    assert len(folders) == 2
-    assert all((folder / "accuracy.json").is_file() for folder in folders)
-
-
-def test_points_have_classifiers_too_and_data_without_classes_have_none(lab):
+def test_points_have_classifiers_too(lab):
+    """Points have classifiers too and data without classes have none."""
     points = [o for o in SMALL if not o.startswith(("network", "data", "features"))]
-    code, out, err = lab("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)
-    assert code == 0, err
+    out = lab.done("train", "model=noisy_classifier", "data=mixture", "network.hidden=8", *points)
     assert "accuracy on test images" in out
-    code, _, err = lab("train", "model=noisy_classifier", "data=gaussian", *points)
-    assert code == 1
-    assert "gaussian has no classes" in err
+    lab.refused("train", "model=noisy_classifier", "data=gaussian", *points, said="gaussian has no classes")

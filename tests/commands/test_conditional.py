@@ -5,40 +5,28 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from diffusion_lab.metrics.sampling import labels
+from diffusion_lab.metrics.draw import labels
 from diffusion_lab.store import newest_model
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, scored
 
 CONDITIONAL = [*TINY, "sampler=strided", *STRIDED, "conditional=true"]
 
 
-def runs_of(lab):
-    return [json.loads(path.read_text()) for path in sorted((lab.folder / "outputs" / "runs").glob("*/metrics.json"))]
-
-
-def test_guidance_is_a_choice_of_scoring_and_its_cost_is_counted(lab):
-    code, _, err = lab("train", *CONDITIONAL)
-    assert code == 0, err
-    code, out, err = lab("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
-    assert code == 0, err
+def test_guidance_is_a_choice_of_scoring(lab):
+    """Guidance is a choice of scoring and its cost is counted."""
+    lab.done("train", *CONDITIONAL)
+    out = lab.done("train", *CONDITIONAL, "guidance=classifier_free", "guidance.scale=3.0")
     assert "this model is already trained" in out
-    code, _, err = lab("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,13]")
-    assert code == 0, err
-    plain, *guided = sorted(runs_of(lab), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"])
+    lab.done("evaluate", "guidance=classifier_free", "guidance.scale=5.0", "guidance.interval=[1,13]")
+    plain, *guided = sorted(
+        scored(lab.folder), key=lambda run: "ClassifierFree" in run["protocol"]["model"]["guidance"]
+    )
     assert plain["values"]["nfe"] == 3
     assert sorted(run["values"]["nfe"] for run in guided) == [5, 6]
     assert plain["protocol"]["samples"]["labels"] == "drawn from the shares of the classes in train"
     assert plain["protocol"]["bound"]["kind"] == "bound of a strided chain given the class"
-
-
-def test_being_conditional_is_part_of_training(lab):
-    lab.given("train", *TINY, *STRIDED)
-    lab.given("train", *CONDITIONAL)
-    lab.given("train", *CONDITIONAL, "model.label_dropout=0.3")
-    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 3
 
 
 def test_samples_carry_the_labels_they_were_asked_for(lab):
@@ -48,12 +36,10 @@ def test_samples_carry_the_labels_they_were_asked_for(lab):
         (["label=7"], [7] * 12),
         (["label=[3,'5']"], [3, 5] * 6),
     ):
-        code, _, err = lab("sample", "num_images=12", "batch_size=5", "format=npz", *options)
-        assert code == 0, err
+        lab.done("sample", "num_images=12", "batch_size=5", "format=npz", *options)
         with np.load(lab.folder / "samples" / "samples.npz") as archive:
             assert archive["arr_1"].tolist() == wanted
-    code, _, err = lab("sample", "num_images=4", "trajectory=true", "guidance=classifier_free")
-    assert code == 0, err
+    lab.done("sample", "num_images=4", "trajectory=true", "guidance=classifier_free")
 
 
 def test_a_model_has_the_names_of_its_classes(lab):
@@ -64,57 +50,45 @@ def test_a_model_has_the_names_of_its_classes(lab):
     assert named == {False: list("0123456789"), True: None}
 
 
-def test_digits_are_learned_without_a_condition_unless_one_is_chosen(lab):
-    found = {}
-    clusters = ["labels=clusters", "labels.num_clusters=30"]
-    for name, options in (("default", []), ("classes", ["conditional=true"]), ("clusters", clusters)):
-        code, _, err = lab("train", *TINY, *STRIDED, *options, "score=false", f"outputs={name}")
-        assert code == 0, err
-        model = newest_model(lab.folder / name)
-        config = yaml.safe_load(model.config.read_text())
-        found[name] = (config["facts"]["num_classes"], config["labels"] is None, model.read_choices()["labels"])
-    assert found == {"default": (None, True, "own"), "classes": (10, True, "own"), "clusters": (30, False, "clusters")}
-
-
 def test_clusters_beside_classes_are_said_to_have_no_effect(lab):
     options = [*TINY, *STRIDED, "score=false", "conditional=true"]
     lab.given("train", *options)
-    code, out, err = lab("train", *options, "labels=clusters")
-    assert code == 0, err
+    out = lab.done("train", *options, "labels=clusters")
     assert "ignoring labels=clusters: conditional=true means the classes of the data" in out
     assert "this model is already trained" in out
 
 
+@pytest.mark.thorough
 def test_samples_on_clusters_can_be_scored_as_files(lab):
     """Their numbers are no classes of the data, so a file of samples must not pass them off as such."""
     lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4")
-    code, _, err = lab("sample", "num_images=8", "format=npz")
-    assert code == 0, err
-    code, _, err = lab("evaluate", "samples=samples/samples.npz", "data=digits", "features=pixels")
-    assert code == 0, err
+    lab.done("sample", "num_images=8", "format=npz")
+    lab.done("evaluate", "samples=samples/samples.npz", "data=digits", "features=pixels")
     (own,), (given,) = (
-        [run["values"] for run in runs_of(lab) if ("given" in str(run["protocol"]["model"])) is was_given]
+        [run["values"] for run in scored(lab.folder) if ("given" in str(run["protocol"]["model"])) is was_given]
         for was_given in (False, True)
     )
     assert given["fd_pixels"] == pytest.approx(own["fd_pixels"], rel=1e-5)  # the same clusters are drawn
 
 
-def test_weights_of_a_model_with_other_labels_are_refused_with_the_fix(lab):
+def test_weights_of_a_model_with_other_labels(lab):
+    """Weights of a model with other labels are refused with the fix."""
     lab.given("train", *TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4", "score=false")
     model = newest_model(lab.folder / "outputs").path.relative_to(lab.folder)
-    code, _, err = lab("train", *TINY, *STRIDED, f"init_from={model}")
-    assert code == 1
-    assert (
-        "is conditioned on 4 classes or clusters, but this one on nothing; use its labels=… (own: no clusters)" in err
+    lab.refused(
+        "train",
+        *TINY,
+        *STRIDED,
+        f"init_from={model}",
+        said="is conditioned on 4 classes or clusters, but this one on nothing; use its labels=… (own: no clusters)",
     )
 
 
 def test_clusters_stand_in_for_labels(lab):
     clusters = [*TINY, *STRIDED, "labels=clusters", "labels.num_clusters=4"]
     lab.given("train", *CONDITIONAL)
-    code, _, err = lab("train", *clusters, "guidance=classifier_free", "metrics=[default,class_accuracy]")
-    assert code == 0, err
-    known, found = sorted(runs_of(lab), key=lambda run: "label" in str(run["values"]))
+    lab.done("train", *clusters, "guidance=classifier_free", "metrics=[default,class_accuracy]")
+    known, found = sorted(scored(lab.folder), key=lambda run: "label" in str(run["values"]))
     assert known["protocol"]["data"] == found["protocol"]["data"]  # the same images, so the distances can be compared
     assert known["protocol"]["reference"] == found["protocol"]["reference"]
     assert 0 < found["values"]["bits_per_dim_label"] < 3 / 64  # of four clusters, in 64 pixels
@@ -124,8 +98,7 @@ def test_clusters_stand_in_for_labels(lab):
     assert any("clusters" in reason for reason in found["protocol"]["absent"].values())  # the accuracy
 
     for command in (("sample", "num_images=9", "format=npz"), ("evaluate", "start=data_moments")):
-        code, _, err = lab(*command)
-        assert code == 0, err
+        lab.done(*command)
     with np.load(lab.folder / "samples" / "samples.npz") as archive:
         assert "arr_1" not in archive  # which holds classes of the data, where there are any
         drawn = torch.from_numpy(archive["clusters"])
@@ -146,26 +119,18 @@ def test_clusters_stand_in_for_labels(lab):
         ("train", ["conditional=true", "guidance=classifier_free", "guidance.scale=-1.0"], "guidance.scale=-1.0"),
     ],
 )
-def test_what_cannot_be_conditioned_or_guided_is_said_in_one_sentence(lab, command, options, said):
+def test_what_cannot_be_conditioned_or_guided(lab, command, options, said):
+    """What cannot be conditioned or guided is said in one sentence."""
     plain = [o for o in TINY if "data=gaussian" not in options or not o.startswith(("network", "data"))]
-    code, _, err = lab(command, *plain, *STRIDED, *options)
-    assert code == 1
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == []
+    lab.refused(command, *plain, *STRIDED, *options, said=said)
 
 
 def test_a_trained_model_without_labels_refuses_them(lab):
     lab.given("train", *TINY, *STRIDED)
-    before = files(lab.folder)
     for command, option, said in (
         ("sample", "label=3", "no classes to choose from"),
         ("sample", "guidance=classifier_free", "conditional=true"),
         ("evaluate", "guidance=classifier_free", "conditional=true"),
     ):
-        code, _, err = lab(command, option)
-        assert code == 1
-        assert said in err
-        assert len(err.strip().splitlines()) == 1
-    assert files(lab.folder) == before
+        lab.refused(command, option, said=said)
     assert newest_model(lab.folder / "outputs").finished

@@ -1,12 +1,10 @@
 """metrics=copying as a user meets it: numbers, a picture of the nearest training images, a part of the report."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import STRIDED, TINY
+from .conftest import STRIDED, TINY, scored
 
 SMALL = ["network.base_channels=24", "network.channel_multipliers=[1,2]", "network.head_channels=24", "optimizer=adamw"]
 SMALL += [
@@ -19,43 +17,40 @@ SMALL += ["evaluation.num_samples=200"]
 
 
 def values(lab):
-    found = [json.loads(path.read_text()) for path in lab.folder.glob("outputs/runs/*/metrics.json")]
+    found = scored(lab.folder)
     (content,) = [content for content in found if "copying" in content["protocol"]]
     return content
 
 
-def test_a_score_has_a_picture_of_the_nearest_training_images_and_the_report_shows_it(lab):
+def test_a_score_has_a_picture_of_the_nearest_training(lab):
+    """A score has a picture of the nearest training images and the report shows it."""
     lab.given("train", *TINY, *STRIDED, "conditional=true")
-    code, out, err = lab("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
-    assert code == 0, err
-    assert "copying (digits_cnn)" in out
+    assert "copying (digits_cnn)" in lab.done("evaluate", "metrics=copying", "features=[digits_cnn,pixels]")
     found = values(lab)["values"]
     for name in ("copying_digits_cnn", "copying_pixels", "copies_digits_cnn", "copies_pixels"):
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
     (picture,) = lab.folder.glob("outputs/runs/*/nearest.png")
     with Image.open(picture) as image:
         assert image.size == (8 * 50 + 2, 3 * 50 + 2)  # eight samples: themselves, by pixels, by features
-    code, _, err = lab("report", "runs=outputs/runs", "to=report")
-    assert code == 0, err
+    lab.done("report", "runs=outputs/runs", "to=report")
     assert "Nearest training images" in (lab.folder / "report" / "report.html").read_text()
 
 
 def test_images_without_held_out_images_say_the_reason(lab):
     levels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     np.savez("given.npz", arr_0=levels)
-    code, _, err = lab("evaluate", "samples=given.npz", "reference=given.npz", "features=pixels", "metrics=copying")
-    assert code == 0, err
-    (path,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
-    absent = json.loads(path.read_text())["protocol"]["absent"]
+    lab.done("evaluate", "samples=given.npz", "reference=given.npz", "features=pixels", "metrics=copying")
+    (run,) = scored(lab.folder)
+    absent = run["protocol"]["absent"]
     assert absent["copying_pixels"] == "needs held-out images besides the training images, but given.npz has none"
-    assert not list(path.parent.glob("nearest.png"))
+    assert not list(lab.folder.rglob("nearest.png"))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("images", "num_steps", "copies"), [(64, 400, True), ("null", 100, False)])
-def test_a_model_trained_on_64_images_is_caught_and_a_normal_one_is_not(lab, images, num_steps, copies):
-    code, _, err = lab("train", "metrics=copying", *SMALL, f"train_images={images}", f"trainer.max_steps={num_steps}")
-    assert code == 0, err
+def test_a_model_trained_on_64_images_is_caught(lab, images, num_steps, copies):
+    """A model trained on 64 images is caught and a normal one is not."""
+    lab.done("train", "metrics=copying", *SMALL, f"train_images={images}", f"trainer.max_steps={num_steps}")
     found = values(lab)["values"]
     if copies:
         assert found["copying_pixels_low"] > 0.6

@@ -7,11 +7,6 @@ import pytest
 
 from diffusion_lab.commands import dashboard
 from diffusion_lab.report import panels
-from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.model_plots import model_plots
-from diffusion_lab.report.row_plots import row_plots
-from diffusion_lab.report.sampling_curves import sampling_plots
-from diffusion_lab.report.table import build_table
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -43,9 +38,7 @@ def sent(monkeypatch):
 
 def test_every_panel_names_what_our_runs_really_log(lab, sent):
     assert lab("train", *TINY, *STRIDED, *WANDB)[0] == 0
-    code, out, err = lab("dashboard")
-    assert code == 0, err
-    assert "dashboard  https://wandb.test/us/diffusion-lab?nw=abc" in out
+    assert "dashboard  https://wandb.test/us/diffusion-lab?nw=abc" in lab.done("dashboard")
     (view,) = sent
     assert (view.entity, view.project, view.display_name) == ("us", "diffusion-lab", "diffusion_lab")
 
@@ -92,14 +85,6 @@ def test_it_goes_where_the_runs_go(lab, sent):
     ]
 
 
-def test_help_says_where_it_goes(lab):
-    code, out, err = lab("dashboard", "--help")
-    assert code == 0, err
-    assert out.startswith("diffusion-lab dashboard: ")
-    assert "project: diffusion-lab" in out
-    assert files(lab.folder) == []
-
-
 def test_mistakes_are_one_sentence(lab, monkeypatch):
     def said(*options):
         code, _, err = lab("dashboard", *options)
@@ -122,25 +107,6 @@ def test_mistakes_are_one_sentence(lab, monkeypatch):
         assert "W&B did not accept the dashboard: 503, come back" in said()
     monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
     assert "pip install 'diffusion-lab[dashboard]'" in said()
-
-
-def test_the_headings_are_those_of_the_report(tmp_path):
-    """And each plot of the report has its panel; runs are grouped by sweep in the list, and not in the plots."""
-    gathered = read_sweep(write_sweep(tmp_path))
-    made = dashboard.workspace("us", "mine", "ours", gathered)
-    spec = json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))["section"]
-    shown = {section["name"]: section["panels"] for section in spec["panelBankConfig"]["sections"]}
-    table = build_table(gathered)
-    plots = [*sampling_plots(table, table.groups[0]), *row_plots(table, table.groups[0]), *model_plots(gathered)]
-    ours = [
-        plot.heading for plot in plots if plot.heading != panels.EFFECTS
-    ]  # an axis' effect, the others held: W&B has none
-    assert list(shown) == ["Samples", *dict.fromkeys(ours)]
-    assert all(len(shown[heading]) == ours.count(heading) for heading in ours)
-    (runs,) = spec["runSets"]
-    assert [(key["section"], key["name"]) for key in runs["grouping"]] == [("run", "group")]
-    settings = [spec["settings"], *(section["localPanelSettings"] for section in spec["panelBankConfig"]["sections"])]
-    assert {each["useRunsTableGroupingInPanels"] for each in settings} == {False}
 
 
 def test_a_line_is_a_variance_and_a_sampler_or_a_family():

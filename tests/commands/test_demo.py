@@ -102,9 +102,7 @@ def test_mistakes_are_one_sentence(lab, page_of, trained_model):
 
 def test_without_gradio_one_sentence_names_the_extra(lab, monkeypatch):
     monkeypatch.setattr(demo, "find_spec", lambda _: None)
-    code, _, err = lab("demo")
-    assert (code, err.count("\n")) == (1, 1)
-    assert "pip install 'diffusion-lab[demo]'" in err
+    lab.refused("demo", said="pip install 'diffusion-lab[demo]'")
 
 
 @needs_gradio

@@ -1,6 +1,5 @@
 """Commands run where they are asked to, and say where; the GPUs are a stand-in (tests/machine.py)."""
 
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from diffusion_lab.sweeps.jobs import JobError
 from diffusion_lab.training import ranks
 from tests.machine import EIGHT, pretend
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, files, scored
 from .test_ranks import in_ranks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,8 +68,7 @@ def test_every_rank_searches_the_same_folders_of_choices(lab, monkeypatch):
     second = f"hydra.searchpath=['file://{lab.folder}/another, of mine']"
     for choice in ("steep", "flat"):
         own = ["--config-dir", "a folder", second, f"schedule={choice}", "trainer=ddp_sim"]
-        code, _, err = lab("train", *own, *TINY, *STRIDED)
-        assert code == 0, err
+        lab.done("train", *own, *TINY, *STRIDED)
         module, program, *started = commands.pop()
         assert (module, program) == ("-m", "diffusion_lab")
         assert lab(*started, "--cfg", "job")[0] == 0
@@ -111,17 +109,9 @@ def test_more_processes_than_cores_start_none(lab, monkeypatch, trained_model, c
     assert ranks.request_of(OmegaConf.create({"accelerator": "cpu", "devices": 3})).size == 3
 
 
-def test_what_there_is_is_not_refused(lab, monkeypatch):
-    pretend(monkeypatch, lab.folder, EIGHT)
-    options = ["hydra/launcher=local", "trainer.devices=auto", "hydra.sweeper.dry_run=true"]
-    code, _, err = lab("train", "-m", *TINY, *STRIDED, *options)
-    assert code == 0, err
-
-
 def test_a_command_says_where_it_runs_and_all_devices_of_a_cpu_are_one(lab):
     for devices in ("auto", "-1"):
-        code, out, err = lab("train", *TINY, *STRIDED, f"trainer.devices={devices}", "score=false")
-        assert code == 0, err
+        out = lab.done("train", *TINY, *STRIDED, f"trainer.devices={devices}", "score=false")
         assert f"runs on CPU, {torch.get_num_threads()} thread" in out
 
 
@@ -140,19 +130,15 @@ def test_a_gpu_that_is_not_there_is_refused(lab, monkeypatch):
 def test_all_gpus_that_are_visible_score_and_draw_unless_the_cpu_is_asked_for(lab, started):
     options = [*TINY, *STRIDED, "score=false"]
     assert lab("train", *options, "trainer.devices=auto")[0] == 0
-    code, out, err = lab("train", *options, "trainer.accelerator=cpu")
-    assert code == 0, err
+    out = lab.done("train", *options, "trainer.accelerator=cpu")
     assert "runs on CPU" in out
     assert lab("evaluate")[0] == lab("evaluate", "devices=2")[0] == 0
     assert lab("sample", "num_images=640")[0] == 0  # five batches
     assert [request.size for request in started] == [8, 8, 2, 5]
     assert all(request.on_gpu for request in started)
-    code, _, err = lab("sample", "devices=9")
-    assert err == "diffusion-lab sample: devices=9: 8 GPUs are visible here\n"
+    assert lab("sample", "devices=9")[2] == "diffusion-lab sample: devices=9: 8 GPUs are visible here\n"
     for command in ("evaluate", "sample"):
-        code, out, err = lab(command, "accelerator=cpu")
-        assert code == 0, err
-        assert "on CPU, " in out
+        assert "on CPU, " in lab.done(command, "accelerator=cpu")
     assert len(started) == 4
 
 
@@ -168,8 +154,7 @@ def test_ranks_share_the_cores_and_leave_no_signal_handlers(lab, monkeypatch, tr
 
     monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *_: run)
     before = signal.getsignal(signal.SIGTERM)
-    code, _, err = lab("sample", 'outputs="für"', "devices=2", "accelerator=cpu")
-    assert code == 0, err
+    lab.done("sample", 'outputs="für"', "devices=2", "accelerator=cpu")
     ((threads, command),) = seen
     assert threads == "3"
     assert command[:3] == ("-m", "diffusion_lab", "sample")
@@ -187,8 +172,7 @@ def on_two_devices(request, lab, zygote):
             in_ranks(zygote, lab.folder, *command, *RANKS, ranks=2)
         else:
             before = [signal.getsignal(number) for number in signal.valid_signals()]
-            code, _, err = lab(*command, *RANKS)
-            assert code == 0, err
+            lab.done(*command, *RANKS)
             assert [signal.getsignal(number) for number in signal.valid_signals()] == before
 
     return run
@@ -198,12 +182,10 @@ def on_two_devices(request, lab, zygote):
 def test_several_devices_score_and_draw_what_one_does(lab, on_two_devices):
     drawing = ["evaluation.num_samples=256", "evaluation.batch_size=64"]
     assert lab("train", *TINY, *STRIDED, *drawing)[0] == 0
-    code, _, err = lab("sample", "num_images=20", "format=npz", "to=one")
-    assert code == 0, err
-    (run,) = (lab.folder / "outputs" / "runs").glob("*/metrics.json")
-    one = json.loads(run.read_text())
+    lab.done("sample", "num_images=20", "format=npz", "to=one")
+    (one,) = scored(lab.folder)
     on_two_devices("evaluate", "rescore=true")
-    two = json.loads(run.read_text())
+    (two,) = scored(lab.folder)
     timed = [measured["protocol"]["cost"]["timed_images"] for measured in (one, two)]
     assert timed == [256 - 64, 256 - 2 * 64], "the first batch of each process does not count"
     for measured in (one, two):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.levels import to_uint8
+from diffusion_lab.data.pictures import to_uint8
 
 from .conftest import STRIDED, TINY, files
 
@@ -30,21 +30,21 @@ def hole(lab):
     return "inpaint.mask=mask.png"
 
 
-def test_inpainting_keeps_what_is_known_and_paints_the_rest_anew_each_time(lab, hole):
+def test_inpainting_keeps_what_is_known(lab, hole):
+    """Inpainting keeps what is known and paints the rest anew each time."""
     lab.given("train", *TINY, *STRIDED)
     options = ["num_images=3", "batch_size=2", "format=npz", hole, "inpaint.repeats=2"]
-    code, _, err = lab("sample", "inpaint.image=5", *options)
-    assert code == 0, err
+    lab.done("sample", "inpaint.image=5", *options)
     filled, given = images(lab), held_out(5)
     assert (filled[:, :, :4] == given[:, :4]).all()
     assert len({image.tobytes() for image in filled}) == 3
     Image.fromarray(given).save(lab.folder / "given.png")
-    code, _, err = lab("sample", "inpaint.image=given.png", *options)
-    assert code == 0, err
+    lab.done("sample", "inpaint.image=given.png", *options)
     assert (images(lab) == filled).all()
 
 
-def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
+def test_denoising_from_0_is_the_image(lab):
+    """Denoising from 0 is the image and from further up no longer."""
     lab.given("train", *TINY, *STRIDED)
     options = ["denoise.image=2", "num_images=2", "format=npz"]
     assert lab("sample", "denoise.t=0", *options)[0] == 0
@@ -53,17 +53,16 @@ def test_denoising_from_0_is_the_image_and_from_further_up_no_longer(lab):
     assert (images(lab) != held_out(2)).any(axis=(1, 2)).all()
 
 
-def test_an_interpolation_has_as_many_images_as_asked_and_a_picture_begins_with_what_was_given(lab):
+@pytest.mark.thorough
+def test_an_interpolation_has_as_many_images_as_asked(lab):
+    """An interpolation has as many images as asked and a picture begins with what was given."""
     lab.given("train", *TINY, *STRIDED, "conditional=true")
-    code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
-    assert code == 0, err
+    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "batch_size=2", "format=npz", "label=3")
     assert images(lab).shape == (5, 8, 8)
     one_class = images(lab)
-    code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=5", "format=npz", "label=[3,3]")
-    assert code == 0, err
+    lab.done("sample", "interpolate.images=[0,1]", "num_images=5", "format=npz", "label=[3,3]")
     assert (images(lab) == one_class).all()
-    code, _, err = lab("sample", "interpolate.images=[0,1]", "num_images=2", "to=grid")
-    assert code == 0, err
+    lab.done("sample", "interpolate.images=[0,1]", "num_images=2", "to=grid")
     with Image.open(lab.folder / "grid" / "samples.png") as picture:
         shown = np.asarray(picture.convert("L"))
     side = (shown.shape[1] - 2) // 2  # two columns, two rows: the given images, then the samples
@@ -87,6 +86,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_edited_is_said_in_one_sentence(lab, hole):
     lab.given("train", *TINY, *STRIDED, "score=false")
     before = files(lab.folder)

@@ -1,7 +1,6 @@
 """What goes wrong while training ends in one sentence, and nothing that was there is lost."""
 
 import errno
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from diffusion_lab.metrics.shards import SampleStore
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory
-from diffusion_lab.store.status import FAILED, read_status
+from diffusion_lab.store.status_file import FAILED, read_status
 from diffusion_lab.training.saving import load_state
 
 from ..leases import put_lease
@@ -46,12 +45,10 @@ def poison(monkeypatch, batches):
     monkeypatch.setattr(DiffusionModel, "training_step", poisoned)
 
 
-def test_a_loss_that_is_not_finite_takes_no_step_and_is_counted(lab, monkeypatch):
+def test_a_loss_that_is_not_finite_takes_no_step(lab, monkeypatch):
+    """A loss that is not finite takes no step and is counted."""
     poison(monkeypatch, batches={2})
-    code, _, err = lab(
-        "train", *OPTIONS, "optimizer=adamw", "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1"
-    )
-    assert code == 0, err
+    lab.done("train", *OPTIONS, "optimizer=adamw", "trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1")
     directory = only_model(lab.folder)
     state = load_state(directory.resume)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values() if tensor.is_floating_point())
@@ -62,12 +59,12 @@ def test_a_loss_that_is_not_finite_takes_no_step_and_is_counted(lab, monkeypatch
     assert [float(row.split(",")[column]) for row in rows[1:]] == [0, 0, 1, 1]
 
 
-def test_not_finite_again_and_again_stops_and_names_step_batch_and_t(lab, monkeypatch):
+def test_not_finite_again_and_again_stops(lab, monkeypatch):
+    """Not finite again and again stops and names step batch and t."""
     poison(monkeypatch, batches=range(3, 99))
     options = ["trainer.max_steps=20", "callbacks.checkpoint.every_n_steps=1", "callbacks.finite.stop_after=4"]
     code, _, err = lab("train", *OPTIONS, *options)
-    assert code == 1
-    assert "Traceback" not in err
+    assert (code, err.count("\n")) == (1, 1), err
     assert "not finite for 4 steps in a row, the last one step 7, batch 6, t = " in err
     directory = only_model(lab.folder)
     state = load_state(directory.resume)
@@ -77,7 +74,9 @@ def test_not_finite_again_and_again_stops_and_names_step_batch_and_t(lab, monkey
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_out_of_memory_names_batch_and_precision_and_the_fix(lab, monkeypatch, error):
+def test_out_of_memory_names_batch(lab, monkeypatch, error):
+    """Out of memory names batch and precision and the fix."""
+
     def too_big(self, batch, batch_idx):
         raise error
 
@@ -90,7 +89,9 @@ def test_out_of_memory_names_batch_and_precision_and_the_fix(lab, monkeypatch, e
     )
 
 
-def test_a_dead_process_is_named_by_those_that_trained_with_it(lab, monkeypatch):
+def test_a_dead_process_is_named_by_those_that_trained(lab, monkeypatch):
+    """A dead process is named by those that trained with it."""
+
     def alone(self, batch, batch_idx):
         raise RuntimeError("[/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:15270")
 
@@ -108,7 +109,8 @@ def overtake(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_training_that_was_overtaken_stops_and_writes_nothing_more(lab, monkeypatch):
+def test_a_training_that_was_overtaken_stops(lab, monkeypatch):
+    """A training that was overtaken stops and writes nothing more."""
     step, there = DiffusionModel.training_step, {}
 
     def overtaken(self, batch, batch_idx):
@@ -127,7 +129,8 @@ def test_a_training_that_was_overtaken_stops_and_writes_nothing_more(lab, monkey
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == there
 
 
-def test_a_scoring_that_was_overtaken_stops_and_writes_nothing_more(lab, monkeypatch):
+def test_a_scoring_that_was_overtaken_stops(lab, monkeypatch):
+    """A scoring that was overtaken stops and writes nothing more."""
     write, there = SampleStore.write, {}
 
     def overtaken(self, indices, shard):
@@ -167,9 +170,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(lab, small_disk):
     assert load_state(directory.resume)["global_step"] == 3
     assert not list(directory.path.glob(".*.staged"))
     filler.unlink()
-    code, out, err = lab("train", *options)
-    assert code == 0, err
-    assert "resuming from" in out
+    assert "resuming from" in lab.done("train", *options)
 
 
 @pytest.mark.needs("mount")
@@ -181,20 +182,11 @@ def test_a_disk_that_is_too_small_is_found_before_training(lab, small_disk):
     assert "training images" not in out
 
 
-def test_a_folder_that_cannot_be_written_is_found_before_training(lab):
+def test_a_folder_that_cannot_be_written_is_found(lab):
+    """A folder that cannot be written is found before training."""
     (lab.folder / "file").write_text("in the way")
     code, out, err = lab("train", *OPTIONS, "outputs=file")
     assert code == 1
     assert "Traceback" not in err
     assert "cannot create the folder file/models/" in err
-    assert "training images" not in out
-
-
-@pytest.mark.needs("Linux")
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is of Linux")
-def test_a_folder_that_nobody_may_make_is_found_before_training(lab):
-    code, out, err = lab("train", *OPTIONS, "outputs=/proc/outputs")
-    assert code == 1
-    assert "Traceback" not in err
-    assert "no permission to write /proc/outputs" in err
     assert "training images" not in out

@@ -1,13 +1,11 @@
 """`diffusion-lab features`: features of a user's own images, trained without labels, and scores by them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, scored
 
 
 @pytest.fixture
@@ -22,22 +20,20 @@ def pictures(lab):
 
 
 def test_features_of_ones_own_images_score_them(lab, pictures):
-    code, out, err = lab("features", *pictures, "num_steps=2", "batch_size=8")
-    assert code == 0, err
+    out = lab.done("features", *pictures, "num_steps=2", "batch_size=8")
     (weights,) = (lab.folder / "outputs").glob("features/*.safetensors")
     assert f"features.own.weights=outputs/features/{weights.name}" in out
 
     samples = torch.randint(0, 256, (8, 64, 64, 3), generator=torch.Generator().manual_seed(0)).numpy()
     np.savez("samples.npz", samples.astype(np.uint8))
     own = ["features=own", f"features.own.weights={weights}", "metrics=frechet_distance"]
-    code, _, err = lab("evaluate", "samples=samples.npz", *pictures, *own)
-    assert code == 0, err
-    (metrics,) = (lab.folder / "outputs").glob("runs/*/metrics.json")
-    score = json.loads(metrics.read_text())
+    lab.done("evaluate", "samples=samples.npz", *pictures, *own)
+    (score,) = scored(lab.folder)
     assert score["values"]["fd_own"] > 0
     assert weights.stem.endswith(score["protocol"]["features"]["identity"][:12])
 
 
+@pytest.mark.thorough
 def test_other_weights_under_one_name_are_another_score(lab):
     """A score is identified by the content of the weights, not by their path."""
     lab.given("train", "data=digits", *TINY, *STRIDED)
@@ -45,9 +41,8 @@ def test_other_weights_under_one_name_are_another_score(lab):
     for seed in (0, 1):
         options = ["data=digits", "num_steps=1", "batch_size=8", "to=own.safetensors", f"seed={seed}"]
         assert lab("features", *options)[0] == 0
-        code, _, err = lab("evaluate", *own)
-        assert code == 0, err
-    found = [json.loads(path.read_text()) for path in (lab.folder / "outputs").glob("runs/*/metrics.json")]
+        lab.done("evaluate", *own)
+    found = scored(lab.folder)
     scores = [score for score in found if "fd_own" in score["values"]]
     assert len({score["protocol"]["features"]["identity"] for score in scores}) == 2
     assert len({score["values"]["fd_own"] for score in scores}) == 2
@@ -64,19 +59,18 @@ def test_other_weights_under_one_name_are_another_score(lab):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_writes_nothing(lab, options, message):
-    code, _, err = lab("features", *options)
-    assert code == 1
-    assert message in err
-    assert not files(lab.folder)
+    lab.refused("features", *options, said=message)
 
 
 @pytest.mark.parametrize("weights", ["missing.safetensors", "junk.safetensors"])
 def test_weights_that_cannot_be_used_are_named(lab, weights):
     (lab.folder / "junk.safetensors").write_bytes(b"no weights")
     np.savez("samples.npz", np.zeros((4, 8, 8, 1), np.uint8))
-    code, _, err = lab(
-        "evaluate", "samples=samples.npz", "data=digits", "features=own", f"features.own.weights={weights}"
+    lab.refused(
+        "evaluate",
+        "samples=samples.npz",
+        "data=digits",
+        "features=own",
+        f"features.own.weights={weights}",
+        said=weights,
     )
-    assert code == 1
-    assert weights in err
-    assert len(err.strip().splitlines()) == 1

@@ -19,10 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.config import strangers
-from diffusion_lab.config.loading import load_config, settled
+from diffusion_lab.config.trained import load_config, settled
 from diffusion_lab.store import ModelDirectory, newest_model
-from diffusion_lab.store.foreign import RunError, printable
 from diffusion_lab.store.lease import FILE
+from diffusion_lab.store.records import RunError, printable
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files
@@ -182,14 +182,14 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
-GUIDANCE = "diffusion_lab.config.classifier.TrainedClassifierGuidance"
+GUIDANCE = "diffusion_lab.config.guidance.classifier_guidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
 NO_CHOICE, NO_VALUE, NO_SHAPE = (
-    "is not the choice of an option",
+    "is not an object of groups and options",
     "is not a string, a finite number",
-    "data must be images",
+    "is not that of images",
 )
 IMAGES = {"_target_": "diffusion_lab.data.image_folder.ImageFolder", "root": "secret", "image_size": 8, "channels": 1}
 IMAGES |= {"batch_size": 8, "seed": 1}
@@ -197,8 +197,8 @@ POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_siz
 BITS = {"_target_": "diffusion_lab.metrics.BitsPerDim", "num_images": 1000}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
 WANDB = {"_target_": "diffusion_lab.training.trackers.WeightsAndBiases", "project": "p", "entity": "e"}
-INCEPTION = "diffusion_lab.metrics.inception.InceptionFeatures"
-CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.ClassifierFeatures", "name": "digits_cnn"}
+INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
+CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.classifiers.ClassifierFeatures", "name": "digits_cnn"}
 
 
 def at(key: str, name: object, **options: object):
@@ -210,44 +210,33 @@ def at(key: str, name: object, **options: object):
 CONFIG = {
     # ---- a target that is no part of a model
     "a function of the system": (target("os.system", command="touch harm"), "sampler._target_=os.system is not built"),
-    "a builtin": (target("builtins.exec", source="open('harm', 'w')"), NOT_BUILT),
     "what a package leads to": (target("lightning.pytorch.trainer.trainer.os.system", command="touch harm"), NOT_BUILT),
     "what our package leads to": (target("diffusion_lab.store.files.os.mkdir", path="harm"), NOT_BUILT),
-    "what a known package leads to": (target("diffusion_lab.models.trainable.os.mkdir", path="harm"), NOT_BUILT),
     "a function that unpickles": (target("torch.load", f="x"), NOT_BUILT),
-    "a function of the hub": (target("torch.nn.functional.torch.hub.load"), NOT_BUILT),
     "a function of ours": (target("diffusion_lab.store.files.write_whole", path="harm", content="x"), NOT_BUILT),
-    "a module that runs when imported": (target("diffusion_lab.__main__.main"), NOT_BUILT),
     "a module in the working folder": (target("harmful.Sampler"), "DIFFUSION_LAB_TARGETS=harmful in the environment"),
     "a target that is not a text": (target(["os.system"]), NOT_BUILT),
     "a target below a list": (config("model.extra", [{"_target_": "os.system"}]), "model.extra.0._target_=os.system"),
     "a target that only a choice of the user reads": (at("theirs", "os.mkdir", path="harm"), NOT_BUILT),
     # ---- a class of a known package in a place that is not its own
     "a Trainer as the sampler": (at("sampler", "lightning.pytorch.Trainer"), "a Sampler belongs here"),
-    "a tracker as the guidance": (config("guidance", WANDB), "a Guidance belongs here"),
     "a logger as the schedule": (at("schedule", "lightning.pytorch.loggers.CSVLogger"), "a Schedule belongs here"),
-    "a writer as the timesteps": (at("timesteps", "torch.utils.tensorboard.SummaryWriter"), NOT_BUILT),
     "a pickle as the labels": (at("labels", "numpy.load", file="x"), "a Clusters belongs here"),
     "features as the network": (at("network", INCEPTION, _partial_=True), "a Module with _partial_ belongs here"),
-    "torchvision's as the network": (at("network", "torchvision.models.ResNet", _partial_=True), NOT_BUILT),
     "data as the model": (config("model", IMAGES), "a TrainableModel belongs here"),
     "others' data": (at("data", "torchvision.datasets.MNIST", root="harm", download=True), "a DataModule belongs here"),
     "others' features": (
         config("features.mine._target_", "torchmetrics.image.fid.FrechetInceptionDistance"),
         NOT_BUILT,
     ),
-    "a metric as features": (config("features.mine._target_", BITS["_target_"]), "a Features belongs here"),
-    "others' metric": (config("metrics.mine._target_", "torchmetrics.MeanMetric"), "a Metric belongs here"),
-    "a metric as the bound": (at("evaluation.bound", "torchmetrics.MeanMetric"), NOT_BUILT),
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
-    "a sampler as the spacing": (at("sampler.spacing", "diffusion_lab.diffusion.DDIMSampler"), "Spacing belongs here"),
     "another model that guides": (
-        at("model.guidance", "diffusion_lab.config.worse.TrainedAutoguidance", scale=1.0, model="secret"),
+        at("model.guidance", "diffusion_lab.config.guidance.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
+    "a function that reads another model": (at("model", "diffusion_lab.config.guidance.unguided"), NOT_BUILT),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
-    "a callback that is a list": (config("callbacks.monitor", []), "callbacks.monitor is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),
     # ---- what Hydra does beside calling a target
@@ -258,11 +247,8 @@ CONFIG = {
     "a target made by interpolation": (target("${oc.env:HOME}"), RESOLVED),
     "a target by reference": (config("model._target_", "${x}"), RESOLVED),
     "oc.create": (config("model.sampler", "${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
-    "oc.decode": (config("model.sampler", "${oc.decode:'{_target_: os.mkdir, path: harm}'}"), RESOLVED),
     "an escaped interpolation": (config("model.sampler", "\\${oc.create:{_target_:os.mkdir,path:harm}}"), RESOLVED),
-    "an interpolation in an interpolation": (config("seed", "${${x}}"), RESOLVED),
     "the environment": (config("sampler.eta", "${oc.env:HOME}"), RESOLVED),
-    "Hydra's own values": (config("model.seed", "${hydra:runtime.cwd}"), RESOLVED),
     "references in a circle": (config("model", {"a": "${model.b}", "b": "${model.a}"}), RESOLVED),
     "a model in itself": (config("model.extra", "${model}"), RESOLVED),
     "a reference elsewhere": (config("seed", "${facts.size}"), RESOLVED),
@@ -274,45 +260,32 @@ CONFIG = {
     # ---- keys and values that become options
     "a key that is a path of keys": (config("sampler", {"spacing._target_": "os.system"}), NO_OPTION),
     "a key that is an option": (written("sampler: {'x=1 hydra.run.dir': harm}"), NO_OPTION),
-    "an empty key that is an option": (written("sampler: {'x=1 hydra.run.dir': {}}"), NO_OPTION),
-    "a key with a package": (written("sampler: {'spacing@hydra.run': harm}"), NO_OPTION),
     # ---- what is no config
     "a YAML tag that calls": (file("config.yaml", b"model: !!python/object/apply:os.system ['x']"), "is not a config"),
     "aliases that unfold to more than memory": (file("config.yaml", BOMB.encode()), "it has YAML aliases"),
     "a config without end": (lambda f: os.truncate(f / "config.yaml", 2**40), "config.yaml is larger than 0.25 MiB"),
-    "a config nested deeply": (written(f"more: {'[' * 99}{']' * 99}"), NO_OPTION),
     "a config nested without end": (file("config.yaml", b"[" * 9999), "is not a config"),
     "a config of zero bytes": (file("config.yaml", b""), "is not the config of a model"),
     "a config of noise": (file("config.yaml", bytes(range(255))), "config.yaml is not a config"),
-    "a config of something else": (file("config.yaml", b"a: 1"), "is not the config of a model"),
     "a config without groups": (file("config.yaml", b"model: 1\ndata: 2\nfacts: 3"), "is not a group of options"),
     "a config that is a pipe": (pipe("config.yaml"), "is not a model directory"),
     "an option of bytes": (written("sampler: {eta: !!binary aGVsbG8=}"), NO_VALUE),
-    "an option that is a date": (written("sampler: {eta: 2026-11-29}"), NO_VALUE),
     "a number that is not finite": (config("sampler.eta", float("nan")), NO_VALUE),
     "a number that cannot be written": (written(f"more: 0x{'f' * 20_000}"), NO_VALUE),
     # ---- sizes
     "layers without end": (config("network.num_res_blocks", 2**26), "num_res_blocks=67108864 is too large"),
     "steps of a process without end": (config("schedule.num_timesteps", 10**9), "num_timesteps=1000000000 is too"),
-    "steps of a sampler without end": (config("sampler.spacing.num_steps", 10**8), "num_steps=100000000 is too"),
-    "timesteps without end": (config("timesteps.num_timesteps", 1e12), "num_timesteps=1000000000000 is too"),
-    "images without end": (config("evaluation.bound.num_images", 10**12), "num_images=1000000000000 is too large"),
     "samples without end": (config("evaluation.num_samples", 10**12), "num_samples=1000000000000 is too large"),
     "samples for weeks": (config("evaluation.num_samples", 9 * 10**7), "evaluation.num_samples=90000000 is too large"),
     "draws for weeks": (config("metrics.x", BITS | {"num_draws": 10**6}), "metrics.x.num_draws=1000000 is too large"),
-    "batches without end": (config("evaluation.batch_size", 10**8), "evaluation.batch_size=100000000 is too large"),
     "clusters without end": (config("labels", CLUSTERS | {"num_clusters": 10**9}), "labels.num_clusters=1000000000 is"),
     "workers without end": (config("data", IMAGES | {"num_workers": 400}), "data.num_workers=400 is too large"),
     "images of 10^11 pixels": (config("data", IMAGES | {"image_size": 316228}), "data.image_size=316228 is too large"),
     "images of unequal sides": (config("data", IMAGES | {"image_size": [9, 10**6]}), "data.image_size.1=1000000 is"),
-    "channels without end": (config("data", IMAGES | {"channels": 10**9}), "data.channels=1000000000 is too"),
-    "points without end": (config("data", POINTS | {"num_train": 10**10}), "data.num_train=10000000000 is too large"),
     "dimensions without end": (config("data", POINTS | {"dim": 10**6}), "data.dim=1000000 is too large"),
     "a shape of more than memory": (config("facts.shape", [1, 2**20, 2**20]), NO_SHAPE),
-    "a shape of too many sides": (config("facts.shape", [1, 8, 8, 1, 1]), NO_SHAPE),
     "a shape of negative sides": (config("facts.shape", [1, -8, -8]), NO_SHAPE),
     "negative levels": (config("facts.num_levels", -5), "facts.num_levels=-5 is not a number from 2 to 65,536"),
-    "levels of text": (config("facts.num_levels", "x"), "facts.num_levels=x is not a number from 2 to 65,536"),
     "negative classes": (config("facts.num_classes", -1), "facts.num_classes=-1 is not a number from 1 to"),
 }
 # the same with the command `sample`: the ways that a config takes to the user, and the other files
@@ -321,53 +294,38 @@ SAMPLE = {
     "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
     "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
-    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images must be at least 1, got 0"),
+    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images=0: this option must be at least 1"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
     "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
-    # ---- choices
-    "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
-    "an absolute choice": (choice("/tmp/sampler"), NO_CHOICE),
-    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
-    "a choice with a package": (choice("ddpm@hydra"), NO_CHOICE),
-    "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
-    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
-    "a choice that does not exist": (choice("none"), "sampler=none is not one of the choices of sampler"),
-    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
     # ---- links that lead out of the folder
     "a link as the config": (link("config.yaml", "../secret/config.yaml"), ELSEWHERE),
-    "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
-    "a link as training.json": (link("training.json", "../secret/training.json"), ELSEWHERE),
     "a link as the weights": (link("raw.safetensors", "../secret/raw.safetensors"), ELSEWHERE),
     "a link in a circle": (link("config.yaml", "config.yaml"), "is not a model directory"),
     # ---- weights
     "weights that are a pickle": (weights(pickle.dumps(Harm())), NO_WEIGHTS),
     "weights of zero bytes": (weights(b""), NO_WEIGHTS),
-    "weights of noise": (weights(bytes(range(256)) * 9), NO_WEIGHTS),
     "a header of 2^63 bytes": (header(2**63), NO_WEIGHTS),
     "a tensor of 2^60 numbers": (header(x={"dtype": "F32", "shape": [2**60], "data_offsets": [0, 8]}), NO_WEIGHTS),
     "a tensor beyond the file": (
         header(x={"dtype": "F32", "shape": [2], "data_offsets": [2**40, 2**40 + 8]}),
         NO_WEIGHTS,
     ),
-    "a tensor of another kind": (header(x={"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}), NO_WEIGHTS),
-    "a tensor of no kind": (header(x={"dtype": "O8", "shape": [1], "data_offsets": [0, 8]}), NO_WEIGHTS),
     "truncated weights": (truncated, NO_WEIGHTS),
     "weights of another model": (foreign, NO_WEIGHTS),
     "weights of other shapes": (misshapen, NO_WEIGHTS),
     "weights that are no numbers": (all_weights(float("nan")), "are not finite"),
-    "weights that lack half of the average": (halved("ema_0.9"), "is missing in the file"),
     "weights that lack half": (halved("raw"), "is missing in the file"),
-    "weights that are infinite": (all_weights(float("inf")), "are not finite"),
     "weights of whole numbers": (all_weights(1, torch.int32), "torch.int32"),
-    "weights of truth values": (all_weights(1, torch.bool), "torch.bool"),
     "weights of complex numbers": (all_weights(1, torch.complex64), "torch.complex64"),
     "weights that are a pipe": (pipe("raw.safetensors"), "raw.safetensors is missing"),
     "no weights": (lambda f: [w.unlink() for w in f.glob("*.safetensors")], "holds no weights"),
     # ---- training.json
     "training.json of noise": (file("training.json", b"\xff{"), "training.json is not JSON"),
-    "training.json with a word for a number": (training(steps="many"), "steps is 'many'"),
-    "training.json with shares that do not sum to one": (training(cluster_shares=[0.5, 0.2]), "are not probabilities"),
-    "training.json with a number that is none": (file("training.json", b'{"steps": 1e999}'), "not a finite number"),
+    "training.json with a word for a number": (training(steps="many"), "steps='many' is not a whole number"),
+    "training.json with shares that do not sum to one": (
+        training(cluster_shares=[0.5, 0.2]),
+        "is not a list of shares that sum to 1",
+    ),
     "training.json that is nested without end": (
         file("training.json", b'{"a":' * 5000 + b"1" + b"}" * 5000),
         "is not JSON|is nested too deeply",
@@ -382,8 +340,15 @@ SAMPLE = {
         "schedule._target_=os.mkdir is not built",
     ),
     "a classifier whose weights are a pickle": (guided(weights(pickle.dumps(Harm()))), NO_WEIGHTS),
-    "a classifier whose weights are a link": (guided(link("raw.safetensors", "../secret/raw.safetensors")), ELSEWHERE),
     "a model that guides itself": (guided(classifier="stranger"), "not a noisy classifier"),
+}
+CHOICES = {
+    "a choice outside conf": (choice("../../secret/sampler"), NO_CHOICE),
+    "a choice with an option behind it": (choice("ddpm hydra.run.dir=harm"), NO_CHOICE),
+    "a choice that is a list": (choice(["ddpm", "ddim"]), NO_CHOICE),
+    "a choice of a group that is none": (choice("x", "hydra/../sampler"), NO_CHOICE),
+    "choices that are no object": (file("choices.json", b"[]"), "does not hold a JSON object"),
+    "a link as the choices": (link("choices.json", "../secret/choices.json"), ELSEWHERE),
 }
 # the same with `evaluate`, which reads the data
 EVALUATE = {
@@ -438,10 +403,24 @@ def test_a_model_directory_is_refused_in_one_sentence(lab, stranger, monkeypatch
     assert files(lab.folder) == before  # among them: no harm
 
 
+@pytest.mark.parametrize("door", CHOICES, ids=lambda text: text.replace(" ", "-"))
+def test_choices_are_refused_in_one_sentence(stranger, door):
+    tamper, expected = CHOICES[door]
+    tamper(stranger)
+    with pytest.raises(RunError, match=expected):
+        ModelDirectory(Path("stranger")).read_choices()
+
+
+def test_a_file_composes_nothing(lab, stranger):
+    """A list of defaults in it, which would be one of Hydra's, is left out."""
+    edit(stranger, "sampler.defaults", ["/optimizer@harm: adamw", "/harm"])
+    code, out, err = lab("sample", "model_dir=stranger", "num_images=2", "--cfg", "job")
+    assert code == 0, err
+    assert "harm" not in out
+
+
 def test_addresses_are_refused(lab):
-    code, _, err = lab("evaluate", "model_dir=https://somewhere.org/model")
-    assert code == 1
-    assert "models are not loaded from URLs" in err
+    lab.refused("evaluate", "model_dir=https://somewhere.org/model", said="models are not loaded from URLs")
 
 
 def test_the_environment_allows_more(lab, stranger, monkeypatch):
@@ -453,8 +432,7 @@ def test_the_environment_allows_more(lab, stranger, monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "other, mine")
     for name in ("mine.Mine", "mine.make"):
         edit(stranger, "sampler._target_", name)
-        code, _, err = lab("sample", "model_dir=stranger", "num_images=2")
-        assert code == 0, err
+        lab.done("sample", "model_dir=stranger", "num_images=2")
     edit(stranger, "sampler.spacing", {"_target_": "os.mkdir", "path": "harm"})
     assert "sampler.spacing._target_=os.mkdir is not built" in lab("sample", "model_dir=stranger")[2]
     edit(stranger, "sampler", {"_target_": "mine.shutil.rmtree", "path": "secret"})
@@ -468,17 +446,15 @@ def test_the_command_line_may_name_what_the_file_may_not(lab, stranger, monkeypa
     monkeypatch.syspath_prepend(lab.folder)
     monkeypatch.setenv("STEPS", "3")
     steps = "sampler.spacing.num_steps='${oc.decode:${oc.env:STEPS}}'"
-    code, _, err = lab("sample", "model_dir=stranger", "sampler._target_=given.Theirs", steps, "num_images=2")
-    assert code == 0, err
+    lab.done("sample", "model_dir=stranger", "sampler._target_=given.Theirs", steps, "num_images=2")
 
 
 def test_the_users_own_numbers_are_not_bounded(lab, stranger):
     """What a file asks for is refused, and the option that the user sets instead is taken."""
     edit(stranger, "sampler.spacing.num_steps", 10**8)
-    code, _, err = lab("sample", "model_dir=stranger", "sampler.spacing.num_steps=3", "num_images=2")
-    assert code == 0, err
-    code, _, err = lab("sample", "model_dir=stranger", "sampler.spacing.num_steps=200000000", "num_images=2")
-    assert "must lie in 1 … 24" in err
+    lab.done("sample", "model_dir=stranger", "sampler.spacing.num_steps=3", "num_images=2")
+    many = "sampler.spacing.num_steps=200000000"
+    lab.refused("sample", "model_dir=stranger", many, "num_images=2", said="must lie in 1 … 24")
 
 
 def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, stranger, monkeypatch):
@@ -487,8 +463,7 @@ def test_a_file_decides_neither_where_a_score_is_sent_nor_what_is_fetched(lab, s
     edit(stranger, "logger", WANDB)
     edit(stranger, "trainer", {"_target_": "os.mkdir", "path": "harm"})  # trains nothing, so it is never built
     edit(stranger, "outputs", "harm")
-    code, _, err = lab("evaluate", "model_dir=stranger")
-    assert code == 0, err
+    lab.done("evaluate", "model_dir=stranger")
     assert not list(lab.folder.rglob("wandb*"))
     assert not (lab.folder / "harm").exists()
 
@@ -497,9 +472,7 @@ def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path
     """The path is left out, so what is asked for is the published file in its own place; the user may name another."""
     wanted = {"_target_": INCEPTION, "path": "secret/raw.safetensors", "download": True}
     edit(stranger, "features", {"inception": wanted})
-    code, _, err = lab("evaluate", "model_dir=stranger")
-    assert code == 1
-    assert "features=inception needs the file" in err
+    err = lab.refused("evaluate", "model_dir=stranger", said="features=inception needs the file")
     assert "secret" not in err
     assert (
         "secret/config.yaml is not"
@@ -510,9 +483,8 @@ def test_a_file_does_not_choose_the_weights_of_inception(lab, stranger, tmp_path
 def test_a_score_that_is_not_finite_is_one_sentence(lab, stranger):
     all_weights(3e38)(stranger)
     code, _, err = lab("evaluate", "model_dir=stranger")
-    assert code == 1
+    assert (code, err.count("\n")) == (1, 1), err
     assert "stranger cannot be scored, because" in err
-    assert len(err.strip().splitlines()) == 1
     assert not list(lab.folder.rglob("samples.png"))
 
 
@@ -524,8 +496,7 @@ def test_what_the_environment_said_in_training_is_said_in_the_file(lab, monkeypa
     config = OmegaConf.to_container(OmegaConf.load(newest_model(lab.folder / "outputs").config), resolve=False)
     assert config["model"]["label_dropout"] == 0.125
     assert config["model"]["network"] == "${network}"
-    code, _, err = lab("sample", "num_images=2")
-    assert code == 0, err
+    lab.done("sample", "num_images=2")
 
 
 # ---- runs and sweeps: report, status
@@ -569,15 +540,10 @@ def metrics(*keys: object, to: object):
 NOT_A_FOLDER, NOT_A_SWEEP = "is not the name of a folder", "is not what a sweep writes"
 SWEEP = {
     "a run by a path": (sweep_json("cells", 0, "run", to="../../secret"), NOT_A_FOLDER),
-    "a run by an absolute path": (sweep_json("cells", 0, "run", to="/etc"), NOT_A_FOLDER),
     "a model by a path": (sweep_json("cells", 0, "model", to=".."), NOT_A_FOLDER),
     "a run that is no name": (sweep_json("cells", 0, "run", to=[1]), NOT_A_FOLDER),
     "axes that are none": (sweep_json("axes", to=[1]), NOT_A_SWEEP),
-    "values that are no text": (sweep_json("axes", "schedule", to=[{"a": 1}]), NOT_A_SWEEP),
-    "choices that are no text": (sweep_json("cells", 0, "choices", to={"schedule": 1, "variance": "x"}), NOT_A_SWEEP),
     "cells that are none": (sweep_json("cells", to={"a": 1}), NOT_A_SWEEP),
-    "a cell that is none": (sweep_json("cells", 0, to="a"), NOT_A_SWEEP),
-    "options that are none": (sweep_json("cells", 0, "overrides", to={"a": 1}), NOT_A_SWEEP),
     "sweep.json as a link": (
         lambda f: [f.joinpath("sweeps/test/sweep.json").rename(f / "x"), link("sweeps/test/sweep.json", "../../x")(f)],
         ELSEWHERE,
@@ -586,18 +552,17 @@ SWEEP = {
 }
 SCORE = {
     "a number beyond all": (file(f"runs/{RUN}/metrics.json", b'{"values": {"nfe": 1e999}}'), "not a finite number"),
-    "a number that is none": (metrics("values", "nfe", to=float("nan")), "not a finite number"),
-    "a number that has no square": (metrics("values", "nfe", to=1e200), "nfe = 1e+200, which is not a number"),
-    "an integer that no float holds": (metrics("values", "nfe", to=10**400), "which is not a number"),
-    "a word for a number": (metrics("values", "nfe", to="many"), "nfe = 'many', which is not a number"),
-    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "is not the name of a value"),
-    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "holds more than 1,000 values"),
-    "a protocol of text": (metrics("protocol", to="x"), "does not hold values, protocol and curves"),
-    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data is not an object"),
-    "a shape of nothing": (metrics("protocol", "data", "shape", to=[1, 0, 0]), "protocol.data.shape is [1, 0, 0]"),
-    "a name that is none": (metrics("protocol", "data", "name", to=["x"]), "protocol.data.name is not a string"),
+    "a number that has no square": (metrics("values", "nfe", to=1e200), "values.nfe=1e+200 is not a number"),
+    "a word for a number": (metrics("values", "nfe", to="many"), "values.nfe='many' is not a number"),
+    "a value whose name is a path": (metrics("values", "fd_/../../../harm", to=1.0), "1,000 values by their names"),
+    "values without end": (metrics("values", to={f"v{i}": 1.0 for i in range(10**4)}), "1,000 values"),
+    "a protocol of text": (metrics("protocol", to="x"), "is not an object of what was measured"),
+    "a part of the protocol that is text": (metrics("protocol", "data", to="x"), "protocol.data='x' is not an object"),
+    "a shape of nothing": (
+        metrics("protocol", "data", "shape", to=[1, 0, 0]),
+        "protocol.data.shape=[1, 0, 0] is not a shape",
+    ),
     "the model of a run by a path": (metrics("protocol", "model_directory", to="../../secret"), NOT_A_FOLDER),
-    "a curve of words": (metrics("curves", "bits_per_dim", "t", to=["x"]), "curves.bits_per_dim is not made of lists"),
     "a curve of several lengths": (metrics("curves", "bits_per_dim", "t", to=[1.0]), "lists of several lengths"),
     "a curve that is none": (metrics("curves", to={"bits_per_dim": {"x": [1.0]}}), "has no t or no bits_per_dim"),
     "a run as a link": (
@@ -649,8 +614,7 @@ def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeyp
     sweep_json("axes", "schedule", to=[MARKUP + STEERING, "=1+$\\frac{x$"])(theirs)
     log = theirs / "models" / MODEL / "metrics.csv"
     log.write_text("step,train/../../../harm,train/mse\n1,1.0,1.0\n2,1.0,inf\n3,1.0,0.5\n")
-    code, out, err = lab("report", "theirs/sweeps/test", "to=page")
-    assert code == 0, err
+    out = lab.done("report", "theirs/sweeps/test", "to=page")
     page, tex = ((lab.folder / "page" / name).read_text() for name in ("report.html", "table.tex"))
     assert "<img src=x" not in page
     assert '"src":"data:image' not in page  # neither picture
@@ -665,9 +629,7 @@ def test_what_a_report_is_made_of_is_shown_and_does_nothing(lab, theirs, monkeyp
     (run / "metrics.json").unlink()
     for status in ({"state": "running", "step": "x", "steps": [], "started": "y"}, {"state": STEERING}, [1]):
         (run / "status.json").write_text(json.dumps(status))
-        code, out, err = lab("status", "theirs/sweeps/test", "watch=false")
-        assert code == 0, err
-        assert "\x1b" not in out
+        assert "\x1b" not in lab.done("status", "theirs/sweeps/test", "watch=false")
 
 
 def test_a_report_waits_for_no_pipe(lab, theirs):
@@ -682,11 +644,10 @@ def test_a_report_waits_for_no_pipe(lab, theirs):
 def test_a_config_of_a_run_is_read_as_text(lab, theirs):
     """It only says which options differ: aliases, tags and links make its choices unknown."""
     other = next(path for path in (theirs / "runs").iterdir() if path.name != RUN)
-    for content in (BOMB, "a: &a {b: *a}", "a: !!python/object/apply:os.system ['touch harm']"):
+    for content in (BOMB, "a: !!python/object/apply:os.system ['touch harm']"):
         (theirs / "runs" / RUN / "config.yaml").write_text(content)
         link("config.yaml", "../../../secret/config.yaml")(other)
-        code, out, err = lab("report", "runs=theirs/runs/*", "to=page")
-        assert code == 0, err
+        out = lab.done("report", "runs=theirs/runs/*", "to=page")
         assert out.count("so the run's choices are unknown") == 2
         assert not (lab.folder / "harm").exists()
 
@@ -703,7 +664,7 @@ def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
 # ---- a training that goes on
 
 
-@pytest.mark.parametrize("harm", ["pickle", "truncated", "zero bytes", "another training"])
+@pytest.mark.parametrize("harm", ["pickle", "another training"])
 def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
     """It is refused and nothing runs; there is no older one here to fall back to."""
     options = [*TINY, *STRIDED, "score=false", "callbacks.checkpoint.every_n_steps=1"]
@@ -736,6 +697,6 @@ def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab
     directory = newest_model(lab.folder / "outputs")
     directory.training.unlink()
     edit(directory.path, "optimizer.lr", 0.5)
-    code, _, err = lab("train", *options)
-    assert code == 1
-    assert "has changed since this training began (optimizer.lr); set retrain=true to train again" in err
+    lab.refused(
+        "train", *options, said="has changed since this training began (optimizer.lr); set retrain=true to train again"
+    )

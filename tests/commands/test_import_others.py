@@ -7,10 +7,9 @@ import torch
 
 from diffusion_lab import load
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.interop.card import About, card
 
 from ..interop.strangers import diffusers_folder, milestone
-from .conftest import files
+from .conftest import scored
 from .test_import import DATA, write_images
 
 FEW = ["sampler.spacing.num_steps=2", "evaluation.num_samples=6", "metrics.bits_per_dim.num_images=2"]
@@ -24,8 +23,7 @@ def theirs(lab):
 
 @pytest.mark.needs("diffusers")
 def test_an_imported_folder_is_a_model_of_the_lab(lab, theirs):
-    code, out, err = lab("import", "checkpoint=theirs")
-    assert code == 0, err
+    out = lab.done("import", "checkpoint=theirs")
     (model,) = (lab.folder / "outputs/models").iterdir()
     assert model.name in out
     training = json.loads((model / "training.json").read_text())
@@ -44,9 +42,7 @@ def test_an_imported_folder_is_a_model_of_the_lab(lab, theirs):
             noise = (x_t - process.alphas_cumprod[t].sqrt() * x_0) / (1 - process.alphas_cumprod[t]).sqrt()
             x_t = signal.sqrt() * x_0 + (1 - signal).sqrt() * noise
     assert torch.allclose(drawn, x_t, atol=1e-3)
-    code, out, _ = lab("import", "checkpoint=theirs")
-    assert code == 0
-    assert "already imported" in out
+    assert "already imported" in lab.done("import", "checkpoint=theirs")
 
 
 @pytest.mark.thorough
@@ -58,26 +54,22 @@ def test_another_process_evaluates_and_reports_an_imported_model(lab, process, t
     milestone(lab.folder / "model-1.pt")
     data = DATA[:-2] + DATA[-1:]
     checkpoint = ["checkpoint=theirs"] if kind == "folder" else ["checkpoint=model-1.pt", "image_size=8"]
-    code, _, err = lab("import", *checkpoint, *data)
-    assert code == 0, err
+    lab.done("import", *checkpoint, *data)
     done = process("evaluate", *FEW)
     assert done.returncode == 0, done.stderr
     for options in (["variance=analytic"], ["sampler=heun"]):
-        code, _, err = lab("evaluate", *FEW, *options)
-        assert code == 0, err
-    scored = [json.loads(path.read_text()) for path in (lab.folder / "outputs/runs").glob("*/metrics.json")]
-    assert len(scored) == 3
-    assert all({"fd_pixels", "bits_per_dim", "parameters"} <= found["values"].keys() for found in scored)
-    code, _, err = lab("report", "runs=outputs/runs")
-    assert code == 0, err
+        lab.done("evaluate", *FEW, *options)
+    scores = scored(lab.folder)
+    assert len(scores) == 3
+    assert all({"fd_pixels", "bits_per_dim", "parameters"} <= found["values"].keys() for found in scores)
+    lab.done("report", "runs=outputs/runs")
 
 
 @pytest.mark.needs("denoising-diffusion-pytorch")
 def test_the_two_weights_of_a_milestone_are_two_models(lab):
     pytest.importorskip("denoising_diffusion_pytorch")
     milestone(lab.folder / "model-1.pt", {"self_condition": True})
-    code, out, err = lab("import", "checkpoint=model-1.pt", "image_size=[8,12]")
-    assert code == 0, err
+    out = lab.done("import", "checkpoint=model-1.pt", "image_size=[8,12]")
     assert "it is self-conditioned, and is used without" in out
     assert lab("import", "checkpoint=model-1.pt", "image_size=[8,12]", "weights=model")[0] == 0
     models = sorted((lab.folder / "outputs/models").iterdir())
@@ -91,7 +83,6 @@ def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, the
     (lab.folder / "half.pt").write_bytes((lab.folder / "model-1.pt").read_bytes()[:5000])
     (lab.folder / "empty").mkdir()
     write_images(lab.folder, side=16)
-    before = files(lab.folder)
     broken = {
         "no folder": (["checkpoint=empty"], "not a folder of diffusers"),
         "half a file": (["checkpoint=half.pt", "image_size=8"], "is damaged"),
@@ -114,23 +105,7 @@ def test_what_cannot_be_imported_is_one_sentence_and_nothing_is_written(lab, the
             "does not take images of its size",
         ),
     }
-    for name, (options, said) in broken.items():
-        code, _, err = lab("import", *options)
-        assert (code, len(err.strip().splitlines())) == (1, 1), (name, err)
-        assert said in err, (name, err)
+    for options, said in broken.values():
+        lab.refused("import", *options, said=said)
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)  # as where it is not installed
-    code, _, err = lab("import", "checkpoint=theirs")
-    assert code == 1
-    assert "pip install 'diffusion-lab[diffusers]'" in err
-    assert files(lab.folder) == before
-
-
-def test_the_card_of_an_imported_model_says_where_it_is_from():
-    training = {"steps": None, "seconds": None, "images": None, "fingerprint": "f", "parameters": 3}
-    training["imported"] = {"file": "theirs.pt", "code": "guided_diffusion", "sha256": "0" * 64}
-    data = {"name": None, "shape": [3, 8, 8], "identity": None}
-    written = card(About("theirs", data, {}, training, "raw", {"family": "diffusion"}, [], "Use it.", "0.1", "torch"))
-    assert (
-        f"Imported from `theirs.pt` (guided_diffusion), SHA-256 `{'0' * 64}`; its training was not recorded." in written
-    )
-    assert "None" not in written
+    lab.refused("import", "checkpoint=theirs", said="pip install 'diffusion-lab[diffusers]'")

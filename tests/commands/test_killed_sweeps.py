@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from diffusion_lab.store.status import RUNNING, read_status
+from diffusion_lab.store.status_file import RUNNING, read_status
 
-from .cluster import PACED, models, rows, scored_cells, wait_until
+from .cluster import PACED, models, scored_cells, wait_until
 from .conftest import TINY
 
 STEPS = 24
@@ -77,36 +77,12 @@ def test_a_sweep_killed_at_random_moments_goes_on(tmp_path, sweep, undisturbed):
 
 
 @pytest.mark.thorough
-def test_two_sweeps_train_each_model_once(tmp_path, zygote, sweep, undisturbed):
-    """In two folders with the same outputs; one takes over what the other was at when it was killed."""
-    first, other = sweep(CELLS), tmp_path / "other"
-    other.mkdir()
-    (other / "paced.py").write_text(PACED)
-    (other / "seconds_a_step").write_text("0.05")
-    turned = [option.replace("seed=1,2", "seed=2,1") for option in OPTIONS]
-    second = zygote.start(other, "train", "-m", *turned, CELLS, f"outputs={tmp_path / 'outputs'}")
-
-    def both_at_work():
-        found = [status for model in models(tmp_path) if model.resume.is_file() and (status := read_status(model.path))]
-        return {first.pid, second.pid} == {status.pid for status in found if status.state == RUNNING}
-
-    wait_until(both_at_work)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    _, err = second.communicate()
-    assert second.returncode == 0, err
-    for model in models(tmp_path):
-        assert [int(row["step"]) for row in rows(model)] == list(range(1, STEPS + 1))
-    logs = "".join(path.read_text() for path in (tmp_path / "outputs" / "sweeps").glob("*/jobs/*/log.txt"))
-    assert logs.count("training images") == 3  # two models, and once more the one that was killed
-    assert logs.count("resuming from") == 1
-    assert sorted(map(str, scored_cells(tmp_path))) == sorted(map(str, undisturbed))
-
-
-@pytest.mark.thorough
 @pytest.mark.needs("submitit")
-def test_a_killed_worker_fails_its_model_and_the_same_command_completes_the_table(tmp_path, sweep, undisturbed):
-    """Of each model one of the cells, because every job is a process that starts from nothing."""
+def test_a_killed_worker_fails_its_model(tmp_path, sweep, undisturbed):
+    """A killed worker fails its model and the same command completes the table.
+
+    Of each model one of the cells, because every job is a process that starts from nothing.
+    """
     options = ["sampler.spacing.num_steps=2", "hydra/launcher=local", "hydra.launcher.parallel=1"]
     running = sweep(*options)
     wait_until(lambda: at_work(tmp_path))

@@ -41,10 +41,9 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
         "trainer=ddp",
         "trainer.num_nodes=4",
     ]
-    code, out, err = lab(
+    out = lab.done(
         "train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "seed=1,2,3", "data.batch_size=16", *site
     )
-    assert code == 0, err
     assert "3 jobs would be submitted" in out
     for line in (
         "#SBATCH --array=0-2%2",
@@ -71,14 +70,11 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(lab):
     [
         (["trainer.accelerator=gpu"], "gpus-per-node=2", "gpus_per_node 2"),
         (["trainer.accelerator=cpu"], None, "no GPU (trainer.accelerator=gpu requests trainer.devices)"),
-        (["trainer.accelerator=auto"], None, "no GPU (trainer.accelerator=gpu requests trainer.devices)"),
-        (["hydra.launcher.gpus_per_node=1"], "gpus-per-node=1", "gpus_per_node 1"),
         (["trainer.accelerator=gpu", "hydra.launcher.gres=gpu:a100:2"], "gres=gpu:a100:2", "gres gpu:a100:2"),
     ],
 )
 def test_a_gpu_is_asked_for_where_training_is_on_one_and_the_plan_says_so(lab, options, asked, said):
-    code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
-    assert code == 0, err
+    out = lab.done("train", *SLURM, "hydra.launcher.dry_run=true", *TINY, *STRIDED, "trainer=ddp", *options)
     assert re.findall("^#SBATCH --(g.*)$", out, re.MULTILINE) == ([asked] if asked else [])
     assert out.splitlines()[2] == f"Slurm: 1 job of 1 node, 2 tasks a node, {said}, time 240"
 
@@ -89,8 +85,7 @@ def test_what_is_asked_for_may_differ_by_family_and_a_dry_run_records_nothing(la
         "hydra.launcher.mem={diffusion:32GB,gan:8GB}",
         "trainer.num_nodes=2",
     ]
-    code, out, err = lab("train", *SLURM, "hydra.launcher.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
-    assert code == 0, err
+    out = lab.done("train", *SLURM, "hydra.launcher.dry_run=true", "model=diffusion,gan", "score=false", *sizes)
     asked = re.findall(r"^#SBATCH --(mem|time)=(\S+)$", out, re.MULTILINE)
     assert asked == [("mem", "32GB"), ("time", "240"), ("mem", "8GB"), ("time", "60")]
     assert out.count("#SBATCH --nodes=2\n") == 2
@@ -112,36 +107,39 @@ def test_what_is_asked_for_may_differ_by_family_and_a_dry_run_records_nothing(la
     ],
 )
 def test_what_slurm_cannot_be_asked_for_is_told_before_anything_is_written(lab, options, said):
-    code, _, err = lab("train", *SLURM, *TINY, *STRIDED, *options)
-    assert code == 1
-    assert said in err
-    assert err.count("\n") == 1
-    assert files(lab.folder) == []
+    lab.refused("train", *SLURM, *TINY, *STRIDED, *options, said=said)
 
 
 def test_only_a_queue_that_keeps_the_order_may_be_left(lab):
-    code, _, err = lab("train", "-m", "hydra/launcher=local", "hydra.sweeper.wait=false", *TINY, *STRIDED)
-    assert code == 1
-    assert "hydra.sweeper.wait=false works only with hydra/launcher=slurm" in err
-    assert files(lab.folder) == []
+    lab.refused(
+        "train",
+        "-m",
+        "hydra/launcher=local",
+        "hydra.sweeper.wait=false",
+        *TINY,
+        *STRIDED,
+        said="hydra.sweeper.wait=false works only with hydra/launcher=slurm",
+    )
 
 
 def test_without_slurm_one_sentence(lab, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    code, _, err = lab("train", *SLURM, "hydra/sweeper=basic", *TINY, *STRIDED)
-    assert code == 1
-    assert "there is no Slurm on this machine" in err
-    assert err.count("\n") == 1
+    lab.refused("train", *SLURM, *TINY, *STRIDED, said="there is no Slurm on this machine")
 
 
 @pytest.mark.parametrize("sweeper", ["train_once", "basic"])
 def test_without_submitit_one_sentence_before_anything_is_written(lab, monkeypatch, sweeper):
     monkeypatch.setitem(sys.modules, "submitit", None)
     for launcher in ("slurm", "local"):
-        code, _, err = lab("train", "-m", f"hydra/launcher={launcher}", f"hydra/sweeper={sweeper}", *TINY, *STRIDED)
-        assert code == 1
-        assert "pip install 'diffusion-lab[slurm]'" in err
-        assert err.count("\n") == 1
+        lab.refused(
+            "train",
+            "-m",
+            f"hydra/launcher={launcher}",
+            f"hydra/sweeper={sweeper}",
+            *TINY,
+            *STRIDED,
+            said="pip install 'diffusion-lab[slurm]'",
+        )
     assert files(lab.folder) == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import diffusion_lab
-from diffusion_lab.config import build
+from diffusion_lab.config import identity
 from diffusion_lab.store import newest_model
 from diffusion_lab.store.fingerprints import TRAINING, named_in, training_part
 
@@ -40,11 +40,10 @@ def test_every_module_that_runs_while_training_counts(lab, monkeypatch, family):
             sys.setprofile(None)
 
     monkeypatch.setattr(lightning.Trainer, "fit", watched)
-    code, _, err = lab("train", *options, "score=false")
-    assert code == 0, err
+    lab.done("train", *options, "score=false")
     (model,) = (model for model in models(lab.folder) if f"-{family}-" in model.path.name)
     names = named_in(training_part(OmegaConf.to_container(OmegaConf.load(model.config))))
-    counted = {module.path for module in build.CODE.reached(names, TRAINING).values()}
+    counted = {module.path for module in identity.CODE.reached(names, TRAINING).values()}
     ran = {path for path in map(Path, files) for place in TRAINING.places if path.is_relative_to(PACKAGE / place)}
     assert len(ran) > 10
     assert ran - counted == set()
@@ -96,13 +95,11 @@ def test_edits_of_ones_own_code_retrain_rescore_and_prune(lab):
 
     def train():
         mine = ["schedule._target_=mine.MySchedule", "+metrics.mine._target_=metric.Mine"]
-        code, _, err = lab("train", *TINY, *STRIDED, *mine)
-        assert code == 0, err
+        lab.done("train", *TINY, *STRIDED, *mine)
         return tuple({path.name for path in (outputs / kind).iterdir()} for kind in ("models", "runs"))
 
     def pruned():
-        code, out, err = lab("prune", "what=[models]")
-        assert code == 0, err
+        out = lab.done("prune", "what=[models]")
         return {name for name in models_before if name in out}
 
     models_before, runs = train()
@@ -119,16 +116,19 @@ def test_edits_of_ones_own_code_retrain_rescore_and_prune(lab):
     assert pruned() == models_before
 
 
+@pytest.mark.thorough
 def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
     cfg = OmegaConf.load(trained_model("diffusion_conditional") / "config.yaml")
     classifier = trained_model("noisy_classifier")
 
     def names(classifier):
         cfg.guidance = {
-            "_target_": "diffusion_lab.config.classifier.TrainedClassifierGuidance",
+            "_target_": "diffusion_lab.config.guidance.classifier_guidance",
             "classifier": str(classifier),
         }
-        return build.scoring_fingerprint("f" * 64, cfg), build.sampling_identity("f" * 64, cfg, {"variance"}, "pixels")
+        return identity.scoring_fingerprint("f" * 64, cfg), identity.sampling_identity(
+            "f" * 64, cfg, {"variance"}, "pixels"
+        )
 
     before = names(classifier)
     moved = Path(shutil.copytree(classifier, tmp_path / "elsewhere"))

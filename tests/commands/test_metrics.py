@@ -27,16 +27,11 @@ SMALL = [option for option in TINY if not option.startswith(("metrics", "feature
 OWN = ["+metrics.mine._target_=mine.Brightness", "+metrics.mine.times=2.0"]
 
 
-def only_metrics(lab) -> dict:
-    (path,) = lab.folder.glob("outputs/runs/*/metrics.json")
-    return json.loads(path.read_text())
-
-
-def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, monkeypatch):
+def test_a_metric_of_the_users_own_goes(lab, monkeypatch):
+    """A metric of the users own goes from an override to every table."""
     (lab.folder / "mine.py").write_text(MINE)
     options = ["features=[pixels,digits_cnn]", "metrics=[frechet_distance]", *OWN]
-    code, out, err = lab("train", "-m", *SMALL, *options, "seed=1,2", "hydra.sweeper.name=x")
-    assert code == 0, err
+    out = lab.done("train", "-m", *SMALL, *options, "seed=1,2", "hydra.sweeper.name=x")
     score = json.loads(next(lab.folder.glob("outputs/runs/*/metrics.json")).read_text())
     assert [measure["name"] for measure in score["measures"]] == [
         *("fd_pixels", "fd_pixels_floor", "fd_digits_cnn", "fd_digits_cnn_floor"),
@@ -47,8 +42,7 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
     assert "brightness" in table.read_text()
 
     monkeypatch.setenv("DIFFUSION_LAB_TARGETS", "mine")  # the model's folder names it now
-    code, out, err = lab("evaluate", "features=pixels")
-    assert code == 0, err
+    out = lab.done("evaluate", "features=pixels")
     assert "how bright the samples are" in out, "the model's own choice of metrics"
     assert "digits_cnn" not in out
 
@@ -64,9 +58,7 @@ def test_a_metric_of_the_users_own_goes_from_an_override_to_every_table(lab, mon
     ],
     ids=str,
 )
-def test_what_cannot_be_measured_is_one_sentence_before_training(lab, options, said):
-    code, _, err = lab("train", *SMALL, "features=pixels", *options)
-    assert code == 1
-    assert said in err
-    assert len(err.strip().splitlines()) == 1
+def test_what_cannot_be_measured_is_one_sentence(lab, options, said):
+    """What cannot be measured is one sentence before training."""
+    lab.refused("train", *SMALL, "features=pixels", *options, said=said)
     assert not (lab.folder / "outputs").exists()

@@ -20,32 +20,18 @@ MISTAKES = {
     ),
     "unreadable override": (["schedule"], ["schedule", "option=value"]),
     "linear with too few steps": (["schedule=linear", "schedule.num_timesteps=20"], ["num_timesteps = 20", "≥ 21"]),
-    "no steps": (["schedule.num_timesteps=0"], ["num_timesteps = 0"]),
     "more sampling steps than the chain has": (["sampler.spacing.num_steps=500"], ["num_steps=500", "24 steps"]),
     "learned variance under L_simple": (["variance=learned", "objective=simple"], ["LearnedRange", "objective=hybrid"]),
-    "impossible decay": (["ema.decays=[1.5]"], ["ema.decays", "1.5"]),
     "unknown weights": (["evaluation.weights=ema_0.5"], ["evaluation.weights=ema_0.5", "ema_0.999"]),
     "too few samples": (["evaluation.num_samples=1"], ["evaluation.num_samples", "at least 2"]),
-    "impossible batch": (["data.batch_size=0"], ["data.batch_size=0"]),
-    "no end": (["trainer.max_steps=-1"], ["trainer.max_steps", "trainer.max_time"]),
     "features for other images": (["data=gaussian", "features=digits_cnn"], ["digits_cnn", "(1, 8, 8)"]),
     "missing folder": (["data=image_folder", "data.root=nowhere", "data.image_size=8"], ["nowhere"]),
-    "nothing where something is needed": (["data=image_folder"], ["data.root has no value; set data.root=…"]),
     "word for a number": (["trainer.max_steps=many"], ["max_steps", "many"]),
-    "word for yes or no": (["conditional=maybe"], ["conditional=maybe: this option must be true or false"]),
     "word for steps": (["val.every_n_steps=foo"], ["val.every_n_steps=foo: this option must be a whole number"]),
-    "word for images": (["data.batch_size=abc"], ["data.batch_size=abc: this option must be a whole number"]),
-    "word for a rate": (["optimizer.lr=abc"], ["optimizer.lr=abc: this option must be a number"]),
-    "part of a batch": (["trainer.accumulate_grad_batches=1.5"], ["trainer.accumulate_grad_batches=1.5: this option"]),
     "number for a list": (["ema.decays=0.9"], ["ema.decays=0.9: this option must be a list"]),
     "no images": (["train_images=0"], ["train_images=0: give a number of images"]),
     "Lightning's fast_dev_run": (["+trainer.fast_dev_run=true"], ["trainer.fast_dev_run=True", "use debug=fdr"]),
     "a class that is not there": (["network._target_=nowhere.Net"], ["nowhere.Net", "cannot import"]),
-    "negative seed": (["seed=-1"], ["seed=-1", "2**64 - 1"]),
-    "negative seed of the grids": (
-        ["callbacks.sample_grid.seed=-1"],
-        ["callbacks.sample_grid.seed=-1 must be a whole number from 0 to 2**64 - 1"],
-    ),
     "grids without images": (
         ["callbacks.sample_grid.num_images=0"],
         ["callbacks.sample_grid.num_images=0 must be at least 1", "callbacks.sample_grid.every_n_steps=0"],
@@ -57,13 +43,11 @@ MISTAKES = {
         )
         for precision in ("64-true", "64", "bf16-true", "16-true", "transformer-engine")
     },
-    "seed of too many bits": (["seed=18446744073709551616"], ["seed=18446744073709551616", "2**64 - 1"]),
     "learned range on a straight path": (
         ["schedule=rectified"],
         ["LearnedRange has β_t as its upper bound", "variance=fixed_small"],
     ),
     "a cut beyond the end": (["schedule.log_snr_min=-40"], ["cannot cut CosineSchedule at log SNR -40"]),
-    "too little noise": (["sampler=ddim", "sampler.eta=1.5"], ["eta = 1.5", "between 0"]),
 }
 
 
@@ -89,83 +73,59 @@ def test_train_says_what_is_wrong_and_writes_nothing(lab, options, said):
 WRONG = r"""
 train trainer.accumulate_grad_batches=0
 demo port=abc
-train weighting=min_snr weighting.gamma=-1
 train weighting=min_snr weighting.gamma=0
 train optimizer.lr=0
 train optimizer.momentum=2
 train optimizer=adamw optimizer.betas=[0.9]
 train trainer.gradient_clip_val=-1
-train val=3
 train callbacks.finite.stop_after=0
-train callbacks.checkpoint=3
 train train_images=100000
-train train_images=1.5
 train outputs=
 train features=[]
 train trainer.precision=16-mixed
 train -m seed=1,1
-train -m --cfg=job
 train model=gan schedule=linear
 train trainer.max_steps=1.5
 train trainer.max_time=abc
 train trainer.devices=0
 train trainer.profiler=foo
-train ema.decays=[a]
 train ema.decays=[0.9,0.9]
 train snapshots.at=[2]
-train snapshots.averages=two
-train snapshots=null
 train tags=abc
-train schedule.s=-1
 train schedule.max_beta=2
-train schedule.log_snr_max=abc
-train schedule=linear schedule.beta_start=-1
 train schedule=linear schedule.beta_start=0.5
-train schedule=sigmoid schedule.tau=0
 train schedule=sigmoid schedule.start=3 schedule.end=-3
 train schedule=edm schedule.sigma_min=0 variance=fixed_small
-train schedule=table schedule.betas=[]
 train schedule=learned schedule.num_bins=0 variance=fixed_small objective=vlb_continuous
 train sampler.spacing.num_steps=0
 train sampler.order=0
-train sampler.stochastic=maybe
 train sampler/spacing=karras sampler.spacing.rho=0
 train objective.vlb_weight=-1
 train network.base_channels=0
 train network.head_channels=3
-train network.channel_multipliers=[]
 train network.dropout=1.5
-train network.attention_resolutions=4
 train model.label_dropout=2
 train lr_scheduler.warmup_steps=-1
-train timesteps=loss_aware timesteps.history_per_timestep=0
 train timesteps=loss_aware timesteps.uniform_probability=2
 train prediction=edm prediction.data_std=0
-train guidance=classifier_free guidance.scale=abc
 train guidance=classifier_free guidance.interval=[3]
 train guidance=autoguidance guidance.moment=2
-train evaluation.num_samples=-1
 train evaluation.seed=-1
 train evaluation.weights=foo
-train evaluation.at=1m
 train labels=clusters labels.num_clusters=0
 train init_from=nowhere
 train data=mixture data.num_components=0
-train data=image_folder data.root=. data.image_size=0
 train data=image_folder data.root=. data.channels=2
 train data=image_folder data.root=. data.test_fraction=2
 train data=arrays data.train=no.npy
-train model=gan regularizer.gamma=-1
 train model=gan model.max_grad_norm=-1
 train model=vae model.beta=-1
 train model=vae decoder_likelihood.num_mixtures=0
 train model=flow sampling.temperature=0
-train model=flow network.num_bins=0
 train model=flow network.margin=0.6
 train rounding=ends rounding.error=-1
 evaluate rescore=yes
 evaluate model_dir=a,b
-evaluate "model_dir='a,b'"
 evaluate samples=nowhere data=digits
 evaluate guidance.scale=nan
 evaluate metrics=[]
@@ -173,36 +133,37 @@ evaluate variance=learned_jointly
 sample num_images=0
 sample seed=-1
 sample label=0
-sample weights=foo
 sample format=jpg
 sample inpaint.mask=a.png
 sample inpaint.image=0
 sample inpaint.image=99999 inpaint.mask=a.png
 sample inpaint.image=0 inpaint.mask=nowhere.png
 sample interpolate.images=[1]
-sample denoise.image=0
 export format=onnx
-export batch_size=0
 schedule num_images=0
 statistics data=digits
-statistics data=digits to=a.npz num_images=0
 report sweep=nothing
-report runs=nothing
 report runs=[]
-report runs=3
 report sweep=a runs=b
 prune remove=no
 prune what=foo
 status watch=no
 doctor outputs=3
-dashboard name=3
 dashboard outputs=nowhere
 import checkpoint=nowhere.pt
 train +trainer.benchmark=3
-train objective_metric=3
-train callbacks.progress=3
 train features.pixels=3
-train val=null
+train bound.num_steps=1.5
+train val.every_n_steps=-1
+train model=vae sampling.means=maybe
+train model=flow sampling.temperature=abc
+train -m sweep.jobs_per_model=0 seed=1,2
+evaluate bound=log_snr bound.num_steps=abc
+evaluate data.root=[a]
+sample inpaint.repeats=0
+sample interpolate.images=a
+sample model_dir=[a]
+demo port=65536
 """
 
 
@@ -233,9 +194,13 @@ def test_m_may_stand_between_options(lab):
 def test_absurd_sizes_are_out_of_memory(lab, line):
     command, option = line.split()
     lab.given("train", *TINY, *STRIDED)
-    code, _, err = lab(command, *(TINY if command == "train" else ()), *(STRIDED if command == "train" else ()), option)
-    assert (code, len(err.strip().splitlines())) == (1, 1)
-    assert "out of memory" in err
+    lab.refused(
+        command,
+        *(TINY if command == "train" else ()),
+        *(STRIDED if command == "train" else ()),
+        option,
+        said="out of memory",
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no ulimit")
@@ -254,29 +219,21 @@ def test_a_file_that_grows_too_large_is_one_sentence(lab):
 
 
 def test_brackets_in_a_folder_are_printed_as_they_are(lab):
-    code, out, err = lab("train", *TINY, *STRIDED, "outputs='runs[/b]x'")
-    assert code == 0, err
-    assert "runs[/b]x/models/" in out
+    assert "runs[/b]x/models/" in lab.done("train", *TINY, *STRIDED, "outputs='runs[/b]x'")
 
 
 def test_a_number_larger_than_the_data_is_noted(lab):
-    code, out, err = lab(
+    out = lab.done(
         "train", *TINY, *STRIDED, "score=false", "data.batch_size=2000", "val.num_images=999999", "trainer.max_steps=1"
     )
-    assert code == 0, err
     assert "data.batch_size=2000: there are 1437" in out
     assert "val.num_images=999999" in out
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_a_model_is_needed(lab, command):
-    code, _, err = lab(command)
-    assert code == 1
-    assert "there is no trained model in outputs/models" in err
-    code, _, err = lab(command, "model_dir=elsewhere")
-    assert code == 1
-    assert "elsewhere" in err
-    assert files(lab.folder) == []
+    lab.refused(command, said="there is no trained model in outputs/models")
+    lab.refused(command, "model_dir=elsewhere", said="elsewhere")
 
 
 @pytest.mark.parametrize("group", ["data", "schedule", "optimizer"])
@@ -296,9 +253,7 @@ def test_what_is_chosen_in_training_is_not_chosen_later(lab, group):
     ],
 )
 def test_a_group_of_another_model_or_command(lab, command, option, said):
-    code, _, err = lab(command, f"{option}=gaussian")
-    assert code == 1
-    assert said in err
+    lab.refused(command, f"{option}=gaussian", said=said)
 
 
 def test_a_real_process_ends_with_the_sentence_and_a_code(process):
@@ -315,7 +270,7 @@ def test_a_real_process_ends_with_the_sentence_and_a_code(process):
     assert files(process.folder) == []
 
 
-@pytest.mark.parametrize("line", ["status --help >&-", "status --help <&- >&-", "doctor"])
+@pytest.mark.parametrize("line", ["status --help <&- >&-", pytest.param("doctor", marks=pytest.mark.thorough)])
 def test_streams_that_are_closed_or_lack_signs(tmp_path, line):
     done = subprocess.run(
         f"{Path(sys.executable).parent / 'diffusion-lab'} {line}",
@@ -349,6 +304,4 @@ def test_an_error_of_ours_keeps_its_traceback(lab, monkeypatch):
 
 
 def test_a_folder_with_too_long_a_name_is_one_sentence(lab):
-    code, _, err = lab("train", *TINY, *STRIDED, f"outputs={'x' * 300}")
-    assert (code, len(err.strip().splitlines())) == (1, 1), err
-    assert "is too long a name" in err
+    lab.refused("train", *TINY, *STRIDED, f"outputs={'x' * 300}", said="is too long a name")

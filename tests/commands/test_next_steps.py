@@ -11,7 +11,7 @@ from diffusion_lab.commands import main
 from diffusion_lab.commands.next_steps import next_steps
 from diffusion_lab.store import ModelDirectory, named_model, run_directory, sweep_directory
 from diffusion_lab.store.lease import hold
-from diffusion_lab.store.status import INTERRUPTED, RUNNING, Status
+from diffusion_lab.store.status_file import INTERRUPTED, RUNNING, Status
 
 from .test_status import write_sweep
 
@@ -59,22 +59,12 @@ def test_a_model_its_samples_and_its_scores(shown):
     assert "diffusion-lab report runs=outputs/runs" in shown()
 
 
-def test_a_model_without_steps_is_evaluated_as_it_is(shown):
-    shown.put_model("gan")
-    assert "diffusion-lab evaluate  " in shown()
-
-
 def test_a_classifier_is_not_sampled_from(shown):
     shown.put_model("noisy_classifier")
     assert "There is no trained model" in shown()
     shown.put_model("gan")
     named_model(shown.outputs, "noisy_classifier").training.touch()
     assert "diffusion-lab sample model_dir=outputs/models/gan  " in shown()
-
-
-def test_nor_is_a_head(shown):
-    named_model(shown.outputs, "head").finish(steps=1, seconds=1.0, images=1, serves="0" * 64)
-    assert "There is no trained model" in shown()
 
 
 def test_trainings_that_run_or_have_stopped(shown):

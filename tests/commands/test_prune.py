@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import hold
 from diffusion_lab.store.places import models_in
 from diffusion_lab.sweeps.frozen import make_copy
+from diffusion_lab.sweeps.jobs import Submitted
 from diffusion_lab.sweeps.pruning import Outputs
-from diffusion_lab.sweeps.submitted import Submitted
 
 from .conftest import STRIDED, TINY, files
 
@@ -40,9 +39,7 @@ def swept(model: ModelDirectory, command: tuple[str, ...] = (), run: str = "a-ru
 
 
 def pruned(lab, *options: str) -> str:
-    code, out, err = lab("prune", *options)
-    assert code == 0, err
-    return out
+    return lab.done("prune", *options)
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:20], lambda text: text.replace("digits", "\\u0064igits")])
@@ -55,7 +52,8 @@ def test_a_damaged_sweep_keeps_what_it_names(lab, old_model, damage):
     assert files(lab.folder) == before
 
 
-def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab, old_model):
+def test_it_lists_what_other_code_has_made(lab, old_model):
+    """It lists what other code has made and removes nothing unless asked."""
     lab.given("train", *TINY, *STRIDED)
     mine = files(lab.folder)
     assert "nothing to prune in outputs" in pruned(lab), "today's code finds what it has just made"
@@ -76,7 +74,8 @@ def test_it_lists_what_other_code_has_made_and_removes_nothing_unless_asked(lab,
     assert "nothing to prune in outputs" in pruned(lab, "remove=true")
 
 
-def test_what_a_user_put_there_stays_and_links_are_not_followed(lab, old_model):
+def test_what_a_user_put_there_stays(lab, old_model):
+    """What a user put there stays and links are not followed."""
     old, outside = old_model(), lab.folder / "elsewhere"
     outside.mkdir()
     for name in ("raw.safetensors", "precious.txt"):
@@ -129,7 +128,8 @@ def test_a_folder_of_outputs_that_is_a_link_is_not_followed(lab, folder, old_mod
     assert run.metrics.is_file() == (folder != "cache")
 
 
-def test_what_a_sweep_or_a_config_that_stays_refers_to_stays(lab, old_model):
+def test_what_a_sweep_or_config_refers_to_stays(lab, old_model):
+    """What a sweep or a config that stays refers to stays."""
     old, run = old_model(), scored(old_model("vae"))
     classifier, other = old_model("noisy_classifier"), old_model("flow")
     swept(old, ("guidance=classifier", f"guidance.classifier=outputs/models/{classifier.path.name}"), run.path.name)
@@ -155,7 +155,8 @@ def test_other_code_is_known_by_the_digest_of_a_training(lab):
     assert "nothing to prune" in pruned(lab)
 
 
-def test_an_unfinished_training_of_todays_code_stays_and_one_of_other_code_is_called_so(lab, old_model):
+def test_an_unfinished_training_of_todays_code_stays(lab, old_model):
+    """An unfinished training of todays code stays and one of other code is called so."""
     lab.given("train", *TINY, *STRIDED)
     mine, old = newest_model(OUTPUTS), old_model()
     for model in (mine, old):
@@ -174,7 +175,8 @@ def test_a_folder_that_a_process_holds_stays(lab, old_model):
     assert f"models/{old.path.name}" in pruned(lab)
 
 
-def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkeypatch, old_model):
+def test_who_comes_between_list_and_removal(lab, monkeypatch, old_model):
+    """Who comes between the list and the removal is not disturbed."""
     from diffusion_lab.commands import prune
 
     old, other, third = old_model(), old_model("vae"), old_model("flow")
@@ -194,29 +196,8 @@ def test_who_comes_between_the_list_and_the_removal_is_not_disturbed(lab, monkey
     assert [model.finished for model in (old, other, third)] == [True, True, False]
 
 
-def test_what_disappears_meanwhile_ends_it_in_one_sentence(lab, monkeypatch, old_model):
-    old = old_model()
-    monkeypatch.setattr(Outputs, "unused_cache", lambda _: (lab.folder / "gone").read_bytes())
-    code, _, err = lab("prune", "remove=true")
-    assert (code, err.count("\n")) == (1, 1)
-    assert "gone has disappeared" in err
-    assert old.finished
-
-
-@pytest.mark.thorough
-def test_two_at_once_remove_everything_and_nothing_else(process, old_model):
-    for kind in ("gan", "vae", "flow", "diffusion_fixed", "noisy_classifier"):
-        old_model(kind, process.folder / "outputs")
-    command = [sys.executable, "-m", "diffusion_lab", "prune", "remove=true"]
-    both = [subprocess.Popen(command, cwd=process.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in "12"]
-    for one in both:
-        _, err = one.communicate(timeout=120)
-        assert err == b"" or b"has disappeared: another process is removing files" in err
-    assert process("prune", "remove=true").returncode == 0
-    assert list((process.folder / "outputs" / "models").iterdir()) == []
-
-
-def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeypatch, old_model):
+def test_where_nobody_can_tell_a_model_stays(lab, monkeypatch, old_model):
+    """Where nobody can tell a model stays and nothing of it runs."""
     (lab.folder / "sentinel.py").write_text("open('ran', 'w')\nclass Data: pass\n")
     gone = old_model("vae", data={"_target_": "gone.Data"})
     there = old_model("flow", data={"_target_": "sentinel.Data"})
@@ -236,7 +217,8 @@ def test_where_nobody_can_tell_a_model_stays_and_nothing_of_it_runs(lab, monkeyp
     assert "sentinel" not in sys.modules
 
 
-def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab, old_model):
+def test_a_run_without_its_model_stays_if_todays_code(lab, old_model):
+    """A run without its model stays if todays code would train that."""
     lab.given("train", *TINY, *STRIDED)
     mine = newest_model(OUTPUTS)
     old = scored(old_model())
@@ -248,6 +230,7 @@ def test_a_run_without_its_model_stays_if_todays_code_would_train_that(lab, old_
     assert "cache/" not in out
 
 
+@pytest.mark.thorough
 def test_what_is_cached_goes_with_its_models_and_scores(lab):
     measured = ["variance=analytic", "evaluation.statistics_images=8", "start=data_moments", "conditional=true"]
     lab.given("train", *TINY, *STRIDED, *measured, "features=digits_cnn")
@@ -276,7 +259,8 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
 
 
 @pytest.mark.thorough
-def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
+def test_snapshots_are_listed_when_asked(lab):
+    """Snapshots are listed when asked for and those that were used stay."""
     lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
     model = newest_model(OUTPUTS)
     assert "not listed: 3 snapshots" in pruned(lab, "remove=true")
@@ -293,21 +277,20 @@ def test_snapshots_are_listed_when_asked_for_and_those_that_were_used_stay(lab):
     assert "nothing to prune" in pruned(lab, "what=[snapshots]")
 
 
+@pytest.mark.thorough
 def test_what_another_training_started_from_stays(lab):
     lab.given("train", *TINY, *STRIDED, "trainer.max_steps=10")
     first = newest_model(OUTPUTS)
     start = [f"init_from={first.path}", "init_weights=at_0.4", "score=false"]
-    code, _, err = lab("train", *TINY, *STRIDED, *start)
-    assert code == 0, err
+    lab.done("train", *TINY, *STRIDED, *start)
     out = pruned(lab, "what=[models,runs,cache,snapshots]", "remove=true")
     assert "trained with other code" not in out
     assert [file.stem for file in first.snapshots] == ["at_0.4"]
-    code, out, err = lab("train", *TINY, *STRIDED, *start)
-    assert code == 0, err
-    assert "this model is already trained" in out
+    assert "this model is already trained" in lab.done("train", *TINY, *STRIDED, *start)
 
 
-def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, old_model):
+def test_copies_of_code_go_when_nothing_needs_them(lab, old_model):
+    """Copies of code go when each cell has its score and no job waits."""
     old = old_model()
     swept(old, run=scored(old).path.name)
     sweep, jobs = sweep_directory(OUTPUTS, "mine"), OUTPUTS / "jobs"
@@ -330,7 +313,9 @@ def test_copies_of_code_go_when_each_cell_has_its_score_and_no_job_waits(lab, ol
     assert "nothing to prune" in pruned(lab)
 
 
-def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(lab, monkeypatch, old_model):
+def test_killed_at_any_moment_nothing_looks_finished(lab, monkeypatch, old_model):
+    """Killed at any moment nothing looks finished and the next one goes on."""
+
     class _KilledError(BaseException):
         pass
 
@@ -364,26 +349,3 @@ def test_killed_at_any_moment_nothing_looks_finished_and_the_next_one_goes_on(la
         shutil.copytree(keep, model.path)
     assert number >= 5
     assert not model.path.exists()
-
-
-@pytest.mark.parametrize("what", ["everything", "[models,everything]"])
-def test_a_kind_that_there_is_not(lab, what):
-    code, _, err = lab("prune", f"what={what}")
-    assert code == 1
-    assert err == "diffusion-lab prune: what=everything: choose from runs, models, cache, code, snapshots\n"
-
-
-def test_a_sweep_that_cannot_be_read_stops_it(lab, old_model):
-    old = old_model()
-    swept(old)
-    sweep_directory(OUTPUTS, "mine").sweep.write_bytes(bytes(2**26 + 1))
-    code, _, err = lab("prune", "remove=true")
-    assert code == 1
-    assert "sweep.json is larger than" in err
-    assert old.finished
-
-
-def test_an_empty_folder_has_nothing_to_prune(lab):
-    assert "nothing to prune in outputs" in pruned(lab)
-    assert files(lab.folder) == []
-    assert not OUTPUTS.exists()

@@ -76,6 +76,7 @@ def assert_close(one: ModelDirectory, other: ModelDirectory) -> None:
             torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_ranks_equal_one(zygote, tmp_path):
     """With loss-aware t too: every rank keeps the whole history. They score together too."""
     options = [*TINY, *STRIDED, "objective=vlb", "timesteps=loss_aware", "timesteps.history_per_timestep=1"]
@@ -99,6 +100,7 @@ def test_two_ranks_equal_one(zygote, tmp_path):
         assert a["values"][name] == pytest.approx(b["values"][name], rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_dropout_is_that_of_one_process(zygote, tmp_path):
     options = [*TINY, *STRIDED, *ROUNDS_LITTLE, "network.dropout=0.3", "trainer.max_steps=8", "score=false"]
     (one, _), (two, _) = (trained(zygote, tmp_path / name, *options, ranks=n) for n, name in ((1, "one"), (2, "two")))
@@ -132,6 +134,7 @@ ENDLESS = {  # each works for minutes
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("two cores")
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
 @pytest.mark.parametrize("at_work", [False, pytest.param(True, marks=pytest.mark.thorough)])
@@ -157,7 +160,7 @@ def test_ranks_end_when_their_command_is_killed(zygote, tmp_path, trained_model,
 
 @pytest.mark.needs("two cores")
 @pytest.mark.skipif(num_cores() < 2, reason="two processes need two cores")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM])
 def test_a_signal_ends_ranks_that_import_with_one_line(zygote, tmp_path, signum):
     process = zygote.start(tmp_path, "train", *ENDLESS["train"])
     while len(ranks_of(process)) < 2 and process.poll() is None:

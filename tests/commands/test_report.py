@@ -7,12 +7,13 @@ from diffusion_lab.store import sweep_directory
 from .conftest import STRIDED, TINY, files
 
 
-def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
+@pytest.mark.thorough
+def test_a_report_on_runs_that_were_really_scored(lab):
+    """A report on runs that were really scored and on sweeps of them."""
     lab.given("train", *TINY, "sampler=strided", *STRIDED)
     assert lab("evaluate", "sampler=ddim", "sampler.spacing.num_steps=6")[0] == 0
 
-    code, out, err = lab("report", "runs=outputs/runs")
-    assert code == 0, err
+    out = lab.done("report", "runs=outputs/runs")
     assert "ddim" in out
     assert "fd_pixels" in out
     written = {"report.html", "table.csv", "table.tex", "figures/steps_fd_pixels.pdf", "figures/training_mse.png"}
@@ -31,12 +32,10 @@ def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
         ]
         sweep = {"name": name, "command": [], "axes": {"x": ["0", "1", "2"]}, "created": "", "cells": cells}
         sweep_directory(lab.folder / "outputs", name).write_sweep(sweep)
-    code, out, err = lab("report")
-    assert code == 0, err
+    out = lab.done("report")
     assert "outputs/sweeps/second/report/report.html" in out
     assert "missing: 2: trained, not scored yet" in out
-    code, out, err = lab("report", "first", "to=elsewhere")
-    assert code == 0, err
+    lab.done("report", "first", "to=elsewhere")
     assert (lab.folder / "elsewhere" / "table.md").is_file()
 
 
@@ -51,8 +50,4 @@ def test_a_report_on_runs_that_were_really_scored_and_on_sweeps_of_them(lab):
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(lab, options, said):
-    code, _, err = lab("report", *options)
-    assert code == 1
-    assert len(err.strip().splitlines()) == 1, err
-    assert said in err
-    assert files(lab.folder) == []
+    lab.refused("report", *options, said=said)

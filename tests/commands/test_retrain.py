@@ -51,7 +51,9 @@ def stop_at(monkeypatch):
     return lambda step: stops.update(step=step)
 
 
-def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_goes_on(lab, stop_at):
+@pytest.mark.thorough
+def test_the_old_model_serves_until_the_new_one(lab, stop_at):
+    """The old model serves until the new one is there and a stopped training goes on."""
     assert lab("train", *UNSCORED)[0] == 0
     (model,) = models(lab.folder)
     before, old = model.result.read_bytes(), weights(model)
@@ -60,15 +62,11 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
     assert lab("train", *UNSCORED, "retrain=true")[0] != 0
     assert model.result.read_bytes() == before
     assert same(weights(model), old)
-    code, _, err = lab("sample", "num_images=2", *STRIDED)
-    assert code == 0, err
-    code, out, err = lab("train", *UNSCORED)
-    assert code == 0, err
-    assert "already trained" in out
+    lab.done("sample", "num_images=2", *STRIDED)
+    assert "already trained" in lab.done("train", *UNSCORED)
     assert steps(model.metrics_csv) == [1, 2, 3, 4, 5, 6]
 
-    code, out, err = lab("train", *UNSCORED, "retrain=true")
-    assert code == 0, err
+    out = lab.done("train", *UNSCORED, "retrain=true")
     assert f"resuming from {model.retraining.resume.relative_to(lab.folder)}" in " ".join(out.split())
     assert model.result.read_bytes() != before
     assert same(weights(model), old), "the same training ends in the same weights"
@@ -77,14 +75,13 @@ def test_the_old_model_serves_until_the_new_one_is_there_and_a_stopped_training_
     assert (model.path / "mine.png").read_bytes() == b"mine"
 
     before = model.result.read_bytes()
-    code, out, err = lab("train", *UNSCORED, "retrain=true")
-    assert code == 0, err
-    assert "resuming from" not in out, "this one is another"
+    assert "resuming from" not in lab.done("train", *UNSCORED, "retrain=true")
     assert model.result.read_bytes() != before
 
 
 @pytest.mark.thorough
-def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeypatch):
+def test_a_command_that_is_stopped_while_it_scores(lab, monkeypatch):
+    """A command that is stopped while it scores trains anew once."""
     assert lab("train", *OPTIONS)[0] == 0
     (model,) = models(lab.folder)
     with monkeypatch.context() as patch:
@@ -95,17 +92,18 @@ def test_a_command_that_is_stopped_while_it_scores_trains_anew_once(lab, monkeyp
         patch.setattr(scoring, "_scores", stop)
         assert lab("train", *OPTIONS, "retrain=true")[0] != 0
     before = model.result.read_bytes()
-    code, out, err = lab("train", *OPTIONS, "retrain=true")
-    assert code == 0, err
-    assert "already trained again" in out
+    assert "already trained again" in lab.done("train", *OPTIONS, "retrain=true")
     assert model.result.read_bytes() == before
     assert lab("train", *OPTIONS, "retrain=true")[0] == 0
     assert model.result.read_bytes() != before
 
 
 @pytest.mark.thorough
-def test_a_killed_training_anew_goes_on_and_has_the_same_bits(tmp_path, zygote):
-    """kill -9 in a real process; the finished model is whole meanwhile."""
+def test_a_killed_training_anew_goes_on(tmp_path, zygote):
+    """A killed training anew goes on and has the same bits.
+
+    kill -9 in a real process; the finished model is whole meanwhile.
+    """
     options = [*UNSCORED, "trainer.max_steps=24", "network.dropout=0.2"]
 
     def finish(*more):
@@ -137,27 +135,9 @@ def test_status_says_that_a_training_anew_has_failed(lab, stop_at):
     lab.given("train", "-m", *options)
     stop_at(4)
     assert lab("train", *options, "retrain=true")[0] != 0
-    code, out, err = lab("status", "watch=false")
-    assert code == 0, err
+    out = lab.done("status", "watch=false")
     (line,) = [line for line in out.splitlines() if line.startswith("model ")]
     assert "done" not in line
     assert "training again: " in " ".join(out.split())
-    code, out, err = lab("train", *options, "retrain=true")
-    assert code == 0, err
+    lab.done("train", *options, "retrain=true")
     assert "models: 1 done" in lab("status", "watch=false")[1]
-
-
-@pytest.mark.thorough
-def test_a_sweep_that_trains_anew_goes_on_too(lab, stop_at):
-    options = ["-m", *UNSCORED, "seed=1,2"]
-    assert lab("train", *options)[0] == 0
-    before = [model.result.read_bytes() for model in models(lab.folder)]
-    stop_at(4)
-    assert lab("train", *options, "retrain=true")[0] != 0
-    code, out, err = lab("train", *options, "retrain=true")
-    assert code == 0, err
-    assert "2 to train" in out
-    logs = "".join(file.read_text() for file in lab.folder.glob("outputs/sweeps/*/jobs/*/log.txt"))
-    assert logs.count("resuming from") == 1
-    after = [model.result.read_bytes() for model in models(lab.folder)]
-    assert all(new != old for new, old in zip(after, before, strict=True))

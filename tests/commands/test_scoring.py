@@ -30,8 +30,11 @@ def shards(outputs: Path) -> list[Path]:
     return sorted(outputs.glob("cache/samples/*/*.safetensors"))
 
 
-def test_variances_that_the_sampler_does_not_read_share_samples(lab):
-    """Under DDIM fixed small and fixed large differ in their bound only."""
+def test_variances_that_the_sampler_does_not_read(lab):
+    """Variances that the sampler does not read share samples.
+
+    Under DDIM fixed small and fixed large differ in their bound only.
+    """
     ddim = [*TINY, *STRIDED, "sampler=ddim", "sampler.spacing.num_steps=3"]
     lab.given("train", *ddim, "variance=fixed_small")
     outputs = lab.folder / "outputs"
@@ -44,13 +47,14 @@ def test_variances_that_the_sampler_does_not_read_share_samples(lab):
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
 
 
-def test_decoders_share_a_model_whose_objective_has_no_last_step_and_its_samples(lab):
+@pytest.mark.thorough
+def test_decoders_share_a_model_whose_objective(lab):
+    """Decoders share a model whose objective has no last step and its samples."""
     options = [*TINY, *STRIDED, "variance=fixed_small"]
     lab.given("train", *options)
     outputs = lab.folder / "outputs"
     drawn = {path: path.stat().st_mtime_ns for path in shards(outputs)}
-    code, _, err = lab("evaluate", "decoder=levels")
-    assert code == 0, err
+    lab.done("evaluate", "decoder=levels")
     assert lab("train", *options, "decoder=levels")[0] == 0  # the same model, and the same score
     assert {path: path.stat().st_mtime_ns for path in shards(outputs)} == drawn
     one, other = scores(outputs)
@@ -59,12 +63,12 @@ def test_decoders_share_a_model_whose_objective_has_no_last_step_and_its_samples
     assert one["values"]["bits_per_dim"] != other["values"]["bits_per_dim"]
 
 
-def test_the_precision_of_drawing_changes_images_by_its_rounding_and_no_bound(lab):
+def test_the_precision_of_drawing_changes_images(lab):
+    """The precision of drawing changes images by its rounding and no bound."""
     lab.given("train", *TINY, *STRIDED)
     outputs = lab.folder / "outputs"
     drawn = shards(outputs)
-    code, _, err = lab("evaluate", "evaluation.precision=bf16-mixed")
-    assert code == 0, err
+    lab.done("evaluate", "evaluation.precision=bf16-mixed")
     assert len(shards(outputs)) == 2 * len(drawn)
     one, other = scores(outputs)
     assert {score["protocol"]["samples"]["precision"] for score in (one, other)} == {"32-true", "bf16-mixed"}
@@ -73,8 +77,11 @@ def test_the_precision_of_drawing_changes_images_by_its_rounding_and_no_bound(la
 
 
 @pytest.mark.thorough
-def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):
-    """kill -9 in the middle of the samples, then the same command."""
+def test_a_score_that_was_killed_goes_on(lab, zygote):
+    """A score that was killed goes on and is the same score.
+
+    kill -9 in the middle of the samples, then the same command.
+    """
     lab.given("train", *TINY, *STRIDED)
     model = newest_model(lab.folder / "outputs").path
     # Four shards of samples, a step of each batch after the other: slow enough to be caught.
@@ -95,8 +102,7 @@ def test_a_score_that_was_killed_goes_on_and_is_the_same_score(lab, zygote):
     assert 1 <= len(there) < 4
     assert scores(killed) == []
 
-    code, _, err = lab("evaluate", *options, f"outputs={killed}")
-    assert code == 0, err
+    lab.done("evaluate", *options, f"outputs={killed}")
     assert {path: path.stat().st_mtime_ns for path in shards(killed) if path in there} == there
     assert len(shards(killed)) == 4
     assert scores(killed) == scores(lab.folder / "undisturbed")
@@ -112,10 +118,8 @@ def test_scoring_anew_draws_anew(lab):
     assert scores(lab.folder / "outputs") == expected
 
 
-def test_features_that_lack_their_weights_are_named_before_training(lab, monkeypatch):
+def test_features_that_lack_their_weights_are_named(lab, monkeypatch):
+    """Features that lack their weights are named before training."""
     monkeypatch.setenv("TORCH_HOME", str(lab.folder))
-    code, _, err = lab("train", *TINY, *STRIDED, "features=inception")
-    assert code == 1
-    assert "weights-inception-2015-12-05-6726825d.pth" in err
-    assert len(err.strip().splitlines()) == 1
+    lab.refused("train", *TINY, *STRIDED, "features=inception", said="weights-inception-2015-12-05-6726825d.pth")
     assert not (lab.folder / "outputs").exists()

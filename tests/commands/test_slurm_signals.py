@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from diffusion_lab.store.status import FAILED, INTERRUPTED
+from diffusion_lab.store.status_file import FAILED, INTERRUPTED
 from diffusion_lab.training.saving import load_state
 
 from .cluster import (
@@ -99,7 +99,8 @@ def slurm(*command):
     subprocess.run(command, check=True, timeout=60)
 
 
-def test_a_cancelled_job_is_saved_and_the_same_command_goes_on(tmp_path, zygote, undisturbed):
+def test_a_cancelled_job_is_saved_and_the_same_command(tmp_path, zygote, undisturbed):
+    """A cancelled job is saved and the same command goes on."""
     sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1", "score=false")
     sweep.pace(0.5)
     running = sweep.start()
@@ -126,25 +127,6 @@ def test_a_cancelled_job_is_saved_and_the_same_command_goes_on(tmp_path, zygote,
     assert_same_training(model, twin(undisturbed, model))
 
 
-def test_a_requeued_job_goes_on_as_one_training(tmp_path, zygote, undisturbed):
-    sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1", "score=false")
-    sweep.pace(0.5)
-    running = sweep.start()
-    (model,) = begun(sweep)
-    (job,) = jobs(sweep.folder)
-    slurm("scontrol", "requeue", job)
-    wait_until(lambda: status(model).state == INTERRUPTED, 20)
-    sweep.pace(0)
-    assert "SIGTERM at step" in status(model).reason
-    assert load_state(model.resume)["global_step"] == len(rows(model)) < STEPS
-    out, err = running.communicate()
-    assert running.returncode == 0, out + err
-    assert jobs(sweep.folder) == [job]
-    assert sweep.log(model).count("resuming from") == 1
-    assert "1 done" in sweep.status()
-    assert_same_training(model, twin(undisturbed, model))
-
-
 def test_a_job_saves_before_its_time_limit_and_goes_on(tmp_path, zygote, undisturbed):
     """Slurm looks at the time every half minute, so the signal comes 20 to 50 seconds after the start."""
     limit = ["hydra.launcher.time=1", "hydra.launcher.signal_delay_s=10"]
@@ -163,7 +145,8 @@ def test_a_job_saves_before_its_time_limit_and_goes_on(tmp_path, zygote, undistu
     assert_same_training(model, twin(undisturbed, model))
 
 
-def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygote, undisturbed):
+def test_a_killed_job_costs_its_row(tmp_path, zygote, undisturbed):
+    """A killed job costs its row and the same command mends it."""
     sweep = Sweep(zygote, tmp_path / "sweep", *SLURM, "seed=1,2", "callbacks.checkpoint.every_n_steps=2")
     sweep.pace(0.5)
     running = sweep.start()
@@ -189,7 +172,8 @@ def test_a_killed_job_costs_its_row_and_the_same_command_mends_it(tmp_path, zygo
     assert scored_cells(sweep.folder) == scored_cells(undisturbed.folder)
 
 
-def test_two_nodes_train_what_one_does_also_when_their_job_is_requeued(tmp_path, zygote):
+def test_two_nodes_train_what_one_does(tmp_path, zygote):
+    """Two nodes train what one does also when their job is requeued."""
     options = [*ROUNDS_LITTLE, "trainer.max_steps=8", "network.dropout=0.0", "score=false"]
     one = Sweep(zygote, tmp_path / "one", "-m", *options)
     code, _, err = one.finish()

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from diffusion_lab.store.status import INTERRUPTED
+from diffusion_lab.store.status_file import INTERRUPTED
 
 from .cluster import PACED, jobs, models, rows, scored_cells, status, wait_until
 from .conftest import TINY
@@ -52,19 +52,10 @@ def ended(folder):
     return len(list((folder / "outputs" / "jobs").glob("*_outcome.json")))
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        pytest.param("local", marks=pytest.mark.needs("submitit")),
-        pytest.param("slurm", marks=pytest.mark.needs("slurm-wlm, munge")),
-    ],
-)
-def test_a_model_is_scored_while_a_slower_one_trains_and_cancel_ends_the_rest(
-    tmp_path, request, command, asked, launcher
-):
-    if launcher == "slurm":
-        request.getfixturevalue("cluster")
-    running = command("train", "-m", f"hydra/launcher={launcher}", *OPTIONS, "trainer.max_steps=2,1000")
+@pytest.mark.needs("submitit")
+def test_cancel_ends_what_still_trains(tmp_path, command, asked):
+    """One model is scored while a slower one trains; a cancelled job of Slurm is in test_slurm_signals."""
+    running = command("train", "-m", "hydra/launcher=local", *OPTIONS, "trainer.max_steps=2,1000")
     wait_until(lambda: ended(tmp_path) == 1)
     assert len(list((tmp_path / "outputs" / "runs").glob("*/metrics.json"))) == 1
     (slow,) = (model for model in models(tmp_path) if not model.finished)

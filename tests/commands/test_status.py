@@ -16,8 +16,7 @@ def test_the_newest_sweep_or_the_named_one(lab):
     time.sleep(0.01)
     write_sweep(lab.folder, "new")
     before = files(lab.folder)
-    code, out, err = lab("status")
-    assert code == 0, err
+    out = lab.done("status")
     assert "outputs/sweeps/new" in out
     assert "models: 2 queued; cells: 2 queued" in out
     assert "seed=1" in out
@@ -41,5 +40,5 @@ def test_it_answers_without_torch(process):
     asked = process("status", PYTHONPROFILEIMPORTTIME="1")
     assert asked.returncode == 0
     assert "2 queued" in asked.stdout
-    assert "diffusion_lab.sweeps.progress" in asked.stderr
+    assert "diffusion_lab.sweeps.watch" in asked.stderr
     assert " torch" not in asked.stderr

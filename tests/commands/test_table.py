@@ -1,4 +1,4 @@
-from diffusion_lab.commands.table import score_table
+from diffusion_lab.commands.scoring import score_table
 from diffusion_lab.terminal import Terminal
 from tests.metrics.stand_ins import described
 
@@ -30,14 +30,6 @@ def test_brackets_in_what_it_shows_are_no_markup():
     assert "[/a] ↓" in said
     assert "[red]" in said
     assert "\\" not in said
-
-
-def test_inception_numbers_have_their_names_and_their_direction():
-    said = shown({"fid": 12.345, "fid_floor": 1.5, "inception_score": 2.5, "inception_score_std": 0.25}, {})
-    lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert "fid ↓ 12.345 Fréchet distance by features of images" in lines
-    assert "its floor 1.500 the same distance between real images" in lines
-    assert any(line.startswith("inception score ↑ 2.500 how sure a classifier is") for line in lines)
 
 
 def test_what_could_not_be_measured_stands_there_with_its_reason():

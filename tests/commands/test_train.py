@@ -23,8 +23,7 @@ def only_run(lab):
 
 
 def test_one_command_trains_samples_scores_and_says_where(lab):
-    code, out, err = lab("train", *TINY, *STRIDED)
-    assert code == 0, err
+    out = lab.done("train", *TINY, *STRIDED)
     directory, run = model_of(lab), only_run(lab)
     for words in ("fd_pixels", "its floor", "bits/dim", "NFE", "per 1000 samples", "2 steps, 16 images"):
         assert words in out
@@ -55,11 +54,11 @@ def test_one_command_trains_samples_scores_and_says_where(lab):
         assert float(rows[-1][f"train/{column}"]) >= 0
 
 
-def test_the_same_command_trains_and_scores_once_and_says_so(lab):
+def test_the_same_command_trains_once(lab):
+    """The same command trains and scores once and says so."""
     lab.given("train", *TINY, *STRIDED)
     before = {name: (lab.folder / name).read_bytes() for name in files(lab.folder)}
-    code, out, _ = lab("train", *TINY, *STRIDED)
-    assert code == 0
+    out = lab.done("train", *TINY, *STRIDED)
     assert "this model is already trained" in out
     assert "already scored" in out
     assert "fd_pixels" in out
@@ -70,15 +69,14 @@ def test_retrain_trains_anew_and_gives_the_same_weights(lab):
     lab.given("train", *TINY, *STRIDED)
     directory = model_of(lab)
     weights, stamp = load_file(directory.weights("raw")), directory.training.stat().st_mtime_ns
-    code, out, _ = lab("train", *TINY, *STRIDED, "retrain=true")
-    assert code == 0
-    assert "already" not in out
+    assert "already" not in lab.done("train", *TINY, *STRIDED, "retrain=true")
     assert directory.training.stat().st_mtime_ns > stamp
     again = load_file(directory.weights("raw"))
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_not_makes_another_score(lab):
+def test_an_option_that_shapes_training_makes_another(lab):
+    """An option that shapes training makes another model and one that does not makes another score."""
     lab.given("train", *TINY, *STRIDED)
     lab("train", *TINY, "sampler.spacing.num_steps=4")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
@@ -87,25 +85,19 @@ def test_an_option_that_shapes_training_makes_another_model_and_one_that_does_no
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 2
 
 
-def test_fixed_small_and_fixed_large_under_l_simple_are_one_model(lab):
-    lab.given("train", *TINY, *STRIDED, "variance=fixed_small")
-    code, out, _ = lab("train", *TINY, *STRIDED, "variance=fixed_large")
-    assert code == 0
-    assert "this model is already trained" in out
-    assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
-    assert len(list((lab.folder / "outputs" / "runs").iterdir())) == 2
-
-
-def test_a_training_begun_with_one_fixed_variance_goes_on_under_the_other(lab):
+def test_a_training_goes_on_under_another_variance(lab):
+    """A training begun with one fixed variance goes on under the other."""
     lab.given("train", *TINY, *STRIDED, "variance=fixed_small", "score=false")
     model_of(lab).training.unlink()  # as if it had been killed
-    code, _, err = lab("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
-    assert code == 0, err
+    lab.done("train", *TINY, *STRIDED, "variance=fixed_large", "score=false")
     assert len(list((lab.folder / "outputs" / "models").iterdir())) == 1
 
 
-def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
-    """Stopped between the checkpoint and the end: the weights are those of an undisturbed training."""
+def test_an_interrupted_training_goes_on(lab):
+    """An interrupted training goes on and ends with the same weights.
+
+    Stopped between the checkpoint and the end: the weights are those of an undisturbed training.
+    """
     options = [*TINY, *STRIDED, "trainer.max_steps=6", "callbacks.checkpoint.every_n_steps=2", "score=false"]
     lab.given("train", *options)
     directory = model_of(lab)
@@ -130,9 +122,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(lab):
         with pytest.raises(StopError):
             lab("train", *options)
     assert not directory.finished
-    code, out, err = lab("train", *options)
-    assert code == 0, err
-    assert "resuming from" in out
+    assert "resuming from" in lab.done("train", *options)
     for name, tensors in whole.items():
         resumed = load_file(directory.weights(name))
         assert all(torch.equal(tensors[key], resumed[key]) for key in tensors), name
@@ -169,6 +159,5 @@ def test_a_folder_of_images_needs_nothing_but_its_root(lab, image_size):
         "data.num_workers=0",
         "data.test_fraction=0.4",
     ]
-    code, out, err = lab("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
-    assert code == 0, err
+    out = lab.done("train", *options, *small, *STRIDED, "network.base_channels=8", "network.head_channels=8")
     assert "fd_pixels" in out

@@ -1,17 +1,15 @@
 """variance=regressed as a user meets it: a head is trained on a trained model, found by its content, and used."""
 
-import json
 import shutil
 
 import pytest
 from omegaconf import OmegaConf
 
-from diffusion_lab.config.loading import load_config
+from diffusion_lab.config.trained import load_config
 from diffusion_lab.store import ModelDirectory, newest_model
 
-from .conftest import STRIDED, TINY, files
+from .conftest import STRIDED, TINY, files, scored
 from .test_measured import variances
-from .test_resume import Training, assert_same_bits, interrupted
 
 HEAD = [
     "model=variance_head",
@@ -31,9 +29,7 @@ def model(lab):
 
 
 def trained_head(lab, model, *options):
-    code, out, err = lab("train", *HEAD, f"init_from={model}", *options)
-    assert code == 0, err
-    return out
+    return lab.done("train", *HEAD, f"init_from={model}", *options)
 
 
 def test_a_head_is_trained_found_and_used(lab, model):
@@ -43,8 +39,7 @@ def test_a_head_is_trained_found_and_used(lab, model):
     assert f"diffusion-lab evaluate model_dir={model} variance=regressed" in out
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == before
     assert newest_model(lab.folder / "outputs").path.name == model.name  # a head is not taken for a model to score
-    code, out, err = lab("evaluate", "variance=regressed")
-    assert code == 0, err
+    lab.done("evaluate", "variance=regressed")
     said, (head,) = variances(lab), models(lab, "variance_head")
     assert said["Regressed"]["protocol"]["model"]["variance"].startswith(f"Regressed(head='{head.name}, ema_0.999, ")
     values, other = said["Regressed"]["values"], said["LearnedRange"]["values"]
@@ -56,8 +51,7 @@ def test_a_head_is_trained_found_and_used(lab, model):
     assert "already scored" in out
     drawn = {}
     for variance in ("learned", "regressed"):
-        code, _, err = lab("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
-        assert code == 0, err
+        lab.done("sample", "num_images=2", "format=png", f"variance={variance}", f"to={variance}")
         drawn[variance] = [(lab.folder / variance / name).read_bytes() for name in files(lab.folder / variance)]
     assert drawn["learned"] != drawn["regressed"]
 
@@ -77,13 +71,13 @@ def test_another_head_is_another_score_and_a_head_of_other_weights_another_train
     digests = sorted(head.serves for head in heads)
     assert len(set(digests)) == 2
     for options in ([], ["evaluation.weights=raw"]):
-        code, out, err = lab("evaluate", "variance=regressed", *options)
-        assert code == 0, err
+        out = lab.done("evaluate", "variance=regressed", *options)
         assert "already scored" not in out  # the newest head of these weights is another one
-    scores = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "runs").glob("*/metrics.json")]
+    scores = scored(lab.folder)
     assert len({score["protocol"]["model"]["variance"] for score in scores}) == 4
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_one_sentence(lab, model):
     trained_head(lab, model, "init_weights=raw")
     (head,) = (path.relative_to(lab.folder) for path in models(lab, "variance_head"))
@@ -137,30 +131,3 @@ def test_a_file_chooses_no_head(lab, model):
     config.measured_variance = {"_target_": target, "_partial_": True, "head": "/somewhere/else"}
     OmegaConf.save(config, model / "config.yaml")
     assert load_config(ModelDirectory(model)).measured_variance == {"_target_": target, "_partial_": True, "head": None}
-
-
-@pytest.mark.thorough
-def test_a_sweep_over_variances_takes_it_once_there_is_a_head(lab):
-    axes = ["variance=fixed_small,regressed", "objective=simple", "metrics=quick"]
-    lab.given("train", *TINY, *STRIDED, "objective=simple", "variance=fixed_small")
-    code, _, err = lab("train", "-m", *TINY, *STRIDED, *axes)
-    assert (code, err.count("\n")) == (1, 1)
-    assert "there is no head" in err
-    trained_head(lab, newest_model(lab.folder / "outputs").path)
-    code, _, err = lab("train", "-m", *TINY, *STRIDED, *axes)
-    assert code == 0, err
-    assert set(variances(lab)) == {"FixedSmall", "Regressed"}
-    assert len(models(lab, "diffusion")) == 1
-
-
-@pytest.mark.thorough
-def test_a_training_that_is_killed_is_the_training(tmp_path, zygote):
-    base = Training(zygote.start, tmp_path / "base", *TINY, *STRIDED, "conditional=true", "score=false")
-    base.finish()
-    model = newest_model(tmp_path / "base" / "outputs").path
-    options = [*HEAD, f"init_from={model}", "network.dropout=0.2", "trainer.max_steps=16"]
-    options = [*(o for o in options if o != "trainer.max_steps=2"), "callbacks.checkpoint.every_n_steps=3"]
-    whole, torn = (Training(zygote.start, tmp_path / name, *options) for name in ("whole", "torn"))
-    whole.finish()
-    assert interrupted(torn, 3, 16) >= 1
-    assert_same_bits(whole, torn)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 from diffusion_lab import load
@@ -36,8 +38,9 @@ def harmed(folder: Path) -> bool:
     return any(folder.rglob("harm"))
 
 
-@pytest.mark.parametrize("as_module", [False, True])
-@pytest.mark.parametrize("command", ["status", "train schedule=none", "doctor"])
+@pytest.mark.parametrize(
+    ("as_module", "command"), [(False, "train schedule=none"), pytest.param(True, "doctor", marks=pytest.mark.thorough)]
+)
 def test_nothing_here_runs_by_itself(process, as_module, command):
     """Plugins of Hydra, and files called like packages that others try to import."""
     names = ("pynvml.py", "pytz.py", "submitit.py", "json.py", "csv.py", "typing.py", "__future__.py", "omegaconf.py")
@@ -63,8 +66,7 @@ def test_what_the_user_types_is_found_here(lab, write, option):
     write("helped.py", "def late():\n    import later\n")
     write("later.py", "")
     write("conf/schedule/mine.yaml", "defaults: [cosine]\n_target_: mine.Mine\n")
-    code, _, err = lab("train", *TINY, *STRIDED, option, "score=false")
-    assert code == 0, err
+    lab.done("train", *TINY, *STRIDED, option, "score=false")
 
 
 @pytest.mark.parametrize(
@@ -73,24 +75,18 @@ def test_what_the_user_types_is_found_here(lab, write, option):
         "optimizer: {_target_: harmful.X}\n",
         "hydra: {callbacks: {evil: {_target_: harmful.X}}}\n",
         "defaults:\n  - override /optimizer: mine\n",
-        "defaults:\n  - /evil@hydra.callbacks: evil\n",
         "defaults:\n  - override /hydra/launcher: slurm\n",
         "outputs: ${oc.create:{_target_:harmful.X}}\n",
-        "outputs: '${oc.decode:${oc.env:EVIL}}'\n",
         "'optimizer._target_': harmful.X\n",
         "a: &a [1]\nb: *a\n",
-        "[1]\n",
     ],
 )
-@pytest.mark.parametrize("command", ["status", "train"])
-def test_conf_local_holds_plain_options(lab, write, text, command):
+def test_conf_local_holds_plain_options(lab, write, text):
     write(LOCAL, text)
     write("harmful.py")
     write("conf/optimizer/mine.yaml", "_target_: harmful.X\n")
     write("conf/evil/evil.yaml", "evil: {_target_: harmful.X}\n")
-    code, _, err = lab(command)
-    assert (code, err.count("\n")) == (1, 1), err
-    assert LOCAL in err
+    lab.refused("train", said=LOCAL)
     assert sorted(os.listdir(lab.folder)) == ["conf", "harmful.py"]
 
 
@@ -103,6 +99,15 @@ def test_what_is_no_choice_finds_no_yaml_here(lab, write, option):
     assert "harmful" not in typed_modules([option])
 
 
+def test_other_programs_of_hydra_search_nothing_of_ours(lab, write):
+    write("conf/schedule/mine.yaml", "defaults: [cosine]\nlog_snr_max: 3.0\n")
+    code, out, err = lab("train", "schedule=mine", "--cfg", "job")
+    assert code == 0, err
+    assert OmegaConf.create(out).schedule.log_snr_max == 3.0
+    plugins = Plugins.instance().discover(SearchPathPlugin)
+    assert not [plugin for plugin in plugins if plugin.__module__.startswith("diffusion_lab")]
+
+
 def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
     write("conf/hydra/sweeper/optuna.yaml", "# @package hydra.callbacks\nevil: {_target_: harmful.X}\n")
     write("harmful.py")
@@ -113,8 +118,7 @@ def test_a_choice_of_a_plugin_is_not_looked_for_here(lab, write):
 def test_conf_local_may_read_the_environment_and_options(lab, write, monkeypatch):
     monkeypatch.setenv("LAB_SCRATCH", "there")
     write(LOCAL, "outputs: ${oc.env:LAB_SCRATCH}/out\ntags: ['${seed}', 1e-3]\n")
-    code, out, err = lab("train", "--cfg", "job", "--resolve")
-    assert code == 0, err
+    out = lab.done("train", "--cfg", "job", "--resolve")
     assert OmegaConf.create(out).outputs == "there/out"
 
 
@@ -135,7 +139,7 @@ def test_dotenv_sets_credentials_and_what_is_read(lab, write, monkeypatch):
     assert all(name in err for name in NAMES if name != "HYDRA_FULL_ERROR")  # which `lab` sets
 
 
-@pytest.mark.parametrize("place", ["model", "model/deeper", "", "models", "sweeps/s"])
+@pytest.mark.parametrize("place", ["model/deeper", "", "sweeps/s"])
 def test_in_outputs_nothing_is_read(lab, write, monkeypatch, trained_model, place):
     outputs = lab.folder / "theirs"
     shutil.copytree(trained_model("diffusion_conditional"), outputs / "models" / "m")
@@ -151,8 +155,7 @@ def test_in_outputs_nothing_is_read(lab, write, monkeypatch, trained_model, plac
     write(f"{here}/conf/local/default.yaml", "outputs: harm\n")
     write(f"{here}/conf/schedule/mine.yaml", "_target_: harmful.X\n")
     write(f"{here}/harmful.py")
-    code, out, err = lab("train", "--cfg", "job")
-    assert code == 0, err
+    out = lab.done("train", "--cfg", "job")
     assert OmegaConf.create(out).outputs == "outputs"
     assert "LAB_TOKEN" not in os.environ
     for option in ("schedule=mine", "schedule._target_=harmful.X"):
@@ -160,6 +163,7 @@ def test_in_outputs_nothing_is_read(lab, write, monkeypatch, trained_model, plac
     assert not harmed(lab.folder)
 
 
+@pytest.mark.thorough
 def test_ranks_and_jobs_find_what_the_user_typed(process):
     """The yaml and the module of the working directory, in two ranks, and as jobs of a queue."""
     (process.folder / "conf/schedule").mkdir(parents=True)
@@ -181,13 +185,11 @@ def test_ranks_and_jobs_find_what_the_user_typed(process):
 @pytest.mark.parametrize("option", ["hydra/launcher=slurm", "hydra.launcher.time=3", "hydra.sweeper.name=x"])
 def test_a_launcher_without_a_sweep_is_refused(lab, option):
     launcher = [] if option == "hydra.sweeper.name=x" else ["hydra/launcher=slurm"]
-    code, _, err = lab("train", *TINY, *launcher, option)
-    assert (code, err.count("\n")) == (1, 1), err
-    assert "-m" in err
+    lab.refused("train", *TINY, *launcher, option, said="-m")
     assert not list(lab.folder.iterdir())
 
 
-@pytest.mark.parametrize("leading", [["--config-dir", "train"], ["--config-dir=train"], ["-cd", "train"]])
+@pytest.mark.parametrize("leading", [["--config-dir", "train"], ["-cd", "train"]])
 def test_options_before_the_command(lab, write, monkeypatch, capfd, leading):
     write("train/schedule/mine.yaml", "defaults: [cosine]\nlog_snr_max: 3.0\n")
     monkeypatch.setattr(sys, "argv", ["diffusion-lab", *leading, "train", "schedule=mine", "--cfg", "job"])

@@ -95,6 +95,7 @@ def serve() -> None:
 
     from .composing import less_composing
 
+    os.fsync = lambda file: None  # no test of a process turns the machine off
     with less_composing():
         _train_once(app)
         _serve(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.data import DataError
-from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.data.mnist import FashionMNIST
 from tests.data.small_sets import write_idx, write_images
 
 

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from diffusion_lab.data import idx
+from diffusion_lab.data import mnist
 
 SIZES = {"train": 20, "t10k": 10}
 
 
 def write_idx(root: Path, patch: pytest.MonkeyPatch) -> Path:
     """The four gzipped files of an MNIST of 20 + 10 images."""
-    patch.setattr(idx, "_SIZES", SIZES)
+    patch.setattr(mnist, "_SIZES", SIZES)
     random = np.random.default_rng(0)
     root.mkdir(parents=True, exist_ok=True)
     for part, size in SIZES.items():

@@ -10,8 +10,8 @@ from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.memory import InMemoryDataModule, Split
-from diffusion_lab.metrics.data_moments import check_classes
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
+from diffusion_lab.metrics.measuring import check_classes
 
 GROUPS, EACH = 4, 50
 

@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataModule
-from diffusion_lab.data.base import Batch, Pick
-from diffusion_lab.data.levels import from_levels, to_levels
+from diffusion_lab.data.module import Batch, Pick
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 from tests.data.small_sets import SMALL
 
 CONF = Path(__file__).parents[2] / "conf" / "data"

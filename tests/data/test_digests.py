@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.data import DataError, digests, image_files
+from diffusion_lab.data import DataError, image_files, image_folder
 from diffusion_lab.data.image_folder import ImageFolder
 
 
@@ -15,15 +15,15 @@ def checked(image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The names of the files that were read, as they are; time has passed since they were written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     clock = time.time
-    monkeypatch.setattr(digests.time, "time", lambda: clock() + 10)
+    monkeypatch.setattr(image_files.time, "time", lambda: clock() + 10)
     names: list[str] = []
-    check = image_files.check_image
+    check = image_folder.check_image
 
     def watched(path: Path, *arguments) -> None:
         names.append(path.name)
         check(path, *arguments)
 
-    monkeypatch.setattr(image_files, "check_image", watched)
+    monkeypatch.setattr(image_folder, "check_image", watched)
     return names
 
 
@@ -74,7 +74,7 @@ def test_a_broken_file_is_never_remembered_and_the_good_ones_are(image_root: Pat
 
 
 def test_what_was_just_written_is_not_remembered(image_root: Path, checked: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(digests, "_SETTLED_SECONDS", 60.0)
+    monkeypatch.setattr(image_files, "_SETTLED_SECONDS", 60.0)
     identity(image_root)
     identity(image_root)
     assert len(checked) == 40

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_lab.data import DataError, idx
-from diffusion_lab.data.fashion_mnist import FashionMNIST
+from diffusion_lab.data import DataError, mnist
+from diffusion_lab.data.mnist import FashionMNIST
 
 
 @pytest.mark.needs("dataset-fashion-mnist")
@@ -41,7 +41,7 @@ def test_every_source_has_the_same_identity(idx_folder: Path, tmp_path: Path, mo
     plain = FashionMNIST(batch_size=4, seed=0, root=str(tmp_path / "torchvision"))
     monkeypatch.setenv("XDG_DATA_DIRS", f"{tmp_path / 'nothing'}:{tmp_path / 'share'}")
     monkeypatch.setattr("sys.prefix", str(tmp_path / "share"))
-    monkeypatch.setattr(idx, "_package_folders", only_below(tmp_path, idx._package_folders))
+    monkeypatch.setattr(mnist, "_package_folders", only_below(tmp_path, mnist._package_folders))
     installed = FashionMNIST(batch_size=4, seed=0)
     for data in (gzipped, plain, installed):
         data.prepare()
@@ -59,7 +59,7 @@ def test_python_s_own_prefix_is_searched(idx_folder: Path, monkeypatch: pytest.M
     for path in idx_folder.glob("*.gz"):
         shutil.move(path, package)
     monkeypatch.setattr("sys.prefix", str(idx_folder))
-    monkeypatch.setattr(idx, "_package_folders", only_below(idx_folder, idx._package_folders))
+    monkeypatch.setattr(mnist, "_package_folders", only_below(idx_folder, mnist._package_folders))
     FashionMNIST(batch_size=4, seed=0).prepare()
 
 
@@ -97,7 +97,7 @@ def test_nothing_found_names_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     )
     with pytest.raises(DataError, match=rf"not found in {tmp_path}: .*{advice}"):
         FashionMNIST(batch_size=4, seed=0, root=str(tmp_path)).prepare()
-    monkeypatch.setattr(idx, "_package_folders", lambda package: [])
+    monkeypatch.setattr(mnist, "_package_folders", lambda package: [])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(DataError, match=advice):
         FashionMNIST(batch_size=4, seed=0).prepare()
@@ -137,7 +137,7 @@ def test_what_is_longer_than_its_header_says_is_not_read_to_its_end(tmp_path: Pa
         file.write(bytes([0, 0, 8, 1, 0, 0, 0, 10]) + bytes(2**24))
     tracemalloc.start()
     with pytest.raises(DataError, match=r"is not an idx file of unsigned bytes of shape \(10,\): fetch the file again"):
-        idx.read_idx(path, (10,))
+        mnist.read_idx(path, (10,))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from diffusion_lab.data import DataError
+from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
-from diffusion_lab.data.images import read_image
 from tests.data.files_from_others import FILES, folder_with, huge_png, shown
 
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from diffusion_lab.data import DataError
-from diffusion_lab.data.clusters import Clusters
+from diffusion_lab.data.clusters import Clusters, GradientClusters
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.gradients import GradientClusters
-from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 
 
 def features(x):

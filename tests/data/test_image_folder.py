@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.data import DataError, image_files
+from diffusion_lab.data import DataError, image_folder
+from diffusion_lab.data.image_files import read_image
 from diffusion_lab.data.image_folder import ImageFolder
-from diffusion_lab.data.images import read_image
 from diffusion_lab.data.order import BatchOrder
 
 
@@ -193,10 +193,11 @@ def test_an_image_that_breaks_later_is_one_sentence_even_from_a_worker(image_roo
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.thorough
 def test_a_worker_that_dies_ends_the_run_in_bounded_time(image_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folder(image_root, num_workers=2)
     data.prepare()
-    monkeypatch.setattr(image_files, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(image_folder, "read_image", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(
         DataError, match=r"A process that decodes images ended .*(killed|exited).*data\.num_workers=1"
     ) as error:

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
+from diffusion_lab.data.pictures import to_uint8
+from diffusion_lab.diffusion.levels import from_levels, to_levels
 
 
 def test_every_level_survives_the_round_trip() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from diffusion_lab.data import DataError
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.memory import InMemoryDataModule, Split
+from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.order import BatchOrder
 
 

@@ -5,8 +5,7 @@ from urllib.error import URLError
 import pytest
 
 from diffusion_lab.data import DataError
-from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.data.mnist import MNIST
+from diffusion_lab.data.mnist import MNIST, FashionMNIST
 
 
 def test_the_format_is_fashion_mnists(idx_folder: Path) -> None:

@@ -1,6 +1,6 @@
 import torch
 
-from diffusion_lab.data.splits import evenly_spaced, fixed_subset, without_validation
+from diffusion_lab.data.order import evenly_spaced, fixed_subset, without_validation
 
 
 def test_a_subset_holds_different_indices_and_begins_with_the_smaller_one() -> None:

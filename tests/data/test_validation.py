@@ -6,8 +6,7 @@ import torch
 from diffusion_lab.data import DataError
 from diffusion_lab.data.clusters import Clusters
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.metrics.data_moments import data_moments
-from diffusion_lab.metrics.measuring import measure_once
+from diffusion_lab.metrics.measuring import data_moments, measure_once
 from tests.metrics.stand_ins import GaussianModel
 
 N = 200

@@ -44,8 +44,9 @@ def bound(problem, variance, times):
     )
 
 
-@pytest.mark.parametrize("variance", [FixedSmall(), FixedLarge()], ids=str)
-@pytest.mark.parametrize("own", [EvenSpacing(5), LogSNRSpacing(6, log_snr_min=-4.0)], ids=str)
+@pytest.mark.parametrize(
+    ("variance", "own"), [(FixedSmall(), EvenSpacing(5)), (FixedLarge(), LogSNRSpacing(6, log_snr_min=-4.0))], ids=str
+)
 def test_the_predicted_gain_comes_true(variance, own):
     problem = problem_of(40)
     times = own(problem.process)
@@ -60,7 +61,8 @@ def test_the_predicted_gain_comes_true(variance, own):
     assert advice.fewest <= len(times)
 
 
-def test_no_chain_has_a_lower_bound_and_fewer_steps_do_not_suffice():
+def test_no_chain_has_a_lower_bound():
+    """No chain has a lower bound and fewer steps do not suffice."""
     problem = Problem(CosineSchedule(8))
     own = EvenSpacing(4)(8)
     ends = torch.arange(1, 9)
@@ -81,7 +83,8 @@ def test_no_chain_has_a_lower_bound_and_fewer_steps_do_not_suffice():
     assert all(a <= b for a, b in zip(advice.optimal, advice.even, strict=True))
 
 
-def test_it_is_about_as_many_steps_as_there_are_real_times_and_at_most_t():
+def test_it_is_about_as_many_steps_as_there_are_real():
+    """It is about as many steps as there are real times and at most t."""
     problem = Problem(RectifiedSchedule(40))
     for num_steps, whole in ((30, 30), (40, 40), (50, 40)):
         advice, _ = advice_of(problem, FixedSmall(), LogSNRSpacing(num_steps)(problem.process))

@@ -56,7 +56,8 @@ def log_variances(variance, process) -> torch.Tensor:
 @pytest.mark.parametrize(
     "schedule", [LinearSchedule(40), CosineSchedule(40), LogSNRSchedule(40), EDMSchedule(40)], ids=str
 )
-def test_on_gaussian_data_it_is_the_optimal_variance_at_every_stride(schedule, data):
+def test_on_gaussian_data_it_is_the_optimal_variance(schedule, data):
+    """On gaussian data it is the optimal variance at every stride."""
     process = GaussianDiffusion(schedule)
     analytic = Analytic(measured(process, data))
     for num_steps in (1, 2, 7, 40):
@@ -98,7 +99,8 @@ def test_between_whole_t_it_is_a_line():
 
 
 @pytest.mark.parametrize(("eps_square", "bound"), [(-0.5, "upper"), (1.5, "lower")])
-def test_what_no_network_could_have_said_is_brought_within_the_bounds(eps_square, bound):
+def test_what_no_network_could_have_said_is_brought(eps_square, bound):
+    """What no network could have said is brought within the bounds."""
     process = GaussianDiffusion(CosineSchedule(50))
     chain = process.respace(torch.tensor([10, 40]))
     table = torch.full((50,), eps_square, dtype=torch.float64)
@@ -114,7 +116,8 @@ def test_what_no_network_could_have_said_is_brought_within_the_bounds(eps_square
     torch.testing.assert_close(bounded, widest if bound == "upper" else chain.log_beta_tilde(t))
 
 
-def test_each_t_has_the_noise_of_its_key_whatever_else_is_in_the_batch():
+def test_each_t_has_the_noise_of_its_key():
+    """Each t has the noise of its key whatever else is in the batch."""
     process = GaussianDiffusion(CosineSchedule(12))
     x_0 = DATA.std * SampleNoise(1, torch.arange(6)).initial((3,)).double()
     at_once = network_statistics(process, reverse_of(process), x_0, None, SampleNoise(0, torch.arange(6)))
@@ -129,7 +132,8 @@ def test_each_t_has_the_noise_of_its_key_whatever_else_is_in_the_batch():
     torch.testing.assert_close(at_once["x_0_mse"][:, 6], (x_0 - look.x_0).square().mean(1))
 
 
-def test_the_known_size_of_the_noise_steadies_the_second_moment_and_leaves_its_mean():
+def test_the_known_size_of_the_noise_steadies():
+    """The known size of the noise steadies the second moment and leaves its mean."""
     process = GaussianDiffusion(CosineSchedule(50))
     x_0 = DATA.mean + DATA.std * SampleNoise(1, torch.arange(4000)).initial((1,)).double()
     found = network_statistics(process, reverse_of(process), x_0, None, SampleNoise(0, torch.arange(4000)))
@@ -159,7 +163,8 @@ def test_analytic_ddim_draws_what_the_paper_says(eta):
     torch.testing.assert_close(x_s[3], mean[3])
 
 
-def test_analytic_ddim_with_the_lower_bound_is_ddim_and_with_eta_1_ancestral():
+def test_analytic_ddim_with_the_lower_bound_is_ddim():
+    """Analytic ddim with the lower bound is ddim and with eta 1 ancestral."""
     process = GaussianDiffusion(CosineSchedule(100))
     x_T, noise = SampleNoise(0, torch.arange(5)).initial((2,)), SampleNoise(1, torch.arange(5))
     small, analytic = reverse_of(process), reverse_of(process, Analytic(measured(process)))
@@ -195,7 +200,8 @@ def test_few_steps_give_gaussian_data_their_width_back(sampler):
 
 
 @pytest.mark.parametrize("schedule", [CosineSchedule(40), LogSNRSchedule(40), EDMSchedule(40)], ids=str)
-def test_of_axis_aligned_data_the_diagonal_variance_is_the_optimal_one_and_its_bound_the_entropy(schedule):
+def test_of_axis_aligned_data_the_diagonal_variance(schedule):
+    """Of axis aligned data the diagonal variance is the optimal one and its bound the entropy."""
     data = GaussianData(torch.tensor([0.2, -0.1, 0.0]).double(), torch.tensor([0.5, 0.05, 1.3]).double())
     process, x_0 = GaussianDiffusion(schedule), SigmaPoints.x_0(data)
     asked = (process, reverse_of(process, data=data), x_0, None, SigmaPoints())
@@ -222,7 +228,8 @@ def test_of_axis_aligned_data_the_diagonal_variance_is_the_optimal_one_and_its_b
         assert float((bound.bits_per_dim - bound.prior).mean()) == pytest.approx(left, abs=1e-6)
 
 
-def test_a_table_of_all_strides_refuses_a_variance_by_dimension():
+def test_a_table_of_all_strides_refuses_a_variance():
+    """A table of all strides refuses a variance by dimension."""
     process = GaussianDiffusion(CosineSchedule(4))
     table = torch.ones(4, dtype=torch.float64)
     diagonal = AnalyticDiagonal(NetworkStatistics(table, table, eps_square_by_dimension=table[:, None]))

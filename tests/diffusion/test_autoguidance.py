@@ -65,7 +65,8 @@ def autoguided(scale, reverse=None, worse=None, **where):
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 3.5])
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
 @pytest.mark.parametrize("of_worse", PREDICTIONS, ids=repr)
-def test_the_guided_x_0_goes_from_the_worse_ones_past_ones_own_whatever_either_predicts(scale, prediction, of_worse):
+def test_the_guided_x_0_goes_from_the_worse_ones_past(scale, prediction, of_worse):
+    """The guided x 0 goes from the worse ones past ones own whatever either predicts."""
     look = autoguided(scale, exact(STD, prediction), exact(WORSE_STD, of_worse))(PROCESS, X_T, T)
     own, worse = x_0_of(STD, PROCESS, X_T, T), x_0_of(WORSE_STD, PROCESS, X_T, T)
     expected = worse + scale * (own - worse)
@@ -76,11 +77,13 @@ def test_the_guided_x_0_goes_from_the_worse_ones_past_ones_own_whatever_either_p
 
 @pytest.mark.parametrize(
     ("sampler", "scale"),
-    [(HeunSampler(EvenSpacing(150)), scale) for scale in (1.0, 3.0)] + [(DDIMSampler(EvenSpacing(250)), 2.0)],
+    [(HeunSampler(EvenSpacing(150)), 3.0), (DDIMSampler(EvenSpacing(250)), 2.0)],
     ids=str,
 )
-def test_samples_are_spread_as_the_two_spreads_extrapolated_on_a_log_scale(sampler, scale):
-    """dx/dσ = (x − x̂_0)/σ from x ~ N(MEAN, σ²) on, σ → ∞, ends in N(MEAN, (s^w·s_worse^(1−w))²): narrower than the data, since the
+def test_samples_are_spread_as_the_two_spreads(sampler, scale):
+    """Samples are spread as the two spreads extrapolated on a log scale.
+
+    dx/dσ = (x − x̂_0)/σ from x ~ N(MEAN, σ²) on, σ → ∞, ends in N(MEAN, (s^w·s_worse^(1−w))²): narrower than the data, since the
     worse model is wider."""
     noise = SampleNoise(0, torch.arange(4))
     x_T = torch.tensor([[-1.0], [0.0], [0.5], [2.0]], dtype=torch.float64)
@@ -90,8 +93,11 @@ def test_samples_are_spread_as_the_two_spreads_extrapolated_on_a_log_scale(sampl
     assert float(x_0[1]) == pytest.approx(MEAN, abs=0.01)
 
 
-def test_the_bound_is_worse_the_further_the_chain_is_led_from_the_data():
-    """Where the model is exact, nothing can be gained."""
+def test_the_bound_is_worse_the_further_the_chain():
+    """The bound is worse the further the chain is led from the data.
+
+    Where the model is exact, nothing can be gained.
+    """
     x_0 = MEAN + STD * SampleNoise(2, torch.arange(300)).initial((1,)).double()
     chain, bits = PROCESS.respace(EvenSpacing(50)(1000)), []
     for scale in (1.0, 1.5, 3.0):
@@ -102,7 +108,8 @@ def test_the_bound_is_worse_the_further_the_chain_is_led_from_the_data():
     assert bits[2] > bits[0] + 0.05
 
 
-def test_the_worse_model_is_told_the_same_label_if_it_knows_labels_at_all():
+def test_the_worse_model_is_told_the_same_label():
+    """The worse model is told the same label if it knows labels at all."""
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     for null_class, told in ((3, y.tolist()), (None, None)):
         reverse, worse = exact(STD, null_class=3), exact(WORSE_STD, null_class=null_class)
@@ -112,7 +119,8 @@ def test_the_worse_model_is_told_the_same_label_if_it_knows_labels_at_all():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.5, 3.0])
-def test_with_classifier_free_guidance_the_worse_model_stands_for_the_one_without_a_label(scale):
+def test_with_classifier_free_guidance_the_worse_model(scale):
+    """With classifier free guidance the worse model stands for the one without a label."""
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     reverse, worse = exact(STD, null_class=3), exact(WORSE_STD, PredictNoise(), null_class=5)
     guidance = ClassifierFree(scale, worse=Worse(reverse=worse, name="worse"))
@@ -153,7 +161,8 @@ def all_guidances(**where):
     ]
 
 
-def test_an_interval_in_log_snr_is_one_in_t_for_every_guidance():
+def test_an_interval_in_log_snr_is_one_in_t():
+    """An interval in log snr is one in t for every guidance."""
     chain = PROCESS.respace(torch.tensor([1, 10, 300, 500, 990, 1000]))
     t = torch.arange(1, 7)
     lo, hi = (float(PROCESS.log_snr(torch.tensor([step]))) for step in (500, 10))
@@ -171,7 +180,8 @@ def test_an_interval_in_log_snr_is_one_in_t_for_every_guidance():
         assert float((look.x_0 - plain.x_0)[inside, 0].abs().min()) > 1e-6
 
 
-def test_only_looks_inside_the_interval_take_a_second_evaluation():
+def test_only_looks_inside_the_interval_take_a_second():
+    """Only looks inside the interval take a second evaluation."""
     worse = exact(WORSE_STD)
     for where in ({"interval": [2, 500]}, {"log_snr_interval": [-1.0, 5.0]}):
         guided = autoguided(2.0, worse=worse, **where)

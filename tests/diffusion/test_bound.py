@@ -46,19 +46,22 @@ def prior_gap(schedule, data=DATA) -> float:
 @pytest.mark.parametrize("schedule", [LinearSchedule(1000), CosineSchedule(1000), SigmoidSchedule(1000)], ids=str)
 @pytest.mark.parametrize("spacing", [EvenSpacing, QuadraticSpacing], ids=lambda s: s.__name__)
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
-def test_with_the_optimal_variance_the_bound_is_the_entropy_for_every_subset_of_steps(schedule, spacing, num_steps):
+def test_with_the_optimal_variance_the_bound(schedule, spacing, num_steps):
+    """With the optimal variance the bound is the entropy for every subset of steps."""
     value = exact_bound(schedule, spacing(num_steps), OptimalVariance(DATA))
     assert value == pytest.approx(DATA.entropy_bits + prior_gap(schedule), abs=1e-6)
     assert value == pytest.approx(1.04710, abs=1e-4)
 
 
-def test_with_the_optimal_variance_the_full_chain_too_has_the_entropy():
+def test_with_the_optimal_variance_the_full_chain_too():
+    """With the optimal variance the full chain too has the entropy."""
     value = exact_bound(CosineSchedule(400), AllSteps(), OptimalVariance(DATA))
     assert value == pytest.approx(DATA.entropy_bits + prior_gap(CosineSchedule(400)), abs=1e-6)
 
 
 @pytest.mark.parametrize("data", [GaussianData(0.4, 0.1), GaussianData(-1.0, 2.0)], ids=str)
-def test_the_optimal_bound_is_the_entropy_of_other_gaussians_too(data):
+def test_the_optimal_bound_is_the_entropy(data):
+    """The optimal bound is the entropy of other gaussians too."""
     schedule = LinearSchedule(200)
     value = exact_bound(schedule, EvenSpacing(9), OptimalVariance(data), data)
     assert value == pytest.approx(data.entropy_bits + prior_gap(schedule, data), abs=1e-6)
@@ -79,7 +82,8 @@ def test_the_bound_of_fixed_large(schedule, figures):
         assert exact_bound(schedule, EvenSpacing(num_steps), FixedLarge()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_no_variance_beats_the_optimal_one_and_small_is_worse_than_large_at_few_steps():
+def test_no_variance_beats_the_optimal_one():
+    """No variance beats the optimal one and small is worse than large at few steps."""
     schedule = CosineSchedule(1000)
     for num_steps in (5, 10, 100):
         best = exact_bound(schedule, EvenSpacing(num_steps), OptimalVariance(DATA))
@@ -168,7 +172,8 @@ def test_rows_do_not_depend_on_the_batch_they_are_scored_in():
             torch.testing.assert_close(alone.bits_per_dim[0], at_once.bits_per_dim[i], rtol=1e-12, atol=0)
 
 
-def test_the_standard_error_over_draws_is_the_spread_it_claims():
+def test_the_standard_error_over_draws_is_the_spread():
+    """The standard error over draws is the spread it claims."""
     process, reverse, x_0 = small_problem(10)
     x_0 = x_0[:1].repeat(300, 1)
     bound = variational_bound(
@@ -213,8 +218,11 @@ def test_one_term_is_too_few():
         variational_bound(process, reverse, x_0, num_levels=17, max_terms=1)
 
 
-def test_the_bound_holds_in_expectation_and_not_for_one_draw():
-    """With the exact Σ the expectation is −log₂ p(x_0) on average over x_0: about half of single draws lie below it."""
+def test_the_bound_holds_in_expectation():
+    """The bound holds in expectation and not for one draw.
+
+    With the exact Σ the expectation is −log₂ p(x_0) on average over x_0: about half of single draws lie below it.
+    """
     process = GaussianDiffusion(CosineSchedule(50))
     reverse = ReverseProcess(ExactNetwork(DATA, process, PredictNoise()), PredictNoise(), OptimalVariance(DATA), False)
     noise = SampleNoise(0, torch.arange(2000))

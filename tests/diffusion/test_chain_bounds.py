@@ -26,7 +26,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 
-SHAPE, T = (2, 4), 30
+SHAPE, T = (2, 4), 20
 NOISE = SampleNoise(5, torch.arange(3))
 CHAINS = [torch.tensor([T]), EvenSpacing(4)(T), QuadraticSpacing(9)(T), torch.arange(1, T + 1), torch.tensor([2, 17])]
 
@@ -60,8 +60,9 @@ def variances(process):
     return [*found, *([FixedLarge(), LearnedRange()] if process.has_unit_variance else [])]
 
 
-@pytest.mark.parametrize("decoder", [GaussianDecoder(), LevelDecoder()], ids=["gaussian", "levels"])
-@pytest.mark.parametrize("schedule", [CosineSchedule(T), LogSNRSchedule(T)], ids=str)
+@pytest.mark.parametrize(
+    ("schedule", "decoder"), [(CosineSchedule(T), LevelDecoder()), (LogSNRSchedule(T), GaussianDecoder())], ids=str
+)
 def test_it_is_the_variational_bound_of_every_chain(schedule, decoder):
     process = GaussianDiffusion(schedule)
     for variance in variances(process):
@@ -76,6 +77,6 @@ def test_it_is_the_variational_bound_of_every_chain(schedule, decoder):
 
 def test_only_the_times_that_a_chain_visits_are_evaluated():
     process, network = GaussianDiffusion(CosineSchedule(T)), Network(1)
-    some = [torch.tensor([3, 8, T]), torch.tensor([8, 20])]
+    some = [torch.tensor([3, 8, T]), torch.tensor([8, 15])]
     chain_bounds(process, reverse_of(FixedSmall(), network), images(), None, some, NOISE, 17)
-    assert network.seen == [2, 7, 19, T - 1]
+    assert network.seen == [2, 7, 14, T - 1]

@@ -21,7 +21,8 @@ def looked(clip_x_0):
     return reverse(PROCESS, torch.ones(2, 4, dtype=torch.float64), torch.tensor([7, 20]))
 
 
-def test_true_and_false_stay_words_for_a_clamp_and_for_nothing():
+def test_true_and_false_stay_words_for_a_clamp():
+    """True and false stay words for a clamp and for nothing."""
     for word, strategy in ((True, Clamp()), (False, NoClipping())):
         assert ReverseProcess(torch.relu, PredictStart(), FixedSmall(), word).clip_x_0 == strategy
         assert torch.equal(looked(word).x_0, looked(strategy).x_0)
@@ -29,7 +30,8 @@ def test_true_and_false_stay_words_for_a_clamp_and_for_nothing():
     assert torch.equal(looked(False).x_0, X_0)
 
 
-def test_a_dynamic_threshold_scales_an_image_by_its_own_quantile_and_leaves_those_in_range():
+def test_a_dynamic_threshold_scales_an_image():
+    """A dynamic threshold scales an image by its own quantile and leaves those in range."""
     x_0 = looked(DynamicThreshold(share=1.0)).x_0
     torch.testing.assert_close(x_0, torch.stack([X_0[0] / 3, X_0[1]]))
     half = DynamicThreshold(share=0.5)(X_0)

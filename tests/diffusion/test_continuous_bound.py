@@ -74,17 +74,19 @@ def prior_bits(schedule):
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("schedule", REAL, ids=str)
-def test_with_the_exact_denoiser_it_is_the_information_between_the_ends_whatever_schedule_and_prediction(
-    schedule, prediction
-):
+def test_with_the_exact_denoiser_it_is_the_information(schedule, prediction):
+    """With the exact denoiser it is the information between the ends whatever schedule and prediction."""
     between = information(math.exp(8)) - information(math.exp(-6))
     last_step = 0.5 * math.log2(2 * math.pi * math.e * math.exp(-8))  # the density N(x_0; x_1/α_1, σ_1²/α_1²)
     expected = between + last_step + prior_bits(schedule)
     assert continuous(schedule, prediction) == pytest.approx(expected, abs=2e-4)
 
 
-def test_with_the_exact_last_step_the_bound_is_the_entropy_and_what_the_prior_misses():
-    """H(x_0) + KL(q(x_T) ‖ p(x_T)): the gap between L_T and this KL is I(x_0; x_T)."""
+def test_with_the_exact_last_step_the_bound():
+    """With the exact last step the bound is the entropy and what the prior misses.
+
+    H(x_0) + KL(q(x_T) ‖ p(x_T)): the gap between L_T and this KL is I(x_0; x_T).
+    """
     schedule = REAL[0]
     bound = continuous(schedule, decoder=GaussianDecoder())
     missed = prior_bits(schedule) - information(math.exp(-6))
@@ -92,8 +94,8 @@ def test_with_the_exact_last_step_the_bound_is_the_entropy_and_what_the_prior_mi
 
 
 @pytest.mark.parametrize("believed", [GaussianData(0.2, 0.3), GaussianData(0.0, 1.5)], ids=str)
-def test_a_wrong_denoiser_costs_the_same_on_every_schedule_between_the_same_ends(believed):
-    """VDM, section 5.1."""
+def test_a_wrong_denoiser_costs_the_same(believed):
+    """A wrong denoiser costs the same on every schedule between the same ends. VDM, section 5.1."""
     costs = [continuous(schedule, believed=believed, num_t=4000) - prior_bits(schedule) for schedule in REAL]
     assert min(costs) > continuous(REAL[0]) - prior_bits(REAL[0]) + 0.01
     assert costs == pytest.approx([costs[0]] * len(costs), abs=5e-4)
@@ -115,7 +117,8 @@ def test_the_bound_of_more_and_more_steps_falls_to_it():
     assert gaps[-2] / gaps[-1] == pytest.approx(4, rel=0.15)  # of first order in the step
 
 
-def test_it_is_l_vlb_of_many_steps_for_any_network_and_for_data_with_levels():
+def test_it_is_l_vlb_of_many_steps_for_any_network():
+    """It is l vlb of many steps for any network and for data with levels."""
     schedule = LogSNRSchedule(2000, log_snr_max=6.0, log_snr_min=-6.0)
     process = GaussianDiffusion(schedule)
     torch.manual_seed(0)
@@ -145,7 +148,8 @@ def variational_l_0(process, x_0, eps):
 @pytest.mark.parametrize(
     ("decoder", "looks"), [(LevelDecoder(), 1), (GaussianDecoder(), 2)], ids=["levels", "gaussian"]
 )
-def test_only_a_decoder_with_parameters_looks_a_second_time_and_reads_the_variance(decoder, looks):
+def test_only_a_decoder_with_parameters_looks_a_second(decoder, looks):
+    """Only a decoder with parameters looks a second time and reads the variance."""
     process = GaussianDiffusion(REAL[0])
     network = ExactNetwork(DATA, process, PredictNoise())
     objective = ContinuousBound(17, decoder)
@@ -172,7 +176,8 @@ def test_the_slope_of_log_snr_is_its_difference_quotient(schedule):
     torch.testing.assert_close(slope, (process.log_snr(t + h) - process.log_snr(t - h)) / (2 * h), rtol=1e-6, atol=1e-8)
 
 
-def test_a_batch_of_low_discrepancy_is_an_even_grid_with_one_random_number():
+def test_a_batch_of_low_discrepancy_is_an_even_grid():
+    """A batch of low discrepancy is an even grid with one random number."""
     generator = torch.Generator().manual_seed(0)
     sampler = LowDiscrepancyTimesteps(101, real=True)
     shifts = []

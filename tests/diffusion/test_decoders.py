@@ -84,7 +84,8 @@ def test_the_ends_have_their_shares_as_a_prior(log_snr, shares, num_levels):
     torch.testing.assert_close(every.exp().sum(1), torch.ones(23, dtype=torch.float64))
 
 
-def test_a_prior_costs_less_where_it_is_right_and_continuous_data_have_no_ends():
+def test_a_prior_costs_less_where_it_is_right():
+    """A prior costs less where it is right and continuous data have no ends."""
     chain, draws = process(12.0), torch.Generator().manual_seed(0)
     black = torch.rand(20000, 1, generator=draws) < 0.5
     x_0 = torch.where(black, -1.0, levels(256)[torch.randint(0, 256, (20000, 1), generator=draws)])
@@ -113,7 +114,8 @@ def test_it_is_a_softmax_over_all_levels(log_snr):
 
 
 @pytest.mark.parametrize("num_levels", [2, 17, 256])
-def test_in_infinite_noise_a_level_costs_the_logarithm_of_their_number(num_levels):
+def test_in_infinite_noise_a_level_costs_the_logarithm(num_levels):
+    """In infinite noise a level costs the logarithm of their number."""
     assert bits(process(-60.0), num_levels) == pytest.approx(math.log2(num_levels), abs=1e-6)
 
 
@@ -148,7 +150,8 @@ def test_a_mass_needs_two_levels():
         log_prob(process(3.0), torch.zeros(1, 1), torch.zeros(1, 1), 1)
 
 
-def test_the_bound_takes_its_last_step_from_the_decoder_and_its_others_from_the_reverse_process():
+def test_the_bound_takes_its_last_step():
+    """The bound takes its last step from the decoder and its others from the reverse process."""
     chain = process(7.0)
     network = ExactNetwork(GaussianData(0.0, 0.5), chain, PredictNoise())
     reverse = ReverseProcess(network, PredictNoise(), FixedSmall(), clip_x_0=False)

@@ -37,14 +37,16 @@ def test_from_t_0_it_is_the_identity(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=str)
-def test_from_the_last_t_it_is_the_sampler_from_a_noisy_image(sampler):
+def test_from_the_last_t_it_is_the_sampler(sampler):
+    """From the last t it is the sampler from a noisy image."""
     T = PROCESS.num_timesteps
     x_T = PROCESS.q_sample(X_0, torch.full((50,), T), NOISE.fork(1)(T, X_0))
     expected = sampler(PROCESS, reverse(), x_T, noise=NOISE)
     assert torch.equal(denoise_from(sampler, PROCESS, reverse(), X_0, T, NOISE), expected)
 
 
-def test_it_goes_down_through_t_and_the_samplers_own_steps_below():
+def test_it_goes_down_through_the_samplers_steps():
+    """It goes down through t and the samplers own steps below."""
     looker = reverse()
     denoise_from(AncestralSampler(EvenSpacing(10)), PROCESS, looker, X_0, 25, NOISE)
     assert looker.network.seen == [24, *[t - 1 for t in reversed(EvenSpacing(10)(60).tolist()) if t < 25]]

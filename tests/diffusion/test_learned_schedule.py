@@ -81,7 +81,8 @@ def test_a_time_is_found_by_its_log_snr():
     torch.testing.assert_close(found.detach(), t)
 
 
-def test_the_table_is_that_of_the_parameters_and_needs_no_gradient():
+def test_the_table_is_that_of_the_parameters():
+    """The table is that of the parameters and needs no gradient."""
     schedule = learned(**MOVED)
     process = GaussianDiffusion(schedule)
     t = torch.tensor([1, 17, 100])
@@ -120,8 +121,11 @@ def second_moment(logits):
     return float((weights * loss.square()).sum() / 2)
 
 
-def test_its_path_is_trained_for_the_least_variance_of_the_estimate():
-    """The gradient of the path is that of E[L_∞²]/2, and the loss itself has none."""
+def test_its_path_is_trained_for_the_least_variance():
+    """Its path is trained for the least variance of the estimate.
+
+    The gradient of the path is that of E[L_∞²]/2, and the loss itself has none.
+    """
     schedule = learned(**MOVED)
     mean = terms(schedule)
     torch.testing.assert_close(mean["loss"], mean["vlb"])
@@ -134,8 +138,8 @@ def test_its_path_is_trained_for_the_least_variance_of_the_estimate():
         assert float(schedule.trained.share.grad[k]) == pytest.approx(quotient, rel=1e-3)
 
 
-def test_where_each_bin_has_time_for_what_it_loses_nothing_moves():
-    """Σ_k E_k[f²]/p_k is least at p_k ∝ √E_k[f²]."""
+def test_where_each_bin_has_time_for_what_it_loses():
+    """Where each bin has time for what it loses nothing moves. Σ_k E_k[f²]/p_k is least at p_k ∝ √E_k[f²]."""
     schedule = learned()
     loss = torch.tensor([3.0, 1.0, 0.5, 2.0], dtype=torch.float64)  # f of four t in the middle of the bins
     with torch.no_grad():
@@ -146,8 +150,11 @@ def test_where_each_bin_has_time_for_what_it_loses_nothing_moves():
     torch.testing.assert_close(schedule.trained.share.grad, torch.zeros(4), atol=1e-6, rtol=0)
 
 
-def test_the_network_sees_log_snr_so_that_a_moved_path_is_no_other_task():
-    """Of two schedules, what is shown at one log SNR is the same number: t − 1 of the schedule before training."""
+def test_the_network_sees_log_snr_so_that_a_moved_path():
+    """The network sees log snr so that a moved path is no other task.
+
+    Of two schedules, what is shown at one log SNR is the same number: t − 1 of the schedule before training.
+    """
     before, after = learned(), learned(**MOVED)
     log_snr = torch.linspace(-2.0, 6.0, 9, dtype=torch.float64)
     for schedule in (before, after):

@@ -40,7 +40,8 @@ def test_a_row_depends_on_its_index_and_nothing_else():
     assert len({float(row.flatten()[0]) for row in rows}) == 6
 
 
-def test_seed_index_and_t_each_change_the_noise_and_different_noise_is_uncorrelated():
+def test_seed_index_and_t_each_change_the_noise():
+    """Seed index and t each change the noise and different noise is uncorrelated."""
     like = torch.zeros(1, 20000)
     draw = lambda seed, index, t: SampleNoise(seed, torch.tensor([index]))(t, like)[0].double()  # noqa: E731
     base = draw(1, 2, 3)
@@ -49,7 +50,8 @@ def test_seed_index_and_t_each_change_the_noise_and_different_noise_is_uncorrela
     assert torch.equal(base, draw(1, 2, 3))
 
 
-def test_initial_uniform_and_forked_noise_are_streams_of_their_own():
+def test_initial_uniform_and_forked_noise_are_streams():
+    """Initial uniform and forked noise are streams of their own."""
     noise = SampleNoise(1, torch.arange(10000))
     u = noise.uniform(1)
     assert abs(float(u.mean()) - 0.5) < 4 * (1 / 12 / 10000) ** 0.5
@@ -72,7 +74,8 @@ def test_rows_may_have_a_t_of_their_own():
     assert torch.equal(noise(t, like), expected)
 
 
-def test_derived_seeds_differ_in_every_argument_and_their_order():
+def test_derived_seeds_differ_in_every_argument():
+    """Derived seeds differ in every argument and their order."""
     seeds = [derive_seed(s, a, b) for s in (0, 1, 2**40) for a in range(20) for b in range(20)]
     assert len(set(seeds)) == len(seeds)
     assert len({s % 2**32 for s in seeds}) == len(seeds)

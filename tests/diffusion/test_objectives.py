@@ -145,7 +145,8 @@ def test_the_bound_term_is_the_papers_equation_8():
 
 
 @pytest.mark.parametrize("decoder", [GaussianDecoder(), LevelDecoder()], ids=repr)
-def test_the_bound_term_is_the_same_where_only_a_gpu_knows_which_rows_are_last_steps(monkeypatch, decoder):
+def test_the_bound_term_is_the_same_where_only_a_gpu(monkeypatch, decoder):
+    """The bound term is the same where only a gpu knows which rows are last steps."""
     x_0, t, eps = batch(30)
     found = []
     for looks in (True, False):
@@ -203,7 +204,8 @@ def test_the_mean_over_drawn_t_is_the_exhaustive_sum(kind, chain):
 @pytest.mark.parametrize(
     "prediction", [PredictNoise(), PredictStart(), PredictVelocity()], ids=lambda p: type(p).__name__
 )
-def test_min_snr_weighs_the_error_of_x_0_the_same_for_every_prediction(prediction):
+def test_min_snr_weighs_the_error_of_x_0(prediction):
+    """Min snr weighs the error of x 0 the same for every prediction."""
     process = GaussianDiffusion(LinearSchedule(100))
     t = torch.arange(1, 101)
     x_0_weight = MinSNR(gamma=5.0).weight(process, prediction, t) * prediction.error_scale(process, t)
@@ -211,14 +213,16 @@ def test_min_snr_weighs_the_error_of_x_0_the_same_for_every_prediction(predictio
     assert process.snr(t)[0] > 5 > process.snr(t)[-1]
 
 
-def test_min_snr_of_a_noise_network_is_one_where_there_is_more_noise_than_gamma():
+def test_min_snr_of_a_noise_network():
+    """Min snr of a noise network is one where there is more noise than gamma."""
     process = GaussianDiffusion(LinearSchedule(100))
     weight = MinSNR(gamma=5.0).weight(process, PredictNoise(), torch.tensor([1, 100]))
     assert float(weight[0]) == pytest.approx(5 / float(process.snr(torch.tensor([1]))))
     assert float(weight[1]) == 1.0
 
 
-def test_edms_weighting_is_its_lambda_and_one_for_its_own_prediction():
+def test_edms_weighting_is_its_lambda():
+    """Edms weighting is its lambda and one for its own prediction."""
     process, t = GaussianDiffusion(EDMSchedule(100)), torch.linspace(1, 100, 30, dtype=torch.float64)
     sigma, weighting = process.noise(t), ErrorOf(PredictEDM(0.5))
     expected = (sigma.square() + 0.25) / (0.5 * sigma).square()
@@ -237,8 +241,11 @@ EVERY_PREDICTION = [PredictNoise(), PredictStart(), PredictVelocity(), PredictFl
 
 @pytest.mark.parametrize("schedule", [CosineSchedule(20), RectifiedSchedule(20), EDMSchedule(20)], ids=str)
 @pytest.mark.parametrize("weighting", [MinSNR(), SigmoidWeighting(), ErrorOf(PredictEDM())], ids=str)
-def test_networks_that_say_the_same_in_other_words_have_the_same_weighted_loss(weighting, schedule):
-    """At whole and at real t: the network knows x_0 up to the same error and states it as what is asked of it."""
+def test_networks_that_say_the_same_in_other_words(weighting, schedule):
+    """Networks that say the same in other words have the same weighted loss.
+
+    At whole and at real t: the network knows x_0 up to the same error and states it as what is asked of it.
+    """
     process = GaussianDiffusion(schedule)
     x_0, whole, eps = batch()
     for t in [whole, whole.double().clamp(max=19) + 0.3] if schedule.takes_real_t else [whole]:

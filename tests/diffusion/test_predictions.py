@@ -55,7 +55,8 @@ def test_velocity_is_the_definition():
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("t", [2, 50, 100])
-def test_error_scale_converts_the_error_of_the_output_to_that_of_x_0(prediction, t):
+def test_error_scale_converts_the_error_of_the_output(prediction, t):
+    """Error scale converts the error of the output to that of x 0."""
     x_0, eps, t, x_t = pair(t)
     output = prediction.target(PROCESS, x_0, eps, t)
     wrong = prediction.to_x_0(PROCESS, output + 0.01, x_t, t)
@@ -65,7 +66,8 @@ def test_error_scale_converts_the_error_of_the_output_to_that_of_x_0(prediction,
 
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("t", [1, 2, 50, 100])
-def test_a_start_or_velocity_network_made_from_a_noise_network_gives_the_same_reverse_step(clip, t):
+def test_a_start_or_velocity_network_made_from_a_noise(clip, t):
+    """A start or velocity network made from a noise network gives the same reverse step."""
     x_t = 2 * torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     looks = []
     for prediction in PREDICTIONS:
@@ -94,7 +96,8 @@ def test_edms_prediction_is_the_papers_preconditioning():
     torch.testing.assert_close(shown, sigma[:, 0].log() / 4)
 
 
-def test_for_unit_variance_edms_target_is_the_velocity_turned_around():
+def test_for_unit_variance_edms_target_is_the_velocity():
+    """For unit variance edms target is the velocity turned around."""
     x_0, eps, t, _ = pair(30)
     expected = -PredictVelocity().target(PROCESS, x_0, eps, t)
     torch.testing.assert_close(PredictEDM(1.0).target(PROCESS, x_0, eps, t), expected)

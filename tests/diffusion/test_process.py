@@ -58,7 +58,8 @@ def test_the_posterior_is_bayes_rule(process):
         torch.testing.assert_close(process.beta_tilde(steps(t, 1)), 1 / precision, rtol=1e-9, atol=0)
 
 
-def test_at_the_first_step_the_posterior_is_x_0_with_the_second_steps_variance():
+def test_at_the_first_step_the_posterior_is_x_0():
+    """At the first step the posterior is x 0 with the second steps variance."""
     process = GaussianDiffusion(LinearSchedule(1000))
     x_0, x_t = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     posterior = process.q_posterior(x_0, x_t, steps(1, 2))
@@ -68,7 +69,8 @@ def test_at_the_first_step_the_posterior_is_x_0_with_the_second_steps_variance()
     assert float(posterior.log_variance[0]) == pytest.approx(-9.817, abs=5e-4)
 
 
-def test_a_chain_of_one_step_has_beta_for_its_clipped_variance():
+def test_a_chain_of_one_step_has_beta_for_its_clipped():
+    """A chain of one step has beta for its clipped variance."""
     process = GaussianDiffusion(CosineSchedule(10)).respace(torch.tensor([10]))
     assert float(process.log_beta_tilde(steps(1, 1))) == pytest.approx(float(process.beta(steps(1, 1)).log()))
 
@@ -93,7 +95,8 @@ def test_respaced_twice_equals_respaced_once(process):
     assert torch.equal(twice.beta_tilde(t), once.beta_tilde(t))
 
 
-def test_a_respaced_stride_has_the_variance_of_all_the_steps_it_covers():
+def test_a_respaced_stride_has_the_variance():
+    """A respaced stride has the variance of all the steps it covers."""
     process = GaussianDiffusion(LinearSchedule(50))
     strided = process.respace(torch.tensor([10, 50]))
     kept = 1 - process.beta(torch.arange(11, 51))
@@ -107,7 +110,8 @@ def test_an_impossible_subsequence_is_refused(kept):
         PROCESSES[0].respace(torch.tensor(kept, dtype=torch.int64))
 
 
-def test_shapes_and_dtypes_are_checked_and_images_keep_theirs():
+def test_shapes_and_dtypes_are_checked():
+    """Shapes and dtypes are checked and images keep theirs."""
     process = PROCESSES[0]
     x_0 = torch.zeros(2, 3, 4, 4)
     assert process.q_sample(x_0, torch.tensor([1, 50]), torch.ones_like(x_0)).dtype == torch.float32
@@ -120,8 +124,11 @@ PAIRS = [CosineSchedule(60), LogSNRSchedule(60), RectifiedSchedule(60), EDMSched
 
 
 @pytest.mark.parametrize("schedule", PAIRS, ids=lambda s: type(s).__name__)
-def test_iterated_steps_and_the_posterior_between_any_two_times_follow_from_the_pair(schedule):
-    """x_t = α_ts·x_s + σ_ts·ε lands on q(x_t|x_0), and q(x_s|x_t, x_0) is Bayes' rule: precisions add."""
+def test_iterated_steps_and_the_posterior(schedule):
+    """Iterated steps and the posterior between any two times follow from the pair.
+
+    x_t = α_ts·x_s + σ_ts·ε lands on q(x_t|x_0), and q(x_s|x_t, x_0) is Bayes' rule: precisions add.
+    """
     process = GaussianDiffusion(schedule)
     one, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     mean, variance = one, zero
@@ -192,7 +199,9 @@ def test_a_process_at_t_does_not_look_again():
     assert torch.equal(here.beta(other), process.beta(other))
 
 
-def test_where_log_snr_does_not_fall_there_is_no_gaussian_step():
+def test_where_log_snr_does_not_fall():
+    """Where log snr does not fall there is no gaussian step."""
+
     @dataclass(frozen=True)
     class Rising(Schedule):
         def alpha_bar(self):

@@ -30,6 +30,7 @@ from diffusion_lab.diffusion import (
     step_costs,
     variational_bound,
 )
+from diffusion_lab.diffusion.regressed import log_residual
 from diffusion_lab.networks import MLP
 
 from .oracles import ExactNetwork, GaussianData, MixtureData, OptimalVariance, SigmaPoints, steps
@@ -85,7 +86,8 @@ def numbers(reverse, x_t, t, process):
 
 @pytest.mark.parametrize("data", [DATA, GaussianData(-1.0, 2.0)], ids=str)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_on_gaussian_data_it_is_the_optimal_variance_at_every_stride(schedule, data):
+def test_on_gaussian_data_it_is_the_optimal_variance(schedule, data):
+    """On gaussian data it is the optimal variance at every stride."""
     process = GaussianDiffusion(schedule)
     x_t = torch.tensor([[0.3]], dtype=torch.float64)
     for num_steps in (1, 2, 7, 40):
@@ -97,8 +99,11 @@ def test_on_gaussian_data_it_is_the_optimal_variance_at_every_stride(schedule, d
 
 @pytest.mark.parametrize("error", [0.0, 0.3])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_what_is_regressed_has_the_residual_for_its_expectation_in_each_dimension(schedule, error):
-    """Exact: at each x_t a Gaussian posterior has the two sigma points x̂_0 ± its width."""
+def test_what_is_regressed_has_the_residual(schedule, error):
+    """What is regressed has the residual for its expectation in each dimension.
+
+    Exact: at each x_t a Gaussian posterior has the two sigma points x̂_0 ± its width.
+    """
     process, head = GaussianDiffusion(schedule), KnowingHead(AXES, GaussianDiffusion(schedule), error)
     x_t = torch.tensor([[0.3, -1.0, 0.7]], dtype=torch.float64)
     for t in (1, 5, 20, 40):
@@ -115,7 +120,8 @@ def test_what_is_regressed_has_the_residual_for_its_expectation_in_each_dimensio
         torch.testing.assert_close(npr - sn, 2 * eps_hat * (eps_hat - eps))
 
 
-def test_the_loss_is_least_and_the_fit_is_1_where_the_head_says_the_residual():
+def test_the_loss_is_least_and_the_fit_is_1():
+    """The loss is least and the fit is 1 where the head says the residual."""
     process = GaussianDiffusion(CosineSchedule(40))
     x_0, eps = SigmaPoints.x_0(DATA), SigmaPoints()(1, SigmaPoints.x_0(DATA))
     for t in (1, 20, 40):
@@ -132,7 +138,8 @@ def factor_of(head, factor):
     return lambda x, timesteps: ((head(x, timesteps).exp() + LEAST) * factor - LEAST).log()
 
 
-def test_v_0_is_the_upper_bound_and_no_v_is_narrower_than_the_lower():
+def test_v_0_is_the_upper_bound_and_no_v_is_narrower():
+    """V 0 is the upper bound and no v is narrower than the lower."""
     process, x_t = GaussianDiffusion(CosineSchedule(40)), torch.zeros(1, 1, dtype=torch.float64)
     for num_steps in (3, 40):
         chain = process.respace(EvenSpacing(num_steps)(process))
@@ -145,8 +152,11 @@ def test_v_0_is_the_upper_bound_and_no_v_is_narrower_than_the_lower():
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 20])
-def test_of_all_scales_its_own_has_the_least_bound_of_a_network_that_errs(num_steps):
-    """Also where the analytic variance, which trusts the mean, is not the best one."""
+def test_of_all_scales_its_own_has_the_least_bound(num_steps):
+    """Of all scales its own has the least bound of a network that errs.
+
+    Also where the analytic variance, which trusts the mean, is not the best one.
+    """
     process = GaussianDiffusion(CosineSchedule(40))
     x_0 = DATA.mean + DATA.std * SampleNoise(1, torch.arange(4000)).initial((1,)).double()
     chain, error = process.respace(EvenSpacing(num_steps)(process)), 0.3
@@ -210,8 +220,11 @@ def samples(data, size, generator):
     return (torch.tensor(data.means)[part] + data.std * torch.randn(size, generator=generator))[:, None]
 
 
-def test_a_head_comes_nearer_to_the_residual_the_longer_it_trains_and_its_bound_is_below_the_analytic_one():
-    """Mixture data: how uncertain x_0 is depends on where x_t lies, and the mean is off besides."""
+def test_a_head_comes_nearer_to_the_residual():
+    """A head comes nearer to the residual the longer it trains and its bound is below the analytic one.
+
+    Mixture data: how uncertain x_0 is depends on where x_t lies, and the mean is off besides.
+    """
     process, data, error = GaussianDiffusion(CosineSchedule(20)), MixtureData(), 0.2
     generator = torch.Generator().manual_seed(9)
     x_0 = samples(data, 2000, generator)
@@ -221,7 +234,7 @@ def test_a_head_comes_nearer_to_the_residual_the_longer_it_trains_and_its_bound_
 
     def off(head):
         _, v = reverse_of(process, data, error, head).evaluate(process, x_t, t)
-        return float((Regressed().log_residual(process, x_t, t, v) - right).square().mean().sqrt())
+        return float((log_residual(process, x_t, t, v) - right).square().mean().sqrt())
 
     heads = [trained_head(process, data, num_steps, error) for num_steps in (0, 40, 250)]
     distances = [off(head) for head in heads]

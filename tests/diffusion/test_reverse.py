@@ -23,7 +23,8 @@ def constant(*channels: float):
     return lambda x_t, timesteps, y: torch.tensor(channels, dtype=x_t.dtype).expand(len(x_t), -1)
 
 
-def test_the_mean_is_the_posterior_mean_at_the_predicted_x_0():
+def test_the_mean_is_the_posterior_mean():
+    """The mean is the posterior mean at the predicted x 0."""
     x_t = torch.randn(3, 2, dtype=torch.float64)
     step = ReverseProcess(constant(0.3, -0.4), PredictStart(), FixedSmall())(PROCESS, x_t, steps(40, 3))
     x_0 = torch.tensor([[0.3, -0.4]], dtype=torch.float64).expand(3, 2)
@@ -31,7 +32,8 @@ def test_the_mean_is_the_posterior_mean_at_the_predicted_x_0():
     torch.testing.assert_close(step.distribution.mean, PROCESS.q_posterior(x_0, x_t, steps(40, 3)).mean)
 
 
-def test_the_mean_of_a_noise_network_is_the_papers_equation_11():
+def test_the_mean_of_a_noise_network_is_the_papers():
+    """The mean of a noise network is the papers equation 11."""
     x_t = torch.randn(3, 2, dtype=torch.float64)
     t = steps(40, 3)
     step = ReverseProcess(constant(0.3, -0.4), PredictNoise(), FixedSmall(), clip_x_0=False)(PROCESS, x_t, t)
@@ -40,7 +42,8 @@ def test_the_mean_of_a_noise_network_is_the_papers_equation_11():
     torch.testing.assert_close(step.distribution.mean, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_clipping_clamps_x_0_and_takes_eps_from_it_but_leaves_the_output():
+def test_clipping_clamps_x_0():
+    """Clipping clamps x 0 and takes eps from it but leaves the output."""
     x_t = torch.full((1, 1), 2.0, dtype=torch.float64)
     reverse = ReverseProcess(constant(7.0), PredictStart(), FixedSmall(), clip_x_0=True)
     step = reverse(PROCESS, x_t, steps(40, 1))
@@ -51,7 +54,8 @@ def test_clipping_clamps_x_0_and_takes_eps_from_it_but_leaves_the_output():
     assert float(reverse.without_clipping()(PROCESS, x_t, steps(40, 1)).x_0) == 7.0
 
 
-def test_the_channels_are_the_mean_part_then_the_variance_part():
+def test_the_channels_are_the_mean_part_then():
+    """The channels are the mean part then the variance part."""
     x_t = torch.zeros(1, 2, dtype=torch.float64)
     step = ReverseProcess(constant(0.1, 0.2, -1.0, 1.0), PredictStart(), LearnedRange())(PROCESS, x_t, steps(40, 1))
     assert step.output.tolist() == [[0.1, 0.2]]
@@ -65,7 +69,8 @@ def test_a_network_of_the_wrong_width_is_named():
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(1, 1))
 
 
-def test_a_respaced_process_shows_the_network_original_0_based_indices():
+def test_a_respaced_process_shows_the_network_original():
+    """A respaced process shows the network original 0 based indices."""
     network = ExactNetwork(GaussianData(), PROCESS, PredictNoise())
     strided = PROCESS.respace(EvenSpacing(3)(100))
     for t in (1, 2, 3):
@@ -77,7 +82,8 @@ def test_a_respaced_process_shows_the_network_original_0_based_indices():
 
 @pytest.mark.parametrize("t", [0, -1, 101])
 @pytest.mark.parametrize("around", [lambda reverse: reverse, lambda reverse: ClassifierFree(2.0).around(reverse)])
-def test_clean_data_have_no_reverse_step_and_no_t_wraps_around(t, around):
+def test_clean_data_have_no_reverse_step(t, around):
+    """Clean data have no reverse step and no t wraps around."""
     reverse = around(ReverseProcess(constant(0.1), PredictNoise(), FixedSmall(), null_class=3))
     with pytest.raises(
         ValueError, match=r"t = 0 is clean data and has no reverse step|is not within 0 … 100, the steps"
@@ -85,8 +91,11 @@ def test_clean_data_have_no_reverse_step_and_no_t_wraps_around(t, around):
         reverse(PROCESS, torch.zeros(1, 1, dtype=torch.float64), steps(t, 1), torch.tensor([1]))
 
 
-def test_where_nothing_is_checked_what_is_unknown_at_t_0_is_not_a_number():
-    """As on a GPU, which is not waited for: no value of another step stands in."""
+def test_where_nothing_is_checked_what_is_unknown_at_t():
+    """Where nothing is checked what is unknown at t 0 is not a number.
+
+    As on a GPU, which is not waited for: no value of another step stands in.
+    """
     x = torch.ones(1, 1, dtype=torch.float64)
     posterior = PROCESS.q_posterior(x, x, steps(0, 1))
     assert posterior.mean.isnan().all()

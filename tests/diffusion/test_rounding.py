@@ -22,8 +22,11 @@ X = torch.linspace(-1, 1, 6302)  # none of them halfway between two levels
         (17, (0.5, 0.5), 1.5),
     ],
 )
-def test_the_end_takes_what_the_prior_of_the_levels_and_a_gaussian_error_give_it(num_levels, shares, error):
-    """By Bayes' rule over all levels, each of which the error may have moved to x."""
+def test_the_end_takes_what_the_prior_of_the_levels(num_levels, shares, error):
+    """The end takes what the prior of the levels and a gaussian error give it.
+
+    By Bayes' rule over all levels, each of which the error may have moved to x.
+    """
     p = torch.full((num_levels,), (1 - sum(shares)) / (num_levels - 2), dtype=torch.float64)
     p[0], p[-1] = shares
     level = (X.double()[:, None] + 1) * (num_levels - 1) / 2
@@ -57,7 +60,8 @@ def test_black_is_taken_up_to_the_stated_distance():
     ],
     ids=repr,
 )
-def test_nothing_is_rounded_without_error_or_without_more_pixels_at_the_ends(rounding):
+def test_nothing_is_rounded_without_error(rounding):
+    """Nothing is rounded without error or without more pixels at the ends."""
     assert torch.equal(rounding(X), X)
 
 

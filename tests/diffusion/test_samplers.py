@@ -64,7 +64,8 @@ def test_the_spread_of_what_is_generated(schedule, num_steps, ddim, small, large
 
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("clip", [False, True])
-def test_ddim_with_eta_1_is_ancestral_with_beta_tilde_at_any_stride(num_steps, clip):
+def test_ddim_with_eta_1_is_ancestral_with_beta_tilde(num_steps, clip):
+    """Ddim with eta 1 is ancestral with beta tilde at any stride."""
     process, reverse = exact(CosineSchedule(100), FixedSmall(), clip=clip)
     x_T = 2 * SampleNoise(0, torch.arange(5)).initial((3,)).double()
     spacing, noise = EvenSpacing(num_steps), SampleNoise(1, torch.arange(5))
@@ -110,7 +111,8 @@ def test_samples_are_the_same_in_batches_of_16_7_and_1(sampler):
     assert len(whole.flatten(1).unique(dim=0)) == 16
 
 
-def test_the_network_is_asked_once_a_step_at_the_original_indices_of_the_spacing():
+def test_the_network_is_asked_once_a_step():
+    """The network is asked once a step at the original indices of the spacing."""
     process, reverse = exact(CosineSchedule(1000), FixedLarge())
     for sampler in (AncestralSampler(QuadraticSpacing(6)), DDIMSampler(QuadraticSpacing(6))):
         reverse.network.seen.clear()
@@ -128,7 +130,8 @@ def test_the_last_step_returns_x_0_without_noise(sampler):
     torch.testing.assert_close(states[-1][1], look.x_0)
 
 
-def test_an_ancestral_step_is_mean_plus_the_learned_std_times_noise():
+def test_an_ancestral_step_is_mean_plus_the_learned():
+    """An ancestral step is mean plus the learned std times noise."""
     process = GaussianDiffusion(CosineSchedule(20))
     network = lambda x_t, timesteps, y: torch.cat([0.5 * x_t, torch.full_like(x_t, 0.4)], dim=1)  # noqa: E731
     reverse = ReverseProcess(network, PredictVelocity(), LearnedRange(), clip_x_0=False)
@@ -149,7 +152,8 @@ def test_labels_reach_the_network():
     assert float(samples[1]) != 0
 
 
-def test_encoding_is_inverted_by_decoding_with_an_error_of_first_order():
+def test_encoding_is_inverted_by_decoding():
+    """Encoding is inverted by decoding with an error of first order."""
     data = GaussianData(0.2, 0.4)
     process, reverse = exact(CosineSchedule(4000), FixedSmall(), data)
     x_0 = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]

@@ -25,7 +25,8 @@ VALID = [
 
 
 @pytest.mark.parametrize("schedule", VALID, ids=str)
-def test_a_table_starts_at_one_and_falls_strictly_without_reaching_zero(schedule):
+def test_a_table_falls_strictly_from_one(schedule):
+    """A table starts at one and falls strictly without reaching zero."""
     table = schedule.alpha_bar()
     assert table.dtype == torch.float64
     assert table.shape == (schedule.num_timesteps + 1,)
@@ -50,7 +51,8 @@ def test_linear_beta_is_the_papers_at_a_thousand_steps():
 
 
 @pytest.mark.parametrize("num_timesteps", [25, 200, 4000])
-def test_linear_is_rescaled_so_that_the_end_does_not_depend_on_the_number_of_steps(num_timesteps):
+def test_linear_is_rescaled_so_that_the_end(num_timesteps):
+    """Linear is rescaled so that the end does not depend on the number of steps."""
     assert float(LinearSchedule(num_timesteps).alpha_bar()[-1]) < 1e-4
     process = GaussianDiffusion(LinearSchedule(num_timesteps))
     assert float(process.beta(torch.tensor([num_timesteps]))) == pytest.approx(20 / num_timesteps)
@@ -62,7 +64,8 @@ def test_linear_says_why_it_does_not_exist_below_21_steps(num_timesteps):
         LinearSchedule(num_timesteps)
 
 
-def test_cosine_is_the_formula_until_the_clip_which_touches_one_beta():
+def test_cosine_is_the_formula_until_the_clip():
+    """Cosine is the formula until the clip which touches one beta."""
     schedule = CosineSchedule(1000)
     table = schedule.alpha_bar()
     f = [math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(1000)]
@@ -80,7 +83,8 @@ def test_sigmoid_is_the_formula_until_the_clip():
     assert float(table[500]) == pytest.approx(0.5)
 
 
-def test_the_first_noise_level_of_a_long_cosine_keeps_its_digits():
+def test_the_first_noise_level_of_a_long_cosine_keeps():
+    """The first noise level of a long cosine keeps its digits."""
     first = float(1 - CosineSchedule(4000).alpha_bar()[1])
     f = lambda t: math.cos((t / 4000 + 0.008) / 1.008 * math.pi / 2) ** 2  # noqa: E731
     assert first == pytest.approx(1 - f(1) / f(0), rel=1e-9)
@@ -100,7 +104,8 @@ def test_impossible_shapes_are_named():
         SigmoidSchedule(1000, tau=0.0)
 
 
-def test_the_first_step_of_cosine_is_as_many_grey_levels_as_its_docstring_says():
+def test_the_first_step_of_cosine_is_as_many_grey():
+    """The first step of cosine is as many grey levels as its docstring says."""
     text = " ".join(CosineSchedule.__doc__.split())
     steps, bins = re.search(r"√β_1 is (.*?) bins of 256 grey levels at T = (.*?)\.", text).group(2, 1)
     for T, told in zip(re.findall(r"\d+", steps), re.findall(r"[\d.]+", bins), strict=True):
@@ -114,7 +119,8 @@ def log_snr(schedule):
 
 @pytest.mark.parametrize("kind", [LinearSchedule, CosineSchedule, SigmoidSchedule])
 @pytest.mark.parametrize("ends", [(7.0, None), (None, -4.0), (7.0, -4.0), (13.0, None)], ids=str)
-def test_cut_ends_are_where_they_were_asked_and_the_others_stay(kind, ends):
+def test_cut_ends_are_where_they_were_asked(kind, ends):
+    """Cut ends are where they were asked and the others stay."""
     whole, cut = log_snr(kind(200)), log_snr(kind(200, log_snr_max=ends[0], log_snr_min=ends[1]))
     assert len(cut) == 200
     assert (cut.diff() < 0).all()
@@ -150,7 +156,8 @@ def test_log_snr_is_a_line_and_its_variance_is_one():
     assert process.has_unit_variance
 
 
-def test_rectified_is_the_straight_path_to_where_there_is_still_a_log_snr():
+def test_rectified_is_the_straight_path():
+    """Rectified is the straight path to where there is still a log snr."""
     process, t = GaussianDiffusion(RectifiedSchedule(100)), torch.arange(0, 101)
     torch.testing.assert_close(process.signal(t) + process.noise(t), torch.ones(101, dtype=torch.float64))
     torch.testing.assert_close(process.noise(t).diff(), process.noise(t)[1].expand(100))
@@ -160,7 +167,8 @@ def test_rectified_is_the_straight_path_to_where_there_is_still_a_log_snr():
     assert float(cut[1]) == pytest.approx(6)
 
 
-def test_edm_keeps_the_signal_and_its_noise_levels_are_the_papers():
+def test_edm_keeps_the_signal_and_its_noise_levels():
+    """Edm keeps the signal and its noise levels are the papers."""
     process = GaussianDiffusion(EDMSchedule(18))
     noise = process.noise(torch.arange(1, 19))
     i = torch.arange(18, dtype=torch.float64)
@@ -170,8 +178,11 @@ def test_edm_keeps_the_signal_and_its_noise_levels_are_the_papers():
 
 
 @pytest.mark.parametrize(("num_levels", "log_snr"), [(17, 5.545), (256, 11.083)])
-def test_the_clean_end_of_data_with_levels_has_a_noise_of_a_share_of_a_level(num_levels, log_snr):
-    """σ_1/α_1 = bin/2, whatever the number of steps."""
+def test_the_clean_end_of_data_with_levels_has_a_noise(num_levels, log_snr):
+    """The clean end of data with levels has a noise of a share of a level.
+
+    σ_1/α_1 = bin/2, whatever the number of steps.
+    """
     assert float(CleanEnd(num_levels)) == pytest.approx(log_snr, abs=5e-3)
     for schedule in (CosineSchedule, LinearSchedule, SigmoidSchedule, LogSNRSchedule, RectifiedSchedule):
         process = GaussianDiffusion(schedule(100, log_snr_max=CleanEnd(num_levels)))
@@ -183,7 +194,8 @@ def test_more_than_256_levels_have_the_clean_end_of_256():
     assert float(CleanEnd(65536)) == float(CleanEnd(257)) == float(CleanEnd(256)) > float(CleanEnd(255))
 
 
-def test_continuous_data_leave_the_clean_end_or_have_one_of_their_own():
+def test_continuous_data_leave_the_clean_end():
+    """Continuous data leave the clean end or have one of their own."""
     assert CosineSchedule(100, log_snr_max=CleanEnd(None)) == CosineSchedule(100)
     assert RectifiedSchedule(100, log_snr_max=CleanEnd(None)) == RectifiedSchedule(100)
     assert LogSNRSchedule(100, log_snr_max=CleanEnd(None, continuous=9.0)).log_snr_max == 9.0

@@ -98,7 +98,8 @@ def test_the_order_of_convergence_is_the_declared_one(sampler):
 @pytest.mark.parametrize(
     "sampler", [DPMSolverSampler(order=3), DPMSolverSampler(order=2), IPNDMSampler(), HeunSampler()], ids=repr
 )
-def test_with_the_starts_and_ends_that_users_get_it_is_still_at_least_2(sampler):
+def test_with_the_starts_and_ends_that_users_get(sampler):
+    """With the starts and ends that users get it is still at least 2."""
     errors = []
     for num_steps in (10, 40):
         spaced = replace(sampler, spacing=LogSNRSpacing(num_steps))
@@ -143,7 +144,8 @@ AGREE = [
 
 
 @pytest.mark.parametrize(("name", "sampler", "within"), AGREE, ids=repr)
-def test_deterministic_samplers_agree_sample_by_sample_on_every_path(name, sampler, within):
+def test_deterministic_samplers_agree_sample_by_sample(name, sampler, within):
+    """Deterministic samplers agree sample by sample on every path."""
     difference = (drawn(name, sampler) - limit()).abs()
     assert float(difference.median()) < within
     assert float(difference.max()) < 30 * within  # next to where two components part
@@ -153,8 +155,11 @@ def test_deterministic_samplers_agree_sample_by_sample_on_every_path(name, sampl
 @pytest.mark.parametrize(
     "sampler", [DPMSolverSampler(stochastic=True), AncestralSampler(), DDIMSampler(eta=1.0)], ids=repr
 )
-def test_random_samplers_have_the_moments_of_the_data_in_the_limit(sampler, name):
-    """Gaussian data: the sampler is affine in (x_T, z_1 … z_K), so rows of a basis give the moments without sampling."""
+def test_random_samplers_have_the_moments_of_the_data(sampler, name):
+    """Random samplers have the moments of the data in the limit.
+
+    Gaussian data: the sampler is affine in (x_T, z_1 … z_K), so rows of a basis give the moments without sampling.
+    """
     data, end, errors = GaussianData(0.0, 0.4), GaussianDiffusion(LONG[name]).numbers(1000), []
     for num_steps in (16, 32):
         basis = torch.eye(num_steps + 1, dtype=torch.float64)
@@ -166,7 +171,8 @@ def test_random_samplers_have_the_moments_of_the_data_in_the_limit(sampler, name
     assert errors[1] < 0.65 * errors[0]
 
 
-def test_order_1_is_ddim_and_a_look_a_step_is_what_is_declared():
+def test_order_1_is_ddim_and_a_look_a_step():
+    """Order 1 is ddim and a look a step is what is declared."""
     x_T = SampleNoise(0, torch.arange(4)).initial((2,)).double()
     for process in (GaussianDiffusion(CosineSchedule(60)), LINE):
         ddim = DDIMSampler(LogSNRSpacing(7))(process, exact(process), x_T)

@@ -44,7 +44,8 @@ def test_even_is_even_with_halves_rounded_to_even():
     assert EvenSpacing(3)(6).tolist() == [1, 3, 6]  # 2.5 → 2
 
 
-def test_quadratic_is_dense_near_the_data_and_moves_collisions_up():
+def test_quadratic_is_dense_near_the_data():
+    """Quadratic is dense near the data and moves collisions up."""
     assert QuadraticSpacing(5)(1601).tolist() == [1, 101, 401, 901, 1601]
     assert QuadraticSpacing(6)(10).tolist() == [1, 2, 3, 4, 7, 10]  # 0, .36, 1.44, 3.24, 5.76, 9 above 1
 
@@ -70,7 +71,8 @@ def test_a_spacing_is_asked_with_the_process(kind):
         kind(61)(process)
 
 
-def test_steps_by_log_snr_are_even_in_it_or_in_a_power_of_sigma():
+def test_steps_by_log_snr_are_even_in_it_or_in_a_power():
+    """Steps by log snr are even in it or in a power of sigma."""
     process = GaussianDiffusion(LogSNRSchedule(1000))
     even = process.log_snr(LogSNRSpacing(12)(process))
     torch.testing.assert_close(even, torch.linspace(13.3, -5, 12, dtype=torch.float64))
@@ -81,7 +83,8 @@ def test_steps_by_log_snr_are_even_in_it_or_in_a_power_of_sigma():
     assert LogSNRSpacing(2000)(process).shape == (2000,)  # real t has room for any number of steps
 
 
-def test_steps_by_log_snr_stay_between_the_ends_that_are_given():
+def test_steps_by_log_snr_stay_between_the_ends():
+    """Steps by log snr stay between the ends that are given."""
     process = GaussianDiffusion(LogSNRSchedule(1000))
     wanted = torch.linspace(4, -3, 9, dtype=torch.float64)
     torch.testing.assert_close(process.log_snr(LogSNRSpacing(9, log_snr_max=4, log_snr_min=-3)(process)), wanted)
@@ -116,7 +119,8 @@ def test_ends_that_leave_no_steps_are_named():
         LogSNRSpacing(5, log_snr_min=60)(GaussianDiffusion(CosineSchedule(60)))
 
 
-def test_a_chain_that_ends_early_begins_with_as_much_noise_as_it_has_there():
+def test_a_chain_that_ends_early_begins_with_as_much():
+    """A chain that ends early begins with as much noise as it has there."""
     process = GaussianDiffusion(EDMSchedule(100))
     chain = process.respace(LogSNRSpacing(6, log_snr_min=-4)(process))
     assert chain.prior_std == pytest.approx(math.exp(2))  # σ/α where log SNR = −4

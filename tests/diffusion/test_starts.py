@@ -25,7 +25,8 @@ NOISED = LAST.signal**2 * COVARIANCE + LAST.noise**2 * torch.eye(3, dtype=torch.
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_draw_has_the_moments_of_the_noised_data_of_its_class(label):
+def test_a_draw_has_the_moments_of_the_noised_data(label):
+    """A draw has the moments of the noised data of its class."""
     y = torch.full((4,), label)
     eps = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double()
     x = START.draw(CUT, eps, y)
@@ -42,7 +43,8 @@ def test_where_no_signal_is_left_it_is_the_noise_itself():
     )
 
 
-def test_its_term_of_the_bound_is_the_divergence_of_two_gaussians():
+def test_its_term_of_the_bound_is_the_divergence():
+    """Its term of the bound is the divergence of two gaussians."""
     x_0, y = torch.tensor([[0.9, -0.1, 0.3], [0.0, 0.4, -0.7]], dtype=torch.float64), torch.tensor([1, 0])
     q = MultivariateNormal(LAST.signal * x_0, LAST.noise**2 * torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
     p = MultivariateNormal(LAST.signal * MEANS[y], NOISED.expand(2, 3, 3))

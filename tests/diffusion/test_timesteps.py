@@ -21,7 +21,8 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("kind", SAMPLERS, ids=lambda k: k.__name__)
-def test_each_position_of_a_batch_is_uniform_on_1_to_t_before_anything_is_learned(kind):
+def test_each_position_of_a_batch_is_uniform_on_1_to_t(kind):
+    """Each position of a batch is uniform on 1 to t before anything is learned."""
     sampler, g = kind(7), generator()
     draws = torch.stack([sampler(4, g)[0] for _ in range(3000)])
     for position in range(4):
@@ -56,7 +57,8 @@ def warmed(losses, history=10):
     return sampler
 
 
-def test_loss_aware_is_uniform_until_every_t_has_its_history():
+def test_loss_aware_is_uniform_until_every_t():
+    """Loss aware is uniform until every t has its history."""
     sampler = LossAwareTimesteps(3, history_per_timestep=2)
     sampler.update(torch.tensor([1, 1, 2, 2, 3]), torch.tensor([9.0, 9.0, 1.0, 1.0, 1.0]))
     assert sampler.probabilities.tolist() == [1 / 3] * 3
@@ -64,7 +66,8 @@ def test_loss_aware_is_uniform_until_every_t_has_its_history():
     assert sampler.probabilities[0] > 0.8
 
 
-def test_loss_aware_is_the_root_of_the_second_moment_with_a_uniform_floor():
+def test_loss_aware_is_the_root_of_the_second_moment():
+    """Loss aware is the root of the second moment with a uniform floor."""
     sampler = LossAwareTimesteps(2, history_per_timestep=2, uniform_probability=0.1)
     sampler.update(torch.tensor([1, 1, 2, 2]), torch.tensor([3.0, 5.0, 1.0, 1.0]))
     root = 17.0**0.5
@@ -74,13 +77,15 @@ def test_loss_aware_is_the_root_of_the_second_moment_with_a_uniform_floor():
     torch.testing.assert_close(w, 1 / (2 * expected[t - 1]))
 
 
-def test_the_history_keeps_the_newest_losses_in_order_of_arrival():
+def test_the_history_keeps_the_newest_losses_in_order():
+    """The history keeps the newest losses in order of arrival."""
     sampler = LossAwareTimesteps(1, history_per_timestep=3)
     sampler.update(torch.ones(5, dtype=torch.int64), torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert sorted(sampler.history[0].tolist()) == [3.0, 4.0, 5.0]
 
 
-def test_the_history_is_what_remembering_one_loss_after_the_other_makes():
+def test_the_history_is_what_remembering_one_loss():
+    """The history is what remembering one loss after the other makes."""
     random, sampler = torch.Generator().manual_seed(3), LossAwareTimesteps(5, history_per_timestep=3)
     history, counts = torch.zeros(5, 3, dtype=torch.float64), [0] * 5
     for _ in range(6):
@@ -147,7 +152,8 @@ SHARES = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     ],
     ids=str,
 )
-def test_the_noise_to_signal_ratio_is_log_normal_between_the_ends_of_the_schedule(schedule, mean, std):
+def test_the_noise_to_signal_ratio_is_log_normal(schedule, mean, std):
+    """The noise to signal ratio is log normal between the ends of the schedule."""
     t, w = NormalTimesteps(schedule, mean, std)(20_000, generator())
     assert t.dtype == torch.float64
     assert (w == 1).all()
@@ -166,7 +172,8 @@ def test_on_the_straight_path_u_is_logit_normal():
     assert float(logit.std()) == pytest.approx(1, abs=0.03)
 
 
-def test_on_whole_t_each_step_is_as_likely_as_its_share_of_log_snr():
+def test_on_whole_t_each_step_is_as_likely():
+    """On whole t each step is as likely as its share of log snr."""
     schedule = CosineSchedule(30)
     sampler = NormalTimesteps(schedule, mean=0.0, std=1.0)
     t, _ = sampler(50_000, generator())

@@ -26,7 +26,8 @@ def log_variance(variance, process, t, v=None):
 
 @pytest.mark.parametrize("process", CHAINS.values(), ids=CHAINS)
 @pytest.mark.parametrize("t", [2, 5, 10])
-def test_small_is_beta_tilde_and_large_is_beta_of_the_chain_that_is_asked(process, t):
+def test_small_is_beta_tilde_and_large_is_beta(process, t):
+    """Small is beta tilde and large is beta of the chain that is asked."""
     assert log_variance(FixedSmall(), process, t) == pytest.approx(float(process.beta_tilde(steps(t, 1)).log()))
     assert log_variance(FixedLarge(), process, t) == pytest.approx(float(process.beta(steps(t, 1)).log()))
 
@@ -40,7 +41,8 @@ def test_the_first_step(process):
     assert log_variance(LearnedRange(), process, 1, v=1.0) == pytest.approx(float(beta_1))
 
 
-def test_learned_range_interpolates_the_logs_and_does_not_clamp():
+def test_learned_range_interpolates_the_logs():
+    """Learned range interpolates the logs and does not clamp."""
     small, large = log_variance(FixedSmall(), FULL, 7), log_variance(FixedLarge(), FULL, 7)
     for v, expected in ((-1.0, small), (1.0, large), (0.0, (small + large) / 2), (3.0, 2 * large - small)):
         assert log_variance(LearnedRange(), FULL, 7, v) == pytest.approx(expected)

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.interop.imported import Imported
+from diffusion_lab.interop.checkpoints import Imported
 from diffusion_lab.models.diffusion import DiffusionModel
 
 UNET = {

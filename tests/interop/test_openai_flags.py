@@ -3,8 +3,7 @@
 import pytest
 
 from diffusion_lab.interop.checkpoints import CheckpointError
-from diffusion_lab.interop.openai_flags import described, only_guided
-from diffusion_lab.interop.openai_presets import GUIDED, IMPROVED, PRESETS
+from diffusion_lab.interop.from_openai import GUIDED, IMPROVED, PRESETS, described, only_guided
 
 
 def options(code, flags, classifier=False):

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from diffusion_lab.interop.checkpoints import CheckpointError
-from diffusion_lab.interop.openai_flags import described
-from diffusion_lab.interop.openai_presets import GUIDED, PRESETS
+from diffusion_lab.interop.from_openai import GUIDED, PRESETS, described
 from diffusion_lab.interop.openai_weights import heads_last, published_shapes, to_our_network
 
 from . import by_rule
@@ -55,14 +54,14 @@ def of_one_network(names):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", of_one_network(FULL))
+@pytest.mark.parametrize("name", [name for name in of_one_network(FULL) if FULL[name]["parameters"] < 4.5e8])
 def test_a_published_checkpoint_as_large_as_it_is(name):
     code, flags = PRESETS[name]
     agree(output(FULL[name] | {"code": code, "flags": flags}), FULL[name])
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", REAL_SIZE)
+@pytest.mark.parametrize("name", ["128x128_diffusion"])
 def test_images_of_their_real_size(name):
     """2 TFLOP for 256×256."""
     code, flags = PRESETS[name]

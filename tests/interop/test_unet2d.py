@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffusion_lab.interop.unet2d import unet2d_config, unet2d_weights
+from diffusion_lab.interop.to_diffusers import unet2d_config, unet2d_weights
 from diffusion_lab.networks import MLP, UNet
 
 WIDE = {"base_channels": 128, "channel_multipliers": (1, 2), "num_res_blocks": 1, "attention_resolutions": (4,)}

@@ -7,9 +7,9 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.levels import from_levels
+from diffusion_lab.data.module import DataModule
 from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import (
     BitsPerDim,
     ClassAccuracy,

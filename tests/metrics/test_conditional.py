@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from diffusion_lab.metrics.conditional import class_distances, classified_as_label
-from diffusion_lab.metrics.features import ClassifierFeatures, Pixels
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.reference import Reference
-from diffusion_lab.metrics.statistics import FeatureStatistics, UnmeasurableError
+from diffusion_lab.metrics.class_accuracy import class_distances, classified_as_label
+from diffusion_lab.metrics.features import Pixels
+from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Reference, UnmeasurableError
 from tests.metrics.stand_ins import GaussianModel, RawPixels, TinyImages
 from tests.metrics.test_score import scored
 
@@ -25,12 +25,12 @@ def test_a_distance_of_a_class_is_that_of_its_images_alone(tmp_path):
     vectors = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     asked = torch.arange(60) % 3
     found = class_distances(vectors, asked, Reference(data, features, tmp_path), "train")
-    assert found.classes == [0, 1, 2]
-    assert found.num_samples == [20, 20, 20]
-    assert found.num_reference == torch.bincount(y).tolist()
+    assert found["class"] == [0, 1, 2]
+    assert found["num_samples"] == [20, 20, 20]
+    assert found["num_reference"] == torch.bincount(y).tolist()
     for label in range(3):
         exact = frechet_distance(moments(vectors[asked == label]), moments(x[y == label].flatten(1)))
-        assert found.distances[label] == pytest.approx(exact, rel=1e-9)
+        assert found["distance"][label] == pytest.approx(exact, rel=1e-9)
     reads = data.reads
     assert class_distances(vectors, asked, Reference(data, features, tmp_path), "train") == found
     assert data.reads == reads  # from the cache
@@ -41,8 +41,8 @@ def test_a_class_without_samples_is_left_out_and_too_many_numbers_are_refused(tm
     data.prepare()
     reference = Reference(data, RawPixels(), tmp_path)
     asked = torch.tensor([0] * 5 + [1] + [2] * 4)
-    assert class_distances(torch.randn(10, 4), asked, reference, "train").classes == [0, 2]
-    monkeypatch.setattr("diffusion_lab.metrics.conditional.MAX_VALUES", 10)
+    assert class_distances(torch.randn(10, 4), asked, reference, "train")["class"] == [0, 2]
+    monkeypatch.setattr("diffusion_lab.metrics.class_accuracy.MAX_VALUES", 10)
     with pytest.raises(UnmeasurableError, match="3 covariances of 4 features"):
         class_distances(torch.randn(10, 4), asked, reference, "train")
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from diffusion_lab.metrics import Copying
-from diffusion_lab.metrics.copying import nearer, within_held_out_quantile
-from diffusion_lab.metrics.nearest import NearestImages
+from diffusion_lab.metrics.copying import NearestImages, nearer, within_held_out_quantile
 
 from .stand_ins import GaussianModel, RawPixels, TinyImages
 from .test_score import scored

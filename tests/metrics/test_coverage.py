@@ -5,12 +5,12 @@ import torch
 
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.metrics import ClassCoverage
-from diffusion_lab.metrics.coverage import class_coverage
-from diffusion_lab.metrics.features import ClassifierFeatures
+from diffusion_lab.metrics.class_coverage import class_coverage
+from diffusion_lab.metrics.features.classifiers import ClassifierFeatures
 from diffusion_lab.metrics.reference import references_of
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.trained import TrainedModel
+from diffusion_lab.metrics.sources import TrainedModel
 
 from .stand_ins import GaussianModel
 

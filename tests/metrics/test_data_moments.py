@@ -5,8 +5,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffusion_lab.data.clusters import Clusters
-from diffusion_lab.metrics.data_moments import LARGEST, data_moments
-from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.measuring import LARGEST, data_moments
+from diffusion_lab.metrics.reference import UnmeasurableError
 
 from .stand_ins import TinyImages
 

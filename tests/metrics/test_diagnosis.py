@@ -1,7 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from diffusion_lab.metrics.diagnosis import _share, errors_by_log_snr, posterior_mean
+from diffusion_lab.metrics.distance_by_log_snr import _share
+from diffusion_lab.metrics.error_by_log_snr import errors_by_log_snr, posterior_mean
+from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.shards import silent
 from diffusion_lab.models.base import Denoised
 
 from .stand_ins import GaussianModel, TinyImages
@@ -59,11 +64,14 @@ def test_the_best_denoiser_has_no_excess_and_another_has_what_it_adds(num_classe
     """The posterior mean's error is orthogonal to a constant on average only, so the excess is (1 + SNR)·c² up to noise."""
     data = TinyImages()
     data.prepare()
-    quiet = lambda *said: None  # noqa: E731
-    ask = (data, 1, LOG_SNRS, 40, 16, quiet)
-    errors, least = errors_by_log_snr(Denoiser(data, num_classes=num_classes), *ask)
+
+    def errors_of(model):
+        subject = SimpleNamespace(model=model, data=data, settings=Evaluation(seed=1), progress=silent)
+        return errors_by_log_snr(subject, LOG_SNRS, 40, 16)
+
+    errors, least = errors_of(Denoiser(data, num_classes=num_classes))
     assert errors == pytest.approx(least, rel=1e-6)
-    worse, same = errors_by_log_snr(Denoiser(data, more=10.0, num_classes=num_classes), *ask)
+    worse, same = errors_of(Denoiser(data, more=10.0, num_classes=num_classes))
     assert same == pytest.approx(least)
     for log_snr, a, b in zip(LOG_SNRS, worse, same, strict=True):
         snr = torch.tensor(log_snr).exp()

@@ -9,17 +9,14 @@ import pytest
 import torch
 from torch import distributed
 
-from diffusion_lab.metrics import drawing, samples
-from diffusion_lab.metrics.drawing import Drawn, draw_once
-from diffusion_lab.metrics.reference import references_of
-from diffusion_lab.metrics.samples import KEPT_IMAGES
-from diffusion_lab.metrics.sampling import Stream
+from diffusion_lab.metrics import draw as drawing
+from diffusion_lab.metrics.draw import KEPT_IMAGES, Samples, Stream, draw_once
+from diffusion_lab.metrics.metric import Scores
+from diffusion_lab.metrics.reference import UnmeasurableError, references_of
 from diffusion_lab.metrics.score import score
-from diffusion_lab.metrics.scores import Scores
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.shards import SampleStore
-from diffusion_lab.metrics.statistics import UnmeasurableError
-from diffusion_lab.metrics.trained import TrainedModel
+from diffusion_lab.metrics.sources import TrainedModel
 from diffusion_lab.store.lease import hold
 from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, TinyImages
 
@@ -42,13 +39,13 @@ class Counting(GaussianModel):
         return super().sample(indices, seed, y)
 
 
-def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Drawn:
+def draw(folder: Path, model=None, n: int = 300, stream: Stream = STREAM, progress=lambda *_: None, **more) -> Samples:
     store = SampleStore(folder, {"seed": stream.seed})
     drawn = draw_once((model or GaussianModel()).eval(), [RawPixels()], stream, n, [store], progress, **more)
     return drawn and drawn[0]
 
 
-def same(a: Drawn, b: Drawn) -> bool:
+def same(a: Samples, b: Samples) -> bool:
     return torch.equal(a.features, b.features) and torch.equal(a.images, b.images)
 
 
@@ -63,7 +60,7 @@ def test_features_see_all_samples_and_pictures_are_the_first(tmp_path, monkeypat
     assert torch.equal(drawn.images, expected)  # small ones are all kept
     assert drawn.moments(CPU).n == 300
     assert drawn.nfe == 5
-    monkeypatch.setattr(samples, "KEPT_VALUES", 0)
+    monkeypatch.setattr(drawing, "KEPT_VALUES", 0)
     assert torch.equal(draw(tmp_path / "b").images, expected[:KEPT_IMAGES])
 
 

@@ -9,13 +9,13 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.data import DataError, DataModule
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.fashion_mnist import FashionMNIST
-from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.metrics.classifiers import FOLDER, WeightsError, load_classifier
-from diffusion_lab.metrics.features import ClassifierFeatures, Features, Pixels, SelfSupervisedFeatures
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.self_supervised import Encoder, written
-from diffusion_lab.metrics.statistics import FeatureStatistics
+from diffusion_lab.data.mnist import FashionMNIST
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.metrics.features import Features, Pixels, WeightsError
+from diffusion_lab.metrics.features.classifiers import FOLDER, ClassifierFeatures, load_classifier
+from diffusion_lab.metrics.features.self_supervised import Encoder, SelfSupervisedFeatures, written
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics
 from tests.metrics.random_vision import write_clip, write_dinov2
 
 CONF = Path(__file__).parents[2] / "conf" / "features"

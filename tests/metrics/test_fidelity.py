@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from diffusion_lab.metrics.fidelity import in_manifolds, kernel_distance, kernel_influences
-from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.kernel_distance import kernel_distance, kernel_influences
+from diffusion_lab.metrics.precision_recall import in_manifolds
+from diffusion_lab.metrics.reference import UnmeasurableError
 
 
 def cloud(seed, n, shift=0.0, dim=3):

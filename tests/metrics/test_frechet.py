@@ -4,9 +4,8 @@ import scipy.linalg
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from diffusion_lab.metrics import duration
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError
 
 
 def gaussian(mean, covariance):
@@ -100,15 +99,6 @@ def test_many_features_of_few_images_take_no_time():
     """Nothing of D × D numbers is made for 30 and 40 images of 100,000 features: it would take 80 GB."""
     a, b = (moments(torch.rand(n, 100_000, generator=torch.Generator().manual_seed(n))) for n in (30, 40))
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-12)
-
-
-def test_what_takes_long_says_so_first(caplog, monkeypatch):
-    monkeypatch.setattr(duration, "_per_second", lambda: 1e6)
-    duration.say_if_long("counting", 1e12)
-    assert [record.message for record in caplog.records] == ["counting takes about 16667 minutes"]
-    duration.say_if_long("counting", 1e9)
-    duration.say_if_long("counting on a GPU", 1e12, "cuda")
-    assert len(caplog.records) == 1
 
 
 def test_a_point_mass_has_no_spread_at_all():

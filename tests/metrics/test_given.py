@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.levels import to_levels
-from diffusion_lab.data.one_set import OneSet
+from diffusion_lab.data.in_memory import OneSet
+from diffusion_lab.diffusion.levels import to_levels
 from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.given import GivenImages
-from diffusion_lab.metrics.patches import SlicedWasserstein
 from diffusion_lab.metrics.reference import references_of
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
+from diffusion_lab.metrics.sliced_wasserstein import SlicedWasserstein
+from diffusion_lab.metrics.sources import GivenImages
 
 N = 900
 
@@ -35,6 +35,7 @@ def reference(tmp_path):
     return references_of(Digits(batch_size=8, seed=0), [Pixels()], tmp_path, "cpu")
 
 
+@pytest.mark.thorough
 def test_a_file_that_is_sorted_by_class_has_the_distance_of_a_mixed_one(given, tmp_path):
     found = {}
     for order in ("by class", "mixed"):

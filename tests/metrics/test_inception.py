@@ -8,15 +8,16 @@ import torch_fidelity
 from torch.nn import functional as F  # noqa: N812
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from diffusion_lab.data.base import DataModule
-from diffusion_lab.data.levels import from_levels, to_levels, to_uint8
-from diffusion_lab.metrics import FrechetDistance, InceptionScore, KernelDistance, Naming, PrecisionRecall, inception
-from diffusion_lab.metrics.classifiers import WeightsError
-from diffusion_lab.metrics.inception import FILE_NAME, SHA256, InceptionFeatures, InceptionSpatialFeatures
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.data.pictures import to_uint8
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.metrics import FrechetDistance, InceptionScore, KernelDistance, Naming, PrecisionRecall
+from diffusion_lab.metrics.features import WeightsError, inception
+from diffusion_lab.metrics.features.inception import FILE_NAME, SHA256, InceptionFeatures, InceptionSpatialFeatures
 from diffusion_lab.metrics.reference import references_of
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.trained import TrainedModel
+from diffusion_lab.metrics.sources import TrainedModel
 from tests.metrics.stand_ins import Silent
 
 
@@ -248,7 +249,7 @@ def test_nothing_is_unpickled_even_if_the_digest_is_right(tmp_path):
 def test_download_fetches_once_and_checks(tmp_path, random_inception, monkeypatch):
     """Over a file:// address; the folder is made, a wrong digest leaves nothing behind."""
     source = Path(random_inception.path)
-    monkeypatch.setattr("diffusion_lab.metrics.inception.URL_INCEPTION_V3", source.as_uri())
+    monkeypatch.setattr("diffusion_lab.metrics.features.inception.URL_INCEPTION_V3", source.as_uri())
     target = tmp_path / "new" / "weights.pth"
     with pytest.raises(WeightsError, match="could not be downloaded") as error:
         InceptionFeatures(target, download=True)
@@ -261,7 +262,7 @@ def test_download_fetches_once_and_checks(tmp_path, random_inception, monkeypatc
 
 
 def test_no_network_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.metrics.inception.URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr("diffusion_lab.metrics.features.inception.URL_INCEPTION_V3", "http://127.0.0.1:9/weights.pth")
     with pytest.raises(WeightsError, match=r"could not be downloaded .* put it there") as error:
         InceptionFeatures(tmp_path / "weights.pth", download=True)
     one_sentence(error)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from diffusion_lab.metrics import FrechetInfinity, Naming
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.infinity import frechet_at_infinity
-from diffusion_lab.metrics.statistics import Moments, UnmeasurableError
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.frechet_infinity import frechet_at_infinity
+from diffusion_lab.metrics.reference import Moments, UnmeasurableError
 from tests.metrics.test_score import scored
 
 N = torch.tensor(1.0)
@@ -162,8 +162,8 @@ def test_where_some_real_images_represent_all_the_plain_distance_has_the_error_o
     with pytest.raises(KeyError):  # of a hundred samples it is left out
         error("fd_raw_infinity")
     of_all = error("fd_raw")
-    monkeypatch.setattr("diffusion_lab.metrics.infinity.FEWEST_SAMPLES", 100)
-    monkeypatch.setattr("diffusion_lab.metrics.infinity._MOST_VALUES", 0)
+    monkeypatch.setattr("diffusion_lab.metrics.frechet_infinity.FEWEST_SAMPLES", 100)
+    monkeypatch.setattr("diffusion_lab.metrics.frechet_infinity._MOST_VALUES", 0)
     assert error("fd_raw", reference_features=75) == pytest.approx(of_all, rel=0.3)
     assert error("fd_raw_infinity", reference_features=75) == pytest.approx(2 * of_all, rel=0.3)
 

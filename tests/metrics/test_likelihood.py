@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import SampleNoise
-from diffusion_lab.metrics.likelihood import aggregate, score_likelihood
+from diffusion_lab.metrics.bits_per_dim import aggregate, score_likelihood
 from diffusion_lab.models.base import Likelihood
 from tests.metrics.stand_ins import GaussianModel, Silent, TinyImages
 

@@ -13,7 +13,7 @@ from diffusion_lab.metrics import (
     Naming,
     PrecisionRecall,
 )
-from diffusion_lab.metrics.statistics import UnmeasurableError
+from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import merged, read_measures
 from tests.metrics.stand_ins import METRICS, Broken, RawPixels
 from tests.metrics.test_drawing import Counting

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from diffusion_lab.data.levels import from_levels
-from diffusion_lab.metrics.sampling import Stream, labels, quantise
+from diffusion_lab.diffusion.levels import from_levels
+from diffusion_lab.metrics.draw import Stream, labels
+from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.metrics.stopwatch import Stopwatch
 from tests.metrics.stand_ins import GaussianModel
 

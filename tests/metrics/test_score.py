@@ -4,17 +4,15 @@ import math
 import pytest
 import torch
 
-from diffusion_lab.data.levels import from_levels
+from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics import BitsPerDim, Copying, Cost, SlicedWasserstein
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.latents import PAIRS
-from diffusion_lab.metrics.reference import references_of
-from diffusion_lab.metrics.samples import KEPT_IMAGES
+from diffusion_lab.metrics.draw import KEPT_IMAGES
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, references_of
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.statistics import FeatureStatistics
+from diffusion_lab.metrics.sources import PAIRS, TrainedModel
 from diffusion_lab.metrics.stopwatch import TrainingCost
-from diffusion_lab.metrics.trained import TrainedModel
 from diffusion_lab.store.measures import read_measures
 from diffusion_lab.versions import versions
 from tests.metrics.stand_ins import METRICS, Broken, GaussianModel, RawPixels, Silent, TinyImages
@@ -215,6 +213,7 @@ def test_progress_is_told(tmp_path):
         "features of train images",
         "features of test images",
         "samples",
+        "metrics",
         "likelihood of test images",
     }
 

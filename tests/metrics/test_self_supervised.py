@@ -9,12 +9,20 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.data.memory import Split
-from diffusion_lab.metrics.classifiers import FOLDER, WeightsError
-from diffusion_lab.metrics.features import SelfSupervisedFeatures
-from diffusion_lab.metrics.frechet import frechet_distance
-from diffusion_lab.metrics.self_supervised import Encoder, read_encoder, shifted, train_encoder, vicreg, written
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments
+from diffusion_lab.data.in_memory import Split
+from diffusion_lab.metrics.features import WeightsError
+from diffusion_lab.metrics.features.classifiers import FOLDER
+from diffusion_lab.metrics.features.self_supervised import (
+    Encoder,
+    SelfSupervisedFeatures,
+    read_encoder,
+    shifted,
+    train_encoder,
+    vicreg,
+    written,
+)
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments
 
 SHIPPED = ["digits_ssl", "fashion_ssl"]
 

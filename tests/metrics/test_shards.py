@@ -3,8 +3,8 @@ import os
 import pytest
 import torch
 
-from diffusion_lab.metrics.shards import Effort, SampleStore, Shard, shards
-from diffusion_lab.metrics.stopwatch import Lap
+from diffusion_lab.metrics.shards import SampleStore, Shard, shards
+from diffusion_lab.metrics.stopwatch import Effort, Lap
 
 
 def some(n: int) -> Shard:

@@ -5,14 +5,14 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from diffusion_lab.metrics.sliced import (
+from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.metrics.sliced_wasserstein import (
     enlarged,
     laplacian_pyramid,
     normalised,
     sampled_patches,
     sliced_wasserstein,
 )
-from diffusion_lab.metrics.statistics import UnmeasurableError
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

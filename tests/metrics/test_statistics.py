@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.metrics.statistics import FeatureStatistics, Moments, UnmeasurableError, merge
+from diffusion_lab.metrics.reference import FeatureStatistics, Moments, UnmeasurableError, merge
 
 
 def moments(x, batches=1):

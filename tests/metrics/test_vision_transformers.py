@@ -11,10 +11,9 @@ from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from diffusion_lab.data.levels import from_levels, to_levels
-from diffusion_lab.metrics.classifiers import WeightsError
-from diffusion_lab.metrics.dinov2 import DINOv2
-from diffusion_lab.metrics.vision_transformers import SHA256, CLIPFeatures, DINOv2Features
+from diffusion_lab.diffusion.levels import from_levels, to_levels
+from diffusion_lab.metrics.features import WeightsError
+from diffusion_lab.metrics.features.vision_transformers import SHA256, CLIPFeatures, DINOv2, DINOv2Features
 from tests.metrics.random_vision import by_the_rule, dinov2_shapes, images, write_clip, write_dinov2
 from tests.metrics.test_inception import AsBytes, Payload, pictures
 
@@ -62,8 +61,8 @@ def test_clip_looks_as_torch_fidelity_does(clip_file):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_the_distance_is_that_of_torch_fidelity(clip_file):
-    from diffusion_lab.metrics.frechet import frechet_distance
-    from diffusion_lab.metrics.statistics import FeatureStatistics
+    from diffusion_lab.metrics.frechet_distance import frechet_distance
+    from diffusion_lab.metrics.reference import FeatureStatistics
 
     path, sha256 = clip_file
     features = CLIPFeatures(path, sha256=sha256)

@@ -81,7 +81,8 @@ def by_hand(files, guidance, weights="raw"):
 @pytest.mark.parametrize(
     "guidance", [lambda worse: Autoguidance(worse, 2.0), lambda worse: ClassifierFree(3.0, worse=worse)]
 )
-def test_the_earlier_weights_stay_what_they_are_whichever_are_sampled(files, guidance):
+def test_the_earlier_weights_stay(files, guidance):
+    """The earlier weights stay what they are whichever are sampled."""
     diffusion = model(guidance(EARLY), num_classes=3)
     assert diffusion.moments == (0.2,)
     diffusion.load_weights(files)
@@ -98,7 +99,8 @@ def test_an_earlier_moment_is_no_part_of_the_model(files):
     assert not any(parameter.requires_grad for parameter in diffusion.parameters())
 
 
-def test_until_the_moment_is_there_pictures_are_drawn_without(files):
+def test_until_the_moment_is_there_pictures_are_drawn(files):
+    """Until the moment is there pictures are drawn without."""
     both = model(ClassifierFree(3.0, worse=EARLY), 3), model(ClassifierFree(3.0), 3)
     assert torch.equal(*map(sampled, both))
     training, plain = model(Autoguidance(EARLY, 2.0), 3), model(ClassifierFree(1.0), 3)
@@ -125,7 +127,8 @@ def test_its_evaluations_are_counted(files, where, nfe):
 
 @pytest.mark.parametrize("on_host", [True, False])
 @pytest.mark.parametrize(("interval", "guided"), [(None, 4), ([1, 14], 2)])
-def test_the_operations_of_a_sample_are_those_of_both_networks(interval, guided, on_host, monkeypatch):
+def test_the_operations_of_a_sample_are_those_of_both(interval, guided, on_host, monkeypatch):
+    """The operations of a sample are those of both networks."""
     if not on_host:  # on a GPU, whose values are not waited for
         monkeypatch.setattr(intervals, "is_on_host", lambda values: False)
     small = model(ClassifierFree(1.0), 3, hidden=8)

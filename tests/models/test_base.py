@@ -47,7 +47,8 @@ def test_averaged_weights_are_used_inside_the_block_only(model):
     assert value(model) == 1.0
 
 
-def test_raw_weights_are_back_after_an_error_and_were_never_written_over(model):
+def test_raw_weights_are_back(model):
+    """Raw weights are back after an error and were never written over."""
     storage = model.net.weight.data_ptr()
 
     def fail():
@@ -91,7 +92,8 @@ def test_unknown_weights_are_named_with_those_that_exist(model):
 
 
 @pytest.mark.parametrize("average", [{"net.weights": torch.zeros(1, 1)}, {"net.weight": torch.zeros(2, 1)}])
-def test_weights_of_another_model_are_refused_before_anything_is_swapped(model, average):
+def test_weights_of_another_model_are_refused(model, average):
+    """Weights of another model are refused before anything is swapped."""
     model.averages["other"] = {"net.bias": torch.full((1,), 9.0)} | average
     with pytest.raises(ValueError, match="do not fit"), model.use_weights("other"):
         pass

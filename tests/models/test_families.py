@@ -94,7 +94,8 @@ def test_a_conditional_model_draws_what_it_is_told(family):
 
 
 @torch.no_grad()
-def test_latents_are_standard_normal_and_ways_between_them_end_at_their_images(family, data):
+def test_latents_are_standard_normal(family, data):
+    """Latents are standard normal and ways between them end at their images."""
     model = built(family, data)
     z = model.latents(torch.arange(2000), 5)
     assert z.flatten(1).mean(0).abs().max() < 5 / 2000**0.5
@@ -107,7 +108,8 @@ def test_latents_are_standard_normal_and_ways_between_them_end_at_their_images(f
 
 
 @torch.no_grad()
-def test_a_likelihood_is_the_sum_of_its_parts_and_of_each_image_alone(family, data):
+def test_a_likelihood_is_the_sum_of_its_parts(family, data):
+    """A likelihood is the sum of its parts and of each image alone."""
     model = built(family, data)
     x_0, indices = data_like(model, 2), torch.tensor([5, 1])
     stated = model.likelihood(x_0, None, 3, indices, max_terms=10)
@@ -138,7 +140,8 @@ def test_an_encoder_looks_back_at_what_it_can_draw_again(family):
         assert model.decode(z).shape == x_0.shape
 
 
-def test_what_is_averaged_draws_the_samples_and_costs_are_stated(family, data):
+def test_what_is_averaged_draws_the_samples(family, data):
+    """What is averaged draws the samples and costs are stated."""
     model = built(family, data)
     averaged = model.averaged_parameters()
     parameters = dict(model.named_parameters())
@@ -176,7 +179,8 @@ def on_its_own(model):
 @pytest.mark.parametrize("family", [path.stem for path in sorted((CONF / "model").glob("*.yaml"))])
 @pytest.mark.parametrize("data", DATA)
 @torch.no_grad()
-def test_held_out_terms_are_those_of_training_and_their_noise_is_each_images_own(family, data):
+def test_held_out_terms_are_those_of_training(family, data):
+    """Held out terms are those of training and their noise is each images own."""
     model = on_its_own(built(family, data, 10))
     x_0, y = data_like_shape(model.shape, DATA[data]["num_levels"], 5), torch.tensor([0, 1, 2, 9, 1])
 
@@ -200,7 +204,8 @@ def data_like_shape(shape, num_levels, size):
 
 
 @pytest.mark.parametrize("family", ["diffusion", "vae", "flow", "noisy_classifier", "variance_head"])
-def test_the_names_of_what_is_logged_are_known_before_training(family):
+def test_the_names_of_what_is_logged_are_known(family):
+    """The names of what is logged are known before training."""
     model = on_its_own(built(family, "digits", 10)).train()
     out = model.training_step((data_like_shape(model.shape, 17, 4), torch.tensor([0, 1, 2, 9])), 0)
     assert set(out["terms"]) == set(model.term_names)

@@ -17,7 +17,6 @@ from diffusion_lab.baselines.adversarial import (
     Wasserstein,
 )
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.diffusion import slerp
 from diffusion_lab.models.gan import GAN
 from diffusion_lab.models.optimization import Constant, CosineDecay, Optimization
 from diffusion_lab.networks.discriminator import Discriminator, PointDiscriminator
@@ -87,7 +86,8 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_the_discriminators_step_leaves_the_generator_and_the_other_way_round():
+def test_the_discriminators_step_leaves_the_generator():
+    """The discriminators step leaves the generator and the other way round."""
     model, changes = gan(), []
     move = model._move
 
@@ -103,7 +103,8 @@ def test_the_discriminators_step_leaves_the_generator_and_the_other_way_round():
     assert changes == ["D", "G"] * 3
 
 
-def test_a_batch_is_one_step_and_the_learning_rate_follows_the_budget():
+def test_a_batch_is_one_step_and_the_learning_rate():
+    """A batch is one step and the learning rate follows the budget."""
     model = gan(learning_rate=CosineDecay())
     fit = trainer(4)
     fit.fit(model, digits(40))
@@ -145,7 +146,8 @@ def test_what_is_logged(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["discriminator", "generator"])
-def test_a_gradient_that_is_not_finite_skips_the_step_and_counts_once(broken):
+def test_a_gradient_that_is_not_finite_skips_the_step(broken):
+    """A gradient that is not finite skips the step and counts once."""
     model = gan()
     move, moves = model._move, []
 
@@ -170,7 +172,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_counts_once(broken):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_images_that_are_not_finite_skip_and_in_the_end_stop():
+def test_images_that_are_not_finite_skip():
+    """Images that are not finite skip and in the end stop."""
     model = gan()
     fit = trainer(3)
     fit.fit(model, digits(12, broken=[5]))
@@ -255,24 +258,6 @@ def test_gradients_are_scaled_down_to_the_norm():
         assert float(steps.norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_sample_is_a_function_of_weights_seed_index_and_label():
-    model = gan(num_classes=3).eval()
-    indices, y = torch.arange(7), torch.arange(7) % 3
-    with torch.no_grad():
-        whole = model.sample(indices, 3, y)
-        alone = torch.cat([model.sample(i[None], 3, y[i][None]) for i in indices])
-        torch.testing.assert_close(alone, whole, rtol=0, atol=1e-5)
-        assert not torch.allclose(model.sample(indices, 4, y), whole, atol=1e-3)
-        z = model.latents(indices, 3)
-        assert torch.equal(model.decode(z, y), whole)
-        middle = model.interpolate(indices, indices.flip(0), torch.full((7,), 0.5), 3, y)
-        torch.testing.assert_close(middle, model.decode(slerp(z, z.flip(0), torch.full((7,), 0.5)), y))
-    assert model.nfe == 1
-    assert model.encode(whole) is None
-    assert model.likelihood(whole, y, 0, indices, None) is None
-    assert model.protocol()["family"] == "gan"
-
-
 def test_cost_is_the_generators():
     model = gan()
     assert model.cost().parameters == sum(parameter.numel() for parameter in model.network.parameters())
@@ -330,6 +315,7 @@ def test_spectral_norm_is_there_where_no_penalty_is():
         ({"accumulate_grad_batches": 2}, r"trainer\.accumulate_grad_batches=2: .*data\.batch_size"),
     ],
 )
-def test_what_the_trainer_cannot_do_is_said_before_it_begins(options, sentence):
+def test_what_the_trainer_cannot_do_is_said_first(options, sentence):
+    """What the trainer cannot do is said before it begins."""
     with pytest.raises(ValueError, match=sentence):
         gan().check_trainer(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options))

@@ -77,7 +77,8 @@ def test_the_advised_gain_of_a_trained_model_comes_true(parts, y):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [3, 4])  # as many images as classes, and more
-def test_bits_of_chains_that_start_by_class_are_those_of_each_chain(size):
+def test_bits_of_chains_that_start_by_class_are_those(size):
+    """Bits of chains that start by class are those of each chain."""
     diffusion, x_0, y = model(FixedSmall(), Simple(), **BY_CLASS).double(), digits(size).double(), Y[:size]
     chains = [EvenSpacing(5), LogSNRSpacing(5, log_snr_min=-2)]
     found = diffusion.chain_bits(x_0, y, 0, torch.arange(size), chains)
@@ -86,7 +87,8 @@ def test_bits_of_chains_that_start_by_class_are_those_of_each_chain(size):
 
 
 @pytest.mark.parametrize("num_steps", [50, 100, 200])
-def test_the_bound_of_so_many_steps_at_real_times_has_so_many_terms(num_steps):
+def test_the_bound_of_so_many_steps_at_real_times(num_steps):
+    """The bound of so many steps at real times has so many terms."""
     diffusion = model(FixedLarge(), Simple(), UniformTimesteps(1000), schedule=RectifiedSchedule(1000))
     evaluations = evaluated(diffusion)
     diffusion.chain_bits(digits(1), None, 0, torch.arange(1), [LogSNRSpacing(num_steps)])

@@ -44,7 +44,8 @@ def test_a_step_is_as_long_in_every_direction(shape):
     assert float((inside - torch.diag_embed(diagonal)).abs().max()) < 1e-3
 
 
-def test_the_first_step_of_a_matrix_has_the_given_length_and_a_convolution_is_a_matrix():
+def test_the_first_step_of_a_matrix():
+    """The first step of a matrix has the given length and a convolution is a matrix."""
     net = Net()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     trained(net, Muon(net.named_parameters(), lr=0.01, momentum=0.0), range(1))
@@ -85,7 +86,8 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
 
 @pytest.mark.parametrize("family", ["diffusion", "gan", "vae", "flow"])
 @pytest.mark.parametrize("data", ["fashion_mnist", "two_moons"])
-def test_no_embedding_no_end_and_no_triangle_of_a_family_is_muons(family, data):
+def test_no_embedding_no_end(family, data):
+    """No embedding no end and no triangle of a family is muons."""
     model = made(family, data)
     matrices = {id(parameter) for parameter in Muon(model.named_parameters()).param_groups[1]["params"]}
     assert matrices

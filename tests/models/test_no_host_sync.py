@@ -12,7 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.data.base import Batches
+from diffusion_lab.data.module import Batches
 from diffusion_lab.diffusion import Autoguidance, ClassifierFree, ClassifierGuidance, SampleNoise, Worse
 from diffusion_lab.training.ema import EMA
 from diffusion_lab.training.finite import SkipNotFinite
@@ -136,7 +136,8 @@ def test_a_training_step_of_a_family_waits_for_nothing(monkeypatch, family):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_training_step_waits_for_nothing_in_whatever_way_it_is_made(monkeypatch, way):
+def test_a_training_step_waits_for_nothing(monkeypatch, way):
+    """A training step waits for nothing in whatever way it is made."""
     family, *options = WAYS[way]
     with pytest.raises(EnoughError):
         train(monkeypatch, built(family, *options, data="mixture"))

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion_lab.commands.accuracy import accuracy_by_timestep
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.diffusion import CosineSchedule, LearnedSchedule, LossAwareTimesteps, StratifiedTimesteps
-from diffusion_lab.metrics.accuracy import accuracy_by_timestep
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.optimization import Constant, Optimization
@@ -55,7 +55,8 @@ def test_it_learns_and_is_surer_the_less_noise_there_is():
     assert correct / 256 == pytest.approx(float(out["terms"]["accuracy"]))
 
 
-def test_training_is_a_function_of_seed_and_batch_and_of_the_global_batch():
+def test_training_is_a_function_of_seed():
+    """Training is a function of seed and batch and of the global batch."""
     batch = torch.randn(8, 2), torch.arange(8) % 3
     torch.nn.init.normal_((model := classifier()).network.output.weight)
     whole = float(step(model, batch)["loss"].detach())

@@ -26,7 +26,8 @@ def test_warmup_stable_decay_is_one_until_its_last_share():
     assert [warming(step, 0.0) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
-def test_a_longer_training_has_the_same_rates_until_the_shorter_one_decays():
+def test_a_longer_training_has_the_same_rates():
+    """A longer training has the same rates until the shorter one decays."""
     rate = WarmupStableDecay(warmup_steps=10, decay_share=0.2)
     short, long = ([rate(step, step / steps) for step in range(steps)] for steps in (100, 1000))
     assert short[:80] == long[:80]

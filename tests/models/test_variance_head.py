@@ -80,7 +80,8 @@ def ring():
 
 
 @pytest.mark.parametrize("base", [diffusion, lambda: diffusion(3)], ids=["plain", "conditional"])
-def test_the_frozen_model_does_not_change_and_is_no_part_of_the_head(base):
+def test_the_frozen_model_does_not_change(base):
+    """The frozen model does not change and is no part of the head."""
     model = base()
     before = copy.deepcopy(model.state_dict())
     head = head_for(model)
@@ -95,7 +96,8 @@ def test_the_frozen_model_does_not_change_and_is_no_part_of_the_head(base):
     assert not isinstance(head, GenerativeModel)
 
 
-def test_training_is_a_function_of_seed_and_batch_and_of_the_global_batch():
+def test_training_is_a_function_of_seed():
+    """Training is a function of seed and batch and of the global batch."""
     batch = torch.randn(8, 2), torch.arange(8) % 3
     head = head_for(diffusion(3))
     torch.nn.init.normal_(head.network.output.weight)
@@ -130,7 +132,8 @@ def test_a_model_draws_and_is_scored_with_it():
         torch.testing.assert_close(model.sample(INDICES, 3), drawn[0])
 
 
-def test_a_network_with_a_learned_variance_takes_it_too_and_keeps_its_mean():
+def test_a_network_with_a_learned_variance():
+    """A network with a learned variance takes it too and keeps its mean."""
     model = diffusion(variance=LearnedRange(), objective=Hybrid(num_levels=None))
     before, x_t, t = model.reverse, torch.randn(4, 2), torch.tensor([1, 5, 20, 40])
     look = before(model.process, x_t, t)

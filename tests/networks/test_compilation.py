@@ -18,7 +18,8 @@ def test_without_a_compiler_there_is_one_line_of_notice(monkeypatch):
     assert network(torch.randn(3, 2), torch.arange(3)).shape == (3, 2)
 
 
-def test_without_pythons_headers_there_is_one_line_of_notice(monkeypatch, tmp_path):
+def test_without_pythons_headers_there_is_one_line(monkeypatch, tmp_path):
+    """Without pythons headers there is one line of notice."""
     monkeypatch.setenv("CXX", "sh")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert "Python.h" in compile_network(MLP(2, 2))
@@ -27,7 +28,9 @@ def test_without_pythons_headers_there_is_one_line_of_notice(monkeypatch, tmp_pa
 @pytest.mark.thorough
 @pytest.mark.needs("g++")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_network_has_the_same_keys_values_and_gradients():
+def test_a_compiled_network_has_the_same_keys_values():
+    """A compiled network has the same keys values and gradients."""
+
     def build():
         torch.manual_seed(0)
         network = UNet(

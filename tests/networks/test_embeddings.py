@@ -51,7 +51,8 @@ def test_labels_without_classes_are_refused():
         Conditioning(8, 16)(torch.tensor([1]), torch.tensor([0]))
 
 
-def test_fourier_features_put_every_level_at_one_phase_and_tell_what_lies_between():
+def test_fourier_features_put_every_level_at_one_phase():
+    """Fourier features put every level at one phase and tell what lies between."""
     features = FourierFeatures([1, 2], num_levels=17)
     levels = torch.linspace(-1, 1, 17)[None, :, None, None]
     seen = features(levels)

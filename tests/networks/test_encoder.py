@@ -30,7 +30,8 @@ def test_a_classifier_is_the_way_down_without_the_way_up():
     assert logits.dtype == torch.float32
 
 
-def test_the_classifier_hears_pixels_and_time_and_has_a_slope_in_x():
+def test_the_classifier_hears_pixels():
+    """The classifier hears pixels and time and has a slope in x."""
     classifier = stirred(unet().classifier()).requires_grad_(False).eval()
     x, t = torch.randn(2, 1, 8, 8, requires_grad=True), torch.tensor([3, 3])
     logits = classifier(x, t)
@@ -43,7 +44,8 @@ def test_the_classifier_hears_pixels_and_time_and_has_a_slope_in_x():
     assert (up - down) / 2e-2 == pytest.approx(float(slope.norm()), rel=0.05)
 
 
-def test_pooling_looks_where_the_query_points_and_not_in_an_order():
+def test_pooling_looks_where_the_query_points():
+    """Pooling looks where the query points and not in an order."""
     torch.manual_seed(0)
     pool = AttentionPool(16, 8)
     h = torch.randn(2, 16, 3, 3)
@@ -56,7 +58,8 @@ def test_pooling_looks_where_the_query_points_and_not_in_an_order():
 
 
 @pytest.mark.parametrize("pool_positions", [True, False])
-def test_pooling_has_heads_of_head_channels_whatever_the_number_of_heads_elsewhere(pool_positions):
+def test_pooling_has_heads_of_head_channels(pool_positions):
+    """Pooling has heads of head channels whatever the number of heads elsewhere."""
     assert unet(num_heads=2, head_channels=4, pool_positions=pool_positions).classifier().pool.num_heads == 4
     with pytest.raises(ValueError, match="head_channels=64 must divide the 16 channels"):
         unet(num_heads=2, head_channels=64, pool_positions=pool_positions).classifier()

@@ -72,7 +72,8 @@ def test_a_fresh_flow_only_turns_its_input(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_started_flow_has_latents_of_mean_zero_and_variance_one(name):
+def test_a_started_flow_has_latents_of_mean_zero(name):
+    """A started flow has latents of mean zero and variance one."""
     network, _ = made(name, woken=False)
     x = (0.3 + 0.1 * torch.randn(256, *NETWORKS[name][1], dtype=torch.float64)).clamp(-1, 1)
     assert not network.initialised
@@ -95,7 +96,8 @@ def test_every_parameter_learns_and_the_class_is_heard(name):
     torch.testing.assert_close(network(x, torch.tensor([1, 1, 2, 0]))[0][1:], z[1:])
 
 
-def test_a_flow_with_classes_is_told_one_and_a_flow_without_is_not():
+def test_a_flow_with_classes_is_told():
+    """A flow with classes is told one and a flow without is not."""
     network, x = made("wavelets", num_classes=3)
     with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
         network(x)

@@ -66,7 +66,8 @@ def test_a_row_depends_on_its_own_latent_and_label_only(kind):
 
 
 @KINDS
-def test_a_generator_starts_without_classes_and_learns_of_all_of_them(kind):
+def test_a_generator_starts_without_classes(kind):
+    """A generator starts without classes and learns of all of them."""
     generator, _ = pair(kind, num_classes=3)
     z, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
     x = generator(z, y)
@@ -76,8 +77,11 @@ def test_a_generator_starts_without_classes_and_learns_of_all_of_them(kind):
 
 
 @KINDS
-def test_the_projection_is_linear_in_the_features_of_the_image(kind):
-    """D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: two different tables of one class differ by what they are in h."""
+def test_the_projection_is_linear_in_the_features(kind):
+    """The projection is linear in the features of the image.
+
+    D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: two different tables of one class differ by what they are in h.
+    """
     _, discriminator = pair(kind, num_classes=3)
     x = image(kind, 4)
     seen = []
@@ -121,7 +125,8 @@ def largest_singular_values(network):
 @pytest.mark.parametrize(
     "make", [lambda s: Discriminator(1, 8, 3, s, **SMALL), lambda s: PointDiscriminator(2, 3, s, hidden=16)]
 )
-def test_spectral_norm_divides_every_weight_by_its_largest_singular_value(make):
+def test_spectral_norm_divides_every_weight(make):
+    """Spectral norm divides every weight by its largest singular value."""
     torch.manual_seed(0)
     x, y = torch.randn(3, *((1, 8, 8) if isinstance(make(False), Discriminator) else (2,))), torch.arange(3)
     plain, normalised = make(False), make(True)

@@ -22,8 +22,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.needs("glibc")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")
-def test_a_freed_tensor_costs_no_page_faults_when_it_comes_back():
-    """In a process of its own: the setting cannot be undone. Ten tensors of 32 MiB are 82,000 pages."""
+def test_a_freed_tensor_costs_no_page_faults():
+    """A freed tensor costs no page faults when it comes back.
+
+    In a process of its own: the setting cannot be undone. Ten tensors of 32 MiB are 82,000 pages.
+    """
     faults = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
     assert int(faults) < 1000
 

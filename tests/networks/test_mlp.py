@@ -25,7 +25,8 @@ def test_shapes_zero_start_and_autocast():
     assert output.dtype == torch.float32
 
 
-def test_every_parameter_has_a_gradient_and_every_input_matters():
+def test_every_parameter_has_a_gradient():
+    """Every parameter has a gradient and every input matters."""
     network = woken(num_classes=3)
     x_t, timesteps, y = torch.randn(3, 2), torch.tensor([0, 10, 999]), torch.tensor([0, 1, 2])
     output = network(x_t, timesteps, y)
@@ -39,7 +40,8 @@ def test_every_parameter_has_a_gradient_and_every_input_matters():
     assert not torch.allclose(changed[2], output[2])
 
 
-def test_held_channels_are_the_same_outputs_and_train_their_own_weights_only():
+def test_held_channels_are_the_same_outputs():
+    """Held channels are the same outputs and train their own weights only."""
     x_t, timesteps = torch.randn(3, 2), torch.tensor([0, 10, 999])
     network = woken(held_channels=2)
     output = network(x_t, timesteps)

@@ -88,7 +88,8 @@ def test_bfloat16_is_float32_rounded_once(mean):
     torch.testing.assert_close(actual.double(), expected, rtol=2**-8, atol=2e-3 if mean else 1e-5)
 
 
-def test_bfloat16_gradients_are_those_of_float32_up_to_rounding():
+def test_bfloat16_gradients_are_those_of_float32_up():
+    """Bfloat16 gradients are those of float32 up to rounding."""
     leaves = [a.detach().to(torch.bfloat16).requires_grad_() for a in arguments(modulated=True, size=(8, 8))]
     singles = [a.detach().float().requires_grad_() for a in leaves]
     actual, expected = fast(*leaves, True), reference(*singles, True)
@@ -103,7 +104,8 @@ def test_bfloat16_gradients_are_those_of_float32_up_to_rounding():
         assert error < 0.005
 
 
-def test_a_constant_image_gives_the_bias_and_finite_gradients():
+def test_a_constant_image_gives_the_bias():
+    """A constant image gives the bias and finite gradients."""
     x = torch.full((1, 8, 4, 4), 5.0, requires_grad=True)
     h = GroupNorm(8, silu=False)(x)
     torch.testing.assert_close(h, torch.zeros_like(h), atol=1e-3, rtol=0)

@@ -34,7 +34,8 @@ def test_a_square_is_a_height_and_a_width_that_are_equal():
     assert torch.equal(*outputs)
 
 
-def test_generator_and_discriminator_take_a_height_and_a_width():
+def test_generator_and_discriminator_take_a_height():
+    """Generator and discriminator take a height and a width."""
     x = Generator(2, [12, 20], **SMALL)(torch.randn(3, 64))
     assert x.shape == (3, 2, 12, 20)
     assert Discriminator(2, [12, 20], **SMALL)(x).shape == (3,)
@@ -46,7 +47,8 @@ def test_the_autoencoder_takes_a_height_and_a_width():
     assert network.decode(mean).shape == (3, 5, 12, 20)
 
 
-def test_the_wavelet_flow_takes_a_height_and_a_width_back_and_forth():
+def test_the_wavelet_flow_takes_a_height():
+    """The wavelet flow takes a height and a width back and forth."""
     torch.manual_seed(0)
     flow = WaveletFlow(2, [8, 12], num_steps=1, hidden=8, coarse_steps=1, coarse_hidden=8).eval()
     x = torch.rand(4, 2, 8, 12) * 1.8 - 0.9

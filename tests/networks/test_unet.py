@@ -75,8 +75,11 @@ def test_every_parameter_has_a_gradient():
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_training_from_the_zero_start_reaches_every_parameter():
-    """Step 1 moves only the output layer; step 2 the blocks' last layers; step 3 everything."""
+def test_training_from_the_zero_start_reaches():
+    """Training from the zero start reaches every parameter.
+
+    Step 1 moves only the output layer; step 2 the blocks' last layers; step 3 everything.
+    """
     network = small_unet()
     start = {name: parameter.clone() for name, parameter in network.named_parameters()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
@@ -108,7 +111,8 @@ def test_no_label_is_the_null_class():
         small_unet()(x_t, timesteps, torch.zeros(3, dtype=torch.int64))
 
 
-def test_held_channels_are_the_same_outputs_and_train_their_own_weights_only():
+def test_held_channels_are_the_same_outputs():
+    """Held channels are the same outputs and train their own weights only."""
     network = wake(small_unet(held_channels=1))
     output = network(*inputs())
     torch.testing.assert_close(output, wake(small_unet())(*inputs()))
@@ -133,8 +137,11 @@ def test_memory_format_of_the_input_changes_nothing():
     torch.testing.assert_close(network(x_t, timesteps), network(x_t.to(memory_format=torch.channels_last), timesteps))
 
 
-def test_activations_and_their_gradients_keep_channels_innermost():
-    """One block that answers in NCHW would make every later convolution copy."""
+def test_activations_and_their_gradients_keep_channels():
+    """Activations and their gradients keep channels innermost.
+
+    One block that answers in NCHW would make every later convolution copy.
+    """
     network, strided = wake(small_unet()), []
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -216,8 +223,11 @@ def test_impossible_sizes_are_one_clear_sentence(options, words):
     assert "\n" not in str(error.value)
 
 
-def test_fourier_features_let_the_first_layer_see_less_than_a_level():
-    """Half a bin of 256 levels moves the input by 0.004 and the features by 2."""
+def test_fourier_features_let_the_first_layer_see_less():
+    """Fourier features let the first layer see less than a level.
+
+    Half a bin of 256 levels moves the input by 0.004 and the features by 2.
+    """
     x_t, timesteps = inputs(1)
     by_network = []
     for periods in ((), (1,)):

@@ -6,7 +6,7 @@ import pytest
 from diffusion_lab.report.cells import read_runs, read_sweep
 from diffusion_lab.report.table import build_table
 from diffusion_lab.store import RunDirectory, RunError
-from diffusion_lab.store.status import Status
+from diffusion_lab.store.status_file import Status
 
 from .synthetic import write_sweep
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from diffusion_lab.report.cells import Cell, Gathered
-from diffusion_lab.report.compare import Measured, difference
-from diffusion_lab.report.findings import curve_findings
-from diffusion_lab.report.layout import columns, finding
+from diffusion_lab.report.comparison import Measured, difference
+from diffusion_lab.report.plots import curve_findings
 from diffusion_lab.report.table import build_table
+from diffusion_lab.report.wording import columns, finding
 from diffusion_lab.store import ModelDirectory, RunDirectory
 from diffusion_lab.store.measures import LOW, SAMPLES, Measure
 

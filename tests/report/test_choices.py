@@ -2,8 +2,7 @@ import pytest
 import yaml
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.report.choices import read_choices
-from diffusion_lab.report.class_names import choices_by_class, choices_of
+from diffusion_lab.report.choices import choices_by_class, choices_of, read_choices
 
 SPACINGS = ("diffusion_lab.diffusion.LogSNRSpacing", "diffusion_lab.diffusion.EvenSpacing", "mine.Mine")
 

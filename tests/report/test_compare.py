@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusion_lab.report.compare import Measured, difference, holm, same
+from diffusion_lab.report.comparison import Measured, difference, holm, same
 
 
 def seeds(values, first=1, errors=None):

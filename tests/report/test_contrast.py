@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.contrast import contenders
 from diffusion_lab.report.make import make_report
+from diffusion_lab.report.sprites import contenders
 from diffusion_lab.report.table import build_table
 
 from .synthetic import samples, write_sweep

@@ -2,8 +2,8 @@ import pytest
 
 from diffusion_lab.metrics import BitsPerDim
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.effects import effects
-from diffusion_lab.report.row_plots import row_plots
+from diffusion_lab.report.plots import plots_of as row_plots
+from diffusion_lab.report.plots.effects import effects
 from diffusion_lab.report.table import build_table
 
 from .synthetic import AXES, write_sweep

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.findings import curve_findings
-from diffusion_lab.report.sampling_curves import sampling_plots
+from diffusion_lab.report.plots import curve_findings
+from diffusion_lab.report.plots.sampling_cost import plots as sampling_plots
 from diffusion_lab.report.table import build_table
 from tests.report.synthetic import write_sweep
 

@@ -7,13 +7,12 @@ import pytest
 
 from diffusion_lab.report import figures
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.interactive import figure
+from diffusion_lab.report.figures import figure
 from diffusion_lab.report.model_plots import model_plots
-from diffusion_lab.report.panels import FRONT, Panel, Plot, Series
-from diffusion_lab.report.row_plots import row_plots
-from diffusion_lab.report.style import legend, scales, stroke
+from diffusion_lab.report.panels import FRONT, Panel, Plot, Series, legend, scales, stroke
+from diffusion_lab.report.plots import plots_of as row_plots
+from diffusion_lab.report.plots.trade_off import plots as trade_plots
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.trade import trade_plots
 
 
 def plot(*series, levels=(), **settings):

@@ -7,9 +7,8 @@ import pytest
 
 from diffusion_lab.report.cells import read_runs, read_sweep
 from diffusion_lab.report.exports import row_csv
-from diffusion_lab.report.layout import columns, finding, seeds_of
-from diffusion_lab.report.notes import notes
 from diffusion_lab.report.table import build_table
+from diffusion_lab.report.wording import columns, finding, notes, seeds_of
 
 from .synthetic import write_sweep
 

@@ -8,8 +8,8 @@ from diffusion_lab.report.cells import read_sweep
 from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.make import make_report
 from diffusion_lab.report.panels import TRADE
+from diffusion_lab.report.plots.trade_off import plots as trade_plots
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.trade import trade_plots
 from tests.report.synthetic import write_sweep
 
 SCALES = ["3", "0", "0.5", "10", "1"]  # as asked for, not in order

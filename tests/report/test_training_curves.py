@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from diffusion_lab.report.cells import read_sweep
-from diffusion_lab.report.findings import curve_findings
 from diffusion_lab.report.panels import TRAINING_COST
+from diffusion_lab.report.plots import curve_findings
+from diffusion_lab.report.plots.training_cost import _names
+from diffusion_lab.report.plots.training_cost import plots as training_plots
 from diffusion_lab.report.table import build_table
-from diffusion_lab.report.training_curves import _names, training_plots
 from tests.report.synthetic import write_sweep
 
 MOMENTS = ["at_1m", "at_4m", "at_16m", "end"]

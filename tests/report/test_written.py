@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from diffusion_lab.report import written
-from diffusion_lab.report.written import report_files, write_report
+from diffusion_lab.report import make as written
+from diffusion_lab.report.make import report_files, write_report
 from diffusion_lab.store import written as record
 from diffusion_lab.store.written import PlaceError
 

@@ -12,13 +12,13 @@ from diffusion_lab.store.fingerprints import (
     MEASURING,
     SCORING,
     TRAINING,
-    canonical_json,
+    Code,
     fingerprint,
     named_in,
     scored_part,
     training_part,
 )
-from diffusion_lab.store.imports import Code
+from diffusion_lab.store.options import canonical_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -217,17 +217,17 @@ ALL, AFTER = "training scoring drawing", "scoring drawing"
 COUNTED = {
     "diffusion.process diffusion.noise diffusion.timesteps diffusion.objectives diffusion.variances diffusion.streams": ALL,
     "models.diffusion models.base models.trainable models.optimization networks.unet networks.blocks networks.norm": ALL,
-    "data.order data.digits data.base training.ema training.profiles": ALL,
+    "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
-    "config.trainer config.started commands.fit commands.train training.snapshots": "training",
+    "config.trainer config.starting commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
     "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
-    "config.loading config.weights metrics.drawing": AFTER,
-    "metrics.data_moments metrics.measuring": AFTER,
-    "metrics.score metrics.trained metrics.frechet store.measures": "scoring",
+    "config.trained config.weight_files metrics.draw metrics.shards": AFTER,
+    "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
+    "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
-    "store.files store.runs report.page": "",
-    "metrics.copying metrics.patches": "",
+    "store.files store.layout report.page": "",
+    "metrics.copying metrics.sliced_wasserstein": "",
     "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
 }
 

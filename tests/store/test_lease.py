@@ -9,12 +9,11 @@ import sys
 import time
 
 import pytest
-from filelock import SoftFileLease
 
 from diffusion_lab.store import lease
 from diffusion_lab.store.files import clear, move, write_whole
 from diffusion_lab.store.lease import FILE, OvertakenError, give_up, hold, is_held
-from diffusion_lab.store.status import DONE, FAILED, RUNNING, Status, read_status
+from diffusion_lab.store.status_file import DONE, FAILED, RUNNING, Status, read_status
 from diffusion_lab.store.written import PlaceError
 from tests.leases import put_lease
 
@@ -41,17 +40,6 @@ try:
         write_whole(folder / "file", b"late")
 except OvertakenError as error:
     print(error)
-"""
-# A line at each end of its time inside, and long enough inside that two would mix.
-IN_AND_OUT = """
-import os
-while not (folder / "go").exists():
-    time.sleep(0.001)
-with hold(folder, lambda _: None):
-    log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(log, f"{os.getpid()} in\\n".encode())
-    time.sleep(0.02)
-    os.write(log, f"{os.getpid()} out\\n".encode())
 """
 
 
@@ -167,23 +155,11 @@ def test_a_live_lease_of_another_host_is_awaited(tmp_path):
         time.sleep(SHORT_SECONDS / 4)
         then = time.time() - 5400 + next(beats)
         os.utime(tmp_path / FILE, (then, then))
-        if time.monotonic() > began + 3 * SHORT_SECONDS:
+        if time.monotonic() > began + 2 * SHORT_SECONDS:
             raise TimeoutError
 
     with pytest.raises(TimeoutError), hold(tmp_path, lambda _: None, sleep):
         pass
-
-
-def test_a_lease_renewed_at_the_last_moment_stays(tmp_path, monkeypatch):
-    def renewed(owner):
-        os.utime(tmp_path / FILE, (0, 0))
-        return True
-
-    put_lease(tmp_path)
-    monkeypatch.setattr(lease, "_has_ended", renewed)
-    with pytest.raises(WouldWaitError), hold(tmp_path, refuse):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize(("ago", "held"), [(290, True), (-290, True), (310, False), (-310, False)])
@@ -194,7 +170,7 @@ def test_a_lease_not_renewed_for_long_is_not_held(tmp_path, ago, held):
     assert is_held(tmp_path) == held
 
 
-@pytest.mark.usefixtures("disk", "short")
+@pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("found", ["empty", "text", "another duration", "link", "pipe"])
 def test_a_damaged_lease_expires(tmp_path, found):
     """As a power cut or somebody else left it. What a link leads to stays as it is."""
@@ -220,21 +196,6 @@ def test_a_folder_in_place_of_a_lease_is_refused(tmp_path):
     (tmp_path / FILE).mkdir()
     with pytest.raises(PlaceError, match=r"\.lease was not written"), hold(tmp_path, print):
         pass
-
-
-def test_of_many_that_see_a_dead_holder_one_holds(tmp_path, start, disk):
-    other = start(SLEEP)
-    other.kill()
-    other.wait()
-    racers = [start(disk + IN_AND_OUT, wait=False) for _ in range(6)]
-    (tmp_path / "go").touch()
-    for racer in racers:
-        assert racer.wait(timeout=60) == 0
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert lines[::2] == [f"{line.split()[0]} in" for line in lines[::2]]
-    assert lines[1::2] == [f"{line.split()[0]} out" for line in lines[::2]]
-    assert sorted(int(line.split()[0]) for line in lines[::2]) == sorted(racer.pid for racer in racers)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["go", "log"]
 
 
 @pytest.mark.usefixtures("short", "disk")
@@ -314,23 +275,6 @@ def test_a_folder_that_is_given_up_passes_on(tmp_path, start):
         assert other.stdout.readline() == "held\n"
     with pytest.raises(WouldWaitError, match=f"process {other.pid}"), hold(tmp_path, refuse):
         pass
-
-
-def test_a_folder_removed_at_that_moment_is_made_again(tmp_path, monkeypatch):
-    real, folder, times = SoftFileLease._acquire, tmp_path / "model", []
-
-    def removed_before(self):
-        if not times:
-            times.append(shutil.rmtree(folder))
-        return real(self)
-
-    monkeypatch.setattr(SoftFileLease, "_acquire", removed_before)
-    with hold(folder, refuse):
-        write_whole(folder / "file", b"")
-        assert times
-        clear(folder / "file")
-        give_up(folder)
-    assert not folder.exists()
 
 
 def test_a_given_up_folder_keeps_the_files_of_the_user(tmp_path):

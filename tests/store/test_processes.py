@@ -3,8 +3,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from diffusion_lab.store import processes
-from diffusion_lab.store.processes import Process
+from diffusion_lab.store import lease as processes
+from diffusion_lab.store.lease import Process
 
 WAIT = [sys.executable, "-c", "input()"]
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from diffusion_lab.store.status import DONE, FAILED, INTERRUPTED, Announcement, read_status
+from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, Announcement, read_status
 from diffusion_lab.store.written import PlaceError
 
 
@@ -29,7 +29,7 @@ def test_what_ends_work_says_why(tmp_path, error, state, reason):
 def test_a_removed_folder_does_not_hide_why_work_ended(tmp_path, monkeypatch):
     def work():
         with Announcement(tmp_path):
-            monkeypatch.setattr("diffusion_lab.store.status.write_whole", removed)
+            monkeypatch.setattr("diffusion_lab.store.status_file.write_whole", removed)
             raise KeyboardInterrupt
 
     def removed(*_):

@@ -1,9 +1,8 @@
 import pytest
 
-from diffusion_lab.store.job_files import log_file
+from diffusion_lab.store.places import log_file
 from diffusion_lab.sweeps import jobs
-from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, run_jobs
-from diffusion_lab.sweeps.submitted import Submitted
+from diffusion_lab.sweeps.jobs import Call, Outcome, Queue, Submitted, run_jobs
 
 
 class StubCall(Call):

@@ -98,7 +98,7 @@ def test_the_record_says_where_each_cell_lies(cells):
 
 def test_importing_sweeps_brings_no_torch():
     program = (
-        "import sys, diffusion_lab.sweeps.work, diffusion_lab.sweeps.axes, diffusion_lab.sweeps.watch;"
+        "import sys, diffusion_lab.sweeps.plan, diffusion_lab.sweeps.axes, diffusion_lab.sweeps.watch;"
         "sys.exit(bool({'torch', 'lightning', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from diffusion_lab.store import RunError, sweep_directory, write_json
 from diffusion_lab.store.lease import hold
-from diffusion_lab.store.status import DONE, FAILED, INTERRUPTED, RUNNING, Status
-from diffusion_lab.sweeps.progress import is_over, job_progress, seconds_left, table
+from diffusion_lab.store.status_file import DONE, FAILED, INTERRUPTED, RUNNING, Status
+from diffusion_lab.sweeps.watch import is_over, job_progress, seconds_left, table
 
 
 @pytest.fixture

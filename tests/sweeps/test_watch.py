@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from diffusion_lab.store import write_json
-from diffusion_lab.store.status import FAILED, INTERRUPTED, Announcement, Status
+from diffusion_lab.store.status_file import FAILED, INTERRUPTED, Announcement, Status
 from diffusion_lab.sweeps.plan import CELL, Work
 from diffusion_lab.sweeps.watch import watching
 from tests.metrics.stand_ins import described

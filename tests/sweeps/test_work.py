@@ -3,9 +3,8 @@
 import pytest
 
 from diffusion_lab.store.lease import hold
-from diffusion_lab.store.status import FAILED, INTERRUPTED, Announcement, Status, read_status
-from diffusion_lab.sweeps.plan import CELL, MODEL, Job, Work
-from diffusion_lab.sweeps.work import do, run_all
+from diffusion_lab.store.status_file import FAILED, INTERRUPTED, Announcement, Status, read_status
+from diffusion_lab.sweeps.plan import CELL, MODEL, Job, Work, do, run_all
 
 
 @pytest.fixture

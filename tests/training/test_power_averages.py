@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.weights import build_average, profile_error
+from diffusion_lab.config.weight_files import build_average, profile_error
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError
 from diffusion_lab.training.ema import PowerAverages, default_weights

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffusion_lab.store.files import remove_staged
-from diffusion_lab.store.moments import read_moment
+from diffusion_lab.store.weights import read_moment
 from diffusion_lab.training.monitor import Monitor
 from diffusion_lab.training.saving import Saving, WholeCheckpoints, load_state, newest_good, previous_of
 

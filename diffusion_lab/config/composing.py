@@ -1,0 +1,117 @@
+"""What the config of a command is composed of, besides conf/ and the command line: the choices that a model was trained with; and
+what of an experiment is left out again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import put_first, unquoted
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.working_directory import usual_outputs
+from diffusion_lab.store import ModelDirectory, newest_model
+
+TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
+NEEDS_NO_MODEL = {"-h", "--help", "--hydra-help", "-sc", "--shell-completion"}
+_CHOSEN_WITH = {"measured_variance": "variance"}  # a group without a folder of its own -> the one that sets it
+_OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
+
+
+def model_dir_of(options: Sequence[str]) -> ModelDirectory:
+    """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
+    named = {key: value for key, _, value in (option.partition("=") for option in options)}
+    written = named.get("model_dir", "null")
+    wanted = unquoted(written)
+    if wanted == written and "," in wanted:
+        raise MistakeError(
+            f"model_dir={wanted}: give one model, and run the command once for each; put quotes around a comma in a name"
+        )
+    if wanted != "null":
+        return ModelDirectory(Path(wanted))
+    return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
+
+
+def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """`options`, after `sampler=trained`, … for each scoring group that the user does not choose. Hydra finds these in its store.
+
+    So `evaluate sampler.spacing.num_steps=25` changes the number of steps of the sampler that the model was trained with.
+    """
+    if NEEDS_NO_MODEL & {*options}:
+        return [*options]
+    directory = model_dir_of(options)
+    saved = load_config(directory)
+    options = [option for option in options if not option.endswith(f"={TRAINED}")]  # which a rank is given already
+    picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
+    for option in sorted(picked):
+        group = option.partition(".")[0].partition("/")[0]
+        if group in groups and _CHOSEN_WITH.get(group, group) not in saved:
+            known = ", ".join(name for name in groups if name in saved)
+            raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
+        if f"{group}=[]" in options and group in groups:
+            raise MistakeError(f"{group}: choose at least one")
+    kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
+    for group in kept:
+        _store(group, OmegaConf.to_container(saved[group]))
+    return put_first(options, [f"{group}={TRAINED}" for group in kept if group not in picked])
+
+
+def _store(group: str, values: Mapping[str, Any]) -> None:
+    """The choice `trained` of a group, and of the groups in it, so that sampler/spacing=quadratic keeps the sampler."""
+    parts = {name: part for name, part in values.items() if isinstance(part, dict) and (CONF / group / name).is_dir()}
+    for name, part in parts.items():
+        _store(f"{group}/{name}", part)
+    own = {name: value for name, value in values.items() if name not in parts}
+    newer = ["default"] if group == "evaluation" else []  # options that the code which trained it may not have had
+    defaults = [*newer, *({name: TRAINED} for name in parts), "_self_"]
+    ConfigStore.instance().store(TRAINED, {**own, "defaults": defaults}, group)
+
+
+def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
+    """Delete what the objects of the groups that `overrides` choose do not take, unless an override gives it; their keys.
+
+    An experiment sets options for its own choice of a group; with another choice, those that it does not have are dropped. Without
+    an experiment, such an option is a mistake of the user.
+    """
+    places = {
+        override.key_or_group: override.package or override.key_or_group.replace("/", ".") for override in overrides
+    }
+    dropped: dict[str, None] = {}  # in order; sampler=… and sampler/spacing=… both hold sampler.spacing.num_steps
+    for place in places.values():
+        node = OmegaConf.select(cfg, place, throw_on_missing=False)
+        if isinstance(node, DictConfig):
+            dropped |= dict.fromkeys(key for key in _not_taken(node, place) if key not in {*places, *_OF_EVERY_CLASS})
+    for key in dropped:
+        place, _, name = key.rpartition(".")
+        with open_dict(cfg):
+            del OmegaConf.select(cfg, place)[name]
+    return list(dropped)
+
+
+def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
+    taken = _parameters(node.get("_target_"))
+    for name in node:
+        if taken is not None and not name.startswith("_") and name not in taken:
+            yield f"{place}.{name}"
+        elif not OmegaConf.is_interpolation(node, name) and OmegaConf.is_dict(OmegaConf.select(node, name)):
+            yield from _not_taken(node[name], f"{place}.{name}")
+
+
+def _parameters(target: object) -> set[str] | None:
+    """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
+    try:
+        parameters = inspect.signature(get_object(target)).parameters.values()
+    except Exception:  # whatever an import raises: building the object raises it again
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}

@@ -1,0 +1,125 @@
+"""guidance=classifier, guidance=autoguidance and guidance.worse: another model, read from its folder, that guides a model.
+
+Both must have been trained with the same schedule and on the same data: otherwise the guiding model would see images unlike those
+that it was trained on. schedule, identity: those of the model that is guided, and of its data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from hydra.utils import get_class
+from torch import Tensor
+
+from diffusion_lab.config.trained import (
+    build_trained,
+    last_weights,
+    load_config,
+    load_weights,
+    settled,
+    use_last_weights,
+)
+from diffusion_lab.diffusion import Autoguidance, ClassifierGuidance, Schedule, Worse
+from diffusion_lab.diffusion.intervals import Interval
+from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.models.noisy_classifier import NoisyClassifier
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.weights import read_moment, snapshot_name
+
+Model = TypeVar("Model", bound=TrainableModel)
+USUAL_MOMENT = 0.2  # one of snapshots.at; conf/guidance/autoguidance.yaml says what was best where
+
+
+def classifier_guidance(
+    classifier: str,
+    scale: float | int,
+    schedule: Schedule,
+    identity: str,
+    interval: Interval = None,
+    log_snr_interval: Interval = None,
+) -> ClassifierGuidance:
+    """Guidance by the classifier in the folder `classifier`. ValueError where it does not fit the model that is guided."""
+    directory = ModelDirectory(Path(classifier))
+    kind = "a noisy classifier; train one with `diffusion-lab train model=noisy_classifier`"
+    fix = "train both with the same data=…, the model with labels=own, or import both with the same data=…"
+    option = f"guidance.classifier={classifier}"
+    model = _other_model(directory, NoisyClassifier, kind, identity, option, f"the model to be guided; {fix}")
+    _check_schedule(model, schedule, option)
+    weights = use_last_weights(model, directory)
+
+    def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        return model.to(x_t.device)(x_t, timesteps)
+
+    name = f"{directory.path.name}, {weights}"
+    return ClassifierGuidance(logits, model.num_classes, scale, name, interval, log_snr_interval)
+
+
+def autoguidance(
+    scale: float | int,
+    moment: float | int | str | None,
+    model: Path | None,
+    schedule: Schedule,
+    identity: str,
+    interval: Interval = None,
+    log_snr_interval: Interval = None,
+) -> Autoguidance:
+    """Guidance away from the model that `worse_model` reads; by default an earlier moment."""
+    when = USUAL_MOMENT if moment is None and model is None else moment
+    return Autoguidance(worse_model(when, model, schedule, identity), scale, interval, log_snr_interval)
+
+
+def worse_model(moment: float | int | str | None, model: Path | None, schedule: Schedule, identity: str) -> Worse:
+    """The model in the folder `model`, as it was at a moment of its training (None: at its end); no folder: the model itself.
+
+    ValueError where it does not fit the model that is guided.
+    """
+    if isinstance(moment, str):
+        try:
+            read_moment(moment)
+        except ValueError as error:
+            raise ValueError(f"guidance.moment={moment}: {error}") from None
+    if model is None:
+        return Worse(moment)
+    directory = ModelDirectory(Path(model))
+    fix, option = "the model to be guided; train a worse model on the model's data", f"guidance.model={model}"
+    worse = unguided(directory, identity, option, fix)
+    _check_schedule(worse, schedule, option)
+    weights = last_weights(directory) if moment is None else snapshot_name(moment)
+    load_weights(worse, directory, weights)
+    with worse.use_weights(weights):
+        return Worse(moment, worse.frozen(), f"{directory.path.name}, {weights}")
+
+
+def unguided(directory: ModelDirectory, identity: str, option: str, than: str) -> DiffusionModel:
+    """The diffusion model in a folder, with fresh weights and without its guidance; see `_other_model`."""
+    return _other_model(directory, DiffusionModel, "a diffusion model", identity, option, than)
+
+
+def _other_model(
+    directory: ModelDirectory, kind: type[Model], is_a: str, identity: str, option: str, than: str
+) -> Model:
+    """The unguided model in a folder, with fresh weights. ValueError where it is of another kind, or was trained on other data.
+
+    is_a: the kind in words. identity: of the data. option: as the user gave the folder. than: whose data these are, and the fix.
+    """
+    saved = load_config(directory)
+    found = get_class(saved.model._target_)
+    if not issubclass(found, kind):
+        raise ValueError(f"{option}: it holds a {found.__name__}, not {is_a}")
+    if saved.facts.get("identity") != identity:
+        data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
+        raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {than}")
+    saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
+    model = build_trained(directory, settled(saved, directory))
+    assert isinstance(model, kind)
+    return model
+
+
+def _check_schedule(model: DiffusionModel | NoisyClassifier, schedule: Schedule, option: str) -> None:
+    if model.process.schedule != schedule:
+        raise ValueError(
+            f"{option}: it was trained under {model.process.schedule}, but the model to be guided under {schedule}; train it with "
+            "the model's schedule"
+        )

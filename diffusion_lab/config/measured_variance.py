@@ -1,0 +1,142 @@
+"""Statistics measured from trained weights and from their data, which the variance, the steps or the start of a chain need.
+
+The head of variance=regressed is trained beforehand. Its folder lies beside the others, and its training.json holds the digest of
+the weights that it was trained on: so the head of a model is found, and a head of other weights is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from diffusion_lab.config.identity import measuring_identity, sha256_of
+from diffusion_lab.config.mistakes import MistakeError, check_at_least
+from diffusion_lab.config.trained import build_trained, last_weights, load_config, settled, use_last_weights
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.records import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.data.module import DataModule
+    from diffusion_lab.diffusion import Variance
+    from diffusion_lab.metrics.reference import Progress
+    from diffusion_lab.models.base import GenerativeModel
+
+_OPTION = "measured_variance.head"
+
+
+def use_measured(
+    model: GenerativeModel,
+    data: Callable[[], DataModule],
+    cfg: DictConfig,
+    directory: ModelDirectory,
+    weights: str,
+    cache: Path,
+    progress: Progress | None = None,
+    and_costs: bool = False,
+) -> None:
+    """Give `model` the statistics that `cfg` asks for with these weights, measured if need be; does nothing if it asks for none.
+
+    and_costs: what each step of its chain costs too, where it has a chain.
+
+    All ranks must call it.
+    """
+    from diffusion_lab.diffusion import NetworkStatistics
+    from diffusion_lab.metrics.measuring import data_moments, measure_once
+
+    if model.needs_data_moments:
+        model.use_data_moments(data_moments(data(), model.num_classes is not None, cache, progress))
+    variance, head = cfg.get("measured_variance"), needed_head(directory, cfg, weights)
+    if head is not None:
+        model.use_head(*load_head(head, variance))
+        variance = None
+    and_costs = model.needs_last_steps or (and_costs and model.log_snrs(2) is not None)
+    if variance is None and not and_costs:
+        return
+    identity = measuring_identity(directory.read_training()["fingerprint"], cfg)
+    about = f"{directory.path.name}-{weights}"
+    check_at_least(1, cfg, "evaluation.statistics_images")
+    rest = (data(), cfg.evaluation.statistics_images, weights, cache, identity, about, progress)
+    found: list[tuple[NetworkStatistics, Tensor | None, Callable[..., Variance] | None]] = []
+    if variance is not None:
+        chosen = instantiate(variance)
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest)
+        means = dict(measured.means)
+        if chosen.func.needs_dimensions:
+            means |= measure_once(model, model.measure_dimensions, {"of": "dimensions"}, *rest).means
+        found.append((NetworkStatistics(**means, of=measured.about), None, chosen))
+    if and_costs:  # by which steps are chosen
+        split = data().choosing_split
+        facts = {"of": "last step", "decoder": model.protocol()["decoder"], "num_levels": model.num_levels}
+        measured = measure_once(model, model.measure, {"of": "network"}, *rest, split)
+        last_steps = measure_once(model, model.measure_last_steps, facts, *rest, split).means["bits"]
+        found.append((NetworkStatistics(**measured.means, of=measured.about), last_steps, None))
+    for each in found:
+        model.use_measured(*each)
+
+
+def needed_head(directory: ModelDirectory, cfg: DictConfig, weights: str) -> ModelDirectory | None:
+    """The folder of the head for these weights of a model; None where the variance of `cfg` needs none.
+
+    The one that `cfg` names, or the newest beside the model. weights: their name, or "auto". MistakeError where there is no head.
+    """
+    node = cfg.get("measured_variance")
+    if node is None or not getattr(get_object(node._target_), "needs_head", False):
+        return None
+    if not directory.finished:
+        raise MistakeError(
+            f"variance=regressed needs a head, which is trained on a finished model: train {directory.path} with another variance, "
+            "then its head with `diffusion-lab train model=variance_head init_from=…`"
+        )
+    name = last_weights(directory) if weights == "auto" else weights
+    file = directory.weight_files({name}).get(name)
+    if file is None:
+        raise MistakeError(
+            f"variance=regressed: a head needs weights that are saved in {directory.path}, which lacks {name}; use one of "
+            f"{', '.join(directory.weight_names)}"
+        )
+    served, named = sha256_of(file), node.get("head")
+    if named is None:
+        beside = [ModelDirectory(path) for path in directory.path.resolve().parent.iterdir() if path.is_dir()]
+        heads = [head for head in beside if head.serves == served]
+        if not heads:
+            raise MistakeError(
+                f"variance=regressed: there is no head for the weights {name} of {directory.path} beside it; "
+                f"{_how(directory, name)}, or name it with {_OPTION}=…"
+            )
+        return max(heads, key=lambda head: head.training.stat().st_mtime_ns)
+    head = ModelDirectory(Path(named))
+    if head.read_training().get("serves") is None:
+        raise MistakeError(f"{_OPTION}={named}: this folder has no variance head; {_how(directory, name)}")
+    if head.serves != served:
+        raise MistakeError(
+            f"{_OPTION}={named}: this head was trained on other weights than {name} of {directory.path}; {_how(directory, name)}"
+        )
+    return head
+
+
+def _how(directory: ModelDirectory, weights: str) -> str:
+    try:
+        choices, conditional = directory.read_choices(), load_config(directory).get("conditional") is True
+    except RunError:
+        choices, conditional = {}, False
+    classes = ["conditional=true"] if conditional else [f"labels={choices['labels']}"] if choices.get("labels") else []
+    options = [*([f"data={choices['data']}"] if choices.get("data") else []), *classes, f"init_from={directory.path}"]
+    command = f"train model=variance_head {' '.join(options)}"
+    return f"train one with `diffusion-lab {command} init_weights={weights}`"
+
+
+def load_head(head: ModelDirectory, variance: DictConfig) -> tuple[Callable[..., Tensor], Variance]:
+    """(image and output, timesteps) -> v with the weights that suit its training, going where its input is; and the variance that
+    reads v."""
+    model = build_trained(head, settled(load_config(head), head))
+    if not model.needs_base:
+        raise MistakeError(f"{_OPTION}={head.path}: this folder holds a {type(model).__name__}, not a variance head")
+    weights = use_last_weights(model, head)
+    name = f"{head.path.name}, {weights}, {sha256_of(head.weight_files()[weights])[:12]}"
+    return lambda x, timesteps: model.to(x.device)(x, timesteps), instantiate(variance)(head=name)

@@ -1,0 +1,208 @@
+"""A trained model as a command finds it: its own config, with the choices of scoring that the user changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_lab.config.build import build_training_data
+from diffusion_lab.config.identity import variance_matters
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.strangers import (
+    check_plain,
+    check_sizes,
+    check_targets,
+    leave_out,
+    no_larger_than,
+)
+from diffusion_lab.config.weight_files import load_weights
+from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
+from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.store.records import inside, printable, read_yaml
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.module import DataModule
+    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.trainable import TrainableModel
+
+# `sample` begins with the choices of training.
+DRAWING_GROUPS = ("sampler", "guidance", "sampling", "rounding", "start")
+Load = Callable[..., "GenerativeModel"]  # as `load_model`
+
+
+def load_config(directory: ModelDirectory) -> DictConfig:
+    """The config that a model was trained with, with the references of `model` to the groups beside it.
+
+    RunError if there is none, or if it holds what a file may not (see `strangers`); its sizes are checked by `settled`.
+    """
+    if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
+        raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
+    config = read_config(directory)
+    check_targets(_resolved(config, directory), directory.config)
+    return config
+
+
+def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
+    """The config in a folder, of plain values, references and targets: nothing of it has been checked to be what may be built.
+
+    RunError if there is none, or if it holds anything else.
+    """
+    if not directory.config.is_file():
+        raise RunError(f"{directory.path} is not a model directory: it has no {directory.config.name}")
+    plain = read_yaml(inside(directory.path, directory.config))
+    try:
+        if not {"model", "data", "facts"} <= plain.keys():
+            raise RunError(f"{directory.config} is not the config of a model: it lacks model, data or facts")
+        nodes = {
+            group: plain.get(group) for group in ("facts", "model", "data", "labels", "callbacks", *SCORING_GROUPS)
+        }
+        if isinstance(plain.get("callbacks"), dict):
+            nodes |= {f"callbacks.{name}": node for name, node in plain["callbacks"].items()}
+        wrong = [name for name, node in nodes.items() if not isinstance(node, dict | None)]
+        if wrong:
+            raise RunError(
+                f"{directory.config} is not the config of a model: {printable(wrong[0])} is not a group of options"
+            )
+        check_plain(plain, directory.config)
+        leave_out(plain)
+        return OmegaConf.create(plain)
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise RunError(f"{directory.config} is not a config: {' '.join(str(error).split())}") from None
+
+
+def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        message = mistake_in_job(error) or " ".join(str(error).split())
+        raise RunError(f"{directory.config} is not a config: {message}") from None
+
+
+def settled(saved: DictConfig, directory: ModelDirectory, of_file: Mapping[str, Any] | None = None) -> DictConfig:
+    """`saved`, resolved, to be built. RunError where the file needs too much memory or time; see `check_sizes` for of_file."""
+    plain = _resolved(saved, directory)
+    check_sizes(plain, directory.config, of_file)
+    return OmegaConf.create(plain)
+
+
+def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
+    """The model directory that `cfg` names, and its config with the scoring choices of `cfg`: resolved, checked, to be built.
+
+    MistakeError where a choice shaped training, so that it cannot be changed any more.
+    """
+    directory = ModelDirectory(Path(cfg.model_dir)) if cfg.model_dir else newest_model(Path(cfg.outputs))
+    saved = load_config(directory)
+    if "fingerprint" not in directory.read_training():
+        raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
+    of_the_file = OmegaConf.to_container(saved, resolve=True)
+    if cfg.get("variance") is not None:
+        _swap_variance(saved, cfg, directory)
+    for group in SCORING_GROUPS:
+        if group in cfg and group in saved:
+            saved[group] = cfg[group]
+    saved.logger = cfg.get("logger")  # a file sends nothing anywhere
+    for option, value in cfg.data.items():
+        if value is not None:
+            _check_data_named(saved)
+            saved.data[option] = value
+    return directory, settled(saved, directory, of_the_file)
+
+
+def trained_data(saved: DictConfig, given: DataModule | None = None) -> DataModule:
+    """The data that the model was trained on. MistakeError if the folder that its config or the user names holds others.
+
+    given: the data, loaded already; MistakeError if they are others.
+    """
+    _check_data_named(saved)
+    data = build_training_data(saved) if given is None else given
+    data.prepare()
+    if data.training_identity != saved.facts.get("identity"):
+        if given is not None:
+            raise MistakeError(
+                f"data: the model was not trained on this {data.name}; pass the data that it was trained on"
+            )
+        where = saved.data.get("root")
+        clusters = (
+            ", or, if they are the same images, use the scikit-learn that it was trained with, whose clusters differ"
+        )
+        raise MistakeError(
+            f"{f'data.root={where}' if where else data.name}: the model was trained on different data; "
+            f"set data.root=… to the folder of its data{'' if data.clusters is None else clusters}"
+        )
+    return data
+
+
+def _check_data_named(saved: DictConfig) -> None:
+    """MistakeError for an imported model, where nobody said what it was trained on."""
+    if saved.data is None:
+        raise MistakeError(
+            "it is not recorded which data this model was trained on: import its checkpoint again with data=…, such as "
+            "`diffusion-lab import checkpoint=FILE data=cifar10`"
+        )
+
+
+def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> GenerativeModel:
+    """The model of a config with the weights that lie in the directory, on the CPU; `weights` are to be used."""
+    from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.networks.memory import keep_freed_memory
+
+    keep_freed_memory()
+    model = build_trained(directory, saved)
+    if not isinstance(model, GenerativeModel):
+        raise MistakeError(
+            f"{directory.path} holds a {type(model).__name__}, which generates no samples; choose another model_dir"
+        )
+    load_weights(model, directory, *weights)
+    return model.eval()
+
+
+def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:
+    """The model of a config that `settled` returned. RunError if its parts do not fit each other, whatever goes wrong."""
+    weights = directory.weight_files()["raw"]
+    try:
+        with no_larger_than(weights):
+            return instantiate(saved.model)
+    except InstantiationException as error:
+        if mistake_in_job(error) is not None:
+            raise
+        raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
+
+
+def last_weights(directory: ModelDirectory) -> str:
+    """The name of the weights that suit the length of a training."""
+    from diffusion_lab.training.ema import default_weights
+
+    return default_weights(directory.weight_names, directory.read_training()["steps"])
+
+
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
+    """Give a model that is never trained further the weights that suit its training; their name."""
+    weights = last_weights(directory)
+    model.load_weights({"raw": directory.weight_files()[weights]})
+    model.requires_grad_(False).eval()
+    return weights
+
+
+def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
+    """The variance of `cfg` in place of the one that was trained, if training allows it; one that is measured always is."""
+    if "variance" not in saved:
+        raise MistakeError(f"{directory.path} is not a diffusion model and has no variance")
+    saved.measured_variance = cfg.get("measured_variance")
+    if saved.measured_variance is not None:
+        return
+    variance = cfg.variance
+    old, new = instantiate(saved.variance), instantiate(variance)
+    if old == new:
+        return
+    if variance_matters(saved) or old.outputs_per_channel != new.outputs_per_channel:
+        raise MistakeError(
+            f"variance={type(new).__name__}: this model was trained with {type(old).__name__}, which its objective or its network "
+            "depends on; train another model to compare the two"
+        )
+    saved.variance = variance

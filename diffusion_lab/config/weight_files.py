@@ -1,0 +1,136 @@
+"""Weights in a model's folder: loaded by name, dated, and averages that training did not have, built from those that it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store.records import RunError, inside
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
+from diffusion_lab.training.profiles import TRACKED, Profile, combination, wanted_length
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.models.base import GenerativeModel
+
+_MOST_FILES, _LARGEST = 256, 2**63
+_LARGEST_ERROR = 0.15  # of the profile, relative
+
+
+def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
+    """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
+
+    An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
+    """
+    names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    check_moments(names, directory.weight_names, f"{directory.path} has")
+    model.load_weights(directory.weight_files(names))
+    for name in weights:
+        if wanted_length(name) is not None:
+            model.averages[name] = build_average(directory, name, model.averaged_parameters())
+
+
+def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:
+    """MistakeError if one of the earlier moments in `names` is not among `weights`. whose: "… has"."""
+    kept = list(filter(is_snapshot, weights))
+    for name in sorted({*names} - {*kept}):
+        raise MistakeError(
+            f"{whose} no weights {name}; the weights of earlier moments are {', '.join(kept) or 'none'}: use one of these, or "
+            "train with that moment in snapshots.at (set retrain=true to train again)"
+        )
+
+
+def check_buildable(weights: str, moments: int, whose: str) -> None:
+    """MistakeError where weights are to be built and training keeps nothing to build them from, or no such length exists."""
+    sigma = wanted_length(weights)
+    if sigma is None:
+        return
+    try:
+        Profile(1, sigma)
+    except ValueError as error:
+        raise MistakeError(f"{weights}: {error}") from None
+    if moments < 1:
+        raise MistakeError(
+            f"{weights}: {whose} no averages to build it from; train with snapshots.averages=8 "
+            "(set retrain=true to train again)"
+        )
+
+
+def profile_error(directory: ModelDirectory, weights: str) -> float:
+    """The relative L² error of the profile that is built against the one that is wanted."""
+    return _plan(directory, weights)[2]
+
+
+def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The average named `weights`, float32 on the CPU. own: the tensors of the model that have averages.
+
+    MistakeError where it is too far from what can be built; RunError for files of other weights.
+    """
+    from diffusion_lab.models.trainable import check_weights
+
+    files, coefficients, error = _plan(directory, weights)
+    if error > _LARGEST_ERROR:
+        raise MistakeError(
+            f"{weights}: the averages in {directory.path} can build it only with an error of {error:.0%} of its "
+            "profile; choose a length from about 0.04 to 0.2, or train with more averages (snapshots.averages)"
+        )
+    built: dict[str, Tensor] = {}
+    for number, file in enumerate(files):
+        with _opened(file, "pt") as content:
+            for place, sigma in enumerate(map(str, TRACKED)):
+                factor = float(coefficients[len(TRACKED) * number + place])
+                names = [key for key in content.keys() if key.startswith(f"{sigma}/")]  # noqa: SIM118
+                parts = {key.partition("/")[2]: content.get_tensor(key) for key in names}
+                try:
+                    check_weights(parts, own)
+                except ValueError as error:
+                    raise RunError(f"{file} does not hold the weights of this model: {sigma}/{error}") from None
+                for name, part in parts.items():
+                    scaled = part.float() * factor
+                    built[name] = built[name] + scaled if name in built else scaled
+    return built
+
+
+def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarray, float]:
+    """Files, a coefficient for each tracked average in each of them, and the error."""
+    files = directory.kept_averages
+    check_buildable(weights, len(files), f"{directory.path} has")
+    if len(files) > _MOST_FILES:
+        raise RunError(f"{directory.path} holds more than {_MOST_FILES} files of averages")
+    steps = [int(read_training_progress(directory, file.stem, ["step"])["step"]) for file in files]
+    kept = [Profile(step, sigma) for step in steps for sigma in TRACKED]
+    wanted = Profile(max(steps), wanted_length(weights) or 0.0)
+    return [inside(directory.path, file) for file in files], *combination(kept, wanted)
+
+
+def read_training_progress(
+    directory: ModelDirectory, weights: str, facts: Sequence[str] = ("step", "seconds", "images")
+) -> dict[str, float]:
+    """What training had taken when these weights of an earlier moment were written. Files of kept averages record only the step.
+
+    RunError if the file is damaged or lacks one of these facts.
+    """
+    file = inside(directory.path, directory.weights(weights))
+    with _opened(file) as content:
+        metadata = content.metadata() or {}
+    try:
+        found = {name: float(metadata.get(name, "nan")) for name in facts}
+    except ValueError:
+        found = dict.fromkeys(facts, -1.0)
+    if not all(0 < number < _LARGEST for number in found.values()):
+        raise RunError(f"{file} does not say when in training it was written")
+    return found
+
+
+def _opened(file: Path, framework: str = "np") -> safe_open:
+    try:
+        return safe_open(file, framework)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None

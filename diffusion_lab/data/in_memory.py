@@ -1,0 +1,83 @@
+"""A data set in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.diffusion.levels import from_levels
+
+
+@dataclass(frozen=True)
+class Split:
+    """values: uint8 or uint16 levels (N, C, H, W), or float32 points (N, D). labels: int64 (N,), or None without classes."""
+
+    values: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class InMemoryDataModule(DataModule):
+    """A data module that is two tensors. A subclass states name, num_classes and num_levels, and reads the splits."""
+
+    @abstractmethod
+    def _read(self) -> tuple[Split, Split]:
+        """The training and the test split."""
+
+    def _load(self) -> None:
+        train, test = self._read()
+        self._splits = {"train": train, "test": test}
+        self.shape = tuple(train.values.shape[1:])
+        self.num_train, self.num_test = len(train), len(test)
+        self.identity = self._identify(train, test)
+
+    def _identify(self, train: Split, test: Split) -> str:
+        """The SHA-256 of what is in memory: equal wherever the same images came from."""
+        content = hashlib.sha256()
+        for split in (train, test):
+            for tensor in (split.values, *([] if split.labels is None else [split.labels])):
+                content.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
+                content.update(tensor.numpy().tobytes())
+        return content.hexdigest()
+
+    def _classes(self, split: str) -> Tensor | None:
+        return self._splits[split].labels
+
+    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        values, labels = self._splits[split].values, self._splits[split].labels
+        for indices, mirrored in picks:
+            x = values[indices]
+            if self.num_levels is not None:
+                x = from_levels(x, self.num_levels)
+            if mirrored.any():
+                x[mirrored] = x[mirrored].flip(-1)
+            yield x, None if labels is None else labels[indices]
+
+
+class OneSet(InMemoryDataModule):
+    """The images, perhaps none, are the split `train`; nothing is held out, and they have no classes.
+
+    levels: uint8 or uint16 (N, C, H, W), from 0 to num_levels − 1. identity: the SHA-256 of what they are.
+    """
+
+    num_classes = None
+
+    def __init__(self, name: str, levels: Tensor, num_levels: int, identity: str) -> None:
+        super().__init__(batch_size=1, seed=0)
+        self.name, self.num_levels, self._levels, self._given_identity = name, num_levels, levels, identity
+
+    def at(self, indices: Tensor) -> Tensor:
+        """float32 (B, C, H, W): the images with these indices, int64 (B,)."""
+        return from_levels(self._levels[indices], self.num_levels)
+
+    def _read(self) -> tuple[Split, Split]:
+        return Split(self._levels, None), Split(torch.empty_like(self._levels[:0]), None)
+
+    def _identify(self, train: Split, test: Split) -> str:
+        return self._given_identity

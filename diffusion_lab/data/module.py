@@ -1,0 +1,343 @@
+"""What every data set gives: facts, endless training batches, ordered batches for scoring, a density if known.
+
+A data module says where the images come from; `BatchOrder` says which of them make up training batch k. Scoring
+never sees a trainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import tee
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from diffusion_lab.data.order import BatchOrder, batches_trained, fixed_rest, fixed_subset, without_validation
+from diffusion_lab.diffusion import SampleNoise
+
+if TYPE_CHECKING:
+    from diffusion_lab.data.clusters import Clusters
+
+Batch = tuple[Tensor, Tensor | None]
+HeldOutBatch = tuple[Tensor, Tensor | None, SampleNoise]
+Pick = tuple[Tensor, Tensor]  # indices, int64 (B,), and which of them to mirror, bool (B,)
+
+T = TypeVar("T")
+_LOOKED_AT = 1000  # images of which the shares of the levels are taken
+_AT_ONCE = 500  # images that are read at a time where no batch size is given
+
+
+class DataError(ValueError):
+    """The data cannot be used: one sentence that names the option or the path, and what to do."""
+
+
+class DataModule(LightningDataModule, ABC):
+    """A data set with its facts.
+
+    A batch is (x, y). Images: x float32 (B, C, H, W) in [-1, 1]; points: x float32 (B, D). y int64 (B,), or None
+    without classes.
+
+    Facts, true once `prepare()` has returned: `name`; `shape` (C, H, W) or (D,); `num_classes` (None: no classes);
+    `num_levels` (None: continuous; else x = 2·level/(num_levels − 1) − 1 exactly); `num_train`, `num_test`;
+    `identity`, the SHA-256 of the content (of the definition, where the data are drawn from a density).
+
+    If `hold_back` sets `num_validation` above 0, that many training images form the split "validation" and are not in "train",
+    and `num_train` is the number of the others. Subclasses implement the splits "train" and "test" only.
+
+    `class_names`: a name for each class, if the data have names. `clusters`: the clusters that serve as classes, if any.
+    `how_read`: one sentence on how arrays were read.
+
+    `batch_size` is the global batch, divided among the ranks. `seed` keys the order of the training images and
+    their mirroring.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_classes: int | None
+    class_names: Sequence[str] | None = None
+    num_levels: int | None
+    num_train: int
+    num_test: int
+    num_validation: int = 0
+    identity: str
+    how_read: str | None = None
+
+    def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise DataError(f"data.batch_size={batch_size} must be at least 1.")
+        if not 0 <= seed < 2**64:
+            raise DataError(f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self._prepared = False
+        self._held_out: tuple[int, int, int] | None = None  # number of images, of one batch, seed
+        self._trained_on: int | float | None = None
+        self._places: dict[str, Tensor] = {}  # split -> indices of its images in the training split of the subclass
+        self.clusters: Clusters | None = None
+
+    def prepare(self) -> None:
+        """After this the facts can be read; DataError if data are missing, empty or broken. Does its work once."""
+        if not self._prepared:
+            self._load()
+            self._divide()
+            if isinstance(self._trained_on, int) and self._trained_on > self.num_train:
+                raise DataError(
+                    f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all."
+                )
+            if self.clusters is not None:
+                self._cluster(self.clusters)
+            self._prepared = True
+
+    def missing(self) -> str | None:
+        """What `prepare` would not find on this machine, and how to get it, in one sentence; None: nothing. Decodes no image."""
+        return None
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Find, check and, where it is small, read the data; set every fact."""
+
+    @abstractmethod
+    def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """One batch for each pick: the images of `split` with these indices, mirrored where the pick says so."""
+
+    @abstractmethod
+    def _classes(self, split: str) -> Tensor | None:
+        """The class of each image of `split` as the data have it, int64 (N,); None without classes. Decodes no image."""
+
+    def setup(self, stage: str | None = None) -> None:
+        self.prepare()
+
+    def train_dataloader(self) -> Batches[Batch]:
+        """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
+        self.prepare()
+        rank, world_size = self._ranks
+        if self.batch_size % world_size:
+            raise DataError(
+                f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: "
+                f"choose a multiple of {world_size}."
+            )
+        images = fixed_subset(self.num_train, self.num_trained_on)
+        order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
+
+        def picks() -> Iterator[Pick]:
+            start, cycle = (batches_trained(self.trainer), self.trainer.overfit_batches) if self.trainer else (0, 0)
+            return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
+
+        return Batches(lambda: self._pinned(self._labelled("train", picks())))
+
+    def train_on(self, images: int | float | None) -> None:
+        """Of which training images batches are made: so many, or a share of them, of a fixed random order; None: of all.
+
+        Only training is so limited: samples are compared with all of them.
+        """
+        is_count = isinstance(images, int) and images >= 1
+        if not (images is None or is_count or (isinstance(images, float) and 0 < images <= 1)):
+            raise DataError(
+                f"train_images={images}: give a number of images, a share between 0 and 1, or null for all."
+            )
+        self._trained_on = images
+
+    def notes(self) -> list[str]:
+        """One sentence on each option that exceeds the size of its split."""
+        found = []
+        if self.batch_size > self.num_trained_on:
+            found.append(
+                f"data.batch_size={self.batch_size}: there are {self.num_trained_on} training images, so a batch repeats some"
+            )
+        split = self.validation_split
+        if self._held_out is not None and self._held_out[0] > self.size(split):
+            found.append(
+                f"val.num_images={self._held_out[0]}: the {split} split has {self.size(split)} images, and all of them are used"
+            )
+        return found
+
+    @property
+    def num_trained_on(self) -> int:
+        """How many images training is shown."""
+        if isinstance(self._trained_on, float):
+            return max(1, round(self._trained_on * self.num_train))
+        return self._trained_on or self.num_train
+
+    def use_cluster_labels(self, clusters: Clusters | None) -> None:
+        """Before `prepare`: the class of an image is its cluster, whatever labels the data have. None: the data's own labels."""
+        self.clusters = clusters
+
+    def hold_back(self, num_images: int) -> None:
+        """Hold back training images for validation, before `prepare`: a fixed random choice; a larger one contains a smaller."""
+        if not isinstance(num_images, int) or num_images < 0:
+            raise DataError(f"data.validation={num_images} must be a number of training images, or 0 for none.")
+        self.num_validation = num_images
+
+    def _divide(self) -> None:
+        if 0 < self.num_train <= self.num_validation:
+            raise DataError(
+                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
+                "some are left to train on."
+            )
+        if self.num_validation:
+            train, validation = without_validation(self.num_train, self.num_validation)
+            self._places, self.num_train = {"train": train, "validation": validation}, len(train)
+
+    @property
+    def validation_split(self) -> str:
+        """The split that training is monitored on: "validation", or "test" if no images are held back."""
+        return "validation" if self.num_validation else "test"
+
+    @property
+    def choosing_split(self) -> str:
+        """The split that steps are chosen on: "validation", or "train" if no images are held back."""
+        return "validation" if self.num_validation else "train"
+
+    def size(self, split: str) -> int:
+        """The number of images of "train", "validation" or "test"."""
+        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
+
+    def named(self, split: str) -> str:
+        """The name of a split in cache keys. It has the number of validation images, on which the images of "train" depend."""
+        return f"{split}, {self.num_validation} for validation" if split in self._places else split
+
+    def _cluster(self, clusters: Clusters) -> None:
+        """The clusters of the images that training shows, or of some of them."""
+        count = min(clusters.most_images(math.prod(self.shape)), self.num_trained_on)
+        picks = _unmirrored_batches(fixed_subset(self.num_train, count), _AT_ONCE)
+        clusters.find(torch.cat([x for x, _ in self._of("train", picks)]))
+        self.num_classes, self.class_names = clusters.num_clusters, None
+
+    def _of(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """`_show`, for "validation" too."""
+        if split not in self._places:
+            return self._show(split, picks)
+        return self._show("train", ((self._places[split][indices], mirrored) for indices, mirrored in picks))
+
+    def _labelled(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
+        """`_of`, labelled by clusters if they serve as classes: a mirrored image has the cluster of the original."""
+        if self.clusters is None:
+            yield from self._of(split, picks)
+            return
+        picks, again = tee(picks)
+        for (x, _), (_, mirrored) in zip(self._of(split, picks), again, strict=True):
+            upright = x
+            if mirrored.any():
+                upright = x.clone()
+                upright[mirrored] = x[mirrored].flip(-1)
+            yield x, self.clusters.of(upright)
+
+    @cached_property
+    def end_shares(self) -> tuple[float, float] | None:
+        """Shares of the values at the lowest and at the highest level, in the first training images; None without levels."""
+        if self.num_levels is None:
+            return None
+        size = min(_LOOKED_AT, self.num_train)
+        x = torch.cat([x for x, _ in self.batches("train", size, limit=size)])
+        low, high = (round(float((x == end).double().mean()), 6) for end in (-1, 1))
+        return low, high
+
+    def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
+        """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
+        for name, value in (("num_images", num_images), ("batch_size", batch_size)):
+            if value < 1:
+                raise DataError(f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
+        if seed < 0:
+            raise DataError(f"val.seed={seed} must not be negative.")
+        self._held_out = (num_images, batch_size, seed)
+
+    def val_dataloader(self) -> Batches[HeldOutBatch]:
+        """(x, y, noise) of images of `validation_split`, never mirrored; of each batch a rank takes its rows.
+
+        The noise of an image depends on its index and the seed. Of a batch that cannot be divided evenly the last images are
+        left out, so that every rank has as many batches and as many rows.
+        """
+        self.prepare()
+        if self._held_out is None:
+            return Batches(lambda: iter(()))
+        num_images, batch_size, seed = self._held_out
+        rank, world_size = self._ranks
+        chosen = fixed_rest(self.size(self.validation_split), num_images).split(batch_size)
+        shares = [batch[: len(batch) // world_size * world_size].chunk(world_size) for batch in chosen]
+        mine = [share[rank] for share in shares if len(share[0])]
+        return Batches(lambda: self._show_held_out(mine, seed))
+
+    def _show_held_out(self, chosen: list[Tensor], seed: int) -> Iterator[HeldOutBatch]:
+        batches = self._labelled(self.validation_split, map(_unmirrored, chosen))
+        for indices, (x, y) in zip(chosen, batches, strict=True):
+            yield x, y, SampleNoise(seed, indices)
+
+    @property
+    def _ranks(self) -> tuple[int, int]:
+        """This process's number and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _pinned(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Where a GPU trains, in memory from which it copies without being waited for."""
+        if not self.trainer or self.trainer.strategy.root_device.type != "cuda":
+            return batches
+        return ((x.pin_memory(), None if y is None else y.pin_memory()) for x, y in batches)
+
+    def batches(self, split: str, batch_size: int, limit: int | None = None, start: int = 0) -> Iterator[Batch]:
+        """(x, y) of "train", "validation" or "test" for scoring: in order, never mirrored; the last batch may be smaller.
+
+        `limit` below the size of the split takes a fixed random subset of it, the same on every machine;
+        the subset of a smaller limit is its beginning. `start` skips that many images of this sequence.
+        """
+        self.prepare()
+        splits = dict.fromkeys(("train", "test", *self._places))
+        if split not in splits:
+            raise DataError(f"There is no split {split!r}: the splits are {', '.join(splits)}.")
+        order = fixed_subset(self.size(split), limit)
+        return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
+
+    @property
+    def training_identity(self) -> str:
+        """SHA-256 of the images that a model is trained on, without those for validation, and of their clusters if these are
+        the classes."""
+        parts = [f"without {self.num_validation}"] if self.num_validation else []
+        parts += [] if self.clusters is None else [self.clusters.identity]
+        return hashlib.sha256(" ".join([self.identity, *parts]).encode()).hexdigest() if parts else self.identity
+
+    def class_shares(self, split: str) -> Tensor | None:
+        """(num_classes,) float64: how often each class occurs in `split`; of clusters, where they were found. None: no classes."""
+        self.prepare()
+        if self.clusters is not None:
+            return self.clusters.shares
+        labels = self._classes("train" if split in self._places else split)
+        if labels is not None and split in self._places:
+            labels = labels[self._places[split]]
+        return None if labels is None else labels.bincount(minlength=self.num_classes).double() / len(labels)
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        """log p(x) in nats, float64 (B,), where the density is known; else None."""
+        return None
+
+    def entropy_bits(self) -> float | None:
+        """The differential entropy H(x) in bits per dimension, where it is known; else None."""
+        return None
+
+
+def _unmirrored_batches(indices: Tensor, batch_size: int) -> Iterator[Pick]:
+    """These images, in batches, none mirrored."""
+    return (_unmirrored(batch) for batch in indices.split(batch_size) if len(batch))
+
+
+def _unmirrored(indices: Tensor) -> Pick:
+    return indices, torch.zeros(len(indices), dtype=torch.bool)
+
+
+class Batches(Generic[T]):
+    """An iterable without length that is opened again for each of Lightning's loops: a training stream starts at the current step.
+
+    Not a torch DataLoader: Lightning would warn about too few workers, which a set in memory does not need.
+    """
+
+    def __init__(self, open_batches: Callable[[], Iterator[T]]) -> None:
+        self._open_batches = open_batches
+
+    def __iter__(self) -> Iterator[T]:
+        return self._open_batches()

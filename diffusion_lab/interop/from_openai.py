@@ -1,0 +1,337 @@
+"""A checkpoint of openai/improved-diffusion or openai/guided-diffusion: a state dict, and the flags that describe its network.
+
+The flags of the published files, by name, are those of the authors' READMEs (improved-diffusion at commit 1bc7bbb,
+guided-diffusion at 22e0df8). A classifier has the flags of its training and the process of the model that it guides, as
+`classifier_sample.py` runs the two.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.interop.checkpoints import CheckpointError, Imported, tensors_in, written
+from diffusion_lab.interop.openai_weights import to_our_network
+
+TAKES = frozenset(("flags", "code"))  # options of the command
+IMPROVED, GUIDED = CODES = "improved_diffusion", "guided_diffusion"
+
+_COSINE = "--diffusion_steps 4000 --noise_schedule cosine"
+_IMAGENET_64 = "--image_size 64 --num_channels 128 --num_res_blocks 3 --learn_sigma True"
+_COND_64 = "--image_size 64 --num_channels 192 --num_res_blocks 3 --learn_sigma True --class_cond True"
+_CIFAR_10 = "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3"
+_LSUN = (
+    "--image_size 256 --num_channels 128 --num_res_blocks 2 --num_heads 1 --learn_sigma True --use_scale_shift_norm False "
+    "--attention_resolutions 16 --diffusion_steps 1000 --noise_schedule linear --rescale_learned_sigmas False "
+    "--rescale_timesteps False"
+)
+_ADM = (
+    "--attention_resolutions 32,16,8 --diffusion_steps 1000 --learn_sigma True --resblock_updown True "
+    "--use_scale_shift_norm True"
+)
+_64 = (
+    f"{_ADM} --class_cond True --dropout 0.1 --image_size 64 --noise_schedule cosine --num_channels 192 "
+    "--num_head_channels 64 --num_res_blocks 3 --use_new_attention_order True"
+)
+_128 = f"{_ADM} --class_cond True --image_size 128 --noise_schedule linear --num_channels 256 --num_heads 4 --num_res_blocks 2"
+_LARGE = f"{_ADM} --noise_schedule linear --num_channels 256 --num_head_channels 64 --num_res_blocks 2"
+_CLASSIFIER = (
+    "--classifier_attention_resolutions 32,16,8 --classifier_width 128 --classifier_pool attention "
+    "--classifier_resblock_updown True --classifier_use_scale_shift_norm True --diffusion_steps 1000"
+)
+PRESETS: dict[str, tuple[str, str]] = {
+    "imagenet64_uncond_100M_1500K": (IMPROVED, f"{_IMAGENET_64} {_COSINE}"),
+    "imagenet64_uncond_vlb_100M_1500K": (IMPROVED, f"{_IMAGENET_64} {_COSINE} --use_kl True"),
+    "imagenet64_cond_270M_250K": (
+        IMPROVED,
+        f"{_COND_64} {_COSINE} --rescale_learned_sigmas False --rescale_timesteps False",
+    ),
+    "cifar10_uncond_50M_500K": (IMPROVED, f"{_CIFAR_10} {_COSINE}"),
+    "cifar10_uncond_vlb_50M_500K": (IMPROVED, f"{_CIFAR_10} {_COSINE} --use_kl True"),
+    "lsun_uncond_100M_1200K_bs128": (IMPROVED, _LSUN),
+    "lsun_uncond_100M_2400K_bs64": (IMPROVED, _LSUN),
+    "64x64_diffusion": (GUIDED, _64),
+    "128x128_diffusion": (GUIDED, _128),
+    "256x256_diffusion": (GUIDED, f"{_LARGE} --class_cond True --image_size 256"),
+    "256x256_diffusion_uncond": (GUIDED, f"{_LARGE} --class_cond False --image_size 256"),
+    "512x512_diffusion": (GUIDED, f"{_LARGE} --class_cond True --image_size 512"),
+    **{
+        f"lsun_{name}": (GUIDED, f"{_LARGE} --class_cond False --dropout {dropout} --image_size 256")
+        for name, dropout in (("bedroom", 0.1), ("cat", 0.1), ("horse", 0.1), ("horse_nodropout", 0.0))
+    },
+    "64x64_classifier": (GUIDED, f"{_CLASSIFIER} --classifier_depth 4 --image_size 64 --noise_schedule cosine"),
+    **{
+        f"{size}x{size}_classifier": (GUIDED, f"{_CLASSIFIER} --image_size {size} --noise_schedule linear")
+        for size in (128, 256, 512)
+    },
+}
+# They see a smaller image beside x_t, which no network here does.
+_UPSAMPLERS = ("upsample_cond_500K", "64_256_upsampler", "128_512_upsampler")
+
+# Code -> its flags, with the values that they have where they are not given.
+_BOTH = (
+    "--learn_sigma False --diffusion_steps 1000 --noise_schedule linear --timestep_respacing '' --use_kl False "
+    "--predict_xstart False --image_size 64 --num_channels 128 --num_res_blocks 2 --num_heads 4 --num_heads_upsample -1 "
+    "--attention_resolutions 16,8 --dropout 0.0 --class_cond False --use_checkpoint False --use_scale_shift_norm True "
+)
+_FLAGS = {
+    IMPROVED: f"{_BOTH} --sigma_small False --rescale_timesteps True --rescale_learned_sigmas True",
+    GUIDED: f"{_BOTH} --rescale_timesteps False --rescale_learned_sigmas False --num_head_channels -1 --channel_mult '' "
+    "--resblock_updown False --use_fp16 False --use_new_attention_order False --classifier_width 128 --classifier_depth 2 "
+    "--classifier_attention_resolutions 32,16,8 --classifier_use_scale_shift_norm True --classifier_resblock_updown True "
+    "--classifier_pool attention --classifier_use_fp16 False",
+}
+_TEXTS = "noise_schedule timestep_respacing channel_mult attention_resolutions classifier_attention_resolutions classifier_pool"
+# Of training, sampling and files: they change neither the network nor its process.
+_BESIDE = (
+    "data_dir schedule_sampler lr weight_decay lr_anneal_steps batch_size microbatch ema_rate log_interval save_interval "
+    "resume_checkpoint fp16_scale_growth iterations anneal_lr noised clip_denoised num_samples use_ddim model_path "
+    "classifier_path classifier_scale val_data_dir"
+)
+_LEVELS = {
+    32: (1, 2, 2, 2),
+    64: (1, 2, 3, 4),
+    128: (1, 1, 2, 3, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+}
+_WITH_LEVELS = {IMPROVED: (32, 64, 256), GUIDED: (64, 128, 256, 512)}
+_TRUE, _FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+_STEPS = 50  # to sample in, where the flags do not say
+_WIDEST = 2**13  # channels; what is larger could not be allocated, to be found too large
+_MOST = 2**16  # of a number; a network that large does not exist
+_LOGITS, _LABELS = "out.2.c_proj.bias", "label_emb.weight"  # as long as there are classes
+
+
+def opened(file: Path, saved: object, given: Mapping[str, str]) -> Imported:
+    """The model in `saved`, which was read from `file`. given: the user's options of `TAKES`.
+
+    CheckpointError, in one sentence, where it is none.
+    """
+    code, flags = _code_and_flags(file, given.get("code"), given.get("flags"))
+    tensors = tensors_in(saved, file)
+    found = described(code, flags, classifier=_LOGITS in tensors)
+    return Imported(
+        options=found.options,
+        shape=(3, found.image_size, found.image_size),
+        num_classes=_num_classes(tensors) if found.conditional else None,
+        tensors=tensors,
+        weights=partial(to_our_network, tensors, legacy_heads=found.legacy_heads),
+        file=file,
+        origin={"code": code, "flags": flags},
+    )
+
+
+def _code_and_flags(path: Path, code: str | None, flags: str | None) -> tuple[str, str]:
+    """Those given, or those of the published file of that name. CheckpointError where nothing says them."""
+    if path.stem in _UPSAMPLERS:
+        raise CheckpointError(
+            f"checkpoint={path}: upsamplers cannot be imported, because they need a smaller image as a second input"
+        )
+    preset = PRESETS.get(path.stem)
+    if flags is None and preset is not None:
+        return preset
+    if flags is None:
+        raise CheckpointError(
+            f"checkpoint={path}: no published file is called {path.stem}; give its flags, as in "
+            'flags="--image_size 64 --num_channels 128" code=improved_diffusion'
+        )
+    code = code or (GUIDED if only_guided(flags) else preset[0] if preset is not None else None)
+    if code is None:
+        raise CheckpointError(
+            "flags: the two repositories read them differently; add code=improved_diffusion or code=guided_diffusion"
+        )
+    return code, flags
+
+
+def _num_classes(tensors: Mapping[str, Any]) -> int:
+    """Logits, or rows of the table of labels; 1000 where there are none, which the weights will be found not to fit."""
+    rows = tensors.get(_LOGITS, tensors.get(_LABELS))
+    return 1000 if rows is None or rows.ndim == 0 else len(rows)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the flags say. options: Hydra overrides that make the model. legacy_heads: how rows of qkv are stored."""
+
+    options: tuple[str, ...]
+    image_size: int
+    conditional: bool
+    legacy_heads: bool
+
+
+def described(code: str, flags: str, classifier: bool) -> Described:
+    """The model, or the classifier, that `code` makes of these flags. CheckpointError where none here is like it."""
+    values = _values(code, flags)
+    size, steps, schedule = values["image_size"], values["diffusion_steps"], values["noise_schedule"]
+    if steps < 1:
+        raise CheckpointError(f"flags: --diffusion_steps {steps}: use at least 1")
+    if schedule not in ("linear", "cosine"):
+        raise CheckpointError(f"flags: --noise_schedule {schedule}: use linear or cosine")
+    process = [f"schedule={schedule}", f"schedule.num_timesteps={steps}", "schedule.log_snr_max=null"]
+    if classifier:
+        parts = ["model=noisy_classifier", "network=noisy_classifier/published", "timesteps=uniform"]
+        network, conditional, legacy = _classifier_network(values), True, True
+    else:
+        conditional, legacy = values["class_cond"], not values.get("use_new_attention_order", False)
+        parts = ["model=diffusion", "network=diffusion/published", "timesteps=uniform", "decoder=gaussian"]
+        parts += [f"conditional={written(conditional)}", "model.label_dropout=0"]
+        parts += [
+            f"prediction={'start' if values['predict_xstart'] else 'noise'}",
+            *_variance(values),
+            *_sampler(values),
+        ]
+        network = _network(code, values) | ({"null_class": False} if conditional else {})
+    options = (*parts, *process, *(f"network.{name}={written(value)}" for name, value in network.items()))
+    return Described(options, size, conditional, legacy)
+
+
+def only_guided(flags: str) -> bool:
+    """Whether a flag stands there that improved-diffusion does not have and guided-diffusion has."""
+    own = {*_FLAGS[GUIDED].split()} - {*_FLAGS[IMPROVED].split()}
+    return any(word.partition("=")[0] in own for word in flags.split() if word.startswith("--"))
+
+
+def _pairs(flags: str) -> dict[str, str]:
+    """Name -> value as it is written; of one that is given twice the last counts."""
+    try:
+        words = shlex.split(flags.replace("=", " "))
+    except ValueError as error:
+        raise CheckpointError(f"flags: {error}") from None
+    if len(words) % 2:
+        raise CheckpointError("flags: each flag needs a value, as in --image_size 64 --learn_sigma True")
+    for flag in words[::2]:
+        if not flag.startswith("--"):
+            raise CheckpointError(f"flags: {flag} is not a flag; write --name value")
+    return {flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def _values(code: str, flags: str) -> dict[str, Any]:
+    """Every flag with its value."""
+    if code not in CODES:
+        raise CheckpointError(f"code={code}: choose {' or '.join(CODES)}")
+    known, given = _pairs(_FLAGS[code]), _pairs(flags)
+    for name in given:
+        if name not in known and name not in _BESIDE.split():
+            close = difflib.get_close_matches(name, known, n=1)
+            raise CheckpointError(f"flags: {code} has no --{name}{f'; did you mean --{close[0]}?' if close else ''}")
+    return {name: _read(name, given.get(name, default), default) for name, default in known.items()}
+
+
+def _read(name: str, text: str, default: str) -> bool | int | float | str:
+    """A value of the kind of the default."""
+    if name in _TEXTS.split():
+        return text
+    if default in ("True", "False"):
+        if text.lower() not in (*_TRUE, *_FALSE):
+            raise CheckpointError(f"flags: --{name} {text}: use True or False")
+        return text.lower() in _TRUE
+    try:
+        value = float(text) if "." in default else int(text)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) <= _MOST:
+        raise CheckpointError(f"flags: --{name} {text}: use a number")
+    return value
+
+
+def _levels(code: str, size: int, multipliers: str) -> list[int | float]:
+    """The width of each level, in num_channels."""
+    if multipliers:
+        return [*_numbers("channel_mult", multipliers)]
+    if size not in _WITH_LEVELS[code]:
+        raise CheckpointError(
+            f"flags: --image_size {size}: {code} has networks only for {_WITH_LEVELS[code]} pixels a side"
+        )
+    return [*_LEVELS[size]]
+
+
+def _network(code: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    if values["num_heads_upsample"] not in (-1, values["num_heads"]):
+        raise CheckpointError("flags: --num_heads_upsample is supported only if it equals --num_heads")
+    levels = _levels(code, values["image_size"], values.get("channel_mult", ""))
+    by_channels = values.get("num_head_channels", -1) != -1
+    heads = {"head_channels": values["num_head_channels"]} if by_channels else {"num_heads": values["num_heads"]}
+    return heads | {
+        **_widths(levels, values["num_channels"]),
+        "num_res_blocks": values["num_res_blocks"],
+        "attention_resolutions": _attending("attention_resolutions", values, len(levels)),
+        "dropout": values["dropout"],
+        "activation_checkpointing": values["use_checkpoint"],
+        "additive_embedding": not values["use_scale_shift_norm"],
+        "residual_resampling": values.get("resblock_updown", False),
+        **_of_both(values),
+    }
+
+
+def _classifier_network(values: Mapping[str, Any]) -> dict[str, Any]:
+    if values["classifier_pool"] != "attention":
+        raise CheckpointError(f"flags: --classifier_pool {values['classifier_pool']}: only attention is supported")
+    levels = _levels(GUIDED, values["image_size"], "")
+    return {
+        **_widths(levels, values["classifier_width"]),
+        "num_res_blocks": values["classifier_depth"],
+        "attention_resolutions": _attending("classifier_attention_resolutions", values, len(levels)),
+        "head_channels": 64,
+        "additive_embedding": not values["classifier_use_scale_shift_norm"],
+        "residual_resampling": values["classifier_resblock_updown"],
+        **_of_both(values),
+        "pool_positions": True,
+    }
+
+
+def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
+    scale = 1000 / values["diffusion_steps"] if values["rescale_timesteps"] else 1.0
+    return {"num_groups": 32, "timestep_scale": scale}
+
+
+def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
+    """Our multipliers are whole numbers, of the finest level; the sinusoids of t always have num_channels."""
+    base, widths = int(levels[0] * channels), [int(level * channels) for level in levels]
+    if base < 1 or any(width % base for width in widths):
+        raise CheckpointError(f"flags: levels of {widths} channels: each must be a multiple of the first")
+    if max(*widths, channels) > _WIDEST:
+        raise CheckpointError(f"flags: levels of {widths} channels: at most {_WIDEST} are supported")
+    multipliers = [width // base for width in widths]
+    return {"base_channels": base, "channel_multipliers": multipliers, "embedding_channels": channels}
+
+
+def _attending(flag: str, values: Mapping[str, Any], num_levels: int) -> list[int]:
+    """Sides in pixels with attention, as ours; a resolution that the network never has is left out, as there."""
+    size = values["image_size"]
+    strides = {size // side for side in _numbers(flag, values[flag])}
+    return [size // 2**level for level in range(num_levels) if 2**level in strides]
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    numbers = [int(number) if number.strip().isdecimal() else 0 for number in text.split(",")]
+    if not all(0 < number <= _MOST for number in numbers) or len(numbers) > 16:
+        raise CheckpointError(f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
+    return numbers
+
+
+def _variance(values: Mapping[str, Any]) -> list[str]:
+    """Σ and the loss that trained it. Without rescaling, the bound's term counts T times less."""
+    if not values["learn_sigma"]:
+        variance = "fixed_small" if values.get("sigma_small", False) else "fixed_large"
+        return [f"variance={variance}", f"objective={'vlb' if values['use_kl'] else 'simple'}"]
+    if values["use_kl"]:
+        return ["variance=learned_jointly", "objective=vlb"]
+    weight = 0.001 if values["rescale_learned_sigmas"] else 1 / values["diffusion_steps"]
+    return ["variance=learned_jointly", "objective=hybrid", f"objective.vlb_weight={weight!r}"]
+
+
+def _sampler(values: Mapping[str, Any]) -> list[str]:
+    respacing = values["timestep_respacing"] or str(min(_STEPS, values["diffusion_steps"]))
+    steps = respacing.removeprefix("ddim")
+    if not steps.isdecimal():
+        raise CheckpointError(
+            f"flags: --timestep_respacing {respacing}: only one number of steps is supported, such as 250"
+        )
+    sampler = "ddim" if respacing.startswith("ddim") else "strided"
+    return [f"sampler={sampler}", f"sampler.spacing.num_steps={int(steps)}"]

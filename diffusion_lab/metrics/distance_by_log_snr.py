@@ -1,0 +1,96 @@
+"""Where along the chain the distance of samples arises: held-out images, noised to a log SNR and sampled from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from diffusion_lab.metrics.frechet_distance import frechet_distance
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import FeatureStatistics, UnmeasurableError, quantise
+from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.store.measures import Measure
+
+
+@dataclass(frozen=True)
+class DistanceByLogSNR(Metric):
+    """The Fréchet distance of held-out images that are noised to a log SNR and sampled from there, at num_points of them.
+
+    Between two points it rises by what the steps between add to the error of samples. num_images: of the held-out split, at most.
+    """
+
+    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False  # it draws its own
+    least = (("num_points", 2), ("num_images", 2), ("batch_size", 1))
+
+    num_points: int = 10
+    num_images: int = 1000
+    batch_size: int = 128
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning = "share of the distance above its floor that arises at log SNR above 0: texture rather than shape"
+        for naming in namings:
+            yield Measure(self._name(naming), self._name(naming), meaning=meaning, agrees=naming.agrees(), column=False)
+
+    @staticmethod
+    def _name(naming: Naming) -> str:
+        return f"{naming.distance}_share_above_0"
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        names = [self._name(view.naming) for view in subject.views]
+        log_snrs = log_snrs_of(subject.model, self.num_points)
+        size = min(self.num_images, subject.views[0].num_held_out)
+        curves = distances_by_log_snr(subject, log_snrs, size, self.batch_size)
+        scores.curves["distance_by_log_snr"] = {"log_snr": log_snrs, **curves}
+        for name, curve in zip(names, curves.values(), strict=True):
+            scores.record(name, _share(log_snrs, curve, 0.0), "the distance does not rise along the chain")
+            scores.details[name] = (
+                f"of n = {size} held-out images, noised to {self.num_points} log SNRs and sampled from there"
+            )
+        scores.protocol["distance_by_log_snr"] = {"split": subject.settings.held_out_split, "num_images": size}
+
+
+def log_snrs_of(model: GenerativeModel, count: int) -> list[float]:
+    """`count` log SNRs of its chain, the clean end first; UnmeasurableError for a family without a noisy chain."""
+    log_snrs = model.log_snrs(count)
+    if log_snrs is None:
+        raise UnmeasurableError("this family has no noisy chain")
+    return log_snrs
+
+
+@torch.no_grad()
+def distances_by_log_snr(
+    subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
+) -> dict[str, list[float]]:
+    """Name of a distance -> its values, a log SNR each: of held-out images noised to that log SNR and sampled from there.
+
+    At the clean end it is the floor of as many real images, at the noisy end the distance of samples.
+    """
+    model, split = subject.model, subject.settings.held_out_split
+    curves: dict[str, list[float]] = {view.naming.distance: [] for view in subject.views}
+    for place, log_snr in enumerate(log_snrs):
+        statistics = [FeatureStatistics(view.features.dim) for view in subject.views]
+        for x_0, y, indices in batches_of(model, subject.data, split, batch_size, num_images):
+            x = model.redraw(x_0, y, subject.settings.seed, indices, log_snr).float()
+            for view, sums in zip(subject.views, statistics, strict=True):
+                sums.update(view.features(quantise(x, subject.data.num_levels)))
+        for view, sums in zip(subject.views, statistics, strict=True):
+            curves[view.naming.distance].append(frechet_distance(sums.compute(), view.real))
+        subject.progress("distance by log SNR", place + 1, len(log_snrs))
+    return curves
+
+
+def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> float | None:
+    """Of the rise of a curve from the clean end to the noisy one, the part above a log SNR; None without a rise."""
+    rise = curve[-1] - curve[0]
+    if rise <= 0:
+        return None
+    for (high, a), (low, b) in zip(
+        zip(log_snrs, curve, strict=True), zip(log_snrs[1:], curve[1:], strict=True), strict=False
+    ):
+        if low <= at <= high:
+            return (a + (b - a) * (high - at) / (high - low) - curve[0]) / rise
+    return None

@@ -1,0 +1,129 @@
+"""At which noise the network's error is larger than it need be: against the best possible denoiser of the training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.data.module import DataModule
+from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.shards import Progress
+from diffusion_lab.models.base import Denoised
+from diffusion_lab.store.measures import Measure
+
+_BLOCK = 4096  # training images at a time
+
+
+@dataclass(frozen=True)
+class ErrorByLogSNR(Metric):
+    """The mean square error of the velocity at num_points log SNRs, and that of the best possible denoiser of the training images.
+
+    What lies between the two can be learned. At the clean end the best possible one knows the training images by heart, so no
+    excess error there means memorisation, not success. num_images: training images that are noised.
+    """
+
+    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False
+    least = (("num_points", 2), ("num_images", 1), ("batch_size", 1))
+
+    num_points: int = 10
+    num_images: int = 128
+    batch_size: int = 128
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning = (
+            "largest excess, over log SNRs, of the network's error of the velocity over the best possible denoiser's"
+        )
+        yield Measure("largest_excess_error", "largest excess error", meaning=meaning, agrees=("data",), column=False)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        log_snrs = log_snrs_of(subject.model, self.num_points)
+        size = min(self.num_images, subject.data.num_trained_on)
+        errors, best = errors_by_log_snr(subject, log_snrs, size, self.batch_size)
+        scores.curves["error_by_log_snr"] = {"log_snr": log_snrs, "velocity_mse": errors, "least_velocity_mse": best}
+        excess, log_snr = max(
+            ((error - least, log_snr) for error, least, log_snr in zip(errors, best, log_snrs, strict=True)),
+            key=lambda pair: pair[0],
+        )
+        scores.record("largest_excess_error", excess)
+        scores.details["largest_excess_error"] = f"at log SNR {log_snr:.3g}; {size} training images"
+        scores.protocol["error_by_log_snr"] = {"split": "train", "num_images": size}
+
+
+@torch.no_grad()
+def errors_by_log_snr(
+    subject: Subject, log_snrs: Sequence[float], num_images: int, batch_size: int
+) -> tuple[list[float], list[float]]:
+    """(1 + SNR)·E‖x_0 − x̂_0‖²/D of the network, and of the best denoiser there is, on noised training images, a log SNR each.
+
+    That is the error of the velocity, which has one scale at all log SNRs: that of x_0 in noise, that of ε near the data.
+
+    The best one is E[x_0|x_t] over the images that training shows, mirrored too where training mirrors them, and those of class y
+    alone where the model knows y (as in Karras et al. 2022, EDM). It is computed at the network's own x_t: unbiased.
+    """
+    model, data, seed = subject.model, subject.data, subject.settings.seed
+    looks: list[list[Denoised]] = [[] for _ in log_snrs]
+    given = []
+    for x_0, y, indices in batches_of(model, data, "train", batch_size, num_images):
+        given.append(x_0.cpu().double().flatten(1))
+        for place, log_snr in enumerate(log_snrs):
+            looks[place].append(model.denoise(x_0, y, seed, indices, log_snr))
+    x_0 = torch.cat(given)
+    known = [look.y.cpu() for look in looks[0] if look.y is not None]
+    y = torch.cat(known) if known else None
+    own = [torch.cat([look.x_0 for look in row]).cpu().double().flatten(1) for row in looks]
+    x_t = torch.stack([torch.cat([look.x_t for look in row]).cpu().double().flatten(1) for row in looks])
+    signal, noise = (torch.tensor([getattr(row[0], name) for row in looks]).double() for name in ("signal", "noise"))
+    best = posterior_mean(x_t, signal, noise, y, lambda: _training_images(data, subject.progress))
+    factor = (1 + (signal / noise).square()).tolist()
+    errors, least = (
+        [scale * float((x_0 - row).square().mean()) for scale, row in zip(factor, rows, strict=True)]
+        for rows in (own, best)
+    )
+    return errors, least
+
+
+def posterior_mean(
+    x_t: Tensor,
+    signal: Tensor,
+    noise: Tensor,
+    y: Tensor | None,
+    images: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
+) -> Tensor:
+    """Σ_i w_i·x_i with w_i ∝ exp(−‖x_t − α·x_i‖²/(2σ²)), float64, shaped like x_t (K, B, D); signal and noise (K,).
+
+    images: blocks (x, y) of the x_i. y: only those of the same class count. One pass, whatever the number of images.
+    """
+    rows = x_t.flatten(0, 1)
+    scale = (signal / noise.square()).repeat_interleave(x_t.shape[1])[:, None]
+    half = (signal.square() / noise.square()).repeat_interleave(x_t.shape[1])[:, None] / 2
+    classes = None if y is None else y.repeat(len(x_t))
+    most = torch.full((len(rows), 1), -torch.inf, dtype=torch.float64)
+    total, mean = torch.zeros_like(most), torch.zeros_like(rows)
+    for x, labels in images():
+        log_weight = scale * (rows @ x.T) - half * x.square().sum(dim=1)
+        if classes is not None and labels is not None:
+            log_weight = log_weight.masked_fill(classes[:, None] != labels[None, :], -torch.inf)
+        highest = torch.maximum(most, log_weight.max(dim=1, keepdim=True).values)
+        kept = torch.nan_to_num((most - highest).exp())  # before the first image of a class both are −∞
+        weight = torch.nan_to_num((log_weight - highest).exp())
+        total = kept * total + weight.sum(dim=1, keepdim=True)
+        mean, most = kept * mean + weight @ x, highest
+    return (mean / total).view_as(x_t)
+
+
+def _training_images(data: DataModule, progress: Progress) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Blocks of the images that training is made of."""
+    done = 0
+    for x, y in data.batches("train", _BLOCK, limit=data.num_trained_on):
+        flat = x.double().flatten(1)
+        yield flat, y
+        if data.flip:
+            yield x.flip(-1).double().flatten(1), y
+        done += len(x)
+        progress("the best possible denoiser", done, data.num_trained_on)

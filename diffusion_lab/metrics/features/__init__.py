@@ -1,0 +1,153 @@
+"""The features of a Fréchet distance: images in, vectors out. The name of the features is part of the name of the number.
+
+Features with published weights hash the file before anything looks into it, and fetch it only where that is wanted.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.diffusion.levels import to_levels
+
+CHUNK = 32  # images through a published network at a time: at 299×299 Inception's first layers take 25 MiB an image
+
+
+class WeightsError(ValueError):
+    """The weights of features are missing, or are not those that their card describes."""
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def channels_last(network: Network) -> Network:
+    """With weights in the order in which convolutions are fastest."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's annotations
+
+
+class Features(nn.Module, ABC):
+    """x float32 in [-1, 1], rounded to the data's levels by the caller -> feature vectors, float32 (B, dim).
+
+    `name`; `identity`, a SHA-256 of whatever decides their values; `dim`, known after `check`. They have no mode
+    and no gradient, and row i depends on image i alone.
+    """
+
+    name: str
+    identity: str
+    dim: int
+    kind = "features whose training is not stated"  # what they are, and whether they were trained with labels, in words
+    moments_suffix = ""  # of mu and sigma in files of statistics; ADM's spatial features have mu_s and sigma_s
+
+    @property
+    def metric_name(self) -> str:
+        """What a Fréchet distance of these features is called."""
+        return f"fd_{self.name}"
+
+    @abstractmethod
+    def check(self, shape: Sequence[int]) -> None:
+        """ValueError, in one sentence, if these features do not work for data of this shape, (C, H, W) or (D,)."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, *shape) float32 -> (B, dim) float32."""
+
+    def beside(self) -> Sequence["Features"]:
+        """Further features of the same weights, whose moments are in the same file of statistics."""
+        return ()
+
+    def class_logits(self, vectors: Tensor) -> Tensor | None:
+        """vectors (B, dim) -> logits (B, classes) of which an Inception score is made; None: these features make none."""
+        return None
+
+    def classes(self, vectors: Tensor) -> Tensor | None:
+        """vectors (B, dim) -> the predicted class of each, int64 (B,); None: these features have no classes."""
+        return None
+
+
+class Pixels(Features):
+    """The values of x themselves: exact for points in a few dimensions, a poor judge of pictures."""
+
+    name = "pixels"
+    kind = "the values of x themselves"
+    identity = hashlib.sha256(b"x, flattened").hexdigest()
+
+    def check(self, shape: Sequence[int]) -> None:
+        self.dim = math.prod(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).float()
+
+
+class PublishedFeatures(Features):
+    """A published network without a training mode. Images of any size are shown as uint8, grey ones in three channels.
+
+    float32, under autocast too.
+    """
+
+    def check(self, shape: Sequence[int]) -> None:
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(
+                f"features={self.name} works for images with 1 or 3 channels, but the data have shape {tuple(shape)}: "
+                "choose features=pixels."
+            )
+
+    def train(self, mode: bool = True) -> "PublishedFeatures":
+        """Batch normalisation always uses the stored moments."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = to_levels(x, 256).expand(-1, 3, -1, -1)
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.cat([self.vectors(chunk) for chunk in pixels.split(CHUNK)])
+
+    @abstractmethod
+    def vectors(self, pixels: Tensor) -> Tensor:
+        """pixels uint8 (B, 3, H, W) -> (B, dim) float32."""
+
+
+def usual_place(file_name: str) -> Path:
+    """Where torch hub keeps its checkpoints, and other toolkits put the same file."""
+    return Path(torch.hub.get_dir(), "checkpoints", file_name)
+
+
+def read_weights(file: Path, features: str, url: str, sha256: str, download: bool) -> bytes:
+    """The content of a file with this SHA-256. download: fetch it first if it is not there.
+
+    WeightsError, in one sentence, for a file that is missing, cannot be fetched, or is another one. features: their name.
+    """
+    if download and not file.is_file():
+        try:  # torch hub writes beside the target and checks the digest before it puts the file in place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(f"{url} could not be downloaded to {file} ({error}); put it there.") from error
+    name = url.rsplit("/", 1)[1]
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"features={features} needs the file {name}: download {url} to {file.absolute()}, or set "
+            f"features.{features}.download=true or features.{features}.path=FILE."
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise WeightsError(f"{file} is not {name}: its SHA-256 is {found}, not {sha256}; download it again from {url}.")
+    return content
+
+
+@contextmanager
+def building_from(file: Path, network: str) -> Iterator[None]:
+    """WeightsError if what the block makes of the file's content is not this network."""
+    try:
+        yield
+    except (RuntimeError, UnpicklingError, AttributeError, LookupError, TypeError, ValueError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{file} does not hold the weights of {network}: {reason}") from error

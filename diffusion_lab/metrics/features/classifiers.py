@@ -1,0 +1,189 @@
+"""Small image classifiers, trained with labels, that ship with the package: their features are the same on every machine.
+
+Each is two files in `weights/`: NAME.safetensors, and NAME.json, its card, which says what it is, how it was made,
+how well it does, and the SHA-256 of the weights. `scripts/train_features.py` makes both. A distance measured with other weights
+is another distance, so weights that do not match their card are refused.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from diffusion_lab.metrics.features import Features, WeightsError, channels_last
+
+FOLDER = Path(__file__).parents[1] / "weights"
+
+
+class ShippedClassifier(nn.Module, ABC):
+    """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes), by way of a hidden layer that serves as features.
+
+    What it computes does not depend on a mode or on the rest of the batch. shape: (C, H, W) of the images.
+    """
+
+    hidden: nn.Linear
+    output: nn.Linear
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> what the convolutions make of it, (B, channels, H', W')."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """x float32 (B, C, H, W) in [-1, 1] -> (B, num_features): the hidden layer before its nonlinearity."""
+        return self.hidden(self.maps(x).mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x float32 (B, C, H, W) in [-1, 1] -> logits (B, num_classes)."""
+        return self.logits_of(self.features(x))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """(B, num_features), as `features` gives them -> logits (B, num_classes)."""
+        return self.output(F.relu(features))
+
+
+class Classifier(ShippedClassifier):
+    """3×3 convolutions in stages of falling resolution, the mean over pixels, one hidden layer, logits.
+
+    stages: the channels of each convolution, stage by stage; between stages the maximum of 2×2 pixels is taken.
+    There is no normalisation and no dropout.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], num_classes: int, stages: Sequence[Sequence[int]], num_features: int
+    ) -> None:
+        super().__init__(shape)
+        channels = shape[0]
+        self.stages = nn.ModuleList()
+        for widths in stages:
+            inputs = [channels, *widths[:-1]]
+            pairs = zip(inputs, widths, strict=True)
+            self.stages.append(nn.ModuleList(nn.Conv2d(before, width, 3, padding=1) for before, width in pairs))
+            channels = widths[-1]
+        self.hidden = nn.Linear(channels, num_features)
+        self.output = nn.Linear(num_features, num_classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        for i, stage in enumerate(self.stages):
+            x = F.max_pool2d(x, 2) if i else x
+            for convolution in stage.children():
+                x = F.relu(convolution(x))
+        return x
+
+
+class PreActivationBlock(nn.Module):
+    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1×1 convolution of x where the shape changes (He et al. 2016)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(8, channels)
+        self.conv_1 = nn.Conv2d(channels, out_channels, 3, stride, padding=1)
+        self.norm_2 = nn.GroupNorm(8, out_channels)
+        self.conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        changes = stride > 1 or out_channels != channels
+        self.skip = nn.Conv2d(channels, out_channels, 1, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        return self.skip(x) + self.conv_2(F.silu(self.norm_2(h)))
+
+
+class ResidualClassifier(ShippedClassifier):
+    """Residual blocks with group norms, stages of falling resolution, the mean over pixels, one hidden layer, logits.
+
+    stages: (channels, number of blocks), stage by stage; each but the first begins with a step of two pixels.
+    """
+
+    def __init__(
+        self, shape: Sequence[int], num_classes: int, stages: Sequence[tuple[int, int]], num_features: int
+    ) -> None:
+        super().__init__(shape)
+        channels = stages[0][0]
+        self.input = nn.Conv2d(shape[0], channels, 3, padding=1)
+        self.blocks = nn.Sequential()
+        for stage, (width, depth) in enumerate(stages):
+            for i in range(depth):
+                self.blocks.append(PreActivationBlock(channels, width, stride=2 if stage and not i else 1))
+                channels = width
+        self.norm = nn.GroupNorm(8, channels)
+        self.hidden = nn.Linear(channels, num_features)
+        self.output = nn.Linear(num_features, num_classes)
+
+    def maps(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(self.blocks(self.input(x))))
+
+
+NETWORKS = {"convolutional": Classifier, "residual": ResidualClassifier}  # what a card may call its network
+
+
+def load_classifier(name: str, folder: Path = FOLDER) -> tuple[ShippedClassifier, str]:
+    """The classifier `name`, frozen, float32, channels-last, and its weights' SHA-256; WeightsError if it is not the card's."""
+    weights, card = read_shipped(name, folder)
+    classifier = NETWORKS[card.get("network", "convolutional")](**card["architecture"])
+    classifier.load_state_dict({key: value.float() for key, value in load(weights).items()})
+    return channels_last(classifier.requires_grad_(False).eval()), card["sha256"]
+
+
+def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any]]:
+    """The weights of shipped features and their card; WeightsError if these are not the card's weights."""
+    shipped = sorted(path.stem for path in folder.glob("*.json"))
+    if name not in shipped:  # so it is no path either
+        raise WeightsError(f"There are no features {name!r}: choose one of {', '.join(shipped)}.")
+    path, card_path = folder / f"{name}.safetensors", folder / f"{name}.json"
+    try:
+        weights, card = path.read_bytes(), json.loads(card_path.read_text())
+    except OSError as error:
+        raise WeightsError(f"{error.filename} of the features {name} is missing: install the package again.") from error
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+        raise WeightsError(f"{path} is not the file that its card describes: install the package again.")
+    return weights, card
+
+
+class ClassifierFeatures(Features):
+    """The hidden layer of a shipped classifier trained with labels, 64 numbers per image.
+
+    WeightsError if the weights do not match their card.
+    name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
+    Always float32, under autocast too: the same image must always give the same vector.
+    """
+
+    kind = "features of a classifier trained with labels"
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.classifier, self.identity = load_classifier(name)
+        self.dim = self.classifier.hidden.out_features
+
+    def check(self, shape: Sequence[int]) -> None:
+        if tuple(shape) != self.classifier.shape:
+            raise ValueError(
+                f"features={self.name} work for images of shape {self.classifier.shape}, but the data have shape "
+                f"{tuple(shape)}: choose features=pixels, or the features made for these data."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier.features(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def logits(self, x: Tensor) -> Tensor:
+        """x as in `forward` -> (B, num_classes) float32: which class the classifier takes each image for."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier(x.float().contiguous(memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def classes(self, vectors: Tensor) -> Tensor:
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.classifier.logits_of(vectors.to(self.classifier.output.weight)).argmax(1)

@@ -1,0 +1,81 @@
+"""d²(N(m_1, Σ_1), N(m_2, Σ_2)) = ‖m_1 − m_2‖² + tr Σ_1 + tr Σ_2 − 2 tr (Σ_1^½ Σ_2 Σ_1^½)^½
+
+The squared Fréchet (2-Wasserstein) distance of two Gaussians (Dowson & Landau 1982); on Inception-v3 features, "FID"
+(Heusel et al. 2017, eq. 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.metrics.metric import FeatureMetric, Naming, Scores, View
+from diffusion_lab.metrics.reference import Moments, UnmeasurableError
+from diffusion_lab.store.measures import LOW, Measure
+
+
+@dataclass(frozen=True)
+class FrechetDistance(FeatureMetric):
+    """The Fréchet distance of samples to all images of the reference, and its floor: that of as many real images."""
+
+    def feature_measures(self, naming: Naming) -> Iterable[Measure]:
+        name, agrees = naming.distance, naming.agrees()
+        floor, meaning = f"{name}_floor", f"Fréchet distance by {naming.kind}"
+        yield Measure(name, name, "", LOW, meaning, agrees, floor_of=floor, logs=True, headline=True)
+        yield Measure(
+            floor, "  its floor", meaning="the same distance between real images", agrees=agrees, column=False
+        )
+
+    def score_view(self, view: View, scores: Scores) -> None:
+        name, held_out, real = view.naming.distance, view.settings.held_out_split, view.real
+        n, as_many = len(view.drawn.features), min(len(view.drawn.features), view.num_held_out)
+        with scores.attempt([name]):
+            scores.record(name, frechet_distance(view.drawn.moments(view.device), real))
+        scores.details[name] = f"by {view.naming.kind}; n = {n} vs {view.compared}"
+        if not as_many:
+            scores.record(
+                f"{name}_floor", None, f"needs real images besides the reference, but {view.compared} are all there are"
+            )
+            return
+        with scores.attempt([f"{name}_floor"]):
+            scores.record(f"{name}_floor", frechet_distance(view.reference.moments(held_out, as_many), real))
+        scores.details[f"{name}_floor"] = f"n = {as_many} real {held_out} images vs the same" + (
+            "" if as_many == n else "; a different n, so not comparable"
+        )
+        scores.protocol["floor"] = {"split": held_out, "num_images": as_many}
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """The squared Fréchet distance, ≥ 0, float64 throughout, for singular covariances too.
+
+    With Σ_1 = L_1 L_1^T and Σ_2 = L_2 L_2^T, (Σ_1^½ Σ_2 Σ_1^½)^½ has the singular values of L_1^T L_2 as eigenvalues:
+    real and non-negative by construction. Taking them instead of roots of eigenvalues of the product keeps the small
+    ones, which a root of a rounding error would drown, and makes the distance of a covariance to itself zero to
+    rounding. Traces are those of the factors, so the three terms cannot disagree about what is null space.
+    With fewer vectors than features, L holds the centred vectors, and no D × D matrix is formed.
+
+    Raises ValueError if the moments differ in dimension, UnmeasurableError if they are not finite.
+    """
+    mean_a, mean_b = a.mean.reshape(-1).double(), b.mean.reshape(-1).double()
+    if mean_a.shape != mean_b.shape:
+        raise ValueError(f"the two sets of features have {mean_a.numel()} and {mean_b.numel()} dimensions")
+    factor_a, factor_b = _factor(a), _factor(b)
+    cross = torch.linalg.svdvals(factor_a.T @ factor_b).sum()
+    spread = factor_a.square().sum() + factor_b.square().sum() - 2 * cross
+    return float((mean_a - mean_b).square().sum() + spread.clamp(min=0))
+
+
+def _factor(moments: Moments) -> Tensor:
+    """L (D, rank) with L L^T = Σ. Eigenvalues below Σ's own rounding are its null space: their roots would be noise."""
+    if not moments.known.isfinite().all():
+        raise UnmeasurableError("the features are not finite")
+    if moments.covariance is None:
+        return moments.known.double()
+    covariance = moments.covariance.double().reshape(-1, round(moments.covariance.numel() ** 0.5))
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    rounding = len(eigenvalues) * torch.finfo(torch.float64).eps * eigenvalues[-1].clamp(min=0)
+    kept = eigenvalues > rounding
+    return eigenvectors[:, kept] * eigenvalues[kept].sqrt()

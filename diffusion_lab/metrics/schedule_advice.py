@@ -1,0 +1,93 @@
+"""Which steps would serve a diffusion model better, and what would they gain?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diffusion_lab.diffusion import ScheduleAdvice
+from diffusion_lab.metrics.bits_per_dim import label_bits
+from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
+from diffusion_lab.metrics.measuring import batches_of
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.store.measures import Measure
+
+_LITTLE = 0.05  # of the distance: what may arise beyond either end of the range that is named
+
+
+@dataclass(frozen=True)
+class StepAdvice(Metric):
+    """Gain in bits/dim of optimal times with as many steps, and the fewest that reach the bound of the sampler's own steps.
+
+    Both are of the unguided chain, on the images that it was measured on (evaluation.statistics_images): validation images or,
+    if training held none out, training images.
+    """
+
+    needs = (Need.MODEL, Need.REAL_IMAGES)
+    needs_samples = False
+    needs_step_costs = True
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        gain = "bits/dim saved by the best times with the same number of steps"
+        few = "the fewest steps that, at the best times, reach the bound of the sampler's own steps"
+        yield Measure("advised_gain", "advised gain", "bits/dim", meaning=gain, agrees=("data",), column=False)
+        yield Measure("advised_steps", "steps that are enough", meaning=few, agrees=("data",), column=False, decimals=0)
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        model, data, size = subject.model, subject.data, subject.settings.statistics_images
+        split = data.choosing_split
+        log_snrs_of(model, 2)
+        x_0, y, _ = next(batches_of(model, data, split, size, size))
+        try:
+            with torch.no_grad():
+                advice = model.advise(x_0, y)
+        except ValueError as error:
+            raise UnmeasurableError(str(error)) from error
+        if y is not None:
+            advice = advice.with_more(float(label_bits(data, y).mean()))
+        scores.record("advised_gain", advice.gain)
+        scores.record("advised_steps", advice.fewest)
+        scores.details["advised_gain"] = _advice(model.process, advice)
+        wasted = len(advice.times) - advice.fewest
+        few = f", of which {wasted} are wasted" if wasted else ""
+        scores.details["advised_steps"] = (
+            f"at the best times they reach the bound of ancestral steps at the sampler's {len(advice.times)} times{few}"
+        )
+        scores.protocol["advice"] = {"split": split, "num_images": len(x_0)}
+        scores.curves["bits_by_num_steps"] = {
+            "num_steps": advice.num_steps,
+            "bits_per_dim": advice.optimal,
+            "even_bits_per_dim": advice.even,
+        }
+        found = scores.curves.get("distance_by_log_snr")
+        if found is not None:
+            scores.details["advised_steps"] += _where_distance_arises(found)
+
+
+def _advice(process: Any, advice: ScheduleAdvice) -> str:
+    """The options to type."""
+    if advice.gain <= 0:
+        return f"no times of {len(advice.times)} ancestral steps have a lower bound than the sampler's"
+    high, low = process.log_snr(advice.times[torch.tensor([0, -1])]).tolist()
+    early = f" sampler.spacing.log_snr_min={low:.4g}" if int(advice.times[-1]) < process.num_timesteps else ""
+    steps = f"sampler=strided sampler/spacing=optimal sampler.spacing.num_steps={len(advice.times)}{early}"
+    beyond = f"; {advice.beyond} of the sampler's own steps lie outside" if advice.beyond else ""
+    own = f"the {advice.own:.4f} of ancestral steps at the sampler's own times"
+    return f"{steps} has {advice.bits:.4f} instead of {own}, at log SNRs from {high:.3g} to {low:.3g}{beyond}"
+
+
+def _where_distance_arises(curves: Mapping[str, Sequence[float]]) -> str:
+    """The log SNRs between which all but little of the first distance arises; "" where it does not rise."""
+    log_snrs, curve = curves["log_snr"], next(values for name, values in curves.items() if name != "log_snr")
+    rise = curve[-1] - curve[0]
+    if rise <= 0:
+        return ""
+    first = max(i for i, value in enumerate(curve) if value <= curve[0] + _LITTLE * rise)
+    last = next(i for i, value in enumerate(curve) if i > first and min(curve[i:]) >= curve[-1] - _LITTLE * rise)
+    return (
+        f"; {1 - 2 * _LITTLE:.0%} of the distance arises at log SNRs from {log_snrs[first]:.3g} to {log_snrs[last]:.3g}"
+    )

@@ -1,0 +1,163 @@
+"""The sliced Wasserstein distance of patches of Laplacian pyramids, which needs no network (Karras et al. 2018, section 5).
+
+An image becomes a pyramid of frequency bands (Burt & Adelson 1983): the whole, less what is left of it at half the size, and so on,
+until a side would fall below 16 pixels. From each band of each image come 128 patches of 7×7 pixels. Patches of one band are
+normalised, channel by channel, by the mean and the standard deviation of their own set. Two sets are then compared by
+
+    SWD(A, B) = mean over directions θ of W_1(A·θ, B·θ),    W_1 of two sets of as many numbers = mean |a_(i) − b_(i)|, both sorted
+
+over 4 × 128 random directions. Numbers are given times 10³, as in table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
+from diffusion_lab.metrics.reference import UnmeasurableError
+from diffusion_lab.store.measures import IMAGES, LOW, Measure
+
+SMALLEST = 16  # pixels of the shorter side of the coarsest band, where an image has as many
+PATCH = 7
+SCALE = 1000.0
+_BINOMIAL = (1, 4, 6, 4, 1)  # over 16: the filter of the pyramid, along each side
+_REPEATS, _DIRECTIONS = 4, 128
+_NAME = "sliced_wasserstein"
+_AGREES = (*(part for part in IMAGES if part != "features"), _NAME)
+_NOTE = "features of a network detect more: use features=inception or dinov2_s with download=true"
+
+
+@dataclass(frozen=True)
+class SlicedWasserstein(Metric):
+    """10³ times the sliced Wasserstein distance of patches, the mean over the bands of Laplacian pyramids, and its floor.
+
+    Of at most num_images samples, as many real images, and, for the floor, as many held-out ones. patches: of each image and band.
+    """
+
+    needs = (Need.REAL_IMAGES,)
+    least = (("num_images", 2), ("patches", 1))
+
+    num_images: int = 512
+    patches: int = 128
+
+    def measures(self, namings: Sequence[Naming]) -> Iterable[Measure]:
+        meaning, floor = "10³ times the sliced Wasserstein distance of patches, without a network", f"{_NAME}_floor"
+        yield Measure(_NAME, "SWD × 10³", meaning=meaning, better=LOW, agrees=_AGREES, floor_of=floor, logs=True)
+        yield Measure(
+            floor, "  its floor", meaning="the same distance between real images", agrees=_AGREES, column=False
+        )
+
+    def score(self, subject: Subject, scores: Scores) -> None:
+        if len(subject.data.shape) != 3:
+            raise UnmeasurableError("points have no patches")
+        view, settings = subject.views[0], subject.settings
+        samples, names = view.drawn.images, [_NAME, f"{_NAME}_floor"]
+        view.drawn.vectors()  # says so if samples are not finite
+        size = min(self.num_images, len(samples), subject.data.size(settings.reference))
+        real = _images(subject, settings.reference, size)
+        held_out = _images(subject, settings.held_out_split, min(size, view.num_held_out))
+        scores.protocol[_NAME] = {"num_images": size, "patches": self.patches}
+        bands = sliced_wasserstein(samples[:size], real, self.patches, settings.seed)
+        scores.record(names[0], _mean(bands))
+        by_band = ", ".join(f"{band} {value:.1f}" for band, value in bands.items())
+        scores.details[names[0]] = f"n = {size} vs as many, bands {by_band}; {_NOTE}"
+        if len(held_out) < 2:
+            scores.record(
+                names[1], None, f"needs real images besides the reference, but {view.compared} are all there are"
+            )
+            return
+        scores.record(names[1], _mean(sliced_wasserstein(held_out, real[: len(held_out)], self.patches, settings.seed)))
+        scores.details[names[1]] = f"n = {len(held_out)} real {settings.held_out_split} images vs as many" + (
+            "" if len(held_out) == size else "; a different n, so not comparable"
+        )
+
+
+def _images(subject: Subject, split: str, size: int) -> Tensor:
+    """A fixed choice of a split, (n, C, H, W)."""
+    shown = [x for x, _ in subject.data.batches(split, 256, limit=size)] if size else []
+    return torch.cat(shown)[:size] if shown else torch.empty(0, *subject.data.shape)
+
+
+def _mean(bands: dict[str, float]) -> float:
+    return sum(bands.values()) / len(bands)
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, patches: int, seed: int) -> dict[str, float]:
+    """10³·SWD of two sets of images (n, C, H, W), as many of each, band by band: "32x32" -> distance, the finest first.
+
+    patches: of each image and band. Raises UnmeasurableError for images smaller than a patch.
+    """
+    if x.shape != y.shape:
+        raise ValueError(
+            f"both sets must have the same number of images of the same shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if min(x.shape[-2:]) < PATCH:
+        raise UnmeasurableError(
+            f"patches of {PATCH}×{PATCH} pixels do not fit into images of {x.shape[-1]}×{x.shape[-2]}"
+        )
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    found = {}
+    for ours, theirs in zip(laplacian_pyramid(x), laplacian_pyramid(y), strict=True):
+        first, second = (normalised(sampled_patches(band, patches, generator)) for band in (ours, theirs))
+        found[f"{ours.shape[-2]}x{ours.shape[-1]}"] = SCALE * _distance(first, second, generator)
+    return found
+
+
+def laplacian_pyramid(x: Tensor) -> list[Tensor]:
+    """Bands of x (n, C, H, W), the finest first; their sum, each brought up to the size of the one before, is x again."""
+    bands = []
+    while min(x.shape[-2:]) >= 2 * SMALLEST:
+        smaller = _filtered(x)[..., ::2, ::2]
+        bands.append(x - enlarged(smaller, x.shape[-2:]))
+        x = smaller
+    return [*bands, x]
+
+
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x (n, C, ⌈H/2⌉, ⌈W/2⌉) at every second pixel of (H, W), zeros between, filtered; times 4, so that a constant stays one."""
+    wide = x.new_zeros(*x.shape[:2], *size)
+    wide[..., ::2, ::2] = x
+    return 4 * _filtered(wide)
+
+
+def _filtered(x: Tensor) -> Tensor:
+    row = torch.tensor(_BINOMIAL, dtype=x.dtype, device=x.device) / 16
+    channels = x.shape[1]
+    x = F.pad(x, (2, 2, 2, 2), mode="reflect")
+    for kernel in (row.view(1, 1, 1, 5), row.view(1, 1, 5, 1)):
+        x = F.conv2d(x, kernel.expand(channels, -1, -1, -1), groups=channels)
+    return x
+
+
+def sampled_patches(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(n, C, H, W) -> (n·count, C, 7, 7), at places drawn evenly in each image."""
+    height, width = x.shape[-2:]
+    top = torch.randint(height - PATCH + 1, (len(x), count), generator=generator)
+    left = torch.randint(width - PATCH + 1, (len(x), count), generator=generator)
+    offset = torch.arange(PATCH)
+    rows = (top[..., None] + offset)[..., :, None]
+    columns = (left[..., None] + offset)[..., None, :]
+    image = torch.arange(len(x))[:, None, None, None]
+    return x.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 1, 4, 2, 3).flatten(0, 1)
+
+
+def normalised(patches: Tensor) -> Tensor:
+    """(n, C, 7, 7) -> (n, C·49): each channel with mean 0 and standard deviation 1 over the set; one that never varies with 0."""
+    mean = patches.mean((0, 2, 3), keepdim=True)
+    std = (patches - mean).square().mean((0, 2, 3), keepdim=True).sqrt()
+    return torch.where(std > 0, (patches - mean) / std, torch.zeros_like(patches)).flatten(1)
+
+
+def _distance(x: Tensor, y: Tensor, generator: torch.Generator) -> float:
+    found = []
+    for _ in range(_REPEATS):
+        directions = torch.randn(x.shape[1], _DIRECTIONS, generator=generator)
+        directions = (directions / directions.norm(dim=0)).to(x)
+        projected = [(part @ directions).T.contiguous().sort(dim=1).values for part in (x, y)]
+        found.append((projected[0] - projected[1]).abs().mean())
+    return float(torch.stack(found).double().mean())

@@ -1,0 +1,293 @@
+"""The folders under outputs/ and the files in them: one trained model, one scored cell, one sweep."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.store import written
+from diffusion_lab.store.files import check_links, clear, move, remove_staged
+from diffusion_lab.store.records import (
+    CHOICES,
+    SWEEP,
+    TRAINING,
+    RunError,
+    inside,
+    read_printable_json,
+    read_record,
+    write_json,
+)
+from diffusion_lab.store.status_file import FILE as STATUS
+from diffusion_lab.store.weights import is_kept_average, is_snapshot, is_weights
+from diffusion_lab.store.written import ours_below
+
+_CONFIG, _CHOICES, _TRAINING, _RETRAINING = "config.yaml", "choices.json", "training.json", "retraining"
+_BRANCH = re.compile(r"branch_(\d+)\.ckpt")
+
+
+@dataclass(frozen=True)
+class _In:
+    """The path of a file or folder in a directory, as an attribute of it."""
+
+    name: str
+
+    def __get__(self, directory: Directory, kind: object = None) -> Path:
+        return directory.path / self.name
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """That of a new training of the model, where it counts."""
+
+    name: str
+
+    def __get__(self, directory: ModelDirectory, kind: object = None) -> Path:
+        return directory.newest(self.name)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """One folder under outputs/ for something that a tracker may log."""
+
+    path: Path
+    logs = _In("logs")  # TensorBoard's and W&B's own files
+    tracked_as = _In("wandb_id")  # the id of its run at W&B
+
+    @property
+    def home(self) -> Path:
+        """The folder that is held and that says how far the work is; its name is that of the work."""
+        return self.path
+
+    @property
+    def files(self) -> list[Path]:
+        """What we wrote here and nobody has changed, the last written first. Neither links nor what loggers keep in `logs`."""
+        return ours_below(self.path)
+
+
+def previous_of(checkpoint: Path) -> Path:
+    """resume.ckpt -> resume.previous.ckpt."""
+    return checkpoint.with_name(f"{checkpoint.stem}.previous{checkpoint.suffix}")
+
+
+def grid_file(folder: Path, step: int) -> Path:
+    """The grid of a step in the folder of grids."""
+    return folder / f"step_{step:07d}.png"
+
+
+class ModelDirectory(Directory):
+    """One trained model. `training` is written last: where it lies, training has finished.
+
+    A model is trained again in its folder `retraining`, beside the old one. As soon as that training has finished, each file
+    there counts in place of the one here; `put_in_place` moves them, one by one. So at whatever moment a process was killed,
+    a reader finds the old model whole or the new one.
+    """
+
+    config = _Newest(_CONFIG)  # resolved, that it was trained with
+    choices = _Newest(_CHOICES)  # which option of each group that config was composed from
+    training = _Newest(_TRAINING)  # steps, seconds and images of the finished training
+    metrics_csv = _Newest("metrics.csv")  # losses and rates while training
+    resume = _In("resume.ckpt")  # what training resumes from
+    previous_resume = _In("resume.previous.ckpt")
+    accuracy = _In("accuracy.json")  # of a classifier of noisy images, by t: what it has instead of a score
+    samples = _In("samples")  # grids drawn while training
+    result = _In(_TRAINING)  # where `training` lies in the end: it changes when a new training has been put in place
+    _mark = _In("in_place")
+
+    @property
+    def home(self) -> Path:
+        return self.path.parent if self.path.name == _RETRAINING else self.path
+
+    @property
+    def retraining(self) -> ModelDirectory:
+        """Where this model is trained again."""
+        return ModelDirectory(self.path / _RETRAINING)
+
+    def branch(self, step: int) -> Path:
+        """The checkpoint of this step, from which a training of another length continues."""
+        return self.path / f"branch_{step}.ckpt"
+
+    @property
+    def branches(self) -> dict[int, Path]:
+        """Step -> file, of the branches in this very folder; the first step first."""
+        found = [(named, file) for file in self.path.glob("branch_*.ckpt") if (named := _BRANCH.fullmatch(file.name))]
+        return dict(sorted((int(named[1]), file) for named, file in found))
+
+    def weights(self, name: str) -> Path:
+        """The weights called `name`: "raw", "ema_0.999", "at_0.2", ..."""
+        return self.newest(f"{name}.safetensors")
+
+    @property
+    def weight_names(self) -> list[str]:
+        """Names of the weights that lie here, sorted."""
+        folders = [self.path, *([self.retraining.path] if self._is_replaced else [])]
+        files = [file for path in folders for file in path.glob("*.safetensors") if file.is_file()]
+        return sorted({file.stem for file in files if is_weights(file.stem)})
+
+    def weight_files(self, moments: Collection[str] = ()) -> dict[str, Path]:
+        """File of each of the weights, of earlier moments only `moments`. RunError without the raw ones, which every model has."""
+        names = [name for name in self.weight_names if name in moments or not is_snapshot(name)]
+        if "raw" not in names:
+            raise RunError(f"{self.path} holds no weights: raw.safetensors is missing")
+        return {name: inside(self.path, self.weights(name)) for name in names}
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """The weights of earlier moments of the training in this very folder."""
+        return [file for file in self.path.glob("*.safetensors") if is_snapshot(file.stem)]
+
+    @property
+    def kept_averages(self) -> list[Path]:
+        """Files of averages that others are built from, in this very folder, sorted."""
+        return sorted(file for file in self.path.glob("*.safetensors") if is_kept_average(file.stem))
+
+    @property
+    def grids(self) -> list[Path]:
+        """The grids that were drawn while training in this very folder."""
+        return list(self.samples.glob("step_*.png"))
+
+    @property
+    def finished(self) -> bool:
+        return self.training.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a training has left anything that another may go on from."""
+        return self.config.is_file() or self.resume.is_file() or bool(self.weight_names)
+
+    def finish(self, steps: int | None, seconds: float | None, images: int | None, **more: Any) -> None:
+        """Mark the training as finished; everything else must have been written. None: nobody recorded it."""
+        write_json(self.training, {"steps": steps, "seconds": seconds, "images": images, **more})
+
+    def put_in_place(self) -> None:
+        """Move a new training that has finished to the place of the old one. It may be called again after it was killed.
+
+        Only the process that holds the folder may call it. Our files of the old training are removed; the user's stay.
+        """
+        new = self.retraining
+        remove_staged(new.path)
+        if not self._is_replaced:
+            return
+        first, last = new.path / _CHOICES, new.path / _TRAINING
+        if first.exists():  # nothing has been moved yet: what the new training lacks must go before
+            for folder in (self.path, self.samples):
+                old = [folder / name for name in written.names(folder) if name != STATUS]
+                for file in old:
+                    if not (new.path / file.relative_to(self.path)).exists():
+                        clear(file)
+        check_links(new._mark)
+        new._mark.touch()
+        files = [path for path in sorted(new.path.rglob("*")) if not path.is_dir() or path.is_symlink()]
+        kept = (first, last, new._mark)
+        for file in [*({first} & {*files}), *(f for f in files if f not in kept and f.name != written.FILE), last]:
+            move(file, self.path / file.relative_to(new.path), replace=new.logs in file.parents)
+
+    @property
+    def retrained(self) -> bool:
+        """Whether a new training is in place, and its command has more to do."""
+        return self.retraining._mark.is_file()
+
+    @property
+    def is_retraining(self) -> bool:
+        """Whether a new training has begun and has not finished; it may be running or not."""
+        return (self.retraining.path / _CONFIG).is_file() and not self._is_replaced
+
+    def end_retraining(self) -> None:
+        """The command with retrain=true is done; the next one begins another training."""
+        folder = self.retraining.path
+        check_links(folder)
+        inside = (path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink())
+        folders = sorted((folder, *inside), reverse=True)
+        for each in folders:  # of files that have been moved; no other training begins while the mark is there
+            (each / written.FILE).unlink(missing_ok=True)
+        self.retraining._mark.unlink(missing_ok=True)
+        for empty in folders:
+            with suppress(OSError):  # it is not: another command has begun another training
+                empty.rmdir()
+
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether files of the new training count."""
+        return (self.path / _RETRAINING / _TRAINING).is_file()
+
+    def newest(self, name: str) -> Path:
+        """The file of this name that counts."""
+        new = self.path / _RETRAINING / name
+        return new if self._is_replaced and new.exists() else self.path / name
+
+    def read_training(self) -> dict[str, Any]:
+        """What `finish` wrote; RunError if training has not finished."""
+        if not self.finished:
+            raise RunError(f"{self.path} holds no finished model: {self.training.name} is missing")
+        return read_record(self.path, self.training, TRAINING, "a training")
+
+    @property
+    def serves(self) -> str | None:
+        """Of a head that has been trained on another model: the digest of the weights that it serves."""
+        with suppress(RunError):
+            return self.read_training().get("serves")
+        return None
+
+    def read_choices(self) -> dict[str, str | None]:
+        """Which option of each group it was trained with. RunError if the file holds anything but names."""
+        return read_record(self.path, self.choices, CHOICES, "a training")
+
+
+class RunDirectory(Directory):
+    """One scored cell."""
+
+    config = _In(_CONFIG)  # resolved, that it was sampled and scored with
+    metrics = _In("metrics.json")  # values, protocol and curves
+    samples_png = _In("samples.png")
+    interpolation_png = _In("interpolation.png")  # ways from one sample to another through the latents
+    reconstructions_png = _In("reconstructions.png")  # test images, each followed by what the model makes of its latent
+    nearest_png = _In("nearest.png")  # samples, and below each the nearest training images
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs/ that this cell and its model lie in."""
+        return self.path.parent.parent
+
+    def write_metrics(self, content: Mapping[str, Any]) -> None:
+        write_json(self.metrics, content)
+
+    def read_metrics(self) -> dict[str, Any]:
+        return read_printable_json(inside(self.path, self.metrics))
+
+
+class SweepDirectory(Directory):
+    """Many cells: their command, and the report on them. The cells themselves lie in outputs/runs."""
+
+    sweep = _In("sweep.json")  # the axes, and the model and run directory of each cell; written before anything starts
+    code = _In("code")  # copies of the code and the configs that its jobs run from
+    jobs = _In("jobs")  # the jobs' logs, one folder each
+    cancelled = _In("cancelled")  # a mark: nothing more of this sweep is to be submitted
+    report = _In("report")  # report.html, the tables and the figures
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs/ that this sweep, its models and its runs lie in."""
+        return self.path.parent.parent
+
+    def write_sweep(self, content: Mapping[str, Any]) -> None:
+        write_json(self.sweep, content)
+
+    def read_sweep(self) -> dict[str, Any]:
+        """What `write_sweep` wrote. RunError if it is not what a sweep writes."""
+        content = read_record(self.path, self.sweep, SWEEP, "a sweep")
+        for number, cell in enumerate(content["cells"]):
+            known = {axis: (None, *values) for axis, values in content["axes"].items()}
+            chosen = cell["choices"]
+            if chosen.keys() != known.keys() or any(chosen[axis] not in values for axis, values in known.items()):
+                raise RunError(
+                    f"{self.sweep} is not what a sweep writes: the choices of cell {number} are not among the values of the axes"
+                )
+        return content
+
+
+def job_log(folder: Path) -> Path:
+    """What the job whose folder this is, one of `SweepDirectory.jobs`, printed."""
+    return folder / "log.txt"

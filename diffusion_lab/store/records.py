@@ -1,0 +1,248 @@
+"""Records: strict JSON, written whole; JSON and plain YAML, read from a folder that may come from somebody else.
+
+What is read here can be wrong in every way, and each way is one sentence. Links that lead out of a folder are not followed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.store.files import write_whole
+
+LARGEST_CONFIG = 2**18  # bytes; ours have a few thousand
+LARGEST_NUMBER = 2**26  # of an option that a model or a score is made with, other than a seed
+_LARGEST_JSON = 2**26
+_DEEPEST = 32  # levels of nesting
+_LONGEST_NAME = 200  # bytes; file systems take 255, and a run's name is longer than its model's
+
+
+class RunError(RuntimeError):
+    """Something under outputs/ is missing or broken; the message is one sentence that names it."""
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Raises RunError if there is no such file, or if it has more than `most` bytes."""
+    if not path.is_file():  # nor a pipe, which may have no writer
+        raise RunError(f"there is no {path}")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise RunError(f"{path} is larger than {most / 2**20:g} MiB")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Readable, strict JSON (ValueError for NaN), whole or not at all; makes the folder."""
+    write_whole(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises RunError if the file is missing, or is not a JSON object of finite numbers."""
+    try:
+        content = json.loads(read_bytes(path, _LARGEST_JSON), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8
+        raise RunError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} does not hold a JSON object")
+    return content
+
+
+def read_printable_json(path: Path) -> dict[str, Any]:
+    """As `read_json`, but text that could steer a terminal or end a line of a table has � in those places.
+
+    Raises RunError for more than 32 levels of nesting, which no file of ours has.
+    """
+    return _printable(read_json(path), path, _DEEPEST)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config of plain YAML. Raises RunError, naming it, for anything else, and for aliases: a few lines of them unfold to more
+    than any memory holds."""
+    content = read_bytes(path, LARGEST_CONFIG)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        if b"*" in content and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(content, loader)):
+            raise ValueError("it has YAML aliases, which are not allowed")
+        found = yaml.load(content, loader) or {}
+    except Exception as error:  # PyYAML lets those of a value's own type through
+        raise RunError(f"{path} is not a config: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is not a config: it holds no options")
+    return found
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, line breaks and marks that turn the direction of writing."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether `name` can name a folder inside a given one, and nothing else."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and name.isprintable()
+        and not set("/\\") & set(name)
+        and len(name.encode()) <= _LONGEST_NAME
+    )
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """`path`, which is to be read. RunError if a link makes it lie outside `folder`."""
+    try:
+        there = path.resolve()
+        stays = there.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead in a circle
+        raise RunError(f"{path} is a link to a file that does not exist") from None
+    if not stays:
+        raise RunError(f"{path} is a link to a file outside its folder and is not followed; replace it by a copy")
+    return path
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
+def _printable(node: Any, path: Path, levels: int) -> Any:
+    if levels < 0:
+        raise RunError(f"{path} is nested too deeply")
+    match node:
+        case str():
+            return printable(node)
+        case dict():
+            return {printable(key): _printable(child, path, levels - 1) for key, child in node.items()}
+        case list():
+            return [_printable(child, path, levels - 1) for child in node]
+    return node
+
+
+# ---- what the entries of records have to be
+
+Kind = tuple[Callable[[Any], bool], str]  # whether a value fits, and what it has to be
+Kinds = Mapping[
+    str, Kind
+]  # by entry: a.b is b in the object a, a.* each entry there; b? may be missing, and then what is in it
+_CHOICE = re.compile(r"\w[\w-]*(/\w[\w-]*)*")  # a name, or a path of names below the group's folder
+_MOST_NUMBERS = 2**24  # of an image
+
+
+def is_number(value: Any, below: float = 2**63) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= below
+
+
+def is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _are_choices(value: Any) -> bool:
+    names = [*value, *(option for option in value.values() if option is not None)]
+    return all(isinstance(name, str) and _CHOICE.fullmatch(name) for name in names)
+
+
+def _is_shape(value: Any) -> bool:
+    sides = isinstance(value, list) and len(value) in (1, 3) and all(type(side) is int and side > 0 for side in value)
+    return sides and math.prod(value) <= _MOST_NUMBERS
+
+
+def _are_shares(value: Any) -> bool:
+    probable = isinstance(value, list) and all(type(share) is float and 0 <= share <= 1 for share in value)
+    return probable and abs(sum(value) - 1) < 1e-6
+
+
+def or_none(kind: Kind) -> Kind:
+    return lambda value: value is None or kind[0](value), kind[1]
+
+
+def _from_to(least: int, most: int) -> Kind:
+    return lambda value: type(value) is int and least <= value <= most, f"a number from {least} to {most:,}"
+
+
+TEXT: Kind = (lambda value: isinstance(value, str), "a string")
+TEXTS: Kind = (is_texts, "a list of strings")
+OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
+FOLDER: Kind = (is_folder_name, "the name of a folder")
+COUNT: Kind = (lambda value: is_number(value) and value >= 0, "a number")
+WHOLE: Kind = (lambda value: is_number(value) and value >= 0 and isinstance(value, int), "a whole number")
+TRAINING: Kinds = {
+    # None: nobody recorded it, as of an imported checkpoint
+    "steps": or_none(WHOLE),
+    "seconds": or_none(COUNT),
+    "images": or_none(WHOLE),
+    "flops?": COUNT,
+    "fingerprint?": TEXT,
+    "branched_from?": TEXT,
+    "branched_at?": WHOLE,
+    "serves?": TEXT,
+    "class_names?": TEXTS,
+    "code?.names": TEXTS,
+    "code?.digest": TEXT,
+    "cluster_shares?": (_are_shares, "a list of shares that sum to 1"),
+}
+CHOICES: Kinds = {"": (_are_choices, "an object of groups and options by their names")}
+FACTS: Kinds = {
+    "facts.shape?": (_is_shape, f"that of images (C, H, W) or points (D,), of at most {_MOST_NUMBERS:,} numbers each"),
+    "facts.num_levels?": or_none(_from_to(2, 2**16)),
+    "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
+}
+SWEEP: Kinds = {
+    "axes.*": TEXTS,
+    "command?": TEXTS,
+    "cells": (lambda value: isinstance(value, list), "a list"),
+    "score?": (lambda value: isinstance(value, bool), "true or false"),
+    "cells.*.overrides?": TEXTS,
+    "cells.*.choices": OBJECT,
+    "cells.*.model": FOLDER,
+    "cells.*.run": FOLDER,
+}
+
+
+def wrong_in(content: Any, kinds: Kinds) -> str | None:
+    """The first entry that is not what it has to be, in half a sentence; None where all are."""
+    for place, (fits, what) in kinds.items():
+        for name, values in _entries(content, place.split(".") if place else []):
+            if not values:
+                return f"{name} is missing"
+            if not fits(values[0]):
+                return f"{name}={_shown(values[0])} is not {what}" if name else f"it is not {what}"
+    return None
+
+
+def read_record(folder: Path, file: Path, kinds: Kinds, writer: str) -> dict[str, Any]:
+    """The content of a file in `folder`. RunError if it is not what `writer` writes: it may come from somebody else."""
+    content = read_printable_json(inside(folder, file))
+    if wrong := wrong_in(content, kinds):
+        raise RunError(f"{file} is not what {writer} writes: {wrong}")
+    return content
+
+
+def _entries(node: Any, keys: list[str], name: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """(dotted name, [value]) of each entry; (name, []) of one that is missing."""
+    if not keys:
+        yield name, [node]
+        return
+    children = node if isinstance(node, dict) else dict(enumerate(node)) if isinstance(node, list) else None
+    key, optional = keys[0].removesuffix("?"), keys[0].endswith("?")
+    if children is None or (key != "*" and key not in children):
+        if children is None or not optional:
+            yield f"{name}.{key}".strip("."), []
+        return
+    for one in children if key == "*" else [key]:
+        yield from _entries(children[one], keys[1:], f"{name}.{one}".strip("."))
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits
+        text = "a long number"
+    return text if len(text) < 60 else f"{text[:50]}…"

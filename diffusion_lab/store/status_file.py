@@ -1,0 +1,132 @@
+"""What is being done in a folder, and how it ended: status.json beside the work itself. Imports no torch.
+
+Slurm calls a job that failed inside Hydra COMPLETED, and a killed process says nothing at all; so the work writes down itself
+what it does, and a reader checks the lease to see whether a process that says "running" is alive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.lease import is_held
+from diffusion_lab.store.records import TEXT, WHOLE, Kind, Kinds, RunError, is_number, or_none, read_record
+from diffusion_lab.store.written import PlaceError
+
+FILE = "status.json"
+SECONDS_BETWEEN_STEPS = 3.0
+_END_OF_TIME = 1e12  # seconds since 1970
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+_TIME: Kind = (lambda value: is_number(value, _END_OF_TIME) and value >= 0, "a time")
+_STATUS: Kinds = {
+    "state": (lambda value: value in (RUNNING, DONE, FAILED, INTERRUPTED), "a state"),
+    "step?": or_none(WHOLE),
+    "steps?": or_none(WHOLE),
+    "reason?": or_none(TEXT),
+    "host?": TEXT,
+    "pid?": WHOLE,
+    "started?": _TIME,
+    "updated?": _TIME,
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """state: running, done, failed, or interrupted (it resumes when it is started again); absent: never started.
+
+    step of steps: how far; None where nothing is counted. reason: one sentence why it failed or was interrupted.
+    started, updated: seconds since 1970.
+    """
+
+    state: str
+    step: int | None = None
+    steps: int | None = None
+    reason: str | None = None
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    updated: float = 0.0
+
+    @classmethod
+    def begin(cls, steps: int | None = None) -> Status:
+        """Running from now on, in this process."""
+        now = time.time()
+        return cls(RUNNING, steps=steps, host=socket.gethostname(), pid=os.getpid(), started=now, updated=now)
+
+    def now(self, state: str, step: int | None = None, reason: str | None = None) -> Status:
+        """The same work at this moment; `step` None keeps the last one."""
+        step = self.step if step is None else step
+        return replace(self, state=state, step=step, reason=reason, updated=time.time())
+
+    def write(self, folder: Path) -> None:
+        write_whole(folder / FILE, json.dumps(asdict(self), indent=2).encode())
+
+
+def read_status(folder: Path) -> Status | None:
+    """What is being done in `folder`; None if nothing ever was. Work whose process is gone is a failure with that reason."""
+    status = written_status(folder)
+    if status is not None and status.state == RUNNING and not is_held(folder):
+        status = written_status(folder)  # it may have ended properly since
+        if status is not None and status.state == RUNNING:
+            return replace(
+                status, state=FAILED, reason=f"process {status.pid} on {status.host} ended without giving a reason"
+            )
+    return status
+
+
+def written_status(folder: Path) -> Status | None:
+    """What was last written there, true or not; None where that is not a status, which anybody may have written."""
+    try:
+        return Status(**read_record(folder.parent, folder / FILE, _STATUS, "work"))
+    except (OSError, RunError, TypeError):
+        return None
+
+
+class Announcement:
+    """status.json of `folder` is kept true while the block runs: running, then done, failed or interrupted.
+
+    It is interrupted by what is no Exception (KeyboardInterrupt, SystemExit, a signal): the same command goes on.
+    """
+
+    def __init__(self, folder: Path, steps: int | None = None) -> None:
+        self._folder = folder
+        self._status = Status.begin(steps)
+
+    def __enter__(self) -> Announcement:
+        self._status.write(self._folder)
+        return self
+
+    def step(self, step: int) -> None:
+        """How far it is; on the disk within seconds."""
+        last = self._status.updated
+        if time.time() - last >= SECONDS_BETWEEN_STEPS:
+            self._status = self._status.now(RUNNING, step)
+            self._status.write(self._folder)
+        else:
+            self._status = replace(self._status, step=step)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            ended = self._status.now(DONE)
+        else:
+            ended = self._status.now(FAILED if isinstance(error, Exception) else INTERRUPTED, reason=_reason_of(error))
+        try:
+            ended.write(self._folder)
+        except (OSError, PlaceError):
+            if error is None:  # else the first error is the one to show
+                raise
+
+
+def _reason_of(error: BaseException) -> str:
+    """In one sentence; a process that a signal told to end has no words, but 128 and the signal as its exit code."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        for signum in signal.Signals:
+            if error.code == 128 + signum:
+                return f"{signum.name}; run the same command again to resume"
+    return " ".join(f"{error}".split()) or type(error).__name__

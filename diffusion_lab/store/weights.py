@@ -1,0 +1,75 @@
+"""Names of the weights that a model keeps; moments of a training: a share of its budget, a time, a number of steps or images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+SHARE, SECONDS, STEPS, IMAGES = "share", "seconds", "steps", "images"
+WAYS = "0.1 (a share of the budget), 2m (also s and h), 1000steps or 64000images"
+
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?)(s|m|h|steps|images)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_LARGEST = 1e15
+_NUMBER = r"\d+(\.\d+)?(e[+-]?\d+)?"  # as Python writes it
+_NAME = re.compile(rf"raw|ema_{_NUMBER}|at_{_NUMBER}([smh]|steps|images)?")
+_SNAPSHOT, _KEPT_AVERAGE = "at_", "power_"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """unit: SHARE, SECONDS, STEPS or IMAGES. amount: so many of them."""
+
+    unit: str
+    amount: float
+
+    def __str__(self) -> str:
+        """As a user may write it. One moment has one name: 1h, 60m and 3600s are 60m."""
+        if self.unit == SHARE:
+            return repr(self.amount)
+        if self.unit != SECONDS:
+            return f"{self.amount:.0f}{self.unit}"
+        minutes = round(self.amount / 60, 1)
+        return f"{minutes:.10g}m" if minutes and minutes * 60 == self.amount else f"{self.amount:.15g}s"
+
+
+def read_moment(written: Any) -> Moment:
+    """0.1, "2m", "1000steps", … -> the moment. ValueError for anything else, and for no amount at all."""
+    if isinstance(written, float | int) and not isinstance(written, bool) and 0 < written < 1:
+        return Moment(SHARE, float(written))
+    parts = _WRITTEN.fullmatch(written) if isinstance(written, str) else None
+    if parts is not None:
+        amount, unit = float(parts[1]), parts[2]
+        moment = Moment(SECONDS, amount * _SECONDS[unit]) if unit in _SECONDS else Moment(unit, amount)
+        if 0 < moment.amount < _LARGEST and (unit in _SECONDS or amount.is_integer()):
+            return moment
+    raise ValueError(f"{written} is not a moment of a training; write {WAYS}")
+
+
+def is_weights(name: str) -> bool:
+    """Whether weights of a model are called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def snapshot_name(moment: float | str | Moment) -> str:
+    """0.2 -> "at_0.2", "2m" -> "at_2m": the weights that would have been scored, had training ended then.
+
+    ValueError for what is no moment.
+    """
+    return f"{_SNAPSHOT}{moment if isinstance(moment, Moment) else read_moment(moment)}"
+
+
+def is_snapshot(name: str) -> bool:
+    """Whether weights of an earlier moment of training are called so."""
+    return name.startswith(_SNAPSHOT) and is_weights(name)
+
+
+def kept_average_name(share: float) -> str:
+    """0.125 -> "power_0.125": two averages as they were when so much of the budget was used, to build others from."""
+    return f"{_KEPT_AVERAGE}{float(share)!r}"
+
+
+def is_kept_average(name: str) -> bool:
+    """Whether a file of such averages is called so."""
+    return re.fullmatch(rf"{_KEPT_AVERAGE}\d\.\d+", name) is not None
