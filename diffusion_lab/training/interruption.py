@@ -33,7 +33,7 @@ def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[in
     if threading.current_thread() is not threading.main_thread():
         yield {}
         return
-    before = {signum: signal.getsignal(signum) for signum in signals}
+    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals}
     try:
         yield before
     finally:
@@ -70,11 +70,11 @@ class Interruption:
         """
         try:
             yield
-        except Interrupted:
-            handler = self._previous.get(self.signum)
+        except Interrupted as stop:
+            handler = self._previous.get(stop.signum)
             if callable(handler) and handler is not signal.default_int_handler:
                 with suppress(SystemExit, Interrupted):  # this process ends too, with its message
-                    handler(self.signum, None)
+                    handler(stop.signum, None)
             raise
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
