@@ -18,3 +18,4 @@ def pretend(monkeypatch, folder: Path, listed: list[str], restriction: str | Non
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", restriction)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: len([*filter(None, restriction.split(","))]))

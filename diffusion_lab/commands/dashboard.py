@@ -76,7 +76,7 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
     from wandb_workspaces.workspaces import Section
 
     from diffusion_lab.report import panels
-    from diffusion_lab.training.tracking import BOUND_BY_T, SAMPLES, STEP
+    from diffusion_lab.training.trackers import BOUND_BY_T, SAMPLES, STEP
 
     def against_steps(measure: Measure) -> LinePlot:
         """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""

@@ -224,7 +224,7 @@ def slurm() -> Iterator[Finding]:
 
 def weights_and_biases() -> Iterator[Finding]:
     """The package, and a key for an account. The key is not sent anywhere, so it may be an old one."""
-    from diffusion_lab.training.tracking import WeightsAndBiases
+    from diffusion_lab.training.trackers import WeightsAndBiases
 
     os.environ.setdefault("WANDB_SILENT", "true")
     try:

@@ -10,9 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.given import CONFIG, are_given, read_given
 from diffusion_lab.config.mistakes import lost_process, users_mistakes
-from diffusion_lab.config.moments import requested_scores
-from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.config.scores import check_scoring, is_scored
+from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.scores import check_scoring, is_scored, requested_scores
 from diffusion_lab.config.trained import (
     Load,
     load_model,
@@ -22,6 +21,7 @@ from diffusion_lab.config.trained import (
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -48,7 +48,8 @@ def run(cfg: DictConfig) -> None:
         directory, data, model, scores = to_score(cfg)
     new = cfg.rescore or not all(is_scored(directory, score, outputs) for score in scores)
     if new and must_start_ranks(request):
-        start_ranks("evaluate", request, model_dir=str(directory.path))
+        with users_mistakes():
+            start_ranks("evaluate", options_of_this_job(model_dir=str(directory.path)), request)
         return
     with ranks(request) as here, lost_process():
         if new and here.is_first:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.branching import BranchPoint, requested_branches
-from diffusion_lab.config.callbacks import Added, added_callbacks, stopping_callbacks
+from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.ranks import Ranks
-from diffusion_lab.config.tracking import build_trackers, tracked_training
+from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
-from diffusion_lab.config.trainer import build_trainer
-from diffusion_lab.models.budget import time_budget
+from diffusion_lab.config.trainer import added, build_callbacks, build_trainer
+from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
@@ -29,14 +27,14 @@ from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted, Interruption
 from diffusion_lab.training.monitor import Monitor
-from diffusion_lab.training.power_averages import PowerAverages
-from diffusion_lab.training.precision import PrecisionError
 from diffusion_lab.training.profiles import TRACKED
-from diffusion_lab.training.saving import Saving, newest_good, previous_of
-from diffusion_lab.training.snapshots import Snapshots
+from diffusion_lab.training.ranks import Ranks, request_of
+from diffusion_lab.training.saving import newest_good, previous_of
+from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
@@ -68,15 +66,13 @@ def fit(
         announcement = Announcement(directory.home, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
         with users_mistakes():
             trackers = build_trackers(cfg, directory.logs) if here.is_first else []
-            added = added_callbacks(cfg)
-            trainer = build_trainer(cfg, directory, fingerprint, interruption, announcement, added)
-            averages = _kept_averages(cfg, directory, trainer)
-            saving = next(part for part in trainer.callbacks if isinstance(part, Saving))
-            saving.keep_branches(requested_branches(cfg), directory.branch)
+            callbacks = build_callbacks(cfg, directory, fingerprint, interruption)
+            trainer = build_trainer(cfg, directory, request_of(cfg.trainer), callbacks, announcement)
             data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if here.is_first:
             _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
-            trainer.loggers += stack.enter_context(tracked_training(trackers, cfg, directory, choices))
+            about = described(cfg, directory, choices)
+            trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(announcement)
         resumed, wrong = here.agree(newest_good(directory.resume, fingerprint) if here.is_first else None)
         for sentence in wrong:
@@ -106,22 +102,23 @@ def fit(
             missing = branch and branch.bring(directory, cfg)
             if missing:
                 console.print(missing)
-        resumed = resumed or (branch and branch.checkpoint)
+        start = resumed or (None if branch is None else branch.checkpoint)
 
         with interruption.listening(), _mistakes_while_training(cfg):
-            trainer.fit(model, train_dataloaders=data, ckpt_path=resumed, weights_only=True if resumed else None)
+            trainer.fit(model, train_dataloaders=data, ckpt_path=start, weights_only=True if start else None)
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
             raise Interrupted(interruption.signum, said)
-        ended_by = _ended_by(trainer, added)
+        ended_by = _ended_by(trainer, added(callbacks))
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
-            for kept in averages:
+            kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)
+            if kept is not None:
                 kept.finish()
             model.save_weights({name: directory.weights(name) for name in model.weight_names})
             directory.finish(
                 steps=trainer.global_step,
-                seconds=next(part.seconds for part in trainer.callbacks if isinstance(part, Monitor)),
+                seconds=0.0 if monitor is None else monitor.seconds,
                 images=model.batches_trained * data.batch_size,
                 ended_by=ended_by,
                 **({} if branch is None else {"branched_from": branch.trunk.path.name, "branched_at": branch.step}),
@@ -139,19 +136,6 @@ def fit(
         here.agree(None)  # no rank reads the weights before they exist
 
 
-def _kept_averages(cfg: DictConfig, directory: ModelDirectory, trainer: Trainer) -> list[PowerAverages]:
-    """The callback that keeps the averages from which others are built, inserted before every callback that saves.
-
-    It changes nothing in training.
-    """
-    if cfg.snapshots.averages == 0:
-        return []
-    averages = PowerAverages(cfg.snapshots.averages, directory.weights)
-    place = next(i for i, part in enumerate(trainer.callbacks) if isinstance(part, Snapshots))  # after the clock
-    trainer.callbacks.insert(place, averages)
-    return [averages]
-
-
 def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
     make_folders(directory.path)
@@ -159,7 +143,7 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
         remove_staged(folder)
     config = plain_config(cfg)
     if directory.config.is_file():
-        before = OmegaConf.to_container(read_config(directory))
+        before = cast("dict[str, Any]", OmegaConf.to_container(read_config(directory)))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
             key
@@ -203,12 +187,12 @@ def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
             raise MistakeError(" ".join(str(error).split())) from error
 
 
-def _ended_by(trainer: Trainer, added: Added) -> str:
+def _ended_by(trainer: Trainer, others: Mapping[str, Callback]) -> str:
     """The option that ended a training."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "trainer.max_steps"
     time = time_budget(trainer)
-    return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(added)
+    return "trainer.max_time" if time is not None and time.used >= 1 else stopping_callbacks(others)
 
 
 def _limit_text(cfg: DictConfig, option: str) -> str:

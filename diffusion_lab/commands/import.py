@@ -47,9 +47,9 @@ def completed(options: list[str]) -> list[str]:
 
 def run(cfg: DictConfig) -> None:
     """Read and check everything, then write the directory that a training would have left."""
-    from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.interop.opening import OPTIONS, opened
-    from diffusion_lab.metrics.shards import hold_together
+    from diffusion_lab.training.ranks import hold_together
+    from diffusion_lab.training.trainer import quiet_lightning
 
     quiet_lightning()
     path, choices = Path(cfg.checkpoint), choices_made()

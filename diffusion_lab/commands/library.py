@@ -21,7 +21,6 @@ from diffusion_lab.config.composing import model_dir_of, with_trained_choices
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, users_mistakes
 from diffusion_lab.config.overrides import as_options
-from diffusion_lab.config.ranks import request_of
 from diffusion_lab.config.sample_options import Drawing, drawing_of
 from diffusion_lab.config.trained import (
     DRAWING_GROUPS,
@@ -31,6 +30,7 @@ from diffusion_lab.config.trained import (
 )
 from diffusion_lab.config.working_directory import name_folders, stored_configs, with_own_choices
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
+from diffusion_lab.training.ranks import request_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,11 +19,12 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks
+from diffusion_lab.config.overrides import options_of_this_job
 from diffusion_lab.config.trained import DRAWING_GROUPS
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.store.written import ours
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,8 @@ def run(cfg: DictConfig) -> None:
     check_free(places)
     directory = drawing.directory
     if must_start_ranks(request):
-        start_ranks("sample", request, model_dir=str(directory.path))
+        with users_mistakes():
+            start_ranks("sample", options_of_this_job(model_dir=str(directory.path)), request)
         return
     with ranks(request) as here, lost_process(), drawing.on(here.device) as (edit, indices, y):
         x = drawing.draw(edit, indices, y, progress_bar=True)

@@ -20,17 +20,15 @@ from rich.text import Text
 from diffusion_lab.config.identity import plain_config, sampling_identity
 from diffusion_lab.config.measured_variance import needed_head, use_measured
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.moments import read_training_progress
-from diffusion_lab.config.power_averages import profile_error
 from diffusion_lab.config.scores import build_features, build_metrics, run_of
 from diffusion_lab.config.tracking import tracked_score
+from diffusion_lab.config.weight_files import profile_error, read_training_progress
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.metrics.copying import SHOWN
 from diffusion_lab.metrics.metric import Scores
 from diffusion_lab.metrics.reference import Reference, references_of
 from diffusion_lab.metrics.score import score
-from diffusion_lab.metrics.shards import broadcast_from_rank_zero, hold_together, rank
 from diffusion_lab.metrics.sources import PATH_IMAGES, Source, TrainedModel
 from diffusion_lab.metrics.stopwatch import TrainingCost
 from diffusion_lab.models.base import GenerativeModel
@@ -47,6 +45,7 @@ from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.interruption import ending
 from diffusion_lab.training.profiles import wanted_length
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, rank
 
 # Features, cache folder, device, progress -> what the samples are compared with, as each of the features sees it.
 References = Callable[..., list[Reference]]

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
-from diffusion_lab.config.ranks import ranks, request_of
 from diffusion_lab.config.scores import build_features
 from diffusion_lab.store import cache_directory
 from diffusion_lab.store.files import check_free, write_whole
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ranks import ranks, request_of
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule

@@ -37,7 +37,7 @@ from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
-from diffusion_lab.training.tracking import how_to_upload
+from diffusion_lab.training.trackers import how_to_upload
 
 
 def sweep(

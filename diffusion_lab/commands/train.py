@@ -21,13 +21,13 @@ from diffusion_lab.config.build import (
 )
 from diffusion_lab.config.identity import training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, lost_process, users_mistakes
-from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores
-from diffusion_lab.config.ranks import must_start_ranks, ranks, request_of, start_ranks, where
-from diffusion_lab.config.scores import check_planned_score, run_of
+from diffusion_lab.config.overrides import options_of_this_job
+from diffusion_lab.config.scores import add_scored_moments, check_planned_score, kept_weights, requested_scores, run_of
 from diffusion_lab.config.starting import start
-from diffusion_lab.config.trained import load_weights
+from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory, model_directory
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.ranks import must_start_ranks, ranks, request_of, start_ranks, where
 
 
 def run(cfg: DictConfig) -> float | None:
@@ -37,11 +37,11 @@ def run(cfg: DictConfig) -> float | None:
     """
     from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
-    from diffusion_lab.commands.quiet import quiet_lightning
     from diffusion_lab.commands.scoring import score_once
     from diffusion_lab.config.trainer import check_training
-    from diffusion_lab.metrics.shards import hold_together
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.training.ranks import hold_together
+    from diffusion_lab.training.trainer import quiet_lightning
 
     quiet_lightning()
     num_nodes = cfg.trainer.get("num_nodes", 1)
@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> float | None:
         fingerprint = training_fingerprint(cfg)
         choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
         directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
-        check_training(cfg, data, model, directory, fingerprint)
+        check_training(cfg, data, model, directory, fingerprint, request)
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
         scores = requested_scores(cfg)
         if generative:
@@ -67,7 +67,8 @@ def run(cfg: DictConfig) -> float | None:
                 check_planned_score(score, data, model, directory, kept_weights(cfg))
     run = run_of(directory, fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
-        start_ranks("train", request, num_nodes)
+        with users_mistakes():
+            start_ranks("train", options_of_this_job(), request, num_nodes)
         return _objective(run, cfg.objective_metric)
     with ranks(request) as here, lost_process():
         console = Terminal(quiet=not here.is_first)

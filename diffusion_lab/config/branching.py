@@ -13,14 +13,15 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.identity import plain_config, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.moments import moments_of, read_training_progress
+from diffusion_lab.config.scores import moments_of
 from diffusion_lab.config.trained import load_config
+from diffusion_lab.config.weight_files import read_training_progress
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.fingerprints import training_part
 from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.records import inside
-from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, Moment, kept_average_name, snapshot_name
+from diffusion_lab.store.weights import IMAGES, SECONDS, SHARE, STEPS, kept_average_name, snapshot_name
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,6 @@ class BranchPoint:
             if missing
             else None
         )
-
-
-def requested_branches(cfg: DictConfig) -> list[Moment]:
-    """The moments of snapshots.branches."""
-    return moments_of("snapshots.branches", cfg.snapshots.branches)
 
 
 def branch_point(cfg: DictConfig) -> BranchPoint | None:

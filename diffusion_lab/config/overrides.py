@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
@@ -44,6 +45,16 @@ def put_first(options: Sequence[str], added: Sequence[str]) -> list[str]:
     """`added`, before the overrides in `options` and after flags: Hydra needs all overrides in one piece. Later ones win."""
     first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
     return [*options[:first], *added, *options[first:]]
+
+
+def options_of_this_job(**more: str) -> list[str]:
+    """The options of this job, and where Hydra finds its choices, for another process. more: options that only this one knows."""
+    hydra = HydraConfig.get()
+    options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
+    options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
+    for source in hydra.runtime.config_sources:
+        options += ["--config-dir", source.path] if source.provider == "command-line" else []
+    return options
 
 
 def as_options(given: Mapping[str, Any]) -> list[str]:

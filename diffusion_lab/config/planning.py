@@ -23,15 +23,21 @@ from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.identity import CODE, plain_config, training_fingerprint
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
-from diffusion_lab.config.moments import add_scored_moments, kept_weights, requested_scores, requested_weights
-from diffusion_lab.config.ranks import check_launcher
-from diffusion_lab.config.scores import check_planned_score, run_of
+from diffusion_lab.config.scores import (
+    add_scored_moments,
+    check_planned_score,
+    kept_weights,
+    requested_scores,
+    requested_weights,
+    run_of,
+)
 from diffusion_lab.store import model_directory
 from diffusion_lab.store.fingerprints import Scope, named_in
 from diffusion_lab.store.options import canonical_json
 from diffusion_lab.sweeps.axes import Axis, Combination, MissingOptionError, combinations
 from diffusion_lab.sweeps.plan import Plan, PlannedCell, plan
-from diffusion_lab.training.devices import visible_gpus
+from diffusion_lab.training import ranks
+from diffusion_lab.training.devices import requested, visible_gpus
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -120,10 +126,18 @@ def _notes(axes: Sequence[Axis], found: Sequence[Combination[Composed]]) -> list
 
 
 def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -> None:
+    """MistakeError where jobs on this machine could not run with cfg.trainer; a cluster has devices of its own."""
+    from diffusion_lab.training.trainer import checked_precision
+
+    if master.hydra.launcher._target_.endswith(".SlurmLauncher"):
+        return
     gpus = visible_gpus()
     with users_mistakes():
         for combination in found:
-            check_launcher(combination.config.cfg.trainer, master.hydra.launcher, gpus)
+            trainer = combination.config.cfg.trainer
+            on_gpu = requested(trainer.accelerator, trainer.devices, gpus, ranks.num_cores()).on_gpu
+            if trainer.precision != "auto":  # a GPU would have to be touched to know more
+                checked_precision(trainer.precision, on_gpu)
 
 
 class _Composer:
@@ -203,7 +217,9 @@ def _cell(
     combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
 ) -> PlannedCell:
     """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
+    from diffusion_lab.config.trainer import check_training
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.training.trainer import quiet_lightning
 
     cfg = combination.config.cfg
     check_kinds(cfg)
@@ -218,6 +234,9 @@ def _cell(
         directory = model_directory(outputs, data.name, combination.config.family, fingerprint)
         (score,) = requested_scores(cfg)  # the axes pick one
         model = build_model(cfg) if check else None
+        if model is not None:
+            quiet_lightning()
+            check_training(cfg, data, model, directory, fingerprint, request=None)
         if isinstance(model, GenerativeModel):
             check_planned_score(score, data, model, directory, kept_weights(cfg))
         elif check and cfg.score:

@@ -23,12 +23,12 @@ from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mi
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.draw import labels
-from diffusion_lab.metrics.shards import gather_to_rank_zero, num_ranks, rank
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.records import RunError
 from diffusion_lab.training.ema import default_weights
+from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
 MOST_COLUMNS = 20  # of a grid with a column for each class
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.report.make import report_files
 from diffusion_lab.report.panels import SERIES, series
-from diffusion_lab.store import Directory, ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.store import Directory, RunDirectory, SweepDirectory
 from diffusion_lab.store.measures import read_measures
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
-    from diffusion_lab.training.tracking import About, Tracker
+from diffusion_lab.training.trackers import About, Score, Tracker, TrainingsOnly
 
 
 def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]:
@@ -33,57 +29,37 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
     folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
     """
-    from diffusion_lab.training.tracking import TrainingsOnly
-
     trackers: list[Tracker] = []
     for name, node in (cfg.get("logger") or {}).items():
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
             raise MistakeError(
                 f"logger.{name}: a logger needs a name, with its _target_ and options below it, such as logger.wandb.project"
             )
-        if _is_tracker(name, node):
+        target = f"logger.{name}._target_={node['_target_']}"
+        try:
+            kind = get_class(node["_target_"])
+        except (ImportError, ValueError):
+            raise MistakeError(
+                f"{target}: Python cannot import this; check its spelling and its installation"
+            ) from None
+        if issubclass(kind, Tracker):
             trackers.append(instantiate(node))
-        elif folder is not None:
-            unsaid = "save_dir" in signature(_located(name, node)).parameters and node.get("save_dir") is None
+            continue
+        from lightning.pytorch.loggers import Logger
+
+        if not issubclass(kind, Logger):
+            raise MistakeError(f"{target} is not one of Lightning's loggers")
+        try:
+            known = (
+                signature(kind).bind_partial(**{key: node[key] for key in node if not key.startswith("_")}).signature
+            )
+        except TypeError as error:
+            said = str(error).replace("got an unexpected keyword argument", "there is no option")
+            raise MistakeError(f"logger.{name}: {said}") from None
+        if folder is not None:
+            unsaid = "save_dir" in known.parameters and node.get("save_dir") is None
             trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
     return trackers
-
-
-def _is_tracker(name: str, node: Mapping[str, Any]) -> bool:
-    """Whether it is one of ours; else it must be one of Lightning's, and know the options that it is given."""
-    from diffusion_lab.training.tracking import Tracker
-
-    kind = _located(name, node)
-    if isinstance(kind, type) and issubclass(kind, Tracker):
-        return True
-    from lightning.pytorch.loggers import Logger
-
-    if not (isinstance(kind, type) and issubclass(kind, Logger)):
-        raise MistakeError(f"logger.{name}._target_={node['_target_']} is not one of Lightning's loggers")
-    known = signature(kind).parameters
-    unknown = [key for key in node if key not in known and not key.startswith("_")]
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        raise MistakeError(f"logger.{name}: there is no option {unknown[0]}")
-    return False
-
-
-def _located(name: str, node: Mapping[str, Any]) -> Any:
-    module, _, attribute = node["_target_"].rpartition(".")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise MistakeError(
-            f"logger.{name}._target_={node['_target_']}: Python cannot import this; check its spelling and its installation"
-        ) from None
-
-
-@contextmanager
-def tracked_training(
-    trackers: Sequence[Tracker], cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str]
-) -> Iterator[list[Logger]]:
-    """Loggers for Lightning besides our own record."""
-    with ExitStack() as stack:
-        yield [stack.enter_context(tracker.training(_about(cfg, directory, choices))) for tracker in trackers]
 
 
 @contextmanager
@@ -95,11 +71,9 @@ def tracked_score(
     if not trackers:
         yield lambda metrics: None
         return
-    from diffusion_lab.training.tracking import Score
-
     chosen = {**choices, **{group: option for group, option in choices_made().items() if option}}
     with ExitStack() as stack:
-        shows = [stack.enter_context(tracker.scoring(_about(cfg, run, chosen))) for tracker in trackers]
+        shows = [stack.enter_context(tracker.scoring(described(cfg, run, chosen))) for tracker in trackers]
 
         def show_metrics(metrics: Mapping[str, Any]) -> None:
             labels = {measure.name: measure.axis for measure in read_measures(metrics) if measure.column}
@@ -116,9 +90,6 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         trackers = build_trackers(cfg)
         if not trackers:
             return
-        from diffusion_lab.report.make import report_files
-        from diffusion_lab.training.tracking import About
-
         about = {key: value for key, value in sweep.read_sweep().items() if key != "cells"}
         name = sweep.path.name
         for tracker in trackers:
@@ -128,9 +99,8 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)
 
 
-def _about(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
-    from diffusion_lab.training.tracking import About
-
+def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
+    """A training or a score for trackers. choices: of the groups."""
     hydra = HydraConfig.get()
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
     chosen = (f"{group}={option}" for group, option in choices.items() if option not in (None, "default"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
-from diffusion_lab.config.power_averages import build_average
 from diffusion_lab.config.strangers import (
     check_plain,
     check_sizes,
@@ -22,11 +21,10 @@ from diffusion_lab.config.strangers import (
     leave_out,
     no_larger_than,
 )
+from diffusion_lab.config.weight_files import load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.records import inside, printable, read_yaml
-from diffusion_lab.store.weights import is_snapshot, snapshot_name
-from diffusion_lab.training.profiles import wanted_length
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -162,29 +160,6 @@ def load_model(directory: ModelDirectory, saved: DictConfig, *weights: str) -> G
         )
     load_weights(model, directory, *weights)
     return model.eval()
-
-
-def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
-    """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
-
-    An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
-    """
-    names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
-    check_moments(names, directory.weight_names, f"{directory.path} has")
-    model.load_weights(directory.weight_files(names))
-    for name in weights:
-        if wanted_length(name) is not None:
-            model.averages[name] = build_average(directory, name, model.averaged_parameters())
-
-
-def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:
-    """MistakeError if one of the earlier moments in `names` is not among `weights`. whose: "… has"."""
-    kept = list(filter(is_snapshot, weights))
-    for name in sorted({*names} - {*kept}):
-        raise MistakeError(
-            f"{whose} no weights {name}; the weights of earlier moments are {', '.join(kept) or 'none'}: use one of these, or "
-            "train with that moment in snapshots.at (set retrain=true to train again)"
-        )
 
 
 def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableModel:

@@ -132,8 +132,8 @@ class DataModule(LightningDataModule, ABC):
         order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
 
         def picks() -> Iterator[Pick]:
-            start = batches_trained(self.trainer) if self.trainer else 0
-            return ((images[places], mirrored) for places, mirrored in order.batches_from(start))
+            start, cycle = (batches_trained(self.trainer), self.trainer.overfit_batches) if self.trainer else (0, 0)
+            return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
         return Batches(lambda: self._pinned(self._labelled("train", picks())))
 

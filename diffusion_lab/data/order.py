@@ -46,9 +46,9 @@ class BatchOrder:
                 mirrored[here] = coins[places[here]]
         return torch.from_numpy(indices), torch.from_numpy(mirrored)
 
-    def batches_from(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch(start)`, `batch(start + 1)`, … without end."""
-        return map(self.batch, count(start))
+    def batches_from(self, start: int, cycle: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batch(start)`, `batch(start + 1)`, … without end; cycle: of the first so many batches, again and again."""
+        return (self.batch(k % cycle if cycle else k) for k in count(start))
 
 
 def batches_trained(trainer: Trainer) -> int:

@@ -19,11 +19,12 @@ from diffusion_lab.diffusion.streams import CLASS
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.reference import FeatureStatistics, Moments, Reference, UnmeasurableError, quantise
 from diffusion_lab.metrics.settings import Evaluation
-from diffusion_lab.metrics.shards import Progress, SampleStore, Shard, digest, rank, shards, share_out
+from diffusion_lab.metrics.shards import Progress, SampleStore, Shard, digest, shards, share_out
 from diffusion_lab.metrics.stopwatch import Effort, PeakMemory, Stopwatch, counted, device_name, seconds_per_1000
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import CacheDirectory
+from diffusion_lab.training.ranks import rank
 
 KEPT_VALUES = 2**22  # samples kept for pictures: 16 MiB of float32,
 KEPT_IMAGES = 64  # but no fewer images than this

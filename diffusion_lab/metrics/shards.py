@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +18,12 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, distributed
+from torch import Tensor
 
 from diffusion_lab.metrics.stopwatch import Effort, Lap
 from diffusion_lab.store.files import clear, write_whole
-from diffusion_lab.store.lease import hold
 from diffusion_lab.store.places import shard_file, shard_files, stream
+from diffusion_lab.training.ranks import broadcast_from_rank_zero, hold_together, num_ranks, rank, wait_for_all
 
 Progress = Callable[[str, int, int], None]  # what is being done, images done, images in all
 T = TypeVar("T")
@@ -73,53 +72,6 @@ def digest(tensors: Mapping[str, Tensor], facts: str = "") -> str:
 # ---- several processes ----------------------------------------------------------------------------------------------------------
 
 
-def rank() -> int:
-    return distributed.get_rank() if _several() else 0
-
-
-def num_ranks() -> int:
-    return distributed.get_world_size() if _several() else 1
-
-
-def broadcast_from_rank_zero(value: Any) -> Any:
-    """What rank 0 gave here, on every rank; all must call it."""
-    if not _several():
-        return value
-    box = [value]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def gather_to_rank_zero(value: Any) -> list[Any] | None:
-    """What every rank gave here, in the order of the ranks, on rank 0; None on the others. All must call it."""
-    if not _several():
-        return [value]
-    values = [None] * num_ranks() if rank() == 0 else None
-    distributed.gather_object(value, values, dst=0)
-    return values
-
-
-@contextmanager
-def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """`lease.hold` by rank 0, for all ranks; all must call it.
-
-    However long rank 0 waits, no rank waits longer than a moment for its word: collectives have a time limit.
-    """
-
-    def pause(seconds: float) -> None:
-        broadcast_from_rank_zero(False)
-        time.sleep(seconds)
-
-    if rank() > 0:
-        while not broadcast_from_rank_zero(None):
-            pass
-        yield
-        return
-    with hold(folder, waiting, sleep=pause):
-        broadcast_from_rank_zero(True)
-        yield
-
-
 def share_out(
     folders: Iterable[Path],
     progress: Progress,
@@ -136,12 +88,7 @@ def share_out(
         # Rank 0 decides what is missing: ranks that looked at different moments would divide it differently.
         wanted = broadcast_from_rank_zero(missing() if rank() == 0 else None)
         make(wanted[rank() :: num_ranks()], wanted)
-        if _several():
-            distributed.barrier()
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+        wait_for_all()
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------------------

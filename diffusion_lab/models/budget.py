@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
+
+Part = TypeVar("Part", bound=Callback)
 
 
 class TimeBudget(Callback):
@@ -45,7 +47,18 @@ class TimeBudget(Callback):
 
 def time_budget(trainer: Trainer) -> TimeBudget | None:
     """Of this training, if its time is limited."""
-    return next((part for part in trainer.callbacks if isinstance(part, TimeBudget)), None)
+    return callback_of(trainer, TimeBudget)
+
+
+def callback_of(trainer: Trainer, kind: type[Part]) -> Part | None:
+    """The callback of a class, if a training has one."""
+    found: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, where mypy does not see it
+    return next((part for part in found if isinstance(part, kind)), None)
+
+
+def logging_interval(trainer: Trainer) -> int:
+    """trainer.log_every_n_steps."""
+    return getattr(trainer, "log_every_n_steps")  # noqa: B009 - as above
 
 
 def budget_used(trainer: Trainer, step: int) -> float:

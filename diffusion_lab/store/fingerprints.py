@@ -26,6 +26,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from diffusion_lab.conf_dir import CONF
 from diffusion_lab.store.options import canonical_json
 
 LAB = __name__.partition(".")[0]
@@ -65,22 +68,19 @@ TRAINING_EXCLUDED = frozenset((
     *SCORING_GROUPS,
     # what is watched and kept while training
     "logger", "checkpoint", "progress", "snapshots",
-    "trainer.logger", "trainer.callbacks", "trainer.enable_checkpointing",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.profiler", "trainer.detect_anomaly",
-    "trainer.num_sanity_val_steps", "trainer.val_check_interval", "trainer.check_val_every_n_epoch",
-    "trainer.limit_val_batches", "trainer.limit_test_batches", "trainer.limit_predict_batches",
+    "trainer.num_sanity_val_steps", "trainer.limit_val_batches", "trainer.inference_mode",
     # where files lie: the identity of the data set, and of weights that training starts from, is that of their content
     "model_dir", "init_from", "init_weights", "branch_from",
     "outputs", "paths", "data.root", "data.path", "data.train", "data.test", "data.train_labels", "data.test_labels",
-    "data.download", "trainer.default_root_dir",
+    "data.download",
     # they choose files and validation images; the identity is that of the images that remain
     "data.on_error", "data.max_pixels", "data.max_bytes", "data.validation",
     # options of the command
     "retrain", "rescore", "score", "objective_metric", "tags", "sweep",
     # on which machine, how fast: randomness is keyed for the global batch, so these change rounding only
     "compile", "workers", "data.num_workers",
-    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.plugins",
-    "trainer.benchmark", "trainer.deterministic", "trainer.use_distributed_sampler",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
 ))
 # Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
 _TRAINS = frozenset(("baselines", "data", "diffusion", "models", "networks"))
@@ -99,11 +99,11 @@ def _lab(*modules: str) -> frozenset[str]:
 
 # The weights that are scored, and what is measured for them before they draw.
 _LOADED = _lab(
-    "training.profiles", "config.measured_variance", "config.power_averages", "config.trained"
+    "training.profiles", "config.measured_variance", "config.trained", "config.weight_files"
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
-    "training.ema", "training.finite", "training.power_averages", "training.profiles", "training.snapshots",
-    "training.taking_back", "commands.fit", "commands.train", "config.build", "config.starting", "config.trainer",
+    "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",
+    "commands.fit", "commands.train", "config.build", "config.starting", "config.trainer",
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
 GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws
@@ -112,9 +112,9 @@ MEASURING = Scope(_SCORES, roots=_LOADED | _lab("metrics.measuring"))  # the sta
 # fmt: on
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 # Callbacks that watch and keep; others are the user's, and may do anything to a training.
-OUR_CALLBACKS = frozenset(("finite", "monitor", "progress", "sample_grid", "checkpoint"))
+OUR_CALLBACKS = tuple(yaml.safe_load((CONF / "callbacks" / "default.yaml").read_text(encoding="utf-8")))
 # What only such a callback can act on: when it looks, and at what.
-_SEEN_BY_CALLBACKS = frozenset(("val", "trainer.log_every_n_steps"))
+_SEEN_BY_CALLBACKS = frozenset(("val", "trainer.log_every_n_steps", "trainer.limit_val_batches"))
 
 
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:

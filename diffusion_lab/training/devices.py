@@ -10,7 +10,6 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _ANSWER_SECONDS = 60
@@ -20,26 +19,40 @@ _ALL = ("auto", -1, "-1", None)
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use: indices, UUIDs or MIG names, as CUDA_VISIBLE_DEVICES takes them.
 
-    CUDA_VISIBLE_DEVICES restricts them by CUDA's own rules: the first name of no device ends the list, and a name that
-    stands twice empties it. Without it they are all of the machine's; a GPU that is split counts as its MIG slices.
+    Without CUDA_VISIBLE_DEVICES they are all of the machine's, and a GPU that is split counts as its MIG slices, which PyTorch
+    does not list. With it, they are the first of its names, as many as CUDA finds.
     """
-    names, listed = _named(), _listed()
-    if listed is None:  # no nvidia-smi: an AMD GPU, a container without it, or no GPU
-        import torch
-
-        return _first(names, torch.cuda.device_count())
-    if names is None:
-        return tuple(name for index, gpu in enumerate(listed) for name in gpu.slices or [str(index)])
-    if len(set(names)) < len(names):
-        return ()
-    return tuple(takewhile(lambda name: _exists(name, listed), names))
+    named = os.environ.get(_VISIBLE)
+    return (_listed() if named is None else None) or _named(named)
 
 
 def usable_gpus() -> tuple[str, ...]:
     """Those of them that PyTorch can use in this process, in its order: number k is torch.device("cuda", k)."""
     import torch
 
-    return _first(_named(), torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return _named(os.environ.get(_VISIBLE)) if torch.cuda.is_available() else ()
+
+
+def _named(names: str | None) -> tuple[str, ...]:
+    import torch
+
+    count = torch.cuda.device_count()
+    return tuple(map(str, range(count)) if names is None else [name.strip() for name in names.split(",")][:count])
+
+
+def _listed() -> tuple[str, ...] | None:
+    """All of the machine, as `nvidia-smi -L` lists them; None: it does not (an AMD GPU, a container without it, no GPU)."""
+    try:
+        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    gpus: list[list[str]] = []
+    for kind, uuid in re.findall(r"^\s*(GPU|MIG)\b.*\(UUID: (\S+)\)", said.stdout, flags=re.MULTILINE):
+        if kind == "GPU":
+            gpus.append([])
+        else:
+            gpus[-1].append(uuid)
+    return tuple(name for index, slices in enumerate(gpus) for name in slices or [str(index)])
 
 
 def num_cores() -> int:
@@ -125,14 +138,6 @@ class Place:
         return f"CPU, {each}" if self.processes == 1 else f"CPU, {self.processes} processes of {each}"
 
 
-@dataclass(frozen=True)
-class _Gpu:
-    """One of the machine's GPUs; slices: the UUIDs of its MIG parts, where it is split."""
-
-    uuid: str
-    slices: list[str]
-
-
 def _has_bf16(on_gpu: bool) -> bool:
     """Not what torch can emulate, which is slower than float32."""
     import torch
@@ -140,42 +145,6 @@ def _has_bf16(on_gpu: bool) -> bool:
     if on_gpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _listed() -> list[_Gpu] | None:
-    """All of the machine, as `nvidia-smi -L` lists them; None: it does not."""
-    try:
-        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_ANSWER_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    gpus: list[_Gpu] = []
-    for kind, uuid in re.findall(r"^\s*(GPU|MIG)\b.*\(UUID: (\S+)\)", said.stdout, flags=re.MULTILINE):
-        if kind == "GPU":
-            gpus.append(_Gpu(uuid, []))
-        else:
-            gpus[-1].slices.append(uuid)
-    return gpus
-
-
-def _exists(name: str, gpus: Sequence[_Gpu]) -> bool:
-    """Whether an index, or a UUID or its beginning, is that of one device."""
-    if name.isdecimal():
-        return int(name) < len(gpus)
-    older = re.fullmatch(r"MIG-(GPU-.+)/\d+/\d+", name)  # how older drivers call a slice
-    if older:
-        return older[1] in [gpu.uuid for gpu in gpus]
-    uuids = [uuid for gpu in gpus for uuid in (gpu.uuid, *gpu.slices)]
-    return name.startswith(("GPU-", "MIG-")) and sum(uuid.startswith(name) for uuid in uuids) == 1
-
-
-def _named() -> tuple[str, ...] | None:
-    """What CUDA_VISIBLE_DEVICES names; None: it is not set."""
-    wanted = os.environ.get(_VISIBLE)
-    return None if wanted is None else tuple(name.strip() for name in wanted.split(","))
-
-
-def _first(names: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
-    return tuple(map(str, range(count)) if names is None else names[:count])
 
 
 def _restriction() -> str:

@@ -6,17 +6,23 @@ leaves them in place of the raw weights if validation fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_lab.models.budget import budget_used
 from diffusion_lab.models.trainable import RAW, TrainableModel
-from diffusion_lab.training.profiles import wanted_length
+from diffusion_lab.store.files import write_whole
+from diffusion_lab.store.weights import kept_average_name
+from diffusion_lab.training.profiles import TRACKED, Profile, wanted_length
 
-_PREFIX = "ema_"
+_PREFIX, _STATE = "ema_", "power_averages"  # of names; in a checkpoint
+Averages = dict[str, dict[str, Tensor]]  # name -> {parameter name -> averaged tensor}
 
 
 class EMA(Callback):
@@ -35,34 +41,24 @@ class EMA(Callback):
             raise ValueError(f"ema.decays={list(decays)}: remove the repeated decay")
         self.decays = {average_name(decay): decay for decay in decays}
         self.num_updates = 0
-        self._restored: dict[str, dict[str, Tensor]] = {}
+        self._restored: Averages = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        raw = pl_module.averaged_parameters()
-        for name in self.decays:
-            start = self._restored.get(name, raw)
-            pl_module.averages[name] = {
-                key: start[key].detach().to(weights.device, _dtype(weights), copy=True) for key, weights in raw.items()
-            }
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.averages |= _started(self.decays, self._restored, pl_module)
         self._restored = {}
 
-    @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step <= self.num_updates:  # gradients are still being accumulated
             return
         self.num_updates = trainer.global_step
-        raw = [weights.detach().to(_dtype(weights)) for weights in pl_module.averaged_parameters().values()]
-        for name, decay in self.decays.items():
-            warm = min(decay, _warm_up(self.num_updates))
-            torch._foreach_lerp_(list(pl_module.averages[name].values()), raw, 1 - warm)
+        warm = _warm_up(self.num_updates)
+        _update(pl_module.averages, {name: min(decay, warm) for name, decay in self.decays.items()}, pl_module)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["averages"] = pl_module.averages
         checkpoint["averages_num_updates"] = self.num_updates
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: TrainableModel, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint["averages"]
         self.num_updates = checkpoint["averages_num_updates"]
 
@@ -79,7 +75,7 @@ def default_weights(names: Sequence[str], num_steps: int | None) -> str:
     the shortest stands for them. Without averages, as where nobody recorded the steps: "raw".
     """
     averages = _averages(names)
-    warm = [name for name in averages if _warm_up(num_steps) >= _decay(name)]
+    warm = [name for name in averages if num_steps is not None and _warm_up(num_steps) >= _decay(name)]
     return warm[-1] if warm else averages[0] if averages else RAW
 
 
@@ -97,5 +93,83 @@ def _warm_up(num_updates: int) -> float:
     return (1 + num_updates) / (10 + num_updates)
 
 
-def _dtype(weights: Tensor) -> torch.dtype:
-    return torch.promote_types(weights.dtype, torch.float32)
+def _started(names: Iterable[str], restored: Averages, model: TrainableModel) -> Averages:
+    """Averages beside the weights: those of a checkpoint, or copies of the weights."""
+    raw = model.averaged_parameters()
+    averages: Averages = {}
+    for name in names:
+        start = restored.get(name, raw)
+        averages[name] = {
+            key: start[key].detach().to(weights.device, torch.promote_types(weights.dtype, torch.float32), copy=True)
+            for key, weights in raw.items()
+        }
+    return averages
+
+
+@torch.no_grad()
+def _update(averages: Averages, decays: Mapping[str, float], model: TrainableModel) -> None:
+    """θ̄ ← d·θ̄ + (1 − d)·θ for each decay d, by its name."""
+    for name, decay in decays.items():
+        average = averages[name]
+        raw = [weights.to(average[key].dtype) for key, weights in model.averaged_parameters().items()]
+        torch._foreach_lerp_(list(average.values()), raw, 1 - decay)
+
+
+class PowerAverages(Callback):
+    """Tracks the averages of σ_rel in TRACKED from the first step on, and writes both to one file at each of `moments` moments.
+
+    The moments are even shares of the budget, the last of them its end, so there are at most `moments` files, of float16: together
+    as large as `moments` times the weights in float32. A file is there before any checkpoint of its step or a later one.
+    Averages are float32 and part of the checkpoint. A training that resumes from a checkpoint without them keeps none.
+    It must come before what saves. file_of: the file of a name.
+    """
+
+    def __init__(self, moments: int, file_of: Callable[[str], Path]) -> None:
+        self.shares = [i / moments for i in range(1, moments + 1)]
+        self.file_of = file_of
+        self._profiles = {str(sigma): Profile(1, sigma) for sigma in TRACKED}
+        self.averages: Averages = {}
+        self.num_updates, self.complete = 0, True
+        self._used, self._written = 0.0, 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.complete:
+            self.averages = _started(self._profiles, self.averages, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._used = budget_used(trainer, trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        if not self.complete or step <= self.num_updates:  # gradients are still being accumulated
+            return
+        self.num_updates = step
+        _update(self.averages, {sigma: profile.decay(step) for sigma, profile in self._profiles.items()}, pl_module)
+        before, self._used = self._used, budget_used(trainer, step)
+        reached = [share for share in self.shares if before < share <= self._used]
+        if reached and trainer.is_global_zero:
+            self._write(reached[-1])
+
+    def finish(self) -> None:
+        """Write the last file of a training that something ended before its budget."""
+        if self.complete and self._written < self.num_updates:
+            self._write(self.shares[-1])
+
+    def _write(self, share: float) -> None:
+        self._written = self.num_updates
+        tensors = {
+            f"{sigma}/{key}": weights.to("cpu", torch.float16).contiguous()
+            for sigma, average in self.averages.items()
+            for key, weights in average.items()
+        }
+        write_whole(self.file_of(kept_average_name(share)), save(tensors, {"step": str(self.num_updates)}))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if self.complete:
+            checkpoint[_STATE] = {"averages": self.averages, "num_updates": self.num_updates, "written": self._written}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get(_STATE)
+        self.complete = state is not None
+        if state is not None:
+            self.averages, self.num_updates, self._written = state["averages"], state["num_updates"], state["written"]

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diffusion_lab.diffusion.waiting import is_on_host
+from diffusion_lab.models.budget import logging_interval
 from diffusion_lab.models.optimization import parameters_of
-from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.training.taking_back import keep_state_on_device, undo_step_unless
 
 
 class NotFiniteError(RuntimeError):
@@ -51,12 +50,12 @@ class SkipNotFinite(Callback):
         self._unread: list[_Step] = []
         self._failure: str | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.skipped_steps = self._skipped_steps
         for optimizer in trainer.optimizers:
             keep_state_on_device(optimizer)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         parameters = parameters_of(optimizer)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         pl_module.gradient_norm = norm
@@ -70,21 +69,19 @@ class SkipNotFinite(Callback):
             for parameter in parameters:
                 parameter.grad = None  # an optimizer skips what has no gradient
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: dict[str, Any], batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self._finite:  # gradients are still being accumulated, or a scaler looks at them
             return
         finite, self._finite = torch.stack(self._finite).all(), []
         where = outputs.get("t"), outputs.get("losses")
         self._unread.append(_Step(finite, trainer.global_step, pl_module.batches_trained - 1, *where))
-        if is_on_host(finite) or trainer.global_step % trainer.log_every_n_steps == 0:
+        if is_on_host(finite) or trainer.global_step % logging_interval(trainer) == 0:
             self._end(pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._end(pl_module)
 
-    def _end(self, pl_module: TrainableModel) -> None:
+    def _end(self, pl_module: Any) -> None:
         self._read()
         pl_module.skipped_steps = self._skipped_steps
         if self._failure is not None:
@@ -116,7 +113,7 @@ class SkipNotFinite(Callback):
 
 def _where(step: _Step) -> str:
     """ ", t = …" for a diffusion model, whose training step returns t and the loss of each sample."""
-    if step.t is None:
+    if step.t is None or step.losses is None:
         return ""
     t = step.t[~torch.isfinite(step.losses)].unique().tolist()
     return (
@@ -124,3 +121,44 @@ def _where(step: _Step) -> str:
         if t
         else ", although the losses on this rank were finite"
     )
+
+
+def undo_step_unless(finite: Tensor, optimizer: Optimizer) -> None:
+    """The optimizer's next step changes no parameter and no state where `finite`, a bool () on their device, is false.
+
+    What the optimizer only remembers from its first step on is then zero. Weights and state are copied at each call.
+    """
+    parameters = parameters_of(optimizer)
+    weights = [parameter.detach().clone() for parameter in parameters]
+    states = [_tensors(optimizer, parameter) for parameter in parameters]
+    states = [{key: value.clone() for key, value in state.items()} for state in states]
+
+    @torch.no_grad()
+    def undo(*_: Any) -> None:
+        hook.remove()
+        for parameter, weight, state in zip(parameters, weights, states, strict=True):
+            parameter.copy_(torch.where(finite, parameter, weight))
+            for key, value in _tensors(optimizer, parameter).items():
+                value.copy_(torch.where(finite, value, state[key] if key in state else torch.zeros_like(value)))
+
+    hook = optimizer.register_step_post_hook(undo)
+
+
+def keep_state_on_device(optimizer: Optimizer) -> None:
+    """torch's optimizers count steps on the host unless `capturable` is set; a count there could not be undone.
+
+    A state that was saved on the other kind of device is put right.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" not in group:
+            continue
+        for parameter in group["params"]:
+            group["capturable"] = not is_on_host(parameter)
+            step = optimizer.state.get(parameter, {}).get("step")
+            if isinstance(step, Tensor):
+                optimizer.state[parameter]["step"] = step.to(parameter.device)
+
+
+def _tensors(optimizer: Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimizer remembers of a parameter."""
+    return {key: value for key, value in optimizer.state.get(parameter, {}).items() if isinstance(value, Tensor)}

@@ -11,10 +11,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -27,27 +27,34 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+@contextmanager
+def restoring(signals: Collection[signal.Signals] = SIGNALS) -> Iterator[dict[int, Any]]:
+    """After the block the handlers from before are back. Yields them; none outside of the main thread, which alone gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
+        return
+    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in signals}
+    try:
+        yield before
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
 class Interruption:
     """`signum`: the signal that ended training, or None. A signal of another rank counts too, once `Saving` has agreed on it."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._pid = os.getpid()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside the block our handlers catch the signals; afterwards the earlier handlers are restored."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread only
-            return
-        self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
-        self.listen()
-        try:
+        with restoring() as self._previous:
+            self.listen()
             yield
-        finally:
-            for signum, handler in self._previous.items():
-                signal.signal(signum, handler)
 
     def listen(self) -> None:
         """Install our handlers, also over those that were installed since the block began."""
@@ -63,11 +70,11 @@ class Interruption:
         """
         try:
             yield
-        except Interrupted:
-            handler = self._previous.get(self.signum)
+        except Interrupted as stop:
+            handler = self._previous.get(stop.signum)
             if callable(handler) and handler is not signal.default_int_handler:
                 with suppress(SystemExit, Interrupted):  # this process ends too, with its message
-                    handler(self.signum, None)
+                    handler(stop.signum, None)
             raise
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -97,20 +104,17 @@ def ending(say: Callable[[str], str] = "ended by {}".format) -> Iterator[None]:
             _exit(stop)
         raise stop
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    before = {signum: handler for signum, handler in handlers.items() if handler != signal.SIG_IGN}
-    for signum in before:
-        signal.signal(signum, end)
-    sys.unraisablehook = lambda lost: _exit(lost.exc_value) if isinstance(lost.exc_value, Interrupted) else hook(lost)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with restoring((signal.SIGINT, signal.SIGTERM)) as before:
+        for signum in before:
+            if before[signum] != signal.SIG_IGN:
+                signal.signal(signum, end)
+        sys.unraisablehook = lambda lost: (
+            _exit(lost.exc_value) if isinstance(lost.exc_value, Interrupted) else hook(lost)
+        )
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diffusion_lab.store.files import make_folders, write_whole
 from diffusion_lab.store.options import flat
 from diffusion_lab.training.interruption import Interrupted
-from diffusion_lab.training.tracking import About, Score, Tracker, read_id
+from diffusion_lab.training.trackers import About, Score, Tracker, read_id
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -44,9 +44,15 @@ class MLflow(Tracker):
         from lightning.pytorch.loggers import MLFlowLogger
 
         named = os.environ.get(_SERVER)
+
+        class WithImages(MLFlowLogger):
+            def log_image(self, key: str, images: list[str], step: int) -> None:
+                for file in images:
+                    self.experiment.log_artifact(self.run_id, file, key)
+
         with self._run(about, "train", goes_on=True) as (_, run_id):
             try:
-                yield MLFlowLogger(self._experiment, tracking_uri=self._uri, run_id=run_id)
+                yield WithImages(self._experiment, tracking_uri=self._uri, run_id=run_id)
             finally:  # it has put its own address there
                 os.environ.pop(_SERVER, None)
                 os.environ |= {} if named is None else {_SERVER: named}
@@ -109,11 +115,12 @@ class MLflow(Tracker):
 
         files = None if os.environ.get(_SERVER) else (self._folder / "files").as_uri()
         found = client.get_experiment_by_name(self._experiment)
-        if found is None:
-            try:
-                return client.create_experiment(self._experiment, files)
-            except MlflowException:
-                found = client.get_experiment_by_name(self._experiment)
-                if found is None:
-                    raise
-        return found.experiment_id
+        if found is not None:
+            return found.experiment_id
+        try:
+            return client.create_experiment(self._experiment, files)
+        except MlflowException:
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                raise
+            return found.experiment_id

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from time import perf_counter
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
-from torch import nn
-from torchmetrics import MeanMetric
+from lightning import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from diffusion_lab.models.budget import time_budget
-from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.models.budget import budget_used, callback_of, logging_interval, time_budget
+from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import default_weights
+from diffusion_lab.training.ranks import sum_over_ranks
 
-# A weighted mean is kept as two: torchmetrics 1.9 takes no notice of weights where NaN must come through.
+# The sum of what is averaged and the number of summands are averaged each, under these names.
 _SUM, _COUNT = "/sum", "/count"
 MEASURED = ("grad_norm", "lr", "skipped_steps", "images_per_second")  # beside what the model says
 
@@ -24,65 +27,62 @@ class Monitor(Callback):
 
     A model's `training_step` gives "terms" (name -> mean of the batch) and may give "sums" (name -> sum, number or weight of its
     summands), of what not every image of a batch, or not every batch, has: a quarter of t, a lazy penalty.
-    The means are torchmetrics' (summed over ranks) and part of the checkpoint, so a resumed run logs what it would have logged.
+    The means are over all ranks and part of the checkpoint, so a resumed run logs what it would have logged.
     Callbacks that come later find the last ones under the same names in `trainer.callback_metrics`.
     The held-out loss is that of the weights that would be scored now.
     `seconds`: what the training so far has taken, over all resumes.
     """
 
     def __init__(self) -> None:
-        self.means = nn.ModuleDict()
+        self._sums: dict[str, Tensor] = {}  # name -> (2,): sum of the values, and how many
         self._last: dict[str, float] = {}
         self.seconds = 0.0  # of the training that this run continues, and of this run
         self._window_seconds, self._window_images = 0.0, 0
         self._clock: float | None = None  # when the last step was over
         self._logged = 0  # the last logged step: while gradients accumulate, several batches see the same global_step
-        self._device = torch.device("cpu")
 
     @property
     def seconds_now(self) -> float:
         """`seconds`, with those of a step that is not over."""
         return self.seconds + (0.0 if self._clock is None else perf_counter() - self._clock)
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        self._device = pl_module.device
-        self.means.to(self._device)
-        if not trainer.is_global_zero:  # the means of a checkpoint are those of all ranks: rank 0 keeps them
-            for mean in self.means.values():
-                mean.reset()
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # The sums of a checkpoint are those of all ranks: rank 0 keeps them.
+        for name, pair in self._sums.items():
+            self._sums[name] = (pair if trainer.is_global_zero else torch.zeros(2)).to(pl_module.device)
         self._show(trainer)
         self._clock, self._logged = perf_counter(), trainer.global_step
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: TrainableModel, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         if optimizer is not trainer.optimizers[0]:
             return  # a GAN's discriminator
         norm = pl_module.gradient_norm
         counts = norm.isfinite()  # else the step is skipped
-        self._add("grad_norm", torch.where(counts, norm, 0.0), counts)
+        self._add(f"grad_norm{_SUM}", torch.where(counts, norm, 0.0))
+        self._add(f"grad_norm{_COUNT}", counts)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         for name, value in outputs["terms"].items():
-            self._mean(name).update(value)
+            self._add(name, value)
         for name, (total, count) in outputs.get("sums", {}).items():
-            self._add(name, total, count)
+            self._add(f"{name}{_SUM}", total)
+            self._add(f"{name}{_COUNT}", count)
         now = perf_counter()
-        self.seconds += now - self._clock
-        self._window_seconds += now - self._clock
+        taken = 0.0 if self._clock is None else now - self._clock
+        self.seconds += taken
+        self._window_seconds += taken
         self._window_images += len(batch[0]) * trainer.world_size
         self._clock = now
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.global_step != self._logged:
+        if trainer.global_step % logging_interval(trainer) == 0 and trainer.global_step != self._logged:
             self._log(trainer, pl_module)
             self._logged = trainer.global_step
 
-    def on_validation_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.validated_weights = default_weights(pl_module.weight_names, trainer.global_step)
 
-    def _log(self, trainer: Trainer, pl_module: TrainableModel) -> None:
-        # Not by `update_called`, which torchmetrics does not restore.
-        seen = {name: state for name, state in self._summed().items() if state["weight"] > 0}
-        measured = _quotients({name: float(state["mean_value"] / state["weight"]) for name, state in seen.items()})
+    def _log(self, trainer: Trainer, pl_module: Any) -> None:
+        means = {name: float(total / count) for name, (total, count) in self._over_ranks().items() if count > 0}
+        measured = _quotients(means)
         measured["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         measured["skipped_steps"] = pl_module.skipped_steps
         measured["images_per_second"] = self._window_images / max(self._window_seconds, 1e-9)
@@ -90,38 +90,28 @@ class Monitor(Callback):
         self._show(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(self._last, step=trainer.global_step)
-        for mean in self.means.values():
-            mean.reset()
+        for pair in self._sums.values():
+            pair.zero_()
         self._window_seconds, self._window_images = 0.0, 0
 
     def _show(self, trainer: Trainer) -> None:
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._last.items()})
 
-    def _add(self, name: str, total: torch.Tensor, count: torch.Tensor) -> None:
-        self._mean(f"{name}{_SUM}").update(total)
-        self._mean(f"{name}{_COUNT}").update(count)
+    def _add(self, name: str, value: Tensor) -> None:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(2, device=value.device)
+        self._sums[name][0] += value.detach().float()
+        self._sums[name][1] += 1
 
-    def _mean(self, name: str) -> MeanMetric:
-        if name not in self.means:
-            self.means[name] = MeanMetric(nan_strategy="disable").to(self._device)
-            self.means[name].persistent(True)
-        return self.means[name]
-
-    def _summed(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The state of each mean, summed over ranks; every rank must call it."""
-        states = {}
-        for name, mean in self.means.items():
-            with mean.sync_context():
-                states[name] = mean.state_dict()
-        return states
+    def _over_ranks(self) -> dict[str, Tensor]:
+        """The sums of all ranks; every rank must call it."""
+        return {name: sum_over_ranks(pair) for name, pair in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "means": self._summed(), "last": self._last}
+        return {"seconds": self.seconds, "sums": self._over_ranks(), "last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds, self._last = state["seconds"], state["last"]
-        for name, mean in state["means"].items():
-            self._mean(name).load_state_dict(mean)
+        self.seconds, self._last, self._sums = state["seconds"], state["last"], state["sums"]
 
 
 def seconds_trained(trainer: Trainer) -> float:
@@ -129,7 +119,8 @@ def seconds_trained(trainer: Trainer) -> float:
     time = time_budget(trainer)
     if time is not None:
         return time.elapsed
-    return next((part.seconds_now for part in trainer.callbacks if isinstance(part, Monitor)), 0.0)
+    monitor = callback_of(trainer, Monitor)
+    return 0.0 if monitor is None else monitor.seconds_now
 
 
 def _quotients(means: dict[str, float]) -> dict[str, float]:
@@ -137,3 +128,78 @@ def _quotients(means: dict[str, float]) -> dict[str, float]:
     counts = {name.removesuffix(_COUNT): count for name, count in means.items() if name.endswith(_COUNT)}
     plain = {name: mean for name, mean in means.items() if not name.endswith((_SUM, _COUNT))}
     return plain | {name: means[f"{name}{_SUM}"] / count for name, count in counts.items() if count > 0}
+
+
+_MILLI = 1000  # the bar counts thousandths of the budget, which may be steps or time
+
+
+class ProgressBar(Callback):
+    """Shows how much of trainer.max_steps or trainer.max_time is used, whichever ends first. Rank 0 only.
+
+    Our own, because Lightning's bars count batches of an epoch, and ours has no end.
+    """
+
+    def __init__(self) -> None:
+        self._console = Terminal()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._loss: float | None = None
+        self._started, self._images, self._tenths = 0.0, 0, 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started, self._images = perf_counter(), 0
+        self._tenths = int(10 * budget_used(trainer, trainer.global_step))
+        if trainer.is_global_zero and self._console.is_terminal:
+            columns = [TextColumn("training"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn()]
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task("", total=_MILLI)
+            self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._images += len(batch[0]) * trainer.world_size
+        used = budget_used(trainer, trainer.global_step)
+        tenths = int(10 * used)
+        if self._progress is None and tenths == self._tenths:
+            return
+        if trainer.global_step % 10 == 0 or self._loss is None or self._progress is None:
+            loss = float(outputs["terms"]["loss"])  # waits for the device, so not at every step
+            if self._loss is None or not math.isfinite(self._loss):
+                self._loss = loss
+            elif math.isfinite(loss):  # else the step was skipped
+                self._loss = 0.9 * self._loss + 0.1 * loss
+        seconds = perf_counter() - self._started
+        steps = f"{trainer.global_step}/{trainer.max_steps}" if trainer.max_steps > 0 else str(trainer.global_step)
+        line = f"step {steps}  loss {self._loss:.4f}  {self._images / seconds:.0f} img/s"
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=_MILLI * used, description=line)
+        else:
+            self._tenths = tenths
+            self._console.print(f"training {100 * used:3.0f} %  {line}  {seconds:.0f} s")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class Announce(Callback):
+    """Rank 0 only. `announcement`: that of the folder which is trained into."""
+
+    def __init__(self, announcement: Announcement) -> None:
+        self.announcement = announcement
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero:
+            self.announcement.step(trainer.global_step)

@@ -44,7 +44,8 @@ class CSVRecord(Logger):
         """The resolved config is already stored beside the record."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = step or 0  # Lightning always says it
         # Lightning adds the epoch, and training is a single one.
         row = {"step": str(step)} | {name: repr(float(value)) for name, value in metrics.items() if name != "epoch"}
         content = self.path.read_bytes() if self.path.is_file() else b""

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
-from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.tracking import SAMPLES
+from diffusion_lab.training.trackers import SAMPLES
 
 
 class SampleGrid(Callback):
-    """Writes <folder>/step_<n>.png, and shows it to loggers that take pictures. A model that generates no samples has none.
+    """Writes <folder>/step_<n>.png, and shows it to loggers with a method `log_image`.
+
+    A model that generates no samples has none.
 
     Parameters
     ----------
@@ -37,9 +37,7 @@ class SampleGrid(Callback):
             raise ValueError(f"callbacks.sample_grid.seed={seed} must be a whole number from 0 to 2**64 - 1")
         self.folder, self.every_n_steps, self.num_images, self.seed = folder, every_n_steps, num_images, seed
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         path = grid_file(self.folder, step)
         due = self.every_n_steps > 0 and step > 0 and step % self.every_n_steps == 0
@@ -64,11 +62,5 @@ class SampleGrid(Callback):
             return
         write_whole(path, png(image))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if hasattr(logger, "log_image"):
                 logger.log_image(SAMPLES, [str(path)], step=step)
-            elif isinstance(logger, MLFlowLogger):
-                logger.experiment.log_artifact(logger.run_id, str(path), SAMPLES)
-            elif isinstance(logger, TensorBoardLogger):
-                pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-                size = (image.height, image.width, 3)
-                logger.experiment.add_image(SAMPLES, pixels.reshape(size), step, dataformats="HWC")

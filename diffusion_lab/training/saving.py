@@ -6,11 +6,12 @@ a copy that a crash or a full disk can cut; and our own callback, because ModelC
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -29,12 +30,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     """A checkpoint appears whole or not at all, the one before it stays as `previous_of(path)`; nothing is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()  # torch.save hides the error of a file on a full disk
+        torch.save(checkpoint, content)
         with whole_file(Path(path), previous=previous_of(Path(path))) as file:
-            errors = _Errors(file)
-            try:
-                torch.save(checkpoint, errors)
-            except RuntimeError as error:
-                raise errors.first or error from None  # torch says "unexpected pos" where the disk is full
+            file.write(content.getbuffer())
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         return load_state(Path(path))
@@ -47,34 +46,33 @@ class Saving(Checkpoint):
     A checkpoint of a training that something else has ended at this very step ends it again when it is loaded.
 
     every_n_steps, every_minutes: whichever comes first; 0 turns one off. fingerprint: of the training, kept in the file.
+    branches: moments; the checkpoint of the first step that reaches one is kept too, in `branch_file` of that step. It is there
+    before any checkpoint of a later step, so a training that was killed has it or comes to the step again.
     """
 
     def __init__(
-        self, path: Path, fingerprint: str, interruption: Interruption, every_n_steps: int, every_minutes: float
+        self,
+        path: Path,
+        fingerprint: str,
+        interruption: Interruption,
+        every_n_steps: int,
+        every_minutes: float,
+        branches: Sequence[Moment] = (),
+        branch_file: Callable[[int], Path] | None = None,
     ) -> None:
         self.path, self.fingerprint, self.interruption = path, fingerprint, interruption
         self.every_n_steps, self.every_seconds = every_n_steps, 60 * every_minutes
+        self._branches, self._branch_file = branches, branch_file
         self._step, self._saved_at = 0, monotonic()
-        self._ended, self._asked_to_stop, self._after_validation = False, False, False
-        self._branches: Sequence[Moment] = ()
-        self._branch_due = False
+        self._ended, self._asked_to_stop, self._after_validation, self._branch_due = False, False, False, False
 
-    def keep_branches(self, at: Sequence[Moment], file_of: Callable[[int], Path]) -> None:
-        """Keep the checkpoint of the first step that reaches each of these moments, in the file of that step.
-
-        The file is there before any checkpoint of a later step, so a training that was killed has it or comes to the step again.
-        """
-        self._branches, self._branch_file = at, file_of
-
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         trainer.should_stop = trainer.should_stop or self._ended
         self.interruption.listen()  # Lightning has put its own handlers over ours
         self._step, self._saved_at = trainer.global_step, monotonic()
         self._used = self._used_by(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
@@ -109,14 +107,16 @@ class Saving(Checkpoint):
         return used
 
     def _save(self, trainer: Trainer) -> None:
-        if self._branch_due:
+        if self._branch_due and self._branch_file is not None:
             branch = self._branch_file(trainer.global_step)
             trainer.save_checkpoint(branch)
             if trainer.is_global_zero:  # where the training came to this step a second time
                 clear(previous_of(branch))
         trainer.save_checkpoint(self.path)
         self._saved_at = monotonic()
-        trainer.should_stop = trainer.should_stop or self._asked_to_stop
+        if self._asked_to_stop:
+            trainer.should_stop = True
+            trainer.fit_loop.epoch_loop.min_steps = None  # a signal does not wait for it
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["fingerprint"] = self.fingerprint
@@ -167,7 +167,8 @@ def _validates_next(trainer: Trainer) -> bool:
     """Whether Lightning validates before the next step: at its interval, and when training has ended."""
     if not trainer.enable_validation:
         return False
-    return trainer.should_stop or (trainer.fit_loop.total_batch_idx + 1) % trainer.val_check_batch == 0
+    ends = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return ends or (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % (trainer.val_check_batch or 1) == 0
 
 
 def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
@@ -177,21 +178,3 @@ def _agreed(trainer: Trainer, late: bool, signum: int) -> tuple[bool, int]:
     flags = torch.tensor([int(late), signum], device=trainer.strategy.root_device)
     late_somewhere, signum_somewhere = trainer.strategy.reduce(flags, reduce_op="max").tolist()
     return bool(late_somewhere), int(signum_somewhere)
-
-
-class _Errors:
-    """A file that remembers its first error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.first: OSError | None = None
-
-    def write(self, content: bytes) -> int:
-        try:
-            return self._file.write(content)
-        except OSError as error:
-            self.first = self.first or error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()

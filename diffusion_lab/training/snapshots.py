@@ -36,14 +36,13 @@ class Snapshots(Callback):
         if len(set(self.at)) < len(at):
             raise ValueError(f"snapshots.at={list(at)}: remove the repeated moment")
         self.file_of = file_of
-        self._step, self._used = 0, {}
+        self._step = 0
+        self._used: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: TrainableModel) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step, self._used = trainer.global_step, used_by(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: TrainableModel, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self._step:  # gradients are still being accumulated
             return
@@ -60,7 +59,7 @@ class Snapshots(Callback):
                 )
 
 
-def used_by(trainer: Trainer, model: TrainableModel) -> dict[str, float]:
+def used_by(trainer: Any, model: TrainableModel) -> dict[str, float]:
     """Unit of a moment -> how much of it training has used."""
     return {
         SHARE: budget_used(trainer, trainer.global_step),

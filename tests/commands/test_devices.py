@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from torch.distributed.launcher import api
 
 from diffusion_lab.commands import evaluate, sample, train
-from diffusion_lab.config import ranks
 from diffusion_lab.sweeps import jobs
 from diffusion_lab.sweeps.jobs import JobError
+from diffusion_lab.training import ranks
 from tests.machine import EIGHT, pretend
 
 from .conftest import STRIDED, TINY, files, scored
@@ -35,7 +35,7 @@ def started(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     sizes = []
     for module in (train, evaluate, sample):
-        monkeypatch.setattr(module, "start_ranks", lambda command, request, *_, **__: sizes.append(request))
+        monkeypatch.setattr(module, "start_ranks", lambda command, options, request, *_: sizes.append(request))
     return sizes
 
 

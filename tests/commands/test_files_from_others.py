@@ -196,7 +196,7 @@ IMAGES |= {"batch_size": 8, "seed": 1}
 POINTS = {"_target_": "diffusion_lab.data.densities.GaussianDensity", "batch_size": 8, "seed": 1, "num_train": 50_000}
 BITS = {"_target_": "diffusion_lab.metrics.BitsPerDim", "num_images": 1000}
 CLUSTERS = {"_target_": "diffusion_lab.data.clusters.Clusters", "num_components": 2, "num_images": 9}
-WANDB = {"_target_": "diffusion_lab.training.tracking.WeightsAndBiases", "project": "p", "entity": "e"}
+WANDB = {"_target_": "diffusion_lab.training.trackers.WeightsAndBiases", "project": "p", "entity": "e"}
 INCEPTION = "diffusion_lab.metrics.features.inception.InceptionFeatures"
 CLASSIFIER = {"_target_": "diffusion_lab.metrics.features.classifiers.ClassifierFeatures", "name": "digits_cnn"}
 
@@ -654,7 +654,7 @@ def test_a_config_of_a_run_is_read_as_text(lab, theirs):
 
 @pytest.mark.parametrize("written", ["../../x", "a\nb", "", "x" * 65, "a b"])
 def test_the_id_of_a_run_at_wandb_is_an_id(tmp_path, written):
-    from diffusion_lab.training.tracking import read_id
+    from diffusion_lab.training.trackers import read_id
 
     (tmp_path / "wandb_id").write_text(written)
     with pytest.raises(ValueError, match="does not contain a run id"):

@@ -164,7 +164,7 @@ def test_jobs_of_this_machine_have_their_own_gpu_and_fail_alone_and_say_why(lab,
     assert "(GPU 6); logs in" in out
     assert [path.name for path in lab.folder.glob("saw-*")] == ["saw-4"]
     logs = "".join(path.read_text() for path in (lab.folder / "outputs" / "jobs").glob("*_log.out"))
-    assert "runs on CPU, 1 thread; this PyTorch cannot use GPU 4\n" in logs
+    assert "runs on CPU, 1 thread\n" in logs
     outcomes = [json.loads(path.read_text()) for path in (lab.folder / "outputs" / "jobs").glob("*_outcome.json")]
     assert sorted(outcome["reason"] is None for outcome in outcomes) == [False, True]
     assert len(list((lab.folder / "outputs" / "models").glob("*/training.json"))) == 1

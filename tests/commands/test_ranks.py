@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffusion_lab.config import ranks
 from diffusion_lab.store import ModelDirectory, newest_model
+from diffusion_lab.training import ranks
 from diffusion_lab.training.devices import num_cores
 
 from .conftest import ROUNDS_LITTLE, STRIDED, TINY
@@ -196,7 +196,7 @@ def test_under_a_time_budget_replicas_stay_equal_though_their_clocks_differ(zygo
         (tmp_path / rank).mkdir()
         (tmp_path / rank / "clocks.py").write_text(
             "import os, time, torch\n"
-            "from diffusion_lab.training.progress import ProgressBar\n"
+            "from diffusion_lab.training.monitor import ProgressBar\n"
             "from diffusion_lab.models import budget\n"
             "real, rank = time.monotonic, int(os.environ['RANK'])\n"
             "time.monotonic = budget.monotonic = lambda: real() * (1 + 4 * rank)\n"

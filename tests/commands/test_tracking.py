@@ -13,7 +13,7 @@ from wandb.util import get_core_path
 
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import newest_model, newest_sweep
-from diffusion_lab.training.tracking import WeightsAndBiases
+from diffusion_lab.training.trackers import WeightsAndBiases
 
 from ..report.synthetic import write_sweep
 from .conftest import STRIDED, TINY, files, scored

@@ -249,7 +249,7 @@ def test_wandb_settings_here_name_no_server(tmp_path):
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://harm.invalid\n")
     code = "import wandb; WeightsAndBiases('p', None); print(wandb.setup().settings.base_url)"
-    call = [sys.executable, "-P", "-c", f"from diffusion_lab.training.tracking import WeightsAndBiases; {code}"]
+    call = [sys.executable, "-P", "-c", f"from diffusion_lab.training.trackers import WeightsAndBiases; {code}"]
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} | {
         "WANDB_MODE": "offline"
     }

@@ -220,15 +220,15 @@ COUNTED = {
     "data.order data.digits data.module training.ema training.profiles": ALL,
     "config.build": "training scoring",
     "config.trainer config.starting commands.fit commands.train training.snapshots": "training",
-    "training.finite training.taking_back training.power_averages": "training",
+    "training.finite training.trainer": "training",
     "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
-    "config.trained config.power_averages metrics.draw metrics.shards": AFTER,
+    "config.trained config.weight_files metrics.draw metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
     "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
     "store.files store.directories report.page": "",
     "metrics.copying metrics.sliced_wasserstein": "",
-    "training.tracking training.monitor training.progress training.sample_grid training.saving store.lease": "",
+    "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
 }
 
 
@@ -244,7 +244,7 @@ def test_what_the_config_names_counts(counted):
     assert "models.gan" in gan["training"]
     assert not {"models.diffusion", "diffusion.objectives"} & (gan["training"] | gan["scoring"])
     assert "diffusion.solvers" in counted("sampler=heun")["drawing"] - counted("sampler=ddpm")["drawing"]
-    assert "training.tracking" in counted("+callbacks.mine._target_=diffusion_lab.training.tracking.Mine")["training"]
+    assert "training.trackers" in counted("+callbacks.mine._target_=diffusion_lab.training.trackers.Mine")["training"]
 
 
 def test_every_place_is_there():

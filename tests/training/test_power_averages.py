@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.power_averages import build_average, profile_error
+from diffusion_lab.config.weight_files import build_average, profile_error
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory, RunError
-from diffusion_lab.training.ema import default_weights
-from diffusion_lab.training.power_averages import PowerAverages
+from diffusion_lab.training.ema import PowerAverages, default_weights
 from diffusion_lab.training.profiles import Profile
 
 STEPS = 400

@@ -3,7 +3,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from diffusion_lab.training.finite import SkipNotFinite
-from diffusion_lab.training.progress import ProgressBar
+from diffusion_lab.training.monitor import ProgressBar
 
 
 class Losing(LightningModule):

@@ -108,8 +108,8 @@ def test_a_branch_at_a_time_is_saved_by_all_ranks_at_one_step(tmp_path, ahead):
         save_checkpoint=saved.append,
     )
     model, signals = SimpleNamespace(batches_trained=0), SimpleNamespace(listen=lambda: None, signum=None)
-    saving = Saving(tmp_path / "resume.ckpt", "f", signals, every_n_steps=0, every_minutes=0)
-    saving.keep_branches([read_moment("2m")], lambda step: step)
+    branches = {"branches": [read_moment("2m")], "branch_file": lambda step: step}
+    saving = Saving(tmp_path / "resume.ckpt", "f", signals, every_n_steps=0, every_minutes=0, **branches)
     for step in range(6):
         trainer.global_step, monitor.seconds = step, 118.1 + 0.6 * step + ahead
         if step == 0:

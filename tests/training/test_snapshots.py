@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from diffusion_lab.config.moments import read_training_progress
+from diffusion_lab.config.weight_files import read_training_progress
 from diffusion_lab.models.budget import TimeBudget
 from diffusion_lab.models.trainable import TrainableModel
 from diffusion_lab.store import ModelDirectory

@@ -8,8 +8,7 @@ from lightning import Trainer
 
 from diffusion_lab.models.muon import Muon
 from diffusion_lab.training import finite
-from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite
-from diffusion_lab.training.taking_back import undo_step_unless
+from diffusion_lab.training.finite import NotFiniteError, SkipNotFinite, undo_step_unless
 
 from .test_finite import GOOD, INF, NAN, Line
 

@@ -10,79 +10,50 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import signal
 import sys
-import threading
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
-from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import quoted
-from diffusion_lab.store.lease import PARENT
+from diffusion_lab.store.lease import PARENT, hold
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, usable_gpus, visible_gpus
-from diffusion_lab.training.interruption import Interrupted
+from diffusion_lab.training.interruption import SIGNALS, Interrupted, restoring
 
 if TYPE_CHECKING:
-    from lightning.pytorch.plugins.environments import ClusterEnvironment
+    from types import ModuleType
 
-_HANDLED = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # the signals that torchrun hands on to the ranks
+    from lightning.pytorch.plugins.environments import ClusterEnvironment
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together: number `rank` of `size`.
+    """This process among those that work together. device: its own, as torch names it. place: where all of this machine run."""
 
-    device: its own, as torch names it. place: where all of this machine run.
-    """
-
-    rank: int
-    size: int
     device: str
     place: Place
 
     @property
     def is_first(self) -> bool:
         """Rank 0 holds the lock, prints and writes."""
-        return self.rank == 0
+        return rank() == 0
 
     def agree(self, value: Any) -> Any:
         """What rank 0 says, on all ranks."""
-        if self.size == 1:
-            return value
-        import torch.distributed
-
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return broadcast_from_rank_zero(value)
 
 
-def request_of(options: DictConfig, prefix: str = "trainer.") -> Request:
+def request_of(options: Mapping[str, Any], prefix: str = "trainer.") -> Request:
     """The devices that the options accelerator and devices request here. ValueError, in one sentence, if this machine lacks them.
 
     Processes that Slurm or torchrun started may be more than there are cores.
     """
     cores = num_cores() if _environment() is None else None
-    return requested(options.accelerator, _devices(options), usable_gpus(), cores, prefix)
-
-
-def check_launcher(trainer: DictConfig, launcher: DictConfig, gpus: Sequence[str]) -> None:
-    """ValueError, in one sentence, where jobs on this machine with these GPUs could not run with cfg.trainer.
-
-    A cluster has devices of its own.
-    """
-    if not launcher._target_.endswith(".SlurmLauncher"):
-        requested(trainer.accelerator, _devices(trainer), gpus, num_cores())
-
-
-def _devices(options: DictConfig) -> int | str | list[int] | None:
-    devices = options.devices
-    return list(devices) if OmegaConf.is_list(devices) else devices
+    return requested(options["accelerator"], options["devices"], usable_gpus(), cores, prefix)
 
 
 def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
@@ -90,17 +61,17 @@ def must_start_ranks(request: Request, num_nodes: int = 1) -> bool:
     return request.size * num_nodes > 1 and _environment() is None
 
 
-def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str) -> None:
-    """Run this very job, not the multirun it is a part of, in one process a device. MistakeError when one of them fails.
+def start_ranks(command: str, options: Sequence[str], request: Request, num_nodes: int = 1) -> None:
+    """Run a command with these options, not the multirun that it is a part of, in one process a device.
 
-    more: options that only this process can know.
+    ValueError, in one sentence, when one of them fails.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if num_nodes > 1:
-        raise MistakeError(
+        raise ValueError(
             "trainer.num_nodes: start several machines with Slurm (hydra/launcher=slurm) or torchrun, not from one of them"
         )
     config = LaunchConfig(
@@ -111,24 +82,19 @@ def start_ranks(command: str, request: Request, num_nodes: int = 1, **more: str)
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle=",".join(_HANDLED),
+        signals_to_handle=",".join(signum.name for signum in SIGNALS),
     )
-    hydra = HydraConfig.get()
     log = logging.getLogger("torch.distributed.elastic")  # our own message is shorter
     log.propagate, log.handlers = False, [logging.NullHandler()]
-    options = [*hydra.overrides.task, *(f"{key}={quoted(value)}" for key, value in more.items())]
-    options += [f"hydra.searchpath={quoted(list(hydra.searchpath))}"] if hydra.searchpath else []
-    for source in hydra.runtime.config_sources:
-        options += ["--config-dir", source.path] if source.provider == "command-line" else []
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set for this process; a rank says its mistakes in a sentence too
     try:
-        with _variables_of_ranks(request.size), _own_signal_handlers():
+        with _variables_of_ranks(request.size), restoring():  # torchrun leaves its handlers installed
             elastic_launch(config, sys.executable)("-m", "diffusion_lab", command, *options)
     except SignalException as error:
         raise Interrupted(error.sigval, f"ended by {error.sigval.name}") from None
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise MistakeError(f"rank {rank} ended with exit code {failure.exitcode}; its message is above") from None
+        number, failure = error.get_first_failure()
+        raise ValueError(f"rank {number} ended with exit code {failure.exitcode}; its message is above") from None
 
 
 @contextmanager
@@ -143,20 +109,6 @@ def _variables_of_ranks(processes: int) -> Iterator[None]:
     finally:
         for name in variables:
             del os.environ[name]
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Torchrun leaves its handlers installed; the next job of a multirun must not run under them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # neither we nor torchrun may install one there
-        return
-    before = {name: signal.getsignal(getattr(signal, name)) for name in _HANDLED}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager
@@ -175,12 +127,8 @@ def ranks(request: Request) -> Iterator[Ranks]:
         request.size,
         torch.get_num_threads(),
     )
-    if environment is None:
-        yield Ranks(0, 1, device, place)
-        return
-    if (
-        not torch.distributed.is_initialized()
-    ):  # the processes of a sweep's job stay connected from one cell to the next
+    # The processes of a sweep's job stay connected from one cell to the next.
+    if environment is not None and not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if request.on_gpu else "gloo",
             init_method=f"tcp://{environment.main_address}:{environment.main_port}",
@@ -188,12 +136,12 @@ def ranks(request: Request) -> Iterator[Ranks]:
             world_size=environment.world_size(),
         )
         atexit.register(torch.distributed.destroy_process_group)
-    yield Ranks(environment.global_rank(), environment.world_size(), device, place)
+    yield Ranks(device, place)
 
 
-def where(here: Ranks, options: DictConfig) -> str:
+def where(here: Ranks, options: Mapping[str, Any]) -> str:
     """Where this command runs, and that it is not where its user expects it: a PyTorch for CPUs beside a GPU."""
-    unused = visible_gpus() if here.device == "cpu" and options.accelerator == "auto" else ()
+    unused = visible_gpus() if here.device == "cpu" and options["accelerator"] == "auto" else ()
     but = f"; this PyTorch cannot use {Place(unused, len(unused), 1)}" if unused else ""
     return f"runs on {here.place}{but}"
 
@@ -217,3 +165,76 @@ def _environment() -> ClusterEnvironment | None:
     """What started this process and others with it; None: it is by itself."""
     environment = cluster_environment()
     return environment if environment.creates_processes_externally and environment.world_size() > 1 else None
+
+
+def rank() -> int:
+    group = _connected()
+    return 0 if group is None else group.get_rank()
+
+
+def num_ranks() -> int:
+    group = _connected()
+    return 1 if group is None else group.get_world_size()
+
+
+def broadcast_from_rank_zero(value: Any) -> Any:
+    """What rank 0 gave here, on every rank; all must call it."""
+    group = _connected()
+    if group is None:
+        return value
+    box = [value]
+    group.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_to_rank_zero(value: Any) -> list[Any] | None:
+    """What every rank gave here, in the order of the ranks, on rank 0; None on the others. All must call it."""
+    group = _connected()
+    if group is None:
+        return [value]
+    values = [None] * num_ranks() if rank() == 0 else None
+    group.gather_object(value, values, dst=0)
+    return values
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of what every rank gave here, on every rank; all must call it."""
+    group, total = _connected(), value.clone()
+    if group is not None:
+        group.all_reduce(total)
+    return total
+
+
+def wait_for_all() -> None:
+    """Returns when every rank has called it."""
+    group = _connected()
+    if group is not None:
+        group.barrier()
+
+
+@contextmanager
+def hold_together(folder: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """`lease.hold` by rank 0, for all ranks; all must call it.
+
+    However long rank 0 waits, no rank waits longer than a moment for its word: collectives have a time limit.
+    """
+
+    def pause(seconds: float) -> None:
+        broadcast_from_rank_zero(False)
+        time.sleep(seconds)
+
+    if rank() > 0:
+        while not broadcast_from_rank_zero(None):
+            pass
+        yield
+        return
+    with hold(folder, waiting, sleep=pause):
+        broadcast_from_rank_zero(True)
+        yield
+
+
+def _connected() -> ModuleType | None:
+    """torch.distributed, where this process is connected with others."""
+    from torch import distributed
+
+    return distributed if distributed.is_available() and distributed.is_initialized() else None

@@ -14,10 +14,13 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from diffusion_lab.store.files import make_folders, write_whole
 from diffusion_lab.store.options import flat
@@ -65,41 +68,38 @@ class Score:
 
 
 class Tracker(ABC):
-    """One of the entries of `logger`."""
+    """One of the entries of `logger`. It shows trainings; what it does not override, it does not show."""
 
     @abstractmethod
-    def training(self, about: About) -> Any:
-        """A context that gives Lightning's logger of a training, and learns how the training ended."""
+    def training(self, about: About) -> AbstractContextManager[Logger]:
+        """Lightning's logger of a training, which is told how the training ended. Sample grids go to its `log_image`, if any."""
 
-    @abstractmethod
-    def scoring(self, about: About) -> Any:
-        """A context that gives a function which shows a `Score`, and learns how the scoring ended."""
+    def scoring(self, about: About) -> AbstractContextManager[Callable[[Score], None]]:
+        """A function that shows a `Score`; the context is told how the scoring ended."""
+        return nullcontext(lambda score: None)
 
-    @abstractmethod
-    def report(self, about: About, files: Mapping[str, Path]) -> None:
+    def report(self, about: About, files: Mapping[str, Path]) -> None:  # noqa: B027 - shows nothing unless overridden
         """Keep the files of the report on a sweep, name in the report -> file; an earlier one stays beside it."""
 
 
 class TensorBoard(Tracker):
-    """Trainings only: TensorBoard has no place for a score of many measures, nor for files."""
+    """TensorBoard has no place for a score of many measures, nor for files."""
 
     @contextmanager
     def training(self, about: About) -> Iterator[Logger]:
         from lightning.pytorch.loggers import TensorBoardLogger
 
+        class WithImages(TensorBoardLogger):
+            def log_image(self, key: str, images: list[str], step: int) -> None:
+                for file in images:
+                    self.experiment.add_image(key, np.asarray(Image.open(file).convert("RGB")), step, dataformats="HWC")
+
         make_folders(about.folder)
-        yield TensorBoardLogger(save_dir=about.folder, name="", version="")
-
-    @contextmanager
-    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
-        yield lambda score: None
-
-    def report(self, about: About, files: Mapping[str, Path]) -> None:
-        pass
+        yield WithImages(save_dir=about.folder, name="", version="")
 
 
 class TrainingsOnly(Tracker):
-    """Any of Lightning's loggers. They log trainings only, not scores or reports."""
+    """Any of Lightning's loggers."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
@@ -109,13 +109,6 @@ class TrainingsOnly(Tracker):
         make_folders(about.folder)
         self._logger.log_hyperparams(flat(about.config))
         yield self._logger
-
-    @contextmanager
-    def scoring(self, about: About) -> Iterator[Callable[[Score], None]]:
-        yield lambda score: None
-
-    def report(self, about: About, files: Mapping[str, Path]) -> None:
-        pass
 
 
 class WeightsAndBiases(Tracker):
@@ -174,7 +167,7 @@ class WeightsAndBiases(Tracker):
         make_folders(about.folder)
         if not about.id_file.is_file():
             write_whole(about.id_file, secrets.token_hex(8).encode())
-        options = {
+        options: dict[str, Any] = {
             "project": self.project,
             "entity": self.entity,
             "id": read_id(about.id_file),

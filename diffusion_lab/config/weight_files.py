@@ -1,8 +1,8 @@
-"""evaluation.weights=ema_rel_0.07: an average that training did not have, built from those that it kept."""
+"""Weights in a model's folder: loaded by name, dated, and averages that training did not have, built from those that it kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,39 @@ from safetensors import SafetensorError, safe_open
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.records import RunError, inside
+from diffusion_lab.store.weights import is_snapshot, snapshot_name
 from diffusion_lab.training.profiles import TRACKED, Profile, combination, wanted_length
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MOST_FILES = 256
+    from diffusion_lab.models.base import GenerativeModel
+
+_MOST_FILES, _LARGEST = 256, 2**63
 _LARGEST_ERROR = 0.15  # of the profile, relative
+
+
+def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
+    """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
+
+    An average of `weights` that training did not have is built. MistakeError if the folder has not what is needed.
+    """
+    names = {name for name in (*weights, *map(snapshot_name, model.moments)) if is_snapshot(name)}
+    check_moments(names, directory.weight_names, f"{directory.path} has")
+    model.load_weights(directory.weight_files(names))
+    for name in weights:
+        if wanted_length(name) is not None:
+            model.averages[name] = build_average(directory, name, model.averaged_parameters())
+
+
+def check_moments(names: Iterable[str], weights: Iterable[str], whose: str) -> None:
+    """MistakeError if one of the earlier moments in `names` is not among `weights`. whose: "… has"."""
+    kept = list(filter(is_snapshot, weights))
+    for name in sorted({*names} - {*kept}):
+        raise MistakeError(
+            f"{whose} no weights {name}; the weights of earlier moments are {', '.join(kept) or 'none'}: use one of these, or "
+            "train with that moment in snapshots.at (set retrain=true to train again)"
+        )
 
 
 def check_buildable(weights: str, moments: int, whose: str) -> None:
@@ -57,7 +83,7 @@ def build_average(directory: ModelDirectory, weights: str, own: Mapping[str, Ten
         )
     built: dict[str, Tensor] = {}
     for number, file in enumerate(files):
-        with _opened(file) as content:
+        with _opened(file, "pt") as content:
             for place, sigma in enumerate(map(str, TRACKED)):
                 factor = float(coefficients[len(TRACKED) * number + place])
                 names = [key for key in content.keys() if key.startswith(f"{sigma}/")]  # noqa: SIM118
@@ -78,22 +104,33 @@ def _plan(directory: ModelDirectory, weights: str) -> tuple[list[Path], np.ndarr
     check_buildable(weights, len(files), f"{directory.path} has")
     if len(files) > _MOST_FILES:
         raise RunError(f"{directory.path} holds more than {_MOST_FILES} files of averages")
-    files = [inside(directory.path, file) for file in files]
-    steps = [_step(file) for file in files]
+    steps = [int(read_training_progress(directory, file.stem, ["step"])["step"]) for file in files]
     kept = [Profile(step, sigma) for step in steps for sigma in TRACKED]
-    return files, *combination(kept, Profile(max(steps), wanted_length(weights)))
+    wanted = Profile(max(steps), wanted_length(weights) or 0.0)
+    return [inside(directory.path, file) for file in files], *combination(kept, wanted)
 
 
-def _step(file: Path) -> int:
+def read_training_progress(
+    directory: ModelDirectory, weights: str, facts: Sequence[str] = ("step", "seconds", "images")
+) -> dict[str, float]:
+    """What training had taken when these weights of an earlier moment were written. Files of kept averages record only the step.
+
+    RunError if the file is damaged or lacks one of these facts.
+    """
+    file = inside(directory.path, directory.weights(weights))
     with _opened(file) as content:
-        step = (content.metadata() or {}).get("step", "")
-    if not (step.isdecimal() and 0 < int(step) < 2**63):
-        raise RunError(f"{file} does not say at which step of training it was written")
-    return int(step)
-
-
-def _opened(file: Path):
+        metadata = content.metadata() or {}
     try:
-        return safe_open(file, "pt")
+        found = {name: float(metadata.get(name, "nan")) for name in facts}
+    except ValueError:
+        found = dict.fromkeys(facts, -1.0)
+    if not all(0 < number < _LARGEST for number in found.values()):
+        raise RunError(f"{file} does not say when in training it was written")
+    return found
+
+
+def _opened(file: Path, framework: str = "np") -> safe_open:
+    try:
+        return safe_open(file, framework)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} is not a file of weights: {' '.join(str(error).split())}") from None

@@ -1,0 +1,221 @@
+"""Lightning's Trainer as every training uses it: its options, the precision, and checks of the callbacks that a user adds."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BasePredictionWriter,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.callbacks import ProgressBar as LightningBar
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.strategies import StrategyRegistry
+
+from diffusion_lab.models.budget import logging_interval
+from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.training.devices import Request, precision_of
+from diffusion_lab.training.monitor import MEASURED
+from diffusion_lab.training.ranks import cluster_environment
+from diffusion_lab.training.record import CSVRecord
+from diffusion_lab.training.saving import WholeCheckpoints
+
+# Options of the Trainer that cannot work here, and why: docs/choices.md shows this table. All others reach Lightning.
+NOT_SUPPORTED = {
+    "max_epochs": "training counts steps; use trainer.max_steps",
+    "min_epochs": "training counts steps; use trainer.min_steps",
+    "reload_dataloaders_every_n_epochs": "the seed and the step decide each batch, so reloading changes nothing",
+    "val_check_interval": "it counts batches; use val.every_n_steps",
+    "check_val_every_n_epoch": "validation counts steps; use val.every_n_steps",
+    "limit_test_batches": "training tests nothing; use evaluation.num_samples and the options of metrics",
+    "limit_predict_batches": "training predicts nothing; use evaluation.num_samples",
+    "fast_dev_run": "it would leave an untrained model without a record; use debug=fdr",
+    "barebones": "metrics.csv, checkpoints and averages are always kept",
+    "logger": "use logger=csv, tensorboard or wandb, or add one with +logger.<name>._target_=…",
+    "callbacks": "add one with +callbacks.<name>._target_=…",
+    "enable_checkpointing": "training must be able to resume; use callbacks.checkpoint.every_n_steps",
+    "default_root_dir": "all files lie in the model's folder; use outputs",
+    "plugins": "checkpoints and ranks need ours; use trainer.precision and trainer.strategy",
+    "use_distributed_sampler": "each rank already trains on its own rows of the batch",
+    "enable_autolog_hparams": "the whole config is recorded in config.yaml and given to every logger",
+    "model_registry": "it is a service for Lightning's own checkpoints, which are not written here",
+}
+_COUNTS = ("limit_train_batches", "overfit_batches", "limit_val_batches", "min_steps", "num_sanity_val_steps")
+# Validation, sample grids and scoring give the weights float32; in float16, Adam's ε is 0 and weights become NaN.
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_SHORT_PRECISIONS = ("32", "bf16", "16")
+_NEVER = (BaseFinetuning, BasePredictionWriter, GradientAccumulationScheduler, StochasticWeightAveraging)
+
+
+class PrecisionError(Exception):
+    """A training that began in another precision. One sentence."""
+
+
+class Precision(Callback):
+    """Keeps trainer.precision in the checkpoint: `auto` may come to something else on another machine."""
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"precision": self.precision}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["precision"] != self.precision:
+            raise PrecisionError(
+                f"this training began with precision {state['precision']}, but trainer.precision=auto is {self.precision} on this "
+                "machine; resume it on a machine like the first, or remove its folder to start over"
+            )
+
+
+def checked_precision(option: str | int, on_gpu: bool | None) -> str:
+    """What trainer.precision comes to. on_gpu: None, if the device is not known yet. ValueError for what does not work."""
+    precision = str(precision_of(option, bool(on_gpu)))
+    if precision not in (*_PRECISIONS, *_SHORT_PRECISIONS):
+        raise ValueError(f"trainer.precision={precision}: choose {', '.join(_PRECISIONS)} or auto")
+    if precision.startswith("16") and on_gpu is False:
+        raise ValueError(f"trainer.precision={precision} needs a GPU: use bf16-mixed, 32-true or auto")
+    return precision
+
+
+def trainer_options(
+    given: Mapping[str, Any], request: Request | None, folder: Path, record: Path, callbacks: list[Callback], every: int
+) -> dict[str, Any]:
+    """Lightning's options from the options `trainer.…`. ValueError, in one sentence, for one that cannot work.
+
+    request: the devices; None: a check on a machine that may have others. folder, record: of the model, and its metrics.csv.
+    every: steps between validations; 0: none.
+    """
+    options = {key: value for key, value in given.items() if key not in ("_target_", "max_time", "precision")}
+    for key, why in NOT_SUPPORTED.items():
+        if key in options:
+            raise ValueError(f"trainer.{key}={options[key]} is not supported: {why}")
+    if given["max_steps"] < 1 and given.get("max_time") is None:
+        raise ValueError("set trainer.max_steps or trainer.max_time, so that training ends")
+    accumulated = options["accumulate_grad_batches"]
+    for key in _COUNTS:
+        value = options.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise ValueError(f"trainer.{key}={value} must be a whole number from 0")
+        if key.endswith(("train_batches", "overfit_batches")) and value and value % accumulated:
+            raise ValueError(
+                f"trainer.{key}={value} must be a multiple of trainer.accumulate_grad_batches={accumulated}"
+            )
+    if options.get("limit_train_batches") == 0:
+        raise ValueError("trainer.limit_train_batches=0: choose at least 1, or remove it")
+    if request is None:
+        known = ("auto", *StrategyRegistry.available_strategies())
+        if isinstance(options.get("strategy"), str) and options["strategy"] not in known:
+            raise ValueError(f"trainer.strategy={options['strategy']}: choose one of {', '.join(known)}")
+        options |= {"accelerator": "cpu", "devices": 1, "strategy": "auto", "num_nodes": 1}
+    else:
+        # Not Lightning's "auto", which may find a device without float64; the theory's tables need it.
+        options["accelerator"] = "cuda" if request.on_gpu else "cpu"
+        options["devices"] = list(request.indices) if request.on_gpu and request.indices else request.size
+        options["precision"] = checked_precision(given["precision"], request.on_gpu)
+    fixed = {
+        "logger": [CSVRecord(record)],
+        "callbacks": callbacks,
+        "plugins": [WholeCheckpoints(), cluster_environment()],
+        "min_epochs": 0,
+        "max_epochs": -1,
+        "val_check_interval": max(1, every) * accumulated,  # counts batches
+        "check_val_every_n_epoch": None,
+        "limit_val_batches": options.get("limit_val_batches", 1.0) if every > 0 else 0,
+        "enable_checkpointing": True,  # by `Saving`
+        "enable_progress_bar": any(isinstance(part, LightningBar) for part in callbacks),
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+    }
+    return {"num_sanity_val_steps": 0, "enable_model_summary": False, **options, **fixed}
+
+
+def check_callbacks(added: Mapping[str, Callback], trainer: Trainer, every: int, model: TrainableModel) -> None:
+    """ValueError, in one sentence, for a callback that could never act because of the value it monitors or when it checks.
+
+    added: those of the user by their names. every: steps between validations.
+    """
+    held_out = [f"val/{name}" for name in model.term_names] if every > 0 else []
+    trained = [f"train/{name}" for name in (*model.term_names, *model.sum_names, *MEASURED)]
+    first_logged = dict.fromkeys(held_out, every) | dict.fromkeys(trained, logging_interval(trainer))  # name -> step
+    endless = not isinstance(trainer.limit_train_batches, int)
+    # A callback of the user's own may log whatever it likes, so that another may wait for it.
+    known_alone = all(type(part).__module__.partition(".")[0] == "lightning" for part in added.values())
+    for name, part in added.items():
+        where, at_end = f"callbacks.{name}", bool(getattr(part, "_check_on_train_epoch_end", False))
+        if isinstance(part, _NEVER):
+            raise ValueError(
+                f"{where} counts epochs or waits for predictions, but training counts steps and predicts nothing: "
+                "remove it, or use a callback that counts steps"
+            )
+        if at_end and endless:
+            raise ValueError(
+                f"{where} waits for the end of an epoch, but training here is one endless epoch: add "
+                "+trainer.limit_train_batches=N for epochs of N batches, or use a callback that counts steps"
+            )
+        monitor = getattr(part, "monitor", None)
+        if not isinstance(monitor, str):
+            continue
+        if monitor not in first_logged and known_alone:
+            raise ValueError(
+                f"{where}.monitor={monitor} is never logged, so it has no effect; choose one of {', '.join(first_logged)}"
+            )
+        first = first_logged.get(monitor, 1)
+        if isinstance(part, EarlyStopping) and not at_end:  # it runs after each validation
+            if every < 1:
+                raise ValueError(
+                    f"{where} runs after each validation, but val.every_n_steps={every} turns validation off"
+                )
+            if first > every:
+                raise ValueError(
+                    f"{where}.monitor={monitor} is first logged at step {first}, after the validation at step {every}: "
+                    "use val.every_n_steps of at least trainer.log_every_n_steps"
+                )
+        if 0 < trainer.max_steps < first:
+            raise ValueError(
+                f"{where}.monitor={monitor} is first logged at step {first}, after trainer.max_steps={trainer.max_steps}: "
+                "log it more often (val.every_n_steps, trainer.log_every_n_steps)"
+            )
+
+
+def stopping_callbacks(added: Mapping[str, Callback]) -> str:
+    """Which of the added callbacks ended training, as a key of the config; all that may have, if none reports it."""
+    reasons = {name: getattr(part, "stopping_reason", None) for name, part in added.items()}
+    known = [name for name, reason in reasons.items() if reason not in (None, EarlyStoppingReason.NOT_STOPPED)]
+    return " or ".join(f"callbacks.{name}" for name in known or added)
+
+
+class _PrintHandler(logging.Handler):
+    """Onto the terminal as it is, or wherever a job's output goes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage())
+
+
+def quiet_lightning() -> None:
+    """Warnings and errors of Lightning are shown once; what it says about itself is not."""
+    logger = logging.getLogger("lightning.pytorch")
+    logger.handlers.clear()
+    logger.setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    profiles = logging.getLogger("lightning.pytorch.profilers")  # the user wants these: trainer.profiler
+    profiles.setLevel(logging.INFO)
+    profiles.handlers, profiles.propagate = [_PrintHandler()], False
+    # Lightning 2.6 still uses what torch 2.13 deprecates; a user cannot change it.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    # It counts parameters in 32 bits whatever they are; their number is right.
+    warnings.filterwarnings("ignore", message=r"Precision \S+ is not supported by the model summary")
+    # The user has chosen the CPU.
+    warnings.filterwarnings("ignore", message="GPU available but not used")
+    # On a cluster's login node one may train too.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+    # The batches resume at the trainer's own step (`BatchOrder`), wherever in an epoch that is.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")

@@ -1,0 +1,61 @@
+"""Options of Lightning's Trainer: which are refused, and that the docs say so."""
+
+from pathlib import Path
+
+import pytest
+from lightning import Trainer
+
+from diffusion_lab.training.devices import Request
+from diffusion_lab.training.trainer import NOT_SUPPORTED, trainer_options
+
+GIVEN = {"max_steps": 2, "precision": "32-true", "accumulate_grad_batches": 2, "strategy": "auto"}
+
+
+def options(tmp_path, request=None, **more):
+    return trainer_options(GIVEN | more, request, tmp_path, tmp_path / "metrics.csv", [], every=1)
+
+
+@pytest.mark.parametrize("option", NOT_SUPPORTED)
+def test_a_refused_option_says_why_as_the_docs_do(tmp_path, option):
+    with pytest.raises(ValueError, match=f"trainer.{option}=1 is not supported: ") as error:
+        options(tmp_path, **{option: 1})
+    assert str(error.value).endswith(NOT_SUPPORTED[option])
+    page = (Path(__file__).parents[2] / "docs" / "choices.md").read_text()
+    assert f"| `{option}` | {NOT_SUPPORTED[option]} |" in page
+
+
+WRONG = {
+    "limit_train_batches": (0.5, "must be a whole number"),
+    "overfit_batches": (3, "must be a multiple of trainer.accumulate_grad_batches=2"),
+    "min_steps": ("x", "must be a whole number"),
+    "limit_val_batches": (-1, "must be a whole number"),
+    "num_sanity_val_steps": (True, "must be a whole number"),
+    "strategy": ("nonsense", "choose one of auto, "),
+}
+
+
+@pytest.mark.parametrize(("option", "wrong"), WRONG.items(), ids=WRONG)
+def test_a_wrong_value_is_named(tmp_path, option, wrong):
+    with pytest.raises(ValueError, match=f"trainer.{option}={wrong[0]}.*{wrong[1]}"):
+        options(tmp_path, **{option: wrong[0]})
+
+
+def test_an_epoch_of_no_batches_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"trainer\.limit_train_batches=0"):
+        options(tmp_path, limit_train_batches=0)
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_half_precision_needs_a_gpu(tmp_path, on_gpu):
+    request = Request(on_gpu, 1)
+    if on_gpu:
+        assert options(tmp_path, request, precision="16-mixed")["precision"] == "16-mixed"
+    else:
+        with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed needs a GPU"):
+            options(tmp_path, request, precision="16-mixed")
+
+
+def test_what_lightning_takes_reaches_it(tmp_path):
+    given = {"gradient_clip_algorithm": "value", "gradient_clip_val": 0.1, "limit_train_batches": 4, "min_steps": 1}
+    trainer = Trainer(**options(tmp_path, **given))
+    assert {name: getattr(trainer, name) for name in given} == given
