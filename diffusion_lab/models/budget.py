@@ -45,7 +45,8 @@ class TimeBudget(Callback):
 
 def time_budget(trainer: Trainer) -> TimeBudget | None:
     """Of this training, if its time is limited."""
-    return next((part for part in trainer.callbacks if isinstance(part, TimeBudget)), None)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's connector sets it
+    return next((part for part in callbacks if isinstance(part, TimeBudget)), None)
 
 
 def budget_used(trainer: Trainer, step: int) -> float:
