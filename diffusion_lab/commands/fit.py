@@ -17,7 +17,7 @@ from diffusion_lab.config.identity import code_of_training, plain_config, varian
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
-from diffusion_lab.config.trainer import added, build_callbacks, build_trainer
+from diffusion_lab.config.training import added, build_callbacks, build_trainer
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json

@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.commands.accuracy import report_accuracy
     from diffusion_lab.commands.fit import fit
     from diffusion_lab.commands.scoring import score_once
-    from diffusion_lab.config.trainer import check_training
+    from diffusion_lab.config.training import check_training
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.training.ranks import hold_together
     from diffusion_lab.training.trainer import quiet_lightning

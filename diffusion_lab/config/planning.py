@@ -217,7 +217,7 @@ def _cell(
     combination: Combination[Composed], data_of: Callable[[DictConfig], DataModule], outputs: Path, check: bool
 ) -> PlannedCell:
     """Where a cell lies; MistakeError for options that it would fail with. check: whether its model is built, too."""
-    from diffusion_lab.config.trainer import check_training
+    from diffusion_lab.config.training import check_training
     from diffusion_lab.models.base import GenerativeModel
     from diffusion_lab.training.trainer import quiet_lightning
 

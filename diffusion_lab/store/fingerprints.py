@@ -103,7 +103,7 @@ _LOADED = _lab(
 )
 TRAINING = Scope(_TRAINS, _ONLY_AFTER_TRAINING, _lab(
     "training.ema", "training.finite", "training.profiles", "training.snapshots", "training.trainer",
-    "commands.fit", "commands.train", "config.build", "config.starting", "config.trainer",
+    "commands.fit", "commands.train", "config.build", "config.starting", "config.training",
 ))
 SCORING = Scope(_SCORES, roots=_LOADED | _lab("training.ema", "config.build", "metrics.score", "metrics.sources"))
 GIVEN = Scope(_SCORES, roots=_lab("config.build", "metrics.score", "metrics.sources"))  # images that no model draws
