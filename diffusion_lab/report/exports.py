@@ -60,7 +60,11 @@ def row_csv(table: Table) -> str:
     lines = []
     for number, group in enumerate(table.groups, start=1):
         for row in [*group.rows, *group.unfinished]:
-            line = {**dict(zip(table.axes, row.choice, strict=True)), "protocol": number, "seeds": len(row.seeds)}
+            line: dict[str, Any] = {
+                **dict(zip(table.axes, row.choice, strict=True)),
+                "protocol": number,
+                "seeds": len(row.seeds),
+            }
             for measure in group.measures:
                 if (measured := row.values.get(measure.name)) is None:
                     continue

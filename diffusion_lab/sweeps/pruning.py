@@ -161,8 +161,8 @@ class Outputs:
                 continue
             runs = self._runs_of[model.path.name]
             used = _used_weights(model, [*map(_config, runs), *naming[_key(model)]], [*map(_score, runs)])
-            for file in sorted(model.snapshots) if used is not None else ():
-                if file.stem not in used and is_ours(file):
+            for file in sorted(model.snapshots):
+                if used is not None and file.stem not in used and is_ours(file):
                     needed = partial(self._is_at_work, model)
                     yield Unused(file, "no score, guidance or training used it", [file], model.path, needed)
 
