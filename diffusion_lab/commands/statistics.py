@@ -20,6 +20,7 @@ from diffusion_lab.terminal import Terminal
 if TYPE_CHECKING:
     import numpy as np
 
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
 
 
