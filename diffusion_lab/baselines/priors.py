@@ -11,7 +11,7 @@ seen; under N(0, I) draws fall between them. Either way u ~ N(0, I) stands for z
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class StandardNormal(Prior):
         return z
 
 
+@runtime_checkable
 class Invertible(Protocol):
     """A network f, its log|det ∂f/∂z| for each sample, and the way back."""
 

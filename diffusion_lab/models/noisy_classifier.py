@@ -6,7 +6,7 @@ L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Ni
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """A denoiser's network that becomes a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits."""
 
