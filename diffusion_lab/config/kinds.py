@@ -85,8 +85,9 @@ def _is_reference(value: Any) -> bool:
 def parameter_annotations(target: str) -> dict[str, Any]:
     """Parameter name -> annotation of a target; empty if it cannot be imported or has no annotations."""
     try:
-        found = get_object(target)
-        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+        found: Any = get_object(target)
+        is_class = isinstance(found, type)
+        return get_type_hints(found.__init__ if is_class else found)
     except Exception:  # whatever an import raises: building the object raises it again
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from rich.progress import track
 from torch import Tensor
 
@@ -97,7 +98,9 @@ class Drawing:
 
     def trajectory(self, indices: Tensor, y: Tensor | None) -> Iterator[Tensor]:
         """x_T, …, x_0 of these samples, for a model that `check_trajectory` has accepted."""
-        return self.model.trajectory(indices, self.cfg.seed, y, **self._start_of(indices))
+        chain = self.model.trajectory(indices, self.cfg.seed, y, **self._start_of(indices))
+        assert chain is not None
+        return chain
 
     def _sample(self, indices: Tensor, seed: int, y: Tensor | None) -> Tensor:
         return self.model.sample(indices, seed, y, **self._start_of(indices))
@@ -112,7 +115,7 @@ class Drawing:
     def columns(self, y: Tensor | None) -> int | None:
         """The columns of a grid: one per class if a few classes are drawn in turn; None for a nearly square grid."""
         in_turn = y is not None and (self.cfg.label is not None or self._cluster_shares is None)
-        count = self.model.num_classes if self.cfg.label is None else len(self.cfg.label)
+        count = (self.model.num_classes or 0) if self.cfg.label is None else len(self.cfg.label)
         return count if in_turn and 1 < count <= MOST_COLUMNS else None
 
     def _labels(self, indices: Tensor, edit: Edit | None) -> Tensor | None:
@@ -160,7 +163,8 @@ def drawing_of(cfg: DictConfig, load: Load = load_model, x_T: Tensor | None = No
     directory, saved, model, weights = chosen_model(cfg, load)
     if cfg.label is not None:
         names = [] if saved.get("labels") is not None else directory.read_training().get("class_names", [])
-        cfg = OmegaConf.merge(cfg, {"label": _classes(cfg, model.num_classes or 0, names, directory)})
+        cfg = copy.deepcopy(cfg)
+        cfg.label = _classes(cfg, model.num_classes or 0, names, directory)
     if x_T is not None:
         _check_start(x_T, cfg, directory, model)
     return Drawing(cfg, directory, saved, model, weights, x_T)
@@ -201,7 +205,7 @@ def _check_start(x_T: Tensor, cfg: DictConfig, directory: ModelDirectory, model:
 
 
 def _check_variance(cfg: DictConfig, model: GenerativeModel) -> None:
-    if cfg.get("variance") is not None and not model.sampler.reads_variance:
+    if cfg.get("variance") is not None and isinstance(model, DiffusionModel) and not model.sampler.reads_variance:
         raise MistakeError(
             "variance: this sampler does not use it, so the images would be the same; add a sampler that does, such as "
             "sampler=strided"

@@ -21,7 +21,7 @@ def _classes(count: int | None) -> str:
 
 def start(model: TrainableModel, cfg: DictConfig) -> None:
     """Put the weights in place. ValueError, naming what differs, where they are those of another network."""
-    from diffusion_lab.config.guidance import unguided  # imports torch
+    from diffusion_lab.config.guiding_models import unguided  # imports torch
 
     files, started = start_files(cfg), model
     if model.needs_base:

@@ -51,7 +51,7 @@ _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a fi
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
 _COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
 _COMPUTE += ("torch.nn", "torch.optim")
-_GUIDANCE = "diffusion_lab.config.guidance"  # functions that read another model and return a guidance
+_GUIDANCE = "diffusion_lab.config.guiding_models"  # functions that read another model and return a guidance
 _READ = ("diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)
 _KEY = re.compile(r"[A-Za-z]\w*|_target_|_partial_")
 _DEEPEST = 32  # levels of nesting

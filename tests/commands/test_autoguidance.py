@@ -129,7 +129,7 @@ def test_a_config_does_not_choose_which_model_is_read(lab):
     other = other_model(lab)
     directory = ModelDirectory(lab.folder / model_of(lab, other))
     config = OmegaConf.load(directory.config)
-    target = "diffusion_lab.config.guidance.autoguidance"
+    target = "diffusion_lab.config.guiding_models.autoguidance"
     named = {"_target_": target, "scale": 2.0, "moment": None, "model": other}
     named |= {"interval": None, "log_snr_interval": None, "identity": config.facts.identity}
     named["schedule"] = OmegaConf.to_container(config.schedule)
@@ -157,4 +157,4 @@ def test_a_config_does_not_choose_which_model_is_read(lab):
         lab.refused("sample", here, "num_images=2", "guidance=none", said="is a path, which a file may not choose")
 
 
-TRAINED_WORSE = "diffusion_lab.config.guidance.worse_model"
+TRAINED_WORSE = "diffusion_lab.config.guiding_models.worse_model"

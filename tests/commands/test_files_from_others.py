@@ -182,7 +182,7 @@ def guided(tamper=lambda folder: None, classifier: str = "classifier"):
     return write
 
 
-GUIDANCE = "diffusion_lab.config.guidance.classifier_guidance"
+GUIDANCE = "diffusion_lab.config.guiding_models.classifier_guidance"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nmodel: {b: [*b,*b,*b]}\ndata: 1\nfacts: 1"
 RESOLVED, ELSEWHERE = "only `model` may refer", "is a link to a file"
 NO_OPTION, NOT_BUILT, NO_WEIGHTS = "is not an option that a file may set", "is not built", "does not hold the weights"
@@ -232,10 +232,10 @@ CONFIG = {
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "another model that guides": (
-        at("model.guidance", "diffusion_lab.config.guidance.autoguidance", scale=1.0, model="secret"),
+        at("model.guidance", "diffusion_lab.config.guiding_models.autoguidance", scale=1.0, model="secret"),
         "model.guidance.model=secret is a path, which a file may not choose",
     ),
-    "a function that reads another model": (at("model", "diffusion_lab.config.guidance.unguided"), NOT_BUILT),
+    "a function that reads another model": (at("model", "diffusion_lab.config.guiding_models.unguided"), NOT_BUILT),
     "labels that are no group": (config("labels", "clusters"), "labels is not a group of options"),
     "no model": (config("model", {"a": 1}), "model is not a TrainableModel"),
     "no data": (config("data", {"root": "secret"}), "data is not a DataModule"),

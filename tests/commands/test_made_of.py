@@ -123,7 +123,7 @@ def test_the_guiding_classifier_counts_by_what_it_is(tmp_path, trained_model):
 
     def names(classifier):
         cfg.guidance = {
-            "_target_": "diffusion_lab.config.guidance.classifier_guidance",
+            "_target_": "diffusion_lab.config.guiding_models.classifier_guidance",
             "classifier": str(classifier),
         }
         return identity.scoring_fingerprint("f" * 64, cfg), identity.sampling_identity(

@@ -48,6 +48,7 @@ def classifier_guidance(
     model = _other_model(directory, NoisyClassifier, kind, identity, option, f"the model to be guided; {fix}")
     _check_schedule(model, schedule, option)
     weights = use_last_weights(model, directory)
+    assert model.num_classes is not None
 
     def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
         return model.to(x_t.device)(x_t, timesteps)
