@@ -182,7 +182,7 @@ def test_the_checker_sees_the_layout(tmp_path):
     file = tmp_path / "bad.py"
     file.write_text('a = x / "models"\nb = x.glob("*/metrics.json")\nc = f"{name}.safetensors"\nd = "the models"\n')
     assert len(layout_in(file)) == 3
-    assert {*layout_in(PACKAGE / "store" / "layout.py")} > {"config.yaml", "resume.ckpt"}
+    assert {*layout_in(PACKAGE / "store" / "directories.py")} > {"config.yaml", "resume.ckpt"}
 
 
 def test_the_checker_sees_a_wrong_import(tmp_path, monkeypatch):

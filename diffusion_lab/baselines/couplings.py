@@ -59,7 +59,7 @@ class Chain(Transform):
         return x, log_det
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
-        for transform in reversed(self.transforms):
+        for transform in reversed(_maps(self.transforms)):
             z = transform.inverse(z, e)
         return z
 
@@ -93,6 +93,9 @@ class InvertibleConv(Transform):
     P, a permutation, and the signs of d stay as they were drawn; L has ones on its diagonal, so |det W| = Π|d| and the inverse
     solves two triangular systems. Drawn from torch's global generator.
     """
+
+    permutation: Tensor
+    sign: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -201,6 +204,8 @@ class Haar(Transform):
     from left to right, from top to bottom, and along the diagonals. H and W are even.
     """
 
+    basis: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         signs = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
@@ -243,7 +248,8 @@ class Multiscale(Transform):
         self.scales, self.shapes, self.kept = nn.ModuleList(scales), list(shapes), kept
 
     def forward(self, x: Batch, e: Embedding = None) -> tuple[Batch, LogDet]:
-        log_det, done = x.new_zeros(len(x)), []
+        log_det = x.new_zeros(len(x))
+        done: list[Tensor] = []
         for scale in self.scales:
             x, more = scale(x, e)
             log_det = log_det + more
@@ -253,10 +259,11 @@ class Multiscale(Transform):
         return torch.cat([x.flatten(1), *done], 1), log_det
 
     def inverse(self, z: Batch, e: Embedding = None) -> Batch:
+        *finer, coarsest = _maps(self.scales)
         shape = self.shapes[-1]
         size = torch.Size(shape).numel()
-        x, z = self.scales[-1].inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
-        for scale, (channels, *side) in zip(self.scales[-2::-1], self.shapes[-2::-1], strict=True):
+        x, z = coarsest.inverse(z[:, :size].unflatten(1, shape), e), z[:, size:]
+        for scale, (channels, *side) in zip(reversed(finer), self.shapes[-2::-1], strict=True):
             shape = (channels - self.kept, *side)
             size = torch.Size(shape).numel()
             x, z = torch.cat([x, z[:, :size].unflatten(1, shape)], 1), z[:, size:]
@@ -289,6 +296,10 @@ def fit_actnorms(transform: Transform, x: Batch, e: Embedding = None) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _maps(modules: nn.ModuleList) -> list[Transform]:
+    return [module for module in modules if isinstance(module, Transform)]
 
 
 def _by_channel(values: Float[Tensor, " c"], like: Batch) -> Tensor:

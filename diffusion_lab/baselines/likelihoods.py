@@ -68,6 +68,7 @@ class DiscretizedLogisticMixture(DecoderLikelihood):
     components share. log s is clamped to [−7, 7], below as in the authors' code.
     """
 
+    num_levels: int
     num_mixtures: int = 5
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ seen; under N(0, I) draws fall between them. Either way u ~ N(0, I) stands for z
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -69,12 +70,21 @@ class StandardNormal(Prior):
         return z
 
 
+@runtime_checkable
+class Invertible(Protocol):
+    """A network f, its log|det ∂f/∂z| for each sample, and the way back."""
+
+    def __call__(self, z: Latents, y: Classes = None) -> tuple[Latents, Tensor]: ...
+
+    def inverse(self, z: Latents, y: Classes = None) -> Latents: ...
+
+
 class FlowPrior(Prior):
     """Learned with encoder and decoder. network: given in_channels and num_classes, builds f (`networks.flow.Flow`)."""
 
     by_dimension = False
 
-    def __init__(self, latent_dim: int, num_classes: int | None, network: Callable[..., nn.Module]) -> None:
+    def __init__(self, latent_dim: int, num_classes: int | None, network: Callable[..., Invertible]) -> None:
         super().__init__()
         try:
             self.flow = network(in_channels=latent_dim, num_classes=num_classes)

@@ -57,7 +57,7 @@ def workspace(entity: str, project: str, name: str, gathered: Gathered) -> Works
     class RunByRun(ws.Workspace):
         def _to_model(self) -> Any:
             view = super()._to_model()
-            spec = view.spec.section
+            spec: Any = view.spec.section
             for settings in (spec.settings, *(part.local_panel_settings for part in spec.panel_bank_config.sections)):
                 settings.use_runs_table_grouping_in_panels = False
             return view
@@ -80,9 +80,18 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
 
     def against_steps(measure: Measure) -> LinePlot:
         """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""
-        shown = {"title": measure.label, "title_x": panels.STEPS_LABEL, "title_y": measure.axis}
-        by_series = {"groupby": Config(panels.SERIES), "groupby_aggfunc": "mean", "groupby_rangefunc": "stderr"}
-        return LinePlot(x="nfe", y=[measure.name], log_x=True, log_y=measure.logs, **shown, **by_series)
+        return LinePlot(
+            title=measure.label,
+            x="nfe",
+            y=[measure.name],
+            log_x=True,
+            log_y=measure.logs,
+            title_x=panels.STEPS_LABEL,
+            title_y=measure.axis,
+            groupby=Config(panels.SERIES),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
 
     def against_seconds(measure: Measure) -> ScatterPlot:
         x, y = SummaryMetric(SECONDS), SummaryMetric(measure.name)
@@ -96,7 +105,7 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
     )
     ranked = [measure for measure in measures if measure.better is not None]
     bounds = [measure for measure in ranked if "bound" in measure.agrees]
-    content = {
+    content: dict[str, list[Any]] = {
         "Samples": [MediaBrowser(title="Samples", media_keys=[SAMPLES])],
         panels.SAMPLES: [against_steps(m) for m in ranked if m not in bounds and m.name != SECONDS],
         panels.LIKELIHOOD: [against_steps(m) for m in bounds],

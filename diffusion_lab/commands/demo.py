@@ -79,7 +79,9 @@ def _free_port(wanted: int) -> int:
         with socket.create_server((HOST, wanted)) as server:
             return server.getsockname()[1]
     except OSError as error:
-        reason = f"port={wanted} on {HOST}: {os.strerror(error.errno)}; choose another port, or port=0 for a free one"
+        reason = (
+            f"port={wanted} on {HOST}: {os.strerror(error.errno or 0)}; choose another port, or port=0 for a free one"
+        )
         raise MistakeError(reason) from None
 
 

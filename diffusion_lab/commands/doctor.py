@@ -47,12 +47,17 @@ EXTRAS = {  # of pyproject.toml, with what each is for
 
 
 class Finding(NamedTuple):
-    """One line of the check. found: what is there; to_do: how the user can mend it, empty where nothing is wrong."""
+    """One line of the check. found: what is there. to_do: how the user can mend it, empty where nothing is wrong. needed: by
+    `diffusion-lab train`."""
 
     name: str
-    state: str
     found: str
     to_do: str = ""
+    needed: bool = False
+
+    @property
+    def state(self) -> str:
+        return OK if not self.to_do else BROKEN if self.needed else LACKS
 
 
 Check = Callable[[], Iterable[Finding]]
@@ -62,10 +67,10 @@ def run(cfg: DictConfig) -> None:
     """Print one line per finding, and below it what to do, in columns. MistakeError where the default command would fail."""
     console, found = Terminal(), list(findings(checks(Path(cfg.outputs))))
     width = 1 + max(len(each.name) for each in found)
-    for name, state, what, to_do in found:
-        console.print(Text.assemble((f"{state:<8}", _STYLES[state]), f"{name:<{width}}", what))
-        if to_do:
-            console.print(Text(f"{'':<{8 + width}}→ {to_do}", style="dim"))
+    for each in found:
+        console.print(Text.assemble((f"{each.state:<8}", _STYLES[each.state]), f"{each.name:<{width}}", each.found))
+        if each.to_do:
+            console.print(Text(f"{'':<{8 + width}}→ {each.to_do}", style="dim"))
     broken = [each.name for each in found if each.state == BROKEN]
     if broken:
         raise MistakeError(f"`diffusion-lab train` does not work here; fix {', '.join(broken)} first (see above)")
@@ -95,7 +100,7 @@ def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
             yield from look()
         except ImportError as error:
             found = f"not checked: {' '.join(str(error).split())}"
-            yield Finding(name, BROKEN if needed else LACKS, found, "repair the installation of the package")
+            yield Finding(name, found, "repair the installation of the package", needed)
 
 
 def packages() -> Iterator[Finding]:
@@ -103,26 +108,23 @@ def packages() -> Iterator[Finding]:
     from packaging.specifiers import SpecifierSet
 
     if not _requirements():
-        found = f"{PACKAGE} is not installed, so its requirements are not known"
-        yield Finding("packages", LACKS, found, "pip install -e .")
+        yield Finding("packages", f"{PACKAGE} is not installed, so its requirements are not known", "pip install -e .")
         return
     wanted = metadata(PACKAGE)["Requires-Python"]
-    fits = platform.python_version() in SpecifierSet(wanted)
-    to_do = "" if fits else f"make an environment with Python {wanted}"
-    yield Finding("Python", OK if fits else BROKEN, f"{platform.python_version()} ({wanted} is needed)", to_do)
+    to_do = "" if platform.python_version() in SpecifierSet(wanted) else f"make an environment with Python {wanted}"
+    yield Finding("Python", f"{platform.python_version()} ({wanted} is needed)", to_do, needed=True)
     unmet = "; ".join(_unmet())
     to_do = "pip install -e . (or pip install -U diffusion-lab)" if unmet else ""
-    yield Finding("packages", BROKEN if unmet else OK, unmet or "all that are required are installed", to_do)
+    yield Finding("packages", unmet or "all that are required are installed", to_do, needed=True)
 
 
 def extras() -> Iterator[Finding]:
     """The optional extras and what each is for."""
     for extra, use in EXTRAS.items() if _requirements() else ():
-        unmet = "; ".join(_unmet(extra))
-        found, to_do = (
-            (f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'") if unmet else (f"for {use}", "")
-        )
-        yield Finding(f"extra {extra}", LACKS if unmet else OK, found, to_do)
+        if unmet := "; ".join(_unmet(extra)):
+            yield Finding(f"extra {extra}", f"{unmet} (for {use})", f"pip install 'diffusion-lab[{extra}]'")
+        else:
+            yield Finding(f"extra {extra}", f"for {use}")
 
 
 def _requirements() -> list[str]:
@@ -138,18 +140,16 @@ def _unmet(extra: str = "") -> Iterator[str]:
     from packaging.requirements import Requirement
 
     for one in map(Requirement, _requirements()):
-        if (
-            next((name for name in ("", extra) if one.marker is None or one.marker.evaluate({"extra": name})), None)
-            != extra
-        ):
+        always = one.marker is None or one.marker.evaluate({"extra": ""})
+        if not (always if extra == "" else not always and one.marker and one.marker.evaluate({"extra": extra})):
             continue
         try:
             installed = version(one.name)
         except PackageNotFoundError:
             yield f"{one.name} is not installed"
-            continue
-        if not one.specifier.contains(installed, prereleases=True):
-            yield f"{one.name} {installed} does not satisfy {one.specifier}"
+        else:
+            if not one.specifier.contains(installed, prereleases=True):
+                yield f"{one.name} {installed} does not satisfy {one.specifier}"
 
 
 def devices() -> Iterator[Finding]:
@@ -157,18 +157,18 @@ def devices() -> Iterator[Finding]:
     import torch
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
-    yield Finding("PyTorch", OK, f"{torch.__version__}, built for {build}")
+    yield Finding("PyTorch", f"{torch.__version__}, built for {build}")
     usable, cores = usable_gpus(), f"{num_cores()} CPU core{'s' if num_cores() > 1 else ''}"
     precision = f"trainer.precision=auto is {precision_of('auto', on_gpu=bool(usable))}"
     if usable:
         names = sorted({torch.cuda.get_device_name(index) for index in range(len(usable))})
-        yield Finding("GPU", OK, f"{len(usable)} ({', '.join(names)}), {cores}; {precision}")
+        yield Finding("GPU", f"{len(usable)} ({', '.join(names)}), {cores}; {precision}")
     elif visible := visible_gpus():
         found = f"{len(visible)} visible, but PyTorch can use none of them; training uses {cores}; {precision}"
-        yield Finding("GPU", LACKS, found, "install a PyTorch that was built for your driver (pytorch.org/get-started)")
+        yield Finding("GPU", found, "install a PyTorch that was built for your driver (pytorch.org/get-started)")
     else:
         to_do = "use a machine with a GPU for images of 32×32 and larger; smaller ones train on a CPU"
-        yield Finding("GPU", LACKS, f"none; training uses {cores}; {precision}", to_do)
+        yield Finding("GPU", f"none; training uses {cores}; {precision}", to_do)
 
 
 def compiler() -> Iterator[Finding]:
@@ -179,7 +179,7 @@ def compiler() -> Iterator[Finding]:
 
     missing = missing_for(torch.device("cuda" if usable_gpus() else "cpu"))
     to_do = "install it to use compile=true; everything else works without it" if missing else ""
-    yield Finding("torch.compile", LACKS if missing else OK, missing or "a compiler is installed", to_do)
+    yield Finding("torch.compile", missing or "a compiler is installed", to_do)
 
 
 def disk(outputs: Path) -> Iterator[Finding]:
@@ -187,12 +187,11 @@ def disk(outputs: Path) -> Iterator[Finding]:
     folder = next(path for path in (outputs.absolute(), *outputs.absolute().parents) if path.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         to_do = "work in a folder that you may write to, or set outputs=FOLDER"
-        yield Finding("disk", BROKEN, f"{folder} cannot be written", to_do)
+        yield Finding("disk", f"{folder} cannot be written", to_do, needed=True)
         return
     free = shutil.disk_usage(folder).free / _GIB
-    state = BROKEN if free < _LEAST_DISK else LACKS if free < _LITTLE_DISK else OK
-    to_do = "" if state == OK else "free some space, or set outputs=FOLDER on another disk"
-    yield Finding("disk", state, f"{free:,.1f} GiB free for {outputs}", to_do)
+    to_do = "free some space, or set outputs=FOLDER on another disk" if free < max(_LEAST_DISK, _LITTLE_DISK) else ""
+    yield Finding("disk", f"{free:,.1f} GiB free for {outputs}", to_do, needed=free < _LEAST_DISK)
 
 
 def memory(system: Path = Path("/")) -> Iterator[Finding]:
@@ -205,23 +204,22 @@ def memory(system: Path = Path("/")) -> Iterator[Finding]:
         free = free if "max" in (limit, used) else min(free, max(0, int(limit) - int(used)))
     except (OSError, StopIteration):
         return
-    enough = free >= _LITTLE_MEMORY * _GIB
-    to_do = "" if enough else "close other programs, or train with a smaller data.batch_size"
-    yield Finding("memory", OK if enough else LACKS, f"{free / _GIB:,.1f} GiB free", to_do)
+    to_do = "close other programs, or train with a smaller data.batch_size" if free < _LITTLE_MEMORY * _GIB else ""
+    yield Finding("memory", f"{free / _GIB:,.1f} GiB free", to_do)
 
 
 def slurm() -> Iterator[Finding]:
     """sbatch, and a controller that answers."""
     if shutil.which("sbatch") is None:
         to_do = "log in to a node of your cluster that has sbatch; without a cluster use hydra/launcher=local"
-        yield Finding("Slurm", LACKS, "sbatch is not installed here", to_do)
+        yield Finding("Slurm", "sbatch is not installed here", to_do)
         return
     partitions = ask("sinfo", "--noheader", "--format=%R", seconds=_CONTROLLER_SECONDS)
     if partitions is None:
-        found, to_do = "does not respond", "run `scontrol ping`, and show its output to your administrator"
-        yield Finding("Slurm", LACKS, f"sbatch is installed, but Slurm's controller {found}", to_do)
+        to_do = "run `scontrol ping`, and show its output to your administrator"
+        yield Finding("Slurm", "sbatch is installed, but Slurm's controller does not respond", to_do)
     else:
-        yield Finding("Slurm", OK, f"partitions: {', '.join(dict.fromkeys(partitions.split())) or 'none'}")
+        yield Finding("Slurm", f"partitions: {', '.join(dict.fromkeys(partitions.split())) or 'none'}")
 
 
 def weights_and_biases() -> Iterator[Finding]:
@@ -233,24 +231,22 @@ def weights_and_biases() -> Iterator[Finding]:
         WeightsAndBiases("diffusion-lab", None)
     except ValueError as error:
         to_do = str(error).partition(": ")[2] or str(error)
-        yield Finding("W&B", LACKS, "installed, but you are not logged in", to_do)
+        yield Finding("W&B", "installed, but you are not logged in", to_do)
     else:
         mode = os.environ.get("WANDB_MODE", "online")
-        yield Finding("W&B", OK, "installed, with an API key" if mode == "online" else f"installed; WANDB_MODE={mode}")
+        yield Finding("W&B", "installed, with an API key" if mode == "online" else f"installed; WANDB_MODE={mode}")
 
 
 def data_sets() -> Iterator[Finding]:
     """One finding for each data set of conf/data. Files are looked for and hashed; no image is decoded."""
     for file in sorted((CONF / "data").glob("*.yaml"), key=lambda file: (file.stem != _DEFAULT_DATA, file.stem)):
         options: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
-        name, unset = f"data={file.stem}", [f"data.{option}=…" for option, value in options.items() if value == "???"]
-        if unset:
-            yield Finding(name, OK, f"reads the files that you set with {' and '.join(unset)}")
-        elif missing := instantiate({**options, "seed": 0}).missing():
-            found, _, to_do = missing.rstrip(".").partition(": set ")
-            yield Finding(name, BROKEN if file.stem == _DEFAULT_DATA else LACKS, found, f"set {to_do}")
-        else:
-            yield Finding(name, OK, "ready")
+        unset = [f"data.{option}=…" for option, value in options.items() if value == "???"]
+        found, to_do = f"reads the files that you set with {' and '.join(unset)}", ""
+        if not unset:
+            missing = instantiate({**options, "seed": 0}).missing()
+            found, _, to_do = missing.rstrip(".").partition(": set ") if missing else ("ready", "", "")
+        yield Finding(f"data={file.stem}", found, to_do and f"set {to_do}", needed=file.stem == _DEFAULT_DATA)
 
 
 def inception_weights() -> Iterator[Finding]:
@@ -258,10 +254,9 @@ def inception_weights() -> Iterator[Finding]:
     from diffusion_lab.metrics.features import WeightsError
     from diffusion_lab.metrics.features.inception import check_file, usual_file
 
+    found, to_do = "the published weights were found", ""
     try:
         check_file(usual_file())
     except WeightsError as error:
         found, _, to_do = str(error).rstrip(".").partition(": ")
-        yield Finding("features=inception", LACKS, found, to_do)
-    else:
-        yield Finding("features=inception", OK, "the published weights were found")
+    yield Finding("features=inception", found, to_do)

@@ -15,13 +15,13 @@ from diffusion_lab.config.composing import with_trained_choices
 from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
 from diffusion_lab.config.trained import DRAWING_GROUPS, trained_data
-from diffusion_lab.store import ModelDirectory, cache_directory, runs_folder, scored_runs
+from diffusion_lab.interop.card import card
+from diffusion_lab.store import cache_directory, runs_folder, scored_runs
 from diffusion_lab.store.files import write_folder
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.versions import __version__
 
 if TYPE_CHECKING:
-    from diffusion_lab.interop.card import About
     from diffusion_lab.models.base import GenerativeModel
 
 Exported = tuple[dict[str, bytes], str, str]  # files; how they are used; the library that reads them
@@ -49,39 +49,22 @@ def run(cfg: DictConfig) -> None:
         cache = cache_directory(Path(cfg.outputs))
         use_measured(model, lambda: trained_data(saved), saved, directory, weights, cache)
         files, use, library = _FORMATS[cfg.format](model, cfg.batch_size)
-        files["README.md"] = _card(cfg, directory, saved, model, weights, use, library).encode()
+        training, choices = directory.read_training(), directory.read_choices()
+        runs = [found.read_metrics() for found in scored_runs(runs_folder(Path(cfg.outputs)))]
+        files["README.md"] = card(
+            name=directory.path.name,
+            data={"name": choices.get("data"), "shape": list(saved.facts.shape), "identity": saved.facts.identity},
+            choices=choices,
+            training=training,
+            weights=weights,
+            protocol=model.protocol(),
+            runs=[run for run in runs if run["protocol"].get("fingerprint") == training["fingerprint"]],
+            use=use + _about_clusters(training.get("cluster_shares")),
+            version=__version__,
+            library=library,
+        ).encode()
     write_folder(to, files)
-    message = f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})"
-    Terminal().print(message)
-
-
-def _card(
-    cfg: DictConfig,
-    directory: ModelDirectory,
-    saved: DictConfig,
-    model: GenerativeModel,
-    weights: str,
-    use: str,
-    library: str,
-) -> str:
-    from diffusion_lab.interop.card import About, card
-
-    training, choices = directory.read_training(), directory.read_choices()
-    runs = [found.read_metrics() for found in scored_runs(runs_folder(Path(cfg.outputs)))]
-    own = [found for found in runs if found["protocol"].get("fingerprint") == training["fingerprint"]]
-    about: About = About(
-        name=directory.path.name,
-        data={"name": choices.get("data"), "shape": list(saved.facts.shape), "identity": saved.facts.identity},
-        choices=choices,
-        training=training,
-        weights=weights,
-        protocol=model.protocol(),
-        runs=own,
-        use=use + _about_clusters(training.get("cluster_shares")),
-        version=__version__,
-        library=library,
-    )
-    return card(about)
+    Terminal().print(f"{directory.path} ({weights}) as {cfg.format}: {to}  ({', '.join(files)})")
 
 
 def _about_clusters(shares: Sequence[float] | None) -> str:
@@ -113,22 +96,19 @@ def _program(model: GenerativeModel, batch_size: int) -> Exported:
     from diffusion_lab.interop.program import to_program
 
     program = to_program(model, batch_size)
-    made = [
-        f"{name} = torch.{'zeros' if name == 'y' else 'randn'}({', '.join(map(str, shape))}"
-        f"{', dtype=torch.int64' if name == 'y' else ''})"
+    made = "\n".join(
+        f"y = torch.zeros({', '.join(map(str, shape))}, dtype=torch.int64)"
+        if name == "y"
+        else f"{name} = torch.randn({', '.join(map(str, shape))})"
         for name, shape in program.inputs.items()
-    ]
-    use = "\n".join(
-        [
-            "```python",
-            "import torch",
-            "",
-            'draw = torch.export.load("sampler.pt2").module()',
-            *made,
-            f"images = draw({', '.join(program.inputs)})  # float32 in [−1, 1]",
-            "```",
-        ]
     )
+    use = f"""```python
+import torch
+
+draw = torch.export.load("sampler.pt2").module()
+{made}
+images = draw({", ".join(program.inputs)})  # float32 in [−1, 1]
+```"""
     return {"sampler.pt2": program.content}, use, "pytorch"
 
 

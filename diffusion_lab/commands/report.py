@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, ListConfig
 
@@ -17,11 +16,7 @@ from diffusion_lab.config.tracking import build_trackers, track_report
 from diffusion_lab.store import RunDirectory, named_sweep, runs_folder, scored_runs
 from diffusion_lab.terminal import Terminal
 
-if TYPE_CHECKING:
-    from diffusion_lab.report.cells import Gathered
-    from diffusion_lab.report.table import Table
-
-__all__ = ["completed", "run", "show"]
+__all__ = ["completed", "run"]
 
 
 def run(cfg: DictConfig) -> None:
@@ -39,35 +34,14 @@ def run(cfg: DictConfig) -> None:
         patterns = [str(p) for p in cfg.runs] if isinstance(cfg.runs, ListConfig) else [str(cfg.runs)]
         to = Path(cfg.to or "report")
         command = f"diffusion-lab report 'runs=[{','.join(patterns)}]' to={to}"
-        page = report_on_runs(_run_folders(patterns, Path(cfg.outputs)), to, command, show)
+        page = report_on_runs(_run_folders(patterns, Path(cfg.outputs)), to, command, show=True)
     else:
         sweep = named_sweep(Path(cfg.outputs), None if cfg.sweep is None else str(cfg.sweep))
-        page = make_report(sweep, Path(cfg.to) if cfg.to else None, show)
+        page = make_report(sweep, Path(cfg.to) if cfg.to else None, show=True)
         track_report(cfg, sweep, page.parent)
     Terminal().print(
         f"report  {page}  (with table.csv, cells.csv, table.md, table.tex and figures/ in the same folder)",
     )
-
-
-def show(gathered: Gathered, table: Table) -> None:
-    """The tables, and what is missing, in the terminal."""
-    from rich.text import Text
-
-    from diffusion_lab.report.exports import terminal
-    from diffusion_lab.report.plots import findings
-
-    console = Terminal()
-    for group, (shown, notes, width) in zip(table.groups, terminal(table, console.width), strict=True):
-        Terminal(width=width).print(shown, soft_wrap=False)
-        console.print(Text("\n".join(notes), style="dim"))
-        for found in findings(table, group):
-            console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
-    waiting = [cell for cell in gathered.cells if not cell.done]
-    for cell in waiting:
-        choices = " · ".join(filter(None, cell.choices.values()))
-        console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"))
-    for sentence in gathered.skipped:
-        console.print(Text(f"left out: {sentence}", style="yellow"))
 
 
 def _run_folders(patterns: list[str], outputs: Path) -> list[Path]:

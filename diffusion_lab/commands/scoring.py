@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -73,7 +73,7 @@ def score_once(
         if cfg.evaluation.weights == "auto":
             with open_dict(cfg):
                 cfg.evaluation.weights = default_weights(model.weight_names, training["steps"])
-        with _progress(Terminal(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
+        with progress_bar(Terminal(quiet=quiet or rank() > 0)) as progress, users_mistakes(), lost_process():
             weights, cache = cfg.evaluation.weights, cache_directory(outputs)
             and_costs = any(metric.needs_step_costs for metric in build_metrics(cfg))
             use_measured(model, lambda: data, cfg, directory, weights, cache, progress, and_costs)
@@ -150,42 +150,39 @@ def score_source(
     console = Terminal(quiet=quiet or rank() > 0)
 
     def is_there() -> bool:
-        return broadcast_from_rank_zero(run.metrics.is_file()) and not again
+        there = broadcast_from_rank_zero(run.metrics.is_file()) and not again
+        if there:
+            console.print(f"already scored: {run.path} (rescore=true scores again)")
+        return there
 
     def how_to_go_on(name: str) -> str:
         kept = f"finished batches of samples are kept in {cache}"
         return f"{name} while scoring {run.path}; {kept}; run the same command again to go on from there"
 
-    if is_there():
-        _say_scored(console, run)
-    else:
-        with (
-            nullcontext() if quiet else ending(lambda name: how_to_go_on(name) if rank() == 0 else ""),
-            hold_together(run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")),
-        ):
-            if is_there():  # another process has scored it
-                _say_scored(console, run)
-            else:
+    if not is_there():
+        with ExitStack() as stack:
+            if not quiet:
+                stack.enter_context(ending(lambda name: how_to_go_on(name) if rank() == 0 else ""))
+            stack.enter_context(
+                hold_together(
+                    run.path, lambda holder: console.print(f"{run.path} is being scored by {holder}; waiting")
+                )
+            )
+            if not is_there():  # another process may have scored it
                 if rank() == 0:
                     remove_staged(run.path)
-                with ExitStack() as stack:
-                    if rank() == 0:
-                        stack.enter_context(Announcement(run.path))
-                        show = stack.enter_context(tracked_score(cfg, run, choices))
-                    scores = _scores(source(), references, cfg, cache, console)
-                    if scores is not None:  # rank 0 has them
-                        scores.protocol |= recorded
-                        _write(scores, data, cfg, run)
-                        show(run.read_metrics())
+                    stack.enter_context(Announcement(run.path))
+                    show = stack.enter_context(tracked_score(cfg, run, choices))
+                scores = _scores(source(), references, cfg, cache, console)
+                if scores is not None:  # rank 0 has them
+                    scores.protocol |= recorded
+                    _write(scores, data, cfg, run)
+                    show(run.read_metrics())
     if console.quiet:
         return
     console.print(score_table(run.read_metrics()), soft_wrap=False)
     for line in [*lines, f"score  {run.path}  (samples.png, metrics.json)"]:
         console.print(line)
-
-
-def _say_scored(console: Console, run: RunDirectory) -> None:
-    console.print(f"already scored: {run.path} (rescore=true scores again)")
 
 
 def _scores(source: Source, references: References, cfg: DictConfig, cache: Path, console: Console) -> Scores | None:
@@ -196,13 +193,13 @@ def _scores(source: Source, references: References, cfg: DictConfig, cache: Path
         f"{key}.batch_size={node.batch_size}" for key, node in sizes.items() if node and "batch_size" in node
     )
     fewer = "use a smaller batch_size: the scores stay the same"
-    with _progress(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
+    with progress_bar(console) as progress, users_mistakes(), lost_process(), out_of_memory(at, fewer):
         seen = references(list(features.values()), cache, source.device, progress)
         return score(source, seen, metrics, settings, progress)
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """What is being done, images done, images in all -> shown as long as the block runs."""
     with Progress(transient=True, console=console) as bar:
         tasks = {}

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, check_at_least, users_mistakes
@@ -19,8 +19,7 @@ from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ranks import ranks, request_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from diffusion_lab.data.module import DataModule
     from diffusion_lab.metrics.features import Features
 
 
@@ -32,7 +31,7 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"split={cfg.split}: choose train or test")
     check_at_least(1, cfg, "num_images")
     to = Path(cfg.to)
-    if to.suffix not in _WRITERS:
+    if to.suffix not in (".npz", ".pt"):
         raise MistakeError(f"to={to}: the name must end in .npz, or in .pt for torch-fidelity")
     if to.suffix == ".pt" and not cfg.moments:
         raise MistakeError(f"to={to} holds only mu and sigma: remove moments=false, or write an .npz")
@@ -62,9 +61,7 @@ def run(cfg: DictConfig) -> None:
         arrays |= found
         images = data.num_train if cfg.split == "train" else data.num_test
         parts.append(f"{', '.join(found)}: {part.dim} features of {images} {cfg.split} images, features={part.name}")
-    content = io.BytesIO()
-    _WRITERS[to.suffix](content, arrays)
-    write_whole(to, content.getvalue())
+    write_whole(to, _written(to.suffix, arrays))
     console = Terminal()
     console.print(f"statistics  {to}  ({'; '.join(parts)})")
     if chosen and chosen[0].metric_name != "fid":
@@ -76,36 +73,27 @@ def run(cfg: DictConfig) -> None:
 
 def _moments(data: DataModule, features: Features, split: str, cache: Path, device: str) -> dict[str, np.ndarray]:
     """Mean and unbiased covariance of the features of all images of a split, float64."""
+    from diffusion_lab.commands.scoring import progress_bar
     from diffusion_lab.metrics.reference import references_of
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task("features")
-
-        def progress(_: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(Terminal()) as progress:
         (reference,) = references_of(data, [features], cache, device, progress)
         moments = reference.moments(split)
     suffix = features.moments_suffix
     return {f"mu{suffix}": moments.mean.numpy(), f"sigma{suffix}": moments.dense().numpy()}
 
 
-def _npz(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
-    import numpy as np
-
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def _torch(file: io.BytesIO, arrays: dict[str, np.ndarray]) -> None:
-    """mu in float32, as torch-fidelity computes it: it compares no means of two types."""
+def _written(suffix: str, arrays: dict[str, np.ndarray]) -> bytes:
+    """An npz, or, for torch-fidelity, a .pt with mu in float32, as it computes it: it compares no means of two types."""
     import torch
 
-    torch.save(
-        {name: array.astype("float32" if array.ndim == 1 else "float64") for name, array in arrays.items()}, file
-    )
-
-
-_WRITERS = {".npz": _npz, ".pt": _torch}
+    content = io.BytesIO()
+    if suffix == ".npz":
+        np.savez(content, **arrays)  # type: ignore[arg-type]  # names of arrays may be those of its options
+    else:
+        kinds = {name: "float32" if array.ndim == 1 else "float64" for name, array in arrays.items()}
+        torch.save({name: array.astype(kinds[name]) for name, array in arrays.items()}, content)
+    return content.getvalue()
 
 
 def _images(data: DataModule, split: str, count: int) -> np.ndarray:

@@ -19,7 +19,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from diffusion_lab.commands.report import show
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
@@ -88,7 +87,8 @@ def sweep(
             return
         swept = {axis.key: list(axis.overrides) for axis in axes if axis.swept}
         created = datetime.now().isoformat(timespec="seconds")
-        directory.write_sweep(sweep_content(name, arguments, swept, created, evaluation_seed, plan, config.score))
+        about = {"name": name, "command": arguments, "axes": swept, "created": created, "score": config.score}
+        directory.write_sweep(sweep_content(plan, evaluation_seed=evaluation_seed, **about))
         clear(directory.cancelled)
         if plan.jobs and not wait:
             forget_failures(plan.work)
@@ -106,7 +106,7 @@ def sweep(
         if config.score:
             from diffusion_lab.report.make import make_report
 
-            console.print(f"report {make_report(directory, show=show)}")
+            console.print(f"report {make_report(directory, show=True)}")
             track_report(config, directory, directory.report)
         if failures:
             raise RunError(_list_of(failures, plan, directory))

@@ -18,7 +18,7 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import put_first, unquoted
 from diffusion_lab.config.trained import load_config
-from diffusion_lab.config.working_directory import usual_outputs
+from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
 
 TRAINED = "trained"  # sampler=trained: the choice that the model was trained with
@@ -50,7 +50,9 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         return [*options]
     directory = model_dir_of(options)
     saved = load_config(directory)
-    options = [option for option in options if not option.endswith(f"={TRAINED}")]  # which a rank is given already
+    options = [
+        o for o in options if o not in {f"{group}={TRAINED}" for group in groups}
+    ]  # a rank is given them already
     picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
     for option in sorted(picked):
         group = option.partition(".")[0].partition("/")[0]
@@ -61,6 +63,9 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
     for group in kept:
+        for folder in own_folders(options):
+            if (file := folder / group / f"{TRAINED}.yaml").is_file():
+                raise MistakeError(f"{file}: {group}={TRAINED} is the choice of training; give the file another name")
         _store(group, OmegaConf.to_container(saved[group]))
     return put_first(options, [f"{group}={TRAINED}" for group in kept if group not in picked])
 

@@ -94,7 +94,7 @@ def stored_configs(options: Sequence[str]) -> Iterator[None]:
     try:
         if folder is not None and (folder / LOCAL).is_file():
             settings = local_settings(folder / LOCAL)
-            if not any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *_own_folders(options))):
+            if not any((own / LOCAL.relative_to("conf")).is_file() for own in (CONF, *own_folders(options))):
                 store.store(group="local", name="default", node=settings)
         yield
     finally:
@@ -177,7 +177,7 @@ def _importing_module() -> str:
     return ""
 
 
-def _own_folders(options: Sequence[str]) -> list[Path]:
+def own_folders(options: Sequence[str]) -> list[Path]:
     """Where the user's configs are: --config-dir and hydra.searchpath, with conf/ if it is searched."""
     named = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
     for option in options:
@@ -189,7 +189,7 @@ def _own_folders(options: Sequence[str]) -> list[Path]:
 
 def _own_files(options: Sequence[str]) -> Iterator[str]:
     """The texts of the user's configs."""
-    for folder in _own_folders(options):
+    for folder in own_folders(options):
         for file in folder.rglob("*.yaml"):
             yield file.read_text(encoding="utf-8", errors="replace")
 

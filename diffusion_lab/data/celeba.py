@@ -2,29 +2,27 @@
 attributes in the wild, 2015).
 """
 
-from pathlib import Path
-
 from torchvision import datasets
 
 from diffusion_lab.data.image_files import MAX_PIXELS
 from diffusion_lab.data.image_folder import ImageFiles
-from diffusion_lab.data.module import DataError
-from diffusion_lab.data.published import cache_folder, download, first_wrong
+from diffusion_lab.data.module import require
+from diffusion_lab.data.published import Published, first_wrong
 
 _FOLDER = datasets.CelebA.base_folder
 _IMAGES = "img_align_celeba"
 
 
-class CelebA(ImageFiles):
+class CelebA(Published, ImageFiles):
     """162,770 faces to train on and 19,962 to test, the split of the authors; their 19,867 for validation are not used.
 
     A face is the square of 178 pixels in the middle, resized. `attribute`, such as Smiling: two classes, 1 where it
     is there. `root` holds celeba/img_align_celeba/ and the lists beside it; null: the user's cache folder. `download`
-    fetches them, which needs the package gdown. torchvision checks the MD5 of the lists; the images are checked and
-    hashed one by one.
+    fetches them, which needs the package gdown. The images are checked and hashed one by one.
     """
 
     name = "celeba"
+    title = "CelebA"
 
     def __init__(
         self,
@@ -39,33 +37,30 @@ class CelebA(ImageFiles):
         on_error: str = "raise",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        folder = Path(root) if root else cache_folder(self.name)
-        super().__init__(batch_size, seed, flip, folder, image_size, 3, num_workers, on_error, max_pixels)
+        self._look_in(root, download)
+        super().__init__(batch_size, seed, flip, self.folder, image_size, 3, num_workers, on_error, max_pixels)
         self.attribute = attribute
-        self.download = download
 
-    def missing(self) -> str | None:
-        wrong = self._first_wrong()
-        return wrong and f"CelebA: {wrong}: set data.download=true, or {self._by_hand}."
+    def _fetch(self, root: str) -> object:
+        return datasets.CelebA(root, download=True)
 
     @property
     def _by_hand(self) -> str:
-        lists = [name for _, _, name in datasets.CelebA.file_list if name.endswith(".txt")]
-        return f"unpack {_IMAGES}.zip in {self.root / _FOLDER} and put {', '.join(lists)} there"
+        return f"unpack {_IMAGES}.zip in {self.root / _FOLDER} and put {', '.join(name for name, _ in _lists())} there"
+
+    def _wrong(self) -> str | None:
+        """Of the images only their folder is checked here."""
+        folder = self.root / _FOLDER
+        wrong = first_wrong((folder / name, md5) for name, md5 in _lists())
+        wrong = wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")
+        return wrong and f"{self.title}: {wrong}"
 
     def _load(self) -> None:
-        missing = self.missing()
-        if missing and self.download:
-            download("CelebA", self.root, lambda root: datasets.CelebA(root, download=True), "", self._by_hand)
-            missing = self.missing()
-        if missing:
-            raise DataError(missing)
+        self._find()
         sources = {split: datasets.CelebA(str(self.root), split, target_type=[]) for split in ("train", "test")}
         names = [name for name in sources["train"].attr_names if name]
-        if self.attribute not in (None, *names):
-            raise DataError(
-                f"data.attribute={self.attribute} is not an attribute of CelebA: choose one of {', '.join(names)}."
-            )
+        said = f"data.attribute={self.attribute} is not an attribute of CelebA: choose one of {', '.join(names)}."
+        require(self.attribute in (None, *names), said)
         folder = self.root / _FOLDER / _IMAGES
         listed = {split: [folder / name for name in source.filename] for split, source in sources.items()}
         digests = self._usable([path for paths in listed.values() for path in paths])
@@ -78,9 +73,7 @@ class CelebA(ImageFiles):
             self.num_classes = 2
         self._hold({split: [listed[split][i] for i in shown[split]] for split in listed}, labels, digests)
 
-    def _first_wrong(self) -> str | None:
-        """What is missing or not as published, or None. Of the images only their folder is checked here."""
-        folder = self.root / _FOLDER
-        lists = ((folder / name, md5) for _, md5, name in datasets.CelebA.file_list if name.endswith(".txt"))
-        wrong = first_wrong(lists)
-        return wrong or (None if (folder / _IMAGES).is_dir() else f"{folder / _IMAGES} is missing")
+
+def _lists() -> list[tuple[str, str]]:
+    """Name and MD5 of each list beside the images."""
+    return [(name, md5) for _, md5, name in datasets.CelebA.file_list if name.endswith(".txt")]

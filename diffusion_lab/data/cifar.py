@@ -5,87 +5,59 @@ The batches are pickles. torchvision opens them only after the MD5 of each is th
 else is ever unpickled.
 """
 
-from abc import abstractmethod
-from pathlib import Path
-
 import torch
 from torchvision import datasets
 
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError
-from diffusion_lab.data.published import cache_folder, download, first_wrong
+from diffusion_lab.data.published import Published, first_wrong
 
 
-class CIFAR(InMemoryDataModule):
+class CIFAR(Published, InMemoryDataModule):
     """Colour photographs. `root` holds the unpacked archive; null: the user's cache folder. `download` fetches it."""
 
-    title: str  # the name in sentences
+    published: type[datasets.CIFAR10]  # lists the files and their MD5s
     num_levels = 256
 
     def __init__(
         self, batch_size: int, seed: int, flip: bool = True, root: str | None = None, download: bool = False
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        self.root = root
-        self.download = download
+        self._look_in(root, download)
 
-    @property
-    @abstractmethod
-    def _published(self) -> type[datasets.CIFAR10]:
-        """torchvision's class, which lists the files and their MD5s."""
-
-    def missing(self) -> str | None:
-        wrong = self._first_wrong()
-        return wrong and f"{self.title}: {wrong}: set data.download=true, or {self._by_hand}."
-
-    def _read(self) -> tuple[Split, Split]:
-        source, folder = self._published, self._folder
-        missing = self.missing()
-        if missing and self.download:
-            download(self.title, folder, lambda root: source(root, download=True), "", self._by_hand)
-            missing = self.missing()
-        if missing:
-            raise DataError(missing)
-        train, test = (source(str(folder), train=is_train) for is_train in (True, False))
-        self.class_names = train.classes
-        return _split(train), _split(test)
-
-    @property
-    def _folder(self) -> Path:
-        return Path(self.root) if self.root else cache_folder(self.name)
+    def _fetch(self, root: str) -> object:
+        return self.published(root, download=True)
 
     @property
     def _by_hand(self) -> str:
-        return f"put {self._published.filename} into {self._folder} and unpack it there"
+        return f"put {self.published.filename} into {self.folder} and unpack it there"
 
-    def _first_wrong(self) -> str | None:
-        source = self._published
+    def _wrong(self) -> str | None:
+        source = self.published
         listed = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
-        return first_wrong((self._folder / source.base_folder / name, md5) for name, md5 in listed)
+        wrong = first_wrong((self.folder / source.base_folder / name, md5) for name, md5 in listed)
+        return wrong and f"{self.title}: {wrong}"
+
+    def _read(self) -> tuple[Split, Split]:
+        self._find()
+        train, test = (self.published(str(self.folder), train=is_train) for is_train in (True, False))
+        self.class_names = train.classes
+        return _split(train), _split(test)
 
 
 class CIFAR10(CIFAR):
     """Ten classes, 6,000 images of each."""
 
-    name = "cifar10"
-    title = "CIFAR-10"
+    name, title = "cifar10", "CIFAR-10"
     num_classes = 10
-
-    @property
-    def _published(self) -> type[datasets.CIFAR10]:
-        return datasets.CIFAR10
+    published = datasets.CIFAR10
 
 
 class CIFAR100(CIFAR):
     """A hundred classes, 600 images of each; the twenty superclasses are not used."""
 
-    name = "cifar100"
-    title = "CIFAR-100"
+    name, title = "cifar100", "CIFAR-100"
     num_classes = 100
-
-    @property
-    def _published(self) -> type[datasets.CIFAR10]:
-        return datasets.CIFAR100
+    published = datasets.CIFAR100
 
 
 def _split(source: datasets.CIFAR10) -> Split:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from diffusion_lab.data.module import DataError
+from diffusion_lab.data.module import require
 
 _MOST_VALUES = 2**25  # of all images that the clusters are found in: 256 MB of float64
 
@@ -26,11 +26,9 @@ class Clusters:
     kind = "clusters"
 
     def __init__(self, num_clusters: int, num_components: int, num_images: int) -> None:
-        if num_clusters < 2:
-            raise DataError(f"labels.num_clusters={num_clusters} must be at least 2.")
-        for name, value in (("num_components", num_components), ("num_images", num_images)):
-            if value < 1:
-                raise DataError(f"labels.{name}={value} must be at least 1.")
+        require(num_clusters >= 2, f"labels.num_clusters={num_clusters} must be at least 2.")
+        require(num_components >= 1, f"labels.num_components={num_components} must be at least 1.")
+        require(num_images >= 1, f"labels.num_images={num_images} must be at least 1.")
         self.num_clusters, self.num_components, self.num_images = num_clusters, num_components, num_images
 
     def features(self, x: Tensor) -> Tensor:
@@ -55,9 +53,8 @@ class Clusters:
         self._check(len({row.tobytes() for row in seen}))
         components = PCA(min(self.num_components, *seen.shape), svd_solver="randomized", random_state=0).fit(seen)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # of fewer clusters than were asked for: `_check` says more
+            # Of fewer clusters than were asked for: `_check` says more.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(self.num_clusters, n_init=3, random_state=0).fit(components.transform(seen))
 
         self.name = f"{self.num_clusters} {self.kind} of {len(seen)} images, {len(components.components_)} components"
@@ -70,11 +67,11 @@ class Clusters:
         self.shares = (self.counts + 1) / (self.counts + 1).sum().double()
 
     def _check(self, different: int) -> None:
-        if different < self.num_clusters:
-            raise DataError(
-                f"labels.num_clusters={self.num_clusters}: only {different} images with distinct features were found; choose "
-                "fewer clusters, more images with train_images or labels.num_images, or labels=own, without clusters."
-            )
+        require(
+            different >= self.num_clusters,
+            f"labels.num_clusters={self.num_clusters}: only {different} images with distinct features were found; choose "
+            "fewer clusters, more images with train_images or labels.num_images, or labels=own, without clusters.",
+        )
 
     def of(self, x: Tensor) -> Tensor:
         """x (B, …) -> int64 (B,)."""
@@ -102,8 +99,7 @@ class GradientClusters(Clusters):
     kind = "clusters by gradients"
 
     def features(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
-            raise DataError("labels=gradient_clusters works for images; use labels=clusters for points.")
+        require(x.ndim == 4, "labels=gradient_clusters works for images; use labels=clusters for points.")
         at_once = max(1, _AT_ONCE // (_ORIENTATIONS * x.shape[2] * x.shape[3]))
         h = torch.cat([_histograms(images.double()).flatten(1) for images in x.split(at_once)])
         return (h / h.sum(1, keepdim=True).clamp(min=1e-12)).sqrt()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError
+from diffusion_lab.data.module import require
 from diffusion_lab.diffusion.bits import in_bits
 
 
@@ -25,13 +25,10 @@ class Density(InMemoryDataModule):
 
     def __init__(self, batch_size: int, seed: int, num_train: int, num_test: int, data_seed: int) -> None:
         super().__init__(batch_size, seed)
-        if min(num_train, num_test) < 1:
-            raise DataError(f"data.num_train={num_train} and data.num_test={num_test} must both be at least 1.")
-        if data_seed < 0:
-            raise DataError(f"data.data_seed={data_seed} must not be negative.")
-        self.num_train = num_train
-        self.num_test = num_test
-        self.data_seed = data_seed
+        fits = min(num_train, num_test) >= 1
+        require(fits, f"data.num_train={num_train} and data.num_test={num_test} must both be at least 1.")
+        require(data_seed >= 0, f"data.data_seed={data_seed} must not be negative.")
+        self.num_train, self.num_test, self.data_seed = num_train, num_test, data_seed
 
     @abstractmethod
     def _draw(self, size: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
@@ -42,13 +39,11 @@ class Density(InMemoryDataModule):
         """Everything that decides the density."""
 
     def _read(self) -> tuple[Split, Split]:
-        splits = []
-        for number, size in enumerate((self.num_train, self.num_test)):
-            points, classes = self._draw(size, np.random.default_rng([self.data_seed, number]))
-            labels = None if classes is None else torch.from_numpy(classes)
-            splits.append(Split(torch.from_numpy(points).float(), labels))
-        train, test = splits
-        return train, test
+        return self._drawn(self.num_train, 0), self._drawn(self.num_test, 1)
+
+    def _drawn(self, size: int, number: int) -> Split:
+        points, classes = self._draw(size, np.random.default_rng([self.data_seed, number]))
+        return Split(torch.from_numpy(points).float(), None if classes is None else torch.from_numpy(classes))
 
     def _identify(self, train: Split, test: Split) -> str:
         """The SHA-256 of the definition: the last bit of a drawn point may differ between machines."""
@@ -79,11 +74,9 @@ class GaussianDensity(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        if dim < 1 or std <= 0:
-            raise DataError(f"data.dim={dim} must be at least 1, and data.std={std} greater than 0.")
-        self.dim = dim
-        self.mean = mean
-        self.std = std
+        fits = dim >= 1 and std > 0
+        require(fits, f"data.dim={dim} must be at least 1, and data.std={std} greater than 0.")
+        self.dim, self.mean, self.std = dim, mean, std
 
     def _parameters(self) -> dict[str, Any]:
         return {"dim": self.dim, "mean": self.mean, "std": self.std}
@@ -117,14 +110,13 @@ class RingMixture(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        if num_components < 1 or radius < 0 or std <= 0:
-            raise DataError(
-                f"data.num_components={num_components} must be at least 1, data.radius={radius} at least 0, "
-                f"and data.std={std} greater than 0."
-            )
+        require(
+            num_components >= 1 and radius >= 0 and std > 0,
+            f"data.num_components={num_components} must be at least 1, data.radius={radius} at least 0, "
+            f"and data.std={std} greater than 0.",
+        )
         self.num_classes = self.num_components = num_components
-        self.radius = radius
-        self.std = std
+        self.radius, self.std = radius, std
 
     def _parameters(self) -> dict[str, Any]:
         return {"num_components": self.num_components, "radius": self.radius, "std": self.std}
@@ -176,8 +168,7 @@ class TwoMoons(Density):
         data_seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed, num_train, num_test, data_seed)
-        if noise < 0:
-            raise DataError(f"data.noise={noise} must not be negative.")
+        require(noise >= 0, f"data.noise={noise} must not be negative.")
         self.noise = noise
 
     def _parameters(self) -> dict[str, Any]:

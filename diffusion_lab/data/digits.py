@@ -4,7 +4,6 @@ import torch
 from sklearn.datasets import load_digits
 
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.order import fixed_subset
 
 _NUM_TEST = 360
 
@@ -24,8 +23,4 @@ class Digits(InMemoryDataModule):
     def _read(self) -> tuple[Split, Split]:
         scans = load_digits()
         values = torch.from_numpy(scans.images).to(torch.uint8)[:, None]
-        labels = torch.from_numpy(scans.target).long()
-
-        is_test = torch.zeros(len(labels), dtype=torch.bool)
-        is_test[fixed_subset(len(labels), _NUM_TEST)] = True
-        return Split(values[~is_test], labels[~is_test]), Split(values[is_test], labels[is_test])
+        return Split(values, torch.from_numpy(scans.target).long()).parted(_NUM_TEST / len(values))

@@ -1,7 +1,7 @@
 """A dataset that Hugging Face `datasets` saved to disk: a column of images, or of arrays of whole levels, and one of classes."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ from diffusion_lab.data.arrays import (
     as_labels,
     as_levels,
     channels_first,
-    check_levels,
     how_read,
-    own_levels,
-    parted,
+    levels_of,
 )
 from diffusion_lab.data.image_files import MAX_PIXELS, kind_of, read_image, sides_of
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
-from diffusion_lab.data.module import DataError
+from diffusion_lab.data.module import DataError, require
 
-_ROWS = 256  # read at a time
+_AT_A_TIME = 256  # rows that are read
 
 
 class HFDataset(InMemoryDataModule):
@@ -58,14 +56,11 @@ class HFDataset(InMemoryDataModule):
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        if channels not in (None, 1, 3):
-            raise DataError(f"data.channels={channels} must be null, 1 (grey) or 3 (RGB).")
+        require(channels in (None, 1, 3), f"data.channels={channels} must be null, 1 (grey) or 3 (RGB).")
         if image_size is not None:
             sides_of(image_size)
-        if layout not in (None, *LAYOUTS):
-            raise DataError(f"data.layout={layout} must be null, nhwc or nchw.")
-        if not 0 < test_fraction < 1:
-            raise DataError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        require(layout in (None, *LAYOUTS), f"data.layout={layout} must be null, nhwc or nchw.")
+        require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         self.root, self.train, self.test, self.image, self.label = Path(root), train, test, image, label
         self.image_size, self.channels, self.layout = image_size, channels, layout
         self.num_levels = self._chosen_levels = num_levels
@@ -73,27 +68,25 @@ class HFDataset(InMemoryDataModule):
 
     def _read(self) -> tuple[Split, Split]:
         splits = self._splits_on_disk()
-        if self.train not in splits:
-            raise DataError(f"data.train={self.train}: {self.root} has the splits {', '.join(splits)}.")
         name = self.test or ("test" if "test" in splits and self.train != "test" else None)
-        if name is not None and name not in splits:
-            raise DataError(f"data.test={name}: {self.root} has the splits {', '.join(splits)}.")
-        train = self._split(splits[self.train])
-        train, test = parted(train, self.test_fraction) if name is None else (train, self._split(splits[name]))
-        if test.values.shape[1:] != train.values.shape[1:]:
-            shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
-            raise DataError(
-                f"{self.root} has training images {shapes[0]} and test images {shapes[1]} (C, H, W): set data.image_size or "
-                "data.channels, or, for arrays, save both splits in one shape."
-            )
-        if (train.labels is None) != (test.labels is None):
-            having, lacking = (self.train, name) if test.labels is None else (name, self.train)
-            raise DataError(
-                f"{self.root}: the split {having} has labels, {lacking} has none: set data.label to a column of both, "
-                "or data.test to a split with the same columns."
-            )
-        highest = -1 if train.labels is None else max(int(split.labels.max()) for split in (train, test))
-        self.num_classes = highest + 1 or None
+        for option, chosen in (("train", self.train), ("test", name)):
+            fits = chosen is None or chosen in splits
+            require(fits, f"data.{option}={chosen}: {self.root} has the splits {', '.join(splits)}.")
+        whole = self._split(splits[self.train])
+        train, test = whole.parted(self.test_fraction) if name is None else (whole, self._split(splits[name]))
+        shapes = [tuple(split.values.shape[1:]) for split in (train, test)]
+        require(
+            shapes[0] == shapes[1],
+            f"{self.root} has training images {shapes[0]} and test images {shapes[1]} (C, H, W): set data.image_size or "
+            "data.channels, or, for arrays, save both splits in one shape.",
+        )
+        having, lacking = (self.train, name) if test.labels is None else (name, self.train)
+        require(
+            (train.labels is None) == (test.labels is None),
+            f"{self.root}: the split {having} has labels, {lacking} has none: set data.label to a column of both, "
+            "or data.test to a split with the same columns.",
+        )
+        self.num_classes = max(train.num_classes or 0, test.num_classes or 0) or None
         self.class_names = self.class_names and self.class_names[: self.num_classes]
         return train, test
 
@@ -104,8 +97,7 @@ class HFDataset(InMemoryDataModule):
             raise DataError(
                 "data=hf_dataset needs the package `datasets`: pip install 'diffusion-lab[huggingface]'."
             ) from error
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root} is not a folder: name one that save_to_disk wrote.")
+        require(self.root.is_dir(), f"data.root={self.root} is not a folder: name one that save_to_disk wrote.")
         try:
             found = datasets.load_from_disk(str(self.root))
         except Exception as error:  # of whatever kind: the folder is not what `datasets` wrote
@@ -116,11 +108,10 @@ class HFDataset(InMemoryDataModule):
     def _split(self, rows: Any) -> Split:
         import datasets
 
-        if len(rows) < 2:
-            raise DataError(f"{self.root} has a split of {len(rows)} images: at least two are needed.")
+        require(len(rows) > 1, f"{self.root} has a split of {len(rows)} images: at least two are needed.")
         pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
         arrays = {name: kind for name, kind in rows.features.items() if _type_of_array(kind)}
-        image = _the_only("image", self.image, [*pictures, *arrays], self.root)
+        image = _the_only("image", self.image, [*pictures, *arrays], self.root) or ""
         classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         label = _the_only("label", self.label, rows.column_names if self.label else classes, self.root, needed=False)
         if label in classes:
@@ -130,73 +121,67 @@ class HFDataset(InMemoryDataModule):
             values = self._pictures(image, rows)
         else:
             values = self._arrays(image, rows, np.dtype(_type_of_array(arrays[image])))
-        labels = (
-            None if label is None else as_labels(np.asarray(rows[label]), len(rows), f"{self.root}, column {label}")
-        )
-        return Split(values, labels)
+        where = f"{self.root}, column {label}"
+        return Split(values, None if label is None else as_labels(np.asarray(rows[label]), len(rows), where))
 
     def _pictures(self, column: str, rows: Any) -> Tensor:
         first = _content(rows[0][column], self.root)
-        channels, deep = kind_of(f"row 0 of {self.root}", first, self.max_pixels)
-        channels = self.channels or channels
-        self.num_levels = self.num_levels or (65536 if deep and channels == 1 else 256)
-        if self.num_levels not in (256, 65536) or (self.num_levels > 256 and channels != 1):
-            raise DataError(f"data.num_levels={self.num_levels}: set 256, or 65536 for images of one channel.")
+        own, deep = kind_of(f"row 0 of {self.root}", first, self.max_pixels)
+        channels = self.channels or own
+        self.num_levels = levels = self.num_levels or (65536 if deep and channels == 1 else 256)
+        fits = levels == 256 or (levels == 65536 and channels == 1)
+        require(fits, f"data.num_levels={levels}: set 256, or 65536 for images of one channel.")
 
         def decode(i: int, row: Any) -> Tensor:
             name, content = f"row {i} of {self.root}", _content(row, self.root)
-            return read_image(name, self.image_size, channels, self.max_pixels, self.num_levels > 256, content)
+            return read_image(name, self.image_size, channels, self.max_pixels, levels > 256, content)
 
         return self._stacked(decode, rows, column)
 
     def _arrays(self, column: str, rows: Any, dtype: np.dtype) -> Tensor:
         where = f"{self.root}, column {column}"
         for option in ("image_size", "channels"):
-            if (value := getattr(self, option)) is not None:
-                raise DataError(f"data.{option}={value} has no effect on arrays, and {where} holds arrays: remove it.")
-        levels = self._chosen_levels or own_levels(dtype)
-        check_levels(levels, self.num_levels, where)
+            value = getattr(self, option)
+            said = f"data.{option}={value} has no effect on arrays, and {where} holds arrays: remove it."
+            require(value is None, said)
 
         def convert(i: int, row: Any) -> Tensor:
-            return as_levels(channels_first(np.asarray(row).astype(dtype)[None], self.layout, where), levels, where)[0]
+            array = channels_first(np.asarray(row).astype(dtype)[None], self.layout, where)
+            return as_levels(array, self._chosen_levels, where)[0]
 
         arrays = rows.with_format("numpy")
         values = self._stacked(convert, arrays, column)
+        self.num_levels = levels = levels_of(dtype, self._chosen_levels, self.num_levels, where)
         shape = (len(rows), *np.shape(arrays[0][column]))
-        self.num_levels, self.how_read = levels, self.how_read or how_read(where, shape, dtype, values, levels)
+        self.how_read = self.how_read or how_read(where, shape, dtype, values, levels)
         return values
 
     def _stacked(self, convert: Callable[[int, Any], Tensor], rows: Any, column: str) -> Tensor:
         """All rows converted; the size of the first says what memory the others need."""
-        values = None
-        for i, row in enumerate(track(_rows(rows, column), f"reading {self.root.name}", len(rows), transient=True)):
+        first = convert(0, rows[0][column])
+        size = len(rows) * first.numel() * first.element_size()
+        require(
+            size <= self.max_bytes,
+            f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise this limit, or, for "
+            "images that are not arrays, choose a smaller data.image_size.",
+        )
+        values = torch.empty((len(rows), *first.shape), dtype=first.dtype)
+        each = (row for some in rows.select_columns([column]).iter(_AT_A_TIME) for row in some[column])
+        for i, row in enumerate(track(each, f"reading {self.root.name}", len(rows), transient=True)):
             value = convert(i, row)
-            if values is None:
-                size = len(rows) * value.numel() * value.element_size()
-                if size > self.max_bytes:
-                    raise DataError(
-                        f"{self.root} holds {size:,} bytes of images, more than data.max_bytes={self.max_bytes}: raise this "
-                        "limit, or, for images that are not arrays, choose a smaller data.image_size."
-                    )
-                values = torch.empty((len(rows), *value.shape), dtype=value.dtype)
-            if value.shape != values.shape[1:]:
-                raise DataError(
-                    f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(values.shape[1:])}: set "
-                    "data.image_size, or, for arrays, save all in one shape."
-                )
+            require(
+                value.shape == first.shape,
+                f"Row {i} of {self.root} has the shape {tuple(value.shape)}, row 0 {tuple(first.shape)}: set data.image_size, "
+                "or, for arrays, save all in one shape.",
+            )
             values[i] = value
         return values
 
 
-def _rows(rows: Any, column: str) -> Iterator[Any]:
-    for start in range(0, len(rows), _ROWS):
-        yield from rows[start : start + _ROWS][column]
-
-
 def _content(row: Any, root: Path) -> io.BytesIO:
-    if not isinstance(row, dict) or not row.get("bytes"):
-        raise DataError(f"{root} refers to images elsewhere: save it again with save_to_disk, which embeds them.")
-    return io.BytesIO(row["bytes"])
+    content = row.get("bytes") if isinstance(row, dict) else None
+    require(content, f"{root} refers to images elsewhere: save it again with save_to_disk, which embeds them.")
+    return io.BytesIO(content or b"")
 
 
 def _type_of_array(kind: Any) -> str | None:
@@ -209,10 +194,9 @@ def _type_of_array(kind: Any) -> str | None:
 
 
 def _the_only(option: str, chosen: str | None, there: Sequence[str], root: Path, needed: bool = True) -> str | None:
-    if chosen is not None and chosen not in there:
-        raise DataError(f"data.{option}={chosen}: the columns of this type in {root} are {', '.join(there) or 'none'}.")
-    if chosen is None and len(there) != 1 and (needed or there):
-        raise DataError(
-            f"data.{option}: set the name of a column; those of this type in {root} are {', '.join(there) or 'none'}."
-        )
+    listed = ", ".join(there) or "none"
+    said = f"data.{option}={chosen}: the columns of this type in {root} are {listed}."
+    require(chosen is None or chosen in there, said)
+    fits = chosen is not None or len(there) == 1 or not (needed or there)
+    require(fits, f"data.{option}: set the name of a column; those of this type in {root} are {listed}.")
     return chosen or next(iter(there), None)

@@ -1,10 +1,13 @@
-"""One image file, of any size and kind -> levels: upright, cropped to the middle, resized with antialiasing."""
+"""One image file, of any size and kind -> levels: upright, cropped to the middle, resized with antialiasing.
+
+And the SHA-256 of files that were checked, remembered between starts.
+"""
 
 import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.io import decode_png
 
-from diffusion_lab.data.module import DataError
+from diffusion_lab.data.module import DataError, require
 from diffusion_lab.data.published import cache_folder
 from diffusion_lab.store.files import write_whole
 
@@ -21,9 +25,9 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", "
 # What a file holds decides how it is read, whatever its name. Only these: for others, such as PostScript, Pillow starts programs.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB"}
-_EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"})
-_OF_A_PROFILE = frozenset({"CMYK", "LAB", "HSV", "YCbCr"})  # what is RGB for them, a profile decides
-_SIXTEEN_BIT = frozenset({"I;16", "I;16B", "I;16L", "I;16N"})
+_OF_A_PROFILE = ("CMYK", "LAB", "HSV", "YCbCr")  # what is RGB for them, a profile decides
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_SETTLED_SECONDS = 2.0
 
 # What Pillow refuses as a decompression bomb. Its own guard, which warns at half of that, makes way for a number that
 # the user can raise; it is asked for before a pixel is decoded.
@@ -39,8 +43,8 @@ def most_bytes(max_pixels: int) -> int:
 def sides_of(image_size: int | Sequence[int]) -> list[int]:
     """Height and width. DataError for a size that no image has."""
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size, image_size]
-    if len(sides) != 2 or min(sides) < 1:
-        raise DataError(f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
+    fits = len(sides) == 2 and min(sides) >= 1
+    require(fits, f"data.image_size={image_size} must be a side in pixels, or [height,width], of at least 1.")
     return sides
 
 
@@ -70,13 +74,11 @@ def read_image(
     """
     with _opened(path, content or path, max_pixels, options=content is None) as opened:
         image = _deep_grey(opened) if deep else _upright(opened).convert(_MODES[channels])
-    if image_size is None:
-        image_size = (image.height, image.width)
-    height, width = sides_of(image_size)
+    height, width = (image.height, image.width) if image_size is None else sides_of(image_size)
     scale = min(image.height / height, image.width / width)
     kept_width, kept_height = max(round(scale * width), 1), max(round(scale * height), 1)
     left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
-    # Cropped first: resize(box=…) would let what lies outside into the edges.
+    # Cropped first: resize(box=…), as in ImageOps.fit, would let what lies outside into the edges.
     middle = image.crop((left, top, left + kept_width, top + kept_height))
     pixels = np.array(middle.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
     if deep:
@@ -102,8 +104,7 @@ def read_as_it_is(name: str, content: bytes, max_pixels: int) -> np.ndarray:
     with _opened(name, io.BytesIO(content), max_pixels, options=False) as opened:
         if _is_sixteen_bit(opened):
             return np.asarray(ImageOps.exif_transpose(opened)).astype(np.uint16)[..., None]
-        if opened.mode in _OF_A_PROFILE:
-            raise DataError(f"{name} has colours of mode {opened.mode}: convert it to RGB.")
+        require(opened.mode not in _OF_A_PROFILE, f"{name} has colours of mode {opened.mode}: convert it to RGB.")
         if ";16" in str(opened.tile):  # how the pixels lie in the file
             return _deep_colours(name, content, opened.format)
         image = _upright(opened)
@@ -123,16 +124,15 @@ def _opened(
     most, raised = (f"data.max_pixels={max_pixels}", "raise that limit, ") if options else (max_pixels, "")
     try:
         with Image.open(content, formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise DataError(
-                    f"{path} has {image.width}×{image.height} pixels, more than {most}, and may be "
-                    f"a decompression bomb: {raised}make the image smaller, {remedy}."
-                )
-            if image.mode not in _EIGHT_BIT and not _is_sixteen_bit(image):
-                raise DataError(
-                    f"{path} has 32-bit pixels (mode {image.mode}), whose range is not known: convert it to "
-                    f"8 or 16 bits, {remedy}."
-                )
+            require(
+                image.width * image.height <= max_pixels,
+                f"{path} has {image.width}×{image.height} pixels, more than {most}, and may be a decompression bomb: "
+                f"{raised}make the image smaller, {remedy}.",
+            )
+            require(
+                image.mode not in ("I", "F") or _is_sixteen_bit(image),
+                f"{path} has 32-bit pixels (mode {image.mode}), whose range is not known: convert it to 8 or 16 bits, {remedy}.",
+            )
             yield image
     except DataError:
         raise
@@ -158,10 +158,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 def _deep_colours(name: str, content: bytes, form: str | None) -> np.ndarray:
     """uint16 (H, W, C), C = 1 or 3, on white."""
-    from torchvision.io import decode_png  # slow to import
-
-    if form != "PNG":
-        raise DataError(f"{name} has 16-bit colours: save it as PNG, or all images as an npz (arr_0, uint16 NHWC).")
+    said = "save it as PNG, or all images as an npz (arr_0, uint16 NHWC)"
+    require(form == "PNG", f"{name} has 16-bit colours: {said}.")
     pixels = decode_png(torch.frombuffer(bytearray(content), dtype=torch.uint8), apply_exif_orientation=True).numpy()
     channels, alpha = (pixels[:-1], pixels[-1:] / 65535) if len(pixels) in (2, 4) else (pixels, 1)
     shown = channels * alpha + 65535 * (1 - alpha)
@@ -180,14 +178,15 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-_SETTLED_SECONDS = 2.0
-
-
 class RememberedDigests:
-    """Digests of the files below `root`, by state of the file, in the user's cache folder.
+    """Digests of the files below `root` in the user's cache folder: a file that has not changed since is not read again.
 
-    `rules` is whatever else a digest was given for, such as the checks that a file had passed: under other rules
-    nothing is remembered.
+    A file counts as unchanged while its size, its inode, its time of change and its time of status change are what they were:
+    whoever writes into it, or puts another in its place, changes one of them, and the last cannot be set back. What was changed
+    within the last seconds is not remembered, because a second change within one tick of the file system's clock would not show.
+
+    `rules` is whatever else a digest was given for, such as the checks that a file had passed: under other rules nothing is
+    remembered.
     """
 
     def __init__(self, root: Path, rules: str) -> None:
@@ -199,27 +198,20 @@ class RememberedDigests:
             known = json.loads(self._file.read_bytes())
             self._known = known if isinstance(known, dict) else {}
 
-    def find(self, path: Path, state: list[int]) -> str | None:
-        """The digest of the file, if it is in the state in which it was remembered."""
+    def of(self, path: Path, read: Callable[[int], str]) -> str:
+        """The digest of a file: the remembered one, or what `read` returns, given the size. OSError if there is no file."""
+        status = path.stat()
+        state = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
         match self._known.get(str(path)):
             case [remembered, str(digest)] if remembered == state:
                 return digest
-        return None
-
-    def remember(self, path: Path, state: list[int], digest: str) -> None:
-        """`state` is that of before the file was read."""
-        _, _, *changed = state
-        if max(changed) < (time.time() - _SETTLED_SECONDS) * 1e9:
+        digest = read(status.st_size)
+        if max(status.st_mtime_ns, status.st_ctime_ns) < (time.time() - _SETTLED_SECONDS) * 1e9:
             self._fresh[str(path)] = [state, digest]
+        return digest
 
     def save(self) -> None:
         """For the next start. A folder that cannot be written only makes that one slower."""
         if self._fresh:
             with suppress(OSError):
                 write_whole(self._file, json.dumps({**self._known, **self._fresh}).encode())
-
-
-def state_of(path: Path) -> list[int]:
-    """Size, inode, times of change and of status change in nanoseconds. OSError if there is no such file."""
-    status = path.stat()
-    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -24,14 +24,12 @@ from diffusion_lab.data.image_files import (
     most_bytes,
     read_image,
     sides_of,
-    state_of,
 )
-from diffusion_lab.data.module import Batch, DataError, DataModule, Pick
+from diffusion_lab.data.module import Batch, DataError, DataModule, Pick, require
 from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels
 
 _AT_A_TIME = 4096  # files given to the threads that read them, so that a million do not wait in memory
-
 _MOST_NAMED = 10  # of the files that are left out
 
 
@@ -42,6 +40,8 @@ class ImageFiles(DataModule):
     "skip" leaves it out, so that neither the number of images nor the identity counts it. A file that breaks later
     stops the run in either case. `max_pixels` is what a file may unfold to. num_levels: 256, or 65,536 for 16-bit grey.
     """
+
+    num_levels: int
 
     def __init__(
         self,
@@ -57,37 +57,25 @@ class ImageFiles(DataModule):
         num_levels: int = 256,
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        if channels not in (1, 3):
-            raise DataError(f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
+        require(channels in (1, 3), f"data.channels={channels} must be 1 (grey) or 3 (RGB).")
         sides = sides_of(image_size)
-        if num_levels not in (256, MOST_LEVELS):
-            raise DataError(f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
-        if num_levels > 256 and channels != 1:
-            raise DataError(
-                f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits."
-            )
-        if num_workers < 0:
-            raise DataError(f"data.num_workers={num_workers} must not be negative.")
-        if on_error not in ("raise", "skip"):
-            raise DataError(f"data.on_error={on_error} must be raise or skip.")
-        if max_pixels < 1:
-            raise DataError(f"data.max_pixels={max_pixels} must be at least 1.")
-        self.root = root
-        self.shape = (channels, *sides)
-        self.num_levels = num_levels
-        self.num_workers = num_workers
-        self.on_error = on_error
-        self.max_pixels = max_pixels
+        fits = num_levels in (256, MOST_LEVELS)
+        require(fits, f"data.num_levels={num_levels} must be 256, or {MOST_LEVELS} for 16-bit grey.")
+        require(
+            num_levels == 256 or channels == 1,
+            f"data.num_levels={num_levels} needs data.channels=1: colours are read with 8 bits; use data=arrays for 16 bits.",
+        )
+        require(num_workers >= 0, f"data.num_workers={num_workers} must not be negative.")
+        require(on_error in ("raise", "skip"), f"data.on_error={on_error} must be raise or skip.")
+        require(max_pixels >= 1, f"data.max_pixels={max_pixels} must be at least 1.")
+        self.root, self.shape, self.num_levels = root, (channels, *sides), num_levels
+        self.num_workers, self.on_error, self.max_pixels = num_workers, on_error, max_pixels
 
     def _usable(self, paths: list[Path]) -> dict[Path, str]:
         """The SHA-256 of each file that is a whole image, in the same order; DataError for one that is not, unless skipped."""
         # Everything that the verdict on a file depends on.
-        rules = (
-            f"{hashlib.sha256(Path(image_files.__file__).read_bytes()).hexdigest()} {PIL.__version__} {self.max_pixels}"
-        )
-        remembered = RememberedDigests(self.root, rules)
-        digests: dict[Path, str] = {}
-        broken: list[DataError] = []
+        code = hashlib.sha256(Path(image_files.__file__).read_bytes()).hexdigest()
+        remembered = RememberedDigests(self.root, f"{code} {PIL.__version__} {self.max_pixels}")
 
         def digest_of(path: Path) -> str | DataError:
             try:
@@ -97,37 +85,31 @@ class ImageFiles(DataModule):
                     raise
                 return error
 
+        found: dict[Path, str | DataError] = {}
         try:
             with ThreadPoolExecutor(max_workers=8) as readers:
                 parts = range(0, len(paths), _AT_A_TIME)
                 for first in track(parts, "checking images", transient=True, disable=len(parts) < 2):
                     some = paths[first : first + _AT_A_TIME]
-                    for path, digest in zip(some, readers.map(digest_of, some), strict=True):
-                        if isinstance(digest, DataError):
-                            broken.append(digest)
-                        else:
-                            digests[path] = digest
+                    found.update(zip(some, readers.map(digest_of, some), strict=True))
         finally:
             remembered.save()
+        digests = {path: digest for path, digest in found.items() if isinstance(digest, str)}
+        broken = [error for error in found.values() if isinstance(error, DataError)]
         if broken and not digests:
             raise DataError(f"None of the {len(paths)} files in {self.root} is an image that can be used: {broken[0]}")
         if broken:
-            named = [
-                str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]
-            ]  # without the remedy, which is to skip it
+            named = [str(error).rpartition(": ")[0] for error in broken[:_MOST_NAMED]]  # the remedy is to skip it
             named += [f"{len(broken) - len(named)} more"] if len(broken) > len(named) else []
-            _warn(
-                f"data.on_error=skip: {len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}."
-            )
+            left_out = f"{len(broken)} of {len(paths)} files in {self.root} are left out: {'; '.join(named)}"
+            rank_zero_only(logging.getLogger(__name__).warning)(f"data.on_error=skip: {left_out}.")
         return digests
 
     def _hold(self, paths: dict[str, list[Path]], labels: dict[str, Tensor | None], digests: dict[Path, str]) -> None:
         """These files are the splits: set the facts that follow from them."""
         for split in ("train", "test"):
-            if not paths[split]:
-                raise DataError(
-                    f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
-                )
+            said = f"{self.root} holds no {split} images that can be used: add some, or repair the broken ones."
+            require(paths[split], said)
         self._images = {
             split: _Images(paths[split], labels[split], self.shape, self.max_pixels, self.num_levels > 256)
             for split in ("train", "test")
@@ -144,13 +126,8 @@ class ImageFiles(DataModule):
         return self._images[split].labels
 
     def _show(self, split: str, picks: Iterable[Pick]) -> Iterator[Batch]:
-        loader = DataLoader(
-            self._images[split],
-            batch_size=None,
-            sampler=picks,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-        )
+        images, workers = self._images[split], self.num_workers
+        loader = DataLoader(images, batch_size=None, sampler=picks, num_workers=workers, collate_fn=_as_it_is)
         try:
             for batch in loader:
                 if isinstance(batch, DataError):
@@ -197,33 +174,26 @@ def _as_it_is(batch: object) -> object:
 
 
 def _checked_digest(path: Path, max_pixels: int, remembered: RememberedDigests) -> str:
-    try:
-        state = state_of(path)
-        if digest := remembered.find(path, state):
-            return digest
-        size = state[0]
-        if size > most_bytes(max_pixels):
-            raise DataError(
-                f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
-                "file, or leave it out with data.on_error=skip."
-            )
+    """The SHA-256 of a file that is a whole image."""
+
+    def read(size: int) -> str:
+        require(
+            size <= most_bytes(max_pixels),
+            f"{path} has {size:,} bytes, too many for an image of data.max_pixels={max_pixels}: raise that limit, replace the "
+            "file, or leave it out with data.on_error=skip.",
+        )
         with path.open("rb") as file:
             content = file.read(size)  # no further, should it grow meanwhile
+        require(content, f"{path} is empty (0 bytes): replace it, or leave it out with data.on_error=skip.")
+        check_image(path, content, max_pixels)
+        return hashlib.sha256(content).hexdigest()
+
+    try:
+        return remembered.of(path, read)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): give permission to read it, or leave it out with data.on_error=skip."
         ) from error
-    if not content:
-        raise DataError(f"{path} is empty (0 bytes): replace it, or leave it out with data.on_error=skip.")
-    check_image(path, content, max_pixels)
-    digest = hashlib.sha256(content).hexdigest()
-    remembered.remember(path, state, digest)
-    return digest
-
-
-@rank_zero_only
-def _warn(sentence: str) -> None:
-    logging.getLogger(__name__).warning(sentence)
 
 
 class ImageFolder(ImageFiles):
@@ -253,12 +223,9 @@ class ImageFolder(ImageFiles):
     ) -> None:
         where = (Path(root), image_size, channels, num_workers, on_error, max_pixels, num_levels)
         super().__init__(batch_size, seed, flip, *where)
-        if classes not in (None, "subfolders"):
-            raise DataError(f"data.classes={classes} must be null or subfolders.")
-        if not 0 < test_fraction < 1:
-            raise DataError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
-        self.classes = classes
-        self.test_fraction = test_fraction
+        require(classes in (None, "subfolders"), f"data.classes={classes} must be null or subfolders.")
+        require(0 < test_fraction < 1, f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        self.classes, self.test_fraction = classes, test_fraction
 
     def missing(self) -> str | None:
         try:
@@ -268,24 +235,21 @@ class ImageFolder(ImageFiles):
         return None
 
     def _load(self) -> None:
-        folders = self._split_folders()
-        if folders:
-            listed = {split: _image_paths(folder) for split, folder in folders.items()}
-            digests = self._usable([path for paths in listed.values() for path in paths])
-            paths = {split: [path for path in listed[split] if path in digests] for split in listed}
-        else:
-            folders = dict.fromkeys(("train", "test"), self.root)
-            digests = self._usable(_image_paths(self.root))
-            paths = self._hold_out(list(digests))
+        folders = self._split_folders() or {"train": self.root}
+        listed = {split: _image_paths(folder) for split, folder in folders.items()}
+        digests = self._usable([path for paths in listed.values() for path in paths])
+        paths = {split: [path for path in listed[split] if path in digests] for split in listed}
+        if "test" not in paths:
+            paths = self._hold_out(paths["train"])
 
-        labels = dict.fromkeys(paths)
+        labels: dict[str, Tensor | None] = dict.fromkeys(paths)
         self.num_classes = None
         if self.classes:
-            of = {split: [_class_of(path, folders[split]) for path in paths[split]] for split in paths}
+            of = {split: [_class_of(path, folders.get(split, self.root)) for path in paths[split]] for split in paths}
             self.class_names = sorted(set(of["train"]))
-            if unseen := sorted(set(of["test"]) - set(of["train"])):
+            for name in sorted({*of["test"]} - {*of["train"]}):
                 raise DataError(
-                    f"{self.root} has no training images of the class {unseen[0]}: add some, or remove the class."
+                    f"{self.root} has no training images of the class {name}: add some, or remove the class."
                 )
             labels = {split: torch.tensor([self.class_names.index(c) for c in of[split]]) for split in paths}
             self.num_classes = len(self.class_names)
@@ -293,39 +257,35 @@ class ImageFolder(ImageFiles):
 
     def _split_folders(self) -> dict[str, Path] | None:
         """The folders of the splits, if any of them is there."""
-        if not self.root.is_dir():
-            raise DataError(f"data.root={self.root} is not a folder: name the folder that holds your images.")
+        said = f"data.root={self.root} is not a folder: name the folder that holds your images."
+        require(self.root.is_dir(), said)
         folders = {split: self.root / split for split in ("train", "test")}
         return folders if any(folder.is_dir() for folder in folders.values()) else None
 
     def _hold_out(self, paths: list[Path]) -> dict[str, list[Path]]:
-        if len(paths) < 2:
-            raise DataError(f"{self.root} holds one image: at least two are needed, to train and to test.")
-        test = held_out(len(paths), self.test_fraction).tolist()
+        require(len(paths) > 1, f"{self.root} holds one image: at least two are needed, to train and to test.")
+        is_test = held_out(len(paths), self.test_fraction)
         return {
-            "train": [path for path, is_test in zip(paths, test, strict=True) if not is_test],
-            "test": [path for path, is_test in zip(paths, test, strict=True) if is_test],
+            split: [paths[i] for i in of.nonzero().flatten().tolist()]
+            for split, of in (("train", ~is_test), ("test", is_test))
         }
 
 
 def _image_paths(folder: Path) -> list[Path]:
     """All images in the folder, however deep, sorted by name: the same on every machine."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is missing: give both train/ and test/, or neither.")
+    require(folder.is_dir(), f"{folder} is missing: give both train/ and test/, or neither.")
     paths = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-    if not paths:
-        raise DataError(f"{folder} holds no images: their names must end in one of {', '.join(sorted(SUFFIXES))}.")
+    said = f"{folder} holds no images: their names must end in one of {', '.join(sorted(SUFFIXES))}."
+    require(paths, said)
     return paths
 
 
 def _class_of(path: Path, folder: Path) -> str:
     names = path.relative_to(folder).parts
-    if len(names) == 1:
-        raise DataError(
-            f"{path} has no class: with data.classes=subfolders every image must lie in a subfolder of {folder}."
-        )
+    said = f"{path} has no class: with data.classes=subfolders every image must lie in a subfolder of {folder}."
+    require(len(names) > 1, said)
     return names[0]

@@ -1,5 +1,7 @@
 """A data set in memory: images as uint8 or uint16 levels, points as float32. No worker processes."""
 
+from __future__ import annotations
+
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.module import Batch, DataModule, Pick
+from diffusion_lab.data.order import held_out
 from diffusion_lab.diffusion.levels import from_levels
 
 
@@ -21,6 +24,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def num_classes(self) -> int | None:
+        """One more than the highest label; None without labels."""
+        return None if self.labels is None else int(self.labels.max()) + 1
+
+    def parted(self, share: float) -> tuple[Split, Split]:
+        """(what trains, what tests): a fixed random share is held out."""
+        is_test = held_out(len(self), share)
+        train, test = (
+            Split(self.values[of], None if self.labels is None else self.labels[of]) for of in (~is_test, is_test)
+        )
+        return train, test
 
 
 class InMemoryDataModule(DataModule):
@@ -67,6 +83,7 @@ class OneSet(InMemoryDataModule):
     """
 
     num_classes = None
+    num_levels: int
 
     def __init__(self, name: str, levels: Tensor, num_levels: int, identity: str) -> None:
         super().__init__(batch_size=1, seed=0)

@@ -1,4 +1,4 @@
-"""MNIST's idx files and the data sets that come in them: 1×28×28, 60,000 + 10,000 images, ten classes.
+"""MNIST, and Fashion-MNIST in its format: 1×28×28, 60,000 + 10,000 images, ten classes, in four idx files.
 
 An idx file is two zero bytes, a type byte (8: unsigned bytes), the number of axes, each axis as a big-endian 32-bit
 integer, then the bytes (Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits). torchvision
@@ -11,35 +11,31 @@ import math
 import os
 import sys
 import zlib
-from abc import abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import datasets
 
 from diffusion_lab.data.in_memory import InMemoryDataModule, Split
 from diffusion_lab.data.module import DataError
-from diffusion_lab.data.published import cache_folder, download
+from diffusion_lab.data.published import Published
 
 _SIZES = {"train": 60_000, "t10k": 10_000}
-_IMAGE_SHAPE = (28, 28)
-_UNSIGNED_BYTE = 8
+_NAMES = [f"{part}-{kind}-ubyte" for part in _SIZES for kind in ("images-idx3", "labels-idx1")]
 
 
-class IdxImages(InMemoryDataModule):
+class IdxImages(Published, InMemoryDataModule):
     """Grey images from the four idx files in a folder, from a Debian package, or through torchvision's download.
 
     `root` is a folder with the idx files, gzipped or not, or one that torchvision downloaded into. Without it they
-    are looked for where a Debian package puts them and where an earlier download left them. `download` fetches them
-    if they are not found. The identity is taken from the decoded images, so it is the same whichever source they
-    came from.
+    are looked for where a Debian package puts them and where an earlier download left them. The identity is taken
+    from the decoded images, so it is the same whichever source they came from.
     """
 
-    title: str  # the name in sentences
-    raw: str  # where torchvision puts the files, inside its root
-    package: str | None = None  # Debian's package
+    torchvisions: str  # its class, and the folder inside its root
+    package: str | None = None  # Debian's
     num_classes = 10
     num_levels = 256
 
@@ -47,53 +43,47 @@ class IdxImages(InMemoryDataModule):
         self, batch_size: int, seed: int, flip: bool = False, root: str | None = None, download: bool = False
     ) -> None:
         super().__init__(batch_size, seed, flip)
-        self.root = root
-        self.download = download
+        self._look_in(root, download)
+        self._folders = [self.folder] if root or not self.package else [*_package_folders(self.package), self.folder]
+        self.fetched_into = f"{self.torchvisions}/raw"
 
-    @abstractmethod
     def _fetch(self, root: str) -> object:
-        """torchvision's download into `root`."""
+        return getattr(datasets, self.torchvisions)(root, download=True)
 
-    def missing(self) -> str | None:
-        if self._find() is not None:
-            return None
-        package = f"install Debian's package {self.package}, " if self.package else ""
-        return f"{self.title} was not found in {self._folder}: set data.download=true, {package}or {self._by_hand}."
+    @property
+    def _otherwise(self) -> str:
+        return f"install Debian's package {self.package}, {super()._otherwise}" if self.package else super()._otherwise
+
+    @property
+    def _by_hand(self) -> str:
+        files = ", ".join(f"{name}.gz" for name in _NAMES)
+        return f"put {files} into {self.folder}, or name the folder that holds them with data.root=FOLDER"
+
+    def _wrong(self) -> str | None:
+        return None if self._files() else f"{self.title} was not found in {self.folder}"
+
+    def _files(self) -> dict[str, Path]:
+        """The four files of the first folder that holds them all; none where no folder does."""
+        for folder in self._folders:
+            for place in (folder, folder / self.fetched_into):
+                files = {
+                    name: path for name in _NAMES for path in (place / f"{name}.gz", place / name) if path.is_file()
+                }
+                if len(files) == len(_NAMES):
+                    return files
+        return {}
 
     def _read(self) -> tuple[Split, Split]:
-        if self.download and self._find() is None:
-            download(self.title, self._folder, self._fetch, self.raw, self._by_hand)
-        files = self._find()
-        if files is None:
-            raise DataError(self.missing())
+        self._find()
+        files = self._files()
         train, test = (
             Split(
-                read_idx(files[f"{part}-images-idx3-ubyte"], (size, *_IMAGE_SHAPE))[:, None],
+                read_idx(files[f"{part}-images-idx3-ubyte"], (size, 28, 28))[:, None],
                 self._labels(files[f"{part}-labels-idx1-ubyte"], size),
             )
             for part, size in _SIZES.items()
         )
         return train, test
-
-    @property
-    def _folder(self) -> Path:
-        return Path(self.root) if self.root else cache_folder(self.name)
-
-    @property
-    def _by_hand(self) -> str:
-        files = ", ".join(f"{name}.gz" for name in _names())
-        return f"put {files} into {self._folder}, or name the folder that holds them with data.root=FOLDER"
-
-    def _find(self) -> dict[str, Path] | None:
-        """The four files of the first folder that holds them all."""
-        packages = _package_folders(self.package) if self.package else ()
-        folders = [Path(self.root)] if self.root else [*packages, cache_folder(self.name)]
-        for folder in folders:
-            for place in (folder, folder / self.raw):
-                files = {name: _plain_or_gzipped(place / name) for name in _names()}
-                if all(files.values()):
-                    return files
-        return None
 
     def _labels(self, path: Path, size: int) -> Tensor:
         labels = read_idx(path, (size,)).long()
@@ -104,9 +94,29 @@ class IdxImages(InMemoryDataModule):
         return labels
 
 
+class MNIST(IdxImages):
+    """70,000 grey scans of the digits 0 … 9 (LeCun, Bottou, Bengio, Haffner 1998). Mirrored digits are not digits."""
+
+    name = "mnist"
+    title = torchvisions = "MNIST"
+    class_names = tuple("0123456789")
+
+
+class FashionMNIST(IdxImages):
+    """70,000 grey pictures of clothes in ten classes (H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747, 2017)."""
+
+    name = "fashion_mnist"
+    title = "Fashion-MNIST"
+    torchvisions = "FashionMNIST"
+    class_names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
+    package = "dataset-fashion-mnist"
+
+
 def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     """The array in an idx file of unsigned bytes (.gz: gzipped), uint8; DataError unless it has just this `shape`."""
-    header = bytes([0, 0, _UNSIGNED_BYTE, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     size = len(header) + math.prod(shape)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -119,48 +129,6 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape).copy())
 
 
-def _names() -> list[str]:
-    return [f"{part}-{kind}-ubyte" for part in _SIZES for kind in ("images-idx3", "labels-idx1")]
-
-
-def _plain_or_gzipped(path: Path) -> Path | None:
-    return next((p for p in (path, path.with_name(path.name + ".gz")) if p.is_file()), None)
-
-
-def _package_folders(package: str) -> Iterator[Path]:
-    shares = [f"{sys.prefix}/share", "/usr/share", "/usr/local/share"]
-    shares += filter(None, os.environ.get("XDG_DATA_DIRS", "").split(":"))
-    return (Path(share) / "datasets" / package.removeprefix("dataset-") for share in shares)
-
-
-class MNIST(IdxImages):
-    """70,000 grey scans of the digits 0 … 9 (LeCun, Bottou, Bengio, Haffner 1998). Mirrored digits are not digits."""
-
-    name = "mnist"
-    title = "MNIST"
-    class_names = tuple("0123456789")
-    raw = "MNIST/raw"
-
-    def _fetch(self, root: str) -> object:
-        # Imported here: it takes a second, and only a download needs it.
-        from torchvision import datasets
-
-        return datasets.MNIST(root, download=True)
-
-
-class FashionMNIST(IdxImages):
-    """70,000 grey pictures of clothes in ten classes (H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747, 2017)."""
-
-    name = "fashion_mnist"
-    title = "Fashion-MNIST"
-    class_names = (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )  # fmt: skip
-    raw = "FashionMNIST/raw"
-    package = "dataset-fashion-mnist"
-
-    def _fetch(self, root: str) -> object:
-        # Imported here: it takes a second, and only a download needs it.
-        from torchvision import datasets
-
-        return datasets.FashionMNIST(root, download=True)
+def _package_folders(package: str) -> list[Path]:
+    shares = [f"{sys.prefix}/share", "/usr/share", "/usr/local/share", *os.environ.get("XDG_DATA_DIRS", "").split(":")]
+    return [Path(share, "datasets", package.removeprefix("dataset-")) for share in shares if share]

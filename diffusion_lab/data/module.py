@@ -44,6 +44,12 @@ class DataError(ValueError):
     """The data cannot be used: one sentence that names the option or the path, and what to do."""
 
 
+def require(fits: object, sentence: str) -> None:
+    """DataError with this sentence, unless it fits."""
+    if not fits:
+        raise DataError(sentence)
+
+
 class DataModule(LightningDataModule, ABC):
     """A data set with its facts.
 
@@ -77,10 +83,8 @@ class DataModule(LightningDataModule, ABC):
 
     def __init__(self, batch_size: int, seed: int, flip: bool = False) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise DataError(f"data.batch_size={batch_size} must be at least 1.")
-        if not 0 <= seed < 2**64:
-            raise DataError(f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
+        require(batch_size >= 1, f"data.batch_size={batch_size} must be at least 1.")
+        require(0 <= seed < 2**64, f"seed={seed} must be a whole number from 0 to 2**64 - 1.")
         self.batch_size = batch_size
         self.seed = seed
         self.flip = flip
@@ -95,10 +99,10 @@ class DataModule(LightningDataModule, ABC):
         if not self._prepared:
             self._load()
             self._divide()
-            if isinstance(self._trained_on, int) and self._trained_on > self.num_train:
-                raise DataError(
-                    f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all."
-                )
+            require(
+                not isinstance(self._trained_on, int) or self._trained_on <= self.num_train,
+                f"train_images={self._trained_on}: {self.name} has {self.num_train} training images; use null for all.",
+            )
             if self.clusters is not None:
                 self._cluster(self.clusters)
             self._prepared = True
@@ -126,11 +130,11 @@ class DataModule(LightningDataModule, ABC):
         """Endless (x, y): batch k shows `BatchOrder.batch(k)`; begins at 0, or at the step of the attached trainer."""
         self.prepare()
         rank, world_size = self._ranks
-        if self.batch_size % world_size:
-            raise DataError(
-                f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: "
-                f"choose a multiple of {world_size}."
-            )
+        require(
+            self.batch_size % world_size == 0,
+            f"data.batch_size={self.batch_size} cannot be divided evenly among {world_size} processes: choose a multiple of "
+            f"{world_size}.",
+        )
         images = fixed_subset(self.num_train, self.num_trained_on)
         order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
 
@@ -145,11 +149,8 @@ class DataModule(LightningDataModule, ABC):
 
         Only training is so limited: samples are compared with all of them.
         """
-        is_count = isinstance(images, int) and images >= 1
-        if not (images is None or is_count or (isinstance(images, float) and 0 < images <= 1)):
-            raise DataError(
-                f"train_images={images}: give a number of images, a share between 0 and 1, or null for all."
-            )
+        fits = images is None or (images >= 1 if isinstance(images, int) else 0 < images <= 1)
+        require(fits, f"train_images={images}: give a number of images, a share between 0 and 1, or null for all.")
         self._trained_on = images
 
     def notes(self) -> list[str]:
@@ -179,17 +180,17 @@ class DataModule(LightningDataModule, ABC):
 
     def hold_back(self, num_images: int) -> None:
         """Hold back training images for validation, before `prepare`: a fixed random choice; a larger one contains a smaller."""
-        if not isinstance(num_images, int) or num_images < 0:
-            raise DataError(f"data.validation={num_images} must be a number of training images, or 0 for none.")
+        fits = isinstance(num_images, int) and num_images >= 0
+        require(fits, f"data.validation={num_images} must be a number of training images, or 0 for none.")
         self.num_validation = num_images
 
     def _divide(self) -> None:
-        if 0 < self.num_train <= self.num_validation:
-            raise DataError(
-                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
-                "some are left to train on."
-            )
         if self.num_validation:
+            require(
+                self.num_validation < self.num_train,
+                f"data.validation={self.num_validation}: {self.name} has {self.num_train} training images: choose fewer, so that "
+                "some are left to train on.",
+            )
             train, validation = without_validation(self.num_train, self.num_validation)
             self._places, self.num_train = {"train": train, "validation": validation}, len(train)
 
@@ -250,10 +251,8 @@ class DataModule(LightningDataModule, ABC):
     def hold_out(self, num_images: int, batch_size: int, seed: int) -> None:
         """Which images the held-out loss is taken of, how many at a time, and what keys their noise. Before this: none."""
         for name, value in (("num_images", num_images), ("batch_size", batch_size)):
-            if value < 1:
-                raise DataError(f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
-        if seed < 0:
-            raise DataError(f"val.seed={seed} must not be negative.")
+            require(value >= 1, f"val.{name}={value} must be at least 1; val.every_n_steps=0 turns validation off.")
+        require(seed >= 0, f"val.seed={seed} must not be negative.")
         self._held_out = (num_images, batch_size, seed)
 
     def val_dataloader(self) -> Batches[HeldOutBatch]:
@@ -296,8 +295,7 @@ class DataModule(LightningDataModule, ABC):
         """
         self.prepare()
         splits = dict.fromkeys(("train", "test", *self._places))
-        if split not in splits:
-            raise DataError(f"There is no split {split!r}: the splits are {', '.join(splits)}.")
+        require(split in splits, f"There is no split {split!r}: the splits are {', '.join(splits)}.")
         order = fixed_subset(self.size(split), limit)
         return self._labelled(split, _unmirrored_batches(order[start:], batch_size))
 
@@ -317,7 +315,7 @@ class DataModule(LightningDataModule, ABC):
         labels = self._classes("train" if split in self._places else split)
         if labels is not None and split in self._places:
             labels = labels[self._places[split]]
-        return None if labels is None else labels.bincount(minlength=self.num_classes).double() / len(labels)
+        return None if labels is None else labels.bincount(minlength=self.num_classes or 0).double() / len(labels)
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """log p(x) in nats, float64 (B,), where the density is known; else None."""

@@ -4,7 +4,7 @@ The training images are shown in the order perm(seed, 0), perm(seed, 1), perm(se
 that sequence lies in epoch p // n and shows image perm(seed, p // n)[p mod n]; a coin keyed by the same position
 says whether it is mirrored. Batch k is the positions k·B … (k + 1)·B − 1, and rank r of W takes the r-th W-th part
 of it. Nothing is carried from batch to batch, so a run that resumes at batch k, or runs on other devices, sees what
-it would have seen.
+it would have seen. Below: fixed choices of images, which no seed of a run changes, because scores are compared between runs.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,8 @@ def batches_trained(trainer: Trainer) -> int:
     """k while batch k is trained on, counted over all resumes."""
     # The batches whose optimizer step is done. `current.ready` would be one too many in a checkpoint written when a batch failed
     # half-way, and begins again at 0 when training continues from a finished run.
-    return trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    total = trainer.fit_loop.epoch_loop.batch_progress.total
+    return total.processed  # type: ignore[attr-defined]  # Lightning declares the base class of its tracker
 
 
 def batches_repeated(trainer: Trainer) -> int:
@@ -70,27 +71,21 @@ def _epoch(seed: int, epoch: int, num_train: int) -> tuple[np.ndarray, np.ndarra
     return random.permutation(num_train), random.random(num_train) < 0.5
 
 
-# Scores are compared between runs, so neither may depend on a run's seed.
-_SEED = 0
-
-
 def evenly_spaced(num_items: int, num_chosen: int) -> Tensor:
     """⌊(i + 1/2)·n/k⌋ for i < k, int64 (k,): of items sorted by class, the same share of each class to within one."""
     return (2 * torch.arange(num_chosen) + 1) * num_items // (2 * num_chosen)
 
 
-def fixed_subset(size: int, count: int | None) -> Tensor:
-    """`count` indices below `size`, int64: a random sample, the same for everybody; a larger one begins with a smaller.
+def fixed_subset(size: int, limit: int | None) -> Tensor:
+    """`limit` indices below `size`, int64: a random sample, the same for everybody; a larger one begins with a smaller.
 
-    All indices in order if `count` is None or not below `size`.
+    All indices in order if `limit` is None or not below `size`.
 
     Not stratified by class: n held-out images set the floor of a Fréchet distance at n, and a sample whose class
     counts are evened out lies several times closer to the whole than n independent images do, so that a perfect
     model would miss the floor.
     """
-    if count is None or count >= size:
-        return torch.arange(size)
-    return _sequence(size)[:count]
+    return torch.arange(size) if limit is None or limit >= size else _sequence(size)[:limit]
 
 
 def held_out(size: int, share: float) -> Tensor:
@@ -100,17 +95,17 @@ def held_out(size: int, share: float) -> Tensor:
     return found
 
 
-def fixed_rest(size: int, count: int) -> Tensor:
-    """`count` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
-    return _sequence(size).flip(0)[:count]
+def fixed_rest(size: int, limit: int) -> Tensor:
+    """`limit` indices below `size`, or as many as there are, int64: the other end of the sequence that `fixed_subset` begins."""
+    return _sequence(size).flip(0)[:limit]
 
 
-def without_validation(size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images to train on and of `count` images for validation, out of `size`, int64, both in ascending order."""
+def without_validation(size: int, num_images: int) -> tuple[Tensor, Tensor]:
+    """Indices of the images to train on and of `num_images` for validation, out of `size`, int64, both in ascending order."""
     chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[fixed_rest(size, count)] = True
+    chosen[fixed_rest(size, num_images)] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
 def _sequence(size: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(_SEED).permutation(size))
+    return torch.from_numpy(np.random.default_rng(0).permutation(size))

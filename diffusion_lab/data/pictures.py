@@ -16,9 +16,8 @@ from torchvision.utils import make_grid
 
 from diffusion_lab.diffusion.levels import MOST_LEVELS, from_levels, to_levels
 
-_SMALLEST_SIDE = (
-    48  # pixels on the screen of the longer side; smaller images are enlarged by whole factors, without smoothing
-)
+# Pixels on the screen of the longer side; smaller images are enlarged by whole factors, without smoothing.
+_SMALLEST_SIDE = 48
 
 
 @contextmanager
@@ -47,16 +46,18 @@ def grid(x: Tensor, num_levels: int | None, columns: int | None = None) -> Image
 
 def to_uint8(x: Tensor, num_levels: int | None) -> Tensor:
     """A picture of x, uint8 in 0 … 255: rounded to the data's levels, if it has any, which are spread over 0 … 255."""
-    return to_levels(x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels), 256)
+    return _shades(x, num_levels, 256)
 
 
 def pixels(x: Tensor, num_levels: int | None) -> np.ndarray:
     """x float32 (B, C, H, W) in [−1, 1] -> uint8 (B, H, W, C), as published evaluators read images; uint16 beyond 256 levels."""
-    if num_levels is None or num_levels <= 256:
-        found = to_uint8(x, num_levels)
-    else:
-        found = to_levels(from_levels(to_levels(x, num_levels), num_levels), MOST_LEVELS)
+    found = _shades(x, num_levels, 256 if (num_levels or 256) <= 256 else MOST_LEVELS)
     return found.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _shades(x: Tensor, num_levels: int | None, count: int) -> Tensor:
+    """x on `count` levels, after rounding to the data's, if it has any."""
+    return to_levels(x if num_levels is None else from_levels(to_levels(x, num_levels), num_levels), count)
 
 
 def images(x: Tensor, num_levels: int | None) -> list[Image.Image]:

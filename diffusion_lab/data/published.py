@@ -1,27 +1,14 @@
-"""Files of a published data set: checked byte for byte, or one sentence that says what to do."""
+"""Data sets that others publish: where their files are looked for, how they are checked, and how torchvision downloads them."""
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
-from torchvision.datasets.utils import calculate_md5
+from torchvision.datasets.utils import check_integrity
 
-from diffusion_lab.data.module import DataError
-
-
-def first_wrong(files: Iterable[tuple[Path, str]]) -> str | None:
-    """What is wrong with the first of (path, MD5) that is missing or has other bytes, or None. Nothing is parsed."""
-    for path, md5 in files:
-        if not path.is_file():
-            return f"{path} is missing"
-        try:
-            found = calculate_md5(path)
-        except OSError as error:
-            return f"{path} cannot be read ({error.strerror})"
-        if found != md5:
-            return f"{path} is not the published file (its MD5 is {found}, not {md5})"
-    return None
+from diffusion_lab.data.module import DataError, DataModule
 
 
 def cache_folder(name: str) -> Path:
@@ -29,22 +16,65 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lab" / name
 
 
-def download(title: str, folder: Path, fetch: Callable[[str], object], made: str, by_hand: str) -> None:
-    """`fetch(root)` fetches and checks files into root/made; they are moved into `folder` one by one once all are there.
+class Published(DataModule):
+    """Files in `folder`: the option `root`, or the user's cache folder. The option `download` fetches them if they are missing."""
 
-    So another process may do the same at the same time. DataError, which ends in `by_hand`, if it fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as staging:
-            fetch(staging)
-            fetched = Path(staging) / made
-            for path in sorted(fetched.rglob("*")):
-                if path.is_file():
-                    target = folder / path.relative_to(fetched)
+    title: str  # the name in sentences
+    fetched_into = ""  # where torchvision puts the files, inside its root
+
+    def _look_in(self, root: str | None, download: bool) -> None:
+        self.folder, self.download = Path(root) if root else cache_folder(self.name), download
+
+    @abstractmethod
+    def _wrong(self) -> str | None:
+        """What is missing, or is not as it was published; None: nothing. Nothing is parsed."""
+
+    @abstractmethod
+    def _fetch(self, root: str) -> object:
+        """torchvision's download into `root`."""
+
+    @property
+    @abstractmethod
+    def _by_hand(self) -> str:
+        """How the user puts the files into `folder`."""
+
+    @property
+    def _otherwise(self) -> str:
+        return f"or {self._by_hand}"
+
+    def missing(self) -> str | None:
+        wrong = self._wrong()
+        return wrong and f"{wrong}: set data.download=true, {self._otherwise}."
+
+    def _find(self) -> None:
+        """DataError unless the files are there, or can be downloaded."""
+        if self.download and self._wrong():
+            self._download()
+        if missing := self.missing():
+            raise DataError(missing)
+
+    def _download(self) -> None:
+        """The files are moved into `folder` one by one once all are there, so that two processes may download at the same time."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as staging:
+                self._fetch(staging)
+                fetched = Path(staging, self.fetched_into)
+                for path in sorted(path for path in fetched.rglob("*") if path.is_file()):
+                    target = self.folder / path.relative_to(fetched)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(path, target)
-    except Exception as error:
-        # torchvision and the network fail with RuntimeError, OSError, HTTPException, BadZipFile, EOFError and others.
-        reason = " ".join(str(error).split())
-        raise DataError(f"{title} could not be downloaded into {folder} ({reason}): {by_hand}.") from error
+        except Exception as error:
+            # torchvision and the network fail with RuntimeError, OSError, HTTPException, BadZipFile, EOFError and others.
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{self.title} could not be downloaded into {self.folder} ({reason}): {self._by_hand}."
+            ) from error
+
+
+def first_wrong(files: Iterable[tuple[Path, str]]) -> str | None:
+    """What is wrong with the first of (path, MD5) that is missing or has other bytes, or None."""
+    for path, md5 in files:
+        if not check_integrity(path, md5):
+            return f"{path} is {f'not the published file (its MD5 is not {md5})' if path.is_file() else 'missing'}"
+    return None

@@ -47,6 +47,10 @@ class TimestepSampler(nn.Module, ABC):
             return 1 + share * (self.num_timesteps - 1)
         return 1 + (share * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
 
+    def update(self, t: Steps, loss: Float[Tensor, " b"]) -> None:
+        """The unweighted losses of a global batch, for a sampler that `learns_from_losses`."""
+        raise NotImplementedError(f"{type(self).__name__} learns nothing from losses")
+
 
 class UniformTimesteps(TimestepSampler):
     """t uniform, w = 1 (Ho et al. 2020, algorithm 1)."""

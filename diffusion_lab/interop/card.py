@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.store.measures import read_measures
@@ -22,115 +21,93 @@ _UNKNOWN = "not known to diffusion_lab: add it here before you publish the model
 _MOST_RUNS = 3
 
 
-@dataclass(frozen=True)
-class About:
-    """What a card says of a model.
+def card(
+    name: str,
+    data: Mapping[str, Any],
+    choices: Mapping[str, str | None],
+    training: Mapping[str, Any],
+    weights: str,
+    protocol: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    use: str,
+    version: str,
+    library: str,
+) -> str:
+    """README.md of an exported model.
 
     name: of its folder. data: name, shape, identity. choices: of each group. training: what training.json holds. weights: their
     name. protocol: of the model. runs: metrics.json of its scores. use: how the exported files are used, Markdown.
     """
-
-    name: str
-    data: Mapping[str, Any]
-    choices: Mapping[str, str | None]
-    training: Mapping[str, Any]
-    weights: str
-    protocol: Mapping[str, Any]
-    runs: Sequence[Mapping[str, Any]]
-    use: str
-    version: str
-    library: str
-
-
-def card(about: About) -> str:
-    """README.md of an exported model."""
-    shape = "×".join(map(str, about.data["shape"]))
-    data, identity = about.data["name"], about.data["identity"]
-    training = about.training
-    lines = [
-        "---",
-        f"library_name: {about.library}",
-        "pipeline_tag: unconditional-image-generation",
-        "tags:",
-        "- diffusion_lab",
-        f"- {about.protocol['family']}",
-        "license: unknown",
-        "---",
-        "",
-        f"# {about.name}",
-        "",
-        f"A {about.protocol['family']} model of {f'`{data}`' if data else 'unnamed data'} ({shape}),",
-        f"{_made(training)} diffusion_lab {about.version}.",
-        f"These are the weights `{about.weights}`.",
-        "",
-        "## Use",
-        "",
-        about.use,
-        "",
-        "## Data",
-        "",
-        f"{f'`{data}`' if data else 'Not named'}, samples of {shape}. Licence of the data: {_LICENCES.get(data, _UNKNOWN)}.",
-        *([f"SHA-256 of its content: `{identity}`."] if identity else []),
-        "",
-        "## Recipe",
-        "",
-        _training(training),
-        f"Fingerprint of the training: `{training['fingerprint']}`.",
-        "",
-        *_table(("choice", "is"), [(f"`{key}`", f"`{value}`") for key, value in about.choices.items() if value]),
-        "",
-        *_table(("part", "as it is exported"), [(key, f"`{value}`") for key, value in about.protocol.items()]),
-        "",
-        "## Scores",
-        "",
-        *(_scores(about.runs[:_MOST_RUNS]) or ["It has not been scored yet: run `diffusion-lab evaluate`."]),
-    ]
-    left = len(about.runs) - _MOST_RUNS
-    return "\n".join([*lines, *([f"{left} more scores are not shown."] if left > 0 else []), ""])
-
-
-def _made(training: Mapping[str, Any]) -> str:
-    return "imported by" if training.get("imported") else "trained with"
-
-
-def _training(training: Mapping[str, Any]) -> str:
-    """What it took, or, of an imported model, where it is from."""
-    origin = training.get("imported")
+    shape, source = "×".join(map(str, data["shape"])), data["name"]
+    origin, left = training.get("imported"), len(runs) - _MOST_RUNS
     if origin is None:
-        return f"{training['steps']} steps, {training['images']} images, {training['seconds']:.0f} seconds."
-    return f"Imported from `{origin['file']}` ({origin['code']}), SHA-256 `{origin['sha256']}`; its training was not recorded."
+        made = f"{training['steps']} steps, {training['images']} images, {training['seconds']:.0f} seconds."
+    else:
+        file, code, digest = origin["file"], origin["code"], origin["sha256"]
+        made = f"Imported from `{file}` ({code}), SHA-256 `{digest}`; its training was not recorded."
+    identity = f"\nSHA-256 of its content: `{data['identity']}`." if data["identity"] else ""
+    scores = "\n".join(map(_score, runs[:_MOST_RUNS])) or "It has not been scored yet: run `diffusion-lab evaluate`."
+    return f"""---
+library_name: {library}
+pipeline_tag: unconditional-image-generation
+tags:
+- diffusion_lab
+- {protocol["family"]}
+license: unknown
+---
+
+# {name}
+
+A {protocol["family"]} model of {f"`{source}`" if source else "unnamed data"} ({shape}),
+{"imported by" if origin else "trained with"} diffusion_lab {version}.
+These are the weights `{weights}`.
+
+## Use
+
+{use}
+
+## Data
+
+{f"`{source}`" if source else "Not named"}, samples of {shape}. Licence of the data: {_LICENCES.get(source, _UNKNOWN)}.{identity}
+
+## Recipe
+
+{made}
+Fingerprint of the training: `{training["fingerprint"]}`.
+
+{_table(("choice", "is"), [(f"`{key}`", f"`{value}`") for key, value in choices.items() if value])}
+
+{_table(("part", "as it is exported"), [(key, f"`{value}`") for key, value in protocol.items()])}
+
+## Scores
+
+{scores}
+{f"{left} more scores are not shown." if left > 0 else ""}
+"""
 
 
-def _scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = []
-    for run in runs:
-        protocol = run["protocol"]
-        samples, reference = protocol["samples"], protocol["reference"]
-        lines += [
-            f"Weights `{protocol['weights']}`, sampler `{protocol['model'].get('sampler', 'its own')}`,",
-            f"guidance `{protocol['model'].get('guidance', 'none')}`; {samples['num_images']} samples of seed {samples['seed']}",
-            f"against `{json.dumps(reference)}`:",
-            "",
-            *_table(("measure", "value", "meaning"), _values(run)),
-            "",
-        ]
-    return lines
-
-
-def _values(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    known = [measure for measure in read_measures(run) if measure.name in run["values"]]
-    return [
+def _score(run: Mapping[str, Any]) -> str:
+    protocol = run["protocol"]
+    model, samples = protocol["model"], protocol["samples"]
+    rows = [
         (
             f"`{measure.name}`",
             f"{run['values'][measure.name]:.{measure.decimals}f} {measure.unit}".strip(),
             measure.detail or measure.meaning,
         )
-        for measure in known
+        for measure in read_measures(run)
+        if measure.name in run["values"]
     ]
+    return f"""Weights `{protocol["weights"]}`, sampler `{model.get("sampler", "its own")}`,
+guidance `{model.get("guidance", "none")}`; {samples["num_images"]} samples of seed {samples["seed"]}
+against `{json.dumps(protocol["reference"])}`:
+
+{_table(("measure", "value", "meaning"), rows)}
+"""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     written = [
         [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, ["---"] * len(head), *rows)
     ]
-    return [f"| {' | '.join(row)} |" for row in written]
+    return "\n".join(f"| {' | '.join(row)} |" for row in written)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_lab.interop.checkpoints import (
     CheckpointError,
     Imported,
     image_size_of,
+    require,
     schedule_options,
     tensors_in,
     wrapped_weights,
@@ -40,10 +41,8 @@ _FOREIGN = {  # a parameter -> whose it is
 }
 
 
-def is_milestone(saved: object) -> bool:
+def is_milestone(saved: Mapping[str, Any]) -> bool:
     """Whether a file holds what the Trainer or a `GaussianDiffusion` of that package saves."""
-    if not isinstance(saved, dict):
-        return False
     return isinstance(saved.get(_MODEL), dict) or f"{_NETWORK}init_conv.weight" in saved
 
 
@@ -55,28 +54,20 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
     which, found = _chosen(saved, given.get("weights"), file)
     network = {name.removeprefix(_NETWORK): tensor for name, tensor in found.items() if name.startswith(_NETWORK)}
     options, channels, doubled = _described(network, file)
-    if "image_size" not in given:
-        raise CheckpointError(
-            f"checkpoint={file} does not say how large its images are: add image_size=32, or image_size=[height,width]"
-        )
+    said = f"checkpoint={file} does not say how large its images are: add image_size=32, or image_size=[height,width]"
+    require("image_size" in given, said)
     height, width = image_size_of(given["image_size"])
     factor = 2 ** (len(options["dim_mults"]) - 1)
-    if height % factor or width % factor:
-        raise CheckpointError(
-            f"image_size={given['image_size']}: this network needs sides that are divisible by {factor}"
-        )
+    said = f"image_size={given['image_size']}: this network needs sides that are divisible by {factor}"
+    require(height % factor == width % factor == 0, said)
     betas = _table(found, "betas", file)
     prediction = given.get("prediction") or _prediction(found, betas, file)
     variance = ("learned_jointly", "hybrid") if doubled else ("fixed_small", "simple")
     notes = ("it is self-conditioned, and is used without: its network gets zeros in place of the last prediction",)
     return Imported(
         options=(
-            *(
-                "model=diffusion",
-                "network=diffusion/denoising_diffusion_pytorch",
-                "timesteps=uniform",
-                "decoder=gaussian",
-            ),
+            *("model=diffusion", "network=diffusion/denoising_diffusion_pytorch"),
+            *("timesteps=uniform", "decoder=gaussian"),
             *("conditional=false", "model.label_dropout=0", "model.clip_x_0=true", f"prediction={prediction}"),
             *(f"variance={variance[0]}", f"objective={variance[1]}"),
             *(f"network.{name}={written(value)}" for name, value in options.items()),
@@ -86,14 +77,10 @@ def opened(file: Path, saved: Mapping[str, Any], given: Mapping[str, str]) -> Im
         shape=(channels, height, width),
         num_classes=None,
         tensors=network,
-        weights=partial(_of_network, network, file),
+        weights=partial(wrapped_weights, tensors=network, inside="unet.", file=file),
         file=file,
         which=which,
-        origin={
-            "code": "denoising_diffusion_pytorch",
-            "weights": which,
-            "version": _version(saved),
-        },
+        origin={"code": "denoising_diffusion_pytorch", "weights": which, "version": _version(saved)},
         notes=notes if options["self_condition"] else (),
     )
 
@@ -104,19 +91,12 @@ def _version(saved: Mapping[str, Any]) -> str:
     return printable(version)[:40] if isinstance(version, str) else "unknown"
 
 
-def _of_network(tensors: Mapping[str, Tensor], file: Path, network: nn.Module) -> dict[str, Tensor]:
-    return wrapped_weights(tensors, network, "unet.", file)
-
-
 def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tuple[str, dict[str, Tensor]]:
     """(which weights, the state dict of its GaussianDiffusion): the average, unless the user asks for the others."""
-    if requested not in (None, _EMA, _MODEL):
-        raise CheckpointError(f"weights={printable(requested)}: use {_EMA} or {_MODEL}")
+    require(requested in (None, _EMA, _MODEL), f"weights={printable(requested or '')}: use {_EMA} or {_MODEL}")
     if not isinstance(saved.get(_MODEL), dict):
-        if requested == _EMA:
-            raise CheckpointError(
-                f"checkpoint={file} has only one set of weights and no average; remove weights={_EMA}"
-            )
+        said = f"checkpoint={file} has only one set of weights and no average; remove weights={_EMA}"
+        require(requested != _EMA, said)
         return _MODEL, tensors_in(saved, file)
     which = requested or _EMA
     part = saved.get(which)
@@ -131,21 +111,20 @@ def _chosen(saved: Mapping[str, Any], requested: str | None, file: Path) -> tupl
 def _described(network: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Any], int, bool]:
     """(options of the network, channels of an image, whether a second output a channel is for the variance), by the shapes."""
     for name, what in _FOREIGN.items():
-        if name in network:
-            raise CheckpointError(f"checkpoint={file}: its network has {what}; it cannot be imported")
+        require(name not in network, f"checkpoint={file}: its network has {what}; it cannot be imported")
     init_dim, seen = _shape(network, "init_conv.weight", 4, file)[:2]
     made = _shape(network, "final_conv.weight", 4, file)[0]
     self_condition, doubled = seen == 2 * made, made == 2 * seen
-    if not (seen == made or self_condition or doubled):
-        raise CheckpointError(f"checkpoint={file}: a network with {seen} channels in and {made} out cannot be imported")
+    fits = seen == made or self_condition or doubled
+    require(fits, f"checkpoint={file}: a network with {seen} channels in and {made} out cannot be imported")
     dim = _shape(network, "time_mlp.1.weight", 2, file)[0] // 4
     levels = len({name.split(".")[1] for name in network if name.startswith("downs.")})
     widths = [
         _shape(network, f"downs.{level}.3.weight" if level == levels - 1 else f"downs.{level}.3.1.weight", 4, file)[0]
         for level in range(levels)
     ]
-    if not widths or dim < 1 or any(width % dim for width in widths):
-        raise CheckpointError(f"checkpoint={file}: levels of {widths} channels are not multiples of {dim}")
+    fits = bool(widths) and dim >= 1 and not any(width % dim for width in widths)
+    require(fits, f"checkpoint={file}: levels of {widths} channels are not multiples of {dim}")
     full = [f"downs.{level}.2.to_out.weight" in network for level in range(levels)]
     memories = [_shape(network, f"downs.{level}.2.mem_kv", 4, file) for level in range(levels)]
     options = {

@@ -3,10 +3,13 @@
 model_index.json                                   which classes the parts are of; may be missing
 unet/config.json, unet/diffusion_pytorch_model.*   the network; older folders have both next to model_index.json
 scheduler/scheduler_config.json                    the process; likewise
+
+How the scheduler's own sampling visits the steps (timestep_spacing, steps_offset, Karras sigmas, …) is left to our samplers.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_lab.interop.checkpoints import (
     MOST_STEPS,
@@ -23,11 +26,12 @@ from diffusion_lab.interop.checkpoints import (
     Imported,
     image_size_of,
     read_tensors,
+    require,
     schedule_options,
     wrapped_weights,
     written,
 )
-from diffusion_lab.networks.diffusers_unet import GROUPED
+from diffusion_lab.networks.diffusers_unet import GROUPED, STATED, unet_2d_model
 from diffusion_lab.store.records import LARGEST_CONFIG, LARGEST_NUMBER, RunError, printable, read_bytes
 
 TAKES = frozenset(("image_size", "null_class"))  # options of the command
@@ -35,53 +39,50 @@ _UNET, _OWN_PIPELINE = "UNet2DModel", "DiffusionLabPipeline"
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _WORD = re.compile(r"[A-Za-z]\w{0,63}", re.ASCII)
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_SAMPLERS = {  # with the most steps that it starts with
+    "DDPMScheduler": ("strided", 50),
+    "DDIMScheduler": ("ddim", 50),
+    "DPMSolverMultistepScheduler": ("dpm_solver", 20),
+}
+_PREDICTIONS = {"epsilon": "noise", "sample": "start", "v_prediction": "velocity"}
 
 
 def opened(folder: Path, given: Mapping[str, str]) -> Imported:
     """The model in `folder`. given: the user's options of `TAKES`. CheckpointError or RunError, in one sentence, for any other."""
-    index = folder / "model_index.json"
+    index, unet_file = folder / "model_index.json", _part(folder, "unet", "config.json")
     parts = _object(index) if index.is_file() else {}
-    if not parts and not _part(folder, "unet", "config.json").is_file():
-        raise CheckpointError(
-            f"checkpoint={folder}: not a folder of diffusers, because it has neither model_index.json nor unet/config.json"
-        )
+    said = "not a folder of diffusers, because it has neither model_index.json nor unet/config.json"
+    require(parts or unet_file.is_file(), f"checkpoint={folder}: {said}")
     _check_parts(parts, folder)
-    unet_file, scheduler_file = (
-        _part(folder, "unet", "config.json"),
-        _part(folder, "scheduler", "scheduler_config.json"),
-    )
+    scheduler_file = _part(folder, "scheduler", "scheduler_config.json")
     unet, scheduler = _object(unet_file), _object(scheduler_file)
-    _check_class(_class_of(parts.get("unet")) or unet.get("_class_name"), unet_file)
+    name = _class_of(parts.get("unet")) or unet.get("_class_name")
+    said = f"a {_shown(name)} cannot be imported; only a {_UNET} can, with an image, a time and a class as input"
+    require(name in (_UNET, GROUPED), f"{unet_file}: {said}")
     channels, doubled = _channels(unet, unet_file)
     shape = (channels, *_size(unet, given, unet_file))
     has_null = given.get("null_class", str(_class_of(parts.get("_class_name")) == _OWN_PIPELINE)).lower() == "true"
     num_classes = _num_classes(unet, has_null, unet_file, "null_class" in given)
-    weights = _weights(folder)
-    tensors = _renamed(read_tensors(weights))
     conditional = num_classes is not None
-    options = [
-        *("model=diffusion", "network=diffusion/diffusers", "timesteps=uniform", "decoder=gaussian"),
-        f"conditional={written(conditional)}",
-        f"model.label_dropout={0.1 if conditional and has_null else 0}",
-        f"network.null_class={written(has_null or not conditional)}",
-        *(f"++network.options.{name}={written(value)}" for name, value in _network(unet, unet_file).items()),
-        *scheduler_options(
-            _class_of(parts.get("scheduler")) or str(scheduler.get("_class_name")), scheduler, doubled, scheduler_file
-        ),
-    ]
+    weights = _weights(folder)
+    tensors = {_new_name(name): tensor for name, tensor in read_tensors(weights).items()}
+    kind = _class_of(parts.get("scheduler")) or str(scheduler.get("_class_name"))
     return Imported(
-        options=tuple(options),
+        options=(
+            *("model=diffusion", "network=diffusion/diffusers", "timesteps=uniform", "decoder=gaussian"),
+            f"conditional={written(conditional)}",
+            f"model.label_dropout={0.1 if conditional and has_null else 0}",
+            f"network.null_class={written(has_null or not conditional)}",
+            *(f"++network.options.{name}={written(value)}" for name, value in _network(unet, unet_file).items()),
+            *_process(kind, scheduler, doubled, scheduler_file),
+        ),
         shape=shape,
         num_classes=num_classes,
         tensors=tensors,
-        weights=partial(_of_network, tensors, weights),
+        weights=partial(wrapped_weights, tensors=tensors, inside="unet.", file=weights),
         file=weights,
-        origin={"code": "diffusers", "version": printable(str(unet.get("_diffusers_version")))[:40]},
+        origin={"code": "diffusers", "version": _shown(unet.get("_diffusers_version"), 40)},
     )
-
-
-def _of_network(tensors: Mapping[str, Tensor], file: Path, network: nn.Module) -> dict[str, Tensor]:
-    return wrapped_weights(tensors, network, "unet.", file)
 
 
 def _object(file: Path) -> dict[str, Any]:
@@ -106,6 +107,14 @@ def _class_of(entry: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _shown(value: Any, most: int = 80) -> str:
+    return printable(str(value))[:most]
+
+
+def _unsupported(file: Path, option: str, value: Any) -> CheckpointError:
+    return CheckpointError(f"{file}: {option}={_shown(value)} is not supported")
+
+
 def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
     """Refuse pipelines with more than a UNet2DModel and a scheduler, and networks of other libraries."""
     modules = {
@@ -113,85 +122,68 @@ def _check_parts(parts: Mapping[str, Any], folder: Path) -> None:
         for name, entry in parts.items()
         if not name.startswith("_") and isinstance(entry, list) and any(part is not None for part in entry)
     }
-    others = [printable(name) for name in modules if name not in ("unet", "scheduler")]
-    if others:
-        raise CheckpointError(
-            f"checkpoint={folder}: a {printable(str(_class_of(parts.get('_class_name'))))} with {', '.join(others)} needs "
-            "more than its UNet to generate images; only pipelines of a UNet2DModel and a scheduler are imported"
-        )
+    others = ", ".join(printable(name) for name in modules if name not in ("unet", "scheduler"))
+    require(
+        not others,
+        f"checkpoint={folder}: a {_shown(_class_of(parts.get('_class_name')))} with {others} needs more than its UNet to generate "
+        "images; only pipelines of a UNet2DModel and a scheduler are imported",
+    )
     for name, entry in modules.items():
-        if len(entry) != 2 or (entry[0] != "diffusers" and entry != ["grouped_unet", GROUPED]):
-            raise CheckpointError(f"checkpoint={folder}: its {name} is a custom class, which is not run")
-
-
-def _check_class(name: Any, file: Path) -> None:
-    if name not in (_UNET, GROUPED):
-        raise CheckpointError(
-            f"{file}: a {printable(str(name))} cannot be imported; only a {_UNET} can, with an image, a time and a class as input"
-        )
+        fits = len(entry) == 2 and (entry[0] == "diffusers" or entry == ["grouped_unet", GROUPED])
+        require(fits, f"checkpoint={folder}: its {name} is a custom class, which is not run")
 
 
 def _channels(unet: Mapping[str, Any], file: Path) -> tuple[int, bool]:
     """(C, whether a second output a channel is for the variance)."""
     seen, made = unet.get("in_channels", 3), unet.get("out_channels", 3)
-    if not (isinstance(seen, int) and 0 < seen <= 64 and made in (seen, 2 * seen)):
-        raise CheckpointError(
-            f"{file}: in_channels={printable(str(seen))} and out_channels={printable(str(made))}: the network must have one or two "
-            "outputs for each channel of its input"
-        )
+    require(
+        isinstance(seen, int) and 0 < seen <= 64 and made in (seen, 2 * seen),
+        f"{file}: in_channels={_shown(seen)} and out_channels={_shown(made)}: the network must have one or two outputs for each "
+        "channel of its input",
+    )
     return seen, made == 2 * seen
 
 
 def _size(unet: Mapping[str, Any], given: Mapping[str, str], file: Path) -> tuple[int, int]:
-    stated = unet.get("sample_size")
-    if stated is not None and "image_size" in given:
-        raise CheckpointError(f"image_size={given['image_size']}: {file} already states sample_size; remove it")
-    if stated is None and "image_size" not in given:
-        raise CheckpointError(f"{file} states no sample_size: give the size of the images, such as image_size=32")
-    height, width = image_size_of(str(stated) if stated is not None else given["image_size"])
+    stated, own = unet.get("sample_size"), given.get("image_size")
+    said = f"image_size={own}: {file} already states sample_size; remove it"
+    require(stated is None or own is None, said)
+    said = f"{file} states no sample_size: give the size of the images, such as image_size=32"
+    require(stated is not None or own is not None, said)
+    height, width = image_size_of(str(own if stated is None else stated))
     levels = unet.get("block_out_channels", (224, 448, 672, 896))
     halved = 2 ** (min(len(levels), 32) - 1) if isinstance(levels, list | tuple) else 1
-    if height % halved or width % halved:
-        raise CheckpointError(f"{file}: images of {height}×{width} pixels cannot be halved as often as its blocks do")
+    fits = height % halved == width % halved == 0
+    require(fits, f"{file}: images of {height}×{width} pixels cannot be halved as often as its blocks do")
     return height, width
 
 
 def _num_classes(unet: Mapping[str, Any], has_null: bool, file: Path, said: bool) -> int | None:
     if unet.get("class_embed_type") is not None:
-        raise CheckpointError(f"{file}: class_embed_type={printable(str(unet['class_embed_type']))} is not supported")
+        raise _unsupported(file, "class_embed_type", unet["class_embed_type"])
     rows = unet.get("num_class_embeds")
-    if rows is None and said:
-        raise CheckpointError(f"null_class: {file} has no classes; remove it")
     if rows is None:
+        require(not said, f"null_class: {file} has no classes; remove it")
         return None
-    if not isinstance(rows, int) or not has_null < rows <= 2**20:
-        raise CheckpointError(f"{file}: num_class_embeds={printable(str(rows))} is not a number of classes")
+    fits = isinstance(rows, int) and has_null < rows <= 2**20
+    require(fits, f"{file}: num_class_embeds={_shown(rows)} is not a number of classes")
     return rows - has_null
 
 
 def _network(unet: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """Every option of UNet2DModel but those that follow from the data, so that no default of ours counts."""
-    import inspect
-
-    from diffusion_lab.networks.diffusers_unet import STATED, unet_2d_model
-
     known = {
         name: parameter.default
         for name, parameter in inspect.signature(unet_2d_model().__init__).parameters.items()
         if name not in STATED | {"self"} and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
-    stated = {name: value for name, value in unet.items() if name not in STATED and not name.startswith("_")}
-    unknown = sorted(stated.keys() - known.keys())
-    if unknown:
-        raise CheckpointError(
-            f"{file}: the installed diffusers has no {printable(unknown[0])} of a {_UNET}; update it: pip install -U diffusers"
-        )
-    if stated.get("time_embedding_type", "positional") == "fourier":
-        raise CheckpointError(f"{file}: time_embedding_type=fourier belongs to score models, which cannot be imported")
-    found = known | stated
+    found = known | {name: value for name, value in unet.items() if name not in STATED and not name.startswith("_")}
     for name, value in found.items():
-        if not _is_plain(value):
-            raise CheckpointError(f"{file}: {name} must hold numbers and words")
+        said = f"the installed diffusers has no {printable(name)} of a {_UNET}; update it: pip install -U diffusers"
+        require(name in known, f"{file}: {said}")
+        require(_is_plain(value), f"{file}: {name} must hold numbers and words")
+    said = f"{file}: time_embedding_type=fourier belongs to score models, which cannot be imported"
+    require(found["time_embedding_type"] != "fourier", said)
     return found
 
 
@@ -205,86 +197,63 @@ def _is_plain(value: Any, deep: int = 2) -> bool:
 
 def _weights(folder: Path) -> Path:
     files = [_part(folder, "unet", name) for name in _WEIGHTS]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise CheckpointError(f"checkpoint={folder}: there is no {files[0]} and no {files[1].name} next to it")
-    return found
+    for file in files:
+        if file.is_file():
+            return file
+    raise CheckpointError(f"checkpoint={folder}: there is no {files[0]} and no {files[1].name} next to it")
 
 
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _new_name(name: str) -> str:
     """Attention of folders before diffusers 0.15 has other names."""
-    found = {}
-    for name, tensor in tensors.items():
-        layer, _, last = name.rpartition(".")
-        module, _, kind = layer.rpartition(".")
-        old = ".attentions." in f".{module}." and kind in _OLD_ATTENTION
-        found[f"{module}.{_OLD_ATTENTION[kind]}.{last}" if old else name] = tensor
-    return found
+    *module, kind, last = ["", *name.split(".")]
+    return name if "attentions" not in module else ".".join([*module[1:], _OLD_ATTENTION.get(kind, kind), last])
 
 
-_SAMPLERS = {  # with the most steps that it starts with
-    "DDPMScheduler": ("strided", 50),
-    "DDIMScheduler": ("ddim", 50),
-    "DPMSolverMultistepScheduler": ("dpm_solver", 20),
-}
-_PREDICTIONS = {"epsilon": "noise", "sample": "start", "v_prediction": "velocity"}
-_VARIANCES = {
-    "fixed_small": "fixed_small",
-    "fixed_small_log": "fixed_small",
-    "fixed_large": "fixed_large",
-    "fixed_large_log": "fixed_large",
-}
-_UNSUPPORTED = ("use_flow_sigmas", "use_dynamic_shifting")
-
-
-def scheduler_options(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
-    """Overrides for what the scheduler `name` states. doubled: the network has two outputs a channel.
-
-    CheckpointError, in one sentence that names the option, for what nothing here does.
-    """
-    if name not in _SAMPLERS:
-        raise CheckpointError(f"{file}: {printable(name)} cannot be imported; only {', '.join(_SAMPLERS)} can")
-    for option in _UNSUPPORTED:
+def _process(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
+    """Overrides for what the scheduler `name` states. doubled: the network has two outputs a channel."""
+    require(name in _SAMPLERS, f"{file}: {printable(name)} cannot be imported; only {', '.join(_SAMPLERS)} can")
+    for option in ("use_flow_sigmas", "use_dynamic_shifting"):
         if config.get(option):
             raise _unsupported(file, option, config[option])
-    prediction_type = str(config.get("prediction_type", "epsilon"))
-    if prediction_type not in _PREDICTIONS:
-        raise _unsupported(file, "prediction_type", prediction_type)
-    prediction = _PREDICTIONS[prediction_type]
+    prediction = _PREDICTIONS.get(str(config.get("prediction_type", "epsilon")))
+    if prediction is None:
+        raise _unsupported(file, "prediction_type", config["prediction_type"])
     sampler, most = _SAMPLERS[name]
-    betas = _betas(config, file)
-    steps = f"sampler.spacing.num_steps={min(most, len(betas))}"
+    variance, betas = _variance(name, config, doubled, file), _betas(config, file)
     return [
         f"prediction={prediction}",
-        *_variance(name, config, doubled, file),
+        *variance,
         *schedule_options(betas, prediction, file),
         f"sampler={sampler}",
-        steps,
-        f"model.clip_x_0={str(_clips(name, config, file)).lower()}",
+        f"sampler.spacing.num_steps={min(most, len(betas))}",
+        f"model.clip_x_0={written(_clips(name, config, file))}",
     ]
 
 
 def _betas(config: Mapping[str, Any], file: Path) -> Tensor:
     """β_1 … β_T, float64."""
-    steps = config.get("num_train_timesteps", 1000)
+    steps, given = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
         raise _unsupported(file, "num_train_timesteps", steps)
-    given = config.get("trained_betas")
-    if given is not None:
-        if not (isinstance(given, list) and len(given) == steps and all(map(_is_beta, given))):
-            raise CheckpointError(
-                f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers up to 1"
-            )
-        betas = torch.tensor(given, dtype=torch.float64)
-    else:
+    if given is None:
         betas = _by_formula(config, steps, file)
-    return _without_terminal_signal(betas) if config.get("rescale_betas_zero_snr") else betas
+    else:
+        fits = isinstance(given, list) and len(given) == steps and all(map(_is_beta, given))
+        require(fits, f"{file}: trained_betas must be a list of num_train_timesteps={steps} numbers up to 1")
+        betas = torch.tensor(given, dtype=torch.float64)
+    if config.get("rescale_betas_zero_snr"):
+        # √ᾱ moved and stretched so that it ends at 0 and begins where it did (Lin et al. 2023, algorithm 1).
+        root = torch.cumprod(1 - betas, dim=0).sqrt()
+        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+        betas = 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return betas
 
 
 def _by_formula(config: Mapping[str, Any], steps: int, file: Path) -> Tensor:
-    start, end = (
-        _beta(config, option, otherwise, file) for option, otherwise in (("beta_start", 1e-4), ("beta_end", 0.02))
-    )
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    for option, value in (("beta_start", start), ("beta_end", end)):
+        if not _is_beta(value):
+            raise _unsupported(file, option, value)
     match config.get("beta_schedule", "linear"):
         case "linear":
             return torch.linspace(start, end, steps, dtype=torch.float64)
@@ -300,51 +269,27 @@ def _by_formula(config: Mapping[str, Any], steps: int, file: Path) -> Tensor:
             raise _unsupported(file, "beta_schedule", other)
 
 
-def _beta(config: Mapping[str, Any], option: str, otherwise: float, file: Path) -> float:
-    value = config.get(option, otherwise)
-    if not _is_beta(value):
-        raise _unsupported(file, option, value)
-    return float(value)
-
-
 def _is_beta(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
-def _without_terminal_signal(betas: Tensor) -> Tensor:
-    """√ᾱ moved and stretched so that it ends at 0 and begins where it did (Lin et al. 2023, algorithm 1)."""
-    root = torch.cumprod(1 - betas, dim=0).sqrt()
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    alpha_bar = root.square()
-    return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
-
-
 def _variance(name: str, config: Mapping[str, Any], doubled: bool, file: Path) -> list[str]:
     """DDIM states none: with η = 1 it has β̃; our export writes it for networks with a learned variance too."""
-    otherwise = {"DDPMScheduler": "fixed_small", "DDIMScheduler": "learned_range" if doubled else "fixed_small"}
-    variance_type = str(config.get("variance_type") or otherwise.get(name, "fixed_small"))
-    if variance_type == "learned_range" and doubled:
-        return ["variance=learned_jointly", "objective=hybrid"]
-    if variance_type in _VARIANCES and not doubled:
-        return [f"variance={_VARIANCES[variance_type]}", "objective=simple"]
-    if variance_type == "learned_range" or variance_type in _VARIANCES:
-        raise CheckpointError(
-            f"{file}: variance_type={variance_type} does not fit a network with "
-            f"{'two outputs' if doubled else 'one output'} a channel"
-        )
-    raise _unsupported(file, "variance_type", variance_type)
+    otherwise = "learned_range" if doubled and name == "DDIMScheduler" else "fixed_small"
+    kind = str(config.get("variance_type") or otherwise).removesuffix("_log")
+    if kind not in ("fixed_small", "fixed_large", "learned_range"):
+        raise _unsupported(file, "variance_type", config["variance_type"])
+    outputs = "two outputs" if doubled else "one output"
+    fits = (kind == "learned_range") == doubled
+    require(fits, f"{file}: variance_type={kind} does not fit a network with {outputs} a channel")
+    return ["variance=learned_jointly", "objective=hybrid"] if doubled else [f"variance={kind}", "objective=simple"]
 
 
 def _clips(name: str, config: Mapping[str, Any], file: Path) -> bool:
     if config.get("thresholding"):  # one that may not exceed 1 is a clamp
-        if config.get("sample_max_value", 1.0) != 1:
-            raise _unsupported(file, "sample_max_value", config["sample_max_value"])
-        return True
-    clips = name != "DPMSolverMultistepScheduler" and bool(config.get("clip_sample", True))
-    if clips and config.get("clip_sample_range", 1.0) != 1:
-        raise _unsupported(file, "clip_sample_range", config["clip_sample_range"])
-    return clips
-
-
-def _unsupported(file: Path, option: str, value: Any) -> CheckpointError:
-    return CheckpointError(f"{file}: {option}={printable(str(value))[:80]} is not supported")
+        option, clips = "sample_max_value", True
+    else:
+        option, clips = "clip_sample_range", name != "DPMSolverMultistepScheduler" and config.get("clip_sample", True)
+    if clips and config.get(option, 1.0) != 1:
+        raise _unsupported(file, option, config[option])
+    return bool(clips)

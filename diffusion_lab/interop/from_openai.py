@@ -7,15 +7,16 @@ guided-diffusion at 22e0df8). A classifier has the flags of its training and the
 
 from __future__ import annotations
 
-import difflib
+import argparse
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from diffusion_lab.interop.checkpoints import CheckpointError, Imported, tensors_in, written
+from diffusion_lab.interop.checkpoints import CheckpointError, Imported, require, tensors_in, written
 from diffusion_lab.interop.openai_weights import to_our_network
 
 TAKES = frozenset(("flags", "code"))  # options of the command
@@ -86,7 +87,6 @@ _FLAGS = {
     "--classifier_attention_resolutions 32,16,8 --classifier_use_scale_shift_norm True --classifier_resblock_updown True "
     "--classifier_pool attention --classifier_use_fp16 False",
 }
-_TEXTS = "noise_schedule timestep_respacing channel_mult attention_resolutions classifier_attention_resolutions classifier_pool"
 # Of training, sampling and files: they change neither the network nor its process.
 _BESIDE = (
     "data_dir schedule_sampler lr weight_decay lr_anneal_steps batch_size microbatch ema_rate log_interval save_interval "
@@ -129,14 +129,12 @@ def opened(file: Path, saved: object, given: Mapping[str, str]) -> Imported:
 
 def _code_and_flags(path: Path, code: str | None, flags: str | None) -> tuple[str, str]:
     """Those given, or those of the published file of that name. CheckpointError where nothing says them."""
-    if path.stem in _UPSAMPLERS:
-        raise CheckpointError(
-            f"checkpoint={path}: upsamplers cannot be imported, because they need a smaller image as a second input"
-        )
+    said = f"checkpoint={path}: upsamplers cannot be imported, because they need a smaller image as a second input"
+    require(path.stem not in _UPSAMPLERS, said)
     preset = PRESETS.get(path.stem)
-    if flags is None and preset is not None:
-        return preset
     if flags is None:
+        if preset is not None:
+            return preset
         raise CheckpointError(
             f"checkpoint={path}: no published file is called {path.stem}; give its flags, as in "
             'flags="--image_size 64 --num_channels 128" code=improved_diffusion'
@@ -169,10 +167,8 @@ def described(code: str, flags: str, classifier: bool) -> Described:
     """The model, or the classifier, that `code` makes of these flags. CheckpointError where none here is like it."""
     values = _values(code, flags)
     size, steps, schedule = values["image_size"], values["diffusion_steps"], values["noise_schedule"]
-    if steps < 1:
-        raise CheckpointError(f"flags: --diffusion_steps {steps}: use at least 1")
-    if schedule not in ("linear", "cosine"):
-        raise CheckpointError(f"flags: --noise_schedule {schedule}: use linear or cosine")
+    require(steps >= 1, f"flags: --diffusion_steps {steps}: use at least 1")
+    require(schedule in ("linear", "cosine"), f"flags: --noise_schedule {schedule}: use linear or cosine")
     process = [f"schedule={schedule}", f"schedule.num_timesteps={steps}", "schedule.log_snr_max=null"]
     if classifier:
         parts = ["model=noisy_classifier", "network=noisy_classifier/published", "timesteps=uniform"]
@@ -197,46 +193,43 @@ def only_guided(flags: str) -> bool:
     return any(word.partition("=")[0] in own for word in flags.split() if word.startswith("--"))
 
 
-def _pairs(flags: str) -> dict[str, str]:
-    """Name -> value as it is written; of one that is given twice the last counts."""
-    try:
-        words = shlex.split(flags.replace("=", " "))
-    except ValueError as error:
-        raise CheckpointError(f"flags: {error}") from None
-    if len(words) % 2:
-        raise CheckpointError("flags: each flag needs a value, as in --image_size 64 --learn_sigma True")
-    for flag in words[::2]:
-        if not flag.startswith("--"):
-            raise CheckpointError(f"flags: {flag} is not a flag; write --name value")
-    return {flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+class _Flags(argparse.ArgumentParser):
+    """The parser of the published code."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CheckpointError(f"flags: {self.prog}: {message}")
 
 
 def _values(code: str, flags: str) -> dict[str, Any]:
     """Every flag with its value."""
-    if code not in CODES:
-        raise CheckpointError(f"code={code}: choose {' or '.join(CODES)}")
-    known, given = _pairs(_FLAGS[code]), _pairs(flags)
-    for name in given:
-        if name not in known and name not in _BESIDE.split():
-            close = difflib.get_close_matches(name, known, n=1)
-            raise CheckpointError(f"flags: {code} has no --{name}{f'; did you mean --{close[0]}?' if close else ''}")
-    return {name: _read(name, given.get(name, default), default) for name, default in known.items()}
+    require(code in CODES, f"code={code}: choose {' or '.join(CODES)}")
+    parser = _Flags(code, add_help=False, allow_abbrev=False)
+    known = shlex.split(_FLAGS[code])
+    for flag, default in zip(known[::2], known[1::2], strict=True):
+        parser.add_argument(flag, type=partial(_read, default), default=default)
+    for name in _BESIDE.split():
+        parser.add_argument(f"--{name}")
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise CheckpointError(f"flags: {error}") from None
+    return vars(parser.parse_args(words))
 
 
-def _read(name: str, text: str, default: str) -> bool | int | float | str:
+def _read(default: str, text: str) -> bool | int | float | str:
     """A value of the kind of the default."""
-    if name in _TEXTS.split():
-        return text
     if default in ("True", "False"):
         if text.lower() not in (*_TRUE, *_FALSE):
-            raise CheckpointError(f"flags: --{name} {text}: use True or False")
+            raise argparse.ArgumentTypeError(f"{text}: use True or False")
         return text.lower() in _TRUE
+    if not re.fullmatch(r"-?[\d.]+", default):
+        return text
     try:
         value = float(text) if "." in default else int(text)
     except ValueError:
         value = float("nan")
     if not abs(value) <= _MOST:
-        raise CheckpointError(f"flags: --{name} {text}: use a number")
+        raise argparse.ArgumentTypeError(f"{text}: use a number")
     return value
 
 
@@ -244,16 +237,14 @@ def _levels(code: str, size: int, multipliers: str) -> list[int | float]:
     """The width of each level, in num_channels."""
     if multipliers:
         return [*_numbers("channel_mult", multipliers)]
-    if size not in _WITH_LEVELS[code]:
-        raise CheckpointError(
-            f"flags: --image_size {size}: {code} has networks only for {_WITH_LEVELS[code]} pixels a side"
-        )
+    said = f"flags: --image_size {size}: {code} has networks only for {_WITH_LEVELS[code]} pixels a side"
+    require(size in _WITH_LEVELS[code], said)
     return [*_LEVELS[size]]
 
 
 def _network(code: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    if values["num_heads_upsample"] not in (-1, values["num_heads"]):
-        raise CheckpointError("flags: --num_heads_upsample is supported only if it equals --num_heads")
+    fits = values["num_heads_upsample"] in (-1, values["num_heads"])
+    require(fits, "flags: --num_heads_upsample is supported only if it equals --num_heads")
     levels = _levels(code, values["image_size"], values.get("channel_mult", ""))
     by_channels = values.get("num_head_channels", -1) != -1
     heads = {"head_channels": values["num_head_channels"]} if by_channels else {"num_heads": values["num_heads"]}
@@ -270,8 +261,8 @@ def _network(code: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _classifier_network(values: Mapping[str, Any]) -> dict[str, Any]:
-    if values["classifier_pool"] != "attention":
-        raise CheckpointError(f"flags: --classifier_pool {values['classifier_pool']}: only attention is supported")
+    pool = values["classifier_pool"]
+    require(pool == "attention", f"flags: --classifier_pool {pool}: only attention is supported")
     levels = _levels(GUIDED, values["image_size"], "")
     return {
         **_widths(levels, values["classifier_width"]),
@@ -293,10 +284,10 @@ def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
 def _widths(levels: list[int | float], channels: int) -> dict[str, Any]:
     """Our multipliers are whole numbers, of the finest level; the sinusoids of t always have num_channels."""
     base, widths = int(levels[0] * channels), [int(level * channels) for level in levels]
-    if base < 1 or any(width % base for width in widths):
-        raise CheckpointError(f"flags: levels of {widths} channels: each must be a multiple of the first")
-    if max(*widths, channels) > _WIDEST:
-        raise CheckpointError(f"flags: levels of {widths} channels: at most {_WIDEST} are supported")
+    fits = base >= 1 and not any(width % base for width in widths)
+    require(fits, f"flags: levels of {widths} channels: each must be a multiple of the first")
+    fits = max(*widths, channels) <= _WIDEST
+    require(fits, f"flags: levels of {widths} channels: at most {_WIDEST} are supported")
     multipliers = [width // base for width in widths]
     return {"base_channels": base, "channel_multipliers": multipliers, "embedding_channels": channels}
 
@@ -310,8 +301,8 @@ def _attending(flag: str, values: Mapping[str, Any], num_levels: int) -> list[in
 
 def _numbers(flag: str, text: str) -> list[int]:
     numbers = [int(number) if number.strip().isdecimal() else 0 for number in text.split(",")]
-    if not all(0 < number <= _MOST for number in numbers) or len(numbers) > 16:
-        raise CheckpointError(f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
+    fits = all(0 < number <= _MOST for number in numbers) and len(numbers) <= 16
+    require(fits, f"flags: --{flag} {text}: use a list of whole numbers, such as 32,16,8")
     return numbers
 
 
@@ -329,9 +320,7 @@ def _variance(values: Mapping[str, Any]) -> list[str]:
 def _sampler(values: Mapping[str, Any]) -> list[str]:
     respacing = values["timestep_respacing"] or str(min(_STEPS, values["diffusion_steps"]))
     steps = respacing.removeprefix("ddim")
-    if not steps.isdecimal():
-        raise CheckpointError(
-            f"flags: --timestep_respacing {respacing}: only one number of steps is supported, such as 250"
-        )
+    said = f"flags: --timestep_respacing {respacing}: only one number of steps is supported, such as 250"
+    require(steps.isdecimal(), said)
     sampler = "ddim" if respacing.startswith("ddim") else "strided"
     return [f"sampler={sampler}", f"sampler.spacing.num_steps={int(steps)}"]

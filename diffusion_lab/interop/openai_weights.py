@@ -1,4 +1,4 @@
-"""State dicts of openai/improved-diffusion and openai/guided-diffusion as state dicts of our U-Net and our classifier.
+"""Our U-Net and our classifier as state dicts of openai/improved-diffusion and openai/guided-diffusion, and back.
 
 The networks are the same functions; the parameters have other names and, in places, another shape or order:
 
@@ -10,21 +10,22 @@ The networks are the same functions; the parameters have other names and, in pla
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.interop.checkpoints import CheckpointError
+from diffusion_lab.interop.checkpoints import check_fit
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.norm import GroupNorm
-from diffusion_lab.store.records import printable
 
-Pair = tuple[str, str]  # our name of a module, the published one
+if TYPE_CHECKING:
+    from diffusion_lab.models.base import GenerativeModel
 
-_INSIDE = {  # kind of a module -> the names of its layers: ours, published
+_BLOCKS = {  # kind of a block -> the names of its layers: ours, published
     ResidualBlock: {
         "norm_1": "in_layers.0",
         "conv_1": "in_layers.2",
@@ -37,6 +38,16 @@ _INSIDE = {  # kind of a module -> the names of its layers: ours, published
     Downsample: {"": "op"},
     Upsample: {"": "conv"},
 }
+_AROUND = {
+    "encoder.conditioning.time.0": "time_embed.0",
+    "encoder.conditioning.time.2": "time_embed.2",
+    "encoder.conditioning.classes": "label_emb",
+    "encoder.input": "input_blocks.0.0",
+    "output_norm": "out.0",
+    "output": "out.2",
+}
+_GROUPS = 32  # of every norm of theirs
+_TRAILING = {"skip_connection.weight": 2, "qkv.weight": 1, "proj_out.weight": 1}  # 1s in the shape of a 1×1 convolution
 
 
 def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_heads: bool) -> dict[str, Tensor]:
@@ -44,9 +55,9 @@ def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_h
 
     legacy_heads: rows of qkv are head by head. CheckpointError, naming the first difference, where it is of another network.
     """
-    own, expected = network.state_dict(), published_names(network)
-    _check(published, published_shapes(network))
-    found = {ours: published[theirs].reshape(own[ours].shape) for theirs, ours in expected.items()}
+    own = network.state_dict()
+    check_fit(published, published_shapes(network), "the checkpoint")
+    found = {ours: published[theirs].reshape(own[ours].shape) for theirs, ours in _names(network).items()}
     if legacy_heads:
         for name, module in network.named_modules():
             if isinstance(module, AttentionBlock):
@@ -60,90 +71,12 @@ def to_our_network(published: Mapping[str, Tensor], network: nn.Module, legacy_h
 def published_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """Published name -> shape, without the trailing 1s of a convolution, of every parameter of our network's counterpart."""
     own = network.state_dict()
-    return {theirs: tuple(own[ours].shape) for theirs, ours in published_names(network).items()} | _pool_shapes(own)
-
-
-def published_names(network: nn.Module) -> dict[str, str]:
-    """Published name of a parameter -> ours, but for the pooling's."""
-    own = network.state_dict().keys()
-    pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _names(network) for part in ("weight", "bias"))
-    return {theirs: ours for theirs, ours in pairs if ours in own}
-
-
-def heads_last(rows: Tensor, num_heads: int) -> Tensor:
-    """(heads · 3 · c, …) -> (3 · heads · c, …): rows head by head become all queries, all keys, all values."""
-    return rows.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def _check(published: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    missing, unknown = sorted(shapes.keys() - published.keys()), sorted(published.keys() - shapes.keys())
-    if missing or unknown:
-        differences = [f"it has no {missing[0]}"] if missing else []
-        differences += [f"it has {printable(unknown[0])}, which that network does not have"] if unknown else []
-        raise CheckpointError(
-            f"the checkpoint does not fit the network that the flags describe: {', and '.join(differences)}"
-        )
-    for name, shape in shapes.items():
-        tensor = published[name]
-        there = tuple(tensor.shape)
-        if there[: len(shape)] != tuple(shape) or set(there[len(shape) :]) - {1}:
-            raise CheckpointError(
-                f"the checkpoint does not fit the network that the flags describe: {name} is {there} in the file and "
-                f"{tuple(shape)} in that network"
-            )
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise CheckpointError(f"the checkpoint is damaged: {name} holds values that are not finite")
-
-
-def _names(network: nn.Module) -> Iterator[Pair]:
-    """Every layer that has parameters, but for the pooling's."""
-    encoder = network.encoder
-    yield "encoder.conditioning.time.0", "time_embed.0"
-    yield "encoder.conditioning.time.2", "time_embed.2"
-    yield "encoder.conditioning.classes", "label_emb"
-    yield "encoder.input", "input_blocks.0.0"
-    number = 1
-    for level, blocks in enumerate(encoder.down):
-        if level > 0:
-            part = encoder.downsamples[level - 1]
-            yield from _inside(part, f"encoder.downsamples.{level - 1}", f"input_blocks.{number}.0")
-            number += 1
-        for place, block in enumerate(blocks):
-            for i, part in enumerate(block):
-                yield from _inside(part, f"encoder.down.{level}.{place}.{i}", f"input_blocks.{number}.{i}")
-            number += 1
-    for i, part in enumerate(encoder.middle):
-        yield from _inside(part, f"encoder.middle.{i}", f"middle_block.{i}")
-    if hasattr(network, "up"):
-        yield from _way_up(network)
-        yield "output_norm", "out.0"
-        yield "output", "out.2"
-
-
-def _way_up(network: nn.Module) -> Iterator[Pair]:
-    number = 0
-    for level, blocks in enumerate(network.up):
-        for place, block in enumerate(blocks):
-            for i, part in enumerate(block):
-                yield from _inside(part, f"up.{level}.{place}.{i}", f"output_blocks.{number}.{i}")
-            if place == len(blocks) - 1 and level < len(network.upsamples):
-                part = network.upsamples[level]
-                yield from _inside(part, f"upsamples.{level}", f"output_blocks.{number}.{len(block)}")
-            number += 1
-
-
-def _inside(module: nn.Module, ours: str, theirs: str) -> Iterator[Pair]:
-    for layer, published in _INSIDE[type(module)].items():
-        yield f"{ours}.{layer}".rstrip("."), f"{theirs}.{published}"
-
-
-def _pool_shapes(own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Published name -> shape of the pooling's parameters; none for a network without."""
+    found = {theirs: tuple(own[ours].shape) for theirs, ours in _names(network).items()}
     if "pool.positions" not in own:
-        return {}
+        return found
     seen, channels = own["pool.positions"].shape
     num_logits = len(own["pool.project.bias"])
-    return {
+    return found | {
         "out.0.weight": (channels,),
         "out.0.bias": (channels,),
         "out.2.positional_embedding": (channels, seen),
@@ -152,6 +85,41 @@ def _pool_shapes(own: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         "out.2.c_proj.weight": (num_logits, channels),
         "out.2.c_proj.bias": (num_logits,),
     }
+
+
+def heads_last(rows: Tensor, num_heads: int) -> Tensor:
+    """(heads · 3 · c, …) -> (3 · heads · c, …): rows head by head become all queries, all keys, all values."""
+    return rows.unflatten(0, (num_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def _names(network: nn.Module) -> dict[str, str]:
+    """Published name of a parameter -> ours, but for the pooling's."""
+    own = network.state_dict().keys()
+    pairs = ((f"{theirs}.{part}", f"{ours}.{part}") for ours, theirs in _layers(network) for part in ("weight", "bias"))
+    return {theirs: ours for theirs, ours in pairs if ours in own}
+
+
+def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """(our name of a layer, the published one). Their blocks are numbered through all levels, with the halvings and doublings."""
+    blocks = {name: part for name, part in network.named_modules() if type(part) in _BLOCKS}
+    count = 1 + max(int(name.split(".")[3]) for name in blocks if name.startswith("encoder.down."))  # of a level
+    for name, part in blocks.items():
+        kind, *numbers = re.findall(r"[a-z]+|\d+", name.removeprefix("encoder."))
+        match kind, [int(number) for number in numbers]:
+            case "down", [level, place, i]:
+                theirs = f"input_blocks.{1 + level * (count + 1) + place}.{i}"
+            case "downsamples", [level]:
+                theirs = f"input_blocks.{(level + 1) * (count + 1)}.0"
+            case "middle", [i]:
+                theirs = f"middle_block.{i}"
+            case "up", [level, place, i]:
+                theirs = f"output_blocks.{level * (count + 1) + place}.{i}"
+            case _, [level]:  # after the last block of its level, as one part more
+                size = 1 + (f"up.{level}.{count}.1" in blocks)
+                theirs = f"output_blocks.{level * (count + 1) + count}.{size}"
+        for layer, published in _BLOCKS[type(part)].items():
+            yield f"{name}.{layer}".rstrip("."), f"{theirs}.{published}"
+    yield from _AROUND.items()
 
 
 def _pool(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,40 +133,27 @@ def _pool(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     for part in ("weight", "bias"):
         rows = published[f"out.2.qkv_proj.{part}"]
-        query, key_value = torch.split(rows.flatten(1) if rows.ndim > 1 else rows, (channels, 2 * channels))
+        query, key_value = torch.split(rows.flatten(1) if rows.ndim > 1 else rows, [channels, 2 * channels])
         found |= {f"pool.query.{part}": query, f"pool.key_value.{part}": key_value}
     return found
 
 
-if TYPE_CHECKING:
-    from diffusion_lab.models.base import GenerativeModel
-
-_GROUPS = 32  # of every norm of theirs
-_TRAILING = {"skip_connection.weight": 2, "qkv.weight": 1, "proj_out.weight": 1}  # 1s in the shape of a 1×1 convolution
-
-
 def to_openai(model: GenerativeModel) -> tuple[bytes, dict[str, Any]]:
-    """(the file, what UNetModel is built with), of the weights that the model has now.
+    """(the file, what UNetModel is built with), of the weights that the model has now; heads in the new order, which is ours.
 
     ValueError, in one sentence, where that class has no such network.
     """
     network = model.network
     if type(network) is not UNet:
         raise ValueError(f"openai's UNetModel is not a {type(network).__name__}: export with format=program")
-    settings = _settings(network, model.shape)
-    content = io.BytesIO()
-    torch.save(to_published(network), content)
-    return content.getvalue(), settings
-
-
-def to_published(network: UNet) -> dict[str, Tensor]:
-    """Published name -> parameter, float32 on the CPU, in the shapes of the published file."""
-    own, found = network.state_dict(), {}
-    for theirs, ours in published_names(network).items():
+    settings, own, found = _settings(network, model.shape), network.state_dict(), {}
+    for theirs, ours in _names(network).items():
         trailing = next((count for end, count in _TRAILING.items() if theirs.endswith(end)), 0)
         tensor = own[ours].detach().float().cpu()
         found[theirs] = tensor.reshape(*tensor.shape, *[1] * trailing).contiguous()
-    return found
+    content = io.BytesIO()
+    torch.save(found, content)
+    return content.getvalue(), settings
 
 
 def _settings(network: UNet, shape: tuple[int, ...]) -> dict[str, Any]:

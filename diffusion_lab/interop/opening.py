@@ -8,9 +8,8 @@ from pathlib import Path
 from diffusion_lab.interop import from_denoising_diffusion_pytorch, from_diffusers, from_openai
 from diffusion_lab.interop.checkpoints import CheckpointError, Imported, read_saved
 
-OPTIONS = tuple(
-    sorted(from_diffusers.TAKES | from_denoising_diffusion_pytorch.TAKES | from_openai.TAKES)
-)  # of the command, for one format or another
+# Of the command, for one format or another.
+OPTIONS = tuple(sorted(from_diffusers.TAKES | from_denoising_diffusion_pytorch.TAKES | from_openai.TAKES))
 
 
 def opened(path: Path, given: Mapping[str, str]) -> Imported:
@@ -23,7 +22,7 @@ def opened(path: Path, given: Mapping[str, str]) -> Imported:
         _check_options(given, from_diffusers.TAKES, "a folder of diffusers")
         return from_diffusers.opened(path, given)
     saved = read_saved(path)
-    if from_denoising_diffusion_pytorch.is_milestone(saved):
+    if isinstance(saved, dict) and from_denoising_diffusion_pytorch.is_milestone(saved):
         _check_options(given, from_denoising_diffusion_pytorch.TAKES, "a milestone of denoising-diffusion-pytorch")
         return from_denoising_diffusion_pytorch.opened(path, saved, given)
     _check_options(given, from_openai.TAKES, "a state dict of OpenAI's code")

@@ -11,15 +11,19 @@ With class labels and guidance_scale = s it is guided: output = output(no class)
 that learned its variance has twice the channels; the second half is not read.
 """
 
+from typing import Any
+
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 
 class DiffusionLabPipeline(DiffusionPipeline):
     """unet: a UNet2DModel. scheduler: its config holds β_1 … β_T and what the network predicts."""
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]  # None in the base class, for no order
+    unet: Any  # set by register_modules
+    scheduler: Any
 
     def __init__(self, unet, scheduler, num_inference_steps: int = 50, guidance_scale: float = 1.0):
         super().__init__()
@@ -49,8 +53,8 @@ class DiffusionLabPipeline(DiffusionPipeline):
         x = randn_tensor(shape, generator=generator, device=device, dtype=dtype) if latents is None else latents
         x = x.to(device, dtype)
         labels = self._labels(class_labels, len(x))
-        scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = self.config["guidance_scale"] if guidance_scale is None else guidance_scale
+        steps = self.config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         alpha_bar = (1 - torch.tensor(self.scheduler.config.trained_betas, dtype=torch.float64)).cumprod(0).tolist()
         times = _even(len(alpha_bar), steps)
         for t, s in self.progress_bar(list(zip(times, [*times[1:], -1], strict=True))):

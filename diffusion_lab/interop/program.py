@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise
 from diffusion_lab.diffusion.process import Row
+from diffusion_lab.models.diffusion import DiffusionModel
 
 if TYPE_CHECKING:
     from diffusion_lab.diffusion.shapes import Steps
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.models.diffusion import DiffusionModel
 
 _FEW = 2  # images that are drawn to see whether a sampler uses noise
 
@@ -42,7 +42,7 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
         raise ValueError(
             "format=program: a program gives means of the decoder's likelihood, but this model samples draws; use sampling=means"
         )
-    drawer = _Chain(model) if hasattr(model, "process") else _Decoder(model)
+    drawer = _Chain(model) if isinstance(model, DiffusionModel) else _Decoder(model)
     shapes = {name: tuple(batch_size if side is None else side for side in of) for name, of in drawer.shapes.items()}
     given = [torch.zeros(of, dtype=torch.int64) if name == "y" else torch.zeros(of) for name, of in shapes.items()]
     content = io.BytesIO()
@@ -51,9 +51,7 @@ def to_program(model: GenerativeModel, batch_size: int) -> Program:
         for parameter in trained:  # a program with parameters that are trained runs under no_grad only
             parameter.requires_grad_(False)
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "No complete tensor found", UserWarning
-            )  # of weights that are not on a CPU
+            warnings.filterwarnings("ignore", "No complete tensor found", UserWarning)  # of weights on a GPU
             torch.export.save(torch.export.export(drawer.eval(), tuple(given)), content)
     except Exception as error:  # torch.export raises whatever it meets
         reason = " ".join(str(error).split())[:200]
@@ -93,9 +91,8 @@ class _Chain(nn.Module):
             self.shapes["y"] = (None,)
 
     def forward(self, x_T: Tensor, *more: Tensor) -> Tensor:
-        given = dict(zip([*self.shapes][1:], more, strict=True))
-        noise, steps = given.get("noise"), self.chain.num_timesteps
-        return self._walk(x_T, lambda t, like: noise[steps - t], given.get("y"))
+        given, steps = dict(zip([*self.shapes][1:], more, strict=True)), self.chain.num_timesteps
+        return self._walk(x_T, lambda t, like: given["noise"][steps - t], given.get("y"))
 
     def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
         """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
@@ -133,5 +130,5 @@ class _Known(GaussianDiffusion):
         return self._rows_of_steps[t]
 
     def network_time(self, t: Steps) -> Tensor:
-        network_time = self._row(t).network_time
+        network_time = torch.as_tensor(self._row(t).network_time)
         return network_time if self.schedule.trained is not None else network_time.to(self.timesteps.dtype)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.networks import UNet, diffusers_unet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.diffusers_unet import GROUPED
@@ -22,13 +23,33 @@ from diffusion_lab.networks.norm import EPS, GroupNorm
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel
-    from diffusion_lab.models.diffusion import DiffusionModel
 
 _PIPELINE = Path(__file__).with_name("pipeline.py")  # is copied, and imported by diffusers only
 _GROUPED_UNET = Path(diffusers_unet.__file__).with_name("grouped_unet.py")  # likewise
 _VERSION = "0.30.0"  # of diffusers, in the files
 _ELSE = "export with format=program"
 _NUM_STEPS = 50  # of DDIM, for a model whose sampler gets by with fewer
+_BLOCKS = {  # kind of a module -> the names of its layers: ours, theirs
+    ResidualBlock: {
+        "norm_1": "norm1",
+        "conv_1": "conv1",
+        "modulation": "time_emb_proj",
+        "norm_2": "norm2",
+        "conv_2": "conv2",
+        "skip": "conv_shortcut",
+    },
+    AttentionBlock: {"norm": "group_norm", "qkv": "", "project": "to_out.0"},
+    Downsample: {"": "conv"},
+    Upsample: {"": "conv"},
+}
+_AROUND = {
+    "encoder.conditioning.time.0": "time_embedding.linear_1",
+    "encoder.conditioning.time.2": "time_embedding.linear_2",
+    "encoder.conditioning.classes": "class_embedding",
+    "encoder.input": "conv_in",
+    "output_norm": "conv_norm_out",
+    "output": "conv_out",
+}
 
 
 def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
@@ -36,7 +57,7 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
 
     ValueError, in one sentence, where diffusers has no such model.
     """
-    if not hasattr(model, "process"):
+    if not isinstance(model, DiffusionModel):
         raise ValueError(f"diffusers has no pipeline for a {type(model).__name__}: {_ELSE}")
     if len(model.shape) != 3:
         raise ValueError(f"diffusers' pipelines draw images, and this model draws points: {_ELSE}")
@@ -62,23 +83,20 @@ def to_diffusers(model: GenerativeModel) -> dict[str, bytes]:
 
 def _num_steps(model: DiffusionModel) -> int:
     """Those of the model's sampler, unless its order is higher than that of DDIM, which then needs more."""
-    return (
-        len(model.sampler.spacing(model.process))
-        if model.sampler.order == 1
-        else min(_NUM_STEPS, model.process.num_timesteps)
-    )
+    sampler, process = model.sampler, model.process
+    return len(sampler.spacing(process)) if sampler.order == 1 else min(_NUM_STEPS, process.num_timesteps)
 
 
 def _scheduler(model: DiffusionModel) -> dict[str, Any]:
-    process = model.process
+    process, schedule = model.process, type(model.schedule).__name__
     t = torch.arange(1, process.num_timesteps + 1)
     if not process.has_unit_variance:
         raise ValueError(
-            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {type(model.schedule).__name__} does not have: {_ELSE}"
+            f"diffusers' DDPM and DDIM need α_t² + σ_t² = 1, which schedule {schedule} does not have: {_ELSE}"
         )
     if not torch.equal(process.network_time(t).double(), (t - 1).double()):
         raise ValueError(
-            f"with schedule {type(model.schedule).__name__} the network does not get integer t, as diffusers' networks do: {_ELSE}"
+            f"with schedule {schedule} the network does not get integer t, as diffusers' networks do: {_ELSE}"
         )
     if model.start.needs_data_moments:
         raise ValueError(f"diffusers' chains start from N(0, I): export with start=noise, or {_ELSE}")
@@ -129,31 +147,15 @@ def _guidance_scale(model: DiffusionModel) -> float:
     guidance = model.guided.guidance
     if not guidance.guides:
         return 1.0
-    alone = guidance.worse is None and guidance.interval is None and guidance.log_snr_interval is None
-    if guidance.needs_null_class and alone:
-        return float(guidance.scale)
-    raise ValueError(
-        f"the pipeline does not support guidance {guidance!r}: export with guidance=none, guidance=classifier_free, or {_ELSE}"
-    )
+    more = (guidance.worse, guidance.interval, guidance.log_snr_interval)
+    if not guidance.needs_null_class or more != (None, None, None):
+        known = "guidance=none, guidance=classifier_free"
+        raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {_ELSE}")
+    return float(guidance.scale)
 
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-_INSIDE = {  # kind of a module -> the names of its layers: ours, theirs
-    ResidualBlock: {
-        "norm_1": "norm1",
-        "conv_1": "conv1",
-        "modulation": "time_emb_proj",
-        "norm_2": "norm2",
-        "conv_2": "conv2",
-        "skip": "conv_shortcut",
-    },
-    AttentionBlock: {"norm": "group_norm", "project": "to_out.0"},
-    Downsample: {"": "conv"},
-    Upsample: {"": "conv"},
-}
 
 
 def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -162,45 +164,44 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         raise ValueError(
             f"only our own UNet is written as diffusers' UNet2DModel, not a {type(network).__name__}: use format=program"
         )
-    encoder = network.encoder
-    if encoder.features.frequencies:
-        raise ValueError("diffusers' UNet2DModel has no network.fourier_periods: use format=program")
+    layout, conditioning = network.layout, network.encoder.conditioning
+    classes, halvings = conditioning.classes, len(layout.widths) - 1
     groups = {len(part.weight): part.num_groups for part in network.modules() if isinstance(part, GroupNorm)}
-    is_uniform = len({*groups.values()}) == 1
-    all_groups = next(iter(groups.values())) if is_uniform else None
+    all_groups = next(iter(groups.values())) if len({*groups.values()}) == 1 else None
     attentions = [part for part in network.modules() if isinstance(part, AttentionBlock)]
     heads = sorted({len(part.norm.weight) // part.num_heads for part in attentions})
-    if len(heads) > 1:
-        raise ValueError(
-            f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}: "
-            "use format=program"
-        )
-    layout, conditioning = network.layout, encoder.conditioning
-    if layout.residual_resampling:
-        raise ValueError("diffusers' UNet2DModel has no network.residual_resampling: use format=program")
-    if layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1:
-        raise ValueError("network.embedding_channels and network.timestep_scale are not exported: use format=program")
-    if conditioning.classes is not None and not conditioning.null_class:
-        raise ValueError("the pipeline needs network.null_class=true: use format=program")
-    halvings = len(encoder.downsamples)
-    if any(side % 2**halvings for side in shape[1:]):
-        raise ValueError(
-            f"diffusers' UNet2DModel halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} "
-            "times: use format=program"
-        )
-    attends = [len(blocks[0]) > 1 for blocks in encoder.down]
+    for lacks, said in (
+        (network.encoder.features.frequencies, "diffusers' UNet2DModel has no network.fourier_periods"),
+        (
+            len(heads) > 1,
+            f"diffusers' UNet2DModel has one number of channels in all heads, not {' and '.join(map(str, heads))}",
+        ),
+        (layout.residual_resampling, "diffusers' UNet2DModel has no network.residual_resampling"),
+        (
+            layout.sinusoid_dim != layout.base_channels or conditioning.timestep_scale != 1,
+            "network.embedding_channels and network.timestep_scale are not exported",
+        ),
+        (classes is not None and not conditioning.null_class, "the pipeline needs network.null_class=true"),
+        (
+            any(side % 2**halvings for side in shape[1:]),
+            f"diffusers' UNet2DModel halves only even sides, but {shape[1]}×{shape[2]} pixels cannot be halved {halvings} times",
+        ),
+    ):
+        if lacks:
+            raise ValueError(f"{said}: use format=program")
+    blocks = ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in layout.attending]
     return {
-        "_class_name": "UNet2DModel" if is_uniform else GROUPED,
+        "_class_name": GROUPED if all_groups is None else "UNet2DModel",
         "sample_size": shape[1] if shape[1] == shape[2] else list(shape[1:]),
-        "in_channels": encoder.input.in_channels,
+        "in_channels": network.encoder.input.in_channels,
         "out_channels": network.output.out_channels,
         "time_embedding_type": "positional",
         "flip_sin_to_cos": True,
         "freq_shift": 0,
-        "down_block_types": ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in attends],
-        "up_block_types": ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)],
-        "block_out_channels": [blocks[0][0].conv_1.out_channels for blocks in encoder.down],
-        "layers_per_block": len(encoder.down[0]),
+        "down_block_types": blocks,
+        "up_block_types": [block.replace("Down", "Up") for block in reversed(blocks)],
+        "block_out_channels": layout.widths,
+        "layers_per_block": layout.num_res_blocks,
         "downsample_padding": 1,
         "act_fn": "silu",
         "attention_head_dim": heads[0],
@@ -208,64 +209,42 @@ def unet2d_config(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         "attn_norm_num_groups": all_groups,
         "norm_eps": EPS,
         "resnet_time_scale_shift": "default" if layout.additive_embedding else "scale_shift",
-        "num_class_embeds": None
-        if encoder.conditioning.classes is None
-        else encoder.conditioning.classes.num_embeddings,
+        "num_class_embeds": None if classes is None else classes.num_embeddings,
     }
 
 
-def unet2d_weights(network: UNet) -> dict[str, Tensor]:
+def unet2d_weights(network: nn.Module) -> dict[str, Tensor]:
     """The state dict of UNet2DModel, float32 on the CPU, contiguous."""
-    own = network.state_dict()
-    found = {}
-    for ours, theirs in _names(network):
+    own, found = network.state_dict(), {}
+    for ours, theirs in _layers(network):
         for part in ("weight", "bias"):
             tensor = own.pop(f"{ours}.{part}", None)
-            if tensor is not None:
+            if tensor is None:
+                continue
+            if ours.endswith(".qkv"):  # one layer here, three there
+                for letter, rows in zip("qkv", tensor.chunk(3), strict=True):
+                    found[f"{theirs}.to_{letter}.{part}"] = rows
+            else:
                 is_skip = theirs.endswith("conv_shortcut") and part == "weight"
                 found[f"{theirs}.{part}"] = tensor[:, :, None, None] if is_skip else tensor
-    for name, theirs in _attentions(network):
-        for part in ("weight", "bias"):
-            rows = own.pop(f"{name}.qkv.{part}").chunk(3)
-            found |= {f"{theirs}.to_{letter}.{part}": some for letter, some in zip("qkv", rows, strict=True)}
     if own:
         raise ValueError(f"diffusers' UNet2DModel has no {min(own)}: use format=program")
     return {name: tensor.detach().float().cpu().contiguous() for name, tensor in found.items()}
 
 
-def _parts(network: UNet) -> Iterator[tuple[nn.Module, str, str]]:
-    """(a block, our name of it, theirs)."""
-    encoder = network.encoder
-    for level, blocks in enumerate(encoder.down):
-        yield from _blocks(blocks, f"encoder.down.{level}", f"down_blocks.{level}")
-    for level, part in enumerate(encoder.downsamples):
-        yield part, f"encoder.downsamples.{level}", f"down_blocks.{level}.downsamplers.0"
-    for number, kind in enumerate(("resnets.0", "attentions.0", "resnets.1")):
-        yield encoder.middle[number], f"encoder.middle.{number}", f"mid_block.{kind}"
-    for level, blocks in enumerate(network.up):
-        yield from _blocks(blocks, f"up.{level}", f"up_blocks.{level}")
-    for level, part in enumerate(network.upsamples):
-        yield part, f"upsamples.{level}", f"up_blocks.{level}.upsamplers.0"
-
-
-def _blocks(blocks: nn.ModuleList, ours: str, theirs: str) -> Iterator[tuple[nn.Module, str, str]]:
-    for place, block in enumerate(blocks):
-        for i, (part, kind) in enumerate(zip(block, ("resnets", "attentions"), strict=False)):
-            yield part, f"{ours}.{place}.{i}", f"{theirs}.{kind}.{place}"
-
-
-def _names(network: UNet) -> Iterator[tuple[str, str]]:
-    """(our name of a layer, theirs), but for the queries, keys and values, which are one layer here and three there."""
-    yield "encoder.conditioning.time.0", "time_embedding.linear_1"
-    yield "encoder.conditioning.time.2", "time_embedding.linear_2"
-    yield "encoder.conditioning.classes", "class_embedding"
-    yield "encoder.input", "conv_in"
-    for part, ours, theirs in _parts(network):
-        for layer, published in _INSIDE[type(part)].items():
-            yield f"{ours}.{layer}".rstrip("."), f"{theirs}.{published}"
-    yield "output_norm", "conv_norm_out"
-    yield "output", "conv_out"
-
-
-def _attentions(network: UNet) -> Iterator[tuple[str, str]]:
-    return ((ours, theirs) for part, ours, theirs in _parts(network) if isinstance(part, AttentionBlock))
+def _layers(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """(our name of a layer, theirs)."""
+    for name, part in network.named_modules():
+        if type(part) in _BLOCKS:
+            side, *numbers = name.removeprefix("encoder.").split(".")
+            match side, numbers:
+                case "middle", [i]:
+                    theirs = f"mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[int(i)]}"
+                case (("downsamples" | "upsamples"), [level]):
+                    way = side.removesuffix("samples")
+                    theirs = f"{way}_blocks.{level}.{way}samplers.0"
+                case _, [level, place, i]:
+                    theirs = f"{side}_blocks.{level}.{('resnets', 'attentions')[int(i)]}.{place}"
+            for layer, published in _BLOCKS[type(part)].items():
+                yield f"{name}.{layer}".rstrip("."), f"{theirs}.{published}".rstrip(".")
+    yield from _AROUND.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -88,9 +89,7 @@ def _share(log_snrs: Sequence[float], curve: Sequence[float], at: float) -> floa
     rise = curve[-1] - curve[0]
     if rise <= 0:
         return None
-    for (high, a), (low, b) in zip(
-        zip(log_snrs, curve, strict=True), zip(log_snrs[1:], curve[1:], strict=True), strict=False
-    ):
+    for (high, a), (low, b) in pairwise(zip(log_snrs, curve, strict=True)):
         if low <= at <= high:
             return (a + (b - a) * (high - at) / (high - low) - curve[0]) / rise
     return None

@@ -211,8 +211,37 @@ def draw_once(
             store.clear()
         return missing()
 
+    memory, stopwatch = PeakMemory(model.device), Stopwatch(model.device)
+
     def draw(wanted: Sequence[tuple[range, list[int]]], lacking: Sequence[tuple[range, list[int]]]) -> None:
-        _draw(model, features, stream, wanted, stores, progress, num_samples - sum(len(part) for part, _ in lacking))
+        """Each shard is written as soon as it is complete, to the stores that lack it."""
+        done = num_samples - sum(len(part) for part, _ in lacking)
+        total = done + sum(len(part) for part, _ in wanted)
+        for part, of in wanted:
+            laps_before = len(stopwatch.laps)
+            images, finite = [], []
+            vectors: dict[int, list[Tensor]] = {i: [] for i in of}
+            room = num_kept(model.shape) - part.start
+            for x in stream.draw(model, part, stopwatch):
+                images.append(x[: max(0, room)].float().cpu())
+                finite.append(x.flatten(1).isfinite().all(1).cpu())
+                with torch.no_grad():
+                    for i, seen in vectors.items():
+                        seen.append(features[i](x).float().cpu())
+                room -= len(x)
+                done += len(x)
+                progress("samples", done, total)
+            peak, peak_of = memory.mib
+            effort = Effort(
+                laps=stopwatch.laps[laps_before:],
+                device=device_name(model.device),
+                threads=torch.get_num_threads(),
+                nfe=model.nfe,
+                peak_memory_mib=peak,
+                peak_memory_of=peak_of,
+            )
+            for i, seen in vectors.items():
+                stores[i].write(part, Shard(torch.cat(seen), torch.cat(finite), torch.cat(images), effort))
 
     share_out([store.folder for store in stores], progress, missing_at_first, draw)
     if rank() > 0:
@@ -233,42 +262,3 @@ def _joined(stream: Stream, found: Sequence[Shard]) -> Samples:
         batch_size=stream.batch_size,
         efforts=[shard.effort for shard in found],
     )
-
-
-def _draw(
-    model: GenerativeModel,
-    features: Sequence[Features],
-    stream: Stream,
-    wanted: Sequence[tuple[range, list[int]]],
-    stores: Sequence[SampleStore],
-    progress: Progress,
-    done: int,
-) -> None:
-    """Each shard is written as soon as it is complete, to the stores that lack it. `done` samples exist already."""
-    memory, stopwatch, device = PeakMemory(model.device), Stopwatch(model.device), device_name(model.device)
-    total = done + sum(len(part) for part, _ in wanted)
-    for part, of in wanted:
-        laps_before = len(stopwatch.laps)
-        images, finite = [], []
-        vectors: dict[int, list[Tensor]] = {i: [] for i in of}
-        room = num_kept(model.shape) - part.start
-        for x in stream.draw(model, part, stopwatch):
-            images.append(x[: max(0, room)].float().cpu())
-            finite.append(x.flatten(1).isfinite().all(1).cpu())
-            with torch.no_grad():
-                for i, seen in vectors.items():
-                    seen.append(features[i](x).float().cpu())
-            room -= len(x)
-            done += len(x)
-            progress("samples", done, total)
-        peak, peak_of = memory.mib
-        effort = Effort(
-            laps=stopwatch.laps[laps_before:],
-            device=device,
-            threads=torch.get_num_threads(),
-            nfe=model.nfe,
-            peak_memory_mib=peak,
-            peak_memory_of=peak_of,
-        )
-        for i, seen in vectors.items():
-            stores[i].write(part, Shard(torch.cat(seen), torch.cat(finite), torch.cat(images), effort))

@@ -13,12 +13,13 @@ A number that does not exist (no likelihood, too few images, samples that are no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.pictures import may_fail
-from diffusion_lab.metrics.draw import KEPT_IMAGES
+from diffusion_lab.metrics.draw import KEPT_IMAGES, ready
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.metric import Metric, Naming, Scores, Subject, View
 from diffusion_lab.metrics.reference import Need, Reference, UnmeasurableError
@@ -49,7 +50,7 @@ def score(
     scores = Scores()
     if Need.MODEL not in source.lacks and not any(metric.needs_samples for metric in metrics):
         settings = replace(settings, num_samples=min(settings.resolve_num_samples(data), KEPT_IMAGES))
-    with source.ready(settings):
+    with ready(source.model, settings.weights) if source.model is not None else nullcontext():
         found = source.samples(references, settings, progress)
         if found is None:
             return None

@@ -4,8 +4,7 @@ compared with."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from diffusion_lab.data.module import DataModule
 from diffusion_lab.data.order import fixed_rest, fixed_subset
-from diffusion_lab.metrics.draw import Samples, draw_for_score, num_kept, ready
+from diffusion_lab.metrics.draw import Samples, draw_for_score, num_kept
 from diffusion_lab.metrics.features import Features
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.reference import Moments, Need, Reference, references_of
@@ -38,18 +37,14 @@ _LABELS = "the samples have no class labels (an npz may have them as arr_1)"
 class Source(ABC):
     """Something that samples come from.
 
-    model, training: as far as they are known. lacks: what a metric may need and these samples do not come with, and why, in
-    words that a table can show.
+    device: where features are computed. model, training: as far as they are known. lacks: what a metric may need and these samples
+    do not come with, and why, in words that a table can show.
     """
 
+    device: torch.device
     model: GenerativeModel | None = None
     training: TrainingCost | None = None
     lacks: Mapping[Need, str] = {}
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where features are computed."""
 
     @abstractmethod
     def check(self, data: DataModule) -> None:
@@ -68,11 +63,6 @@ class Source(ABC):
     def remarks(self, data: DataModule, settings: Evaluation) -> list[str]:
         """What makes distances of these samples differ from those of others that are compared with these data, in words."""
         return []
-
-    @contextmanager
-    def ready(self, settings: Evaluation) -> Iterator[None]:
-        """Inside the block samples are drawn with these settings."""
-        yield
 
     def pictures(self, data: DataModule, settings: Evaluation) -> tuple[Tensor | None, Tensor | None]:
         """(interpolation, reconstructions), as `latent_pictures` makes them; None where there are none."""
@@ -96,11 +86,8 @@ class TrainedModel(Source):
         anew: bool = False,
     ) -> None:
         self.model: GenerativeModel = model
+        self.device = model.device
         self.training, self._identities, self._cache_dir, self._anew = training, identities, cache_dir, anew
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def check(self, data: DataModule) -> None:
         model = self.model
@@ -112,12 +99,6 @@ class TrainedModel(Source):
             raise ValueError(
                 f"the model has {model.num_classes} classes, but the data set {data.name} has {data.num_classes}"
             )
-
-    @contextmanager
-    def ready(self, settings: Evaluation) -> Iterator[None]:
-        """With these weights, and without dropout. ValueError if there are no such weights."""
-        with ready(self.model, settings.weights):
-            yield
 
     def samples(
         self, references: Sequence[Reference], settings: Evaluation, progress: Progress
@@ -161,7 +142,7 @@ def latent_pictures(
 
 
 class GivenImages(Source):
-    """All of the images, or of a smaller `evaluation.num_samples` a fixed random choice, in a fixed random order.
+    """All of the `count` images, or of a smaller `evaluation.num_samples` a fixed random choice, in a fixed random order.
 
     labels: int64 (N,), the class of each; None where nobody says. about: facts for the protocol. cache_dir keeps features between
     calls. differences: what of their files makes a distance larger, in words.
@@ -178,17 +159,8 @@ class GivenImages(Source):
     ) -> None:
         images.prepare()
         self._images, self._labels, self._about, self._cache_dir = images, labels, about, cache_dir
-        self._device, self._differences = torch.device(device), differences
+        self.device, self.count, self._differences = torch.device(device), images.num_train, differences
         self.lacks = {Need.MODEL: _MODEL} | ({Need.LABELS: _LABELS} if labels is None else {})
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return self._images.num_train
 
     def check(self, data: DataModule) -> None:
         if tuple(self._images.shape) != tuple(data.shape):

@@ -52,13 +52,13 @@ def time_budget(trainer: Trainer) -> TimeBudget | None:
 
 def callback_of(trainer: Trainer, kind: type[Part]) -> Part | None:
     """The callback of a class, if a training has one."""
-    found: list[Callback] = getattr(trainer, "callbacks")  # noqa: B009 - set by a connector, where mypy does not see it
+    found: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a connector of Lightning sets it
     return next((part for part in found if isinstance(part, kind)), None)
 
 
 def logging_interval(trainer: Trainer) -> int:
     """trainer.log_every_n_steps."""
-    return getattr(trainer, "log_every_n_steps")  # noqa: B009 - as above
+    return trainer.log_every_n_steps  # type: ignore[attr-defined]  # as above
 
 
 def budget_used(trainer: Trainer, step: int) -> float:

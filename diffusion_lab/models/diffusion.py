@@ -70,6 +70,8 @@ class DiffusionModel(MeasuredDiffusion):
     seed: training's t, ε and dropped labels at batch k are functions of (seed, k).
     """
 
+    sum_names = QUARTERS
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -122,6 +124,7 @@ class DiffusionModel(MeasuredDiffusion):
             )
         self.reverse = ReverseProcess(self.network, prediction, variance, clip_x_0, null_class=num_classes)
         self.guided = guidance.around(self.reverse)
+        self.term_names = objective.term_names
         self.objective, self.decoder = objective, GaussianDecoder() if decoder is None else decoder
         self.rounding, self.bound_steps, self.start = rounding, bound_steps, start
         self.timesteps = timesteps
@@ -136,9 +139,10 @@ class DiffusionModel(MeasuredDiffusion):
         t, w = self.timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
 
-        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t[rows], eps[rows], self._labels(y))
+        labels = self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
+        terms = self.objective(self._process_of_batch(), self.reverse, x_0, t[rows], eps[rows], labels)
         if self.timesteps.learns_from_losses:
-            self.timesteps.update(t, self.all_gather(terms["loss"].detach()).flatten())
+            self.timesteps.update(t, self.of_all_ranks(terms["loss"].detach()).flatten())
         return {
             "loss": (w[rows] * terms["loss"]).mean(),
             "terms": {name: (w[rows] * term).mean().detach() for name, term in terms.items()},
@@ -177,18 +181,6 @@ class DiffusionModel(MeasuredDiffusion):
         if not (on_gpu and 0 <= age < _KEPT_FOR):
             self._process, self._made_at = self.process, self.batches_trained
         return self._process
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        return self.objective.term_names
-
-    sum_names = QUARTERS
-
-    def _labels(self, y: Tensor | None) -> Tensor | None:
-        """The labels in training: y, or the null class with probability `label_dropout`; None for an unconditional model."""
-        if self.reverse.null_class is None:
-            return None
-        return self.with_dropped_labels(y, self.label_dropout, self.reverse.null_class)
 
     @property
     def moments(self) -> tuple[float | str, ...]:

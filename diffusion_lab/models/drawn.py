@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import DDIMSampler, EvenSpacing, GaussianDiffusion, SampleNoise
+from diffusion_lab.diffusion import (
+    DDIMSampler,
+    EvenSpacing,
+    GaussianDiffusion,
+    GuidedReverse,
+    ReverseProcess,
+    Rounding,
+    SampleNoise,
+    Sampler,
+    Start,
+)
 from diffusion_lab.diffusion.samplers import last
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.networks.cost import count_flops
@@ -19,12 +30,23 @@ _MOST_LATENT_STEPS = 50  # between an image and its latent
 class DrawnDiffusion(GenerativeModel):
     """A diffusion model has a process, a reverse process, unguided and guided, a sampler, a start and a rounding."""
 
+    reverse: ReverseProcess
+    guided: GuidedReverse
+    sampler: Sampler
+    start: Start
+    rounding: Rounding
+
+    @property
+    @abstractmethod
+    def process(self) -> GaussianDiffusion:
+        """q(x_t|x_0)."""
+
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None, x_T: Tensor | None = None) -> Tensor:
         """x_T: (B, *shape), what each sample starts from, in place of noise of its own."""
         return self._finished(last(self._walk(indices, seed, y, x_T)))
 
     def _finished(self, x_0: Tensor) -> Tensor:
-        return self.rounding(self.reverse.clip_x_0.in_range(x_0))  # a classifier may push the last mean beyond
+        return self.rounding(self.reverse.clipping.in_range(x_0))  # a classifier may push the last mean beyond
 
     def latents(self, indices: Tensor, seed: int) -> Tensor:
         return SampleNoise(seed, indices).initial(self.shape)
@@ -35,7 +57,7 @@ class DrawnDiffusion(GenerativeModel):
         The inverse of `encode`, so it is unguided too, and only the image is clipped, not each x̂_0: what was encoded comes back.
         """
         x_0 = self._deterministic(self.process, self.reverse.without_clipping(), z, self._network_labels(y))
-        return self.reverse.clip_x_0.in_range(x_0)
+        return self.reverse.clipping.in_range(x_0)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
         """Unguided and without clipping, so that `decode` brings x_0 back up to an error of first order in the stride."""

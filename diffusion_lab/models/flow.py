@@ -7,11 +7,12 @@ data the density itself. Sampling is f⁻¹(T·z) for z ~ N(0, I), in one evalua
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion_lab.baselines.couplings import standard_normal_log_prob
 from diffusion_lab.baselines.dequantization import (
@@ -26,6 +27,7 @@ from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.networks.cost import NetworkCost, count_flops
+from diffusion_lab.networks.flow import Flow
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood
 
@@ -42,12 +44,15 @@ class FlowModel(GenerativeModel):
     seed: training's noise on the levels at batch k is a function of (seed, k).
     """
 
+    network: Flow
+    nfe = 1  # f⁻¹
+
     def __init__(
         self,
         shape: tuple[int, ...],
         num_levels: int | None,
         num_classes: int | None,
-        network: Callable[..., nn.Module],
+        network: Callable[..., Flow],
         optimization: Optimization,
         temperature: float,
         seed: int,
@@ -58,6 +63,7 @@ class FlowModel(GenerativeModel):
         self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
         self.seed, self.optimization, self.temperature = seed, optimization, temperature
         self.network = network(num_classes=num_classes)
+        self.term_names = ("loss", "prior", "log_det", *(("levels",) if num_levels is not None else ()))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """Bits per dimension. Every rank draws the noise of the global batch and takes its rows."""
@@ -69,23 +75,19 @@ class FlowModel(GenerativeModel):
             self._initialise(x_0, y, u)
         parts = self._bits(*self.network(self._continuous(x_0, u[rows]), y))
         terms = {name: part.mean() for name, part in parts.items()}
-        loss = sum(terms.values())
+        loss = _total(terms)
         return {"loss": loss, "terms": {name: term.detach() for name, term in ({"loss": loss} | terms).items()}}
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         y = y if self.num_classes is not None else None
         u = uniform_from_normal(noise.initial(self.shape).double()).to(x_0)
         parts = self._bits(*self.network(self._continuous(x_0, u), y))
-        return {"loss": sum(parts.values())} | parts
-
-    @property
-    def term_names(self) -> tuple[str, ...]:
-        return ("loss", "prior", "log_det", *(("levels",) if self.num_levels is not None else ()))
+        return {"loss": _total(parts)} | parts
 
     def _initialise(self, x_0: Tensor, y: Tensor | None, u: Tensor) -> None:
         """Every rank shows its actnorms the global batch, so that all ranks, and any number of them, start alike."""
-        x_0 = self.all_gather(x_0).reshape(-1, *self.shape)
-        y = None if y is None else self.all_gather(y).flatten()
+        x_0 = self.of_all_ranks(x_0).reshape(-1, *self.shape)
+        y = None if y is None else self.of_all_ranks(y).flatten()
         self.network.initialise(self._continuous(x_0, u), y)
 
     def _continuous(self, x_0: Tensor, u: Tensor) -> Tensor:
@@ -121,11 +123,6 @@ class FlowModel(GenerativeModel):
         """f(x)/T, of the middle of each level's bin: `decode` gives x_0 back."""
         return self.network(self._continuous(x_0, torch.full_like(x_0, 0.5)), y)[0] / self.temperature
 
-    @property
-    def nfe(self) -> int:
-        """One evaluation of f⁻¹."""
-        return 1
-
     @torch.no_grad()
     def cost(self) -> NetworkCost:
         """The operations are those of f: the counter has no formula for the triangular systems of f⁻¹. With the composition of each
@@ -143,16 +140,16 @@ class FlowModel(GenerativeModel):
         given = " given the class" if y is not None else ""
         if self.num_levels is None:
             parts = self._bits(*self.network(x_0, y))
-            return Likelihood(sum(parts.values()), f"exact density{given}", parts)
+            return Likelihood(_total(parts), f"exact density{given}", parts)
         noise = SampleNoise(derive_seed(seed, BOUND), indices)
         draws = []
         for draw in range(_DRAWS):
             u = uniform_from_normal(noise(draw + 1, x_0.double())).to(x_0)
             draws.append(self._bits(*self.network(self._continuous(x_0, u), y)))
         parts = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
-        bits = torch.stack([sum(draw.values()) for draw in draws])
+        bits = torch.stack([_total(draw) for draw in draws])
         return Likelihood(
-            bits_per_dim=sum(parts.values()),
+            bits_per_dim=_total(parts),
             kind=f"dequantised flow bound{given}",
             parts=parts,
             standard_error=float((bits.var(0) / _DRAWS).sum().sqrt()) / len(x_0),
@@ -165,3 +162,7 @@ class FlowModel(GenerativeModel):
             "conditional": self.num_classes is not None,
             "dequantisation": None if self.num_levels is None else f"uniform, {_DRAWS} draws",
         }
+
+
+def _total(parts: dict[str, Tensor]) -> Tensor:
+    return reduce(torch.add, parts.values())

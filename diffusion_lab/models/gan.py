@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,6 +22,7 @@ from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.cost import NetworkCost, count_flops
+from diffusion_lab.networks.generator import LatentNetwork
 
 
 class GAN(GenerativeModel):
@@ -36,12 +38,16 @@ class GAN(GenerativeModel):
     seed: training's z at batch k is a function of (seed, k).
     """
 
+    network: LatentNetwork
+    term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
+    nfe = 1
+
     def __init__(
         self,
         shape: tuple[int, ...],
         num_levels: int | None,
         num_classes: int | None,
-        network: Callable[..., nn.Module],
+        network: Callable[..., LatentNetwork],
         discriminator: Callable[..., nn.Module],
         loss: AdversarialLoss,
         regularizer: Regularizer,
@@ -67,6 +73,7 @@ class GAN(GenerativeModel):
         self.network = network(num_classes=num_classes)
         self.discriminator = discriminator(num_classes=num_classes, spectral_norm=spectral_norm)
         self.loss, self.regularizer = loss, regularizer
+        self.sum_names = ("penalty",) if regularizer.penalises else ()
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
         """One step of D and one of G. Every rank draws z of the global batch and takes its rows."""
@@ -75,7 +82,7 @@ class GAN(GenerativeModel):
         generator = self.generator(TRAINING, x_0.device)
         z = torch.randn(size, self.network.latent_size, generator=generator, device=x_0.device)[rows]
         u = torch.rand(size, generator=generator, device=x_0.device)[rows]
-        by_generator, by_discriminator = self.optimizers()
+        by_generator, by_discriminator = self.optimizers()  # type: ignore[attr-defined]  # a list, as there are two
 
         drawn = self.network(z, y)
         fake = drawn.detach()
@@ -89,7 +96,7 @@ class GAN(GenerativeModel):
 
         loss_generator = self.loss.generator(self.discriminator(drawn, y)).mean()
         self._move(self.network, loss_generator, by_generator.step)
-        for scheduler in self.lr_schedulers():
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]  # likewise
             scheduler.step()
 
         real, unreal = self.loss.accuracy(on_real.detach(), on_fake.detach())
@@ -106,12 +113,6 @@ class GAN(GenerativeModel):
             total = penalty.detach().sum()
             outputs["sums"] = {"penalty": (total / self.regularizer.every, torch.full_like(total, len(x_0)))}
         return outputs
-
-    term_names = ("loss", "loss_discriminator", "accuracy_real", "accuracy_fake")
-
-    @property
-    def sum_names(self) -> tuple[str, ...]:
-        return ("penalty",) if self.regularizer.penalises else ()
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """What D says of held-out images and of images from other noise: it shows how far D has memorised the training images."""
@@ -145,7 +146,7 @@ class GAN(GenerativeModel):
         if self.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.max_grad_norm, self.gradient_norm)
 
-    def configure_optimizers(self) -> list[dict]:
+    def configure_optimizers(self) -> list[OptimizerLRSchedulerConfig]:
         """The generator's first."""
         return [
             self.optimization.configure(n.named_parameters(), self.trainer) for n in (self.network, self.discriminator)
@@ -186,8 +187,6 @@ class GAN(GenerativeModel):
 
     def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
         return self.decode(self.latents(indices, seed), y)
-
-    nfe = 1
 
     def protocol(self) -> dict[str, Any]:
         return {

@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusion_lab.diffusion import (
     Analytic,
     DataMoments,
+    Decoder,
     NetworkStatistics,
     SampleNoise,
     ScheduleAdvice,
@@ -40,6 +41,9 @@ _NOISIEST, _CLEANEST = -8.0, 8.0  # log SNRs beyond which a chain neither gains 
 
 class MeasuredDiffusion(DrawnDiffusion):
     """A diffusion model that draws, and has a decoder."""
+
+    decoder: Decoder
+    _measured: tuple[NetworkStatistics, Tensor]  # with its last steps, once these were measured
 
     def log_snrs(self, count: int) -> list[float]:
         clean, noisy = self.process.log_snr(torch.tensor([1, self.process.num_timesteps])).tolist()
@@ -101,8 +105,8 @@ class MeasuredDiffusion(DrawnDiffusion):
             chosen = variance(statistics, outputs_per_channel=self.reverse.variance.outputs_per_channel)
             self.reverse = replace(self.reverse, variance=chosen)
             self.guided = replace(self.guided, reverse=self.reverse)
-        self._measured = None if last_steps is None else (statistics, last_steps)
-        if last_steps is not None and self.needs_last_steps:
+        if last_steps is not None:
+            self._measured = statistics, last_steps
             self.sampler = replace(self.sampler, spacing=self._measured_spacing(self.sampler.spacing))
 
     def chain_bits(

@@ -49,16 +49,17 @@ class Muon(Optimizer):
             raise ValueError(f"optimizer.adamw_modules={adamw_modules} must be a list, such as [input,output]")
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"optimizer.betas={list(betas)} must be two numbers in [0, 1)")
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in parameters:
             hidden = parameter.ndim > 1 and not set(name.split(".")) & set(adamw_modules)
             (matrices if hidden else others).append(parameter)
-        of_adamw = AdamW([{"params": others}], lr=adamw_lr, betas=tuple(betas), weight_decay=weight_decay)
+        of_adamw = AdamW([{"params": others}], lr=adamw_lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
         of_muon = {"params": matrices, "lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__([*of_adamw.param_groups, of_muon], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # two overloads there
         loss = None
         if closure is not None:
             with torch.enable_grad():

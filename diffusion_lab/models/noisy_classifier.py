@@ -6,7 +6,7 @@ L = −E_t log p_φ(y|x_t),   x_t ~ q(x_t|x_0)                     Dhariwal & Ni
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,13 @@ from diffusion_lab.diffusion import GaussianDiffusion, SampleNoise, Schedule, Ti
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import TrainableModel
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A denoiser's network that becomes a classifier of x_t: (x_t, timesteps) -> (B, out_channels) logits."""
+
+    def classifier(self) -> nn.Module: ...
 
 
 class NoisyClassifier(TrainableModel):
@@ -33,7 +40,7 @@ class NoisyClassifier(TrainableModel):
         shape: tuple[int, ...],
         num_classes: int | None,
         schedule: Schedule,
-        network: Callable[..., nn.Module],
+        network: Callable[..., Denoiser],
         timesteps: TimestepSampler,
         optimization: Optimization,
         seed: int,
@@ -86,6 +93,7 @@ class NoisyClassifier(TrainableModel):
 
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         """At one uniform t an image."""
+        assert y is not None  # as there are classes
         t = 1 + (noise.uniform(0) * self.process.num_timesteps).long().to(x_0.device)
         logits = self._noised_logits(x_0, t, noise.initial(self.shape).to(x_0))
         return {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -100,7 +101,7 @@ class Optimization:
             if group.get("lr") == 0:  # torch takes it
                 raise ValueError("optimizer.lr=0 must be above 0")
 
-    def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> dict:
+    def configure(self, parameters: Iterable[tuple[str, nn.Parameter]], trainer: Trainer) -> OptimizerLRSchedulerConfig:
         """What LightningModule.configure_optimizers returns."""
         optimizer = self.optimizer(parameters)
         scheduler = LambdaLR(optimizer, lambda step: self.learning_rate(step, budget_used(trainer, step)))

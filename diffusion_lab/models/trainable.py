@@ -72,8 +72,16 @@ class TrainableModel(LightningModule):
         rank = self.trainer.global_rank
         return self.trainer.world_size * local, slice(rank * local, (rank + 1) * local)
 
-    def with_dropped_labels(self, y: Tensor, probability: float, null_class: int) -> Tensor:
-        """y of this rank, with the null class in place of each label with this probability."""
+    def of_all_ranks(self, x: Tensor) -> Tensor:
+        """x of every rank, along a new first axis where there are several."""
+        gathered = self.all_gather(x)
+        assert isinstance(gathered, Tensor)  # as x is
+        return gathered
+
+    def with_dropped_labels(self, y: Tensor | None, probability: float, null_class: int | None) -> Tensor | None:
+        """y of this rank, with the null class in place of each label with this probability; None for an unconditional network."""
+        if y is None or null_class is None:
+            return None
         size, rows = self.global_batch(len(y))
         coins = torch.rand(size, generator=self.generator(LABEL_DROP, y.device), device=y.device)
         return y.masked_fill(coins[rows] < probability, null_class)

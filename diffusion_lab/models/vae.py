@@ -45,6 +45,10 @@ class VAE(GenerativeModel):
     seed: training's noise at batch k is a function of (seed, k).
     """
 
+    network: Autoencoder
+    term_names = ("loss", "rate", "distortion")
+    nfe = 1  # the decoder
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -87,8 +91,6 @@ class VAE(GenerativeModel):
         terms = self._terms(x_0, self._labels_used(y), eps)
         return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
 
-    term_names = ("loss", "rate", "distortion")
-
     def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
         return self._terms(x_0, self._labels_used(y), noise.initial((self.network.latent_dim,)).to(x_0))
 
@@ -122,8 +124,6 @@ class VAE(GenerativeModel):
         """The noise u that the prior maps to the mean of q(z|x_0)."""
         y = self._labels_used(y)
         return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
-
-    nfe = 1  # the decoder
 
     def cost(self) -> NetworkCost:
         """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z): the
@@ -188,4 +188,4 @@ class VAE(GenerativeModel):
         """Of the rate of each latent dimension over all ranks; None where one rank has the whole batch, or nothing is free."""
         if self.trainer.world_size == 1 or self.free_bits == 0:
             return None
-        return self.all_gather(rates.detach().mean(dim=0)).mean(dim=0)
+        return self.of_all_ranks(rates.detach().mean(dim=0)).mean(dim=0)

@@ -68,7 +68,8 @@ class VarianceHead(TrainableModel):
         t, w = self._timesteps(size, generator)
         eps = torch.randn(size, *x_0.shape[1:], generator=generator, device=x_0.device)
         t, w = t[rows], w[rows]
-        terms = residual_terms(self._process, self._reverse, x_0, t, eps[rows], self._labels(y))
+        labels = self.with_dropped_labels(y, self._base[0].label_dropout, self._reverse.null_class)
+        terms = residual_terms(self._process, self._reverse, x_0, t, eps[rows], labels)
         return {
             "loss": (w * terms["loss"]).mean(),
             "terms": {name: (w * term).mean().detach() for name, term in terms.items()},
@@ -84,9 +85,3 @@ class VarianceHead(TrainableModel):
     def cost(self) -> NetworkCost:
         """Of the head alone."""
         return network_cost(self.network, (2 * self.shape[0], *self.shape[1:]))
-
-    def _labels(self, y: Tensor | None) -> Tensor | None:
-        """As the frozen network was trained with: dropped with its probability, None for an unconditional one."""
-        if self._reverse.null_class is None:
-            return None
-        return self.with_dropped_labels(y, self._base[0].label_dropout, self._reverse.null_class)

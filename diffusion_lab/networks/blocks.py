@@ -5,18 +5,33 @@ its 1×1 skip) and the depth of the network costs nothing at the first step. Sou
 Nichol & Dhariwal 2021, section 3.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.networks.norm import GroupNorm
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def zero(module: nn.Module) -> nn.Module:
+
+def zero(module: Module) -> Module:
     """`module` with all its parameters set to zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def channels_last(network: nn.Module) -> None:
+    """Keep its weights, and so its images, with the channels last in memory."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
+
+
+def nested(lists: nn.ModuleList) -> list[nn.ModuleList]:
+    """The lists in a list of lists of modules."""
+    return [modules for modules in lists if isinstance(modules, nn.ModuleList)]
 
 
 def held_back(layer: nn.Module, h: Tensor, held: int) -> Tensor:
@@ -125,7 +140,7 @@ class Upsample(nn.Conv2d):
     def __init__(self, channels: int, out_channels: int | None = None):
         super().__init__(channels, out_channels or channels, 3, padding=1)
 
-    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:  # type: ignore[override]  # a convolution that is told the size
         taps = functional.pad(self.weight.transpose(0, 1).flip(2, 3), (1, 1, 1, 1))
         kernel = taps[:, :, :-1] + taps[:, :, 1:]
         kernel = kernel[..., :-1] + kernel[..., 1:]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm as normalised
 
+from diffusion_lab.networks.blocks import channels_last
 from diffusion_lab.networks.generator import sides
 from diffusion_lab.networks.sizes import Sides, check_counts
 
@@ -91,7 +92,7 @@ class Discriminator(nn.Module):
         self.hidden = nn.Linear(channels * math.prod(smallest), channels)
         self.judgement = Judgement(channels, num_classes)
         _initialise(self, spectral_norm)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.input(x.contiguous(memory_format=torch.channels_last))
@@ -131,6 +132,7 @@ def _initialise(discriminator: nn.Module, spectral_norm: bool) -> None:
     for module in list(discriminator.modules()):
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, a=_SLOPE, nonlinearity="leaky_relu")
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         if spectral_norm and isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
             normalised(module)

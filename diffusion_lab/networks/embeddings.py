@@ -50,7 +50,6 @@ class Conditioning(nn.Module):
     ):
         super().__init__()
         self.sinusoid_dim = sinusoid_dim
-        self.num_classes = num_classes
         self.timestep_scale, self.null_class = timestep_scale, null_class
         self.time = nn.Sequential(nn.Linear(sinusoid_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.classes = nn.Embedding(num_classes + null_class, dim) if num_classes is not None else None
@@ -61,13 +60,13 @@ class Conditioning(nn.Module):
                 "class labels y were given to a network that has no classes; build it with num_classes or pass y=None"
             )
         sinusoid = sinusoidal_embedding(timesteps * self.timestep_scale, self.sinusoid_dim)
-        embedding = self.time(sinusoid.to(self.time[0].weight.dtype))
+        embedding = self.time(sinusoid.to(self.time[0].weight.dtype))  # type: ignore[arg-type]  # of a Linear
         if self.classes is None:
             return embedding
         if y is None and not self.null_class:
             raise ValueError("this network was trained with a label for every sample: it has no output without one")
         if y is None:
-            y = torch.full_like(timesteps, self.num_classes, dtype=torch.int64)
+            y = torch.full_like(timesteps, self.classes.num_embeddings - 1, dtype=torch.int64)
         return embedding + self.classes(y)
 
 
@@ -90,7 +89,7 @@ class FourierFeatures(nn.Module):
         if any(period <= 0 for period in periods):
             raise ValueError(f"network.fourier_periods={list(periods)}: every period must be greater than 0")
         self.num_features = 1 + 2 * len(periods)
-        self.frequencies = [math.pi * (num_levels - 1) / period for period in periods]
+        self.frequencies = [] if num_levels is None else [math.pi * (num_levels - 1) / period for period in periods]
 
     def forward(self, x: Tensor) -> Tensor:
         phases = [(x.float() + 1) * frequency for frequency in self.frequencies]

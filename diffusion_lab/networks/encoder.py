@@ -5,28 +5,26 @@
 A classifier of x_t is this and attention pooling (Dhariwal & Nichol 2021, section 4).
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.blocks import Downsample, ResidualBlock
+from diffusion_lab.networks.blocks import Downsample, ResidualBlock, channels_last, nested
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.layout import Layout
 from diffusion_lab.networks.norm import GroupNorm
 
 
-def run(block: Iterable[nn.Module], h: Tensor, e: Tensor, recompute: bool) -> Tensor:
-    """The parts of `block` in turn. recompute: activations are not kept for the backward pass but computed again."""
+def run(block: nn.Module, h: Tensor, e: Tensor, recompute: bool) -> Tensor:
+    """A block, or those of a list in turn. recompute: activations are not kept for the backward pass but computed again."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(_run_parts, block, h, e, use_reentrant=False)
     return _run_parts(block, h, e)
 
 
-def _run_parts(block: Iterable[nn.Module], h: Tensor, e: Tensor) -> Tensor:
-    for part in block:
+def _run_parts(block: nn.Module, h: Tensor, e: Tensor) -> Tensor:
+    for part in block if isinstance(block, nn.ModuleList) else [block]:
         h = part(h, e) if isinstance(part, ResidualBlock) else part(h)
     return h
 
@@ -70,9 +68,9 @@ class Encoder(nn.Module):
         e = functional.silu(self.conditioning(timesteps, y))
         h = self.input(self.features(x_t).contiguous(memory_format=torch.channels_last))
         skips = [h]
-        for level, blocks in enumerate(self.down):
+        for level, blocks in enumerate(nested(self.down)):
             if level > 0:
-                h = run([self.downsamples[level - 1]], h, e, self.activation_checkpointing)
+                h = run(self.downsamples[level - 1], h, e, self.activation_checkpointing)
                 skips.append(h)
             for part in blocks:
                 h = run(part, h, e, self.activation_checkpointing)
@@ -127,7 +125,7 @@ class EncoderClassifier(nn.Module):
     def __init__(self, encoder: Encoder, pool: AttentionPool, output: nn.Linear | None):
         super().__init__()
         self.encoder, self.pool, self.output = encoder, pool, output
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
         h, _, _ = self.encoder(x_t, timesteps, None)

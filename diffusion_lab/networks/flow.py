@@ -13,6 +13,8 @@ class Flow(nn.Module):
     `initialised` is a buffer: what `initialise` did is saved with the weights, and is not done again.
     """
 
+    initialised: Tensor
+
     def __init__(self, transform: Transform, num_classes: int | None, embedding_dim: int):
         super().__init__()
         self.transform = transform
@@ -41,4 +43,4 @@ class Flow(nn.Module):
     def _embedded(self, y: Tensor | None) -> Tensor | None:
         if (y is None) != (self.classes is None):
             raise ValueError("pass class labels y if, and only if, the flow was built with num_classes")
-        return None if y is None else self.classes(y)
+        return None if y is None or self.classes is None else self.classes(y)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import ResidualBlock, Upsample, zero
+from diffusion_lab.networks.blocks import ResidualBlock, Upsample, channels_last, nested, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import Sides, check_counts, halved
@@ -48,7 +48,13 @@ class Latent(nn.Module):
         return z if self.table is None else torch.cat([z, self.table(y)], dim=1)
 
 
-class Generator(nn.Module):
+class LatentNetwork(nn.Module):
+    """network(z (B, latent_size) float32, y int64 (B,) | None) -> (B, out_channels, …) float32."""
+
+    latent_size: int
+
+
+class Generator(LatentNetwork):
     """network(z (B, latent_size) float32, y int64 (B,) | None) -> images (B, out_channels, H, W) float32 in [−1, 1].
 
     image_size: the side, or H and W. channel_multipliers: one level per entry, finest first; times base_channels. num_res_blocks:
@@ -94,13 +100,13 @@ class Generator(nn.Module):
                 self.upsamples.append(Upsample(width, widths[level - 1]))
         self.norm = GroupNorm(widths[0])
         self.output = nn.Conv2d(widths[0], out_channels, 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z = self.latent(z, y)
         e = self.embedding(z)
         h = self.input(z).view(len(z), *self.sides[-1], -1).permute(0, 3, 1, 2)
-        for level, blocks in enumerate(self.levels):
+        for level, blocks in enumerate(nested(self.levels)):
             if level > 0:
                 h = self.upsamples[level - 1](h, self.sides[-1 - level])
             for block in blocks:
@@ -108,7 +114,7 @@ class Generator(nn.Module):
         return self.output(self.norm(h)).float().tanh()
 
 
-class PointGenerator(nn.Module):
+class PointGenerator(LatentNetwork):
     """network(z (B, latent_size) float32, y int64 (B,) | None) -> points (B, out_channels) float32, anywhere.
 
     hidden: width of every layer; num_layers: residual layers, modulated by an embedding of (z, y).

@@ -12,7 +12,8 @@ from torch import nn
 class GroupedUNet2DModel(UNet2DModel):
     """norm_num_groups: a list of [channels, groups], one for each number of channels. Other options as in UNet2DModel."""
 
-    @functools.wraps(UNet2DModel.__init__)  # with its signature, by which diffusers reads config.json
+    # With the signature by which diffusers reads config.json.
+    @functools.wraps(UNet2DModel.__init__)  # type: ignore[misc]  # of unknown type
     def __init__(self, norm_num_groups, **options):
         super().__init__(**{**options, "norm_num_groups": 1, "attn_norm_num_groups": 1})
         groups = dict(norm_num_groups)

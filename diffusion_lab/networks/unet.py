@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.networks.blocks import Upsample, held_back, zero
+from diffusion_lab.networks.blocks import Upsample, channels_last, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
 from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, run
 from diffusion_lab.networks.layout import Layout
@@ -117,11 +117,11 @@ class UNet(nn.Module):
 
         self.output_norm = GroupNorm(channels, num_groups=num_groups)
         self.output = zero(nn.Conv2d(channels, out_channels, 3, padding=1))
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         h, skips, e = self.encoder(x_t, timesteps, y)
-        for level, blocks in enumerate(self.up):
+        for level, blocks in enumerate(nested(self.up)):
             if level > 0:
                 h = self._doubled(self.upsamples[level - 1], h, e, skips[-1].shape[-2:])
             for part in blocks:
@@ -132,7 +132,7 @@ class UNet(nn.Module):
         """h at the side `size`, which is odd where a level has an odd number of pixels."""
         if isinstance(upsample, Upsample):
             return upsample(h, size)
-        return run([upsample], h, e, self.layout.activation_checkpointing)[..., : size[0], : size[1]]
+        return run(upsample, h, e, self.layout.activation_checkpointing)[..., : size[0], : size[1]]
 
     def classifier(self) -> EncoderClassifier:
         """The way down and the middle of this network with attention pooling behind them: out_channels logits a sample."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import Downsample, ResidualBlock, Upsample, zero
+from diffusion_lab.networks.blocks import Downsample, ResidualBlock, Upsample, channels_last, nested, zero
 from diffusion_lab.networks.mlp import ResidualLayer
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import Sides, check_counts, check_dropout, halved, height_and_width
@@ -90,7 +90,7 @@ class ConvAutoencoder(Autoencoder):
         sizes = halved(image_size, len(widths))
         self.encoder = ConvEncoder(in_channels, widths, sizes[-1], latent_dim, num_classes, num_res_blocks, dropout)
         self.decoder = ConvDecoder(out_channels, widths, sizes, latent_dim, num_classes, num_res_blocks, dropout)
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
 
     def encode(self, x_0: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.encoder(x_0, y)
@@ -130,7 +130,7 @@ class ConvEncoder(nn.Module):
         e = self.classes(y)
         e = None if e is None else functional.silu(e)
         h = self.input(x_0.contiguous(memory_format=torch.channels_last))
-        for level, parts in enumerate(self.levels):
+        for level, parts in enumerate(nested(self.levels)):
             if level > 0:
                 h = self.downsamples[level - 1](h)
             for block in parts:
@@ -173,7 +173,7 @@ class ConvDecoder(nn.Module):
         e, of_class = self.style(z), self.classes(y)
         e = functional.silu(e if of_class is None else e + of_class)
         h = self.input(z).unflatten(1, (*self.sizes[-1], -1)).permute(0, 3, 1, 2)
-        for index, parts in enumerate(self.levels):
+        for index, parts in enumerate(nested(self.levels)):
             if index > 0:
                 h = self.upsamples[index - 1](h, self.sizes[-1 - index])
             for block in parts:

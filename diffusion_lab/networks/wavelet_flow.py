@@ -22,6 +22,7 @@ from diffusion_lab.baselines.couplings import (
     Logit,
     Multiscale,
     OnRemainingChannels,
+    Transform,
 )
 from diffusion_lab.networks.blocks import zero
 from diffusion_lab.networks.flow import Flow
@@ -89,7 +90,9 @@ class WaveletFlow(Flow):
             )
             return AffineCoupling(network, log_scale_bound, kept)
 
-        scales, shapes, whole = [], [], f"{height}x{width}"
+        whole = f"{height}x{width}"
+        scales: list[Transform] = []
+        shapes: list[tuple[int, ...]] = []
         for scale in range(num_scales):
             height, width = height // 2, width // 2
             steps = []

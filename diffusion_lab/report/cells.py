@@ -189,10 +189,9 @@ def _wrong_in_curves(curves: Mapping[str, Mapping[str, list[float]]]) -> str | N
     for name, curve in curves.items():
         if len({len(column) for column in curve.values()}) > 1:
             return f"curves.{name} has lists of several lengths"
-    curve = curves.get("bits_per_dim")
-    return (
-        "curves.bits_per_dim has no t or no bits_per_dim" if curve and not {"t", "bits_per_dim"} <= {*curve} else None
-    )
+    bound = curves.get("bits_per_dim")
+    lacks = bound and not {"t", "bits_per_dim"} <= bound.keys()
+    return "curves.bits_per_dim has no t or no bits_per_dim" if lacks else None
 
 
 # What the report relies on.

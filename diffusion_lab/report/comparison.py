@@ -171,10 +171,9 @@ def _of_one_training(a: Measured, b: Measured) -> Difference | None:
     paired = _paired(a.blocks(a.by_seed), b.blocks(b.by_seed))
     if paired:
         return Difference(a.mean - b.mean, list(paired.values()), f"paired over {listed(list(paired))}, one training")
-    if a.image_error and b.image_error:
-        return Difference(
-            a.mean - b.mean, [(float(np.hypot(a.error, b.error)), inf)], f"over {TEST_IMAGES}, one training"
-        )
+    if a.image_error and b.image_error and a.error is not None and b.error is not None:
+        error = float(np.hypot(a.error, b.error))
+        return Difference(a.mean - b.mean, [(error, inf)], f"over {TEST_IMAGES}, one training")
     return None
 
 

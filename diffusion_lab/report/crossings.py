@@ -133,7 +133,7 @@ def in_sentences(
         if changes:
             said.append((in_words(names, found, cost, sure=True), True))
             continue
-        better, other = names[at_end], names[1 - at_end]
+        better, other = names[at_end or 0], names[1 - (at_end or 0)]
         for one, others, with_others in worse:
             if one == better and _over_the_same(found, with_others[0]):
                 others.append(other)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from diffusion_lab.report.cells import Gathered
 from diffusion_lab.report.lines import reads_as_number
+from diffusion_lab.report.plots import findings
 from diffusion_lab.report.table import Group, Table
 from diffusion_lab.report.wording import NONE, Column, Entry, columns, has_floor, notes, seeds_of
 from diffusion_lab.store.measures import LOW, Measure
@@ -59,7 +60,11 @@ def row_csv(table: Table) -> str:
     lines = []
     for number, group in enumerate(table.groups, start=1):
         for row in [*group.rows, *group.unfinished]:
-            line = {**dict(zip(table.axes, row.choice, strict=True)), "protocol": number, "seeds": len(row.seeds)}
+            line: dict[str, Any] = {
+                **dict(zip(table.axes, row.choice, strict=True)),
+                "protocol": number,
+                "seeds": len(row.seeds),
+            }
             for measure in group.measures:
                 if (measured := row.values.get(measure.name)) is None:
                     continue
@@ -131,6 +136,22 @@ def latex(table: Table) -> str:
             "",
         ]
     return "\n".join(parts)
+
+
+def print_tables(gathered: Gathered, table: Table) -> None:
+    """The tables, what is said of them, and what is missing, in the terminal."""
+    console = Terminal()
+    for group, (shown, remarks, width) in zip(table.groups, terminal(table, console.width), strict=True):
+        Terminal(width=width).print(shown, soft_wrap=False)
+        console.print(Text("\n".join(remarks), style="dim"))
+        for found in findings(table, group):
+            console.print(Text(f"{found.what}: {found.text}", style="green" if found.sure else ""))
+    for cell in gathered.cells:
+        if not cell.done:
+            choices = " · ".join(filter(None, cell.choices.values()))
+            console.print(Text(f"{cell.state}: {choices}: {cell.reason}", style="yellow"))
+    for sentence in gathered.skipped:
+        console.print(Text(f"left out: {sentence}", style="yellow"))
 
 
 def terminal(table: Table, width: int) -> Iterator[tuple[TerminalTable, list[str], int]]:

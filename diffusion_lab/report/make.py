@@ -8,34 +8,33 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 
 from diffusion_lab.report.cells import Gathered, read_runs, read_sweep
-from diffusion_lab.report.exports import cell_csv, latex, markdown, row_csv
+from diffusion_lab.report.exports import cell_csv, latex, markdown, print_tables, row_csv
 from diffusion_lab.report.figures import figure_files
 from diffusion_lab.report.model_plots import model_plots
 from diffusion_lab.report.page import page
 from diffusion_lab.report.plots import plots_of
-from diffusion_lab.report.table import Table, build_table
+from diffusion_lab.report.table import build_table
 from diffusion_lab.store import RunError, SweepDirectory
 from diffusion_lab.store.files import check_links, clear, name_root, remove_staged, write_whole
 from diffusion_lab.store.written import is_ours, ours_below
 
 _PAGE, _FIGURES = "report.html", "figures"
 _MOST_GROUPS = 4  # groups that get plots: beyond that nothing is being compared
-Show = Callable[[Gathered, Table], None]
 
 
 def make_report(
-    sweep: SweepDirectory, to: Path | None = None, show: Show | None = None, say: Callable[[str], None] = print
+    sweep: SweepDirectory, to: Path | None = None, show: bool = False, say: Callable[[str], None] = print
 ) -> Path:
     """The report on a sweep, finished or not, in its folder `report` or in `to`; the path of its page.
 
-    `show` is given what was found before anything is drawn; `say`: a sentence on each file of the user's that has a name of
+    show: print the tables before anything is drawn. say: a sentence on each file of the user's that has a name of
     ours: it stays, and ours goes beside it. RunError if the sweep cannot be read.
     """
     return _write(read_sweep(sweep), to or sweep.report, f"diffusion-lab report sweep={sweep.path.name}", show, say)
 
 
 def report_on_runs(
-    folders: Iterable[Path], to: Path, command: str, show: Show | None = None, say: Callable[[str], None] = print
+    folders: Iterable[Path], to: Path, command: str, show: bool = False, say: Callable[[str], None] = print
 ) -> Path:
     """The report on any run folders; the path of its page. RunError if none of them can be read."""
     gathered = read_runs(folders, to.name)
@@ -44,10 +43,10 @@ def report_on_runs(
     return _write(gathered, to, command, show, say)
 
 
-def _write(gathered: Gathered, to: Path, command: str, show: Show | None, say: Callable[[str], None]) -> Path:
+def _write(gathered: Gathered, to: Path, command: str, show: bool, say: Callable[[str], None]) -> Path:
     table = build_table(gathered)
-    if show is not None:
-        show(gathered, table)
+    if show:
+        print_tables(gathered, table)
     groups = [group for group in table.groups if len(group.rows) > 1][:_MOST_GROUPS]
     several = len(groups) > 1
     plots = [(f"Results {i}" if several else "", plots_of(table, group)) for i, group in enumerate(groups, start=1)]

@@ -99,7 +99,8 @@ def _facts(gathered: Gathered, table: Table) -> list[str]:
     facts = [f"{len(gathered.done)} of {cells} cells scored", f"{models} model{'s' if models != 1 else ''}"]
     if table.seeds:
         facts.append(f"seeds {', '.join(table.seeds)}")
-    steps = [f"{s:.0f}" for s in sorted({cell.values.get("training_steps") for cell in gathered.done} - {None})]
+    counts = {cell.values["training_steps"] for cell in gathered.done if "training_steps" in cell.values}
+    steps = [f"{count:.0f}" for count in sorted(counts)]
     if steps:
         facts.append(f"trained for {' or '.join(steps) if len(steps) <= 3 else f'{steps[0]} to {steps[-1]}'} steps")
     weights = {cell.protocol.get("weights") for cell in gathered.done} - {None}
@@ -133,12 +134,14 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
     main = next((column for column in columns(group) if column.floor), None)
     for row in group.rows:
         pictures = [(cell, drawn.get(cell.run.path)) for cell in row.done]
-        known = main is not None and main.measure.name in row.values
+        value = ""
+        if main is not None and main.measure.name in row.values:
+            value = f"{main.measure.label} {main.entry(row, set()).text}"
         yield (
             row,
             {
                 "label": label(row),
-                "value": f"{main.measure.label} {main.entry(row, set()).text}" if known else "",
+                "value": value,
                 "pictures": [
                     {"seed": seed_of(cell), **asdict(sprite)} for cell, sprite in pictures if sprite is not None
                 ],
@@ -148,11 +151,11 @@ def _rows_data(group: Group, drawn: Mapping[Path, Sprite | None]) -> Iterator[tu
 
 def _shown_first(table: Table) -> list[int]:
     """The rows whose samples are there before anything is clicked: the best, the median and the worst by the first distance."""
-    group = table.groups[0] if table.groups else None
-    measure = next((m for m in group.measures if m.floor_of), None) if group else None
-    if measure is None:
+    groups = table.groups[:1]
+    name = next((measure.name for group in groups for measure in group.measures if measure.floor_of), None)
+    if name is None:
         return [row.number for row in table.rows[:2]]
-    rows = sorted((r for r in group.rows if measure.name in r.values), key=lambda r: r.values[measure.name].mean)
+    rows = sorted((r for group in groups for r in group.rows if name in r.values), key=lambda r: r.values[name].mean)
     return [row.number for row in dict.fromkeys([rows[0], rows[len(rows) // 2], rows[-1]])]
 
 

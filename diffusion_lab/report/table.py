@@ -119,8 +119,8 @@ class Group:
                 alike = [row for row in rows if row.protocol_key(measure) == key]
                 if len(alike) > 1:
                     found.append(standing(measure, alike, self.decimals(measure)))
-        tested = [one for one in found if one.p is not None]
-        certain = dict(zip(map(id, tested), holm([one.p for one in tested]), strict=True))
+        ps = {id(one): one.p for one in found if one.p is not None}
+        certain = dict(zip(ps, holm(list(ps.values())), strict=True))
         return [replace(one, marked=certain.get(id(one), False)) for one in found]
 
     @cached_property
@@ -165,10 +165,10 @@ class Table:
 def build_table(gathered: Gathered) -> Table:
     """Fold seeds, and part what was measured differently."""
     axes = _axes(gathered)
-    place = {axis: {value: i for i, value in enumerate(gathered.axes[axis])} for axis in axes}
+    order = [[None, *gathered.axes[axis]] for axis in axes]
 
     def command_order(row: Row) -> list[int]:
-        return [place[axis].get(value, -1) for axis, value in zip(axes, row.choice, strict=True)]
+        return [values.index(value) for values, value in zip(order, row.choice, strict=True)]
 
     finished: dict[tuple[str, Choice], list[Cell]] = {}
     waiting: dict[Choice, list[Cell]] = {}

@@ -106,7 +106,9 @@ def finding(standing: Standing, column: Column) -> Finding:
         return Finding(what, f"not ranked: no other row has the same seeds as {best}", False)
     if standing.runner_up is None:
         return Finding(what, f"the same in all rows: {column.entry(standing.best[0], set()).text}", False)
-    said = f"{best} {'is' if len(standing.best) == 1 else 'are'} {standing.measure.better.removesuffix('er')}est"
+    said = (
+        f"{best} {'is' if len(standing.best) == 1 else 'are'} {(standing.measure.better or '').removesuffix('er')}est"
+    )
     if standing.lead is None:
         return Finding(what, f"{said}, but one seed per training gives no interval; run seed=1,2,3", False)
     by = f"{abs(standing.lead.mean):.{column.decimals}f} ± {standing.lead.margin:.{column.decimals}f}"
@@ -162,10 +164,11 @@ def notes(group: Group, measures: Sequence[Measure]) -> list[str]:
     said = [
         f"{data.get('name')}: {drawn} against {real}, features {features.get('name')} unless a column names others."
     ]
-    for cell in (cell for row in group.rows for cell in row.done if cell.given is not None):
-        name, digest = cell.given.get("name"), str(cell.given.get("digest"))[:12]
-        facts = [f"given images, SHA-256 of their pixels {digest}…", *cell.protocol.get("remarks", [])]
-        said.append(f"{name}: {'; '.join(facts)}.")
+    for cell in (cell for row in group.rows for cell in row.done):
+        if (given := cell.given) is not None:
+            remarks = cell.protocol.get("remarks", [])
+            facts = [f"given images, SHA-256 of their pixels {str(given.get('digest'))[:12]}…", *remarks]
+            said.append(f"{given.get('name')}: {'; '.join(facts)}.")
     seeds = max(len(row.seeds) for row in group.rows)
     said.append(
         _errors(group, measures)

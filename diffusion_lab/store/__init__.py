@@ -11,7 +11,7 @@ The fingerprint is `fingerprints.fingerprint`'s: the same command finds its mode
 Nothing here makes a folder until something is written into it.
 """
 
-from diffusion_lab.store.layout import Directory, ModelDirectory, RunDirectory, SweepDirectory, job_log
+from diffusion_lab.store.directories import Directory, ModelDirectory, RunDirectory, SweepDirectory, job_log
 from diffusion_lab.store.places import (
     FINGERPRINT_LENGTH,
     CacheDirectory,

@@ -210,9 +210,10 @@ class Code:
         queue = [("", name) for root in {*names, *scope.roots} for name in self._named(root)]
         while queue:
             source, name = queue.pop()
-            if name not in found and scope.follows(source, name):
-                found[name] = self.module(name)
-                queue += [(name, target) for target in self._targets_of(found[name])]
+            module = None if name in found or not scope.follows(source, name) else self.module(name)
+            if module is not None:
+                found[name] = module
+                queue += [(name, target) for target in self._targets_of(module)]
         return found
 
     def modules(self) -> list[Module]:
@@ -338,7 +339,7 @@ def _text(node: object) -> str:
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
     for name in node._fields:
-        value = getattr(node, name, None)
+        value: Any = getattr(node, name, None)
         if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             value = value[1:]
         if value is not None and value != []:

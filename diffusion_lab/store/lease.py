@@ -192,18 +192,11 @@ class Process:
         """The living process with this id on this machine."""
         return cls(_machine(), pid, _started(pid))
 
-    @classmethod
-    def current(cls) -> Process:
-        return cls.of(os.getpid())
-
-    @property
-    def is_of_this_machine(self) -> bool:
-        """Whether `lives` works here."""
-        return self.machine == _machine()
-
     def lives(self) -> bool:
+        """Whether it runs, on this machine."""
         started = _started(self.pid)
-        return is_running(self.pid) and (None in (started, self.started) or started == self.started)
+        same = None in (started, self.started) or started == self.started
+        return self.machine == _machine() and is_running(self.pid) and same
 
 
 def is_running(pid: int) -> bool:

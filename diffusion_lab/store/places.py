@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.store.layout import ModelDirectory, RunDirectory, SweepDirectory
+from diffusion_lab.store.directories import ModelDirectory, RunDirectory, SweepDirectory
 from diffusion_lab.store.records import RunError
 from diffusion_lab.store.written import ours
 

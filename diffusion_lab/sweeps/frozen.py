@@ -78,7 +78,8 @@ def make_copy(folder: Path, modules: Iterable[Module], configs: Iterable[Path]) 
     users = dict(pair for module in modules if not is_lab(module.name) for pair in _code_of(module, folder))
     files = {Path(LAB) / path.relative_to(_PACKAGE): path for path in _below(_PACKAGE)}
     files |= {Path(LAB) / "conf" / path.relative_to(CONF): path for path in _below(CONF)}
-    for place in map(Path, find_spec(_PLUGINS).submodule_search_locations):
+    spec = find_spec(_PLUGINS)
+    for place in map(Path, (spec and spec.submodule_search_locations) or ()):
         plugins = {path.relative_to(place): path for path in _below(place)}
         files |= {Path(_PLUGINS) / name: path for name, path in plugins.items() if name.parts[0].startswith(f"{LAB}_")}
     files |= users

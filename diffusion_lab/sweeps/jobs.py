@@ -233,7 +233,7 @@ def running_here(folder: Path) -> dict[str, tuple[Process, dict[str, Any]]]:
     for name, file in by_job(folder, process_file).items():
         content = read_json(file)
         process = Process(**content["process"])
-        if process.is_of_this_machine and process.lives():
+        if process.lives():
             found[name] = (process, content["place"])
     return found
 

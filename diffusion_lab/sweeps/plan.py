@@ -164,36 +164,17 @@ def plan(
     return Plan(num_combinations, tuple(different), (*to_train.values(),), (*to_score.values(),), tuple(jobs))
 
 
-def sweep_content(
-    name: str,
-    command: Sequence[str],
-    axes: dict[str, list[str]],
-    created: str,
-    evaluation_seed: int | None,
-    plan: Plan,
-    score: bool,
-) -> dict[str, Any]:
+def sweep_content(plan: Plan, **asked: Any) -> dict[str, Any]:
     """sweep.json: what was asked, and where each cell lies.
 
-    evaluation_seed: of the noise that all cells share, if they do. score: whether cells are scored, or models trained only.
+    asked: name, command, axes, created; evaluation_seed: of the noise that all cells share, if they do; score: whether cells are
+    scored, or models trained only.
     """
-    return {
-        "name": name,
-        "command": list(command),
-        "axes": axes,
-        "created": created,
-        "evaluation_seed": evaluation_seed,
-        "score": score,
-        "cells": [
-            {
-                "choices": cell.choices,
-                "overrides": list(cell.overrides),
-                "model": cell.model.path.name,
-                "run": cell.run.path.name,
-            }
-            for cell in plan.cells
-        ],
-    }
+    cells = [
+        {"choices": c.choices, "overrides": list(c.overrides), "model": c.model.path.name, "run": c.run.path.name}
+        for c in plan.cells
+    ]
+    return {**asked, "cells": cells}
 
 
 def _label(cells: Sequence[PlannedCell], values: dict[str, set[str]]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
-from diffusion_lab.store.layout import SweepDirectory
+from diffusion_lab.store.directories import SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
@@ -161,8 +161,8 @@ class Outputs:
                 continue
             runs = self._runs_of[model.path.name]
             used = _used_weights(model, [*map(_config, runs), *naming[_key(model)]], [*map(_score, runs)])
-            for file in sorted(model.snapshots) if used is not None else ():
-                if file.stem not in used and is_ours(file):
+            for file in sorted(model.snapshots):
+                if used is not None and file.stem not in used and is_ours(file):
                     needed = partial(self._is_at_work, model)
                     yield Unused(file, "no score, guidance or training used it", [file], model.path, needed)
 

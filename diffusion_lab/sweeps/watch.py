@@ -175,14 +175,13 @@ def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table
         shown.add_column(column, justify="right" if column in ("step", "left") else "left", no_wrap=column != "choices")
     shown.add_column("why", overflow="fold")
     for standing in found:
-        status = standing.status
-        running = status is not None and standing.state == RUNNING
-        left = seconds_left(status, earlier.get(standing.folder)) if running else None
+        status = standing.status if standing.state == RUNNING else None
+        left = None if status is None else seconds_left(status, earlier.get(standing.folder))
         shown.add_row(
             standing.what,
             Text(standing.label or standing.folder.name),
             Text(standing.state, _STYLES[standing.state]),
-            f"{status.step or 0}/{status.steps}" if running and status.steps else "",
+            f"{status.step or 0}/{status.steps}" if status is not None and status.steps else "",
             "" if left is None else _duration(left),
             Text(standing.reason),
         )

@@ -1,6 +1,6 @@
 """Several processes that train one model together, or draw from it: who starts them, on which devices, and how they agree.
 
-torchrun starts them on one machine, and ends all when one dies; each ends by itself when this command dies (processes.py).
+torchrun starts them on one machine, and ends all when one dies; each ends by itself when this command dies (store/lease.py).
 Not Lightning's own launcher: it runs the whole command line again in each rank, a multirun too, and a rank that dies leaves
 the others waiting for ever.
 """

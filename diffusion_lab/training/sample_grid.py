@@ -10,8 +10,8 @@ from lightning import Callback, Trainer
 
 from diffusion_lab.data.pictures import may_fail, picture, png
 from diffusion_lab.models.base import GenerativeModel
+from diffusion_lab.store.directories import grid_file
 from diffusion_lab.store.files import write_whole
-from diffusion_lab.store.layout import grid_file
 from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.trackers import SAMPLES
 

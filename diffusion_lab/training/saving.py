@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.store.directories import previous_of
 from diffusion_lab.store.files import clear, whole_file
-from diffusion_lab.store.layout import previous_of
 from diffusion_lab.store.weights import SECONDS, Moment
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.snapshots import used_by

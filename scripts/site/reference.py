@@ -69,7 +69,7 @@ def measures() -> str:
 
 
 def _metrics() -> Iterable[Metric]:
-    for name in metrics.__all__:
+    for name in sorted(vars(metrics)):
         found = getattr(metrics, name)
         if isinstance(found, type) and issubclass(found, Metric) and found not in (Metric, FeatureMetric):
             yield found()

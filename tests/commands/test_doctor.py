@@ -102,12 +102,12 @@ def test_slurm(program):
     program("sinfo", "exit 1")
     assert states(doctor.slurm()) == [LACKS]
     program("sinfo", "echo gpu; echo cpu; echo gpu")
-    assert list(doctor.slurm()) == [Finding("Slurm", OK, "partitions: gpu, cpu")]
+    assert list(doctor.slurm()) == [Finding("Slurm", "partitions: gpu, cpu")]
 
 
 def test_every_data_set_is_found_or_says_how_to_get_it():
     first, *others = doctor.data_sets()
-    assert first == Finding("data=digits", OK, "ready")
+    assert first == Finding("data=digits", "ready", needed=True)
     assert {found.name for found in (first, *others)} == {
         f"data={file.stem}" for file in (CONF / "data").glob("*.yaml")
     }

@@ -71,14 +71,17 @@ BROKEN = {
     "nothing named": ([], "set the file"),
     "no flags": (["checkpoint=theirs.pt"], "give its flags"),
     "nobody's flags": (["checkpoint=theirs.pt", "flags=--image_size 32"], "add code="),
-    "a flag that is none": (["checkpoint=theirs.pt", f"flags={TINY} --num_head 2"], "did you mean --num_heads"),
+    "a flag that is none": (
+        ["checkpoint=theirs.pt", f"flags={TINY} --num_head 2"],
+        "unrecognized arguments: --num_head 2",
+    ),
     "another depth": (
         ["checkpoint=theirs.pt", f"flags={TINY} --num_res_blocks 2"],
-        "does not fit the network that the flags",
+        "does not fit the described network",
     ),
     "another width": (
         ["checkpoint=theirs.pt", f"flags={TINY} --num_channels 64"],
-        "does not fit the network that the flags",
+        "does not fit the described network",
     ),
     "far too wide": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 65536"], "at most 8192"),
     "too wide": (["checkpoint=theirs.pt", f"flags={TINY} --num_channels 4096"], "many more parameters"),

@@ -124,7 +124,9 @@ def test_only_a_queue_that_keeps_the_order_may_be_left(lab):
 
 def test_without_slurm_one_sentence(lab, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    lab.refused("train", *SLURM, *TINY, *STRIDED, said="there is no Slurm on this machine")
+    code, _, err = lab("train", *SLURM, *TINY, *STRIDED)
+    assert (code, err.count("\n")) == (1, 1), err
+    assert "there is no Slurm on this machine" in err
 
 
 @pytest.mark.parametrize("sweeper", ["train_once", "basic"])

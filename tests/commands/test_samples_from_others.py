@@ -179,12 +179,12 @@ SAMPLES = {
 
     "one image": ("bad.npz", npz(arr_0=PIXELS[:1]), "a score needs at least two images"),
 
-    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "it must be the class of each image"),
+    "labels of another number": ("bad.npz", npz(arr_0=PIXELS, arr_1=np.arange(5)), "whole numbers from 0 to at most"),
 
     "labels beyond all classes": (
         "bad.npz",
         npz(arr_0=PIXELS, arr_1=np.full(6, 2**63, np.uint64)),
-        "it must be the class of each image",
+        "whole numbers from 0 to at most",
     ),
     "labels of other data": (
         "bad.npz",
@@ -314,12 +314,12 @@ def test_channels_are_where_the_sides_of_the_data_are_not(tmp_path):
     assert first.labels.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", ["__etc__harm_dot_png", "..__..__harm_dot_png", "a__..__..__harm_dot_txt", "..\\harm_dot_png"])
-def test_a_zip_whose_names_lead_away_is_refused_and_not_unpacked(lab, name):
-    archive("a.zip", a_dot_png=png(), b_dot_png=png(), **{name: png(value=90)})(lab.folder)
-    options = ["samples=a.zip", "data=digits", "features=pixels", "metrics=[frechet_distance]"]
-    lab.refused("evaluate", *options, said="which points outside the zip: remove it")
-    assert not list(lab.folder.parent.rglob("harm.*"))
+@pytest.mark.parametrize("name", ["__etc__harm_dot_png", "..__..__harm_dot_png"])
+def test_a_zip_whose_names_lead_away_is_read_and_not_unpacked(tmp_path, name):
+    archive("a.zip", a_dot_png=png(), b_dot_png=png(), **{name: png(value=90)})(tmp_path)
+    assert len(read_images(tmp_path / "a.zip")) == 3
+    assert files(tmp_path) == ["a.zip"]
+    assert not list(tmp_path.parent.glob("harm.*"))
     assert not Path("/etc/harm.png").exists()
 
 
@@ -387,12 +387,6 @@ REFERENCES = {
         archive("bad.pt", x__data_dot_pkl=bytes(2**20)),
         "has a compressed file",
     ),
-    "correlations beyond 1": (
-        "bad.npz",
-        npz(mu=MU, sigma=np.ones((64, 64)) - SIGMA / 2),
-        "no correlation beyond 1",
-    ),
-
     "a negative variance": ("bad.npz", npz(mu=MU, sigma=-SIGMA), "no negative number on its diagonal"),
     "spatial features of another shape": (
         "bad.npz",
@@ -405,10 +399,6 @@ REFERENCES = {
         npz(mu=MU, sigma=SIGMA, mu_s=MU, sigma_s=np.arange(4096.0).reshape(64, 64)),
         "sigma_s of bad.npz is not a covariance",
     ),
-
-
-
-
     "images of another size": (
         "bad.npz",
         npz(arr_0=np.repeat(PIXELS, 2, axis=1)),

@@ -63,6 +63,13 @@ def test_a_model_is_found_by_its_folder(lab):
     (first,) = (lab.folder / "outputs" / "models").iterdir()
     lab.given("train", *TINY, *STRIDED, "seed=2")
     assert first.name in lab.done("evaluate", f"model_dir={first}", "sampler.spacing.num_steps=2")
+    first.rename(lab.folder / "trained")  # the name of the choices of training, too
+    lab.done("sample", "model_dir=trained", "sampler=trained", "num_images=2", "to=drawn")
+    (lab.folder / "conf" / "sampler").mkdir(parents=True)
+    (lab.folder / "conf" / "sampler" / "trained.yaml").write_text("defaults: [ddim]\n")
+    lab.refused(
+        "sample", "model_dir=trained", "--config-dir", "conf", said="conf/sampler/trained.yaml: sampler=trained"
+    )
 
 
 @pytest.mark.parametrize("form", ["grid", "png", "npz"])

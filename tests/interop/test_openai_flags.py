@@ -45,10 +45,10 @@ def test_half_a_level_is_whole_in_ours():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--image_sise 64", "did you mean --image_size"),
-        ("--image_size", "each flag needs a value"),
-        ("64 --image_size", "64 is not a flag"),
-        ("--image_size large", "--image_size large: use a number"),
+        ("--image_sise 64", "improved_diffusion: unrecognized arguments: --image_sise 64"),
+        ("--image_size", "argument --image_size: expected one argument"),
+        ("64 --image_size 64", "unrecognized arguments: 64"),
+        ("--image_size large", "--image_size: large: use a number"),
         ("--image_size 65", "networks only for"),
         ("--num_channels 1e9", "use a number"),
         ("--diffusion_steps 0", "use at least 1"),

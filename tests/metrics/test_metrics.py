@@ -16,7 +16,7 @@ from diffusion_lab.metrics import (
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.store.measures import merged, read_measures
 from tests.metrics.stand_ins import METRICS, Broken, RawPixels
-from tests.metrics.test_drawing import Counting
+from tests.metrics.test_draw import Counting
 from tests.metrics.test_score import scored
 
 

@@ -226,7 +226,7 @@ COUNTED = {
     "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
     "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
     "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
-    "store.files store.layout report.page": "",
+    "store.files store.directories report.page": "",
     "metrics.copying metrics.sliced_wasserstein": "",
     "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
 }

@@ -3,20 +3,19 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from diffusion_lab.store import lease as processes
+from diffusion_lab.store import lease
 from diffusion_lab.store.lease import Process
 
 WAIT = [sys.executable, "-c", "input()"]
 
 
 def test_this_process_lives_and_another_with_its_id_does_not():
-    me = Process.current()
+    me = Process.of(os.getpid())
     assert me.pid == os.getpid()
-    assert me.is_of_this_machine
     assert me.lives()
     assert not replace(me, started="0").lives()
     assert replace(me, started=None).lives(), "where the system does not tell, the id is all there is"
-    assert not replace(me, machine="another boot").is_of_this_machine
+    assert not replace(me, machine="another boot").lives()
 
 
 def test_a_dead_process_is_dead_before_and_after_it_is_buried():
@@ -31,7 +30,7 @@ def test_a_dead_process_is_dead_before_and_after_it_is_buried():
 
 
 def test_without_proc_ps_tells_when_it_started():
-    mine = processes._started_by_ps(os.getpid())
+    mine = lease._started_by_ps(os.getpid())
     assert mine
-    assert mine == processes._started_by_ps(os.getpid())
-    assert processes._started_by_ps(2**22 + 1) is None
+    assert mine == lease._started_by_ps(os.getpid())
+    assert lease._started_by_ps(2**22 + 1) is None

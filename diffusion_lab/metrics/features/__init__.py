@@ -85,6 +85,28 @@ class Pixels(Features):
         return x.flatten(1).float()
 
 
+class ShapedFeatures(Features):
+    """A small convolutional network for images of one shape. float32, under autocast too: an image always has the same vector."""
+
+    image_shape: tuple[int, ...]
+
+    def check(self, shape: Sequence[int]) -> None:
+        if tuple(shape) != self.image_shape:
+            raise ValueError(
+                f"features={self.name} work for images of shape {self.image_shape}, but the data have shape {tuple(shape)}: choose "
+                "features=pixels, or train features on these data with `diffusion-lab features`."
+            )
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.vectors(x.float().contiguous(memory_format=torch.channels_last))
+
+    @abstractmethod
+    def vectors(self, x: Tensor) -> Tensor:
+        """x float32 (B, C, H, W), channels last -> (B, dim) float32."""
+
+
 class PublishedFeatures(Features):
     """A published network without a training mode. Images of any size are shown as uint8, grey ones in three channels.
 

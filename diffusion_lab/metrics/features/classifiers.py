@@ -17,7 +17,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from diffusion_lab.metrics.features import Features, WeightsError, channels_last
+from diffusion_lab.metrics.features import ShapedFeatures, WeightsError, channels_last
 
 FOLDER = Path(__file__).parents[1] / "weights"
 
@@ -149,12 +149,11 @@ def read_shipped(name: str, folder: Path = FOLDER) -> tuple[bytes, dict[str, Any
     return weights, card
 
 
-class ClassifierFeatures(Features):
+class ClassifierFeatures(ShapedFeatures):
     """The hidden layer of a shipped classifier trained with labels, 64 numbers per image.
 
     WeightsError if the weights do not match their card.
     name: "digits_cnn", "digits_resnet" (1×8×8), "fashion_cnn" or "fashion_resnet" (1×28×28).
-    Always float32, under autocast too: the same image must always give the same vector.
     """
 
     kind = "features of a classifier trained with labels"
@@ -163,25 +162,10 @@ class ClassifierFeatures(Features):
         super().__init__()
         self.name = name
         self.classifier, self.identity = load_classifier(name)
-        self.dim = self.classifier.hidden.out_features
+        self.image_shape, self.dim = self.classifier.shape, self.classifier.hidden.out_features
 
-    def check(self, shape: Sequence[int]) -> None:
-        if tuple(shape) != self.classifier.shape:
-            raise ValueError(
-                f"features={self.name} work for images of shape {self.classifier.shape}, but the data have shape "
-                f"{tuple(shape)}: choose features=pixels, or the features made for these data."
-            )
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.classifier.features(x.float().contiguous(memory_format=torch.channels_last))
-
-    @torch.no_grad()
-    def logits(self, x: Tensor) -> Tensor:
-        """x as in `forward` -> (B, num_classes) float32: which class the classifier takes each image for."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.classifier(x.float().contiguous(memory_format=torch.channels_last))
+    def vectors(self, x: Tensor) -> Tensor:
+        return self.classifier.features(x)
 
     @torch.no_grad()
     def classes(self, vectors: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from diffusion_lab.data.module import DataModule
-from diffusion_lab.metrics.features import Features, WeightsError, channels_last
+from diffusion_lab.metrics.features import ShapedFeatures, WeightsError, channels_last
 from diffusion_lab.metrics.features.classifiers import FOLDER, read_shipped
 from diffusion_lab.store.records import RunError, read_bytes
 
@@ -174,11 +174,10 @@ def read_encoder(content: bytes, path: Path) -> tuple[Encoder, str]:
     return channels_last(encoder.requires_grad_(False).eval()), identity
 
 
-class SelfSupervisedFeatures(Features):
+class SelfSupervisedFeatures(ShapedFeatures):
     """Features trained without labels, for images of one shape: "digits_ssl" (1×8×8), "fashion_ssl" (1×28×28), or a user's own.
 
     name: of shipped features, or "own": `weights` is then a file that `diffusion-lab features` wrote, else WeightsError.
-    Always float32, under autocast too.
     """
 
     kind = "features trained on images without labels"
@@ -195,17 +194,7 @@ class SelfSupervisedFeatures(Features):
                 f"features.{name}.weights={path} cannot be read: set a file that `diffusion-lab features data=…` wrote"
             ) from error
         self.encoder, self.identity = read_encoder(content, path)
-        self.dim = self.encoder.hidden.out_features
+        self.image_shape, self.dim = self.encoder.image_shape, self.encoder.hidden.out_features
 
-    def check(self, shape: Sequence[int]) -> None:
-        trained = self.encoder.image_shape
-        if tuple(shape) != trained:
-            raise ValueError(
-                f"features={self.name} work for images of shape {trained}, but the data have shape {tuple(shape)}: choose "
-                "features=pixels, or train features on these data with `diffusion-lab features`."
-            )
-
-    @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return self.encoder(x.float().contiguous(memory_format=torch.channels_last))
+    def vectors(self, x: Tensor) -> Tensor:
+        return self.encoder(x)

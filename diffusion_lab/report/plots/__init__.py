@@ -11,7 +11,7 @@ from diffusion_lab.report.table import Group, Table
 from diffusion_lab.report.wording import Finding, columns, finding
 
 # In the order of the page.
-KINDS = ("training_cost", "sampling_cost", "effects", "against_seconds", "spacings", "trade_off")
+KINDS = ("training_cost", "sampling_cost", "effects", "against_seconds", "bounds_by_steps", "trade_off")
 _MODULES = [import_module(f"{__name__}.{kind}") for kind in KINDS]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from diffusion_lab.report.lines import by_look, floor_level, plot_of, series_of
 from diffusion_lab.report.panels import FRONT, SECONDS_LABEL, TIME, Panel, Plot
-from diffusion_lab.report.table import Choice, Group, Row, Table
+from diffusion_lab.report.table import Group, Row, Table
 from diffusion_lab.report.wording import columns, label
 from diffusion_lab.store.measures import LOW, SECONDS, Measure
 
@@ -31,7 +31,7 @@ def pareto(rows: Iterable[Row], measure: Measure) -> list[Row]:
 def _plot(table: Table, group: Group, measure: Measure) -> Plot | None:
     rows = [row for row in group.rows if measure.name in row.values and SECONDS in row.values]
     both = [column for column in columns(group) if column.measure.name in (measure.name, SECONDS)]
-    alike: dict[Choice, list[Row]] = {}
+    alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         alike.setdefault(tuple(row.protocol_key(column.measure) for column in both), []).append(row)
     panels, fronts = [], []

@@ -97,7 +97,9 @@ def _names(choices: Sequence[Choice]) -> list[str]:
         return any(len(set(zip(columns[j], columns[i], strict=True))) == len(set(columns[j])) for j in distinguishing)
 
     places = [i for i in places if i in distinguishing or not follows(i)]
-    short = [" · ".join(choice[i] for i in places if choice[i]) or ("none" if places else "all") for choice in choices]
+    short = [
+        " · ".join(value for i in places if (value := choice[i])) or ("none" if places else "all") for choice in choices
+    ]
     if len(set(short)) == len(choices):
         return short
     return [" · ".join(choice[i] or "none" for i in places) for choice in choices]

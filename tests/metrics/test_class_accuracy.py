@@ -50,7 +50,7 @@ def test_a_class_without_samples_is_left_out_and_too_many_numbers_are_refused(tm
 def test_accuracy_is_the_share_that_is_classified_as_its_label():
     features = ClassifierFeatures("digits_cnn")
     x = torch.randn(7, 1, 8, 8).clamp(-1, 1)
-    predicted = features.logits(x).argmax(1)
+    predicted = features.classes(features(x))
     assert classified_as_label(features, features(x), predicted).all()
     labels = torch.where(torch.arange(7) < 3, predicted, (predicted + 1) % 10)
     assert float(classified_as_label(features, features(x), labels).double().mean()) == pytest.approx(3 / 7)
