@@ -17,7 +17,7 @@ from diffusion_lab.config.identity import code_of_training, plain_config, varian
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
-from diffusion_lab.config.training import added, build_callbacks, build_trainer
+from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.compilation import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
@@ -109,7 +109,7 @@ def fit(
         if interruption.signum is not None:
             said = _how_to_go_on(interruption.signum, trainer, directory) if here.is_first else ""
             raise Interrupted(interruption.signum, said)
-        ended_by = _ended_by(trainer, added(callbacks))
+        ended_by = _ended_by(trainer, users_callbacks(callbacks))
         console.print(f"training ended by {_limit_text(cfg, ended_by)} after {trainer.global_step:,} steps")
         if here.is_first:
             kept, monitor = callback_of(trainer, PowerAverages), callback_of(trainer, Monitor)

@@ -46,7 +46,7 @@ def check_training(
     trainer = build_trainer(cfg, directory, request, callbacks, Announcement(directory.path))
     model.check_trainer(trainer)
     model.optimization.check(model.named_parameters())
-    check_callbacks(added(callbacks), trainer, cfg.val.every_n_steps, model)
+    check_callbacks(users_callbacks(callbacks), trainer, cfg.val.every_n_steps, model)
     data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
     build_trackers(cfg)
 
@@ -88,7 +88,7 @@ def build_callbacks(
     return built
 
 
-def added(callbacks: dict[str, Callback]) -> dict[str, Callback]:
+def users_callbacks(callbacks: dict[str, Callback]) -> dict[str, Callback]:
     """Those that the user added, in his order."""
     return {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
 

@@ -18,7 +18,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from diffusion_lab.data.order import BatchOrder, batches_trained, fixed_rest, fixed_subset, without_validation
+from diffusion_lab.data.order import (
+    BatchOrder,
+    batches_repeated,
+    batches_trained,
+    fixed_rest,
+    fixed_subset,
+    without_validation,
+)
 from diffusion_lab.diffusion import SampleNoise
 
 if TYPE_CHECKING:
@@ -132,7 +139,7 @@ class DataModule(LightningDataModule, ABC):
         order = BatchOrder(len(images), self.batch_size, self.seed, self.flip, rank, world_size)
 
         def picks() -> Iterator[Pick]:
-            start, cycle = (batches_trained(self.trainer), self.trainer.overfit_batches) if self.trainer else (0, 0)
+            start, cycle = (batches_trained(self.trainer), batches_repeated(self.trainer)) if self.trainer else (0, 0)
             return ((images[places], mirrored) for places, mirrored in order.batches_from(start, cycle))
 
         return Batches(lambda: self._pinned(self._labelled("train", picks())))

@@ -59,6 +59,11 @@ def batches_trained(trainer: Trainer) -> int:
     return total.processed  # type: ignore[attr-defined]  # Lightning declares the base class of its tracker
 
 
+def batches_repeated(trainer: Trainer) -> int:
+    """How many batches trainer.overfit_batches shows again and again; 0: none, each is another one."""
+    return trainer.overfit_batches
+
+
 @lru_cache(maxsize=2)
 def _epoch(seed: int, epoch: int, num_train: int) -> tuple[np.ndarray, np.ndarray]:
     """The permutation of the images in one epoch, and a fair coin for each of its positions."""
