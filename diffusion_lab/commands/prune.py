@@ -85,8 +85,8 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
     cfg = read_config(place)
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
-    config: Any = OmegaConf.to_container(cfg)
     try:
+        config: Any = OmegaConf.to_container(cfg)
         for target in targets(training_part(config)):
             package = target.partition(".")[0]
             if not _is_found(package):
