@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -86,7 +86,8 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
     try:
-        for target in targets(training_part(OmegaConf.to_container(cfg))):
+        config: Any = OmegaConf.to_container(cfg)
+        for target in targets(training_part(config)):
             package = target.partition(".")[0]
             if not _is_found(package):
                 raise RunError(f"{place.config} names {target}, but Python cannot find {package}")

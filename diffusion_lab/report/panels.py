@@ -116,7 +116,7 @@ def stroke(series: Series) -> Stroke:
 
 
 def legend(plot: Plot) -> list[Series]:
-    """One series for each name that is to be told apart: none where there is one name, or where the axis says them."""
+    """One series for each name in the legend; none where there is one name, or where the names stand along the axis."""
     first = {series.name: series for panel in reversed(plot.panels) for series in reversed(panel.series)}
     names = dict.fromkeys(series.name for panel in plot.panels for series in panel.series if not series.faint)
     return [first[name] for name in names] if len(names) > 1 and not plot.panels[0].categories else []

@@ -1,4 +1,4 @@
-"""How numbers are written (digits, errors, footnotes), and what is said of them. Page, files and terminal show the same texts."""
+"""Numbers as texts (digits, errors, footnotes), notes and findings: the same on the page, in the files and in the terminal."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def _outlast(parent: int) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """A process, told from every other that ever had its id.
+    """The identity of a process, which its id alone is not.
 
     machine: where the id means something, which is one boot of a kernel and one namespace of ids.
     started: when, on the clock of that machine; None: not known.

@@ -170,7 +170,7 @@ def outcome_file(folder: Path, job: str, rank: int) -> Path:
 
 
 def has_outcome(folder: Path, job: str) -> bool:
-    """Whether any process of a job has told how it ended."""
+    """Whether any process of a job has written its outcome."""
     return any(folder.glob(f"{job}_*_outcome.json"))
 
 

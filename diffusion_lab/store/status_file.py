@@ -124,7 +124,7 @@ class Announcement:
 
 
 def _reason_of(error: BaseException) -> str:
-    """In one sentence; a process that a signal told to end has no words, but 128 and the signal as its exit code."""
+    """In one sentence. A process ended by a signal has no message, but the exit code 128 plus the signal."""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         for signum in signal.Signals:
             if error.code == 128 + signum:

@@ -42,7 +42,7 @@ _LARGEST = 2**26  # bytes
 
 @dataclass(frozen=True)
 class Unused:
-    """path: a folder or a file, for who reads the list. why: half a sentence. files: what is removed, for its size.
+    """path: a folder or a file, as it is listed. why: half a sentence. files: what is removed, for its size.
 
     home: the folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a
     thing. is_needed: whether something refers to it, checked again while `home` is held. jobs: of a copy of code, the folder of the
@@ -295,7 +295,7 @@ def _score(run: RunDirectory) -> str:
 
 
 def _text_of(place: Place, file: Path) -> str:
-    """Of a file in a folder; empty where there is none, or one that is none of ours."""
+    """The text of a file in a folder; empty where there is none, or it is a link that leads out."""
     try:
         return _text(inside(place.path, file), file.stat().st_mtime_ns)
     except (RunError, OSError):

@@ -122,7 +122,7 @@ class JobProgress:
 
 
 def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingProxyType({})) -> list[JobProgress]:
-    """The models, then the cells; what is going on first, what is done last. RunError if the sweep cannot be read.
+    """Models and cells, running first, finished last. RunError if the sweep cannot be read.
 
     in_queue: name of a model or a cell -> the state in which a cluster has its work.
     """
@@ -149,7 +149,7 @@ def job_progress(sweep: SweepDirectory, in_queue: Mapping[str, str] = MappingPro
 
 
 def is_over(found: Sequence[JobProgress]) -> bool:
-    """Whether nothing runs and nothing waits."""
+    """Whether no job runs or waits."""
     return all(standing.state in (DONE, FAILED) for standing in found)
 
 
@@ -167,7 +167,7 @@ def seconds_left(status: Status, earlier: Status | None) -> float | None:
 
 
 def table(found: Sequence[JobProgress], earlier: Mapping[Path, Status]) -> Table:
-    """A line for each, and how many are where. earlier: a status of the same folders from before, for the pace."""
+    """One line per model or cell, under totals by state. earlier: an earlier status of the same folders, for the pace."""
     shown = Table(
         box=None, pad_edge=False, header_style="dim", title=summary(found), title_justify="left", title_style=""
     )
