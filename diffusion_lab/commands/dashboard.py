@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.report import panels
 from diffusion_lab.store import runs_folder, scored_runs
 from diffusion_lab.store.measures import SECONDS, Measure, merged
 from diffusion_lab.terminal import Terminal
+from diffusion_lab.training.trackers import BOUND_BY_T, SAMPLES, STEP
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
@@ -74,9 +76,6 @@ def _sections(measures: Sequence[Measure], losses: Sequence[str]) -> list[Sectio
     """In the order of the report, without empty headings."""
     from wandb_workspaces.reports.v2 import Config, CustomChart, LinePlot, MediaBrowser, ScatterPlot, SummaryMetric
     from wandb_workspaces.workspaces import Section
-
-    from diffusion_lab.report import panels
-    from diffusion_lab.training.trackers import BOUND_BY_T, SAMPLES, STEP
 
     def against_steps(measure: Measure) -> LinePlot:
         """Each score is a run of one row, so a line joins the scores that share a sampler and a variance; seeds are averaged."""

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from rich.text import Text
 
 from diffusion_lab.conf_dir import CONF
@@ -24,6 +26,7 @@ from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.sweeps.jobs import ask
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.devices import num_cores, precision_of, usable_gpus, visible_gpus
+from diffusion_lab.training.trackers import WeightsAndBiases
 
 # LACKS: some commands or options do not work here. BROKEN: `diffusion-lab train` does not.
 OK, LACKS, BROKEN = "ok", "missing", "broken"
@@ -105,8 +108,6 @@ def findings(checks: Iterable[tuple[str, Check, bool]]) -> Iterator[Finding]:
 
 def packages() -> Iterator[Finding]:
     """This Python, and what the lab requires: installed, and in a version that fits."""
-    from packaging.specifiers import SpecifierSet
-
     if not _requirements():
         yield Finding("packages", f"{PACKAGE} is not installed, so its requirements are not known", "pip install -e .")
         return
@@ -137,8 +138,6 @@ def _requirements() -> list[str]:
 
 def _unmet(extra: str = "") -> Iterator[str]:
     """One phrase for each requirement that is not met: of the package itself, or of one extra alone."""
-    from packaging.requirements import Requirement
-
     for one in map(Requirement, _requirements()):
         always = one.marker is None or one.marker.evaluate({"extra": ""})
         if not (always if extra == "" else not always and one.marker and one.marker.evaluate({"extra": extra})):
@@ -175,7 +174,7 @@ def compiler() -> Iterator[Finding]:
     """What torch.compile (compile=true) needs for the device that training would use."""
     import torch
 
-    from diffusion_lab.networks.compilation import missing_for
+    from diffusion_lab.networks.speed import missing_for
 
     missing = missing_for(torch.device("cuda" if usable_gpus() else "cpu"))
     to_do = "install it to use compile=true; everything else works without it" if missing else ""
@@ -224,8 +223,6 @@ def slurm() -> Iterator[Finding]:
 
 def weights_and_biases() -> Iterator[Finding]:
     """The package, and a key for an account. The key is not sent anywhere, so it may be an old one."""
-    from diffusion_lab.training.trackers import WeightsAndBiases
-
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         WeightsAndBiases("diffusion-lab", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -18,8 +19,9 @@ from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_mem
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
 from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
+from diffusion_lab.data.module import DataError, DataModule
 from diffusion_lab.models.budget import callback_of, time_budget
-from diffusion_lab.networks.compilation import compile_network
+from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
 from diffusion_lab.store.fingerprints import training_part
@@ -38,7 +40,6 @@ from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
-    from diffusion_lab.data.module import DataModule
     from diffusion_lab.models.trainable import TrainableModel
 
 _BYTES = 4  # of a number in a checkpoint
@@ -172,8 +173,6 @@ def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str]
 
 @contextmanager
 def _mistakes_while_training(cfg: DictConfig) -> Iterator[None]:
-    from diffusion_lab.data.module import DataError
-
     fix = f"use smaller batches (data.batch_size={max(1, cfg.data.batch_size // 2)} trainer.accumulate_grad_batches=2)"
     at = f"data.batch_size={cfg.data.batch_size} and trainer.precision={cfg.trainer.precision}"
     with lost_process(), out_of_memory(at, fix):
@@ -201,8 +200,6 @@ def _limit_text(cfg: DictConfig, option: str) -> str:
 
 
 def _how_to_go_on(signum: int, trainer: Trainer, directory: ModelDirectory) -> str:
-    import signal
-
     return (
         f"{signal.Signals(signum).name} at step {trainer.global_step}; everything is saved in {directory.resume}; "
         "run the same command again to resume"

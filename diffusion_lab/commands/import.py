@@ -22,7 +22,7 @@ from diffusion_lab.versions import versions
 if TYPE_CHECKING:
     from diffusion_lab.interop.checkpoints import Imported
     from diffusion_lab.models.trainable import TrainableModel
-    from diffusion_lab.networks.cost import NetworkCost
+    from diffusion_lab.networks.flops import NetworkCost
 
 
 _CHECKPOINT, _PREDICTION = "checkpoint", "prediction"

@@ -15,6 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from diffusion_lab.config.composing import with_trained_choices
@@ -96,8 +97,6 @@ def _places(cfg: DictConfig) -> list[Path]:
 
 
 def _write(x: Tensor, y: Tensor | None, drawing: Drawing, places: list[Path]) -> None:
-    import numpy as np
-
     from diffusion_lab.data.pictures import images, picture, pixels, png
 
     model, form = drawing.model, drawing.cfg.format

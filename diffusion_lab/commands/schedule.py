@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,8 +99,6 @@ def _table(process: GaussianDiffusion, shown: Tensor, title: str) -> Table:
 
 def _plot(process: GaussianDiffusion, chain: GaussianDiffusion) -> bytes:
     """α_t and σ_t, log-SNR and β̃/β against t/T; the steps that the sampler visits as dots."""
-    import io
-
     import torch
     from matplotlib.figure import Figure
 

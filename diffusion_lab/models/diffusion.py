@@ -41,19 +41,18 @@ from diffusion_lab.diffusion import (
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.diffusion.waiting import is_on_host
 from diffusion_lab.models.base import Likelihood
-from diffusion_lab.models.bound import as_likelihood, bound_kind
 from diffusion_lab.models.compatibility import can_hold_back, check_parts
-from diffusion_lab.models.measured import MeasuredDiffusion
+from diffusion_lab.models.drawn import DrawnDiffusion, as_likelihood, bound_kind
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
-from diffusion_lab.networks.cost import NetworkCost, network_cost
+from diffusion_lab.models.trainable import QUARTERS, loss_by_quarter
+from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
 from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for
 
 
-class DiffusionModel(MeasuredDiffusion):
+class DiffusionModel(DrawnDiffusion):
     """q(x_t|x_0), p_θ(x_{t−1}|x_t), an objective, and, replaceable after training, a sampler and a guidance.
 
     Parameters

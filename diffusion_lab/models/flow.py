@@ -26,7 +26,7 @@ from diffusion_lab.diffusion.bits import in_bits
 from diffusion_lab.diffusion.streams import BOUND, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import NetworkCost, count_flops
+from diffusion_lab.networks.flops import NetworkCost, count_flops
 from diffusion_lab.networks.flow import Flow
 
 _DRAWS = 4  # of the noise on an image's levels, averaged in its likelihood

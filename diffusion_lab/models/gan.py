@@ -21,7 +21,7 @@ from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.optimization import Optimization, parameters_of
-from diffusion_lab.networks.cost import NetworkCost, count_flops
+from diffusion_lab.networks.flops import NetworkCost, count_flops
 from diffusion_lab.networks.generator import LatentNetwork
 
 

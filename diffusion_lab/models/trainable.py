@@ -22,8 +22,8 @@ from diffusion_lab.data.order import batches_trained
 from diffusion_lab.diffusion import SampleNoise, derive_seed
 from diffusion_lab.diffusion.streams import DROPOUT, LABEL_DROP
 from diffusion_lab.models.optimization import Optimization, parameters_of
-from diffusion_lab.networks.cost import NetworkCost, network_cost
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
+from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.store.files import write_whole
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
@@ -234,3 +234,16 @@ def check_weights(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: dict[str, str] | None = None) -> None:
     # Contiguous: a file keeps no memory format.
     write_whole(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, facts))
+
+
+QUARTERS = tuple(f"loss_quarter_{q}" for q in (1, 2, 3, 4))
+
+
+def loss_by_quarter(t: Tensor, num_timesteps: int, w: Tensor, loss: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Σ w·loss and Σ w in each quarter: their quotient is the mean over uniform t, or over p(t) where p(t) weighs."""
+    quarter = ((t - 1) * 4 // num_timesteps).long()
+    sums, weights = (
+        torch.zeros(4, dtype=loss.dtype, device=loss.device).index_add(0, quarter, summand)
+        for summand in (w * loss, w.to(loss.dtype))
+    )
+    return {name: (sums[q], weights[q]) for q, name in enumerate(QUARTERS)}

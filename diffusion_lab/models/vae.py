@@ -23,7 +23,7 @@ from diffusion_lab.diffusion.bits import in_bits, in_nats
 from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
 from diffusion_lab.models.base import GenerativeModel, Likelihood
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.networks.cost import NetworkCost, count_flops
+from diffusion_lab.networks.flops import NetworkCost, count_flops
 from diffusion_lab.networks.vae import Autoencoder
 
 IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound

@@ -17,9 +17,8 @@ from diffusion_lab.diffusion import Regressed, SampleNoise, StratifiedTimesteps,
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization
-from diffusion_lab.models.quarters import QUARTERS, loss_by_quarter
-from diffusion_lab.models.trainable import TrainableModel
-from diffusion_lab.networks.cost import NetworkCost, network_cost
+from diffusion_lab.models.trainable import QUARTERS, TrainableModel, loss_by_quarter
+from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 
 class VarianceHead(TrainableModel):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from diffusion_lab.networks.extras import NotInstalledError, network_class
+from diffusion_lab.networks.diffusers_unet import NotInstalledError, network_class
 
 
 class DenoisingUNet(nn.Module):

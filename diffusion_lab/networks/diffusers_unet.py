@@ -4,12 +4,11 @@ What it computes is diffusers' own code; it is an optional extra, and is importe
 """
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from diffusion_lab.networks.extras import NotInstalledError, network_class
 
 # Options of UNet2DModel that follow from what every network here is given.
 STATED = frozenset(("sample_size", "in_channels", "out_channels", "num_class_embeds", "class_embed_type"))
@@ -75,3 +74,17 @@ def _grouped_unet() -> type[nn.Module]:
 def _plain(value: Any) -> Any:
     """Lists of a config as tuples."""
     return tuple(map(_plain, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+class NotInstalledError(ValueError):
+    """An optional extra is missing; one sentence that says how to install it."""
+
+
+def network_class(module: str, name: str, extra: str) -> Any:
+    """The class `name` of `module`, which `pip install 'diffusion-lab[extra]'` brings."""
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise NotInstalledError(
+            f"the network {name} needs the package {extra} ({error}): pip install 'diffusion-lab[{extra}]'"
+        ) from None

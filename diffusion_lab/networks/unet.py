@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.networks.blocks import Upsample, channels_last, held_back, nested, zero
 from diffusion_lab.networks.embeddings import Conditioning, FourierFeatures
-from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, run
-from diffusion_lab.networks.layout import Layout
+from diffusion_lab.networks.encoder import AttentionPool, Encoder, EncoderClassifier, Layout, run
 from diffusion_lab.networks.norm import GroupNorm
 from diffusion_lab.networks.sizes import Sides, check_counts
 

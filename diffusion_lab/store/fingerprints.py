@@ -88,7 +88,7 @@ _ONLY_AFTER_TRAINING = frozenset((
     "diffusion.advice", "diffusion.analytic", "diffusion.chain_bounds", "diffusion.denoising", "diffusion.guidance",
     "diffusion.inpainting", "diffusion.interpolation", "diffusion.optimal_spacing", "diffusion.rounding", "diffusion.samplers",
     "diffusion.solvers", "diffusion.spacings", "diffusion.starts", "diffusion.step_costs",
-    "models.bound", "models.drawn", "models.measured",
+    "models.drawn",
 ))
 _SCORES = _TRAINS | {"metrics", "store.measures"}
 

@@ -23,7 +23,7 @@ from diffusion_lab.metrics import (
     PrecisionRecall,
 )
 from diffusion_lab.models.base import GenerativeModel, Likelihood
-from diffusion_lab.networks.cost import NetworkCost
+from diffusion_lab.networks.flops import NetworkCost
 
 METRICS = [
     NetworkEvaluations(),

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.compilation import missing_for
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
+from diffusion_lab.networks.speed import missing_for
 
 SAMPLES, PLACES = 512, 2048
 

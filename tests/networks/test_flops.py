@@ -3,7 +3,7 @@
 import torch
 
 from diffusion_lab.networks import MLP, UNet
-from diffusion_lab.networks.cost import NetworkCost, network_cost
+from diffusion_lab.networks.flops import NetworkCost, network_cost
 
 
 def conv(channels_in, channels_out, side):
