@@ -24,7 +24,6 @@ from urllib.request import getproxies
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.library import Model, load
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.terminal import Terminal
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.components import Component
     from PIL.Image import Image
+
+    from diffusion_lab.commands.library import Model
 
 HOST = "127.0.0.1"
 MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
@@ -52,6 +53,8 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
+    from diffusion_lab.commands.library import load
+
     with users_mistakes():
         model = load(cfg.model_dir, cfg.outputs)
     port, console = _free_port(cfg.port), Terminal()
