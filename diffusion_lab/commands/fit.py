@@ -52,7 +52,7 @@ def fit(
     model: TrainableModel,
     directory: ModelDirectory,
     fingerprint: str,
-    choices: dict[str, str],
+    choices: Mapping[str, str | None],
     here: Ranks,
     branch: BranchPoint | None = None,
 ) -> None:
@@ -137,7 +137,9 @@ def fit(
         here.agree(None)  # no rank reads the weights before they exist
 
 
-def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: dict[str, str], num_parameters: int) -> None:
+def _prepare(
+    cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str | None], num_parameters: int
+) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
     make_folders(directory.path)
     for folder in (directory.path, directory.samples):
