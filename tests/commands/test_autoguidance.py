@@ -79,9 +79,10 @@ def test_another_model_guides_one_it_fits(lab):
         ("guidance.moment=0.3", "has no weights at_0.3; the weights of earlier moments are at_0.1, at_0.2, at_0.4"),
         ("guidance.model=nowhere", "nowhere is not a model directory"),
     ):
-        lab.refused("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option, said=said)
-    worse = ["schedule=linear", AUTO, f"guidance.model={other}"]
-    lab.refused("train", *TINY, *STRIDED, *worse, said="train a worse model with the model's schedule")
+        code, _, err = lab("evaluate", f"model_dir={model}", AUTO, f"guidance.model={other}", option)
+        assert (code, err.count("\n"), said in err) == (1, 1, True), err
+    code, _, err = lab("train", *TINY, *STRIDED, "schedule=linear", AUTO, f"guidance.model={other}")
+    assert (code, "train a worse model with the model's schedule" in err) == (1, True), err
     points = ["data=gaussian", "network=diffusion/points"]
     assert lab("train", *TINY, *STRIDED, *points, AUTO, f"guidance.model={other}")[0] == 1
 
