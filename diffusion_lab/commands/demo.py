@@ -55,7 +55,6 @@ def run(cfg: DictConfig) -> None:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
         raise MistakeError("install gradio first: pip install 'diffusion-lab[demo]'")
-    from diffusion_lab.commands.library import load
 
     with users_mistakes():
         model = load(cfg.model_dir, cfg.outputs)
