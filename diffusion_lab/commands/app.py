@@ -22,7 +22,13 @@ from omegaconf import DictConfig
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, mistake_in_options, refused_option
+from diffusion_lab.config.mistakes import (
+    MistakeError,
+    mistake_in_job,
+    mistake_in_options,
+    refuse_outside_sweeps,
+    refused_option,
+)
 from diffusion_lab.config.working_directory import (
     importing,
     name_folders,
@@ -102,7 +108,7 @@ def run(command: str, options: list[str]) -> int:
 
 def _job(module: ModuleType, cfg: DictConfig) -> Any:
     """Check a composed config, and do what the command does with it."""
-    _refuse_launcher()
+    refuse_outside_sweeps()
     typed = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     dropped = drop_leftovers(cfg, typed) if experiment else []
@@ -119,17 +125,6 @@ def _say_ignored_labels(cfg: DictConfig, typed: Sequence[Override]) -> None:
     if wanted and cfg.get("conditional"):
         options = " ".join(f"{override.key_or_group}={override.value()}" for override in wanted)
         print(f"ignoring {options}: conditional=true means the classes of the data; for clusters use conditional=false")
-
-
-def _refuse_launcher() -> None:
-    """MistakeError for a launcher or sweeper without -m, because training would run on this machine and not on the cluster."""
-    hydra = HydraConfig.get()
-    for override in hydra.overrides.task:
-        if override.startswith("sweep.jobs_per_model="):  # no option of a sweep's cells
-            raise MistakeError(f"{override} works only in a sweep of train -m: add -m, or remove it")
-    for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
-        if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
-            raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
 
 
 def _start(command: str, options: Sequence[str], task: Callable[[DictConfig], Any]) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     ConfigCompositionException,
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationKeyError,
@@ -51,6 +53,17 @@ _OF_FILES = {
 
 class MistakeError(Exception):
     """A mistake of the user; the message says in one sentence what is wrong."""
+
+
+def refuse_outside_sweeps() -> None:
+    """MistakeError for an option of sweeps, a launcher or a sweeper without -m: training would run here, not on the cluster."""
+    hydra = HydraConfig.get()
+    for override in hydra.overrides.task:
+        if override.startswith("sweep.jobs_per_model="):  # no option of a sweep's cells
+            raise MistakeError(f"{override} works only in a sweep of train -m: add -m, or remove it")
+    for override in hydra.overrides.hydra if hydra.mode is RunMode.RUN else ():
+        if override.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")):
+            raise MistakeError(f"{override} works only with -m: add -m to run it as a sweep, or remove {override}")
 
 
 def check_at_least(least: int, cfg: DictConfig, *options: str) -> None:
