@@ -24,7 +24,6 @@ from urllib.request import getproxies
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.commands.library import Model, load
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.terminal import Terminal
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from gradio import Blocks
     from gradio.components import Component
     from PIL.Image import Image
+
+    from diffusion_lab.commands.library import Model
 
 HOST = "127.0.0.1"
 MOST_IMAGES, MOST_SCALE, MOST_SEED = 64, 10.0, 2**31 - 1
@@ -48,6 +49,8 @@ _CSS = """
 
 def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
+    from diffusion_lab.commands.library import load  # imports torch
+
     if not 0 <= cfg.port <= 65535:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
