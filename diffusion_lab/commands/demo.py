@@ -51,6 +51,7 @@ def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     from diffusion_lab.commands.library import load
 
+    from diffusion_lab.commands.library import load  # imports torch
     if not 0 <= cfg.port <= 65535:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
