@@ -78,7 +78,8 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
 
 def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
     try:
-        return OmegaConf.to_container(config, resolve=True)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        return resolved
     except OmegaConfBaseException as error:
         message = mistake_in_job(error) or " ".join(str(error).split())
         raise RunError(f"{directory.config} is not a config: {message}") from None
@@ -100,7 +101,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
-    of_the_file = OmegaConf.to_container(saved, resolve=True)
+    of_the_file: Any = OmegaConf.to_container(saved, resolve=True)
     if cfg.get("variance") is not None:
         _swap_variance(saved, cfg, directory)
     for group in SCORING_GROUPS:
