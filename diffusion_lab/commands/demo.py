@@ -183,6 +183,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
     from diffusion_lab.data.pictures import picture
 
     began, states = time.perf_counter(), []
+    x: Any  # a sample, which a family may draw without states on the way
     with _DRAWING, model.drawing(_options(given)) as (drawing, edit, indices, y):
         columns, levels = drawing.columns(y), drawing.model.num_levels
         if "sampler" in given:
