@@ -15,6 +15,7 @@ from diffusion_lab.config.build import (
     build_model,
     build_training_data,
     choices_made,
+    family,
     fill_in_facts,
     settle_budget,
     settle_labels,
@@ -40,6 +41,7 @@ def run(cfg: DictConfig) -> float | None:
     from diffusion_lab.commands.scoring import score_once
     from diffusion_lab.config.training import check_training
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.models.noisy_classifier import NoisyClassifier
     from diffusion_lab.training.ranks import hold_together
     from diffusion_lab.training.trainer import quiet_lightning
 
@@ -55,16 +57,16 @@ def run(cfg: DictConfig) -> float | None:
         fill_in_facts(cfg, data)
         model = build_model(cfg)
         start(model, cfg)
-        generative = isinstance(model, GenerativeModel)
+        generative = model if isinstance(model, GenerativeModel) else None
         fingerprint = training_fingerprint(cfg)
         choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
-        directory = model_directory(Path(cfg.outputs), data.name, choices["model"], fingerprint)
+        directory = model_directory(Path(cfg.outputs), data.name, family(), fingerprint)
         check_training(cfg, data, model, directory, fingerprint, request)
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
         scores = requested_scores(cfg)
-        if generative:
+        if generative is not None:
             for score in scores:
-                check_planned_score(score, data, model, directory, kept_weights(cfg))
+                check_planned_score(score, data, generative, directory, kept_weights(cfg))
     run = run_of(directory, fingerprint, scores[-1], Path(cfg.outputs))
     if must_start_ranks(request, num_nodes):
         with users_mistakes():
@@ -94,20 +96,20 @@ def run(cfg: DictConfig) -> float | None:
                     if here.is_first:
                         directory.put_in_place()
                     here.agree(None)  # no rank reads the weights before they exist
-        if generative and cfg.score:
-            model.float()  # as it would be loaded, whatever trainer.precision
-            load_weights(model, directory, *(score.evaluation.weights for score in scores))
-            model.to(here.device)  # Lightning leaves a trained model on the CPU
+        if generative is not None and cfg.score:
+            generative.float()  # as it would be loaded, whatever trainer.precision
+            load_weights(generative, directory, *(score.evaluation.weights for score in scores))
+            generative.to(here.device)  # Lightning leaves a trained model on the CPU
             for score in scores:
-                score_once(model, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
+                score_once(generative, data, score, directory, Path(cfg.outputs), cfg.rescore or cfg.retrain)
         elif model.needs_base:
             used = f"diffusion-lab evaluate model_dir={cfg.init_from} variance=regressed"
             console.print(f"{directory.path} is a variance head for {cfg.init_from}; to use it: {used}")
-        elif not generative and here.is_first:
+        elif isinstance(model, NoisyClassifier) and here.is_first:
             report_accuracy(model, data, directory, here.device)
         if cfg.retrain and here.is_first:
             directory.end_retraining()
-    scored = generative and cfg.score and here.is_first
+    scored = generative is not None and cfg.score and here.is_first
     return _objective(run, cfg.objective_metric) if scored else None
 
 

@@ -64,7 +64,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
 @contextmanager
 def tracked_score(
-    cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str]
+    cfg: DictConfig, run: RunDirectory, choices: Mapping[str, str | None]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that shows what metrics.json holds. choices: of the training; those of this command come before them."""
     trackers = build_trackers(cfg)
@@ -99,7 +99,7 @@ def track_report(cfg: DictConfig, sweep: SweepDirectory, folder: Path) -> None:
         print(f"warning: the report was written to {folder}, but not sent to the loggers: {message}", file=sys.stderr)
 
 
-def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str]) -> About:
+def described(cfg: DictConfig, place: Directory, choices: Mapping[str, str | None]) -> About:
     """A training or a score for trackers. choices: of the groups."""
     hydra = HydraConfig.get()
     sweep = hydra.sweeper.get("name") if hydra.mode is RunMode.MULTIRUN else None
