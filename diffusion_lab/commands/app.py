@@ -115,7 +115,7 @@ def _job(module: ModuleType, cfg: DictConfig) -> Any:
     if dropped:
         print(f"ignoring {', '.join(dropped)}: experiment={experiment} sets it for a different choice than yours")
     _say_ignored_labels(cfg, typed)
-    check_kinds(cfg, HydraConfig.get().job.config_name)
+    check_kinds(cfg, HydraConfig.get().job.config_name)  # type: ignore[arg-type]  # Hydra sets it before a job
     name_folders(cfg)
     return module.run(cfg)
 

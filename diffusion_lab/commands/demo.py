@@ -51,7 +51,6 @@ def run(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     from diffusion_lab.commands.library import load
 
-    from diffusion_lab.commands.library import load  # imports torch
     if not 0 <= cfg.port <= 65535:
         raise MistakeError(f"port={cfg.port}: choose a port from 0 to 65535")
     if find_spec("gradio") is None:
@@ -195,7 +194,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
                     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
                     states.append(picture(x_t.cpu().clamp(-1, 1) if x.ndim == 4 else x_t.cpu(), 256, columns))
         else:
-            x = drawing.draw(edit, indices, y, progress_bar=False)
+            x = drawing.draw(edit, indices, y, progress_bar=False)  # type: ignore[assignment]  # None on other ranks only
         states.append(picture(x.cpu(), levels, columns))
         seconds = time.perf_counter() - began
         return states, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"

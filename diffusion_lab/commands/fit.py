@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
 from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
@@ -146,7 +147,7 @@ def _prepare(
         remove_staged(folder)
     config = plain_config(cfg)
     if directory.config.is_file():
-        before = cast("dict[str, Any]", OmegaConf.to_container(read_config(directory)))
+        before = as_plain(read_config(directory))
         unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
         changed = [
             key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffusion_lab.config.build import build_data, build_model, choices_made, fill_in_facts
+from diffusion_lab.config.build import build_data, build_model, choices_made, family, fill_in_facts
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
@@ -56,7 +56,8 @@ def run(cfg: DictConfig) -> None:
     choices.pop("labels", None)  # nothing was trained here
     with users_mistakes():
         given = {key: str(cfg[key]) for key in OPTIONS if cfg[key] is not None}
-        given |= {_PREDICTION: choices[_PREDICTION]} if choices.get(_PREDICTION) else {}
+        if prediction := choices.get(_PREDICTION):
+            given[_PREDICTION] = prediction
         found = opened(path, given)
         _state_facts(cfg, found)
         with no_larger_than(found.file):
@@ -74,7 +75,7 @@ def run(cfg: DictConfig) -> None:
             del cfg[name]
     fingerprint = training_fingerprint(cfg)
     name = re.sub(r"[^\w.+-]", "_", path.stem if path.is_file() else path.resolve().name)[:80]
-    directory = model_directory(Path(cfg.outputs), name, choices["model"], fingerprint)
+    directory = model_directory(Path(cfg.outputs), name, family(), fingerprint)
     console = Terminal()
     with hold_together(directory.path, lambda holder: console.print(f"{directory.path} is being written; waiting")):
         if directory.finished:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
 from diffusion_lab.config.identity import CODE, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import check_targets, targets
 from diffusion_lab.config.trained import read_config
 from diffusion_lab.store import ModelDirectory, RunDirectory
@@ -86,12 +87,12 @@ def is_current(place: ModelDirectory | RunDirectory, fingerprint: str) -> bool:
     if not isinstance(cfg.facts.get("identity"), str):
         raise RunError(f"{place.config} does not say which data it was trained on")
     try:
-        config: Any = OmegaConf.to_container(cfg)
+        config = as_plain(cfg)
         for target in targets(training_part(config)):
             package = target.partition(".")[0]
             if not _is_found(package):
                 raise RunError(f"{place.config} names {target}, but Python cannot find {package}")
-        check_targets({group: OmegaConf.to_container(cfg[group]) for group in _BUILT if cfg.get(group)}, place.config)
+        check_targets({group: as_plain(cfg[group]) for group in _BUILT if cfg.get(group)}, place.config)
         return training_fingerprint(cfg).startswith(fingerprint)
     except (OmegaConfBaseException, InstantiationException, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{place.config}: {' '.join(str(error).split())}") from None

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -33,6 +33,7 @@ from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
 from diffusion_lab.sweeps.frozen import VARIABLE, StartAgain, check_copy, make_copy, using_copy
+from diffusion_lab.sweeps.jobs import Queue
 from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_all, sweep_content
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.terminal import Terminal
@@ -92,7 +93,7 @@ def sweep(
         clear(directory.cancelled)
         if plan.jobs and not wait:
             forget_failures(plan.work)
-            launches.submit_only(plan.jobs)
+            launches(plan.jobs, wait=False)
             console.print(
                 "submitted: diffusion-lab status shows the progress and diffusion-lab cancel ends the jobs. Run the same "
                 "command without hydra.sweeper.wait=false (and retrain, rescore) to wait for them and write the report"
@@ -112,6 +113,17 @@ def sweep(
             raise RunError(_list_of(failures, plan, directory))
 
 
+@runtime_checkable
+class QueueLauncher(Protocol):
+    """What a launcher of our own has besides Hydra's `launch`; see hydra_plugins."""
+
+    def queue(self) -> Queue: ...
+
+    def summary(self, jobs: Sequence[Job]) -> list[str]: ...
+
+    def launch_jobs(self, jobs: Sequence[Job], cancelled: Callable[[], bool], wait: bool) -> list[str | None]: ...
+
+
 class _Launches:
     """Jobs through Hydra's launcher; each writes its output to a log of its own."""
 
@@ -124,30 +136,26 @@ class _Launches:
         with open_dict(config):
             config.hydra.sweep.dir = own["hydra.sweep.dir"]
             config.hydra.overrides.hydra += [f"{key}={quoted(value)}" for key, value in own.items()]
-        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
+        self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=_Logged(task), config=config
         )
-        self._has_queue = hasattr(self._launcher, "launch_jobs")  # one of our own
 
     @property
     def can_detach(self) -> bool:
         """Whether everything can be submitted at once."""
-        return self._has_queue and self._launcher.queue().may_be_left
+        return isinstance(self._launcher, QueueLauncher) and self._launcher.queue().may_be_left
 
     def summary(self, jobs: Sequence[Job]) -> list[str]:
         """The resources that the jobs request."""
-        return self._launcher.summary(jobs) if self._has_queue else []
+        return self._launcher.summary(jobs) if isinstance(self._launcher, QueueLauncher) else []
 
-    def submit_only(self, jobs: Sequence[Job]) -> None:
-        """Submit the jobs and wait for none."""
-        self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait=False)
+    def __call__(self, jobs: Sequence[Job], wait: bool = True) -> list[str | None]:
+        """Why each job failed (None: it did not). wait=False: submit them only, which needs `can_detach`."""
+        if isinstance(self._launcher, QueueLauncher):
+            return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait)
+        return [do(job, partial(self._launch, job)) for job in jobs]
 
-    def __call__(self, jobs: Sequence[Job]) -> list[str | None]:
-        if self._has_queue:
-            return self._launcher.launch_jobs(jobs, self._directory.cancelled.is_file, wait=True)
-        return [do(job, lambda work, job=job: self._launch(work, job)) for job in jobs]
-
-    def _launch(self, work: Work, job: Job) -> str | None:
+    def _launch(self, job: Job, work: Work) -> str | None:
         """One part of a job by a launcher of Hydra's own; why it failed."""
         overrides = [*work.overrides, f"hydra.sweep.subdir={quoted(job.name)}"]
         self._num_launched += 1

@@ -15,6 +15,7 @@ from diffusion_lab.config.build import (
     build_model,
     build_training_data,
     choices_made,
+    family,
     fill_in_facts,
     settle_budget,
     settle_labels,
@@ -58,7 +59,7 @@ def run(cfg: DictConfig) -> float | None:
         generative = model if isinstance(model, GenerativeModel) else None
         fingerprint = training_fingerprint(cfg)
         choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
-        directory = model_directory(Path(cfg.outputs), data.name, str(choices["model"]), fingerprint)
+        directory = model_directory(Path(cfg.outputs), data.name, family(), fingerprint)
         check_training(cfg, data, model, directory, fingerprint, request)
         branch = None if directory.finished and not cfg.retrain else branch_point(cfg)
         scores = requested_scores(cfg)

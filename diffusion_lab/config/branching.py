@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +52,9 @@ class BranchPoint:
         }
         missing = []
         for name, step in _kept_weights(cfg):
-            target = directory.weights(name)
-            source = kept.get((_kind(target), step)) if step is not None else self.trunk.weights(name)
-            if step is None and not (source.is_file() and _step(self.trunk, source) <= self.step):
+            target, at_a_time = directory.weights(name), self.trunk.weights(name)
+            source = at_a_time if step is None else kept.get((_kind(target), step))
+            if step is None and not (at_a_time.is_file() and _step(self.trunk, at_a_time) <= self.step):
                 continue  # of a time that has not come
             if step is not None and step > self.step:
                 continue
@@ -124,7 +124,7 @@ def _check_same(cfg: DictConfig, saved: DictConfig, trunk: ModelDirectory, optio
     raise MistakeError(f"{option}: only the length may differ, but {difference}")
 
 
-def _shared_steps(rate: object, *lengths: int) -> int:
+def _shared_steps(rate: Callable[[int, float], float], *lengths: int) -> int:
     """The number of first steps at which a learning rate is the same for trainings of these lengths.
 
     A checkpoint holds the rate of the step that follows it.

@@ -26,6 +26,11 @@ def choices_made() -> dict[str, str | None]:
     return {group: option for group, option in made.items() if not group.startswith(("hydra", "local"))}
 
 
+def family() -> str:
+    """The model family that this command's config was composed from."""
+    return HydraConfig.get().runtime.choices["model"]
+
+
 def build_data(cfg: DictConfig) -> DataModule:
     """The data set with its own classes, found and checked."""
     return _prepared(cfg, None)

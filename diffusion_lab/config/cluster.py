@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 
 DEFAULT = "default"
 _OF_ALL_JOBS = ("_target_", "folder", "dry_run", "max_num_timeout", "python")
@@ -21,7 +22,7 @@ def slurm_options(cfg: DictConfig, family: str, families: Collection[str]) -> di
         raise MistakeError(
             "slurm: set the options of hydra/launcher=slurm in hydra.launcher, such as hydra.launcher.partition"
         )
-    options = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    options = as_plain(cfg.hydra.launcher, resolve=True)
     resources = {
         _NAMES.get(name, name): value if name == "more" else _of_family(name, value, family, families)
         for name, value in options.items()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import put_first, unquoted
+from diffusion_lab.config.overrides import as_plain, put_first, unquoted
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -66,7 +66,7 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         for folder in own_folders(options):
             if (file := folder / group / f"{TRAINED}.yaml").is_file():
                 raise MistakeError(f"{file}: {group}={TRAINED} is the choice of training; give the file another name")
-        _store(group, OmegaConf.to_container(saved[group]))
+        _store(group, as_plain(saved[group]))
     return put_first(options, [f"{group}={TRAINED}" for group in kept if group not in picked])
 
 
@@ -104,14 +104,14 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
 
 def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
     taken = _parameters(node.get("_target_"))
-    for name in node:
+    for name in map(str, node):
         if taken is not None and not name.startswith("_") and name not in taken:
             yield f"{place}.{name}"
         elif not OmegaConf.is_interpolation(node, name) and OmegaConf.is_dict(OmegaConf.select(node, name)):
             yield from _not_taken(node[name], f"{place}.{name}")
 
 
-def _parameters(target: object) -> set[str] | None:
+def _parameters(target: Any) -> set[str] | None:
     """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()

@@ -143,7 +143,7 @@ def _with_chain(model: GenerativeModel, option: str) -> DiffusionModel:
 
 
 def _in_range(x: Tensor, model: DiffusionModel) -> Tensor:
-    return model.reverse.clip_x_0.in_range(x)
+    return model.reverse.clipping.in_range(x)
 
 
 def _input_image(image: str | int, model: GenerativeModel, saved: DictConfig) -> Tensor:

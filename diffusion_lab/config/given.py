@@ -157,7 +157,7 @@ def _run(cfg: DictConfig, data: DataModule, images: Images, outputs: Path) -> Ru
     plain = plain_config(cfg)
     parts = {key: plain[key] for key in ("data", "features", "metrics", "evaluation") if key in plain}
     parts["features"] = features_by_content(parts["features"])
-    labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy()).hexdigest()
+    labels = "" if images.labels is None else hashlib.sha256(images.labels.numpy().tobytes()).hexdigest()
     made_of = f"{images.digest} {labels} {data.training_identity}"
     code = CODE.digest(named_in(parts), GIVEN)
     run_id = fingerprint({key: parts[key] for key in parts if key != "data"}, made_of, code)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import REFERENCE
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import (
@@ -47,8 +48,7 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     Other interpolations are resolved there too: the environment may be another one when the config is read. But a logger or a
     callback may be given a password by ${oc.env:NAME}, so their texts are recorded as they were written, as {oc.env:NAME}.
     """
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    resolved, written = as_plain(cfg, resolve=True), as_plain(cfg)
     for group in {"model", *_MAY_HOLD_SECRETS} & resolved.keys():
         resolved[group] = _recorded(written[group], resolved[group], secret=group in _MAY_HOLD_SECRETS)
     return resolved
@@ -129,7 +129,7 @@ def features_by_content(features: Mapping[str, Any]) -> dict[str, Any]:
 
 def measuring_identity(model_fingerprint: str, cfg: DictConfig) -> str:
     """What decides the statistics of a network beside its weights: how it was built, and the code that measures."""
-    model: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    model = as_plain(cfg.model, resolve=True)
     parts = {name: model.get(name) for name in ("_target_", "network", "schedule", "prediction", "clip_x_0")}
     return f"{model_fingerprint} {CODE.digest(named_in(parts), MEASURING)}"
 

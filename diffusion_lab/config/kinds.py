@@ -17,6 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", dict: "a group of options"}
 _WORDS |= {NoneType: "null"}
@@ -28,8 +29,7 @@ _TOO_LARGE = 2**64  # a seed is smaller
 
 def check_kinds(cfg: DictConfig, command: str = "train") -> None:
     """MistakeError for the first value of the wrong type. command: the name of its yaml in conf/."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=False)
-    _check(plain, "", *_declared(command))
+    _check(as_plain(cfg), "", *_declared(command))
 
 
 @cache

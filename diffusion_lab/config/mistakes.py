@@ -31,6 +31,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.store import RunError
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.lease import OvertakenError
@@ -246,7 +247,7 @@ def _unknown(key: str, command: str) -> str:
     if key not in SCORING_GROUPS and (CONF / key).is_dir():
         return f"{key} is chosen in training (diffusion-lab train {key}=…), not in {command}"
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        leaves = flat(OmegaConf.to_container(compose(command), resolve=False))
+        leaves = flat(as_plain(compose(command)))
     known = list(dict.fromkeys(above for leaf in leaves for above in above_and_itself(leaf)))
     return f"there is no option {key!r}{_hint(key, known, f'; see diffusion-lab {command} --help')}"
 

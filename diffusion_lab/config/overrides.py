@@ -1,4 +1,4 @@
-"""Values as text in Hydra's override grammar."""
+"""Values of a config as plain containers, and as text in Hydra's override grammar."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.store.options import flat
+
+
+def as_plain(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """A config, or a group of it, in plain containers. resolve: with the values of its interpolations in place of their texts."""
+    found: Any = OmegaConf.to_container(cfg, resolve=resolve)
+    return found
 
 
 def quoted(value: Any) -> str:

@@ -23,6 +23,7 @@ from diffusion_lab.config.composing import drop_leftovers
 from diffusion_lab.config.identity import CODE, plain_config, training_fingerprint
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.config.mistakes import MistakeError, refused_option, users_mistakes
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
@@ -57,22 +58,23 @@ class Composed:
 def read_axes(arguments: Sequence[str], loader: ConfigLoader) -> list[Axis]:
     """Hydra's own grammar: schedule=linear,cosine; seed=range(1,4); sampler=glob(*). A fixed option is an axis of one value."""
     axes = {}
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(list(arguments)):
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
+    for argument, override in zip(arguments, parsed, strict=True):
         key = _key(override)
         if not override.is_sweep_override():
-            axes[key] = Axis(key, {override.get_value_element_as_str(): override.input_line}, swept=False)
+            axes[key] = Axis(key, {override.get_value_element_as_str(): argument}, swept=False)
             continue
         if not override.is_discrete_sweep():
-            raise MistakeError(f"{override.input_line}: an interval has no values to try; write {key}=value,value")
+            raise MistakeError(f"{argument}: an interval has no values to try; write {key}=value,value")
         if key in ASKED_ONCE:
-            raise MistakeError(f"{override.input_line}: {key} cannot differ between the cells of a sweep")
+            raise MistakeError(f"{argument}: {key} cannot differ between the cells of a sweep")
         element = override.get_key_element()
         listed = list(override.sweep_string_iterator())
         values = {value: f"{element}={value}" for value in listed}
         if not listed:
-            raise MistakeError(f"{override.input_line}: it names no value; write {key}=value,value")
+            raise MistakeError(f"{argument}: it names no value; write {key}=value,value")
         if len(values) < len(listed):
-            raise MistakeError(f"{override.input_line}: remove the repeated value")
+            raise MistakeError(f"{argument}: remove the repeated value")
         axes[key] = Axis(key, values, swept=len(values) > 1)
     axes.pop(_SHARES, None)  # no option of a cell
     return list(axes.values())
@@ -166,7 +168,7 @@ class _Composer:
 
     def _check_references(self, cfg: DictConfig, chosen: Collection[str]) -> None:
         """MissingOptionError for a choice without an option that the model needs: sampling=draws does not fit a flow."""
-        for value in OmegaConf.to_container(cfg.model, resolve=False).values():
+        for value in as_plain(cfg.model).values():
             wanted = re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value) if isinstance(value, str) else None
             if wanted and wanted[1] in chosen and wanted[2] not in cfg[wanted[1]]:
                 message = f"{wanted[1]}: no model of this sweep uses this choice"
@@ -184,7 +186,7 @@ class _Composer:
             cfg = self._loader.load_sweep_config(self._master, list(overrides))
         except ConfigCompositionException as error:
             refused = refused_option(error)
-            if refused not in map(_key, parsed):
+            if refused is None or refused not in map(_key, parsed):
                 raise
             raise MissingOptionError(refused) from None
         choices = cfg.hydra.runtime.choices
@@ -204,7 +206,7 @@ def _data_sets() -> Callable[[DictConfig], DataModule]:
     known: dict[str, DataModule] = {}
 
     def data_of(cfg: DictConfig) -> DataModule:
-        groups = [OmegaConf.to_container(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
+        groups = [as_plain(cfg[group], resolve=True) for group in ("data", "labels") if cfg.get(group)]
         options = canonical_json([groups, cfg.get("train_images")])  # the images that clusters are found in
         if options not in known:
             known[options] = build_training_data(cfg)

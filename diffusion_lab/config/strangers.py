@@ -107,9 +107,8 @@ def check_targets(config: Mapping[str, Any], file: Path) -> None:
     """RunError, naming the key, unless each object in a file's resolved config is of the type that its place requires."""
     for group in sorted(config, key=lambda group: group not in PLACES):  # others are built as parts of these only
         node = config[group]
-        kinds: dict[type, bool | None] = {object: None}
-        if group in PLACES:
-            kinds = {get_object(PLACES[group]): group == "measured_variance"}
+        kind = get_object(PLACES[group]) if group in PLACES else object
+        kinds = {kind: group == "measured_variance" if group in PLACES else None}
         parts = {f"{group}.{name}": part for name, part in (node or {}).items()} if group in _SEVERAL else {group: node}
         for key, part in parts.items():
             if group in PLACES and part is not None and not (isinstance(part, dict) and "_target_" in part):
@@ -124,7 +123,7 @@ def _check(node: Any, key: str, kinds: Mapping[type, bool | None], file: Path) -
         _check(child, f"{key}.{index}", kinds, file)
     if not isinstance(node, dict):
         return
-    annotations: dict[str, Any] = {}
+    annotations: Mapping[str, Any] = {}
     unsaid: dict[type, bool | None] = {}
     if "_target_" in node:
         target, later = node["_target_"], bool(node.get("_partial_"))

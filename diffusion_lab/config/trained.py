@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.config.build import build_training_data
 from diffusion_lab.config.identity import variance_matters
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import (
     check_plain,
     check_sizes,
@@ -78,8 +79,7 @@ def read_config(directory: ModelDirectory | RunDirectory) -> DictConfig:
 
 def _resolved(config: DictConfig, directory: ModelDirectory) -> dict[str, Any]:
     try:
-        resolved: Any = OmegaConf.to_container(config, resolve=True)
-        return resolved
+        return as_plain(config, resolve=True)
     except OmegaConfBaseException as error:
         message = mistake_in_job(error) or " ".join(str(error).split())
         raise RunError(f"{directory.config} is not a config: {message}") from None
@@ -101,7 +101,7 @@ def trained_config(cfg: DictConfig) -> tuple[ModelDirectory, DictConfig]:
     saved = load_config(directory)
     if "fingerprint" not in directory.read_training():
         raise RunError(f"{directory.training} was written by another version of diffusion_lab: it has no fingerprint")
-    of_the_file: Any = OmegaConf.to_container(saved, resolve=True)
+    of_the_file = as_plain(saved, resolve=True)
     if cfg.get("variance") is not None:
         _swap_variance(saved, cfg, directory)
     for group in SCORING_GROUPS:

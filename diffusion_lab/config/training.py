@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.scores import moments_of
 from diffusion_lab.config.tracking import build_trackers
 from diffusion_lab.models.budget import TimeBudget, seconds_of
@@ -113,7 +114,7 @@ def build_trainer(
         Announce(announcement),
     ]
     options = trainer_options(
-        cast("dict[str, Any]", OmegaConf.to_container(cfg.trainer, resolve=True)),
+        as_plain(cfg.trainer, resolve=True),
         request,
         directory.path,
         directory.metrics_csv,

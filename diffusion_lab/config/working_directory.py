@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import put_first, quoted
+from diffusion_lab.config.overrides import as_plain, put_first, quoted
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
 from diffusion_lab.store.files import name_root
 from diffusion_lab.store.places import is_in_outputs
@@ -198,10 +198,10 @@ def local_settings(file: Path) -> Any:
     """The config in conf/local/default.yaml. RunError for more than plain options."""
     read_yaml(file)  # refuses what OmegaConf would unfold
     try:
-        settings = OmegaConf.create(read_bytes(file, LARGEST_CONFIG).decode())
+        settings: Any = OmegaConf.create(read_bytes(file, LARGEST_CONFIG).decode())
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise RunError(f"{LOCAL} is not a config: {' '.join(str(error).split())}") from None
-    plain = OmegaConf.to_container(settings, resolve=False)
+    plain = as_plain(settings)
     for entry in plain.pop("defaults", None) or []:
         if entry != "_self_" and not (isinstance(entry, dict) and all(_is_choice(*pair) for pair in entry.items())):
             raise RunError(

@@ -61,7 +61,7 @@ def batches_trained(trainer: Trainer) -> int:
 
 def batches_repeated(trainer: Trainer) -> int:
     """How many batches trainer.overfit_batches shows again and again; 0: none, each is another one."""
-    return trainer.overfit_batches
+    return trainer.overfit_batches  # type: ignore[attr-defined]  # a connector of Lightning sets it
 
 
 @lru_cache(maxsize=2)

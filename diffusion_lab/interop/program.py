@@ -20,6 +20,8 @@ from diffusion_lab.diffusion.process import Row
 from diffusion_lab.models.diffusion import DiffusionModel
 
 if TYPE_CHECKING:
+    from diffusion_lab.diffusion import ReverseStep
+    from diffusion_lab.diffusion.samplers import Memory
     from diffusion_lab.diffusion.shapes import Steps
     from diffusion_lab.models.base import GenerativeModel
 
@@ -96,16 +98,17 @@ class _Chain(nn.Module):
 
     def _walk(self, eps: Tensor, noise: Callable[[int, Tensor], Tensor], y: Tensor | None) -> Tensor:
         """The loop of `Sampler.walk`, which looks at times that a program has no use for."""
-        model, memory = self.model[0], ()
+        model = self.model[0]
+        memory: Memory = ()
         x = model.start.draw(self.chain, eps, y)
 
-        def reverse(process: GaussianDiffusion, x_t: Tensor, t: Steps) -> object:
+        def reverse(process: GaussianDiffusion, x_t: Tensor, t: Steps) -> ReverseStep:
             return model.guided(process, x_t, t, y)
 
         for t in range(self.chain.num_timesteps, 0, -1):
             own = torch.zeros_like if t == 1 else lambda like, t=t: noise(t, like)
             x, memory = model.sampler.step(self.chain, reverse, x, t, t - 1, own, memory)
-        return model.rounding(model.reverse.clip_x_0.in_range(x))
+        return model.rounding(model.reverse.clipping.in_range(x))
 
     def _uses_noise(self, y: Tensor | None) -> bool:
         used = []

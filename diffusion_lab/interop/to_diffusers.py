@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from diffusion_lab.diffusion import ClassifierFree
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.networks import UNet, diffusers_unet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
@@ -135,7 +136,7 @@ def _prediction_type(model: DiffusionModel, t: Tensor) -> str:
 def _clips(model: DiffusionModel) -> bool:
     """Whether x̂_0 is clamped to [−1, 1] or left alone: tried on an image, as diffusers can do nothing else."""
     guess = torch.linspace(-3, 3, 16).view(1, 1, 4, 4)
-    shown = model.reverse.clip_x_0(guess)
+    shown = model.reverse.clipping(guess)
     for clips, wanted in ((True, guess.clamp(-1, 1)), (False, guess)):
         if torch.equal(shown, wanted):
             return clips
@@ -148,7 +149,7 @@ def _guidance_scale(model: DiffusionModel) -> float:
     if not guidance.guides:
         return 1.0
     more = (guidance.worse, guidance.interval, guidance.log_snr_interval)
-    if not guidance.needs_null_class or more != (None, None, None):
+    if not isinstance(guidance, ClassifierFree) or more != (None, None, None):
         known = "guidance=none, guidance=classifier_free"
         raise ValueError(f"the pipeline does not support guidance {guidance!r}: export with {known}, or {_ELSE}")
     return float(guidance.scale)

@@ -205,7 +205,7 @@ class GivenReference(Reference):
 
     def __init__(
         self,
-        data: OneSet,
+        data: DataModule,
         features: Features,
         cache: Path,
         device: torch.device | str,

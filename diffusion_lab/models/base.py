@@ -124,12 +124,12 @@ class GenerativeModel(TrainableModel, ABC):
         """
         return None
 
-    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor] | None:
+    def measure(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Statistics of the network from which choices of scoring follow: name -> (B, T) float64, to be averaged over images.
 
-        None for a family that has none. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
+        For a family with a chain. Row i depends on (weights, seed, indices[i], x_0[i], y[i]) only.
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no statistics")
 
     def measure_dimensions(self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor) -> dict[str, Tensor]:
         """Statistics by dimension: name -> (1, T, *shape) float64, sums over the images. For a family with `measure`.

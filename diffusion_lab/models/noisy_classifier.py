@@ -35,6 +35,8 @@ class NoisyClassifier(TrainableModel):
     seed: training's t and ε at batch k are functions of (seed, k).
     """
 
+    num_classes: int
+
     def __init__(
         self,
         shape: tuple[int, ...],

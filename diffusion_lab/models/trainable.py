@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -25,6 +25,9 @@ from diffusion_lab.models.optimization import Optimization, parameters_of
 from diffusion_lab.networks.dropout import KeyedDropout, keyed, set_keys
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.store.files import write_whole
+
+if TYPE_CHECKING:
+    from diffusion_lab.models.diffusion import DiffusionModel
 
 _OF_ONE_TRAINING = "timesteps."  # begins the names of what is learned about the losses of a training, not by the model
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -57,6 +60,10 @@ class TrainableModel(LightningModule):
         # holds the raw weights only.
         self.averages: dict[str, dict[str, Tensor]] = {}
         self._dropouts: list[KeyedDropout] | None = None  # None: not trained in this process
+
+    def attach_base(self, base: DiffusionModel) -> None:
+        """Train beside `base` from here on; for a model that `needs_base`."""
+        raise NotImplementedError(f"{type(self).__name__} is trained by itself")
 
     @property
     def batches_trained(self) -> int:

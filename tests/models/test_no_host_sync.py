@@ -122,7 +122,7 @@ def train(monkeypatch, model, free=1, watched=1, log_every_n_steps=1000):
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        if hasattr(model, "attach_base"):
+        if model.needs_base:
             model.attach_base(moved(built("diffusion", *SMALL["diffusion"])))
             model.on_fit_start = lambda: None  # its base is on the device already
         batch = torch.zeros(4, *model.shape, device=DEVICE), torch.zeros(4, dtype=torch.int64, device=DEVICE)
