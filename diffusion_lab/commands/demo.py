@@ -194,7 +194,7 @@ def drawn(model: Model, given: Mapping[str, Any]) -> tuple[list[Image], str]:
                     # x_T reaches beyond [−1, 1]; 256 shades show noise that the data's few levels could not.
                     states.append(picture(x_t.cpu().clamp(-1, 1) if x.ndim == 4 else x_t.cpu(), 256, columns))
         else:
-            x = drawing.draw(edit, indices, y, progress_bar=False)  # type: ignore[assignment]  # None on other ranks only
+            x = drawing.draw(edit, indices, y, progress_bar=False)
         states.append(picture(x.cpu(), levels, columns))
         seconds = time.perf_counter() - began
         return states, f"{len(indices)} samples · {drawing.model.nfe} network evaluations each · {seconds:.1f} s"
