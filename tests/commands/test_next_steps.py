@@ -42,7 +42,7 @@ def test_an_empty_folder(process):
     assert "  diffusion-lab train  " in shown.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in shown.stderr.splitlines()}
     assert "diffusion_lab.commands.next_steps" in imported
-    assert not {"torch", "hydra", "omegaconf", "lightning"} & imported
+    assert not {"torch", "lightning"} & imported  # which take seconds
     assert [*process.folder.iterdir()] == []
 
 
