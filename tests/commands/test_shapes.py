@@ -42,7 +42,7 @@ def test_series_and_volumes_are_refused_before_training(lab, shape):
         "mine",
         "data=own",
         f"data.shape={shape}",
-        said="must be images (C, H, W) or points (D,)",
+        said="is not that of images (C, H, W) or points (D,)",
     )
     assert not (lab.folder / "outputs").exists()
 
