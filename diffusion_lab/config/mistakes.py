@@ -188,6 +188,7 @@ def _instantiation(error: InstantiationException) -> str | None:
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
         cause = cause.__cause__
     said = " ".join(str(cause).split())
+    place = "" if re.match(r"\w+\.[\w.]+=", said) else place  # it names the option already
     if isinstance(cause, InterpolationKeyError):
         return _of_another_family(cause)
     if isinstance(cause, ValueError | RunError | OmegaConfBaseException | ImportError):

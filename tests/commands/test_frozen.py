@@ -115,7 +115,7 @@ def test_an_edit_after_the_plan_changes_nothing(lab_copy):
     wait_until(lambda: any((said := read_status(m.path)) and said.state == RUNNING for m in models(work)))
     names = planned(work)
     edit(work / "steepness.py", "1.5", "1.4")
-    edit(lab / "diffusion_lab" / "metrics" / "frechet.py", "def frechet_distance(", "def another(")
+    edit(lab / "diffusion_lab" / "metrics" / "frechet_distance.py", "def frechet_distance(", "def another(")
     edited = [path for room in ("diffusion", "report") for path in (lab / "diffusion_lab" / room).glob("*.py")]
     for broken in (work / "mine.py", *edited):
         broken.write_text("raise SystemExit('edited')\n")
