@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.composing import drop_leftovers
@@ -49,7 +50,8 @@ def run(command: str, options: list[str]) -> int:
 
     HYDRA_FULL_ERROR=1 shows tracebacks of mistakes too.
     """
-    module = import_module(f"diffusion_lab.commands.{command}")
+    with importing(frozenset()):
+        module = import_module(f"diffusion_lab.commands.{command}")
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Otherwise Hydra prints errors in its own way and exits; we want them raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -94,7 +96,9 @@ def run(command: str, options: list[str]) -> int:
         return int(stop.code or 0)  # Hydra's own, after --help
     except Exception as error:
         GlobalHydra.instance().clear()  # a hint may have to compose the config again
-        message = mistake_in_job(error) or (None if error in failed else mistake_in_options(error, command))
+        message = mistake_in_job(error)
+        if message is None and (error not in failed or isinstance(error, OmegaConfBaseException)):
+            message = mistake_in_options(error, command)
         if traceback_wanted or message is None:
             raise
         # One line, without control characters, which a value in a stranger's file may hold.

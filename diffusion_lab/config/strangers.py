@@ -232,7 +232,8 @@ def _leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
     """(names and indices, value) of plain containers; one that is empty is a value."""
     if isinstance(node, dict | list) and node:
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(child, (*path, name))
+            named = isinstance(node, list) or isinstance(name, str)
+            yield from _leaves(child, (*path, name if named else f"<{name}>"))  # no option is called 1 or true
     else:
         yield path, node
 

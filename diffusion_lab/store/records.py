@@ -195,6 +195,7 @@ FACTS: Kinds = {
     "facts.num_classes?": or_none(_from_to(1, _MOST_NUMBERS)),
 }
 SWEEP: Kinds = {
+    "axes": OBJECT,
     "axes.*": TEXTS,
     "command?": TEXTS,
     "cells": (lambda value: isinstance(value, list), "a list"),

@@ -59,6 +59,11 @@ def edit(folder: Path, key: str, value: object) -> None:
     OmegaConf.save(config, folder / "config.yaml")
 
 
+def yaml_line(folder: Path, below: str, line: str) -> None:
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace(f"\n{below}\n", f"\n{below}\n{line}\n", 1))
+
+
 def config(key: str, value: object):
     return lambda folder: edit(folder, key, value)
 
@@ -230,6 +235,7 @@ CONFIG = {
         NOT_BUILT,
     ),
     "a metric without a class": (config("metrics", {"mine": {"num_images": 4}}), "metrics.mine is not a Metric"),
+    "an option called 1": (lambda f: yaml_line(f, "sampler:", "  1: {a: 2}"), "is not an option that a file may set"),
     "a class where none is asked for": (at("sampler.spacing.num_steps", "torch.nn.Linear"), "a value belongs here"),
     "another model that guides": (
         at("model.guidance", "diffusion_lab.config.guiding_models.autoguidance", scale=1.0, model="secret"),
@@ -543,6 +549,7 @@ SWEEP = {
     "a model by a path": (sweep_json("cells", 0, "model", to=".."), NOT_A_FOLDER),
     "a run that is no name": (sweep_json("cells", 0, "run", to=[1]), NOT_A_FOLDER),
     "axes that are none": (sweep_json("axes", to=[1]), NOT_A_SWEEP),
+    "axes without names": (sweep_json("axes", to=[]), NOT_A_SWEEP),
     "cells that are none": (sweep_json("cells", to={"a": 1}), NOT_A_SWEEP),
     "sweep.json as a link": (
         lambda f: [f.joinpath("sweeps/test/sweep.json").rename(f / "x"), link("sweeps/test/sweep.json", "../../x")(f)],

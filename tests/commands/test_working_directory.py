@@ -228,6 +228,14 @@ def test_settings_of_a_drawing_style_here_are_left_out(tmp_path, is_pipe):
     assert said.stdout.split() == ["False", "svg"], said.stderr
 
 
+def test_a_report_reads_no_drawing_style_here(tmp_path):
+    """Its module draws, so it imports matplotlib before the command has any option."""
+    os.mkfifo(tmp_path / "matplotlibrc")
+    call = [sys.executable, "-P", "-m", "diffusion_lab", "report"]
+    said = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (said.returncode, "there is no sweep" in said.stderr) == (1, True), said.stderr
+
+
 @pytest.mark.parametrize(
     "text", ["outputs: there\n", "outputs: !!python/object/apply:os.getcwd []\n", "outputs: ${oc.env:NOT_THERE}\n"]
 )
