@@ -153,9 +153,7 @@ dashboard outputs=nowhere
 import checkpoint=nowhere.pt
 train +trainer.benchmark=3
 train features.pixels=3
-train ~trainer
 train ~data.batch_size
-prune ~remove
 train bound.num_steps=1.5
 train val.every_n_steps=-1
 train model=vae sampling.means=maybe
