@@ -60,8 +60,8 @@ class Zygote:
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             cwd=root,
-            # A service of W&B in the process that asks would be shared.
-            env={key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+            # A service of W&B in the process that asks would be shared; a command that a test called forbids to import from here.
+            env={key: value for key, value in os.environ.items() if key not in ("WANDB_SERVICE", "PYTHONSAFEPATH")}
             | {"OMP_NUM_THREADS": "1", VARIABLE: "", **environment},  # a sweep from a copy imports everything anew
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
