@@ -1,4 +1,4 @@
-"""Does a conditional model generate the class that it is given, and every class equally well?"""
+"""Share of samples that a classifier assigns to the class that was asked for, and the distance of each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_VALUES = 2**26  # numbers in the covariances of all classes: half a gigabyte
 
 @dataclass(frozen=True)
 class ClassAccuracy(FeatureMetric):
-    """Does a conditional model generate the class that it is given? With the Fréchet distance of each class as a curve."""
+    """Share of samples that are classified as the class that was asked for, and the Fréchet distance of each class as a curve."""
 
     needs = (Need.LABELS,)
 

@@ -1,4 +1,4 @@
-"""Are samples nearer to the training images than images are that were not trained on?
+"""How often samples are nearer to training images than held-out images are.
 
 With L(x) the distance from x to its nearest training image, and x_s, x_r a sample and a held-out image,
 

@@ -1,4 +1,4 @@
-"""Which steps would serve a diffusion model better, and what would they gain?"""
+"""The steps with the least bound for a trained model, and what they gain over its own."""
 
 from __future__ import annotations
 
