@@ -14,10 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.diffusion import (
-    AncestralSampler,
     CosineSchedule,
-    DDIMSampler,
-    EvenSpacing,
     FixedLarge,
     GaussianDiffusion,
     Hybrid,
@@ -28,6 +25,7 @@ from diffusion_lab.diffusion import (
     Simple,
 )
 from diffusion_lab.networks import UNet
+from diffusion_lab.sampling import AncestralSampler, DDIMSampler, EvenSpacing
 
 SHAPE = (1, 28, 28)
 GATHERS = ("index_select", "gather", "index.Tensor")

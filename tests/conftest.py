@@ -19,7 +19,13 @@ gc.set_threshold(
 # The kind of a test, by its place: the first that fits.
 KINDS = {
     "contracts": ("tests/commands/test_conf.py", "tests/commands/test_pairs.py"),
-    "theory": ("tests/diffusion/", "tests/baselines/"),
+    "theory": (
+        *("tests/diffusion/", "tests/sampling/", "tests/analysis/"),
+        *(
+            f"tests/families/test_{name}.py"
+            for name in ("adversarial", "couplings", "dequantization", "elbo", "likelihoods", "priors")
+        ),
+    ),
     "parity": ("tests/interop/", "tests/metrics/test_inception.py", "tests/metrics/test_vision_transformers.py"),
     "promises": (
         "tests/commands/",

@@ -12,13 +12,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "diffusion_lab"
 ORDER = [
     *("versions", "conf_dir", "terminal", "store"),
-    *("diffusion", "baselines", "networks", "data", "models", "training", "metrics"),
+    *("diffusion", "sampling", "analysis", "networks", "data", "models", "families", "training", "metrics"),
     *("interop", "sweeps", "report", "config", "commands"),
 ]
 # dataclasses, abc and collections.abc say what a class is; they bring nothing into the theory.
 THEORY_IMPORTS = {"torch", "jaxtyping", "math", "typing", "dataclasses", "abc", "collections.abc"}
 FILES = sorted(PACKAGE.rglob("*.py"))
-THEORY = sorted(path.stem for path in (PACKAGE / "diffusion").glob("*.py") if path.stem != "__init__")
+THEORY = [
+    *(path for room in ("diffusion", "sampling", "analysis") for path in sorted((PACKAGE / room).glob("[a-z]*.py"))),
+    *(
+        PACKAGE / "families" / name
+        for name in ("gan/adversarial.py", "vae/elbo.py", "vae/priors.py", "vae/likelihoods.py")
+    ),
+    *(PACKAGE / "families" / name for name in ("flow/couplings.py", "flow/dequantization.py")),
+]
 
 
 def imported(path: Path, content: str | None = None) -> list[str]:
@@ -57,31 +64,22 @@ def test_imports_point_up(path):
     assert wrong_way(path) == []
 
 
-def of_the_theory(name: str) -> set[str]:
-    """The files of the theory that one of them imports."""
-    modules = imported(PACKAGE / "diffusion" / f"{name}.py")
-    return {module.rsplit(".", 1)[1] for module in modules if module.startswith("diffusion_lab.diffusion.")}
-
-
-@pytest.mark.parametrize("name", THEORY)
-def test_the_theory_imports_torch_and_theory(name):
-    outside = {
-        m for m in imported(PACKAGE / "diffusion" / f"{name}.py") if not m.startswith("diffusion_lab.diffusion.")
-    }
+@pytest.mark.parametrize("path", THEORY, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_theory_imports_torch_and_theory(path):
+    outside = {m for m in imported(path) if not m.startswith(("diffusion_lab.", "torch.nn"))}
     assert outside <= THEORY_IMPORTS
-    assert of_the_theory(name) <= set(THEORY)
+    inside = {m.split(".")[1] for m in imported(path) if m.startswith("diffusion_lab.")}
+    assert inside <= {"diffusion", "sampling", "analysis", "families"}
 
 
 def test_no_circle_of_imports_runs_through_the_theory():
-    order = list(TopologicalSorter({name: of_the_theory(name) for name in THEORY}).static_order())  # CycleError
-    assert order.index("schedules") < order.index("process") < order.index("samplers") < order.index("solvers")
-
-
-@pytest.mark.parametrize("path", sorted((PACKAGE / "baselines").glob("*.py")), ids=lambda p: p.name)
-def test_the_theory_of_the_other_families_imports_torch_and_theory(path):
-    for module in imported(path):
-        ours = module.startswith(("diffusion_lab.diffusion", "diffusion_lab.baselines"))
-        assert ours or module in THEORY_IMPORTS or module in {"torch.nn", "torch.nn.functional"}, module
+    prefix = "diffusion_lab.diffusion."
+    graph = {
+        path.stem: {m.removeprefix(prefix) for m in imported(path) if m.startswith(prefix)}
+        for path in (PACKAGE / "diffusion").glob("[a-z]*.py")
+    }
+    order = list(TopologicalSorter(graph).static_order())  # CycleError
+    assert order.index("schedules") < order.index("process") < order.index("bound")
 
 
 def test_every_package_has_its_place():

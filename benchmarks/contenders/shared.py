@@ -12,16 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import (
-    DDIMSampler,
-    EvenSpacing,
-    FixedSmall,
-    GaussianDiffusion,
-    Prediction,
-    ReverseProcess,
-    SampleNoise,
-    Schedule,
-)
+from diffusion_lab.diffusion import FixedSmall, GaussianDiffusion, Prediction, ReverseProcess, SampleNoise, Schedule
+from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from diffusion_lab.config.editing import Edit
     from diffusion_lab.data.module import DataModule
-    from diffusion_lab.diffusion import Guidance, Sampler
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.sampling import Guidance, Sampler
     from diffusion_lab.store import ModelDirectory
 
 Image = int | str | Path  # the number of a test image, or a file

@@ -13,11 +13,12 @@ from torch import Tensor
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.trained import trained_data
 from diffusion_lab.data.image_files import read_image
-from diffusion_lab.diffusion import SampleNoise, denoise_from, inpaint, slerp
+from diffusion_lab.diffusion import SampleNoise
 from diffusion_lab.diffusion.levels import from_levels
 from diffusion_lab.metrics.reference import quantise
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.diffusion import DiffusionModel
+from diffusion_lab.sampling import denoise_from, inpaint, slerp
 
 WHITE = 128  # of a mask, from here up
 

@@ -20,11 +20,12 @@ from diffusion_lab.config.trained import (
     settled,
     use_last_weights,
 )
-from diffusion_lab.diffusion import Autoguidance, ClassifierGuidance, Schedule, Worse
-from diffusion_lab.diffusion.intervals import Interval
+from diffusion_lab.diffusion import Schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.sampling import Autoguidance, ClassifierGuidance, Worse
+from diffusion_lab.sampling.intervals import Interval
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.weights import read_moment, snapshot_name
 
@@ -112,7 +113,7 @@ def _other_model(
     if saved.facts.get("identity") != identity:
         data = "not named" if saved.data is None else f"{saved.data._target_.rpartition('.')[2]}, by content"
         raise ValueError(f"{option}: it was trained on other data or classes ({data}) than {than}")
-    saved.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
+    saved.guidance = {"_target_": "diffusion_lab.sampling.Unguided"}
     model = build_trained(directory, settled(saved, directory))
     assert isinstance(model, kind)
     return model

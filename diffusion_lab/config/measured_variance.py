@@ -46,7 +46,7 @@ def use_measured(
 
     All ranks must call it.
     """
-    from diffusion_lab.diffusion import NetworkStatistics
+    from diffusion_lab.analysis import NetworkStatistics
     from diffusion_lab.metrics.measuring import data_moments, measure_once
 
     if model.needs_data_moments:

@@ -34,8 +34,8 @@ VARIABLE = "DIFFUSION_LAB_TARGETS"  # more packages, separated by commas
 REFERENCE = re.compile(r"\$\{(?!model\b)\w+(\.\w+)*\}")  # from `model` to another group
 # Every part of a config that a command builds by itself, and its type. All others are parts of these.
 PLACES = {
-    "sampler": "diffusion_lab.diffusion.Sampler",
-    "guidance": "diffusion_lab.diffusion.Guidance",
+    "sampler": "diffusion_lab.sampling.Sampler",
+    "guidance": "diffusion_lab.sampling.Guidance",
     "variance": "diffusion_lab.diffusion.Variance",
     "measured_variance": "diffusion_lab.diffusion.Variance",
     "objective": "diffusion_lab.diffusion.Objective",
@@ -49,7 +49,9 @@ PLACES = {
 _SEVERAL = ("features", "metrics")  # by name
 _ONLY_TRAINED = ("trainer", "callbacks", "logger", "ema")  # not built from a file
 # Making an object of these packages computes and no more; making one of ours may read a file, so its own type must be asked for.
-_COMPUTE = tuple(f"diffusion_lab.{part}" for part in ("diffusion", "baselines", "networks", "models"))
+_COMPUTE = tuple(
+    f"diffusion_lab.{part}" for part in ("diffusion", "sampling", "analysis", "networks", "models", "families")
+)
 _COMPUTE += ("torch.nn", "torch.optim")
 _GUIDANCE = "diffusion_lab.config.guiding_models"  # functions that read another model and return a guidance
 _READ = ("diffusion_lab.data", "diffusion_lab.metrics", _GUIDANCE)

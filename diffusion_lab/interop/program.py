@@ -21,9 +21,9 @@ from diffusion_lab.models.diffusion import DiffusionModel
 
 if TYPE_CHECKING:
     from diffusion_lab.diffusion import ReverseStep
-    from diffusion_lab.diffusion.samplers import Memory
     from diffusion_lab.diffusion.shapes import Steps
     from diffusion_lab.models.base import GenerativeModel
+    from diffusion_lab.sampling.samplers import Memory
 
 _FEW = 2  # images that are drawn to see whether a sampler uses noise
 

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from diffusion_lab.diffusion import ClassifierFree
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.networks import UNet, diffusers_unet
 from diffusion_lab.networks.blocks import AttentionBlock, Downsample, ResidualBlock, Upsample
 from diffusion_lab.networks.diffusers_unet import GROUPED
 from diffusion_lab.networks.norm import EPS, GroupNorm
+from diffusion_lab.sampling import ClassifierFree
 
 if TYPE_CHECKING:
     from diffusion_lab.models.base import GenerativeModel

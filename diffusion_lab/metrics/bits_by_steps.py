@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import EvenSpacing, LogSNRSpacing, OptimalSpacing, QuadraticSpacing, Spacing, derive_seed
+from diffusion_lab.analysis import OptimalSpacing
+from diffusion_lab.diffusion import derive_seed
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of
 from diffusion_lab.metrics.metric import Metric, Naming, Need, Scores, Subject
 from diffusion_lab.metrics.reference import UnmeasurableError
 from diffusion_lab.metrics.settings import check_at_least
+from diffusion_lab.sampling import EvenSpacing, LogSNRSpacing, QuadraticSpacing, Spacing
 from diffusion_lab.store.measures import LOW, Measure
 
 SPACINGS: dict[str, Callable[[int], Spacing]] = {

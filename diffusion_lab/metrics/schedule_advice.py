@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lab.diffusion import ScheduleAdvice
+from diffusion_lab.analysis import ScheduleAdvice
 from diffusion_lab.metrics.bits_per_dim import label_bits
 from diffusion_lab.metrics.distance_by_log_snr import log_snrs_of
 from diffusion_lab.metrics.measuring import batches_of

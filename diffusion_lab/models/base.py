@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from diffusion_lab.diffusion import DataMoments, NetworkStatistics, ScheduleAdvice, Spacing, Variance, slerp
+from diffusion_lab.analysis import NetworkStatistics, ScheduleAdvice
+from diffusion_lab.diffusion import DataMoments, Variance
 from diffusion_lab.models.trainable import TrainableModel
+from diffusion_lab.sampling import Spacing, slerp
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,11 @@ from diffusion_lab.diffusion import (
     Decoder,
     GaussianDecoder,
     GaussianDiffusion,
-    Guidance,
-    LogSNRSpacing,
-    NearestLevel,
     NoiseStart,
     Objective,
     Prediction,
     ReverseProcess,
-    Rounding,
     SampleNoise,
-    Sampler,
     Schedule,
     Start,
     TimestepSampler,
@@ -47,6 +42,7 @@ from diffusion_lab.models.optimization import Optimization
 from diffusion_lab.models.trainable import QUARTERS, loss_by_quarter
 from diffusion_lab.networks.flops import NetworkCost, network_cost
 from diffusion_lab.networks.sizes import check_counts
+from diffusion_lab.sampling import Guidance, LogSNRSpacing, NearestLevel, Rounding, Sampler
 from diffusion_lab.store.weights import snapshot_name
 
 _KEPT_FOR = 20  # batches, in which the noise at t = 1 grows by less than the decoder leaves room for

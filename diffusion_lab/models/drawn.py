@@ -10,41 +10,38 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion import (
+from diffusion_lab.analysis import (
     Analytic,
-    Bound,
-    DataMoments,
-    DDIMSampler,
-    Decoder,
-    EvenSpacing,
-    GaussianDiffusion,
-    GuidedReverse,
     NetworkStatistics,
-    ReverseProcess,
-    Rounding,
-    SampleNoise,
-    Sampler,
     ScheduleAdvice,
-    Spacing,
-    Start,
     StepCosts,
-    Variance,
     WithHead,
     advise,
     chain_bounds,
-    derive_seed,
     dimension_statistics,
     last_step_bits,
     network_statistics,
     possible_ends,
     step_costs,
 )
+from diffusion_lab.diffusion import (
+    Bound,
+    DataMoments,
+    Decoder,
+    GaussianDiffusion,
+    ReverseProcess,
+    SampleNoise,
+    Start,
+    Variance,
+    derive_seed,
+)
 from diffusion_lab.diffusion.bits import in_bits
-from diffusion_lab.diffusion.samplers import full, last
-from diffusion_lab.diffusion.spacings import whole_times
 from diffusion_lab.diffusion.streams import BOUND, START, STATISTICS
 from diffusion_lab.models.base import Denoised, GenerativeModel, Likelihood
 from diffusion_lab.networks.flops import count_flops
+from diffusion_lab.sampling import DDIMSampler, EvenSpacing, GuidedReverse, Rounding, Sampler, Spacing
+from diffusion_lab.sampling.samplers import full, last
+from diffusion_lab.sampling.spacings import whole_times
 
 _MOST_LATENT_STEPS = 50  # between an image and its latent
 _MOST_NUMBERS = 2**25  # T·D of statistics by dimension: 256 MiB

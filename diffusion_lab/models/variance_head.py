@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffusion_lab.diffusion import Regressed, SampleNoise, StratifiedTimesteps, WithHead, residual_terms
+from diffusion_lab.analysis import Regressed, WithHead, residual_terms
+from diffusion_lab.diffusion import SampleNoise, StratifiedTimesteps
 from diffusion_lab.diffusion.streams import TRAINING
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Optimization

@@ -5,6 +5,5 @@ A denoiser's network.classifier() turns a fresh one into a classifier of x_t: (x
 
 from diffusion_lab.networks.mlp import MLP
 from diffusion_lab.networks.unet import UNet
-from diffusion_lab.networks.vae import ConvAutoencoder, PointAutoencoder
 
-__all__ = ["MLP", "ConvAutoencoder", "PointAutoencoder", "UNet"]
+__all__ = ["MLP", "UNet"]

@@ -83,14 +83,9 @@ TRAINING_EXCLUDED = frozenset((
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark", "trainer.deterministic",
 ))
 # Code: packages and modules of the lab. Files, locks, callbacks that watch, and what only talks to the user change no number.
-_TRAINS = frozenset(("baselines", "data", "diffusion", "models", "networks"))
-_ONLY_AFTER_TRAINING = frozenset((
-    "diffusion.advice", "diffusion.analytic", "diffusion.chain_bounds", "diffusion.denoising", "diffusion.guidance",
-    "diffusion.inpainting", "diffusion.interpolation", "diffusion.optimal_spacing", "diffusion.rounding", "diffusion.samplers",
-    "diffusion.solvers", "diffusion.spacings", "diffusion.starts", "diffusion.step_costs",
-    "models.drawn",
-))
-_SCORES = _TRAINS | {"metrics", "store.measures"}
+_TRAINS = frozenset(("data", "diffusion", "families", "models", "networks", "analysis.regressed"))
+_ONLY_AFTER_TRAINING = frozenset(("diffusion.starts", "models.drawn"))
+_SCORES = _TRAINS | {"analysis", "sampling", "metrics", "store.measures"}
 
 
 def _lab(*modules: str) -> frozenset[str]:

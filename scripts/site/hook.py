@@ -28,7 +28,7 @@ BROUGHT = {
     "outputs/README.md": "outputs.md",
     "CHANGELOG.md": "changelog.md",
 }
-API = ("diffusion", "baselines", "networks", "data", "models", "evaluation")
+API = ("diffusion", "sampling", "analysis", "networks", "data", "models", "families", "metrics")
 CONFIG, MODULES, NOTEBOOKS = "reference/config", "reference/api", "notebooks"
 _placed: dict[Path, str] = {}  # file of the repository -> its page
 

@@ -19,12 +19,8 @@ from diffusion_lab.data import DataModule
 from diffusion_lab.data.densities import RingMixture, TwoMoons
 from diffusion_lab.data.digits import Digits
 from diffusion_lab.diffusion import (
-    AncestralSampler,
-    ClassifierFree,
     CosineSchedule,
-    DDIMSampler,
     EDMSchedule,
-    EvenSpacing,
     FixedLarge,
     FixedSmall,
     GaussianDiffusion,
@@ -39,6 +35,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.report.panels import LIGHT
+from diffusion_lab.sampling import AncestralSampler, ClassifierFree, DDIMSampler, EvenSpacing
 
 OUT = Path(__file__).parents[2] / "docs" / "theory"
 T = 1000

@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from diffusion_lab.diffusion import (
-    DDIMSampler,
-    EvenSpacing,
     FixedLarge,
     GaussianDiffusion,
     LinearSchedule,
@@ -21,6 +19,7 @@ from diffusion_lab.diffusion import (
     SampleNoise,
 )
 from diffusion_lab.models.optimization import Constant
+from diffusion_lab.sampling import DDIMSampler, EvenSpacing
 
 SHAPE, STEPS = (1, 2, 2), 7
 MEAN, STD = 0.2, 0.3  # of the data, N(MEAN, STD²), of which the best prediction is known

@@ -148,10 +148,10 @@ def test_a_config_does_not_choose_which_model_is_read(lab):
     for options in ([f"guidance.model={other}"], ["guidance.model=null"], ["guidance=none"]):
         lab.done("sample", here, "num_images=2", *options)
     # Where it stands in the model itself, in place of a reference to the group.
-    config.guidance = {"_target_": "diffusion_lab.diffusion.Unguided"}
+    config.guidance = {"_target_": "diffusion_lab.sampling.Unguided"}
     for place in (
         named,
-        {"_target_": "diffusion_lab.diffusion.ClassifierFree", "worse": named | {"_target_": TRAINED_WORSE}},
+        {"_target_": "diffusion_lab.sampling.ClassifierFree", "worse": named | {"_target_": TRAINED_WORSE}},
     ):
         config.model.guidance = place
         directory.config.write_text(OmegaConf.to_yaml(config))

@@ -15,12 +15,9 @@ from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.kinds import check_kinds
 from diffusion_lab.data.in_memory import OneSet
 from diffusion_lab.diffusion import (
-    ClassifierFree,
     CosineSchedule,
-    EvenSpacing,
     FixedSmall,
     GaussianDiffusion,
-    Guidance,
     PredictVelocity,
     ReverseProcess,
     SampleNoise,
@@ -33,10 +30,11 @@ from diffusion_lab.metrics.reference import Moments
 from diffusion_lab.metrics.score import score
 from diffusion_lab.metrics.settings import Evaluation
 from diffusion_lab.metrics.sources import GivenImages, GivenReference
+from diffusion_lab.sampling import ClassifierFree, EvenSpacing, Guidance
 from diffusion_lab.store.fingerprints import training_part
 
 from ..diffusion.oracles import GaussianData
-from ..diffusion.test_solvers import LINE, exact, global_error
+from ..sampling.test_solvers import LINE, exact, global_error
 
 FACTS = {"shape": [1, 8, 8], "channels": 1, "size": 8, "num_levels": 17, "num_classes": None, "bounded": True}
 FACTS |= {"identity": "0" * 64, "end_shares": [0.5, 0.1]}

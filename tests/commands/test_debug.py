@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_lab.store import newest_model
 
-from ..models.test_families import FAMILIES
+from ..families.test_families import FAMILIES
 from .test_families import SMALL
 
 CHOICES = ("default", "fdr", "overfit", "limit", "profiler")

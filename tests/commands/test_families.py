@@ -5,7 +5,7 @@ import pytest
 from diffusion_lab.data.densities import GaussianDensity, RingMixture
 from diffusion_lab.store import newest_model
 
-from ..models.test_families import FAMILIES
+from ..families.test_families import FAMILIES
 from .conftest import STRIDED, scored
 from .conftest import TINY as TINY_DIFFUSION
 from .test_resume import Training, assert_same_bits, interrupted

@@ -77,7 +77,7 @@ def measured_with(**options: object):
 
 
 def measured_on_no_image(folder: Path):
-    edit(folder, "measured_variance", {"_target_": "diffusion_lab.diffusion.Analytic", "_partial_": True})
+    edit(folder, "measured_variance", {"_target_": "diffusion_lab.analysis.Analytic", "_partial_": True})
     edit(folder, "evaluation.statistics_images", 0)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from diffusion_lab.store import newest_model
 
-from ..models.test_families import FAMILIES
+from ..families.test_families import FAMILIES
 from .test_families import COMMON, SMALL
 
 STILL = ["optimizer=adamw", "optimizer.lr=1e-300", "trainer.max_steps=1", "val.every_n_steps=0", "score=false"]

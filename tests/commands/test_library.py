@@ -18,7 +18,7 @@ from PIL import Image
 from diffusion_lab import load
 from diffusion_lab.config.sample_options import Drawing
 from diffusion_lab.data.densities import TwoMoons
-from diffusion_lab.diffusion import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
+from diffusion_lab.sampling import ClassifierFree, ClassifierGuidance, DDIMSampler, EvenSpacing, LogSNRSpacing
 
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "library.md").read_text(), flags=re.DOTALL)

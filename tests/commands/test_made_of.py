@@ -14,7 +14,7 @@ from diffusion_lab.config import identity
 from diffusion_lab.store import newest_model
 from diffusion_lab.store.fingerprints import TRAINING, named_in, training_part
 
-from ..models.test_families import FAMILIES
+from ..families.test_families import FAMILIES
 from .cluster import models
 from .conftest import STRIDED, TINY, forget_users_code
 from .test_families import tiny

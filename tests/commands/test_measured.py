@@ -91,7 +91,7 @@ def test_sample_refuses_a_variance_that_its_sampler(lab):
     assert not (lab.folder / "samples").exists()
 
 
-@pytest.mark.parametrize("target", ["diffusion_lab.diffusion.EvenSpacing"])
+@pytest.mark.parametrize("target", ["diffusion_lab.sampling.EvenSpacing"])
 def test_a_file_from_others_names_no_other_class_for_it(lab, target):
     lab.given("train", *SIMPLE)
     config = newest_model(lab.folder / "outputs").config

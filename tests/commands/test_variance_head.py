@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_one_sentence(lab, model):
 
 def test_a_file_chooses_no_head(lab, model):
     config = OmegaConf.load(model / "config.yaml")
-    target = "diffusion_lab.diffusion.Regressed"
+    target = "diffusion_lab.analysis.Regressed"
     config.measured_variance = {"_target_": target, "_partial_": True, "head": "/somewhere/else"}
     OmegaConf.save(config, model / "config.yaml")
     assert load_config(ModelDirectory(model)).measured_variance == {"_target_": target, "_partial_": True, "head": None}

@@ -6,21 +6,19 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
-    AllSteps,
     CosineSchedule,
-    EvenSpacing,
     FixedLarge,
     FixedSmall,
     GaussianDiffusion,
     LinearSchedule,
     PredictNoise,
     PredictStart,
-    QuadraticSpacing,
     ReverseProcess,
     SampleNoise,
     SigmoidSchedule,
     variational_bound,
 )
+from diffusion_lab.sampling import AllSteps, EvenSpacing, QuadraticSpacing
 
 from .oracles import ExactNetwork, GaussianData, OptimalVariance, SigmaPoints
 

@@ -12,7 +12,7 @@ from diffusion_lab.diffusion import (
     PredictNoise,
     ReverseProcess,
 )
-from diffusion_lab.diffusion.intervals import acts
+from diffusion_lab.sampling.intervals import acts
 
 from .oracles import ExactNetwork, GaussianData, SigmaPoints
 

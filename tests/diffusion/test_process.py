@@ -6,7 +6,6 @@ import torch
 from diffusion_lab.diffusion import (
     CosineSchedule,
     EDMSchedule,
-    EvenSpacing,
     GaussianDiffusion,
     LinearSchedule,
     LogSNRSchedule,
@@ -14,6 +13,7 @@ from diffusion_lab.diffusion import (
     Schedule,
     SigmoidSchedule,
 )
+from diffusion_lab.sampling import EvenSpacing
 
 from .oracles import CountOps, steps
 

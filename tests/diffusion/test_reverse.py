@@ -2,9 +2,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
-    ClassifierFree,
     CosineSchedule,
-    EvenSpacing,
     FixedSmall,
     GaussianDiffusion,
     LearnedRange,
@@ -12,6 +10,7 @@ from diffusion_lab.diffusion import (
     PredictStart,
     ReverseProcess,
 )
+from diffusion_lab.sampling import ClassifierFree, EvenSpacing
 
 from .oracles import ExactNetwork, GaussianData, steps
 

@@ -5,7 +5,8 @@ import torch
 
 from diffusion_lab.commands.schedule import prior_bits
 from diffusion_lab.data.digits import Digits
-from diffusion_lab.diffusion import CosineSchedule, EvenSpacing, GaussianDiffusion, LinearSchedule
+from diffusion_lab.diffusion import CosineSchedule, GaussianDiffusion, LinearSchedule
+from diffusion_lab.sampling import EvenSpacing
 
 DIGITS_CLEAN_END = 5.545  # σ at t = 1 is half of a seventeenth of the range
 

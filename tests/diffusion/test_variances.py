@@ -4,13 +4,13 @@ import torch
 from diffusion_lab.diffusion import (
     CosineSchedule,
     EDMSchedule,
-    EvenSpacing,
     FixedLarge,
     FixedSmall,
     GaussianDiffusion,
     LearnedRange,
     RectifiedSchedule,
 )
+from diffusion_lab.sampling import EvenSpacing
 
 from .oracles import steps
 

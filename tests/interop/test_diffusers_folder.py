@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffusion_lab.diffusion import CosineSchedule, DDIMSampler, SigmoidSchedule, Spacing
+from diffusion_lab.diffusion import CosineSchedule, SigmoidSchedule
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.opening import opened
 from diffusion_lab.interop.to_diffusers import to_diffusers
+from diffusion_lab.sampling import DDIMSampler, Spacing
 from diffusion_lab.store.records import RunError
 
 from .strangers import STEPS, diffusers_folder, model_of, random_weights

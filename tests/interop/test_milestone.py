@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diffusion_lab.diffusion import AllSteps, DDIMSampler, Spacing
 from diffusion_lab.interop.checkpoints import CheckpointError
 from diffusion_lab.interop.opening import opened
+from diffusion_lab.sampling import AllSteps, DDIMSampler, Spacing
 
 from .strangers import STEPS, milestone, model_of
 from .test_checkpoints import Code

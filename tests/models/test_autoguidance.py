@@ -6,23 +6,19 @@ from functools import partial
 import pytest
 import torch
 
-from diffusion_lab.diffusion import (
-    AncestralSampler,
-    Autoguidance,
-    ClassifierFree,
-    CosineSchedule,
-    DDIMSampler,
-    EvenSpacing,
-    FixedLarge,
-    PredictVelocity,
-    Simple,
-    StratifiedTimesteps,
-    Worse,
-    intervals,
-)
+from diffusion_lab.diffusion import CosineSchedule, FixedLarge, PredictVelocity, Simple, StratifiedTimesteps
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import MLP
+from diffusion_lab.sampling import (
+    AncestralSampler,
+    Autoguidance,
+    ClassifierFree,
+    DDIMSampler,
+    EvenSpacing,
+    Worse,
+    intervals,
+)
 
 EARLY = Worse(moment=0.2)
 

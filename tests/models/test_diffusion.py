@@ -5,14 +5,8 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion import (
-    AncestralSampler,
-    ClassifierFree,
-    ClassifierGuidance,
     ContinuousBound,
     CosineSchedule,
-    DDIMSampler,
-    EndLevels,
-    EvenSpacing,
     FixedLarge,
     FixedSmall,
     Hybrid,
@@ -20,7 +14,6 @@ from diffusion_lab.diffusion import (
     LearnedSchedule,
     LevelDecoder,
     LogSNRSchedule,
-    LogSNRSpacing,
     LossAwareTimesteps,
     LowDiscrepancyTimesteps,
     NormalTimesteps,
@@ -29,12 +22,21 @@ from diffusion_lab.diffusion import (
     SampleNoise,
     Simple,
     StratifiedTimesteps,
-    Unguided,
     UniformTimesteps,
 )
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.networks import UNet
+from diffusion_lab.sampling import (
+    AncestralSampler,
+    ClassifierFree,
+    ClassifierGuidance,
+    DDIMSampler,
+    EndLevels,
+    EvenSpacing,
+    LogSNRSpacing,
+    Unguided,
+)
 
 SHAPE = (1, 8, 8)
 

@@ -3,16 +3,12 @@
 import pytest
 import torch
 
+from diffusion_lab.analysis import NetworkStatistics
 from diffusion_lab.diffusion import (
-    AncestralSampler,
-    ClassifierGuidance,
     DataMoments,
-    EvenSpacing,
     FixedLarge,
     FixedSmall,
-    LogSNRSpacing,
     MomentsStart,
-    NetworkStatistics,
     RectifiedSchedule,
     SampleNoise,
     Simple,
@@ -21,6 +17,7 @@ from diffusion_lab.diffusion import (
     variational_bound,
 )
 from diffusion_lab.diffusion.streams import BOUND, STATISTICS
+from diffusion_lab.sampling import AncestralSampler, ClassifierGuidance, EvenSpacing, LogSNRSpacing
 
 from .test_diffusion import digits, evaluated, model, step
 

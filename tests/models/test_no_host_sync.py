@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.data.module import Batches
-from diffusion_lab.diffusion import Autoguidance, ClassifierFree, ClassifierGuidance, SampleNoise, Worse
+from diffusion_lab.diffusion import SampleNoise
+from diffusion_lab.sampling import Autoguidance, ClassifierFree, ClassifierGuidance, Worse
 from diffusion_lab.training.ema import EMA
 from diffusion_lab.training.finite import SkipNotFinite
 from diffusion_lab.training.monitor import Monitor

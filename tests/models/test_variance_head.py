@@ -6,28 +6,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion_lab.analysis import Regressed
 from diffusion_lab.data.densities import RingMixture
 from diffusion_lab.diffusion import (
-    AncestralSampler,
-    Autoguidance,
-    ClassifierFree,
     CosineSchedule,
-    EvenSpacing,
     FixedSmall,
     Hybrid,
     LearnedRange,
     PredictVelocity,
-    Regressed,
     Simple,
     StratifiedTimesteps,
-    Unguided,
-    Worse,
 )
 from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.optimization import Constant, Optimization
 from diffusion_lab.models.variance_head import VarianceHead
 from diffusion_lab.networks import MLP
+from diffusion_lab.sampling import AncestralSampler, Autoguidance, ClassifierFree, EvenSpacing, Unguided, Worse
 
 from .test_noisy_classifier import step
 

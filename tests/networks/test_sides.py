@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.networks import ConvAutoencoder, UNet
-from diffusion_lab.networks.discriminator import Discriminator
-from diffusion_lab.networks.generator import Generator
+from diffusion_lab.families.flow.wavelet_flow import WaveletFlow
+from diffusion_lab.families.gan.discriminator import Discriminator
+from diffusion_lab.families.gan.generator import Generator
+from diffusion_lab.families.vae.autoencoder import ConvAutoencoder
+from diffusion_lab.networks import UNet
 from diffusion_lab.networks.sizes import halved, height_and_width
-from diffusion_lab.networks.wavelet_flow import WaveletFlow
 
 SMALL = {"base_channels": 8, "channel_multipliers": [1, 2]}
 

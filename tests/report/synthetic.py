@@ -178,7 +178,7 @@ def scored(choices: dict[str, Any], model: str) -> dict[str, Any]:
 def config(choices: dict[str, Any]) -> dict[str, Any]:
     """What the run's config.yaml says of its choices."""
     steps = choices.get("sampler.spacing.num_steps")
-    spacing = {"_target_": "diffusion_lab.diffusion.EvenSpacing", "num_steps": int(steps)} if steps else None
+    spacing = {"_target_": "diffusion_lab.sampling.EvenSpacing", "num_steps": int(steps)} if steps else None
     sampler = CLASSES[choices.get("sampler", "strided")]
     seed = int(choices.get("seed") or 1)
     return {
@@ -186,7 +186,7 @@ def config(choices: dict[str, Any]) -> dict[str, Any]:
         "variance": {"_target_": f"diffusion_lab.diffusion.{CLASSES[choices.get('variance', 'learned')]}"},
         "sampler": {
             "_target_": f"diffusion_lab.diffusion.{sampler}",
-            "spacing": spacing or {"_target_": "diffusion_lab.diffusion.AllSteps"},
+            "spacing": spacing or {"_target_": "diffusion_lab.sampling.AllSteps"},
         },
         "data": {"_target_": "diffusion_lab.data.digits.Digits", "seed": seed},
         "seed": seed,

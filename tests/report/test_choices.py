@@ -4,7 +4,7 @@ import yaml
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.report.choices import choices_by_class, choices_of, read_choices
 
-SPACINGS = ("diffusion_lab.diffusion.LogSNRSpacing", "diffusion_lab.diffusion.EvenSpacing", "mine.Mine")
+SPACINGS = ("diffusion_lab.sampling.LogSNRSpacing", "diffusion_lab.sampling.EvenSpacing", "mine.Mine")
 
 
 def axes_of(tmp_path, *configs):
@@ -64,9 +64,9 @@ def test_the_variance_of_a_run_is_the_one_that_scored(tmp_path):
 
 def test_a_class_that_several_choices_build_keeps_its_name_where_nothing_tells_which(tmp_path):
     # sampler=strided is sampler=ddpm with another spacing, as sampler=few is of sampler=dpm_solver_sde
-    ancestral = {"sampler": {"_target_": "diffusion_lab.diffusion.AncestralSampler"}}
-    ddim = {"sampler": {"_target_": "diffusion_lab.diffusion.DDIMSampler"}}
-    few = {"sampler": {"_target_": "diffusion_lab.diffusion.DPMSolverSampler", "order": 2, "stochastic": True}}
+    ancestral = {"sampler": {"_target_": "diffusion_lab.sampling.AncestralSampler"}}
+    ddim = {"sampler": {"_target_": "diffusion_lab.sampling.DDIMSampler"}}
+    few = {"sampler": {"_target_": "diffusion_lab.sampling.DPMSolverSampler", "order": 2, "stochastic": True}}
     assert axes_of(tmp_path, ancestral, ddim, few)[0] == {"sampler": ["AncestralSampler", "DPMSolverSampler", "ddim"]}
     mine = {"sampler": {"_target_": "mine.ddim"}}
     assert axes_of(tmp_path, mine, ddim)[0] == {"sampler": ["ddim", "mine.ddim"]}

@@ -221,11 +221,11 @@ COUNTED = {
     "config.build": "training scoring",
     "config.training config.starting commands.fit commands.train training.snapshots": "training",
     "training.finite training.trainer": "training",
-    "diffusion.samplers diffusion.spacings diffusion.guidance diffusion.starts diffusion.rounding models.drawn": AFTER,
+    "sampling.samplers sampling.spacings sampling.guidance diffusion.starts sampling.rounding models.drawn": AFTER,
     "config.trained config.weight_files metrics.draw metrics.shards": AFTER,
     "metrics.measuring metrics.reference metrics.stopwatch metrics.features": AFTER,
     "metrics.score metrics.sources metrics.metric metrics.frechet_distance store.measures": "scoring",
-    "diffusion.real_schedules models.gan models.vae networks.flow data.cifar commands.sample": "",
+    "diffusion.real_schedules families.gan.gan families.vae.vae families.flow.network data.cifar commands.sample": "",
     "store.files store.directories report.page": "",
     "metrics.copying metrics.sliced_wasserstein": "",
     "training.trackers training.monitor training.sample_grid training.saving store.lease": "",
@@ -241,9 +241,9 @@ def test_modules_count_where_they_matter(counted, names, purposes):
 
 def test_what_the_config_names_counts(counted):
     gan = counted("model=gan")
-    assert "models.gan" in gan["training"]
+    assert "families.gan.gan" in gan["training"]
     assert not {"models.diffusion", "diffusion.objectives"} & (gan["training"] | gan["scoring"])
-    assert "diffusion.solvers" in counted("sampler=heun")["drawing"] - counted("sampler=ddpm")["drawing"]
+    assert "sampling.solvers" in counted("sampler=heun")["drawing"] - counted("sampler=ddpm")["drawing"]
     assert "training.trackers" in counted("+callbacks.mine._target_=diffusion_lab.training.trackers.Mine")["training"]
 
 

@@ -30,13 +30,15 @@ class Schedule:
 '''
 HELPER = "def scale(t):\n    return 2 * t\n"
 LAB = {
-    "models/diffusion.py": "from diffusion_lab.networks import UNet as Net\nfrom diffusion_lab.diffusion import Sampler, noise\n"
+    "models/diffusion.py": "from diffusion_lab.networks import UNet as Net\nfrom diffusion_lab.diffusion import noise\n"
+    "from diffusion_lab.sampling import Sampler\n"
     "from diffusion_lab.training import tracking\n\n\ndef train():\n    from diffusion_lab.networks.late import f\n",
     "networks/__init__.py": "from diffusion_lab.networks.unet import UNet\n\nfrom .mlp import MLP\n",
     "networks/unet.py": "from .blocks import Block\n\n\nclass UNet(Block):\n    pass\n",
     **dict.fromkeys(("networks/blocks.py", "networks/mlp.py", "networks/late.py"), "class Block:\n    pass\n"),
-    "diffusion/__init__.py": "from .samplers import Sampler\n",
-    **dict.fromkeys(("diffusion/noise.py", "diffusion/samplers.py", "training/tracking.py"), "x = 1\n"),
+    "diffusion/__init__.py": "",
+    "sampling/__init__.py": "from .samplers import Sampler\n",
+    **dict.fromkeys(("diffusion/noise.py", "sampling/samplers.py", "training/tracking.py"), "x = 1\n"),
     "metrics/score.py": "from diffusion_lab.metrics.cache import x\n",
     **dict.fromkeys(("metrics/cache.py", "metrics/mine.py"), "x = 1\n"),
 }
@@ -66,7 +68,7 @@ def digest(tmp_path):
         ("networks/mlp.py", "class MLP:\n    x = 1\n", set()),
         ("networks/__init__.py", LAB["networks/__init__.py"] + "from .new import New\n", set()),
         ("training/tracking.py", "x = 2\n", set()),
-        ("diffusion/samplers.py", "x = 2\n", {SCORING}),
+        ("sampling/samplers.py", "x = 2\n", {SCORING}),
         ("metrics/cache.py", "x = 2\n", {SCORING}),
         ("metrics/mine.py", "x = 2\n", set()),
     ],
@@ -136,9 +138,9 @@ def test_an_import_for_types_does_not_count(digest):
 def test_what_a_users_module_imports_of_the_lab_counts(digest, scope):
     """Also a sampler: a module of the user that trains may train with it."""
     tree = {f"diffusion_lab/{name}": text for name, text in LAB.items()}
-    tree["mine.py"] = "from diffusion_lab.diffusion import Sampler\n"
+    tree["mine.py"] = "from diffusion_lab.sampling import Sampler\n"
     before = digest(tree, "mine.Schedule", scope=scope)
-    assert digest({"diffusion_lab/diffusion/samplers.py": "x = 2\n"}, "mine.Schedule", scope=scope) != before
+    assert digest({"diffusion_lab/sampling/samplers.py": "x = 2\n"}, "mine.Schedule", scope=scope) != before
 
 
 @pytest.mark.parametrize("name", ["table.json", "tables/a b.npy"])

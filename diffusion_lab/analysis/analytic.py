@@ -1,0 +1,85 @@
+"""How wide is a reverse step at best? The Σ that the bound is least for, from what was measured of the trained network.
+
+Of all Gaussians whose mean is that of q(x_s|x_t, x̂_0), the one closest to q(x_s|x_t, x_0) on average has the variance
+
+    σ*² = β̃_t + (α_s·σ²_ts/σ_t²)²·Var,        Var = E‖x_0 − x̂_0‖²/D
+
+(the first summand is the width of q given x_0, the second that of its mean, for x_0 is not known).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, where
+
+from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.shapes import Broadcast, Images, Steps
+from diffusion_lab.diffusion.variances import Variance
+
+from .network_statistics import NetworkStatistics
+
+
+@dataclass(frozen=True)
+class Analytic(Variance):
+    """Σ = σ*² with Var = (σ_t/α_t)²·(1 − E‖ε̂‖²/D), the same in all dimensions and for all images.
+
+    That is Var where ε̂ is the best there is, E[ε|x_t] (Bao et al. 2022, "Analytic-DPM", theorem 1). Their equation is
+    σ*² = λ² + (√(β̄_n/α_n) − √(β̄_{n−1} − λ²))²·(1 − β̄_n·Γ_n) with λ² = β̃_n and β̄_n·Γ_n = E‖ε̂‖²/D; their theorem 2 has the bounds
+    0 ≤ Var ≤ (σ_t/α_t)², and Var ≤ 1 for data in [−1, 1]. Whole t as measured, between them a line in t. At the last step, s = 0,
+    σ*² is Var itself; where that is 0, the stand-in for β̃_1 is too.
+
+    Parameters
+    ----------
+    statistics: of the very weights.
+    bounded: the data lie in [−1, 1].
+    outputs_per_channel: those of the network, whose variance part is not looked at.
+    """
+
+    statistics: NetworkStatistics
+    bounded: bool = False
+    outputs_per_channel: int = field(default=0, repr=False, kw_only=True)  # after those without a default
+
+    def log_variance(self, process: GaussianDiffusion, x_t: Images, t: Steps, v: Images | None) -> Broadcast:
+        beta_tilde, instead, of_x_0, snr = (
+            values.reshape(-1, *[1] * (x_t.ndim - 1))
+            for values in (
+                process.beta_tilde(t),
+                process.log_beta_tilde(t),
+                process.signal(t - 1) * process.beta(t) / process.noise(t).square(),
+                process.snr(t),
+            )
+        )
+        unexplained = (1 - self._eps_square(process, x_t, t)).clamp(0, 1)
+        spread = (unexplained / snr).clamp(max=1 if self.bounded else None, min=0)
+        variance = beta_tilde + of_x_0.square() * spread
+        return where(variance > 0, variance.log(), instead).to(x_t.dtype)
+
+    def _eps_square(self, process: GaussianDiffusion, x_t: Images, t: Steps) -> Broadcast:
+        """E ε̂² at the time of step t, float64."""
+        place = process.time(t).double() - 1
+        table = self._table(x_t.ndim).to(place.device)
+        low = place.floor().long().clamp(max=len(table) - 1)
+        high = (low + 1).clamp(max=len(table) - 1)
+        return torch.lerp(table[low], table[high], (place - low).reshape(-1, *[1] * (x_t.ndim - 1)))
+
+    def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
+        """E ε̂² at each t, which broadcasts against x_t of so many axes."""
+        return self.statistics.eps_square.reshape(-1, *[1] * (ndim - 1))
+
+
+@dataclass(frozen=True)
+class AnalyticDiagonal(Analytic):
+    """Σ = diag(σ*²), in each dimension with Var = (σ_t/α_t)²·(1 − E ε̂²) of that dimension, the same for all images.
+
+    Each dimension has what `Analytic` gives their mean, so its bound is lower where dimensions differ. Its statistics are noisier:
+    those of a dimension come from its own values alone.
+    """
+
+    needs_dimensions = True
+
+    def _table(self, ndim: int) -> Float64[Tensor, "T *shape"]:
+        table = self.statistics.eps_square_by_dimension
+        if table is None:
+            raise ValueError("AnalyticDiagonal needs statistics by dimension, which were not measured; use Analytic")
+        return table

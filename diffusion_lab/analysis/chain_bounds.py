@@ -1,0 +1,59 @@
+"""How many bits does each of many chains need, from one pass? Chains over some of the steps share q(x_t|x_0) and the network:
+
+    bits(t_1 < … < t_K) = L_T(t_K) + Σ_k L(t_k, t_{k−1}) + L_0(t_1)
+
+so x_t and what the network says of it are found once for each t that any chain visits, and each chain adds its own term.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from diffusion_lab.diffusion.bits import in_bits
+from diffusion_lab.diffusion.bound import NOISE, bound_term
+from diffusion_lab.diffusion.decoders import GAUSSIAN, Decoder
+from diffusion_lab.diffusion.noise import SampleNoise
+from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.reverse import ReverseProcess
+from diffusion_lab.diffusion.shapes import Images, Labels
+from diffusion_lab.diffusion.starts import Start
+from diffusion_lab.sampling.samplers import full
+
+
+@torch.no_grad()
+def chain_bounds(
+    process: GaussianDiffusion,
+    reverse: ReverseProcess,
+    x_0: Images,
+    y: Labels,
+    times: Sequence[Int64[Tensor, " _"]],
+    noise: SampleNoise,
+    num_levels: int | None,
+    decoder: Decoder = GAUSSIAN,
+    start: Start = NOISE,
+) -> Float64[Tensor, "b c"]:
+    """The bound of each image for the chain over each of `times`, steps of `process`, in bits per dimension.
+
+    The first draw of `variational_bound` for each of these chains, all its terms, with as many evaluations of the network as there
+    are different t. It works for any variance, a learned one too, of a reverse process without guidance.
+
+    y: the classes, for the start, and for a network that takes them.
+    """
+    known = None if reverse.null_class is None else y
+    noise, chains = noise.fork(0), [process.respace(kept) for kept in times]
+    bits = torch.stack([in_bits(start.kl(chain, x_0, y)).double() for chain in chains], dim=1)
+    steps = [{int(t): k for k, t in enumerate(kept, start=1)} for kept in times]
+    for t in torch.cat(list(times)).unique().tolist():
+        whole = full(t, x_0)
+        here = process.at(whole)
+        x_t = here.q_sample(x_0, whole, noise(t, x_0))
+        output, v = reverse.evaluate(here, x_t, whole, known)
+        for c, chain in enumerate(chains):
+            if t in steps[c]:
+                k = full(steps[c][t], x_0)
+                at = chain.at(k)
+                step = reverse.from_output(at, output, v, x_t, k)
+                bits[:, c] += bound_term(at, step.distribution, x_0, x_t, k, num_levels, decoder)
+    return bits

@@ -1,0 +1,97 @@
+"""Size and error of the network's prediction at each t of the chain that it was trained on, from one pass over images.
+
+    E‖ε̂(x_t, t)‖²/D        and        E‖x_0 − x̂_0(x_t, t)‖²/D,        x_t ~ q(x_t|x_0)
+
+The best variances of a step from t to any s < t follow from these alone (`analytic`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from diffusion_lab.diffusion.noise import Noise
+from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.reverse import ReverseStep
+from diffusion_lab.diffusion.shapes import Images, Labels, PerSample
+from diffusion_lab.sampling.samplers import full
+
+_NEAREST = 8  # an average over neighbours of t reaches a share of t that is one over this
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkStatistics:
+    """Means over images and noise; entry i of a table is at t = i + 1 of the original chain.
+
+    Attributes
+    ----------
+    eps_square: E‖ε̂‖²/D, float64 (T,).
+    x_0_mse: E‖x_0 − x̂_0‖²/D, float64 (T,).
+    eps_square_by_dimension: E ε̂², float64 (T, *shape), where it was measured.
+    of: which images they are means over, for the record.
+    """
+
+    eps_square: Float64[Tensor, " T"]
+    x_0_mse: Float64[Tensor, " T"]
+    of: str = ""
+    eps_square_by_dimension: Float64[Tensor, "T *shape"] | None = None
+
+    def __repr__(self) -> str:
+        return self.of
+
+    def smoothed(self) -> "NetworkStatistics":
+        """x_0_mse with its noise averaged out over neighbouring t: for choices among t, which would otherwise prefer lucky ones.
+
+        log x_0_mse, over 2 % of the chain to each side, but no further than an eighth of t: near the data it falls steeply.
+        """
+        log_mse = smoothed(self.x_0_mse.clamp(min=1e-30).log(), len(self.x_0_mse) // 50)
+        return replace(self, x_0_mse=log_mse.exp())
+
+
+def smoothed(values: Float64[Tensor, " n"], half_width: int) -> Float64[Tensor, " n"]:
+    """Averages over neighbours, which weigh less with their distance; as many on each side, so that a line stays a line."""
+    i = torch.arange(len(values), dtype=torch.float64)
+    width = torch.minimum((i / _NEAREST).floor(), i.flip(0)).clamp(max=half_width) + 1
+    weights = (1 - (i[:, None] - i[None, :]).abs() / width[:, None]).clamp(min=0)
+    return weights @ values / weights.sum(dim=1)
+
+
+def network_statistics(
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+) -> dict[str, Float64[Tensor, "b T"]]:
+    """`eps_square` and `x_0_mse` of each image at each integer t of a full chain, each t with the noise of its key.
+
+    Their means over images are the tables of `NetworkStatistics`. What ‖ε‖²/D exceeds its expectation by, which is 1, is taken off
+    ‖ε̂‖²/D: the mean stays, and varies far less where the network knows the noise well.
+    """
+    eps_square, x_0_mse = [], []
+    for eps, predicted in _predictions(process, reverse, x_0, y, noise):
+        eps_square.append(_mean_square(predicted.eps) - _mean_square(eps) + 1)
+        x_0_mse.append(_mean_square(x_0 - predicted.x_0))
+    return {"eps_square": torch.stack(eps_square, dim=1), "x_0_mse": torch.stack(x_0_mse, dim=1)}
+
+
+def dimension_statistics(
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+) -> dict[str, Float64[Tensor, "1 T *shape"]]:
+    """`eps_square_by_dimension` as a sum over images, with the same noise and steadied in the same way as `network_statistics`."""
+    predictions = _predictions(process, reverse, x_0, y, noise)
+    sums = [(predicted.eps.double().square() - eps.double().square() + 1).sum(dim=0) for eps, predicted in predictions]
+    return {"eps_square_by_dimension": torch.stack(sums)[None]}
+
+
+@torch.no_grad()
+def _predictions(
+    process: GaussianDiffusion, reverse: Callable[..., ReverseStep], x_0: Images, y: Labels, noise: Noise
+) -> Iterator[tuple[Images, ReverseStep]]:
+    """ε and what the reverse process makes of x_t, for t = 1, 2, …, T."""
+    for t in range(1, process.num_timesteps + 1):
+        steps, eps = full(t, x_0), noise(t, x_0)
+        here = process.at(steps, shared_t=t)
+        yield eps, reverse(here, here.q_sample(x_0, steps, eps), steps, y)
+
+
+def _mean_square(x: Images) -> PerSample:
+    return x.double().square().flatten(1).mean(dim=1)

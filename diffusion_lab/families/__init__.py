@@ -1,0 +1,1 @@
+"""Families of generative models beside diffusion, each with its loss, networks and LightningModule."""

@@ -1,0 +1,191 @@
+"""The variational autoencoder: an encoder q(z|x_0), a prior p(z), a decoder with its likelihood p(x_0|z).
+
+    L = distortion + β·rate,   distortion = −E_q log p(x_0|z),   rate = KL(q(z|x_0) ‖ p(z))
+
+in bits/dim, so that at β = 1 without free bits L is the ELBO (Kingma & Welling 2014; β: Higgins et al. 2017). With classes all
+of it is given the class: q(z|x_0, y), p(x_0|z, y), and p(z|y) where the prior is learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion import Gaussian, SampleNoise, derive_seed
+from diffusion_lab.diffusion.bits import in_bits, in_nats
+from diffusion_lab.diffusion.streams import BOUND, DECODER, TRAINING
+from diffusion_lab.families.vae.autoencoder import Autoencoder
+from diffusion_lab.families.vae.elbo import ImportanceWeighted, log_weight, paid_rate
+from diffusion_lab.families.vae.likelihoods import DecoderLikelihood
+from diffusion_lab.families.vae.priors import Prior
+from diffusion_lab.models.base import GenerativeModel, Likelihood
+from diffusion_lab.models.optimization import Optimization
+from diffusion_lab.networks.flops import NetworkCost, count_flops
+
+IMPORTANCE_DRAWS = 64  # K of the importance-weighted bound
+
+
+class VAE(GenerativeModel):
+    """q(z|x_0), p(z), p(x_0|z), trained by the evidence lower bound.
+
+    Parameters
+    ----------
+    shape: (C, H, W) of images, or (D,) of points. num_levels: the data's levels; None for continuous data.
+    num_classes: the classes that the model is conditioned on; None: it is not.
+    network: given out_channels and num_classes, builds encoder and decoder.
+    decoder_likelihood: p(x_0|z) of the decoder's outputs. prior: given latent_dim and num_classes, builds p(z).
+    beta: the factor on the rate in training; the stated likelihood is always that of β = 1.
+    free_bits: of every latent dimension, so many bits cost nothing in training (Kingma et al. 2016); needs a rate by dimension.
+    samples_are_means: samples show the mean of p(x_0|z); else a draw from it, which is what the likelihood is about, with its noise
+        in every pixel.
+    seed: training's noise at batch k is a function of (seed, k).
+    """
+
+    network: Autoencoder
+    term_names = ("loss", "rate", "distortion")
+    nfe = 1  # the decoder
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_levels: int | None,
+        num_classes: int | None,
+        network: Callable[..., Autoencoder],
+        decoder_likelihood: DecoderLikelihood,
+        prior: Callable[..., Prior],
+        optimization: Optimization,
+        beta: float,
+        free_bits: float,
+        samples_are_means: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("beta", beta), ("free_bits", free_bits)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.{name}={value} must be at least 0 and finite")
+        self.shape, self.num_levels, self.num_classes = tuple(shape), num_levels, num_classes
+        self.seed, self.optimization = seed, optimization
+        self.decoder_likelihood = decoder_likelihood
+        if not isinstance(samples_are_means, bool):
+            raise ValueError(f"sampling.means={samples_are_means} must be true or false")
+        self.beta, self.free_bits, self.samples_are_means = beta, free_bits, samples_are_means
+        self.network = network(
+            out_channels=self.shape[0] * decoder_likelihood.outputs_per_channel, num_classes=num_classes
+        )
+        self.prior = prior(latent_dim=self.network.latent_dim, num_classes=num_classes)
+        if free_bits > 0 and not self.prior.by_dimension:
+            raise ValueError(
+                f"model.free_bits={free_bits} needs prior=standard_normal: the rate of a learned prior is not a sum over dimensions"
+            )
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Any]:
+        """One z a sample. Every rank draws the noise of the global batch and takes its rows."""
+        x_0, y = batch
+        size, rows = self.global_batch(len(x_0))
+        generator = self.generator(TRAINING, x_0.device)
+        eps = torch.randn(size, self.network.latent_dim, generator=generator, device=x_0.device)[rows]
+        terms = self._terms(x_0, self._labels_used(y), eps)
+        return {"loss": terms["loss"], "terms": {name: term.detach() for name, term in terms.items()}}
+
+    def held_out_terms(self, x_0: Tensor, y: Tensor | None, noise: SampleNoise) -> dict[str, Tensor]:
+        return self._terms(x_0, self._labels_used(y), noise.initial((self.network.latent_dim,)).to(x_0))
+
+    def _terms(self, x_0: Tensor, y: Tensor | None, eps: Tensor) -> dict[str, Tensor]:
+        """What is minimised, and its parts, as means of the batch."""
+        mean, log_variance, output = self.network(x_0, eps, y)
+        posterior = Gaussian(mean, log_variance)
+        rates = self.prior.rate(posterior, self.prior.log_prob(posterior.sample(eps), y))
+        distortion = self._distortion(output, x_0).mean()
+        paid = paid_rate(rates, in_nats(self.free_bits), self._batch_mean(rates))
+        loss = distortion + self.beta * self._bits_per_dim(paid)
+        return {"loss": loss, "rate": self._bits_per_dim(rates.sum(dim=1)).mean(), "distortion": distortion}
+
+    def sample(self, indices: Tensor, seed: int, y: Tensor | None = None) -> Tensor:
+        y = self._labels_used(y)
+        output = self.network.decode(self.prior.from_noise(self.latents(indices, seed), y), y)
+        if self.samples_are_means:
+            return self.decoder_likelihood.mean(output)
+        return self.decoder_likelihood.draw(output, SampleNoise(derive_seed(seed, DECODER), indices))
+
+    def latents(self, indices: Tensor, seed: int) -> Tensor:
+        """u ~ N(0, I), which the prior maps to z."""
+        return SampleNoise(seed, indices).initial((self.network.latent_dim,))
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of p(x_0|z) of the z that the prior makes of these latents."""
+        y = self._labels_used(y)
+        return self.decoder_likelihood.mean(self.network.decode(self.prior.from_noise(z, y), y))
+
+    def encode(self, x_0: Tensor, y: Tensor | None = None) -> Tensor:
+        """The noise u that the prior maps to the mean of q(z|x_0)."""
+        y = self._labels_used(y)
+        return self.prior.to_noise(self.network.encode(x_0, y)[0], y)
+
+    def cost(self) -> NetworkCost:
+        """Of all parts the parameters, of prior and decoder the operations, which draw a sample; the prior's are those of u(z): the
+        counter has no formula for a triangular system. With the composition of each matrix, which a batch shares."""
+        z = torch.zeros(1, self.network.latent_dim, device=self.device)
+        y = None if self.num_classes is None else torch.zeros(1, dtype=torch.int64, device=self.device)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return NetworkCost(parameters, count_flops(lambda: (self.prior.to_noise(z, y), self.network.decode(z, y))))
+
+    def likelihood(
+        self, x_0: Tensor, y: Tensor | None, seed: int, indices: Tensor, max_terms: int | None
+    ) -> Likelihood:
+        """The ELBO, averaged over K draws of z, and beside it the importance-weighted bound of these draws.
+
+        One draw at a time: memory does not grow with K.
+        """
+        y = self._labels_used(y)
+        posterior = Gaussian(*self.network.encode(x_0, y))
+        noise = SampleNoise(derive_seed(seed, BOUND), indices)
+        rates, distortions, weighted = [], [], ImportanceWeighted()
+        for k in range(IMPORTANCE_DRAWS):
+            z = posterior.sample(noise(k + 1, posterior.mean))
+            log_prior = self.prior.log_prob(z, y)
+            rates.append(self._bits_per_dim(self.prior.rate(posterior, log_prior).double().sum(dim=1)))
+            distortions.append(self._distortion(self.network.decode(z, y), x_0))
+            weighted.add(log_weight(posterior, z, log_prior, -self._nats(distortions[-1])))
+        parts = {"rate": torch.stack(rates).mean(dim=0), "distortion": torch.stack(distortions).mean(dim=0)}
+        variance = (torch.stack(rates) + torch.stack(distortions)).var(dim=0) / IMPORTANCE_DRAWS
+        return Likelihood(
+            bits_per_dim=parts["rate"] + parts["distortion"],
+            kind="ELBO" if y is None else "ELBO given the class",
+            parts=parts,
+            beside={"importance_weighted": self._bits_per_dim(-weighted.log_mean)},
+            standard_error=float(variance.sum().sqrt()) / len(x_0),
+        )
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "family": "vae",
+            "decoder_likelihood": repr(self.decoder_likelihood),
+            "prior": type(self.prior).__name__,
+            "samples_are": f"{'means' if self.samples_are_means else 'draws'} of the decoder's likelihood",
+            "importance_draws": IMPORTANCE_DRAWS,
+            "conditional": self.num_classes is not None,
+        }
+
+    def _labels_used(self, y: Tensor | None) -> Tensor | None:
+        """Data with classes give them to an unconditional model too."""
+        return None if self.num_classes is None else y
+
+    def _distortion(self, output: Tensor, x_0: Tensor) -> Tensor:
+        """−log p(x_0|z), bits/dim, float64 (B,)."""
+        return self._bits_per_dim(-self.decoder_likelihood.log_prob(output, x_0).double().flatten(1).sum(dim=1))
+
+    def _bits_per_dim(self, nats: Tensor) -> Tensor:
+        return in_bits(nats, math.prod(self.shape))
+
+    def _nats(self, bits_per_dim: Tensor) -> Tensor:
+        return in_nats(bits_per_dim, math.prod(self.shape))
+
+    def _batch_mean(self, rates: Tensor) -> Tensor | None:
+        """Of the rate of each latent dimension over all ranks; None where one rank has the whole batch, or nothing is free."""
+        if self.trainer.world_size == 1 or self.free_bits == 0:
+            return None
+        return self.of_all_ranks(rates.detach().mean(dim=0)).mean(dim=0)

@@ -1,0 +1,296 @@
+"""How hard is a sample pushed towards its class, or away from the faults of a worse model? A reverse process around others.
+
+    classifier-free   ε̂ = ε_θ(x_t) + s·(ε_θ(x_t, y) − ε_θ(x_t))            Ho & Salimans 2022, eq. 6, with s = 1 + w
+    autoguidance      x̂_0 = x̂_worse + s·(x̂_θ − x̂_worse)                     Karras et al. 2024, "Guiding a Diffusion Model with
+                                                                           a Bad Version of Itself"
+    classifier        μ̂ = μ_θ + s·Σ_θ·∇ log p(y|x_t)                       Dhariwal & Nichol 2021, algorithm 1
+                      ε̂ = ε_θ − s·σ_t·∇ log p(y|x_t)                       algorithm 2, σ_t = √(1 − ᾱ_t)
+
+s = 1 is Bayes' rule, p(x|y) ∝ p(x)·p(y|x); larger s is sharper than the data's own classes: more precision, less recall. In
+autoguidance s = 1 is the model itself; beyond it, samples avoid what only a worse model makes. A guided process gives the same
+`ReverseStep`, so samplers and the bound do not depend on it, and as it takes the *process*, a respaced one gives Σ of its
+longer strides.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from diffusion_lab.diffusion.gaussian import Gaussian
+from diffusion_lab.diffusion.predictions import eps_from_x_0, x_0_from_eps
+from diffusion_lab.diffusion.process import GaussianDiffusion, per_sample
+from diffusion_lab.diffusion.reverse import ReverseProcess, ReverseStep
+from diffusion_lab.diffusion.shapes import Images, Labels, Number, Steps
+
+from .intervals import Acts, Interval, acts, check_interval
+
+
+@dataclass(frozen=True, repr=False)
+class Worse:
+    """The worse model: another one, or the model itself at an earlier moment of its training. Neither: itself, as it is.
+
+    Parameters
+    ----------
+    moment: the share of its training that the model had done, or a name of the moment.
+    reverse: the reverse process of another model. name: of the other one, for the record.
+    """
+
+    moment: Number | str | None = None
+    reverse: ReverseProcess | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.moment, float | int) and not 0 < self.moment < 1:
+            raise ValueError(f"guidance.moment={self.moment} must be a share of the training, between 0 and 1")
+
+    def __repr__(self) -> str:
+        return self.name or ("itself" if self.moment is None else f"itself at {self.moment} of its training")
+
+    @property
+    def own_moment(self) -> Number | str | None:
+        """The moment of the model's own training that it is; None for another model."""
+        return self.moment if self.reverse is None else None
+
+    @property
+    def is_itself(self) -> bool:
+        return self.reverse is None and self.moment is None
+
+    def beside(self, earlier: Callable[[Number | str], ReverseProcess] | None) -> ReverseProcess | None:
+        """Its reverse process; None where that is the model's own: also of a moment while there is no `earlier`."""
+        moment = self.own_moment
+        return earlier(moment) if moment is not None and earlier is not None else self.reverse
+
+
+class ReverseInputs(NamedTuple):
+    """The arguments of a reverse process, in their order: x_t at t of a process, of class y."""
+
+    process: GaussianDiffusion
+    x_t: Images
+    t: Steps
+    y: Labels
+
+
+class Guidance(ABC):
+    """What is done to p_θ(x_{t−1}|x_t) so that it leads to the class y, or to better images.
+
+    `guides`: it changes the prediction. `needs_null_class`: it evaluates a network with and without the label, so one that was
+    trained with label dropout.
+    `num_classes`: of what the guidance itself knows; None where the network's classes are all there are. `worse`: the model that it
+    leads away from. `interval`, `log_snr_interval`: where it acts, in t of the original chain or in log SNR, both ends included;
+    elsewhere the model is left alone (Kynkäänniemi et al. 2024).
+    """
+
+    guides: ClassVar[bool] = True
+    needs_null_class: ClassVar[bool] = False
+    num_classes: int | None = None
+    worse: Worse | None = None
+    interval: Interval = None
+    log_snr_interval: Interval = None
+
+    @abstractmethod
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        """The guided evaluation. worse: None where it is the model itself."""
+
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        """Network evaluations that one step at t (1,) takes, where there is a label."""
+        return 1
+
+    def acts(self, process: GaussianDiffusion, t: Steps) -> Acts:
+        """Where it acts."""
+        return acts(process, t, self.interval, self.log_snr_interval)
+
+    def around(
+        self, reverse: ReverseProcess, earlier: Callable[[Number | str], ReverseProcess] | None = None
+    ) -> "GuidedReverse":
+        """`reverse`, guided. earlier: its training's earlier moments; None: there are none yet, and a guidance by one waits."""
+        return GuidedReverse(reverse, self, None if self.worse is None else self.worse.beside(earlier))
+
+
+@dataclass(frozen=True)
+class GuidedReverse:
+    """(process, x_t, t, y) -> ReverseStep, as a `ReverseProcess` is."""
+
+    reverse: ReverseProcess
+    guidance: Guidance
+    worse: ReverseProcess | None = None
+
+    def __call__(self, process: GaussianDiffusion, x_t: Images, t: Steps, y: Labels = None) -> ReverseStep:
+        return self.guidance.step(self.reverse, self.worse, ReverseInputs(process.at(t), x_t, t, y))
+
+    def without_clipping(self) -> "GuidedReverse":
+        """The same without clamping x̂_0."""
+        return replace(self, reverse=self.reverse.without_clipping())
+
+
+@dataclass(frozen=True)
+class Unguided(Guidance):
+    """The network's own p_θ(x_{t−1}|x_t, y)."""
+
+    guides = False
+
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        return reverse(*inputs)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """output = output(∅) + s·(output(y) − output(∅)), Σ from the branch with y (Ho & Salimans 2022, eq. 6).
+
+    At a given x_t every prediction is an affine map of ε with the same offset in both branches, and the weights 1 − s and s add
+    up to 1: combining raw outputs *is* combining ε̂, x̂_0 or v̂. Clipping comes after.
+
+    Parameters
+    ----------
+    scale: s ≥ 0. 1 is the conditional model and 0 the unconditional one, exactly and with one evaluation instead of two.
+    worse: whose output(∅) it is; None: the model's own. So it leads away from having no label and from a worse model at once.
+    """
+
+    scale: Number = 2.0
+    interval: Interval = None
+    log_snr_interval: Interval = None
+    worse: Worse | None = None
+    needs_null_class = True
+
+    def __post_init__(self) -> None:
+        _check(self.scale, self.interval, self.log_snr_interval)
+        if self.worse is not None and self.worse.is_itself:
+            object.__setattr__(self, "worse", None)
+
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        process, x_t, t, y = inputs
+        acts = self.acts(process, t)
+        if y is None or self.scale == 1 or not acts.anywhere:
+            return reverse(*inputs)
+        if worse is not None:
+            nothing = None if worse.null_class is None else torch.full_like(y, worse.null_class)
+            return _away_from(worse, nothing, self.scale, acts.where, reverse, inputs)
+        if reverse.null_class is None:
+            raise ValueError(
+                "classifier-free guidance needs a network that was trained without labels too: model.label_dropout"
+            )
+        nothing = torch.full_like(y, reverse.null_class)
+        if self.scale == 0:
+            return reverse(process, x_t, t, torch.where(acts.where, nothing, y))
+        output, v = reverse.evaluate(process, torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, nothing]))
+        conditional, unconditional = output.chunk(2)
+        output = _extrapolated(unconditional, conditional, self.scale, acts.where)
+        return reverse.from_output(process, output, None if v is None else v[: len(x_t)], x_t, t)
+
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        spared = (1,) if self.worse is not None else (0, 1)
+        return 2 if self.scale not in spared and self.acts(process, t).anywhere else 1
+
+
+@dataclass(frozen=True)
+class Autoguidance(Guidance):
+    """output = output_worse + s·(output − output_worse), both given the same label or none; Σ is the model's own.
+
+    The worse model makes the same mistakes, only larger ones, so where the two differ, the way from it to the model leads away from
+    them (Karras et al. 2024). It is a smaller network, or an earlier moment of the same training.
+
+    Parameters
+    ----------
+    worse: the worse model. It may predict something else than the model: what it says is put in the model's terms.
+    scale: s ≥ 0. 1 is the model itself, with one evaluation instead of two, and 0 has the mean of the worse one.
+    """
+
+    worse: Worse
+    scale: Number = 2.0
+    interval: Interval = None
+    log_snr_interval: Interval = None
+
+    def __post_init__(self) -> None:
+        _check(self.scale, self.interval, self.log_snr_interval)
+        if self.worse is None or self.worse.is_itself:
+            raise ValueError("autoguidance needs a worse model: set guidance.moment or guidance.model")
+
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        acts = self.acts(inputs.process, inputs.t)
+        if worse is None or self.scale == 1 or not acts.anywhere:
+            return reverse(*inputs)
+        return _away_from(worse, inputs.y, self.scale, acts.where, reverse, inputs)
+
+    def evaluations(self, process: GaussianDiffusion, t: Steps) -> int:
+        return 2 if self.scale != 1 and self.acts(process, t).anywhere else 1
+
+
+def _away_from(
+    worse: ReverseProcess,
+    labels: Labels,
+    scale: Number,
+    acts: Bool[Tensor, " b"],
+    reverse: ReverseProcess,
+    inputs: ReverseInputs,
+) -> ReverseStep:
+    """`reverse`, guided away from `worse`, which is given the `labels` if it takes labels."""
+    process, x_t, t, y = inputs
+    output, v = reverse.evaluate(process, x_t, t, y)
+    predicted = worse.without_clipping()(process, x_t, t, labels if worse.null_class is not None else None)
+    base = reverse.prediction.target(process, predicted.x_0, predicted.eps, t)
+    return reverse.from_output(process, _extrapolated(base, output, scale, acts), v, x_t, t)
+
+
+def _extrapolated(base: Images, output: Images, scale: Number, acts: Bool[Tensor, " b"]) -> Images:
+    """base + s·(output − base) where the guidance acts."""
+    return torch.where(acts.reshape(-1, *[1] * (output.ndim - 1)), base + scale * (output - base), output)
+
+
+@dataclass(frozen=True)
+class ClassifierGuidance(Guidance):
+    """μ̂ = μ_θ + s·Σ_θ·g and ε̂ = ε_θ − s·σ_t·g, g = ∇ log p(y|x_t) (Dhariwal & Nichol 2021, algorithms 1 and 2).
+
+    The first is what ancestral steps read, the second what all others read. x̂_0 follows ε̂, and is clipped again where the reverse
+    process clips it. The network may know the classes too, or none.
+
+    Parameters
+    ----------
+    classifier: (x_t (B, …), timesteps int64 (B,)) -> logits (B, num_classes), differentiable. It sees the 0-based index of the
+        step in the original chain, as the network does.
+    scale: s ≥ 0; 0 leaves the process as it is and evaluates no classifier.
+    name: of the classifier, for the record.
+    """
+
+    classifier: Callable[[Tensor, Tensor], Tensor] = field(repr=False)
+    num_classes: int
+    scale: Number = 1.0
+    name: str = ""
+    interval: Interval = None
+    log_snr_interval: Interval = None
+
+    def __post_init__(self) -> None:
+        _check(self.scale, self.interval, self.log_snr_interval)
+
+    def step(self, reverse: ReverseProcess, worse: ReverseProcess | None, inputs: ReverseInputs) -> ReverseStep:
+        process, x_t, t, y = inputs
+        predicted = reverse(process, x_t, t, y if reverse.null_class is not None else None)
+        acts = self.acts(process, t)
+        if y is None or self.scale == 0 or not acts.anywhere:
+            return predicted
+        shift = self.scale * per_sample(acts.where.double(), x_t) * self._gradient(x_t, process.network_time(t), y)
+        distribution = predicted.distribution
+        mean = distribution.mean + distribution.log_variance.exp() * shift
+        eps = predicted.eps - per_sample(process.noise(t), x_t) * shift
+        guess = x_0_from_eps(process, eps, x_t, t)
+        x_0 = reverse.clipping(guess)
+        eps = eps if x_0 is guess else eps_from_x_0(process, x_0, x_t, t)
+        return replace(predicted, distribution=Gaussian(mean, distribution.log_variance), x_0=x_0, eps=eps)
+
+    def _gradient(self, x_t: Images, timesteps: Steps, y: Int64[Tensor, " b"]) -> Float[Tensor, "b *dims"]:
+        """∇ log p(y|x_t) with respect to x_t, nats."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            # A view, because torch's counter of FLOPs refuses gradients of the very tensor that a module is given.
+            log_p = self.classifier(x.view_as(x), timesteps).log_softmax(dim=1)
+            return torch.autograd.grad(log_p.gather(1, y[:, None]).sum(), x)[0]
+
+
+def _check(scale: Number, interval: Interval, log_snr_interval: Interval) -> None:
+    check_interval(interval, log_snr_interval)
+    if not (0 <= scale < math.inf):
+        raise ValueError(f"guidance.scale={scale} must be at least 0")

@@ -1,0 +1,188 @@
+"""Which times does a sampler visit? Strictly increasing, and ending at the last, or where only noise is left.
+
+A spacing takes the process, so steps may be even in t, in log SNR, or in a power of σ/α.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from diffusion_lab.diffusion.process import GaussianDiffusion
+from diffusion_lab.diffusion.shapes import Number
+
+Visited = Int64[Tensor, " K"] | Float64[Tensor, " K"]
+
+
+class Costs(ABC):
+    """What each step costs a trained network."""
+
+    @abstractmethod
+    def best(self, num_steps: int, last: int | None = None) -> Visited:
+        """The times of the cheapest chain of so many steps, which ends at T or at `last`."""
+
+
+@dataclass(frozen=True)
+class Spacing(ABC):
+    """process -> the times that it is to be respaced to.
+
+    `needs_costs`: it follows from what each step costs the trained network, which `measured` gives it.
+    """
+
+    needs_costs: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        """Steps, int64 (K,), strictly increasing within 1 … T and ending at T unless told otherwise, or times, float64 (K,).
+
+        A bare T means any process of T steps; ValueError where T alone is not enough.
+        """
+
+    def measured(self, costs: Costs) -> "Spacing":
+        """The same spacing with these costs."""
+        return self
+
+
+@dataclass(frozen=True)
+class AllSteps(Spacing):
+    """S = {1 … T}."""
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        return torch.arange(1, _last(process) + 1)
+
+
+@dataclass(frozen=True)
+class EvenSpacing(Spacing):
+    """t_i = 1 + i·(T − 1)/(K − 1), i = 0 … K − 1, halves rounded to even (Nichol & Dhariwal 2021, section 4). K = 1 keeps T."""
+
+    num_steps: int
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        last = _last(process)
+        _check(self.num_steps, last)
+        i = torch.arange(self.num_steps, dtype=torch.float64)
+        return (
+            1 + (i * (last - 1) / (self.num_steps - 1)).round().long() if self.num_steps > 1 else torch.tensor([last])
+        )
+
+
+@dataclass(frozen=True)
+class QuadraticSpacing(Spacing):
+    """t_i = 1 + (i/(K − 1))²·(T − 1), i = 0 … K − 1: dense near the data (Song et al. 2020, DDIM).
+
+    Halves are rounded to even and collisions moved up. K = 1 keeps T.
+    """
+
+    num_steps: int
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        last = _last(process)
+        _check(self.num_steps, last)
+        return _distinct(1 + (_fractions(self.num_steps).square() * (last - 1)).round().long(), last)
+
+
+@dataclass(frozen=True)
+class LogSNRSpacing(Spacing):
+    """log SNR falls from the first time's to the last time's in K − 1 equal steps (Lu et al. 2022, DPM-Solver).
+
+    Whole t are the nearest ones, collisions moved apart. K = 1 keeps the last.
+
+    log_snr_max, log_snr_min: start and end there where the schedule reaches further; None: at its own ends. Beyond them steps are
+    wasted: at the noisy end x̂_0 is the mean of the data anyway, at the clean end x̂_0 is close to x_0. What log_snr_min
+    leaves out of the noise is taken for noise: x there for N(0, prior_std²·I) of the shorter chain.
+    """
+
+    num_steps: int
+    log_snr_max: Number | None = None
+    log_snr_min: Number | None = None
+
+    def __post_init__(self) -> None:
+        highest, lowest = self.log_snr_max, self.log_snr_min
+        if highest is not None and lowest is not None and not lowest < highest:
+            raise ValueError(f"sampler.spacing.log_snr_min={lowest} must lie below log_snr_max={highest}")
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        return _at_log_snr(process, self.num_steps, torch.lerp, self.log_snr_max, self.log_snr_min)
+
+
+@dataclass(frozen=True)
+class KarrasSpacing(Spacing):
+    """(σ/α)^{1/ρ} rises from the first time's to the last time's in K − 1 equal steps (Karras et al. 2022, EDM, eq. 5).
+
+    ρ → ∞ is `LogSNRSpacing`; smaller ρ spends more of the steps at the noisy end. Whole t as there.
+    """
+
+    num_steps: int
+    rho: Number = 7.0
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"sampler.spacing.rho={self.rho} must be a number above 0")
+
+    def __call__(self, process: GaussianDiffusion | int) -> Visited:
+        def log_snr(first: Tensor, last: Tensor, share: Tensor) -> Tensor:
+            root, root_last = (torch.exp(-end / (2 * self.rho)) for end in (first, last))
+            return -2 * self.rho * torch.lerp(root, root_last, share).log()
+
+        return _at_log_snr(process, self.num_steps, log_snr)
+
+
+def _at_log_snr(
+    process: GaussianDiffusion | int,
+    num_steps: int,
+    log_snr: Callable[[Tensor, Tensor, Tensor], Tensor],
+    highest: Number | None = None,
+    lowest: Number | None = None,
+) -> Visited:
+    """The times whose log SNRs are log_snr(first, last, i/(K − 1)), first and last those of the process or the ends given."""
+    if isinstance(process, int):
+        raise ValueError("steps by log SNR need the process: call spacing(process), not spacing(T)")
+    last = process.num_timesteps
+    _check(num_steps, num_steps if process.schedule.takes_real_t and num_steps > 0 and last > 1 else last)
+    ends = process.log_snr(torch.tensor([1, last]))
+    first = ends[0] if highest is None else ends[0].clamp(max=highest)
+    final = ends[1] if lowest is None else ends[1].clamp(min=lowest)
+    if not (final < first or (last == 1 and final == first)):
+        raise ValueError(
+            f"sampler.spacing: log_snr_max={highest} and log_snr_min={lowest} exclude all log SNRs of the schedule, which are "
+            f"{float(ends[1]):.4g} to {float(ends[0]):.4g}"
+        )
+    times = process.times_at(log_snr(first, final, _fractions(num_steps)))
+    if not times.is_floating_point():
+        return _distinct(times, last)
+    if final == ends[1]:
+        times[-1] = process.timesteps[-1] + 1
+    return times
+
+
+def _fractions(num_steps: int) -> Float64[Tensor, " K"]:
+    """i/(K − 1), i = 0 … K − 1; 1 where K = 1."""
+    return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1) if num_steps > 1 else torch.ones(1).double()
+
+
+def whole_times(process: GaussianDiffusion, times: Visited) -> Int64[Tensor, " _"]:
+    """The steps of `process` nearest to `times`, as many of them, collisions moved apart; all steps where there are more times."""
+    last = process.num_timesteps
+    return _distinct(times.round().long(), last)[-last:]
+
+
+def _distinct(wanted: Int64[Tensor, " K"], last: int) -> Int64[Tensor, " K"]:
+    """Rising t in 1 … last with collisions moved up, and down again from where they would pass the last."""
+    i = torch.arange(len(wanted))
+    # A step lies at least one above the step before it: subtract i, take the running maximum, add i again.
+    return (wanted - i).cummax(dim=0).values.clamp(max=last - len(wanted) + 1) + i
+
+
+def _last(process: GaussianDiffusion | int) -> int:
+    return process if isinstance(process, int) else process.num_timesteps
+
+
+def _check(num_steps: int, most: int) -> None:
+    if not 1 <= num_steps <= most:
+        raise ValueError(
+            f"sampler.spacing.num_steps={num_steps} must lie in 1 … {most}, because the chain has {most} steps"
+        )

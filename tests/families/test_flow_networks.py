@@ -1,0 +1,183 @@
+"""The wavelet flow and the spline flow, as networks: what they are at first, how they are told, which sizes they take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import diffusion_lab
+from diffusion_lab.families.flow.couplings import standard_normal_log_prob
+from diffusion_lab.families.flow.splines import SplineCoupling, SplineFlow
+from diffusion_lab.families.flow.wavelet_flow import WaveletFlow
+
+SMALL = {"coarse_hidden": 16, "embedding_dim": 3}
+NETWORKS = {
+    "wavelets": (lambda **o: WaveletFlow(1, 8, num_steps=2, hidden=8, coarse_steps=2, **SMALL, **o), (1, 8, 8)),
+    "wavelets of 28 pixels": (
+        lambda **o: WaveletFlow(1, 28, num_steps=1, hidden=4, coarse_steps=1, **SMALL, **o),
+        (1, 28, 28),
+    ),
+    "wavelets in colour": (
+        lambda **o: WaveletFlow(3, 12, num_steps=1, hidden=8, coarse_steps=1, **SMALL, **o),
+        (3, 12, 12),
+    ),
+    "splines": (lambda **o: SplineFlow(2, num_steps=3, hidden=16, embedding_dim=3, **o), (2,)),
+    "splines of a line": (lambda **o: SplineFlow(1, num_steps=2, hidden=8, embedding_dim=3, **o), (1,)),
+    "splines in 5 dimensions": (lambda **o: SplineFlow(5, num_steps=2, hidden=8, embedding_dim=3, **o), (5,)),
+}
+
+
+def made(name, woken=True, dtype=torch.float64, **options):
+    """A network, its zeros woken, and a batch."""
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    network = build(**options)
+    for parameter in network.parameters():
+        if woken and not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(4, *shape, dtype=dtype)
+    return network.to(dtype), x.tanh() if len(shape) == 3 else x
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-10)], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_goes_in_comes_back(name, dtype, within):
+    network, x = made(name, dtype=dtype)
+    z, log_det = network(x)
+    assert z.shape == (4, x[0].numel())
+    assert log_det.shape == (4,)
+    torch.testing.assert_close(network.inverse(z), x, rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("name", ["wavelets", "splines", "splines of a line", "splines in 5 dimensions"])
+def test_the_log_determinant_of_the_whole_is_autograds(name):
+    network, x = made(name, num_classes=3)
+    y = torch.tensor([0, 1, 2, 1])
+    _, log_det = network(x, y)
+    for i in range(2):
+        jacobian = torch.autograd.functional.jacobian(lambda one, i=i: network(one[None], y[i, None])[0][0], x[i])
+        expected = torch.linalg.slogdet(jacobian.reshape(x[0].numel(), -1)).logabsdet
+        torch.testing.assert_close(log_det[i], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fresh_flow_only_turns_its_input(name):
+    """Couplings begin as the identity, and the 1×1 convolutions as rotations: volume and length of points, or logits, stay."""
+    network, x = made(name, woken=False)
+    z, log_det = network(x)
+    given, of_logits = network.transform.transforms[0](x) if x.ndim == 4 else (x, torch.zeros_like(log_det))
+    torch.testing.assert_close(log_det, of_logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(z.square().sum(1), given.flatten(1).square().sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_started_flow_has_latents_of_mean_zero(name):
+    """A started flow has latents of mean zero and variance one."""
+    network, _ = made(name, woken=False)
+    x = (0.3 + 0.1 * torch.randn(256, *NETWORKS[name][1], dtype=torch.float64)).clamp(-1, 1)
+    assert not network.initialised
+    network.initialise(x)
+    z, _ = network(x)
+    assert network.initialised
+    assert abs(float(z.mean().detach())) < 0.02
+    assert float(z.var().detach()) == pytest.approx(1, abs=0.02)
+    assert "initialised" in network.state_dict()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns_and_the_class_is_heard(name):
+    network, x = made(name, num_classes=3)
+    z, log_det = network(x, torch.tensor([0, 1, 2, 0]))
+    (z.square().sum() - log_det.sum()).backward()
+    unmoved = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unmoved == []
+    assert not torch.allclose(network(x, torch.tensor([1, 1, 2, 0]))[0][0], z[0])
+    torch.testing.assert_close(network(x, torch.tensor([1, 1, 2, 0]))[0][1:], z[1:])
+
+
+def test_a_flow_with_classes_is_told():
+    """A flow with classes is told one and a flow without is not."""
+    network, x = made("wavelets", num_classes=3)
+    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
+        network(x)
+    network, x = made("wavelets")
+    with pytest.raises(ValueError, match="pass class labels y if, and only if, the flow"):
+        network(x, torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_spline_flow_of_the_plane_is_a_density():
+    network, _ = made("splines")
+    line = torch.linspace(-9, 9, 361, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = network(torch.cartesian_prod(line, line))
+    mass = (standard_normal_log_prob(z) + log_det).exp().sum() * (line[1] - line[0]) ** 2
+    assert float(mass) == pytest.approx(1, abs=1e-3)
+
+
+def test_splines_are_the_identity_beyond_their_end():
+    coupling = SplineCoupling(lambda x, e: torch.randn(len(x), 8, generator=torch.Generator().manual_seed(0)), 3, 2.0)
+    x = torch.tensor([[0.0, -2.5], [1.0, 3.0], [0.0, 0.7]])
+    z, log_det = coupling(x)
+    assert torch.equal(z[:2], x[:2])
+    assert log_det[:2].tolist() == [0, 0]
+    assert log_det[2] != 0
+
+
+@pytest.mark.parametrize(("size", "scales"), [(4, 1), (6, 1), (8, 2), (28, 2), (32, 4), (64, 5), (50, 1)])
+def test_a_side_is_halved_as_long_as_it_can_be(size, scales):
+    with torch.device("meta"):
+        assert len(WaveletFlow(1, size, num_steps=1, hidden=4).transform.transforms[1].scales) - 1 == scales
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image_size": 15}, "15x15 pixels cannot be halved 1 times"),
+        ({"image_size": 2}, "2x2 pixels cannot be halved"),
+        ({"image_size": 28, "num_scales": 3}, "28x28 pixels cannot be halved 3 times.*multiples of 8"),
+        ({"image_size": 90}, "leave 1x45x45 numbers.*choose a size with more factors of two"),
+        ({"image_size": 8, "num_scales": 0}, "network.num_scales=0"),
+        ({"image_size": 8, "hidden": 0}, "network.hidden=0"),
+        ({"image_size": 8, "num_steps": 1.5}, "network.num_steps=1.5"),
+        ({"image_size": 8, "num_blocks": -1}, "network.num_blocks=-1"),
+        ({"image_size": 8, "margin": 0.5}, "network.margin=0.5"),
+        ({"image_size": 8, "dropout": 1.0}, "network.dropout=1.0"),
+        ({"image_size": 8, "log_scale_bound": 0}, "network.log_scale_bound=0"),
+        ({"image_size": 8, "coarse_steps": 0}, "network.coarse_steps=0"),
+        ({"image_size": 8, "coarse_hidden": 0}, "network.coarse_hidden=0"),
+        ({"image_size": 8, "num_bins": 1}, "network.num_bins=1"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(options, said):
+    with pytest.raises(ValueError, match=said):
+        WaveletFlow(1, **options)
+
+
+@pytest.mark.parametrize("option", [{"num_bins": 1}, {"bound": 0.0}, {"num_steps": 0}, {"hidden": 0}])
+def test_a_spline_that_cannot_be_is_named(option):
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"network.{name}={value}"):
+        SplineFlow(2, **option)
+
+
+def test_low_precision_stays_in_the_couplings_networks():
+    network, x = made("wavelets", dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        z, log_det = network(x)
+        assert z.dtype == log_det.dtype == torch.float32
+        torch.testing.assert_close(network.inverse(z), x, rtol=0, atol=1e-4)
+
+
+def test_only_flows_need_zuko():
+    """So that a command which has no flow does not wait for a library that it does not use."""
+    package = Path(diffusion_lab.__file__).parent
+    named = [
+        path.name
+        for path in package.rglob("*.py")
+        if "import zuko" in path.read_text() or "from zuko" in path.read_text()
+    ]
+    assert named == ["splines.py"]
+    users = {path.name for path in package.rglob("*.py") if "flow.splines" in path.read_text()}
+    assert users == {"wavelet_flow.py"}
+    assert not any("flow.wavelet_flow" in path.read_text() for path in package.rglob("*.py"))

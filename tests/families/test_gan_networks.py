@@ -1,0 +1,180 @@
+"""Generator and discriminator: what a row depends on, how sizes meet, and the projection."""
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab.families.gan.adversarial import squared_slope
+from diffusion_lab.families.gan.discriminator import Discriminator, PointDiscriminator
+from diffusion_lab.families.gan.generator import Generator, PointGenerator
+
+SMALL = {"base_channels": 8, "channel_multipliers": (1, 2)}
+
+
+def woken(network):
+    """With no layer that starts at zero."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return network
+
+
+def pair(kind, **options):
+    torch.manual_seed(0)
+    if kind == "points":
+        return PointGenerator(2, latent_size=5, hidden=16, **options), PointDiscriminator(2, hidden=16, **options)
+    return Generator(1, 8, latent_size=5, **SMALL, **options), Discriminator(1, 8, **SMALL, **options)
+
+
+def image(kind, n):
+    return torch.randn(n, *((2,) if kind == "points" else (1, 8, 8)))
+
+
+KINDS = pytest.mark.parametrize("kind", ["images", "points"])
+
+
+@pytest.mark.parametrize(("size", "levels"), [(8, 2), (9, 3), (15, 3), (28, 3), (32, 4), (64, 4)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size_and_any_number_of_channels(size, levels, channels):
+    options = {"base_channels": 4, "channel_multipliers": (1,) * levels}
+    generator, discriminator = (
+        Generator(channels, size, latent_size=3, **options),
+        Discriminator(channels, size, **options),
+    )
+    x = generator(torch.randn(2, 3))
+    assert x.shape == (2, channels, size, size)
+    assert x.dtype == torch.float32
+    assert float(x.detach().abs().max()) <= 1
+    assert discriminator(x).shape == (2,)
+    assert generator.sides == [(-(-size // 2**level),) * 2 for level in range(levels)]
+
+
+@KINDS
+def test_a_row_depends_on_its_own_latent_and_label_only(kind):
+    generator, discriminator = map(woken, pair(kind, num_classes=3))
+    z, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    x = generator(z, y)
+    alone = torch.cat([generator(z[i : i + 1], y[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, x, rtol=0, atol=1e-5)
+    judged = discriminator(x, y)
+    alone = torch.cat([discriminator(x[i : i + 1], y[i : i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, judged, rtol=0, atol=1e-5)
+    other = generator(z, (y + 1) % 3)
+    assert float((other - x).detach().abs().flatten(1).amax(1).min()) > 1e-3, "the generator does not hear the label"
+
+
+@KINDS
+def test_a_generator_starts_without_classes(kind):
+    """A generator starts without classes and learns of all of them."""
+    generator, _ = pair(kind, num_classes=3)
+    z, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    x = generator(z, y)
+    assert torch.equal(x, generator(z, (y + 1) % 3))
+    (x * image(kind, 6)).sum().backward()
+    assert generator.latent.table.weight.grad.abs().amax(1).min() > 0
+
+
+@KINDS
+def test_the_projection_is_linear_in_the_features(kind):
+    """The projection is linear in the features of the image.
+
+    D(x, y) − D(x, y') = ⟨table[y] − table[y'], h(x)⟩: two different tables of one class differ by what they are in h.
+    """
+    _, discriminator = pair(kind, num_classes=3)
+    x = image(kind, 4)
+    seen = []
+    discriminator.judgement.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    values = [discriminator(x, torch.full((4,), k)) for k in range(3)]
+    table, linear = discriminator.judgement.table.weight, discriminator.judgement.linear
+    for k in range(3):
+        torch.testing.assert_close(values[k], seen[0] @ (linear.weight[0] + table[k]) + linear.bias)
+    with torch.no_grad():
+        table.zero_()
+    torch.testing.assert_close(discriminator(x, torch.zeros(4, dtype=torch.int64)), linear(seen[0]).squeeze(1))
+
+
+@KINDS
+def test_every_parameter_has_a_gradient(kind):
+    generator, discriminator = map(woken, pair(kind, num_classes=3))
+    y = torch.arange(6) % 3
+    x = generator(torch.randn(6, 5), y)
+    for network, loss in ((generator, x.square().sum()), (discriminator, discriminator(x.detach(), y).square().sum())):
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        assert all(gradient.any() for gradient in gradients)
+
+
+@KINDS
+def test_labels_and_classes_go_together(kind):
+    rows = torch.randn(1, 5), image(kind, 1)
+    for num_classes, y in ((None, torch.zeros(1, dtype=torch.int64)), (3, None)):
+        for network, row in zip(pair(kind, num_classes=num_classes), rows, strict=True):
+            with pytest.raises(ValueError, match="pass class labels y if, and only if, the network was built"):
+                network(row, y)
+
+
+def largest_singular_values(network):
+    return [
+        float(torch.linalg.matrix_norm(module.weight.detach().flatten(1), 2))
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding)
+    ]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda s: Discriminator(1, 8, 3, s, **SMALL), lambda s: PointDiscriminator(2, 3, s, hidden=16)]
+)
+def test_spectral_norm_divides_every_weight(make):
+    """Spectral norm divides every weight by its largest singular value."""
+    torch.manual_seed(0)
+    x, y = torch.randn(3, *((1, 8, 8) if isinstance(make(False), Discriminator) else (2,))), torch.arange(3)
+    plain, normalised = make(False), make(True)
+    for _ in range(60):  # power iterations
+        normalised(x, y)
+    assert max(largest_singular_values(plain)) > 1.2
+    assert largest_singular_values(normalised) == pytest.approx(
+        [1] * len(largest_singular_values(normalised)), abs=0.01
+    )
+    normalised.eval()
+    assert torch.equal(normalised(x, y), normalised(x, y)), "scoring moves nothing"
+
+
+def test_spectral_norm_bounds_the_slope_of_points():
+    """The layers between are means of a map of slope ≤ 1 and the identity, so |D(a) − D(b)| ≤ c·|a − b| with c = √2^layers."""
+    torch.manual_seed(0)
+    discriminator = PointDiscriminator(2, spectral_norm=True, hidden=16, num_layers=3)
+    x = torch.randn(200, 2)
+    for _ in range(60):
+        discriminator(x)
+    assert float(squared_slope(discriminator.eval(), x).detach().max().sqrt()) <= 2**1.5 * 1.01
+
+
+@KINDS
+def test_a_penalty_on_the_slope_reaches_the_weights(kind):
+    _, discriminator = pair(kind)
+    x = image(kind, 3)
+    loss = squared_slope(discriminator, x).sum()
+    gradients = torch.autograd.grad(loss, list(discriminator.parameters()), allow_unused=True)
+    assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) >= 4
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Generator(1, 8, base_channels=0), "network.base_channels=0 must be a whole number of at least 1"),
+        (lambda: Generator(1, 8, latent_size=0), "network.latent_size=0 must be"),
+        (lambda: Generator(1, 8, channel_multipliers=()), "network.channel_multipliers=0 must be"),
+        (
+            lambda: Generator(1, 8, channel_multipliers=(1,) * 4),
+            "network.channel_multipliers with 4 levels shrink a side of 8 pixels to 1",
+        ),
+        (lambda: Discriminator(1, 8, num_res_blocks=0), "discriminator.num_res_blocks=0 must be"),
+        (lambda: Discriminator(1, 8, channel_multipliers=(1,) * 4), "discriminator.channel_multipliers with 4 levels"),
+        (lambda: PointDiscriminator(2, hidden=0), "discriminator.hidden=0 must be"),
+        (lambda: PointGenerator(2, hidden=0), "network.hidden=0 must be"),
+    ],
+)
+def test_impossible_sizes_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()

@@ -1,0 +1,288 @@
+import math
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffusion_lab.families.flow.splines import SplineFlow
+from diffusion_lab.families.vae.autoencoder import ConvAutoencoder, PointAutoencoder
+from diffusion_lab.families.vae.likelihoods import DecoderLikelihood, DiscretizedLogisticMixture, GaussianLikelihood
+from diffusion_lab.families.vae.priors import FlowPrior, StandardNormal
+from diffusion_lab.families.vae.vae import VAE
+from diffusion_lab.models.optimization import Constant, Optimization
+
+SHAPE = (1, 8, 8)
+LEARNED = partial(FlowPrior, network=partial(SplineFlow, num_steps=2, num_bins=4, hidden=8))
+PRIORS = pytest.mark.parametrize("prior", [StandardNormal, LEARNED], ids=["standard", "learned"])
+
+
+@dataclass(frozen=True)
+class Uniform(DecoderLikelihood):
+    """Every level is as likely as any other."""
+
+    outputs_per_channel = 1
+
+    def log_prob(self, output, x):
+        return torch.full_like(x, -math.log(self.num_levels))
+
+    def mean(self, output):
+        return torch.zeros_like(output)
+
+    def draw(self, output, noise):
+        return torch.zeros_like(output)
+
+
+def model(
+    likelihood=None,
+    num_classes=None,
+    seed=1,
+    woken=True,
+    beta=1.0,
+    free_bits=0.0,
+    samples_are_means=True,
+    prior=StandardNormal,
+):
+    torch.manual_seed(0)
+    vae = VAE(
+        SHAPE,
+        17,
+        num_classes,
+        lambda **asked: ConvAutoencoder(
+            1, image_size=8, latent_dim=4, base_channels=8, channel_multipliers=[1, 2], **asked
+        ),
+        likelihood or DiscretizedLogisticMixture(17, num_mixtures=2),
+        prior,
+        Optimization(torch.optim.AdamW, Constant()),
+        beta=beta,
+        free_bits=free_bits,
+        samples_are_means=samples_are_means,
+        seed=seed,
+    ).eval()
+    for parameter in vae.parameters():
+        if woken and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return vae
+
+
+def digits(n):
+    return (torch.randint(0, 17, (n, *SHAPE), generator=torch.Generator().manual_seed(0)) / 8 - 1).float()
+
+
+def step(vae, x_0, k=0, rank=0, ranks=1, y=None):
+    """training_step as rank `rank` of `ranks`, on its rows of the global batch x_0."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=k))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    vae._trainer = SimpleNamespace(world_size=ranks, global_rank=rank, fit_loop=loop)
+    rows = slice(rank * len(x_0) // ranks, (rank + 1) * len(x_0) // ranks)
+    return vae.training_step((x_0[rows], None if y is None else y[rows]), 0)
+
+
+def loss(vae, x_0, **where):
+    return float(step(vae, x_0, **where)["loss"].detach())
+
+
+def likelihood(vae, x_0, y=None, seed=0, first=0):
+    with torch.no_grad():
+        return vae.likelihood(x_0, y, seed, torch.arange(first, first + len(x_0)), None)
+
+
+def test_training_is_a_function_of_the_seed():
+    """Training is a function of the seed and the batch number."""
+    x_0 = digits(8)
+    losses = [loss(model(seed=s), x_0, k=k) for s, k in ((1, 0), (1, 0), (1, 1), (2, 0))]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("free_bits", [0.0, 0.72])
+def test_ranks_see_the_rows_of_the_global_batch(ranks, free_bits):
+    """Loss and gradient; with free bits each rank is told the mean rate over all."""
+    x_0, whole = digits(8), model(free_bits=free_bits)
+    step(whole, x_0)["loss"].backward()
+    with torch.no_grad():
+        mean, log_variance = whole.network.encode(x_0)
+        rates = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean(0)
+    if free_bits:
+        assert 0 < int((rates > free_bits * math.log(2)).sum()) < 4
+    torn = model(free_bits=free_bits)
+    torn.all_gather = lambda value: rates[None]
+    losses = []
+    for rank in range(ranks):
+        part = step(torn, x_0, rank=rank, ranks=ranks)["loss"] / ranks
+        part.backward()
+        losses.append(float(part.detach()))
+    assert len(set(losses)) == ranks
+    assert sum(losses) == pytest.approx(loss(whole, x_0), rel=1e-5)
+    for one, other in zip(torn.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_loss_is_distortion_plus_beta_times_rate():
+    x_0, losses = digits(16), []
+    for beta in (0.0, 1.0, 5.0):
+        terms = step(model(beta=beta), x_0)["terms"]
+        assert float(terms["loss"]) == pytest.approx(float(terms["distortion"] + beta * terms["rate"]), rel=1e-6)
+        losses.append(terms)
+    assert float(losses[0]["rate"]) == float(losses[2]["rate"]) > 0
+    floor = model(free_bits=3.0)
+    terms = step(floor, x_0)["terms"]
+    assert float(terms["loss"]) == pytest.approx(float(terms["distortion"]) + 4 * 3.0 / 64, rel=1e-6)
+
+
+def test_an_estimated_rate_may_be_negative():
+    """An estimated rate may be negative and is paid all the same.
+
+    At the start q = p = N(0, I): the rate of a draw is ½ Σ (z² − 1), on average 0, and the loss follows it down.
+    """
+    terms = [step(model(prior=LEARNED, woken=False), digits(2), k=k)["terms"] for k in range(8)]
+    rates = [float(one["rate"]) for one in terms]
+    assert min(rates) < 0 < max(rates)
+    for one in terms:
+        assert float(one["loss"]) == pytest.approx(float(one["distortion"] + one["rate"]), rel=1e-6)
+
+
+def test_beta_and_free_bits_are_of_training_only():
+    x_0 = digits(4)
+    plain, other = (likelihood(model(**options), x_0) for options in ({}, {"beta": 7.0, "free_bits": 2.0}))
+    assert torch.equal(plain.bits_per_dim, other.bits_per_dim)
+    assert plain.kind == other.kind == "ELBO"
+
+
+@PRIORS
+def test_the_parts_add_up_and_the_importance_weighted(prior):
+    """The parts add up and the importance weighted bound is sharper."""
+    stated = likelihood(model(prior=prior), digits(6))
+    torch.testing.assert_close(stated.parts["rate"] + stated.parts["distortion"], stated.bits_per_dim)
+    assert stated.bits_per_dim.dtype == torch.float64
+    assert (stated.beside["importance_weighted"] < stated.bits_per_dim).all()
+    assert 0 < stated.standard_error < 0.1
+
+
+@PRIORS
+def test_the_loss_estimates_the_likelihood(prior):
+    vae, x_0 = model(prior=prior), digits(256)
+    draws = torch.tensor([loss(vae, x_0, k=k) for k in range(8)])
+    stated = likelihood(vae, x_0)
+    spread = float(draws.std()) / math.sqrt(8) + stated.standard_error
+    assert float(draws.mean()) == pytest.approx(float(stated.bits_per_dim.mean()), abs=5 * spread)
+
+
+def test_a_uniform_decoder_behind_the_prior():
+    """A uniform decoder behind the prior takes exactly log2 levels."""
+    stated = likelihood(model(Uniform(17), woken=False), digits(5))
+    for bits in (stated.bits_per_dim, stated.beside["importance_weighted"]):
+        torch.testing.assert_close(bits, torch.full_like(bits, math.log2(17)), rtol=1e-6, atol=0)
+    assert stated.standard_error == 0
+
+
+def test_samples_are_decoded_latents_or_draws_around_them():
+    indices = torch.arange(3)
+    with torch.no_grad():
+        vae = model()
+        decoded = vae.decode(vae.latents(indices, 3))
+        assert torch.equal(vae.sample(indices, 3), decoded)
+        drawn = model(samples_are_means=False).sample(torch.arange(3), 3)
+    levels = (drawn + 1) * 8
+    torch.testing.assert_close(levels, levels.round())
+    assert not torch.equal(drawn, decoded)
+    assert model().protocol() != model(samples_are_means=False).protocol()
+
+
+def test_a_reconstruction_is_the_image():
+    """A reconstruction is the image of the posterior mean."""
+    vae, x_0 = model(), digits(3)
+    with torch.no_grad():
+        z = vae.encode(x_0)
+        assert torch.equal(z, vae.network.encode(x_0)[0])
+        assert torch.equal(vae.reconstruct(x_0), vae.decode(z))
+
+
+@PRIORS
+def test_given_the_class_everything_hears_of_it_and_says_so(prior):
+    vae, x_0 = model(num_classes=3, prior=prior), digits(3)
+    one, two = torch.tensor([0, 1, 2]), torch.tensor([1, 1, 2])
+    assert likelihood(vae, x_0, one).kind == "ELBO given the class"
+    bits = [likelihood(vae, x_0, y).bits_per_dim for y in (one, two)]
+    assert bits[0][0] != bits[1][0]
+    torch.testing.assert_close(bits[0][1:], bits[1][1:])
+    with torch.no_grad():
+        images = [vae.sample(torch.arange(3), 0, y) for y in (one, two)]
+        assert not torch.equal(images[0][0], images[1][0])
+        assert not torch.equal(vae.encode(x_0, one)[0], vae.encode(x_0, two)[0])
+    assert loss(vae, x_0, y=one) != loss(vae, x_0, y=two)
+
+
+def test_data_with_classes_leave_an_unconditional():
+    """Data with classes leave an unconditional model alone."""
+    x_0 = digits(3)
+    assert loss(model(), x_0, y=torch.tensor([0, 1, 2])) == loss(model(), x_0)
+    assert model().protocol()["conditional"] is False
+
+
+@PRIORS
+def test_its_cost_is_all_parameters(prior):
+    """Its cost is all parameters and the operations that draw."""
+    vae = model(num_classes=3, prior=prior)
+    cost = vae.cost()
+    assert cost.parameters == sum(parameter.numel() for parameter in vae.parameters())
+    assert vae.nfe == 1
+    without_decoder = sum(parameter.numel() for parameter in vae.network.encoder.parameters())
+    assert 0 < without_decoder < cost.parameters
+    # The last convolution alone: 3×3 taps, 8 channels to 6 outputs, 64 pixels, two operations each.
+    assert cost.forward_flops > 9 * 8 * 6 * 64 * 2
+    decoders = model(num_classes=3).cost().forward_flops
+    assert (cost.forward_flops > decoders) == (prior is LEARNED)
+
+
+@pytest.mark.parametrize(("option", "value"), [("beta", -1.0), ("free_bits", -0.1), ("beta", math.inf)])
+def test_what_cannot_be_weighed_is_refused(option, value):
+    with pytest.raises(ValueError, match=f"model.{option}={value}"):
+        model(**{option: value})
+
+
+@PRIORS
+def test_no_bits_below_the_entropy_of_a_gaussian(prior):
+    """x ~ N(0, 0.5²) in two dimensions, trained for a moment: no bound beats H(x) by more than three standard errors."""
+    torch.manual_seed(0)
+    vae = VAE(
+        (2,),
+        None,
+        None,
+        lambda **asked: PointAutoencoder(2, latent_dim=2, hidden=16, num_layers=1, **asked),
+        GaussianLikelihood(None),
+        prior,
+        Optimization(torch.optim.AdamW, Constant()),
+        beta=1.0,
+        free_bits=0.0,
+        samples_are_means=False,
+        seed=1,
+    )
+    optimizer, generator = torch.optim.Adam(vae.parameters(), 3e-3), torch.Generator().manual_seed(0)
+    for k in range(300):
+        optimizer.zero_grad()
+        step(vae, 0.5 * torch.randn(256, 2, generator=generator), k=k)["loss"].backward()
+        optimizer.step()
+    stated = likelihood(vae.eval(), 0.5 * torch.randn(2000, 2, generator=generator))
+    entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.25)
+    for bits in (stated.bits_per_dim, stated.beside["importance_weighted"]):
+        error = float(bits.std()) / math.sqrt(len(bits))
+        assert entropy - 3 * error < float(bits.mean()) < entropy + 0.1
+
+
+def test_free_bits_need_a_rate_by_dimension():
+    with pytest.raises(ValueError, match=r"model\.free_bits=0\.5 needs prior=standard_normal"):
+        model(free_bits=0.5, prior=LEARNED)
+
+
+def test_latents_are_noise_of_which_the_prior():
+    """Latents are noise of which the prior makes what the decoder sees."""
+    vae, x_0 = model(prior=LEARNED), digits(3)
+    with torch.no_grad():
+        u, mean = vae.encode(x_0), vae.network.encode(x_0)[0]
+        assert not torch.allclose(u, mean)
+        torch.testing.assert_close(vae.prior.from_noise(u), mean, rtol=0, atol=1e-4)
+        seen = vae.decoder_likelihood.mean(vae.network.decode(mean))
+        torch.testing.assert_close(vae.reconstruct(x_0), seen, rtol=0, atol=1e-3)

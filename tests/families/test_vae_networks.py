@@ -1,0 +1,128 @@
+"""Encoder and decoder of the VAE."""
+
+import pytest
+import torch
+
+from diffusion_lab.families.vae.autoencoder import ConvAutoencoder, PointAutoencoder
+
+
+def woken(network):
+    """The layers that start at zero moved, so that everything reaches the output."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return network
+
+
+def conv(image_size=8, in_channels=1, **options):
+    torch.manual_seed(0)
+    options = {"latent_dim": 5, "base_channels": 8, "channel_multipliers": [1, 2], **options}
+    return ConvAutoencoder(in_channels, 4 * in_channels, image_size, **options)
+
+
+def points(**options):
+    torch.manual_seed(0)
+    return PointAutoencoder(2, 4, **{"latent_dim": 3, "hidden": 16, "num_layers": 2, **options})
+
+
+def inputs(kind, size=4):
+    """x_0 and ε."""
+    generator = torch.Generator().manual_seed(1)
+    shape, latent_dim = ((1, 8, 8), 5) if kind is conv else ((2,), 3)
+    return torch.randn(size, *shape, generator=generator), torch.randn(size, latent_dim, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "multipliers"),
+    [(8, 1, [1]), (8, 3, [1, 2]), (15, 1, [1, 2, 2]), (28, 1, [1, 2, 2]), (32, 3, [1, 1, 2, 2]), (64, 4, [1, 1, 1, 1])],
+)
+def test_any_size_comes_back_with_the_outputs_asked_for(size, channels, multipliers):
+    network = conv(size, channels, channel_multipliers=multipliers)
+    x_0 = torch.randn(2, channels, size, size)
+    mean, log_variance = network.encode(x_0)
+    assert mean.shape == log_variance.shape == (2, 5)
+    assert network.decode(mean).shape == (2, 4 * channels, size, size)
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+def test_it_starts_at_the_prior_and_at_output_zero(kind):
+    mean, log_variance, output = kind()(*inputs(kind))
+    assert not mean.any()
+    assert not log_variance.any()
+    assert not output.any()
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+def test_the_output_is_that_of_the_reparameterised_draw(kind):
+    network, (x_0, eps) = woken(kind()), inputs(kind)
+    mean, log_variance, output = network(x_0, eps)
+    assert log_variance.any()
+    torch.testing.assert_close(network.decode(mean + torch.exp(0.5 * log_variance) * eps), output)
+    for part, again in zip(network.encode(x_0), (mean, log_variance), strict=True):
+        torch.testing.assert_close(part, again)
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_every_parameter_has_a_gradient(kind, num_classes):
+    network, (x_0, eps) = woken(kind(num_classes=num_classes)), inputs(kind)
+    y = None if num_classes is None else torch.tensor([0, 1, 2, 0])
+    mean, log_variance, output = network(x_0, eps, y)
+    (output.square().sum() + mean.square().sum() + log_variance.square().sum()).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+def test_the_class_enters_both_halves_a_row_at_a_time(kind):
+    network, (x_0, eps) = woken(kind(num_classes=3)), inputs(kind)
+    y, other = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 0, 0])
+    for half, given in ((lambda given, y: network.encode(given, y)[0], x_0), (network.decode, eps)):
+        one, two = half(given, y), half(given, other)
+        torch.testing.assert_close(one[[0, 1, 3]], two[[0, 1, 3]])
+        assert not torch.allclose(one[2], two[2])
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+def test_labels_and_classes_must_agree(kind):
+    x_0, _ = inputs(kind)
+    with pytest.raises(ValueError, match="has no classes"):
+        kind().encode(x_0, torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(ValueError, match="set label=…"):
+        kind(num_classes=3).encode(x_0)
+
+
+@pytest.mark.parametrize("kind", [conv, points])
+def test_dropout_acts_in_training_only(kind):
+    network, (x_0, eps) = woken(kind(dropout=0.5)), inputs(kind)
+    assert not torch.equal(network(x_0, eps)[2], network(x_0, eps)[2])
+    network.eval()
+    assert torch.equal(network(x_0, eps)[2], network(x_0, eps)[2])
+
+
+def test_numbers_are_float32_under_autocast():
+    network, (x_0, eps) = woken(conv()), inputs(conv)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {part.dtype for part in network(x_0, eps)} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (conv, {"latent_dim": 0}, "latent_dim=0"),
+        (conv, {"channel_multipliers": [1, 0]}, r"channel_multipliers\[1\]=0"),
+        (conv, {"channel_multipliers": []}, r"channel_multipliers=\[\]: 8-pixel images can have 1 to 4 levels"),
+        (conv, {"channel_multipliers": [1] * 5}, "8-pixel images can have 1 to 4 levels"),
+        (conv, {"dropout": 1.0}, "dropout=1.0"),
+        (points, {"hidden": 0}, "hidden=0"),
+        (points, {"latent_dim": 1.5}, "latent_dim=1.5"),
+    ],
+)
+def test_impossible_sizes_are_one_clear_sentence(kind, options, said):
+    with pytest.raises(ValueError, match=said):
+        kind(**options)
+
+
+def test_as_many_levels_as_promised_fit():
+    assert conv(channel_multipliers=[1] * 4).decode(torch.zeros(1, 5)).shape[-1] == 8

@@ -1,0 +1,185 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    FixedLarge,
+    FixedSmall,
+    GaussianDiffusion,
+    LearnedRange,
+    LinearSchedule,
+    PredictNoise,
+    PredictVelocity,
+    ReverseProcess,
+    SampleNoise,
+)
+from diffusion_lab.sampling import AllSteps, AncestralSampler, DDIMSampler, EvenSpacing, QuadraticSpacing
+
+from ..diffusion.oracles import ExactNetwork, GaussianData, OptimalVariance
+
+DATA = GaussianData(0.0, 0.5)
+
+
+def exact(schedule, variance, data=DATA, clip=False, prediction=None):
+    process = GaussianDiffusion(schedule)
+    prediction = prediction or PredictNoise()
+    return process, ReverseProcess(ExactNetwork(data, process, prediction), prediction, variance, clip_x_0=clip)
+
+
+def generated_std(schedule, variance, sampler) -> float:
+    """The sampler is affine in (x_T, z_1 … z_K): a row a basis vector, whose squared images add up to the variance."""
+    process, reverse = exact(schedule, variance)
+    kept = sampler.spacing(process.num_timesteps).tolist()
+    basis = torch.eye(len(kept) + 1, dtype=torch.float64)
+    row_of = {t: row for row, t in enumerate(kept, start=1)}
+    noise = lambda t, like: basis[:, row_of[t]][:, None]  # noqa: E731
+    return float(sampler(process, reverse, basis[:, :1], noise=noise).square().sum().sqrt())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "num_steps", "ddim", "small", "large", "optimal"),
+    [
+        (LinearSchedule(1000), 10, 0.36161, 0.32284, 0.59877, 0.49990),
+        (LinearSchedule(1000), 100, 0.48585, 0.46795, 0.50858, 0.49990),
+        (CosineSchedule(1000), 10, 0.42105, 0.38062, 0.55318, 0.49996),
+    ],
+    ids=["linear 10", "linear 100", "cosine 10"],
+)
+def test_the_spread_of_what_is_generated(schedule, num_steps, ddim, small, large, optimal):
+    """Fixed β̃ under-disperses and β over-disperses when steps are few, which is why variance is learned."""
+    spacing = EvenSpacing(num_steps)
+    assert generated_std(schedule, FixedSmall(), DDIMSampler(spacing)) == pytest.approx(ddim, abs=1e-5)
+    assert generated_std(schedule, FixedSmall(), AncestralSampler(spacing)) == pytest.approx(small, abs=1e-5)
+    assert generated_std(schedule, FixedLarge(), AncestralSampler(spacing)) == pytest.approx(large, abs=1e-5)
+    # The last step returns the mean, so the exact Σ falls short by the spread of p(x_0|x_1) only.
+    assert generated_std(schedule, OptimalVariance(DATA), AncestralSampler(spacing)) == pytest.approx(optimal, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("clip", [False, True])
+def test_ddim_with_eta_1_is_ancestral_with_beta_tilde(num_steps, clip):
+    """Ddim with eta 1 is ancestral with beta tilde at any stride."""
+    process, reverse = exact(CosineSchedule(100), FixedSmall(), clip=clip)
+    x_T = 2 * SampleNoise(0, torch.arange(5)).initial((3,)).double()
+    spacing, noise = EvenSpacing(num_steps), SampleNoise(1, torch.arange(5))
+    ancestral = AncestralSampler(spacing)(process, reverse, x_T, noise=noise)
+    ddim = DDIMSampler(spacing, eta=1.0)(process, reverse, x_T, noise=noise)
+    torch.testing.assert_close(ddim, ancestral, rtol=0, atol=1e-9)
+
+
+def test_eta_scales_the_noise_between_the_two():
+    process, reverse = exact(CosineSchedule(100), FixedSmall())
+    stds = [
+        generated_std(CosineSchedule(100), FixedSmall(), DDIMSampler(EvenSpacing(10), eta=e)) for e in (0.0, 0.5, 1.0)
+    ]
+    assert stds[0] > stds[1] > stds[2]
+    step = lambda eta, z: DDIMSampler(AllSteps(), eta=eta).step(  # noqa: E731
+        process,
+        lambda p, x, t: reverse(p, x, t),
+        torch.zeros(1, 1, dtype=torch.float64),
+        50,
+        49,
+        lambda like: torch.full_like(like, z),
+        (),
+    )[0]
+    beta_tilde = process.beta_tilde(torch.tensor([50]))
+    for eta in (0.5, 1.0):
+        assert float(step(eta, 1.0) - step(eta, 0.0)) == pytest.approx(eta * float(beta_tilde.sqrt()), rel=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(9)), DDIMSampler(EvenSpacing(9), eta=0.3)], ids=str)
+def test_samples_are_the_same_in_batches_of_16_7_and_1(sampler):
+    process, reverse = exact(CosineSchedule(50), FixedLarge(), clip=True)
+
+    def draw(batch_size):
+        parts = []
+        for indices in torch.arange(16).split(batch_size):
+            noise = SampleNoise(3, indices)
+            parts.append(sampler(process, reverse, noise.initial((2, 4, 4)), noise=noise))
+        return torch.cat(parts)
+
+    whole = draw(16)
+    assert torch.equal(draw(7), whole)
+    assert torch.equal(draw(1), whole)
+    assert len(whole.flatten(1).unique(dim=0)) == 16
+
+
+def test_the_network_is_asked_once_a_step():
+    """The network is asked once a step at the original indices of the spacing."""
+    process, reverse = exact(CosineSchedule(1000), FixedLarge())
+    for sampler in (AncestralSampler(QuadraticSpacing(6)), DDIMSampler(QuadraticSpacing(6))):
+        reverse.network.seen.clear()
+        sampler(process, reverse, torch.zeros(1, 1, dtype=torch.float64))
+        assert reverse.network.seen == (QuadraticSpacing(6)(1000) - 1).flip(0).tolist()
+
+
+@pytest.mark.parametrize("sampler", [AncestralSampler(EvenSpacing(4)), DDIMSampler(EvenSpacing(4))], ids=str)
+def test_the_last_step_returns_x_0_without_noise(sampler):
+    process, reverse = exact(CosineSchedule(20), FixedLarge())
+    states = list(sampler.trajectory(process, reverse, torch.ones(2, 1, dtype=torch.float64)))
+    assert [t for t, _ in states] == [20, 14, 7, 1, 0]
+    strided = process.respace(EvenSpacing(4)(20))
+    look = reverse(strided, states[-2][1], torch.tensor([1, 1]))
+    torch.testing.assert_close(states[-1][1], look.x_0)
+
+
+def test_an_ancestral_step_is_mean_plus_the_learned():
+    """An ancestral step is mean plus the learned std times noise."""
+    process = GaussianDiffusion(CosineSchedule(20))
+    network = lambda x_t, timesteps, y: torch.cat([0.5 * x_t, torch.full_like(x_t, 0.4)], dim=1)  # noqa: E731
+    reverse = ReverseProcess(network, PredictVelocity(), LearnedRange(), clip_x_0=False)
+    x_T, noise = torch.ones(2, 1, dtype=torch.float64), SampleNoise(0, torch.arange(2))
+    states = dict(AncestralSampler().trajectory(process, reverse, x_T, noise=noise))
+    distribution = reverse(process, x_T, torch.tensor([20, 20])).distribution
+    std = torch.exp(0.5 * distribution.log_variance)
+    torch.testing.assert_close(states[19], distribution.mean + std * noise(20, x_T))
+
+
+def test_labels_reach_the_network():
+    process = GaussianDiffusion(CosineSchedule(5))
+    network = lambda x_t, timesteps, y: torch.zeros_like(x_t) + y[:, None]  # noqa: E731
+    reverse = ReverseProcess(network, PredictVelocity(), FixedSmall(), clip_x_0=False)
+    x_T = torch.zeros(2, 1, dtype=torch.float64)
+    samples = DDIMSampler()(process, reverse, x_T, y=torch.tensor([0, 1]))
+    assert float(samples[0]) == 0
+    assert float(samples[1]) != 0
+
+
+def test_encoding_is_inverted_by_decoding():
+    """Encoding is inverted by decoding with an error of first order."""
+    data = GaussianData(0.2, 0.4)
+    process, reverse = exact(CosineSchedule(4000), FixedSmall(), data)
+    x_0 = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None]
+    errors = []
+    for num_steps in (25, 50, 100, 200):
+        sampler = DDIMSampler(EvenSpacing(num_steps))
+        x_T = sampler.encode(process, reverse, x_0)
+        errors.append(float((sampler(process, reverse, x_T) - x_0).abs().max()))
+    rates = [coarse / fine for coarse, fine in pairwise(errors)]
+    assert errors[-1] < 0.04
+    assert all(1.7 < rate < 2.3 for rate in rates), (errors, rates)
+
+
+def test_encoded_gaussian_data_are_standard_normal():
+    data = GaussianData(0.2, 0.4)
+    process, reverse = exact(CosineSchedule(4000), FixedSmall(), data)
+    x_0 = torch.tensor([[data.mean], [data.mean + data.std]], dtype=torch.float64)
+    x_T = DDIMSampler(EvenSpacing(1000)).encode(process, reverse, x_0)
+    assert float(x_T[0]) == pytest.approx(0, abs=0.02)
+    assert float(x_T[1] - x_T[0]) == pytest.approx(1, abs=0.02)
+
+
+def test_a_random_sampler_cannot_encode():
+    process, reverse = exact(CosineSchedule(10), FixedSmall())
+    with pytest.raises(ValueError, match=r"eta = 0.5: only the deterministic sampler"):
+        DDIMSampler(eta=0.5).encode(process, reverse, torch.zeros(1, 1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.01, 1e9, math.nan])
+def test_an_eta_beyond_0_and_1_is_refused(eta):
+    """Above 1 the root in DDIM's equation 12 may be of a negative number; below 0 only η² would count."""
+    with pytest.raises(ValueError, match="eta = "):
+        DDIMSampler(eta=eta)

@@ -1,0 +1,218 @@
+"""What a sampler declares is what it does: order of convergence, evaluations, and one limit for all of them."""
+
+import math
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    FixedLarge,
+    FixedSmall,
+    GaussianDiffusion,
+    LogSNRSchedule,
+    PredictFlow,
+    PredictNoise,
+    PredictVelocity,
+    RectifiedSchedule,
+    ReverseProcess,
+    SampleNoise,
+)
+from diffusion_lab.sampling import (
+    AncestralSampler,
+    DDIMSampler,
+    DPMSolverSampler,
+    EvenSpacing,
+    HeunSampler,
+    IPNDMSampler,
+    KarrasSpacing,
+    LogSNRSpacing,
+)
+from diffusion_lab.sampling.samplers import last, past
+
+from ..diffusion.oracles import ExactNetwork, GaussianData, MixtureData
+
+DATA = GaussianData(0.3, 0.4)
+Z = torch.linspace(-1.5, 1.5, 5, dtype=torch.float64)[:, None]
+LINE = GaussianDiffusion(LogSNRSchedule(1000, log_snr_max=9.0, log_snr_min=-4.0))
+DETERMINISTIC = [
+    DDIMSampler(),
+    HeunSampler(),
+    *[DPMSolverSampler(order=order) for order in (1, 2, 3)],
+    IPNDMSampler(),
+]
+
+
+def exact(process, data=DATA, prediction=None):
+    prediction = prediction or PredictVelocity()
+    return ReverseProcess(ExactNetwork(data, process, prediction), prediction, FixedSmall(), clip_x_0=False)
+
+
+def on_the_path(process, t, data=DATA):
+    """x_t of the probability flow: for Gaussian data it keeps z = (x_t − α·m)/√(α²·s² + σ²)."""
+    row = process.numbers(t)
+    return row.signal * data.mean + math.sqrt((row.signal * data.std) ** 2 + row.noise**2) * Z
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_step_after_a_very_short_one_is_of_first_order(order, stochastic):
+    """As where an image is denoised from a t that lies just above one of the sampler's."""
+    looks = {}
+    for first in (610.0, 800.0):
+        chain = LINE.respace(torch.tensor([200.0, 400.0, 600.0, first]).double())
+        x_t, noise = on_the_path(chain, 3), SampleNoise(0, torch.arange(len(Z)))
+        before = past(4, exact(LINE)(chain, on_the_path(chain, 4), torch.full((len(Z),), 4)))._replace(x_0=x_t)
+        for rule in (
+            DPMSolverSampler(order=order, stochastic=stochastic),
+            DPMSolverSampler(order=1, stochastic=stochastic),
+        ):
+            x_s, _ = rule.step(chain, exact(LINE), x_t, 3, 2, lambda like, noise=noise: noise(1, like), (before,))
+            looks[first, rule.order] = x_s
+    torch.testing.assert_close(looks[610.0, order], looks[610.0, 1])
+    assert float((looks[800.0, order] - looks[800.0, 1]).abs().max()) > 0.01
+
+
+def global_error(sampler, num_steps):
+    """At a finite log SNR, after num_steps steps: three exact looks come before, so orders are full, and three steps follow, so
+    that none is lowered."""
+    fine = torch.linspace(300, 800, num_steps + 1, dtype=torch.float64)
+    before = 800 + (fine[1] - fine[0]) * torch.arange(1, 3)
+    chain = LINE.respace(torch.cat([torch.tensor([100.0, 150.0, 200.0]).double(), fine, before]))
+    look, start = exact(LINE), num_steps + 4
+    seen = [(t, on_the_path(chain, t)) for t in (start + 1, start + 2)]
+    memory = tuple(past(t, look(chain, x, torch.full((5,), t))) for t, x in seen)[: sampler.order - 1]
+    x = on_the_path(chain, start)
+    for t in range(start, 4, -1):
+        x, memory = sampler.step(chain, look, x, t, t - 1, torch.zeros_like, memory)
+    return float((x - on_the_path(chain, 4)).abs().max())
+
+
+@pytest.mark.parametrize("sampler", DETERMINISTIC, ids=repr)
+def test_the_order_of_convergence_is_the_declared_one(sampler):
+    coarse, fine = (global_error(sampler, num_steps) for num_steps in (20, 40))
+    assert math.log2(coarse / fine) == pytest.approx(sampler.order, abs=0.35)
+
+
+@pytest.mark.parametrize(
+    "sampler", [DPMSolverSampler(order=3), DPMSolverSampler(order=2), IPNDMSampler(), HeunSampler()], ids=repr
+)
+def test_with_the_starts_and_ends_that_users_get(sampler):
+    """With the starts and ends that users get it is still at least 2."""
+    errors = []
+    for num_steps in (10, 40):
+        spaced = replace(sampler, spacing=LogSNRSpacing(num_steps))
+        states = list(spaced.walk(LINE.respace(spaced.spacing(LINE)), exact(LINE), on_the_path(LINE, 1000)))
+        errors.append(float((states[-2][1] - on_the_path(LINE, 1)).abs().max()))  # at t = 1, a finite log SNR
+    assert math.log2(errors[0] / errors[1]) / 2 > 1.9
+
+
+ENDS = {"log_snr_max": 8.0, "log_snr_min": -9.0}
+LONG = {
+    "line": LogSNRSchedule(1000, **ENDS),
+    "straight": RectifiedSchedule(1000, **ENDS),
+    "edm": EDMSchedule(1000, sigma_min=math.exp(-4.0), sigma_max=math.exp(4.5)),
+}
+
+
+def walked(name, sampler, data, x, noise=None):
+    """x_0 from x at the noisy end of a path."""
+    process = GaussianDiffusion(LONG[name])
+    prediction = {"line": PredictVelocity(), "straight": PredictFlow(), "edm": PredictNoise()}[name]
+    return last(
+        sampler.walk(process.respace(sampler.spacing(process)), exact(process, data, prediction), x, noise=noise)
+    )
+
+
+def drawn(name, sampler):
+    """From the same x_T/α_T, whatever the path: at the noisy end all three have the same σ/α."""
+    scale = GaussianDiffusion(LONG[name]).numbers(1000).noise
+    return walked(name, sampler, MixtureData(), scale * SampleNoise(1, torch.arange(16)).initial((1,)).double())
+
+
+@cache
+def limit():
+    return drawn("line", DPMSolverSampler(LogSNRSpacing(120), order=3))
+
+
+AGREE = [
+    *[("line", s(LogSNRSpacing(40)), 0.003) for s in (HeunSampler, DPMSolverSampler, IPNDMSampler)],
+    *[(name, DPMSolverSampler(LogSNRSpacing(40)), 0.003) for name in ("straight", "edm")],
+    *[(name, DDIMSampler(LogSNRSpacing(100)), 0.02) for name in LONG],
+]
+
+
+@pytest.mark.parametrize(("name", "sampler", "within"), AGREE, ids=repr)
+def test_deterministic_samplers_agree_sample_by_sample(name, sampler, within):
+    """Deterministic samplers agree sample by sample on every path."""
+    difference = (drawn(name, sampler) - limit()).abs()
+    assert float(difference.median()) < within
+    assert float(difference.max()) < 30 * within  # next to where two components part
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize(
+    "sampler", [DPMSolverSampler(stochastic=True), AncestralSampler(), DDIMSampler(eta=1.0)], ids=repr
+)
+def test_random_samplers_have_the_moments_of_the_data(sampler, name):
+    """Random samplers have the moments of the data in the limit.
+
+    Gaussian data: the sampler is affine in (x_T, z_1 … z_K), so rows of a basis give the moments without sampling.
+    """
+    data, end, errors = GaussianData(0.0, 0.4), GaussianDiffusion(LONG[name]).numbers(1000), []
+    for num_steps in (16, 32):
+        basis = torch.eye(num_steps + 1, dtype=torch.float64)
+        start = math.sqrt((end.signal * data.std) ** 2 + end.noise**2) * basis[:, :1]
+        noise = lambda t, like, basis=basis: basis[:, t][:, None]  # noqa: E731 - on real times the key is the place in the chain
+        x_0 = walked(name, replace(sampler, spacing=LogSNRSpacing(num_steps)), data, start, noise)
+        errors.append(abs(float(x_0.square().sum().sqrt()) / data.std - 1))
+    assert errors[1] < 0.15
+    assert errors[1] < 0.65 * errors[0]
+
+
+def test_order_1_is_ddim_and_a_look_a_step():
+    """Order 1 is ddim and a look a step is what is declared."""
+    x_T = SampleNoise(0, torch.arange(4)).initial((2,)).double()
+    for process in (GaussianDiffusion(CosineSchedule(60)), LINE):
+        ddim = DDIMSampler(LogSNRSpacing(7))(process, exact(process), x_T)
+        torch.testing.assert_close(DPMSolverSampler(LogSNRSpacing(7), order=1)(process, exact(process), x_T), ddim)
+        for sampler in (
+            HeunSampler(KarrasSpacing(7)),
+            DPMSolverSampler(EvenSpacing(7)),
+            IPNDMSampler(LogSNRSpacing(7)),
+        ):
+            look = exact(process)
+            sampler(process, look, x_T)
+            kept = process.respace(sampler.spacing(process)).timesteps
+            assert look.network.seen == [int(kept[t - 1]) for t in sampler.evaluation_times(7)]
+            assert len(look.network.seen) == 7 * sampler.evaluations_per_step - (sampler.evaluations_per_step - 1)
+
+
+@pytest.mark.parametrize(
+    "sampler", [HeunSampler(), DPMSolverSampler(order=3), DPMSolverSampler(stochastic=True), IPNDMSampler()], ids=repr
+)
+def test_a_sample_does_not_depend_on_its_batch(sampler):
+    sampler, reverse = replace(sampler, spacing=LogSNRSpacing(6)), exact(LINE)
+
+    def draw(batch_size):
+        noises = [SampleNoise(3, indices) for indices in torch.arange(8).split(batch_size)]
+        return torch.cat([sampler(LINE, reverse, noise.initial((2, 4, 4)), noise=noise) for noise in noises])
+
+    assert torch.equal(draw(3), draw(8))
+
+
+def test_no_solver_reads_the_variance():
+    """So models that differ in it alone draw the same images, and are drawn from once."""
+    assert [sampler.reads_variance for sampler in (AncestralSampler(), *DETERMINISTIC)] == [True] + [False] * 6
+    x_T = SampleNoise(0, torch.arange(4)).initial((2,)).double()
+    for sampler in (HeunSampler(LogSNRSpacing(4)), DPMSolverSampler(LogSNRSpacing(4)), IPNDMSampler(LogSNRSpacing(4))):
+        small, large = (sampler(LINE, replace(exact(LINE), variance=v), x_T) for v in (FixedSmall(), FixedLarge()))
+        assert torch.equal(small, large)
+
+
+def test_impossible_orders_are_named():
+    with pytest.raises(ValueError, match=r"sampler.order=4: .* 1, 2 or 3"):
+        DPMSolverSampler(order=4)
