@@ -14,13 +14,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.branching import BranchPoint
+from diffusion_lab.config.build import choices_made
 from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.tracking import build_trackers, described
 from diffusion_lab.config.trained import read_config
-from diffusion_lab.config.training import build_callbacks, build_trainer, users_callbacks
-from diffusion_lab.data.module import DataError, DataModule
+from diffusion_lab.config.training import Training, build_callbacks, build_trainer, users_callbacks
+from diffusion_lab.data.module import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
@@ -48,12 +49,9 @@ _MOMENTS = 2  # numbers that AdamW keeps for each weight
 
 
 def fit(
-    cfg: DictConfig,
-    data: DataModule,
+    training: Training,
     model: TrainableModel,
     directory: ModelDirectory,
-    fingerprint: str,
-    choices: Mapping[str, str | None],
     here: Ranks,
     branch: BranchPoint | None = None,
 ) -> None:
@@ -61,6 +59,8 @@ def fit(
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
     """
+    cfg, data, fingerprint = training.cfg, training.data, training.fingerprint
+    choices = choices_made() | ({"labels": "own"} if cfg.get("labels") is None else {})
     console = Terminal(quiet=not here.is_first)
     interruption = Interruption()
     cost = model.cost()

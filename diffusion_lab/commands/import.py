@@ -12,7 +12,7 @@ from diffusion_lab.config.build import build_data, build_model, choices_made, fa
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.overrides import put_first, quoted, unquoted
+from diffusion_lab.config.overrides import quoted, unquoted
 from diffusion_lab.config.strangers import no_larger_than
 from diffusion_lab.store import ModelDirectory, model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
@@ -42,7 +42,7 @@ def completed(options: list[str]) -> list[str]:
         found = opened(Path(own[_CHECKPOINT]), {key: given[key] for key in (*OPTIONS, _PREDICTION) if key in given})
     kept = [option for option in options if option.partition("=")[0] not in own]
     # Quoted anew: flags hold commas and spaces.
-    return put_first(kept, [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items())])
+    return [*found.options, *(f"{key}={quoted(value)}" for key, value in own.items()), *kept]
 
 
 def run(cfg: DictConfig) -> None:

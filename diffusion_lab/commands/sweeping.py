@@ -22,13 +22,14 @@ from omegaconf import DictConfig, open_dict
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.identity import CODE
 from diffusion_lab.config.kinds import check_kinds
-from diffusion_lab.config.mistakes import MistakeError, check_at_least, mistake_in_job
+from diffusion_lab.config.mistakes import MistakeError, mistake_in_job, users_mistakes
 from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
 from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.places import jobs_folder
 from diffusion_lab.store.records import is_folder_name, printable
 from diffusion_lab.sweeps.axes import sweep_name
@@ -57,7 +58,8 @@ def sweep(
     with using_copy(Path(config.hydra.launcher.get("folder") or jobs_folder(Path(config.outputs)))):
         console = Terminal(file=sys.stdout)  # jobs of this process write elsewhere
         axes = with_moments(read_axes(arguments, context.config_loader), config)
-        check_at_least(1, config, "sweep.jobs_per_model")
+        with users_mistakes():
+            check_at_least(1, config, "sweep.jobs_per_model")
         if config.retrain and config.sweep.jobs_per_model > 1:
             raise MistakeError("retrain=true works only with sweep.jobs_per_model=1: remove one of the two")
         name = sweep_name(axes) if name is None else str(name)

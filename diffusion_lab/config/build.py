@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from diffusion_lab.config.identity import content_of_start, identity_of_base
-from diffusion_lab.config.mistakes import MistakeError, check_at_least
+from diffusion_lab.config.mistakes import MistakeError
+from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import FACTS, wrong_in
 
 if TYPE_CHECKING:
@@ -97,11 +98,9 @@ def _side(shape: Sequence[int]) -> int | list[int]:
 def settle_budget(cfg: DictConfig) -> None:
     """Fill in trainer.max_steps where it is null: no limit if the user sets a time, else cfg.default_steps.
 
-    A settled config states how long it trains and has no default left.
+    A settled config states how long it trains and has no default left. ValueError for numbers that no training takes.
     """
-    check_at_least(
-        1, cfg, *(f"trainer.{name}" for name in ("num_nodes", "accumulate_grad_batches", "log_every_n_steps"))
-    )
+    check_at_least(1, cfg.trainer, "num_nodes", "accumulate_grad_batches", "log_every_n_steps", prefix="trainer.")
     check_at_least(0, cfg, "trainer.gradient_clip_val", "val.every_n_steps", "snapshots.averages")
     with open_dict(cfg):
         default = cfg.pop("default_steps", None)

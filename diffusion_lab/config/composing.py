@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain, put_first, unquoted
+from diffusion_lab.config.overrides import as_plain, unquoted
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -64,10 +64,11 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
     for group in kept:
         for folder in own_folders(options):
-            if (file := folder / group / f"{TRAINED}.yaml").is_file():
-                raise MistakeError(f"{file}: {group}={TRAINED} is the choice of training; give the file another name")
+            for file in (folder / group).rglob(f"{TRAINED}.yaml"):
+                choice = file.parent.relative_to(folder)
+                raise MistakeError(f"{file}: {choice}={TRAINED} is the choice of training; give the file another name")
         _store(group, as_plain(saved[group]))
-    return put_first(options, [f"{group}={TRAINED}" for group in kept if group not in picked])
+    return [*(f"{group}={TRAINED}" for group in kept if group not in picked), *options]
 
 
 def _store(group: str, values: Mapping[str, Any]) -> None:

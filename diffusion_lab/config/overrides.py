@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -46,12 +46,6 @@ def unquoted(text: str) -> str:
     except HydraException:  # Hydra says so when it composes the config
         return text
     return value if isinstance(value, str) else text
-
-
-def put_first(options: Sequence[str], added: Sequence[str]) -> list[str]:
-    """`added`, before the overrides in `options` and after flags: Hydra needs all overrides in one piece. Later ones win."""
-    first = next((i for i, option in enumerate(options) if "=" in option and not option.startswith("-")), len(options))
-    return [*options[:first], *added, *options[first:]]
 
 
 def options_of_this_job(**more: str) -> list[str]:

@@ -1,20 +1,34 @@
-"""From cfg.trainer and cfg.callbacks to Lightning's Trainer, with what no training leaves out."""
+"""From a config to a training: its data, its model with the weights it starts from, where it lies, and Lightning's Trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
+from diffusion_lab.config.build import build_model, build_training_data, fill_in_facts, settle_budget, settle_labels
+from diffusion_lab.config.guiding_models import unguided
+from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
-from diffusion_lab.config.scores import moments_of
+from diffusion_lab.config.scores import (
+    add_scored_moments,
+    check_planned_score,
+    kept_weights,
+    moments_of,
+    requested_scores,
+)
 from diffusion_lab.config.tracking import build_trackers
+from diffusion_lab.config.trained import load_config
+from diffusion_lab.models.base import GenerativeModel
 from diffusion_lab.models.budget import TimeBudget, seconds_of
-from diffusion_lab.store import ModelDirectory
+from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
 from diffusion_lab.training.devices import Request
@@ -22,7 +36,13 @@ from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
 from diffusion_lab.training.monitor import Announce
 from diffusion_lab.training.snapshots import Snapshots
-from diffusion_lab.training.trainer import Precision, check_callbacks, checked_precision, trainer_options
+from diffusion_lab.training.trainer import (
+    Precision,
+    check_callbacks,
+    checked_precision,
+    quiet_lightning,
+    trainer_options,
+)
 
 if TYPE_CHECKING:
     from diffusion_lab.data.module import DataModule
@@ -31,26 +51,80 @@ if TYPE_CHECKING:
 _NEEDED = ("finite", "monitor", "checkpoint")
 
 
-def check_training(
-    cfg: DictConfig,
-    data: DataModule,
-    model: TrainableModel,
-    directory: ModelDirectory,
-    fingerprint: str,
-    request: Request | None,
-) -> None:
-    """Build Lightning's Trainer. Mistakes in its options are errors before anything is written.
+@dataclass(frozen=True)
+class Training:
+    """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies."""
 
-    request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
+    cfg: DictConfig
+    data: DataModule
+    fingerprint: str
+    directory: ModelDirectory
+    scores: list[DictConfig]
+
+    def build(self, request: Request | None) -> TrainableModel:
+        """The model with the weights that training starts from. Mistakes in the options are errors before anything is written.
+
+        request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
+        """
+        quiet_lightning()
+        cfg, directory = self.cfg, self.directory
+        model = build_model(cfg)
+        _start(model, cfg)
+        callbacks = build_callbacks(cfg, directory, self.fingerprint, Interruption())
+        trainer = build_trainer(cfg, directory, request, callbacks, Announcement(directory.path))
+        model.check_trainer(trainer)
+        model.optimization.check(model.named_parameters())
+        check_callbacks(users_callbacks(callbacks), trainer, cfg.val.every_n_steps, model)
+        self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
+        if request is not None or not directory.finished:  # a sweep that has its models needs no tracker of trainings
+            build_trackers(cfg)
+        if isinstance(model, GenerativeModel):
+            for score in self.scores:
+                check_planned_score(score, self.data, model, directory, kept_weights(cfg))
+        return model
+
+
+def training_of(
+    cfg: DictConfig, family: str, data_of: Callable[[DictConfig], DataModule] = build_training_data
+) -> Training:
+    """The training of a config of `train`, whose facts are filled in. ValueError or MistakeError for what cannot be trained.
+
+    family: of the model. data_of: the config's data.
     """
-    callbacks = build_callbacks(cfg, directory, fingerprint, Interruption())
-    trainer = build_trainer(cfg, directory, request, callbacks, Announcement(directory.path))
-    model.check_trainer(trainer)
-    model.optimization.check(model.named_parameters())
-    check_callbacks(users_callbacks(callbacks), trainer, cfg.val.every_n_steps, model)
-    data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
-    if request is not None or not directory.finished:  # a sweep that has its models must not fail for want of a tracker
-        build_trackers(cfg)
+    settle_budget(cfg)
+    settle_labels(cfg)
+    add_scored_moments(cfg)
+    data = data_of(cfg)
+    fill_in_facts(cfg, data)
+    fingerprint = training_fingerprint(cfg)
+    directory = model_directory(Path(cfg.outputs), data.name, family, fingerprint)
+    return Training(cfg, data, fingerprint, directory, requested_scores(cfg))
+
+
+def _start(model: TrainableModel, cfg: DictConfig) -> None:
+    """Put the weights of init_from in place. ValueError, naming what differs, where they are those of another network."""
+    files, started = start_files(cfg), model
+    if model.needs_base:
+        than = "the head; train the head with the data=…, labels=… and conditional=… of that model"
+        option = f"init_from={cfg.init_from}"
+        started = unguided(ModelDirectory(Path(cfg.init_from)), cfg.facts.identity, option, than)
+        model.attach_base(started)
+    try:
+        for file in files:
+            started.start_from(file)
+    except ValueError as error:
+        directory = ModelDirectory(Path(cfg.init_from))
+        theirs, ours = (
+            "nothing" if count is None else f"{count} classes or clusters"
+            for count in (load_config(directory).facts.get("num_classes"), cfg.facts.num_classes)
+        )
+        fix = f"{error}; the options of its network are in {directory.config}"
+        if theirs != ours:
+            fix = (
+                f"that model is conditioned on {theirs}, but this one on {ours}; use its labels=… (own: no clusters) and "
+                "conditional=…"
+            )
+        raise ValueError(f"init_from={cfg.init_from}: {fix}") from error
 
 
 def build_callbacks(

@@ -300,7 +300,7 @@ SAMPLE = {
     "a word as the clipping": (config("model.clip_x_0", "maybe"), "clip_x_0"),
     "a value that is more than one": (config("sampler.spacing.num_steps", "3 hydra.run.dir=harm"), "num_steps"),
     "a value with quotes": (config("sampler.spacing.num_steps", "3\" '\\' hydra.run.dir=harm \\"), "num_steps"),
-    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images=0: this option must be at least 1"),
+    "statistics of no image": (measured_on_no_image, "evaluation.statistics_images=0 must be at least 1"),
     "a network of more than memory": (config("network.base_channels", 2**12), "many more parameters than stranger/raw"),
     "a network of no channels": (config("network.base_channels", 0), "base_channels=0 must be"),
     # ---- links that lead out of the folder
