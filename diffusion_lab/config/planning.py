@@ -123,7 +123,8 @@ def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -
     """MistakeError where jobs on this machine could not run with cfg.trainer; a cluster has devices of its own."""
     from diffusion_lab.training.trainer import checked_precision
 
-    if master.hydra.launcher._target_.endswith(".SlurmLauncher"):
+    queue = master.hydra.launcher.get("queue")
+    if queue is not None and get_class(queue).is_shared:
         return
     gpus = visible_gpus()
     with users_mistakes():

@@ -68,7 +68,7 @@ def test_a_model_is_found_by_its_folder(lab):
     for place in ("sampler", "sampler/spacing"):
         own = lab.folder / "own" / place
         own.mkdir(parents=True)
-        (own / "trained.yaml").write_text("_target_: diffusion_lab.diffusion.AllSteps\n")
+        (own / "trained.yaml").write_text("_target_: diffusion_lab.sampling.AllSteps\n")
         said = f"own/{place}/trained.yaml: {place}=trained is the choice of training"
         lab.refused("sample", "model_dir=trained", "--config-dir", "own", said=said)
         (own / "trained.yaml").unlink()
