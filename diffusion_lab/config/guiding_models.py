@@ -14,12 +14,11 @@ from torch import Tensor
 
 from diffusion_lab.config.trained import (
     build_trained,
-    last_weights,
     load_config,
-    load_weights,
     settled,
     use_last_weights,
 )
+from diffusion_lab.config.weight_files import last_weights, load_weights
 from diffusion_lab.diffusion import Schedule
 from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.models.noisy_classifier import NoisyClassifier

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import REFERENCE
+from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import (
     DRAWING,
@@ -32,7 +33,7 @@ from diffusion_lab.store.fingerprints import (
 )
 from diffusion_lab.store.options import canonical_json
 from diffusion_lab.store.records import RunError, inside, read_yaml
-from diffusion_lab.store.weights import is_snapshot, snapshot_name
+from diffusion_lab.store.weights import snapshot_name
 
 CODE = Code()  # of this process
 RAW = "raw"
@@ -163,10 +164,8 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
     RunError if it is not finished.
     """
-    from diffusion_lab.training.ema import default_weights
-
     training = directory.read_training()
-    name = name or default_weights(directory.weight_names, training["steps"])
+    name = name or last_weights(directory)
     weights = directory.weight_files({name}).get(name)
     if weights is None:
         raise RunError(f"{directory.path} has no weights {name}")
@@ -209,14 +208,9 @@ def start_files(cfg: DictConfig) -> list[Path]:
     """The raw weights, which have everything, and then the average or the earlier moment of init_weights."""
     if cfg.get("init_from") is None:
         return []
-    from diffusion_lab.training.ema import default_weights
-
-    directory, name = ModelDirectory(Path(cfg.init_from)), cfg.init_weights
-    there = directory.weight_names
-    if name == "auto":
-        averages = [weights for weights in there if not is_snapshot(weights)]
-        name = default_weights(averages, directory.read_training()["steps"])
+    directory = ModelDirectory(Path(cfg.init_from))
+    name = last_weights(directory) if cfg.init_weights == "auto" else cfg.init_weights
     files = directory.weight_files([name])
     if name not in files:
-        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(there)}")
+        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(directory.weight_names)}")
     return [files[weights] for weights in dict.fromkeys((RAW, name))]

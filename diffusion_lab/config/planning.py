@@ -79,7 +79,8 @@ def with_moments(axes: Sequence[Axis], master: DictConfig) -> list[Axis]:
         raise MistakeError(
             f"{_AT}: give one list of moments, as {_AT}=[1m,5m]; each moment becomes a cell of the sweep"
         )
-    wanted = requested_weights(master.evaluation.get("at"))
+    with users_mistakes():
+        wanted = requested_weights(master.evaluation.get("at"))
     if not wanted:
         return list(axes)
     if _WEIGHTS in named:

@@ -22,6 +22,7 @@ from diffusion_lab.config.editing import Edit, wanted_edit
 from diffusion_lab.config.measured_variance import use_measured
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
 from diffusion_lab.config.trained import Load, load_model, trained_config, trained_data
+from diffusion_lab.config.weight_files import last_weights
 from diffusion_lab.diffusion.noise import check_seed
 from diffusion_lab.metrics.draw import labels
 from diffusion_lab.models.base import GenerativeModel
@@ -29,7 +30,6 @@ from diffusion_lab.models.diffusion import DiffusionModel
 from diffusion_lab.store import ModelDirectory, cache_directory
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.records import RunError
-from diffusion_lab.training.ema import default_weights
 from diffusion_lab.training.ranks import gather_to_rank_zero, num_ranks, rank
 
 MOST_COLUMNS = 20  # of a grid with a column for each class
@@ -145,8 +145,7 @@ def chosen_model(cfg: DictConfig, load: Load = load_model) -> tuple[ModelDirecto
     with users_mistakes():
         directory, saved = trained_config(cfg)
         model = load(directory, saved, cfg.weights)
-        auto = cfg.weights == "auto"
-        weights = default_weights(model.weight_names, directory.read_training()["steps"]) if auto else cfg.weights
+        weights = last_weights(directory) if cfg.weights == "auto" else cfg.weights
         with model.use_weights(weights):
             pass  # says at once if there are no such weights
     _check_variance(cfg, model)

@@ -22,7 +22,7 @@ from diffusion_lab.config.strangers import (
     leave_out,
     no_larger_than,
 )
-from diffusion_lab.config.weight_files import load_weights
+from diffusion_lab.config.weight_files import last_weights, load_weights
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.records import inside, printable, read_yaml
@@ -173,13 +173,6 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         if mistake_in_job(error) is not None:
             raise
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
-
-
-def last_weights(directory: ModelDirectory) -> str:
-    """The name of the weights that suit the length of a training."""
-    from diffusion_lab.training.ema import default_weights
-
-    return default_weights(directory.weight_names, directory.read_training()["steps"])
 
 
 def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:

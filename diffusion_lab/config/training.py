@@ -21,7 +21,6 @@ from diffusion_lab.config.scores import (
     add_scored_moments,
     check_planned_score,
     kept_weights,
-    moments_of,
     requested_scores,
 )
 from diffusion_lab.config.tracking import build_trackers
@@ -31,6 +30,7 @@ from diffusion_lab.models.budget import TimeBudget, seconds_of
 from diffusion_lab.store import ModelDirectory, model_directory
 from diffusion_lab.store.fingerprints import OUR_CALLBACKS
 from diffusion_lab.store.status_file import Announcement
+from diffusion_lab.store.weights import read_moments
 from diffusion_lab.training.devices import Request
 from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.interruption import Interruption
@@ -140,7 +140,7 @@ def build_callbacks(
         "path": directory.resume,
         "fingerprint": fingerprint,
         "interruption": interruption,
-        "branches": moments_of("snapshots.branches", cfg.snapshots.branches),
+        "branches": read_moments("snapshots.branches", cfg.snapshots.branches),
         "branch_file": directory.branch,
     }
     nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node is not None}

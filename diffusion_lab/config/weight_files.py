@@ -24,6 +24,13 @@ _MOST_FILES, _LARGEST = 256, 2**63
 _LARGEST_ERROR = 0.15  # of the profile, relative
 
 
+def last_weights(directory: ModelDirectory) -> str:
+    """The name of the weights that suit the length of a training."""
+    from diffusion_lab.training.ema import default_weights  # imports torch
+
+    return default_weights(directory.weight_names, directory.read_training()["steps"])
+
+
 def load_weights(model: GenerativeModel, directory: ModelDirectory, *weights: str) -> None:
     """Raw weights and averages, and those of the earlier moments that `weights` or the model's guidance names.
 

@@ -1,4 +1,4 @@
-"""What in outputs/ nothing refers to: models, scores, cached files, copies of code and snapshots. Imports no torch.
+"""What in outputs/ nothing refers to: models, scores, cached files and copies of code. Imports no torch.
 
 A sweep, a config and a score refer to a folder by its name, anywhere in their text. A name ends in 12 digits of a fingerprint, that
 of a score, <model>-<digits>, in two times 12, and they are there for no other reason: so these digits are what is looked for.
@@ -12,7 +12,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,8 +22,7 @@ from diffusion_lab.store.directories import SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
-from diffusion_lab.store.weights import snapshot_name
-from diffusion_lab.store.written import is_ours, names
+from diffusion_lab.store.written import names
 from diffusion_lab.sweeps.frozen import unused_copies
 
 Place = ModelDirectory | RunDirectory
@@ -35,24 +33,20 @@ _DIGITS = f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}"
 _KEY = re.compile(rf".-({_DIGITS}(?:-{_DIGITS})?)\Z")
 _KEYS = re.compile(rf"(?=-({_DIGITS})(-{_DIGITS})?)")  # also those that overlap
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
-_MOMENT = re.compile(r"\bmoment: ([\w.+-]+)$", re.MULTILINE)
-_HAS_USUAL_MOMENT = "Autoguidance"  # in the name of a class that has a moment of its own where the config says null
 _LARGEST = 2**26  # bytes
 
 
 @dataclass(frozen=True)
 class Unused:
-    """path: a folder or a file, as it is listed. why: half a sentence. files: what is removed, for its size.
+    """path: a file, or a folder, which a process holds while it works there. why: half a sentence. files: for its size.
 
-    home: the folder that a process holds while it works with them, which goes too if it is `path`; None: no process holds such a
-    thing. is_needed: whether something refers to it, checked again while `home` is held. jobs: of a copy of code, the folder of the
+    is_needed: whether something refers to it, checked again while the folder is held. jobs: of a copy of code, the folder of the
     queued jobs that may run from it.
     """
 
     path: Path
     why: str
     files: Sequence[Path]
-    home: Path | None = None
     is_needed: Callable[[], bool] = lambda: False
     jobs: Path | None = None
 
@@ -143,28 +137,7 @@ class Outputs:
         for folder, files in cache.streams.items():
             fingerprint = str((read_key(files[0]) or {}).get("model")).partition(" ")[0]
             if fingerprint[:FINGERPRINT_LENGTH] not in stay and fingerprint not in measured and not is_held(folder):
-                yield Unused(folder, "of a model that is listed or gone", files, folder)
-
-    def unused_snapshots(self) -> Iterator[Unused]:
-        """Of models that are finished and stay. None of a model with a cell of a sweep that is not scored yet."""
-        naming: dict[str, list[str]] = defaultdict(list)
-        for text in map(_config, self._kept.values()):
-            for key in _keys_in(text):
-                naming[key].append(text)
-        for model in self.models:
-            if (
-                _is_none_of_ours(model)
-                or not model.finished
-                or model.retraining.path.exists()
-                or self._is_at_work(model)
-            ):
-                continue
-            runs = self._runs_of[model.path.name]
-            used = _used_weights(model, [*map(_config, runs), *naming[_key(model)]], [*map(_score, runs)])
-            for file in sorted(model.snapshots):
-                if used is not None and file.stem not in used and is_ours(file):
-                    needed = partial(self._is_at_work, model)
-                    yield Unused(file, "no score, guidance or training used it", [file], model.path, needed)
+                yield Unused(folder, "of a model that is listed or gone", files)
 
     def unused_code(self, jobs: Path) -> Iterator[Unused]:
         """Copies of sweeps whose cells all have their score. jobs: where queued jobs, which may outlive their command, are."""
@@ -177,13 +150,8 @@ class Outputs:
                 files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
                 yield Unused(copy, "every cell of its sweep has its score", files, jobs=jobs)
 
-    def _is_at_work(self, model: ModelDirectory) -> bool:
-        """Whether a process works on a score of the model, or a cell of it in a sweep has no score yet."""
-        runs = [run for run in runs_in(self._outputs) if _model_of(run) == model.path.name]
-        return model.path.name in _unscored(self._outputs) or any(is_held(run.path) for run in runs)
-
     def _folder(self, place: Place, why: str) -> Unused:
-        return Unused(place.path, why, place.files, place.path, partial(self._is_needed, place))
+        return Unused(place.path, why, place.files, partial(self._is_needed, place))
 
     def _is_needed(self, place: Place) -> bool:
         """Whether a sweep or a process needs the folder now; called by the process that holds it."""
@@ -245,21 +213,6 @@ def _recorded(place: Place) -> str | None:
     if not isinstance(recorded, str):
         raise RunError(f"{place.metrics} does not name its training")
     return recorded[:FINGERPRINT_LENGTH]
-
-
-def _used_weights(model: ModelDirectory, configs: Sequence[str], scores: Sequence[str]) -> set[str] | None:
-    """Names of the weights that scores, guidances and trainings name in these texts; None: any of them may be."""
-    moments = [(moment, text) for text in configs for moment in _MOMENT.findall(text)]
-    if any(moment == "null" and _HAS_USUAL_MOMENT in text for moment, text in moments):
-        return None
-    texts = [*configs, *scores]  # a weights: at_0.2 of a config, a "weights": "at_0.2" of a score
-    named = {name for name in model.weight_names if any(re.search(rf': "?{re.escape(name)}\b', text) for text in texts)}
-    for moment, _ in moments:
-        for read in (float, str):  # 0.2, 2m; null is no moment
-            with suppress(ValueError):
-                named.add(snapshot_name(read(moment)))
-                break
-    return named
 
 
 def _unscored(outputs: Path) -> set[str]:
