@@ -104,7 +104,7 @@ def drop_leftovers(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]:
 
 
 def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
-    taken = _parameters(node.get("_target_"))
+    taken = parameters_of(node.get("_target_"))
     for name in map(str, node):
         if taken is not None and not name.startswith("_") and name not in taken:
             yield f"{place}.{name}"
@@ -112,7 +112,7 @@ def _not_taken(node: DictConfig, place: str) -> Iterator[str]:
             yield from _not_taken(node[name], f"{place}.{name}")
 
 
-def _parameters(target: Any) -> set[str] | None:
+def parameters_of(target: Any) -> set[str] | None:
     """The parameter names of a target; None if it takes **kwargs or has no readable signature."""
     try:
         parameters = inspect.signature(get_object(target)).parameters.values()

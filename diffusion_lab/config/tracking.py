@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
 from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
 from diffusion_lab.report.make import report_files
@@ -49,15 +49,12 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
 
         if not issubclass(kind, Logger):
             raise MistakeError(f"{target} is not one of Lightning's loggers")
-        try:
-            known = (
-                signature(kind).bind_partial(**{key: node[key] for key in node if not key.startswith("_")}).signature
-            )
-        except TypeError as error:
-            said = str(error).replace("got an unexpected keyword argument", "there is no option")
-            raise MistakeError(f"logger.{name}: {said}") from None
+        taken = parameters_of(node["_target_"])
+        for key in node:
+            if taken is not None and not key.startswith("_") and key not in taken:
+                raise MistakeError(f"logger.{name}: there is no option {key}")
         if folder is not None:
-            unsaid = "save_dir" in known.parameters and node.get("save_dir") is None
+            unsaid = "save_dir" in (taken or ()) and node.get("save_dir") is None
             trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
     return trackers
 

@@ -91,8 +91,12 @@ class Queue(ABC):
         """How many of these calls, the first ones, may be submitted together now."""
 
     @abstractmethod
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
-        """Name -> job, in the order of the calls, for which there is room. JobError if the queue refuses."""
+    def submit(self, calls: Sequence[Call]) -> list[str]:
+        """Names of the jobs of these calls, for which there is room. JobError if the queue refuses."""
+
+    def tasks(self, call: Call) -> int:
+        """The processes of its job, each of which writes an outcome."""
+        return 1
 
     def place(self, job: str) -> str | None:
         """Where a job runs, if that is known when it is submitted."""
@@ -174,7 +178,9 @@ class _Submission:
                 break
             batch = self.waiting[:room]
             jobs = self._queue.submit([self._calls[index] for index in batch])
-            for (job, about), index in zip(jobs.items(), batch, strict=True):
+            for job, index in zip(jobs, batch, strict=True):
+                call = self._calls[index]
+                about = Submitted(call.makes, call.directory, call.code, self._queue.tasks(call))
                 about.write(self._queue.folder, job)
                 self._started(job, about, index)
             names += jobs

@@ -17,18 +17,14 @@ from dataclasses import asdict
 from functools import cached_property
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from diffusion_lab.store import write_json
 from diffusion_lab.store.files import make_folders
 from diffusion_lab.store.lease import Process
 from diffusion_lab.store.places import log_file, process_file
-from diffusion_lab.sweeps.jobs import Call, JobError, Queue, Submitted, ask, in_slurm, running_here
+from diffusion_lab.sweeps.jobs import Call, JobError, Queue, ask, in_slurm, running_here
 from diffusion_lab.training.devices import Place, Request, num_cores, requested, visible_gpus
-
-if TYPE_CHECKING:
-    from submitit import Job
-    from submitit.core.core import Executor
 
 _USUAL_MAX_ARRAY_SIZE = 1001
 _SUBMITIT_NAMES = {"tasks_per_node": "ntasks_per_node", "more": "additional_parameters"}  # of our options
@@ -80,8 +76,9 @@ class SlurmQueue(Queue):
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.MULTILINE)
         return max(1, int(found[1])) if found else _USUAL_MAX_ARRAY_SIZE
 
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
+    def submit(self, calls: Sequence[Call]) -> list[str]:
         from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise JobError(
@@ -90,12 +87,14 @@ class SlurmQueue(Queue):
             )
         executor = SlurmExecutor(folder=self.folder, max_num_timeout=self.max_num_timeout, python=self.python)
         executor.update_parameters(**self._parameters(calls[0]))
-        tasks = calls[0].resources["nodes"] * calls[0].resources["ntasks_per_node"]
-        jobs = _submitted(executor, calls)
-        return {
-            job.job_id: Submitted(call.makes, call.directory, call.code, tasks)
-            for job, call in zip(jobs, calls, strict=True)
-        }
+        make_folders(executor.folder)
+        try:
+            return [job.job_id for job in executor.submit_array(calls)]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise JobError(f"the queue rejected the job: {' '.join(str(error).split())}") from error
+
+    def tasks(self, call: Call) -> int:
+        return call.resources["nodes"] * call.resources["ntasks_per_node"]
 
     def active_jobs(self) -> Collection[str] | None:
         return in_slurm(self.folder)
@@ -173,8 +172,8 @@ class LocalQueue(Queue):
     def room(self, waiting: Sequence[Call]) -> int:
         return len(self._free_places(waiting))
 
-    def submit(self, calls: Sequence[Call]) -> dict[str, Submitted]:
-        submitted = {}
+    def submit(self, calls: Sequence[Call]) -> list[str]:
+        names = []
         for call, place in zip(calls, self._free_places(calls), strict=True):
             environment = {
                 "OMP_NUM_THREADS": str(place.threads),
@@ -185,8 +184,8 @@ class LocalQueue(Queue):
             self._own[name], self._places[name] = _process(self.folder, name, call, environment), place
             process = Process.of(self._own[name].pid)
             write_json(process_file(self.folder, name), {"process": asdict(process), "place": asdict(place)})
-            submitted[name] = Submitted(call.makes, call.directory, call.code, tasks=1)
-        return submitted
+            names.append(name)
+        return names
 
     def place(self, job: str) -> str:
         return str(self._places[job])
@@ -253,16 +252,6 @@ def _process(folder: Path, name: str, call: Call, environment: Mapping[str, str]
     command, variables = prepare(folder, name, call)
     with log_file(folder, name).open("ab") as log:
         return subprocess.Popen(command, env={**environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _submitted(executor: Executor, calls: Sequence[Call]) -> list[Job[None]]:
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    make_folders(executor.folder)
-    try:
-        return executor.submit_array(calls)
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise JobError(f"the queue rejected the job: {' '.join(str(error).split())}") from error
 
 
 def _users_threads() -> int | None:

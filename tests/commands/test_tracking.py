@@ -225,7 +225,7 @@ WRONG = {
     "no name": (["+logger.wandb.project=mine"], "as logger.wandb.project"),
     "no logger": (["+logger.a._target_=torch.nn.Identity"], "logger.a._target_=torch.nn.Identity is not one of"),
     "nothing": (["+logger.a._target_=nowhere.Logger"], "logger.a._target_=nowhere.Logger: Python cannot import this"),
-    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option 'fold'"),
+    "unknown option": (["logger=csv", "+logger.csv.fold=x"], "logger.csv: there is no option fold"),
 }
 
 
