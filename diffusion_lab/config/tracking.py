@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
             if taken is not None and not key.startswith("_") and key not in taken:
                 raise MistakeError(f"logger.{name}: there is no option {key}")
         if folder is not None:
-            unsaid = "save_dir" in (taken or ()) and node.get("save_dir") is None
+            unsaid = "save_dir" in signature(kind).parameters and node.get("save_dir") is None
             trackers.append(TrainingsOnly(instantiate(node, **({"save_dir": str(folder)} if unsaid else {}))))
     return trackers
 
