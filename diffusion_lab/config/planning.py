@@ -221,7 +221,7 @@ def _cell(
     with users_mistakes():
         training = training_of(cfg, family, data_of)
         CODE.reached(named_in(plain_config(cfg)), Scope())  # also what counts nowhere: a copy of the code must have it
-        if check and not isinstance(training.build(request=None), GenerativeModel) and cfg.score:
+        if check and not isinstance(training.build(request=None).model, GenerativeModel) and cfg.score:
             raise MistakeError(f"model={family} generates no samples, so it cannot be scored; add score=false")
         (score,) = training.scores  # the axes pick one
         run = run_of(training.directory, training.fingerprint, score, outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -52,6 +52,17 @@ _NEEDED = ("finite", "monitor", "checkpoint")
 
 
 @dataclass(frozen=True)
+class Trainee:
+    """A model and the Trainer that trains it. added: callbacks of the user. announcement: for the folder of the model."""
+
+    model: TrainableModel
+    trainer: Trainer
+    added: Mapping[str, Callback]
+    interruption: Interruption
+    announcement: Announcement
+
+
+@dataclass(frozen=True)
 class Training:
     """What `cfg`, with its facts filled in, trains, and the configs of the scores that follow. directory: where it lies."""
 
@@ -61,27 +72,34 @@ class Training:
     directory: ModelDirectory
     scores: list[DictConfig]
 
-    def build(self, request: Request | None) -> TrainableModel:
+    @property
+    def place(self) -> ModelDirectory:
+        """The folder that is trained into."""
+        return self.directory.retraining if self.cfg.retrain else self.directory
+
+    def build(self, request: Request | None) -> Trainee:
         """The model with the weights that training starts from. Mistakes in the options are errors before anything is written.
 
         request: the devices; None: those of a job, which may run on another machine. What only they decide is not checked.
         """
         quiet_lightning()
-        cfg, directory = self.cfg, self.directory
+        cfg, directory, interruption = self.cfg, self.directory, Interruption()
         model = build_model(cfg)
         _start(model, cfg)
-        callbacks = build_callbacks(cfg, directory, self.fingerprint, Interruption())
-        trainer = build_trainer(cfg, directory, request, callbacks, Announcement(directory.path))
+        announcement = Announcement(directory.path, cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else None)
+        callbacks = build_callbacks(cfg, self.place, self.fingerprint, interruption)
+        trainer = _build_trainer(cfg, self.place, request, callbacks, announcement)
         model.check_trainer(trainer)
         model.optimization.check(model.named_parameters())
-        check_callbacks(users_callbacks(callbacks), trainer, cfg.val.every_n_steps, model)
+        added = {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
+        check_callbacks(added, trainer, cfg.val.every_n_steps, model)
         self.data.hold_out(cfg.val.num_images, cfg.val.batch_size, cfg.val.seed)
         if request is not None or not directory.finished:  # a sweep that has its models needs no tracker of trainings
             build_trackers(cfg)
         if isinstance(model, GenerativeModel):
             for score in self.scores:
                 check_planned_score(score, self.data, model, directory, kept_weights(cfg))
-        return model
+        return Trainee(model, trainer, added, interruption, announcement)
 
 
 def training_of(
@@ -164,12 +182,7 @@ def build_callbacks(
     return built
 
 
-def users_callbacks(callbacks: dict[str, Callback]) -> dict[str, Callback]:
-    """Those that the user added, in his order."""
-    return {name: part for name, part in callbacks.items() if name not in OUR_CALLBACKS}
-
-
-def build_trainer(
+def _build_trainer(
     cfg: DictConfig,
     directory: ModelDirectory,
     request: Request | None,
