@@ -12,7 +12,7 @@ from diffusion_lab.config.build import build_data, build_model, choices_made, fa
 from diffusion_lab.config.composing import NEEDS_NO_MODEL
 from diffusion_lab.config.identity import code_of_training, plain_config, sha256_of, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
-from diffusion_lab.config.overrides import quoted, unquoted
+from diffusion_lab.config.overrides import named, quoted, unquoted
 from diffusion_lab.config.strangers import no_larger_than
 from diffusion_lab.store import ModelDirectory, model_directory, write_json
 from diffusion_lab.store.files import remove_staged, write_whole
@@ -34,7 +34,7 @@ def completed(options: list[str]) -> list[str]:
 
     if NEEDS_NO_MODEL & {*options}:
         return options
-    given = {key: unquoted(value) for key, _, value in (option.partition("=") for option in options)}
+    given = {key: unquoted(value) for key, value in named(options).items()}
     own = {key: given[key] for key in (_CHECKPOINT, *OPTIONS) if key in given}
     if _CHECKPOINT not in own:
         raise MistakeError("set the file or the folder, such as checkpoint=cifar10_uncond_50M_500K.pt")

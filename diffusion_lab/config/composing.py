@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.conf_dir import CONF
 from diffusion_lab.config.mistakes import MistakeError
-from diffusion_lab.config.overrides import as_plain, unquoted
+from diffusion_lab.config.overrides import as_plain, named, unquoted
 from diffusion_lab.config.trained import load_config
 from diffusion_lab.config.working_directory import own_folders, usual_outputs
 from diffusion_lab.store import ModelDirectory, newest_model
@@ -29,8 +29,8 @@ _OF_EVERY_CLASS = ("data.validation",)  # and no parameter of any
 
 def model_dir_of(options: Sequence[str]) -> ModelDirectory:
     """The model directory that options name, or the newest under their `outputs`. MistakeError where they name several."""
-    named = {key: value for key, _, value in (option.partition("=") for option in options)}
-    written = named.get("model_dir", "null")
+    given = named(options)
+    written = given.get("model_dir", "null")
     wanted = unquoted(written)
     if wanted == written and "," in wanted:
         raise MistakeError(
@@ -38,7 +38,7 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
         )
     if wanted != "null":
         return ModelDirectory(Path(wanted))
-    return newest_model(Path(unquoted(named["outputs"]) if "outputs" in named else usual_outputs()))
+    return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))
 
 
 def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -50,16 +50,15 @@ def with_trained_choices(options: Sequence[str], groups: Sequence[str]) -> list[
         return [*options]
     directory = model_dir_of(options)
     saved = load_config(directory)
-    options = [
-        o for o in options if o not in {f"{group}={TRAINED}" for group in groups}
-    ]  # a rank is given them already
-    picked = {option.partition("=")[0].lstrip("+~").split("@")[0] for option in options}
+    again = {f"{group}={TRAINED}" for group in groups}  # a rank is given them already
+    options = [option for option in options if option not in again]
+    picked = named(options)
     for option in sorted(picked):
         group = option.partition(".")[0].partition("/")[0]
         if group in groups and _CHOSEN_WITH.get(group, group) not in saved:
             known = ", ".join(name for name in groups if name in saved)
             raise MistakeError(f"{option}: the model in {directory.path} has no {group} to choose; it has {known}")
-        if f"{group}=[]" in options and group in groups:
+        if picked.get(group) == "[]" and group in groups:
             raise MistakeError(f"{group}: choose at least one")
     kept = [group for group in groups if isinstance(saved.get(group), DictConfig) and (CONF / group).is_dir()]
     for group in kept:

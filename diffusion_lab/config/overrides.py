@@ -48,6 +48,12 @@ def unquoted(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
+def named(options: Sequence[str]) -> dict[str, str]:
+    """Key, without + and ~ and its package, -> the text of its value, of the options of a command line; the last one counts."""
+    pairs = (option.partition("=") for option in options if not option.startswith("-"))
+    return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
+
+
 def options_of_this_job(**more: str) -> list[str]:
     """The options of this job, and where Hydra finds its choices, for another process. more: options that only this one knows."""
     hydra = HydraConfig.get()

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion_lab.conf_dir import CONF
-from diffusion_lab.config.overrides import as_plain, quoted
+from diffusion_lab.config.overrides import as_plain, named, quoted
 from diffusion_lab.config.strangers import VARIABLE as TARGETS
 from diffusion_lab.store.files import name_root
 from diffusion_lab.store.places import is_in_outputs
@@ -78,9 +78,8 @@ def with_own_choices(options: Sequence[str]) -> list[str]:
     """
     if (folder := working_directory()) is None:
         return [*options]
-    named = [(key.lstrip("+").partition("@")[0], value) for key, _, value in (o.partition("=") for o in options)]
     own = copied(folder / "conf")
-    for group, value in named:
+    for group, value in named(options).items():
         if group.startswith("hydra") or not (CONF / group).is_dir():
             continue  # choices that installed plugins bring; an option that is no choice: sweep=first, remove=true
         for choice in re.findall(r"[\w/.-]+", value):
@@ -194,8 +193,8 @@ def _importing_module() -> str:
 
 def own_folders(options: Sequence[str]) -> list[Path]:
     """Where the user's configs are: --config-dir and hydra.searchpath, with conf/ if it is searched."""
-    named = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
-    return [Path(name) for name in (*named, *(path.removeprefix("file://") for path in _search_path(options)))]
+    typed = re.findall(r"^(?:--config-dir|-cd)[=\n](.+)$", "\n".join(options), re.MULTILINE)
+    return [Path(name) for name in (*typed, *(path.removeprefix("file://") for path in _search_path(options)))]
 
 
 def _own_files(options: Sequence[str]) -> Iterator[str]:
@@ -226,9 +225,9 @@ def local_settings(file: Path) -> Any:
 
 def _is_choice(key: Any, choices: Any) -> bool:
     """Whether an entry of a list of defaults chooses among the lab's own configs, and none of Hydra's."""
-    named = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
+    group = re.fullmatch(r"override /?((?!hydra/)\w+(/\w+)*)", str(key))
     choices = choices if isinstance(choices, list) else [choices]
-    return named is not None and all((CONF / named[1] / f"{choice}.yaml").is_file() for choice in choices)
+    return group is not None and all((CONF / group[1] / f"{choice}.yaml").is_file() for choice in choices)
 
 
 def _check_plain(node: Any, prefix: str) -> None:
