@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffusion_lab.config.build import build_data
 from diffusion_lab.config.mistakes import MistakeError, users_mistakes
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
     check_free([to])
     with users_mistakes():
         check_at_least(1, cfg, "num_images")
-        request = request_of(OmegaConf.create({"accelerator": cfg.accelerator, "devices": 1}), prefix="")
+        request = request_of({"accelerator": cfg.accelerator, "devices": 1}, prefix="")
         data = build_data(cfg)
         if len(data.shape) != 3:
             raise MistakeError(f"{data.name} consists of points, but published evaluators read images")

@@ -75,24 +75,24 @@ def fill_in_facts(cfg: DictConfig, data: DataModule) -> None:
     wrong = wrong_in({"facts": facts}, FACTS)
     if wrong:
         raise ValueError(f"{data.name}: {wrong}")
+    has_labels = cfg.conditional or data.clusters is not None
+    state_shape(cfg, data.shape, data.num_levels, data.num_classes if has_labels else None)
     with open_dict(cfg):
-        cfg.facts.shape = list(data.shape)
-        cfg.facts.channels = data.shape[0]
-        cfg.facts.size = _side(data.shape)
-        cfg.facts.num_levels = data.num_levels
-        cfg.facts.num_classes = data.num_classes if cfg.conditional or data.clusters is not None else None
         cfg.facts.identity = data.training_identity
         cfg.facts.end_shares = None if data.end_shares is None else list(data.end_shares)
-        cfg.facts.bounded = data.num_levels is not None
         cfg.facts.init = content_of_start(cfg)
         if "base" in cfg.facts:
             cfg.facts.base = identity_of_base(cfg)
 
 
-def _side(shape: Sequence[int]) -> int | list[int]:
-    """Of (C, H, W): the side of a square, else [H, W]. Of points (D,): D."""
+def state_shape(cfg: DictConfig, shape: Sequence[int], num_levels: int | None, num_classes: int | None) -> None:
+    """The facts that size a network. size: of (C, H, W) the side of a square, else [H, W]; of points (D,) D."""
     sides = list(shape[-2:]) if len(shape) == 3 else [shape[-1]]
-    return sides[0] if len({*sides}) == 1 else sides
+    with open_dict(cfg):
+        cfg.facts.shape, cfg.facts.channels = list(shape), shape[0]
+        cfg.facts.size = sides[0] if len({*sides}) == 1 else sides
+        cfg.facts.num_levels, cfg.facts.bounded = num_levels, num_levels is not None
+        cfg.facts.num_classes = num_classes
 
 
 def settle_budget(cfg: DictConfig) -> None:
