@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,7 +33,6 @@ from diffusion_lab.training.ema import PowerAverages
 from diffusion_lab.training.finite import NotFiniteError
 from diffusion_lab.training.interruption import Interrupted
 from diffusion_lab.training.monitor import Monitor
-from diffusion_lab.training.profiles import TRACKED
 from diffusion_lab.training.ranks import Ranks
 from diffusion_lab.training.saving import newest_good, previous_of
 from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
@@ -42,9 +40,6 @@ from diffusion_lab.versions import versions
 
 if TYPE_CHECKING:
     pass
-
-_BYTES = 4  # of a number in a checkpoint
-_MOMENTS = 2  # numbers that AdamW keeps for each weight
 
 
 def fit(
@@ -66,7 +61,7 @@ def fit(
         if here.is_first:
             with users_mistakes():
                 trackers = build_trackers(cfg, directory.logs)
-            _prepare(cfg, directory, choices, sum(weights.numel() for weights in model.parameters()))
+            _prepare(cfg, directory, choices)
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(trainee.announcement)
@@ -132,9 +127,7 @@ def fit(
         here.agree(None)  # no rank reads the weights before they exist
 
 
-def _prepare(
-    cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str | None], num_parameters: int
-) -> None:
+def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str | None]) -> None:
     """What an earlier process left is cleared away or checked; what describes the training is written."""
     make_folders(directory.path)
     for folder in (directory.path, directory.samples):
@@ -153,17 +146,6 @@ def _prepare(
                 f"{directory.config} has changed since this training began ({', '.join(changed)}); "
                 + (f"remove {directory.path} to start over" if cfg.retrain else "set retrain=true to train again")
             )
-    tracked = len(TRACKED) if cfg.snapshots.averages else 0
-    # Two checkpoints, one that is being written, and the branches.
-    numbers = num_parameters * (1 + _MOMENTS + len(cfg.ema.decays) + tracked) * (3 + len(cfg.snapshots.branches))
-    # Of each moment one set of weights, or two averages in half precision.
-    needed = _BYTES * (numbers + num_parameters * (len(cfg.snapshots.at) + cfg.snapshots.averages))
-    free = shutil.disk_usage(directory.path).free
-    if free < needed:
-        raise MistakeError(
-            f"{directory.path}: {free / 2**20:,.0f} MiB are free on this disk, but training needs {needed / 2**20:,.0f} MiB for "
-            "its checkpoints and snapshots; free some space, or choose another disk with outputs=…"
-        )
     write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     write_json(directory.choices, choices)
 
