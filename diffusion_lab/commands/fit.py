@@ -6,7 +6,6 @@ import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -38,16 +37,8 @@ from diffusion_lab.training.saving import newest_good, previous_of
 from diffusion_lab.training.trainer import PrecisionError, stopping_callbacks
 from diffusion_lab.versions import versions
 
-if TYPE_CHECKING:
-    pass
 
-
-def fit(
-    training: Training,
-    trainee: Trainee,
-    here: Ranks,
-    branch: BranchPoint | None = None,
-) -> None:
+def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint | None = None) -> None:
     """Train in `training.place`, while the model's folder is held. branch: the start, if not step 0.
 
     Interrupted after a signal; MistakeError for a mistake that the user can correct.
