@@ -101,15 +101,13 @@ def trainer_options(
         raise ValueError("set trainer.max_steps or trainer.max_time, so that training ends")
     accumulated = options["accumulate_grad_batches"]
     for key in _COUNTS:
-        value = options.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise ValueError(f"trainer.{key}={value} must be a whole number from 0")
+        value, least = options.get(key), int(key == "limit_train_batches")
+        if not (value is None or (type(value) is int and value >= least)):
+            raise ValueError(f"trainer.{key}={value} must be a whole number from {least}")
         if key.endswith(("train_batches", "overfit_batches")) and value and value % accumulated:
             raise ValueError(
                 f"trainer.{key}={value} must be a multiple of trainer.accumulate_grad_batches={accumulated}"
             )
-    if options.get("limit_train_batches") == 0:
-        raise ValueError("trainer.limit_train_batches=0: choose at least 1, or remove it")
     if request is None:
         known = ("auto", *StrategyRegistry.available_strategies())
         if isinstance(options.get("strategy"), str) and options["strategy"] not in known:
