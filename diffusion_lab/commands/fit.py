@@ -13,19 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.branching import BranchPoint
 from diffusion_lab.config.build import choices_made
-from diffusion_lab.config.identity import code_of_training, plain_config, variance_matters
+from diffusion_lab.config.identity import code_of_training, plain_config
 from diffusion_lab.config.mistakes import MistakeError, lost_process, out_of_memory, users_mistakes
-from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.tracking import build_trackers, described
-from diffusion_lab.config.trained import read_config
 from diffusion_lab.config.training import Trainee, Training
 from diffusion_lab.data.module import DataError
 from diffusion_lab.models.budget import callback_of, time_budget
 from diffusion_lab.networks.speed import compile_network
 from diffusion_lab.store import ModelDirectory, write_json
 from diffusion_lab.store.files import clear, make_folders, remove_staged, write_whole
-from diffusion_lab.store.fingerprints import training_part
-from diffusion_lab.store.options import changed_keys
 from diffusion_lab.store.written import names
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.ema import PowerAverages
@@ -52,7 +48,11 @@ def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint |
         if here.is_first:
             with users_mistakes():
                 trackers = build_trackers(cfg, directory.logs)
-            _prepare(cfg, directory, choices)
+            make_folders(directory.path)
+            for folder in (directory.path, directory.samples):
+                remove_staged(folder)  # of a process that was killed
+            write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain_config(cfg))).encode())
+            write_json(directory.choices, choices)
             about = described(cfg, directory, choices)
             trainer.loggers += [stack.enter_context(tracker.training(about)) for tracker in trackers]
             stack.enter_context(trainee.announcement)
@@ -116,29 +116,6 @@ def fit(training: Training, trainee: Trainee, here: Ranks, branch: BranchPoint |
             )
             clear(previous_of(directory.resume))
         here.agree(None)  # no rank reads the weights before they exist
-
-
-def _prepare(cfg: DictConfig, directory: ModelDirectory, choices: Mapping[str, str | None]) -> None:
-    """What an earlier process left is cleared away or checked; what describes the training is written."""
-    make_folders(directory.path)
-    for folder in (directory.path, directory.samples):
-        remove_staged(folder)
-    config = plain_config(cfg)
-    if directory.config.is_file():
-        before = as_plain(read_config(directory))
-        unread = set() if variance_matters(cfg) else {"variance"}  # another one is the same training
-        changed = [
-            key
-            for key in changed_keys(training_part(before), training_part(config))
-            if key.partition(".")[0] not in unread
-        ]
-        if changed:
-            raise MistakeError(
-                f"{directory.config} has changed since this training began ({', '.join(changed)}); "
-                + (f"remove {directory.path} to start over" if cfg.retrain else "set retrain=true to train again")
-            )
-    write_whole(directory.config, OmegaConf.to_yaml(OmegaConf.create(config)).encode())
-    write_json(directory.choices, choices)
 
 
 @contextmanager

@@ -13,12 +13,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.store import FINGERPRINT_LENGTH, CacheDirectory, ModelDirectory, RunDirectory, cache_directory
-from diffusion_lab.store.directories import SweepDirectory
 from diffusion_lab.store.lease import is_held
 from diffusion_lab.store.places import folders_of, models_in, named_model, read_key, run_directory, runs_in, sweeps_in
 from diffusion_lab.store.records import RunError, inside, read_bytes, read_json
@@ -121,17 +120,12 @@ class Outputs:
     def unused_cache(self) -> Iterator[Unused]:
         """Files there under our keys. What decides them is named by hashes, which a config or a score that needs them contains."""
         cache = CacheDirectory(cache_directory(self._outputs))
-        scores = list(map(_score, self.runs))
-        # A model that has no score yet may need any of its data.
-        configs = [_config(model) for model in self.models if not any(map(_score, self._runs_of[model.path.name]))]
+        scores = [_text_of(run, run.metrics) for run in self.runs]
+        texts = [*scores, *map(_config, self.models)]
         for file in cache.references:
-            key = read_key(file) or {}
-            data, features, kind = (str(key.get(name)) for name in ("data", "features", "kind"))
-            # Where a chain started from moments (start=data_moments), the score names their data, but no features.
-            start = f"training images, {data[:12]}" if kind == "moments" or kind.endswith("-means") else features
-            scored = any(data in score and (features in score or start in score) for score in scores)
-            if not scored and not any(data in config for config in configs):
-                yield Unused(file, "no score has these data and features", [file])
+            data = str((read_key(file) or {}).get("data"))
+            if not any(data in text for text in texts):
+                yield Unused(file, "no model and no score has these data", [file])
         stay = {_last(model) for model in self.models}
         measured = {text for score in scores for text in _FINGERPRINT.findall(score)}
         for folder, files in cache.streams.items():
@@ -141,10 +135,10 @@ class Outputs:
 
     def unused_code(self, jobs: Path) -> Iterator[Unused]:
         """Copies of sweeps whose cells all have their score. jobs: where queued jobs, which may outlive their command, are."""
-        unscored = _unscored(self._outputs)
         for sweep in sweeps_in(self._outputs):
             linked = any(path.is_symlink() for path in (sweep.code, sweep.path, sweep.path.parent))
-            if linked or sweep.path.name in unscored:
+            runs = [run_directory(self._outputs, cell["run"]) for cell in sweep.read_sweep()["cells"]]
+            if linked or not all(run.metrics.is_file() for run in runs):
                 continue
             for copy in unused_copies(sweep.code, jobs):
                 files = [path for path in copy.rglob("*") if path.is_file() and not path.is_symlink()]
@@ -215,47 +209,19 @@ def _recorded(place: Place) -> str | None:
     return recorded[:FINGERPRINT_LENGTH]
 
 
-def _unscored(outputs: Path) -> set[str]:
-    """Names of sweeps, and of models, with a cell in a sweep that has no score."""
-    cells = [cell for sweep in sweeps_in(outputs) for cell in _cells(sweep, sweep.sweep.stat().st_mtime_ns)]
-    return {name for *names, run in cells if not run_directory(outputs, run).metrics.is_file() for name in names}
-
-
-@cache
-def _cells(sweep: SweepDirectory, changed: int) -> list[tuple[str, str, str]]:
-    """(name of the sweep, of the model, of the run) of each cell of a sweep that was changed at that time."""
-    return [(sweep.path.name, cell["model"], cell["run"]) for cell in sweep.read_sweep()["cells"]]
-
-
 def _keys_of_sweeps(outputs: Path) -> set[str]:
-    """The folders that sweeps refer to."""
-    files = [sweep.sweep for sweep in sweeps_in(outputs)]
-    return {key for file in files for key in _keys_of_sweep(file, file.stat().st_mtime_ns)}
-
-
-@cache
-def _keys_of_sweep(file: Path, changed: int) -> set[str]:
-    """Of a file that was changed at that time. As JSON it may write a letter as a number. RunError for a damaged one."""
-    return _keys_in(json.dumps(read_json(file), ensure_ascii=False))
+    """The folders that sweeps refer to. As JSON a file may write a letter as a number. RunError for a damaged one."""
+    texts = [json.dumps(read_json(sweep.sweep), ensure_ascii=False) for sweep in sweeps_in(outputs)]
+    return {key for text in texts for key in _keys_in(text)}
 
 
 def _config(place: Place) -> str:
     return _text_of(place, place.config)
 
 
-def _score(run: RunDirectory) -> str:
-    return _text_of(run, run.metrics)
-
-
 def _text_of(place: Place, file: Path) -> str:
     """The text of a file in a folder; empty where there is none, or it is a link that leads out."""
     try:
-        return _text(inside(place.path, file), file.stat().st_mtime_ns)
+        return read_bytes(inside(place.path, file), _LARGEST).decode(errors="replace")
     except (RunError, OSError):
         return ""
-
-
-@cache
-def _text(file: Path, changed: int) -> str:
-    """Of a file that was changed at that time."""
-    return read_bytes(file, _LARGEST).decode(errors="replace")

@@ -698,12 +698,14 @@ def test_a_bad_checkpoint_is_named_and_training_begins_anew(lab, harm):
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(directory.weights("raw")).items())
 
 
-def test_a_config_that_was_changed_under_a_training_is_refused_with_the_keys(lab):
+def test_a_config_changed_under_a_training_is_written_again(lab):
     options = [*TINY, *STRIDED, "score=false"]
     lab.given("train", *options)
     directory = newest_model(lab.folder / "outputs")
     directory.training.unlink()
+    before = directory.config.read_text()
     edit(directory.path, "optimizer.lr", 0.5)
-    lab.refused(
-        "train", *options, said="has changed since this training began (optimizer.lr); set retrain=true to train again"
-    )
+    edited = directory.config.read_text()
+    assert "resuming from" in lab.done("train", *options)
+    assert directory.config.read_text() == before
+    assert edited in [file.read_text() for file in directory.path.glob("yours*")], "what the user changed is kept"

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.commands.prune import removed
-from diffusion_lab.data.digits import Digits
-from diffusion_lab.metrics.features import Pixels
-from diffusion_lab.metrics.reference import Reference
 from diffusion_lab.store import ModelDirectory, RunDirectory, newest_model, run_directory, sweep_directory
 from diffusion_lab.store.files import write_whole
 from diffusion_lab.store.lease import hold
@@ -243,11 +240,6 @@ def test_what_is_cached_goes_with_its_models_and_scores(lab):
     (cache / "samples" / "0123456789abcdef").mkdir()
     (cache / "samples" / "0123456789abcdef" / "00000000.safetensors").write_bytes(b"mine")
     assert "nothing to prune" in pruned(lab)
-    data, pixels = Digits(batch_size=8, seed=0), Pixels()
-    data.prepare()
-    pixels.check(data.shape)
-    Reference(data, pixels, cache).class_moments("train")
-    assert "digits-pixels-moments-by-class-train" in pruned(lab), "earlier code started chains from them"
     shutil.rmtree(OUTPUTS / "runs")
     assert "nothing to prune" in pruned(lab), "its model may be scored again"
     shutil.rmtree(mine.path)
