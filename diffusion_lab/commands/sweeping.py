@@ -27,7 +27,7 @@ from diffusion_lab.config.overrides import quoted
 from diffusion_lab.config.planning import make_plan, read_axes, with_moments
 from diffusion_lab.config.tracking import track_report
 from diffusion_lab.config.working_directory import name_folders
-from diffusion_lab.store import Directory, RunError, SweepDirectory, job_log, sweep_directory
+from diffusion_lab.store import RunError, SweepDirectory, job_log, sweep_directory
 from diffusion_lab.store.files import check_links, clear
 from diffusion_lab.store.options import check_at_least
 from diffusion_lab.store.places import jobs_folder
@@ -39,7 +39,6 @@ from diffusion_lab.sweeps.plan import Job, Plan, Work, do, forget_failures, run_
 from diffusion_lab.sweeps.watch import watching
 from diffusion_lab.terminal import Terminal
 from diffusion_lab.training.interruption import Interrupted
-from diffusion_lab.training.trackers import how_to_upload
 
 
 def sweep(
@@ -103,9 +102,6 @@ def sweep(
             return
         with watching(plan.work, console):
             failures = run_all(plan.jobs, launches)
-        how = how_to_upload(Directory(work.folder).logs for work in plan.work)
-        if how:  # the reason is in the log of each job
-            console.print(how)
         if config.score:
             from diffusion_lab.report.make import make_report
 

@@ -33,9 +33,7 @@ def model_dir_of(options: Sequence[str]) -> ModelDirectory:
     written = given.get("model_dir", "null")
     wanted = unquoted(written)
     if wanted == written and "," in wanted:
-        raise MistakeError(
-            f"model_dir={wanted}: give one model, and run the command once for each; put quotes around a comma in a name"
-        )
+        raise MistakeError(f"model_dir={wanted}: give one model, and run the command once for each")
     if wanted != "null":
         return ModelDirectory(Path(wanted))
     return newest_model(Path(unquoted(given["outputs"]) if "outputs" in given else usual_outputs()))

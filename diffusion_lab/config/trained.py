@@ -42,8 +42,6 @@ def load_config(directory: ModelDirectory) -> DictConfig:
 
     RunError if there is none, or if it holds what a file may not (see `strangers`); its sizes are checked by `settled`.
     """
-    if "://" in str(directory.path) or str(directory.path).startswith(("http:", "https:", "s3:", "gs:", "hf:")):
-        raise RunError(f"model_dir={directory.path}: models are not loaded from URLs; download the folder first")
     config = read_config(directory)
     check_targets(_resolved(config, directory), directory.config)
     return config

@@ -426,7 +426,7 @@ def test_a_file_composes_nothing(lab, stranger):
 
 
 def test_addresses_are_refused(lab):
-    lab.refused("evaluate", "model_dir=https://somewhere.org/model", said="models are not loaded from URLs")
+    lab.refused("evaluate", "model_dir=https://somewhere.org/model", said="is not a model directory")
 
 
 def test_the_environment_allows_more(lab, stranger, monkeypatch):
