@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -119,16 +119,22 @@ def build_model(cfg: DictConfig) -> TrainableModel:
     return instantiate(cfg.model)
 
 
-def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
-    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
-    built = {}
+def entries(cfg: DictConfig, group: str) -> Iterator[tuple[str, DictConfig]]:
+    """The name and the options of each entry of a group that holds several. MistakeError for one without a class."""
     for name, node in (cfg.get(group) or {}).items():
         if node is None:
             continue
-        if not isinstance(node.get("_target_"), str):
+        if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
             raise MistakeError(
                 f"{group}.{name}: an entry of {group} needs a name, with _target_ and options below, such as {group}.mine._target_"
             )
+        yield name, node
+
+
+def build_each(cfg: DictConfig, group: str, kind: type) -> dict[str, Any]:
+    """What a group that holds several options names, by name, in its order. MistakeError for what is not of this kind."""
+    built = {}
+    for name, node in entries(cfg, group):
         built[name] = instantiate(node)
         if not isinstance(built[name], kind):
             raise MistakeError(f"{group}.{name}: its _target_ must name a class of {kind.__module__}.{kind.__name__}")

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import choices_made
+from diffusion_lab.config.build import choices_made, entries
 from diffusion_lab.config.composing import parameters_of
 from diffusion_lab.config.identity import plain_config
 from diffusion_lab.config.mistakes import MistakeError, mistake_in_job
@@ -31,11 +31,7 @@ def build_trackers(cfg: DictConfig, folder: Path | None = None) -> list[Tracker]
     folder: for the files of Lightning's own loggers. They know trainings only: without a folder they are checked and left out.
     """
     trackers: list[Tracker] = []
-    for name, node in (cfg.get("logger") or {}).items():
-        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-            raise MistakeError(
-                f"logger.{name}: a logger needs a name, with its _target_ and options below it, such as logger.wandb.project"
-            )
+    for name, node in entries(cfg, "logger"):
         target = f"logger.{name}._target_={node['_target_']}"
         try:
             kind = get_class(node["_target_"])
