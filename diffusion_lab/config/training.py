@@ -12,7 +12,14 @@ from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
-from diffusion_lab.config.build import build_model, build_training_data, fill_in_facts, settle_budget, settle_labels
+from diffusion_lab.config.build import (
+    build_model,
+    build_training_data,
+    entries,
+    fill_in_facts,
+    settle_budget,
+    settle_labels,
+)
 from diffusion_lab.config.guiding_models import unguided
 from diffusion_lab.config.identity import start_files, training_fingerprint
 from diffusion_lab.config.mistakes import MistakeError
@@ -161,7 +168,7 @@ def build_callbacks(
         "branches": read_moments("snapshots.branches", cfg.snapshots.branches),
         "branch_file": directory.branch,
     }
-    nodes = {name: node for name, node in (cfg.get("callbacks") or {}).items() if node is not None}
+    nodes = dict(entries(cfg, "callbacks"))
     if cfg.trainer.get("enable_progress_bar") is False:
         nodes.pop("progress", None)
     missing = [name for name in _NEEDED if name not in nodes]
