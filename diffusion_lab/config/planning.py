@@ -125,7 +125,7 @@ def _check_devices(found: Sequence[Combination[Composed]], master: DictConfig) -
     from diffusion_lab.training.trainer import checked_precision
 
     queue = master.hydra.launcher.get("queue")
-    if queue is not None and get_class(queue).is_shared:
+    if queue is not None and getattr(get_class(queue), "is_shared", True):
         return
     gpus = visible_gpus()
     with users_mistakes():
