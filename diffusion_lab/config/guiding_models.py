@@ -53,7 +53,7 @@ def classifier_guidance(
     def logits(x_t: Tensor, timesteps: Tensor) -> Tensor:
         return model.to(x_t.device)(x_t, timesteps)
 
-    name = f"{directory.path.name}, {weights}"
+    name = f"{directory.path.name}, {weights.stem}"
     return ClassifierGuidance(logits, model.num_classes, scale, name, interval, log_snr_interval)
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.mistakes import MistakeError
 from diffusion_lab.config.overrides import as_plain
 from diffusion_lab.config.strangers import REFERENCE
-from diffusion_lab.config.weight_files import last_weights
+from diffusion_lab.config.weight_files import weight_file
 from diffusion_lab.store import ModelDirectory
 from diffusion_lab.store.fingerprints import (
     DRAWING,
@@ -32,7 +32,7 @@ from diffusion_lab.store.fingerprints import (
     training_part,
 )
 from diffusion_lab.store.options import canonical_json
-from diffusion_lab.store.records import RunError, inside, read_yaml
+from diffusion_lab.store.records import inside, read_yaml
 from diffusion_lab.store.weights import snapshot_name
 
 CODE = Code()  # of this process
@@ -164,11 +164,7 @@ def identity_of(directory: ModelDirectory, name: str | None = None) -> dict[str,
 
     RunError if it is not finished.
     """
-    training = directory.read_training()
-    name = name or last_weights(directory)
-    weights = directory.weight_files({name}).get(name)
-    if weights is None:
-        raise RunError(f"{directory.path} has no weights {name}")
+    training, weights = directory.read_training(), weight_file(directory, name)
     parts = read_yaml(inside(directory.path, directory.config))
     return {
         "fingerprint": training.get("fingerprint"),
@@ -209,8 +205,5 @@ def start_files(cfg: DictConfig) -> list[Path]:
     if cfg.get("init_from") is None:
         return []
     directory = ModelDirectory(Path(cfg.init_from))
-    name = last_weights(directory) if cfg.init_weights == "auto" else cfg.init_weights
-    files = directory.weight_files([name])
-    if name not in files:
-        raise RunError(f"init_weights={name}: the weights in {directory.path} are {', '.join(directory.weight_names)}")
-    return [files[weights] for weights in dict.fromkeys((RAW, name))]
+    files = [weight_file(directory, name, "init_weights") for name in (RAW, cfg.init_weights)]
+    return list(dict.fromkeys(files))

@@ -22,7 +22,7 @@ from diffusion_lab.config.strangers import (
     leave_out,
     no_larger_than,
 )
-from diffusion_lab.config.weight_files import last_weights, load_weights
+from diffusion_lab.config.weight_files import load_weights, weight_file
 from diffusion_lab.store import ModelDirectory, RunDirectory, RunError, newest_model
 from diffusion_lab.store.fingerprints import SCORING_GROUPS
 from diffusion_lab.store.records import inside, printable, read_yaml
@@ -173,12 +173,12 @@ def build_trained(directory: ModelDirectory, saved: DictConfig) -> TrainableMode
         raise RunError(f"{directory.config} describes a model that cannot be built: {error.__cause__}") from error
 
 
-def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> str:
-    """Give a model that is never trained further the weights that suit its training; their name."""
-    weights = last_weights(directory)
-    model.load_weights({"raw": directory.weight_files()[weights]})
+def use_last_weights(model: TrainableModel, directory: ModelDirectory) -> Path:
+    """Give a model that is never trained further the weights that suit its training; their file."""
+    file = weight_file(directory, "auto")
+    model.load_weights({"raw": file})
     model.requires_grad_(False).eval()
-    return weights
+    return file
 
 
 def _swap_variance(saved: DictConfig, cfg: DictConfig, directory: ModelDirectory) -> None:
